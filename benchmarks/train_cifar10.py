@@ -66,6 +66,11 @@ def augment(x: Tensor, generator: torch.Generator) -> Tensor:
     return out.masked_fill(inside.unsqueeze(3), 0.0).permute(0, 3, 1, 2)
 
 
+def floats(model: nn.Module) -> list[Tensor]:
+    """Returns the parameters and running statistics, for averaging."""
+    return [v.detach() for v in model.state_dict().values() if v.is_floating_point()]
+
+
 @torch.inference_mode()
 def accuracy_pct(model: nn.Module, x: Tensor, y: Tensor) -> float:
     """Returns top-1 in percent."""
@@ -98,6 +103,7 @@ def main() -> None:
     arch = ARCHS[args.model].small_image()
     model = build(arch, num_classes=10).to(memory_format=torch.channels_last)
     ema = copy.deepcopy(model).eval()
+    averaged, current = floats(ema), floats(model)
     decayed = [p for p in model.parameters() if p.ndim > 1]
     kept = [p for p in model.parameters() if p.ndim <= 1]
     optimizer = torch.optim.SGD(
@@ -142,12 +148,7 @@ def main() -> None:
             losses += loss.item()
             seen = epoch * steps_an_epoch + step + 1
             decay = min(args.ema_decay, (1 + seen) / (10 + seen))
-            with torch.no_grad():
-                for mine, its in zip(ema.state_dict().values(), model.state_dict().values(), strict=True):
-                    if mine.is_floating_point():
-                        mine.lerp_(its, 1 - decay)
-                    else:
-                        mine.copy_(its)
+            torch._foreach_lerp_(averaged, current, 1 - decay)
         seconds = time.perf_counter() - start
         log.append(
             {

@@ -43,8 +43,9 @@ def _number(field: str, value: object, low: float, high: float) -> None:
         raise _refuse(field, value, f"a number from {low} to {high}")
 
 
-def _pair(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list | tuple) else (value, value)
+def _choice(field: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise _refuse(field, value, f"one of {', '.join(choices)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +53,8 @@ class Row:
     """One row of a network's table: `repeats` inverted residual blocks of one width.
 
     `kernel`, `expansion` and `groups` are (first block, all others), as in the paper's table of
-    its search space; a single number means both. Where `repeats` is 1 the second number has no meaning
-    and is set to the first, so that equal networks are equal rows.
+    its search space; a single number means both. Where `repeats` is 1 the second number has no
+    meaning and is set to the first, so that equal networks are equal rows.
 
     Attributes:
         name: what the row is called, for people (`"MB2"`).
@@ -88,14 +89,10 @@ class Row:
             raise _refuse("row.name", self.name, "a name such as 'MB2'")
         where = f"row {self.name}: "
         _whole(where + "repeats", self.repeats, 1, 64)
-        for cell in ("kernel", "expansion", "groups"):
-            if cell == "groups" and self.groups is None:
-                continue
-            pair = _pair(getattr(self, cell))
-            if len(pair) != 2:
-                raise _refuse(where + cell, getattr(self, cell), "one number or (first, rest)")
-            pair = (pair[0], pair[0] if self.repeats == 1 else pair[1])
-            object.__setattr__(self, cell, pair)
+        self._set_pair("kernel")
+        self._set_pair("expansion")
+        if self.groups is not None:
+            self._set_pair("groups")
         for value in self.kernel:
             _whole(where + "kernel", value, 1, 15)
             if value % 2 == 0:
@@ -105,18 +102,28 @@ class Row:
         for value in self.groups or ():
             _whole(where + "groups", value, 1, 64)
         _whole(where + "channels", self.channels, 1, 8192)
-        if self.stride not in (1, 2) or isinstance(self.stride, bool):
-            raise _refuse(where + "stride", self.stride, "1 or 2")
+        _whole(where + "stride", self.stride, 1, 2)
         if not isinstance(self.se, bool):
             raise _refuse(where + "se", self.se, "true or false")
-        if self.padding is not None:
-            _whole(where + "padding", self.padding, 0, self.kernel[0] // 2)
-            if self.stride == 1 and self.padding != self.kernel[0] // 2:
-                raise _refuse(where + "padding", self.padding, "kernel // 2 where stride is 1")
-            if self.padding == self.kernel[0] // 2:
-                object.__setattr__(self, "padding", None)
-        if self.act not in ACTIVATIONS:
-            raise _refuse(where + "act", self.act, f"one of {', '.join(ACTIVATIONS)}")
+        self._set_padding(where)
+        _choice(where + "act", self.act, ACTIVATIONS)
+
+    def _set_pair(self, cell: str) -> None:
+        value = getattr(self, cell)
+        pair = tuple(value) if isinstance(value, list | tuple) else (value, value)
+        if len(pair) != 2:
+            raise _refuse(f"row {self.name}: {cell}", value, "one number or (first, rest)")
+        object.__setattr__(self, cell, (pair[0], pair[0] if self.repeats == 1 else pair[1]))
+
+    def _set_padding(self, where: str) -> None:
+        usual = self.kernel[0] // 2
+        if self.padding is None:
+            return
+        _whole(where + "padding", self.padding, 0, usual)
+        if self.stride == 1 and self.padding != usual:
+            raise _refuse(where + "padding", self.padding, "kernel // 2 where stride is 1")
+        if self.padding == usual:
+            object.__setattr__(self, "padding", None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +181,7 @@ class Arch:
         _whole("stem_channels", self.stem_channels, 1, 8192)
         _number("head_expansion", self.head_expansion, 0.25, 32)
         _whole("head_channels", self.head_channels, 1, 65536)
-        if self.stem_act not in ACTIVATIONS:
-            raise _refuse("stem_act", self.stem_act, f"one of {', '.join(ACTIVATIONS)}")
+        _choice("stem_act", self.stem_act, ACTIVATIONS)
         object.__setattr__(self, "rows", tuple(self.rows))
         if not self.rows or not all(isinstance(row, Row) for row in self.rows):
             raise _refuse("rows", self.rows, "at least one Row")
@@ -263,7 +269,8 @@ class Arch:
         fields = self.to_dict()
         for row in fields["rows"]:
             del row["name"]
-            row["expansion"] = [float(e) for e in _pair(row["expansion"])]
+            pair = row["expansion"] if isinstance(row["expansion"], list) else [row["expansion"]]
+            row["expansion"] = [float(number) for number in pair]
         fields["head_expansion"] = float(fields["head_expansion"])
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +33,15 @@ POOLS: dict[str, Callable[[], nn.Module]] = {
     "": nn.Identity,
 }
 OUTPUT_STRIDES = (8, 16, 32)
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+is_scripting = torch.jit.is_scripting  # type: ignore[attr-defined]  # public, but not exported
+
+
+def _not_scripted(method: _Method) -> _Method:
+    """Keeps a method out of TorchScript, which timm's contract asks for; typed, unlike torch's."""
+    marked: _Method = torch.jit.ignore(method)  # type: ignore[no-untyped-call]
+    return marked
 
 
 class FBNetV3(nn.Module):
@@ -60,6 +69,9 @@ class FBNetV3(nn.Module):
         ValueError: an argument is out of range; the message names it.
     """
 
+    pretrained_cfg: dict[str, Any]
+    default_cfg: dict[str, Any]
+
     def __init__(
         self,
         arch: Arch,
@@ -79,13 +91,15 @@ class FBNetV3(nn.Module):
         _check_sizes(num_classes=num_classes, in_chans=in_chans)
         _check_rates(drop_rate=drop_rate, drop_path_rate=drop_path_rate)
         if output_stride not in OUTPUT_STRIDES:
-            raise ValueError(f"output_stride is {output_stride!r}; expected one of {OUTPUT_STRIDES}")
+            raise ValueError(
+                f"output_stride is {output_stride!r}; expected one of {OUTPUT_STRIDES}"
+            )
         self.arch = arch
         self.num_classes = num_classes
         self.in_chans = in_chans
         self.drop_rate = drop_rate
         self.grad_checkpointing = False
-        self.pretrained_cfg: dict[str, Any] = {}
+        self.pretrained_cfg = {}
         self.default_cfg = self.pretrained_cfg
 
         norm = norm_layer or partial(nn.BatchNorm2d, eps=bn_eps, momentum=bn_momentum)
@@ -146,7 +160,7 @@ class FBNetV3(nn.Module):
             nn.Linear(self.head_hidden_size, num_classes) if num_classes else nn.Identity()
         )
 
-    @torch.jit.ignore
+    @_not_scripted
     def init_weights(self) -> None:
         """Draws fresh weights, as the official networks did.
 
@@ -168,7 +182,7 @@ class FBNetV3(nn.Module):
     def forward_features(self, x: Tensor) -> Tensor:
         """Returns the unpooled map (N, num_features, H', W') of images (N, in_chans, H, W)."""
         x = self.stem(x)
-        if self.grad_checkpointing and not torch.jit.is_scripting():
+        if self.grad_checkpointing and not is_scripting():
             for stage in self.stages:
                 x = checkpoint(stage, x, use_reentrant=False)
         else:
@@ -189,7 +203,7 @@ class FBNetV3(nn.Module):
         """Returns logits (N, num_classes) of normalised images (N, in_chans, H, W)."""
         return self.forward_head(self.forward_features(x))
 
-    @torch.jit.ignore
+    @_not_scripted
     def forward_intermediates(
         self,
         x: Tensor,
@@ -238,7 +252,7 @@ class FBNetV3(nn.Module):
         """Returns the depth of each feature: 0 behind the stem, n behind row n - 1."""
         return list(range(len(self.stages) + 1)) if extra_blocks else self.feature_info.depths()
 
-    @torch.jit.ignore
+    @_not_scripted
     def prune_intermediate_layers(
         self,
         indices: int | Sequence[int] = 1,
@@ -267,12 +281,12 @@ class FBNetV3(nn.Module):
             self._set_classifier(0, "")
         return kept
 
-    @torch.jit.ignore
+    @_not_scripted
     def get_classifier(self) -> nn.Module:
         """Returns the last linear layer, an identity where there is none."""
         return self.classifier
 
-    @torch.jit.ignore
+    @_not_scripted
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """Puts a fresh classifier in; None keeps the pooling. Device, dtype and mode are kept."""
         _check_sizes(num_classes=num_classes)
@@ -281,12 +295,12 @@ class FBNetV3(nn.Module):
         for module in (self.classifier, self.global_pool, self.flatten):
             module.to(device=like.device, dtype=like.dtype).train(self.training)
 
-    @torch.jit.ignore
+    @_not_scripted
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Trades time for memory: rows are run again in the backward pass."""
         self.grad_checkpointing = enable
 
-    @torch.jit.ignore
+    @_not_scripted
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
         """Returns patterns that sort parameter names into layers, for timm's layer decay."""
         return {
@@ -294,7 +308,7 @@ class FBNetV3(nn.Module):
             "blocks": r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)",
         }
 
-    @torch.jit.ignore
+    @_not_scripted
     def as_sequential(self) -> nn.Sequential:
         """Returns the same layers in one row, sharing their weights."""
         return nn.Sequential(
