@@ -1,0 +1,106 @@
+"""Who may write to a search folder, and what goes wrong with folders, in clear words."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from .results import is_disk_full, write_json
+
+OWNER = "coordinator.json"
+# A coordinator on another host counts as dead after this silence; on this host the kernel knows.
+REMOTE_SILENCE_S = 60.0
+
+
+class StoreError(RuntimeError):
+    """The search's folder cannot be used: locked, full or damaged. The message says what to do."""
+
+
+def take_lock(folder: Path) -> FileLock:
+    """Returns the held lock of a folder's only coordinator; a dead one's is taken over.
+
+    Raises:
+        StoreError: a living coordinator has it; the message has its process and host.
+    """
+    lock = FileLock(folder / "coordinator.lock")
+    owner_file = folder / OWNER
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise StoreError(
+            f"{folder} is in use by {_owner(owner_file)}; wait for it or stop it"
+        ) from None
+    # Not every network file system keeps locks between hosts, so there the heartbeat decides.
+    with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
+        host = json.loads(owner_file.read_text())["host"]
+        silence = time.time() - owner_file.stat().st_mtime
+        if host != socket.gethostname() and silence < REMOTE_SILENCE_S:
+            lock.release()
+            raise StoreError(
+                f"{folder} is in use by {_owner(owner_file)}, last seen {silence:.0f} s ago; "
+                f"stop it there, or try again {REMOTE_SILENCE_S:.0f} s after its death"
+            )
+    with reported(folder):
+        write_json(
+            owner_file, {"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}
+        )
+    return lock
+
+
+def give_lock(folder: Path, lock: FileLock) -> None:
+    """Gives a held lock up."""
+    if lock.is_locked:
+        (folder / OWNER).unlink(missing_ok=True)
+        lock.release()
+
+
+def beat(folder: Path) -> None:
+    """Shows coordinators on other hosts that this one is alive."""
+    with contextlib.suppress(FileNotFoundError):
+        os.utime(folder / OWNER)
+
+
+def _owner(path: Path) -> str:
+    try:
+        owner = json.loads(path.read_text())
+        return f"process {owner['pid']} on host {owner['host']}"
+    except (OSError, ValueError, KeyError):
+        return "another process"
+
+
+@contextlib.contextmanager
+def reported(folder: Path) -> Iterator[None]:
+    """Turns what a disk can do to us into one clear error.
+
+    Raises:
+        StoreError: the disk is full, or the database cannot be used.
+    """
+    full = (
+        f"the disk is full at {folder}; free some space, then: fbnetv3-search resume {folder}; "
+        "no finished trial is lost"
+    )
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if "full" in str(error):
+            raise StoreError(full) from None
+        if "disk I/O" in str(error):
+            raise StoreError(full.replace("is full", "is full or broken", 1)) from None
+        raise StoreError(f"the database in {folder} cannot be used: {error}") from None
+    except sqlite3.DatabaseError as error:
+        raise StoreError(
+            f"the database in {folder} is damaged ({error}); make it again: "
+            f"fbnetv3-search rebuild {folder}"
+        ) from None
+    except OSError as error:
+        if is_disk_full(error):
+            raise StoreError(full) from None
+        raise
