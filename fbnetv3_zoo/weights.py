@@ -13,17 +13,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .arch import Arch
+from .convert import Dialect
 from .preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from .tables import ARCHS
 
-Dialect = Literal["official", "timm", "fbnetv3"]
 # Licences that forbid commercial use; every other SPDX name in the table allows it.
 NON_COMMERCIAL = frozenset({"CC-BY-NC-4.0"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Url:
-    """A file at a plain address."""
+    """A file at a plain address. Without a hash, `hub` records the one of the first download."""
 
     url: str
     sha256: str | None = None
@@ -31,7 +31,11 @@ class Url:
 
 @dataclass(frozen=True, kw_only=True)
 class HubFile:
-    """A file in a Hugging Face repository, at a fixed revision."""
+    """A file in a Hugging Face repository.
+
+    A revision that is not a commit hash, such as "main", is pinned by use: `hub` records the
+    commit and the hash of the first download and asks for that commit ever after.
+    """
 
     repo: str
     filename: str
@@ -115,14 +119,7 @@ def _official(model: str, job: str, resize: int, top1_pct: float, top5_pct: floa
         variant="published",
         num_classes=1000,
         labels="imagenet1k",
-        preprocess=Preprocess(
-            resize=resize,
-            crop=ARCHS[model].resolution,
-            interpolation="bilinear",
-            antialias=True,
-            mean=IMAGENET_MEAN,
-            std=IMAGENET_STD,
-        ),
+        preprocess=_imagenet(resize, ARCHS[model].resolution),
         license="CC-BY-NC-4.0",
         license_url="https://creativecommons.org/licenses/by-nc/4.0/",
         origin="https://github.com/facebookresearch/mobile-vision",
@@ -130,3 +127,54 @@ def _official(model: str, job: str, resize: int, top1_pct: float, top5_pct: floa
         top5_pct=top5_pct,
         evaluated_by="Meta",
     )
+
+
+def _timm(model: str, resize: int, crop: int, top1_pct: float) -> Weights:
+    repo = f"timm/{model}.ra2_in1k"
+    return Weights(
+        model=model,
+        tag="ra2_in1k",
+        # No commit of these repositories could be looked up where this table was written.
+        source=HubFile(repo=repo, filename="model.safetensors", revision="main"),
+        dialect="timm",
+        variant="same_padding",
+        num_classes=1000,
+        labels="imagenet1k",
+        preprocess=_imagenet(resize, crop),
+        license="Apache-2.0",
+        license_url="https://www.apache.org/licenses/LICENSE-2.0",
+        origin=f"https://huggingface.co/{repo}",
+        top1_pct=top1_pct,
+        top5_pct=None,
+        evaluated_by="timm",
+    )
+
+
+def _imagenet(resize: int, crop: int) -> Preprocess:
+    return Preprocess(
+        resize=resize,
+        crop=crop,
+        interpolation="bilinear",
+        antialias=True,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+    )
+
+
+WEIGHTS: dict[str, Weights] = {
+    weights.name: weights
+    for weights in (
+        # model, job, resize, top-1, top-5; at the table's resolution
+        _official("fbnetv3_a", "f235707940", 242, 79.574, 94.712),
+        _official("fbnetv3_b", "f233607847", 266, 80.206, 94.944),
+        _official("fbnetv3_c", "f234529537", 272, 80.826, 95.286),
+        _official("fbnetv3_d", "f231225742", 277, 81.042, 95.436),
+        _official("fbnetv3_e", "f230158956", 291, 81.254, 95.488),
+        _official("fbnetv3_f", "f230161092", 296, 82.062, 95.874),
+        _official("fbnetv3_g", "f226438997", 325, 82.794, 96.3),
+        # model, resize = floor(crop / 0.95), crop, top-1; larger than the training resolution
+        _timm("fbnetv3_b", 269, 256, 79.154),
+        _timm("fbnetv3_d", 269, 256, 79.682),
+        _timm("fbnetv3_g", 303, 288, 82.034),
+    )
+}
