@@ -134,15 +134,16 @@ class Space:
     def _count(self, gene: Gene) -> int:
         """Returns how many ways a gene and the genes that depend on it can be set."""
         children = [g for g in self.genes if g.when and g.when[0] == gene.name]
-        kept = sorted(set(self._merge[self.span(gene.name)].tolist()))
-        return sum(
-            math.prod(
-                self._count(child)
-                for child in children
-                if any(same(gene.values[position], v) for v in child.when[1])  # type: ignore[index]
-            )
-            for position in kept
-        )
+        kept: set[int] = set(self._merge[self._span(gene.name)].tolist())
+        total = 0
+        for position in kept:
+            ways = 1
+            for child in children:
+                held = child.when[1] if child.when else ()
+                if any(same(gene.values[position], value) for value in held):
+                    ways *= self._count(child)
+            total += ways
+        return total
 
     # Canonical form, identity
 
