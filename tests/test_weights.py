@@ -54,6 +54,7 @@ def test_official_records_are_the_published_figures(letter: str) -> None:
 def test_timm_records_agree_with_timm(letter: str) -> None:
     weights = WEIGHTS[f"fbnetv3_{letter}.ra2_in1k"]
     theirs = timm.models.get_pretrained_cfg(f"fbnetv3_{letter}.ra2_in1k")
+    assert theirs is not None
     top1, test_size = TIMM[letter]
     assert isinstance(weights.source, HubFile)
     assert weights.source.repo == theirs.hf_hub_id
