@@ -111,16 +111,14 @@ class LocalEngine:
 
     def poll(self, timeout_s: float) -> list[Outcome]:
         """Returns the attempts that ended, by themselves or by their worker's death."""
-        busy = {w.process.stdout: w for w in self._workers if w is not None and w.task is not None}
-        if not busy:
-            return []
-        ready = connection.wait([pipe for pipe in busy if pipe is not None], timeout_s)
-        outcomes = []
-        for pipe in ready:
-            outcome = self._receive(busy[pipe])  # type: ignore[index]  # wait() gives them back
-            if outcome is not None:
-                outcomes.append(outcome)
-        return outcomes
+        busy = {
+            worker.process.stdout.fileno(): worker
+            for worker in self._workers
+            if worker is not None and worker.task is not None and worker.process.stdout is not None
+        }
+        ready = connection.wait(list(busy), timeout_s) if busy else []
+        outcomes = [self._receive(busy[pipe]) for pipe in ready if isinstance(pipe, int)]
+        return [outcome for outcome in outcomes if outcome is not None]
 
     def cancel(self, trial: str) -> None:
         """Kills the worker that runs a trial."""

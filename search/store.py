@@ -238,8 +238,7 @@ class Store:
 
     def _recover(self) -> None:
         """Files rounds that a crash left unfiled, reads all results in, frees what was running."""
-        for (number,) in self._database.execute("SELECT number FROM batch WHERE filed=0"):
-            self._file_batch(number)
+        self._file_batches()
         with self.transaction():
             for trial in self.trials("queued", "leased"):
                 self.ingest(trial)
@@ -287,6 +286,7 @@ class Store:
                 raise
             finally:
                 self._depth = 0
+            self._file_batches()
 
     def trial_id(self, proposal: Proposal) -> str:
         """Returns the trial's content hash: equal trials are one trial, wherever they come from."""
@@ -311,16 +311,19 @@ class Store:
                     time.time(),
                 ),
             )
-            new = self._insert(batch.number, proposals)
-        self._file_batch(batch.number)
-        return new
+            return self._insert(batch.number, proposals)
 
-    def add_replacement(self, failed: Trial, proposal: Proposal) -> None:
-        """Adds the trial that takes the place of a failed one, in the same round."""
+    def add_replacement(self, failed: Trial, proposal: Proposal) -> Trial:
+        """Returns the trial that takes the place of a failed one, added to the same round.
+
+        Raises:
+            ValueError: the proposed trial is known already.
+        """
         with self.transaction():
-            self._insert(failed.batch, [proposal])
+            if not self._insert(failed.batch, [proposal]):
+                raise ValueError(f"{proposal.genes} was tried already; expected an untried one")
             self._database.execute("UPDATE batch SET filed=0 WHERE number=?", (failed.batch,))
-        self._file_batch(failed.batch)
+            return self.trials("queued", batch=failed.batch)[-1]
 
     def _insert(self, number: int, proposals: Sequence[Proposal]) -> int:
         before = self._database.total_changes
@@ -343,6 +346,12 @@ class Store:
         )
         return new
 
+    def _file_batches(self) -> None:
+        for (number,) in self._database.execute(
+            "SELECT number FROM batch WHERE filed=0"
+        ).fetchall():
+            self._file_batch(number)
+
     def _file_batch(self, number: int) -> None:
         row = self._database.execute(
             "SELECT kind, rng_state, predictor FROM batch WHERE number=?", (number,)
@@ -363,9 +372,8 @@ class Store:
                 for t in trials
             ],
         }  # fmt: skip
-        with reported(self.folder):
-            write_json(self.folder / "batches" / f"{number:05d}.json", content)
-            self._database.execute("UPDATE batch SET filed=1 WHERE number=?", (number,))
+        write_json(self.folder / "batches" / f"{number:05d}.json", content)
+        self._database.execute("UPDATE batch SET filed=1 WHERE number=?", (number,))
 
     def _load_batch(self, path: Path) -> None:
         try:
@@ -402,16 +410,24 @@ class Store:
         if batch is not None:
             where.append("batch=?")
             values.append(batch)
+        return self._select(" AND ".join(where), values)
+
+    def _select(self, where: str, values: list[Any]) -> list[Trial]:
         rows = self._database.execute(
             "SELECT seq,id,batch,slot,genes,costs,seed,epochs,predicted,origin,state,attempt,"
-            f"failures,started,ended,reason FROM trial WHERE {' AND '.join(where)} ORDER BY seq",
+            f"failures,started,ended,reason FROM trial WHERE {where} ORDER BY seq",
             values,
         )
         return [
-            Trial(*row[:4], tuple(np.frombuffer(row[4], "<i2").tolist()), json.loads(row[5]),
-                  *row[6:])
+            Trial(
+                *row[:4], tuple(np.frombuffer(row[4], "<i2").tolist()), json.loads(row[5]), *row[6:]
+            )  # type: ignore[call-arg]  # sixteen columns for sixteen fields
             for row in rows
-        ]  # fmt: skip
+        ]
+
+    def trial(self, seq: int) -> Trial:
+        """Returns one trial."""
+        return self._select("seq=?", [seq])[0]
 
     def counts(self) -> dict[str, int]:
         """Returns the number of trials in each state."""
@@ -433,6 +449,14 @@ class Store:
                 (owner, now + seconds, now, trial.seq),
             )
         return trial.attempt + 1
+
+    def extend_leases(self, owner: str, seconds: float) -> None:
+        """Extends the leases of all trials that an owner runs."""
+        with self.transaction():
+            self._database.execute(
+                "UPDATE trial SET lease_until=? WHERE state='leased' AND owner=?",
+                (time.time() + seconds, owner),
+            )
 
     def release(self, trial: Trial, reason: str, max_attempts: int) -> bool:
         """Counts a failure of a running trial; returns whether it has now failed for good."""

@@ -16,13 +16,16 @@ import queue
 import sys
 import threading
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from .objective import Objective, load_objective
 from .results import HEARTBEAT, attempt_folder, is_disk_full, write_epoch
+from .spec import load_objective
+
+if TYPE_CHECKING:
+    from .objective import Objective
 
 HEARTBEAT_S = 5.0
 
@@ -118,11 +121,6 @@ def _heartbeat(path: Path) -> Iterator[None]:
         thread.join()
 
 
-def make_objective(spec: Mapping[str, Any]) -> Objective:
-    """Returns the objective that a search's settings describe; see `objective.load_objective`."""
-    return load_objective(spec)
-
-
 def main() -> None:
     """Serves one coordinator until its standard input ends."""
     # What an objective prints must not get between the answers.
@@ -142,7 +140,7 @@ def main() -> None:
         fields = json.loads(lines.get())
         task = Task(**{**fields, "genes": tuple(fields["genes"])})
         try:
-            objective = objective or make_objective(spec)
+            objective = objective or load_objective(spec)
             outcome = run_task(objective, task)
         except Exception as error:
             traceback.print_exc()
