@@ -327,11 +327,14 @@ class Space:
 
     def encode(self, matrix: Matrix) -> Floats:
         """Returns (P, D): choices one-hot, ordered genes and grids min-max to [0, 1]."""
-        flat = self.canonical(matrix) + self.offsets
-        table = self.encoding
-        out = np.zeros((len(flat), table.shape[1]))
-        for column in range(flat.shape[1]):
-            out += table[flat[:, column]]
+        batch = self.canonical(matrix)
+        out = np.zeros((len(batch), len(self.columns)))
+        place = 0
+        for gene, start, indices in zip(self.genes, self.offsets, batch.T, strict=True):
+            width = len(gene.values) if gene.kind == "choice" else 1
+            own = self.encoding[start : start + len(gene.values), place : place + width]
+            out[:, place : place + width] = own[indices]
+            place += width
         return out
 
     def values(self, row: npt.ArrayLike) -> dict[str, Value]:
@@ -429,6 +432,10 @@ class Space:
 
     def to_json(self) -> str:
         """Returns a JSON text that `from_json` reads back to an equal space."""
+        return self._json
+
+    @cached_property
+    def _json(self) -> str:
         return json.dumps(self.to_dict(), indent=2) + "\n"
 
     @property
