@@ -1,0 +1,70 @@
+"""FBNetV3-A..G exactly as published, ready to deploy, and the search that found them.
+
+    import fbnetv3
+    model = fbnetv3.create("fbnetv3_e", pretrained=True)
+
+Names are looked up when they are first used, so that importing the package costs next to nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ._version import __version__
+
+if TYPE_CHECKING:
+    from .arch import Arch as Arch
+    from .arch import Row as Row
+    from .classify import Classifier as Classifier
+    from .classify import Prediction as Prediction
+    from .counts import count as count
+    from .flop_count import flops as flops
+    from .hub import from_pretrained as from_pretrained
+    from .hub import push_to_hub as push_to_hub
+    from .hub import save_pretrained as save_pretrained
+    from .model import FBNetV3 as FBNetV3
+    from .model import build as build
+    from .preprocess import Preprocess as Preprocess
+    from .registry import create as create
+    from .registry import find as find
+    from .registry import get_arch as get_arch
+    from .registry import get_weights as get_weights
+    from .registry import list_models as list_models
+    from .registry import list_weights as list_weights
+    from .registry import register as register
+    from .weights import Weights as Weights
+
+_HOMES = {
+    "Arch": "arch",
+    "Classifier": "classify",
+    "FBNetV3": "model",
+    "Prediction": "classify",
+    "Preprocess": "preprocess",
+    "Row": "arch",
+    "Weights": "weights",
+    "build": "model",
+    "count": "counts",
+    "create": "registry",
+    "find": "registry",
+    "flops": "flop_count",
+    "from_pretrained": "hub",
+    "get_arch": "registry",
+    "get_weights": "registry",
+    "list_models": "registry",
+    "list_weights": "registry",
+    "push_to_hub": "hub",
+    "register": "registry",
+    "save_pretrained": "hub",
+}
+
+__all__ = ["__version__", *sorted(_HOMES)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

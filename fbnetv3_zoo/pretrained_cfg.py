@@ -1,0 +1,62 @@
+"""timm's description of a model's weights and input, made of our records.
+
+`FBNetV3.pretrained_cfg` is this mapping, so that `timm.data.resolve_model_data_config(model)` and
+whatever else reads it works on our models too.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from .arch import Arch
+from .preprocess import IMAGENET_MEAN, IMAGENET_STD
+from .weights import HubFile, Url, Weights
+
+
+def pretrained_cfg(architecture: str, arch: Arch, weights: Weights | None) -> dict[str, Any]:
+    """Returns timm's `pretrained_cfg` of a model, with or without weights.
+
+    Args:
+        architecture: the model's name.
+        arch: its table.
+        weights: what it is loaded with.
+    """
+    side = weights.preprocess.crop if weights else arch.resolution
+    cfg: dict[str, Any] = {
+        "architecture": architecture,
+        "num_classes": weights.num_classes if weights else 1000,
+        "input_size": (3, side, side),
+        "pool_size": _last_map(arch, side),
+        "crop_pct": 0.95,
+        "interpolation": "bilinear",
+        "mean": IMAGENET_MEAN,
+        "std": IMAGENET_STD,
+        "first_conv": "stem.conv",
+        "classifier": "classifier",
+        "paper_ids": "arXiv:2006.02049",
+        "paper_name": "FBNetV3: Joint Architecture-Recipe Search using Predictor Pretraining",
+    }
+    if weights is None:
+        return cfg
+    cfg |= {
+        "tag": weights.tag,
+        "interpolation": weights.preprocess.interpolation,
+        "crop_pct": weights.preprocess.crop / weights.preprocess.resize,
+        "mean": weights.preprocess.mean,
+        "std": weights.preprocess.std,
+        "license": weights.license.lower(),
+        "origin_url": weights.origin,
+    }
+    if isinstance(weights.source, Url):
+        cfg["url"] = weights.source.url
+    elif isinstance(weights.source, HubFile):
+        cfg["hf_hub_id"] = weights.source.repo
+    return cfg
+
+
+def _last_map(arch: Arch, side: int) -> tuple[int, int]:
+    side = math.ceil(side / 2)
+    for block in arch.blocks():
+        side = (side + 2 * block.padding - block.kernel) // block.stride + 1
+    return side, side

@@ -1,0 +1,192 @@
+"""A table of rows is validated where it is made, and survives its JSON."""
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fbnetv3.arch import Arch, Row, round_channels
+from fbnetv3.counts import count
+from fbnetv3.flop_count import flops
+from fbnetv3.model import build
+from fbnetv3.tables import ARCHS
+
+ROW = Row("MB1", (3, 3), (2.0, 2.0), 16, 2, 2, True)
+
+
+@st.composite
+def rows(draw: st.DrawFn, number: int) -> Row:
+    kernel = draw(st.tuples(st.sampled_from([3, 5, 7]), st.sampled_from([3, 5])))
+    stride = draw(st.sampled_from([1, 2]))
+    padding = draw(st.none() | st.integers(0, kernel[0] // 2)) if stride == 2 else None
+    expansion = st.floats(0.5, 6)
+    return Row(
+        f"MB{number}",
+        kernel,
+        draw(st.tuples(expansion, expansion)),
+        draw(st.integers(4, 40)),
+        draw(st.integers(1, 3)),
+        stride,
+        draw(st.booleans()),
+        padding=padding,
+        act=draw(st.sampled_from(["hard_swish", "relu"])),
+    )
+
+
+@st.composite
+def archs(draw: st.DrawFn) -> Arch:
+    number = draw(st.integers(1, 4))
+    return Arch(
+        resolution=draw(st.sampled_from([32, 64, 72])),
+        stem_channels=draw(st.integers(4, 24)),
+        rows=tuple(draw(rows(n + 1)) for n in range(number)),
+        head_expansion=draw(st.floats(1, 6)),
+        head_channels=draw(st.integers(8, 64)),
+    )
+
+
+@pytest.mark.parametrize(
+    ("channels", "expected"),
+    [
+        (3, 8),
+        (8, 8),
+        (12, 16),
+        (20, 24),
+        (26, 32),
+        (27, 32),
+        (28, 32),
+        (104 // 4, 32),
+        (580 // 4, 144),
+    ],
+)
+def test_widths_round_to_eight_and_never_below_95_percent(channels: int, expected: int) -> None:
+    assert round_channels(channels) == expected
+
+
+@pytest.mark.parametrize("name", ARCHS)
+def test_published_networks_survive_their_json(name: str) -> None:
+    arch = ARCHS[name]
+    again = Arch.from_json(arch.to_json())
+    assert again == arch
+    assert again.sha256 == arch.sha256
+
+
+def test_identity_ignores_row_names_and_only_those() -> None:
+    arch = ARCHS["fbnetv3_a"]
+    renamed = dataclasses.replace(arch.rows[0], name="first")
+    assert dataclasses.replace(arch, rows=(renamed, *arch.rows[1:])).sha256 == arch.sha256
+    assert arch.same_padding().sha256 != arch.sha256
+    assert ARCHS["fbnetv3_b"].sha256 != arch.sha256
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(archs())
+def test_any_valid_network_survives_its_json(arch: Arch) -> None:
+    assert Arch.from_json(arch.to_json()) == arch
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(archs(), st.integers(32, 80), st.integers(32, 80))
+def test_any_valid_network_builds_and_runs_and_counts(arch: Arch, height: int, width: int) -> None:
+    model = build(arch, num_classes=7).eval()
+    with torch.no_grad():
+        assert model(torch.zeros(1, 3, height, width)).shape == (1, 7)
+    counted, measured = count(arch, num_classes=7), flops(model)
+    assert counted.macs_paper == measured.macs_paper
+    assert counted.macs_fvcore == measured.macs_fvcore
+    assert counted.params == measured.params
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("kernel", (4, 3)),
+        ("kernel", (3, 17)),
+        ("kernel", (3, 3, 3)),
+        ("kernel", "3"),
+        ("expansion", (0, 1)),
+        ("expansion", (float("nan"), 1)),
+        ("channels", 0),
+        ("channels", 16.0),
+        ("channels", True),
+        ("repeats", 0),
+        ("repeats", None),
+        ("stride", 3),
+        ("se", 1),
+        ("padding", 2),
+        ("padding", -1),
+        ("groups", (0, 1)),
+        ("act", "tanh"),
+    ],
+)
+def test_a_cell_out_of_range_is_refused_by_name(field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"MB1: {field} is "):
+        dataclasses.replace(ROW, **{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("resolution", 4),
+        ("resolution", "224"),
+        ("stem_channels", 0),
+        ("rows", ()),
+        ("rows", (ROW, ROW)),
+        ("head_expansion", 0),
+        ("head_channels", -1),
+        ("stem_act", "gelu"),
+    ],
+)
+def test_a_field_out_of_range_is_refused_by_name(field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"^{field} is "):
+        dataclasses.replace(ARCHS["fbnetv3_a"], **{field: value})
+
+
+def test_groups_must_divide_the_width() -> None:
+    row = dataclasses.replace(ROW, groups=(5, 5))
+    with pytest.raises(ValueError, match="row MB1: groups"):
+        dataclasses.replace(ARCHS["fbnetv3_a"], rows=(row,))
+
+
+def _without(fields: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda f: [], "JSON object"),
+        (lambda f: {**f, "schema": "fbnetv3-arch/9"}, "schema is 'fbnetv3-arch/9'"),
+        (lambda f: _without(f, "head_channels"), "lacks field 'head_channels'"),
+        (lambda f: {**f, "width": 1}, "unknown field 'width'"),
+        (lambda f: {**f, "rows": 3}, "rows is 3"),
+        (lambda f: {**f, "rows": [7]}, r"rows\[0\] is 7"),
+        (lambda f: {**f, "rows": [_without(f["rows"][0], "stride")]}, "lacks field 'stride'"),
+        (lambda f: {**f, "rows": [{**f["rows"][0], "bias": 1}]}, "unknown field 'bias'"),
+    ],
+)
+def test_json_that_is_no_architecture_is_refused_by_field(change: Any, message: str) -> None:
+    text = json.dumps(change(ARCHS["fbnetv3_a"].to_dict()))
+    with pytest.raises(ValueError, match=message):
+        Arch.from_json(text)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, b"\xff\xfe\x00"])
+def test_text_that_is_no_json_is_refused(text: str | bytes) -> None:
+    with pytest.raises(ValueError, match="valid JSON"):
+        Arch.from_json(text)
+
+
+def test_same_padding_changes_exactly_the_networks_that_have_odd_ones() -> None:
+    changed = {name for name, arch in ARCHS.items() if arch.same_padding() != arch}
+    assert changed == {f"fbnetv3_{letter}" for letter in "abcef"}
+
+
+def test_small_image_gives_the_second_strided_layer_stride_one() -> None:
+    small = ARCHS["fbnetv3_a"].small_image()
+    assert [row.stride for row in small.rows] == [1, 1, 2, 2, 1, 2, 1]
+    assert small.resolution == 32
