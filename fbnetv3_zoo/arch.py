@@ -194,11 +194,32 @@ class Arch:
                     self.rows[block.row].groups,
                     f"a divisor of the expanded width {block.mid_channels}",
                 )
+        self.check_side(self.resolution)
+
+    @property
+    def min_side(self) -> int:
+        """The smallest input side in pixels at which no map vanishes: 1 with padding kernel // 2.
+
+        The published paddings of A, B, C, E and F drop the border of small maps: A needs 49 pixels.
+        """
+        side = 1
+        for block in reversed(tuple(self.blocks())):
+            side = max(1, (side - 1) * block.stride + block.kernel - 2 * block.padding)
+        return 2 * side - 1
 
     @property
     def head_mid_channels(self) -> int:
         """Channels of the head's first convolution, before pooling."""
         return round_channels(self.rows[-1].channels * self.head_expansion)
+
+    def check_side(self, side: int, name: str = "resolution") -> None:
+        """Refuses an input side in pixels that leaves no map.
+
+        Raises:
+            ValueError: `side` is below `min_side`; says which is enough.
+        """
+        if side < self.min_side:
+            raise _refuse(name, side, f"{self.min_side} pixels or more, else a map vanishes")
 
     def blocks(self) -> Iterator[Block]:
         """Yields every inverted residual block from the stem to the head."""

@@ -62,6 +62,7 @@ def count(
         ValueError: the input is so small that a map vanishes.
     """
     side = arch.resolution if resolution is None else resolution
+    arch.check_side(side)
     asked, total = side, _Sum()
     side = (side + 1) // 2
     total.conv(
@@ -73,8 +74,6 @@ def count(
     )
     for block in arch.blocks():
         side = _add_block(total, block, side)
-        if side < 1:
-            raise ValueError(f"an input of {asked} pixels leaves no map; use 32 or more")
     last, mid, features = arch.rows[-1].channels, arch.head_mid_channels, arch.head_channels
     total.conv(last * mid, side * side, channels=mid, bias=False, norm=True)
     total.pooled += mid * side * side

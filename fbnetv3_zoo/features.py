@@ -88,14 +88,13 @@ class Geometry:
 
     def sizes(self, height: int, width: int) -> dict[int, tuple[int, int]]:
         """Returns depth -> (height, width) of the map behind so many rows."""
+        self.arch.check_side(min(height, width), "input side")
         stem = Conv(3, 2, 1, 1)
         size = stem.size(height), stem.size(width)
         found = {0: size}
         for block, conv in zip(self.arch.blocks(), self.convs, strict=True):
             size = conv.size(size[0]), conv.size(size[1])
             found[block.row + 1] = size
-        if min(size) < 1:
-            raise ValueError(f"an input of {height}x{width} pixels leaves no map; use 32 or more")
         return found
 
 
@@ -157,7 +156,7 @@ class FeatureInfo(list[dict[str, Any]]):
         """Returns the real (height, width) of each selected map for an input in pixels.
 
         Raises:
-            ValueError: the input is so small that a map vanishes.
+            ValueError: the input is so small that a map vanishes; says what is enough.
         """
         sizes = self._geometry.sizes(height, width)
         return [sizes[self[n]["stage"]] for n in self.out_indices]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from fbnetv3.arch import Arch, Row, round_channels
@@ -40,10 +40,12 @@ def rows(draw: st.DrawFn, number: int) -> Row:
 @st.composite
 def archs(draw: st.DrawFn) -> Arch:
     number = draw(st.integers(1, 4))
+    table = tuple(draw(rows(n + 1)) for n in range(number))
+    assume(sum(row.padding is not None for row in table) <= 2)
     return Arch(
-        resolution=draw(st.sampled_from([32, 64, 72])),
+        resolution=draw(st.integers(128, 160)),
         stem_channels=draw(st.integers(4, 24)),
-        rows=tuple(draw(rows(n + 1)) for n in range(number)),
+        rows=table,
         head_expansion=draw(st.floats(1, 6)),
         head_channels=draw(st.integers(8, 64)),
     )
@@ -89,9 +91,11 @@ def test_any_valid_network_survives_its_json(arch: Arch) -> None:
     assert Arch.from_json(arch.to_json()) == arch
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(archs(), st.integers(32, 80), st.integers(32, 80))
-def test_any_valid_network_builds_and_runs_and_counts(arch: Arch, height: int, width: int) -> None:
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(archs(), st.integers(0, 40), st.integers(0, 40))
+def test_any_valid_network_builds_and_runs_and_counts(arch: Arch, taller: int, wider: int) -> None:
+    least = arch.min_side
+    height, width = least + taller, least + wider
     model = build(arch, num_classes=7).eval()
     with torch.no_grad():
         assert model(torch.zeros(1, 3, height, width)).shape == (1, 7)
@@ -144,6 +148,21 @@ def test_a_cell_out_of_range_is_refused_by_name(field: str, value: Any) -> None:
 def test_a_field_out_of_range_is_refused_by_name(field: str, value: Any) -> None:
     with pytest.raises(ValueError, match=f"^{field} is "):
         dataclasses.replace(ARCHS["fbnetv3_a"], **{field: value})
+
+
+@pytest.mark.parametrize("name", [name for name in ARCHS if name != "fbnetv3_20g"])
+def test_the_smallest_side_is_exact(name: str) -> None:
+    arch = ARCHS[name]
+    model = build(arch, num_classes=2).eval()
+    least = arch.min_side
+    with torch.no_grad():
+        assert model(torch.zeros(1, 3, least, least)).shape == (1, 2)
+        if least > 1:
+            with pytest.raises(RuntimeError):
+                model(torch.zeros(1, 3, least - 1, least))
+    assert (least == 1) == (arch.same_padding() == arch)
+    with pytest.raises(ValueError, match="resolution is 8"):
+        dataclasses.replace(ARCHS["fbnetv3_a"], resolution=8)
 
 
 def test_groups_must_divide_the_width() -> None:
