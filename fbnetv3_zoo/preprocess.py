@@ -85,17 +85,24 @@ class Preprocess:
         Raises:
             ValueError: the image is not RGB.
         """
-        if image.mode != "RGB":
-            raise ValueError(
-                f"the image has mode {image.mode!r}; expected 'RGB', see fbnetv3.open_image()"
-            )
-        pixels = np.asarray(self._cut(self._resized(image)))
-        out = pixels.transpose(2, 0, 1).astype(np.float32, order="C")
+        out = self.pixels(image).transpose(2, 0, 1).astype(np.float32, order="C")
         # The same three operations in the same order as torchvision's, hence equal bits.
         out *= np.float32(1.0 / 255)
         out -= np.array(self.mean, np.float32).reshape(3, 1, 1)
         out /= np.array(self.std, np.float32).reshape(3, 1, 1)
         return out
+
+    def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
+        """Returns what is normalised, (crop, crop, 3) uint8: for graphs that do so themselves.
+
+        Raises:
+            ValueError: the image is not RGB.
+        """
+        if image.mode != "RGB":
+            raise ValueError(
+                f"the image has mode {image.mode!r}; expected 'RGB', see fbnetv3.open_image()"
+            )
+        return np.asarray(self._cut(self._resized(image)))
 
     def _resized(self, image: Image.Image) -> Image.Image:
         short, long = sorted(image.size)

@@ -115,6 +115,15 @@ def test_another_mode_than_rgb_is_refused() -> None:
         A(Image.new("L", (50, 50)))
 
 
+def test_pixels_are_what_is_normalised() -> None:
+    image = noise(333, 501)
+    pixels = A.pixels(image)
+    assert pixels.shape == (224, 224, 3)
+    assert pixels.dtype == np.uint8
+    by_hand = (pixels / 255 - IMAGENET_MEAN) / IMAGENET_STD
+    np.testing.assert_allclose(A(image), by_hand.transpose(2, 0, 1), rtol=0, atol=1e-6)
+
+
 def test_json_round_trip_is_lossless() -> None:
     record = replace(A, mean=(0.1 + 0.2, 1 / 3, 0.5))
     again = Preprocess.from_dict(json.loads(json.dumps(record.to_dict())))
