@@ -169,6 +169,9 @@ class FBNetV3(nn.Module):
         classifier, and a last norm of weight 0 in every block that adds its input, so that such a
         block starts as the identity.
         """
+        # Nothing to draw; and normal_ on a meta tensor makes torch import 900 modules, for seconds.
+        if self.stem.conv.weight.is_meta:
+            return
         for name, module in self.named_modules():
             if isinstance(module, nn.Conv2d) and not name.endswith("se.expand"):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
