@@ -187,12 +187,13 @@ def _listing(heading: str, items: list[str]) -> str:
 
 
 def _read_content(content: bytes) -> dict[str, Tensor]:
+    # First, as the length at its start may begin with any byte, also with those of the others.
+    if content[8:9] == b"{" and int.from_bytes(content[:8], "little") <= len(content) - 8:
+        return _strip_module(safetensors.torch.load(content))
     if content.startswith(b"PK\x03\x04"):
         return _read_zip(content)
     if content.startswith(b"\x80"):
         return _read_legacy(content)
-    if content[8:9] == b"{" and int.from_bytes(content[:8], "little") <= len(content) - 8:
-        return _strip_module(safetensors.torch.load(content))
     if not content:
         raise ValueError("the file is empty")
     start = content[:256].lstrip().lower()

@@ -408,6 +408,15 @@ def test_safetensors_go_out_and_back_with_their_metadata(tmp_path: Path) -> None
     assert len(sha256_of(tmp_path / "m.safetensors")) == 64
 
 
+def test_safetensors_are_known_whatever_the_length_of_their_head(tmp_path: Path) -> None:
+    first_bytes = set()
+    for padding in range(0, 256, 8):
+        write_tensors(tmp_path / "m.safetensors", {"w": torch.ones(2)}, {"pad": "x" * padding})
+        first_bytes.add((tmp_path / "m.safetensors").read_bytes()[0])
+        assert read_tensors(tmp_path / "m.safetensors")["w"].tolist() == [1, 1]
+    assert 0x80 in first_bytes, "a pickle starts with this byte"
+
+
 def test_metadata_of_another_format_is_an_error(tmp_path: Path) -> None:
     path = _save({"w": torch.ones(1)}, tmp_path / "m.pth", True)
     with pytest.raises(ValueError, match="safetensors"):
