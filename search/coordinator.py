@@ -85,7 +85,7 @@ class _Running:
     beat_seen: float
 
 
-Replace = Callable[[Trial], Proposal]
+Replace = Callable[[Trial], Proposal | None]
 Report = Callable[[Progress], None]
 
 
@@ -104,7 +104,7 @@ class Coordinator:
         """Trains every open trial of the store until each is done, or failed and replaced.
 
         Args:
-            replace: gives the trial that takes the place of one that has failed for good.
+            replace: gives the trial that takes the place of one that has failed for good, or None.
             report: called about once a second and at the end.
 
         Raises:
@@ -127,7 +127,9 @@ class Coordinator:
                 for trial in (end for end in ends if end is not None and end.state == "failed"):
                     failures.append(trial)
                     self._check_failures(done, failures, wanted)
-                    self._waiting.append(self._store.add_replacement(trial, replace(trial)))
+                    proposal = replace(trial)
+                    if proposal is not None:
+                        self._waiting.append(self._store.add_replacement(trial, proposal))
             self._store.beat()
             if report is not None:
                 report(self._progress(done, len(failures)))

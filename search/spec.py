@@ -10,8 +10,10 @@ Settings are plain JSON, so that nothing is pickled:
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .objective import Objective
+    from .space import Space
 
 KINDS = ("table", "train", "python")
 
@@ -45,6 +48,43 @@ def load_objective(spec: Mapping[str, Any]) -> Objective:
         return _python(**fields)
     except TypeError as error:
         raise ValueError(f"the settings of the {kind} objective do not fit: {error}") from error
+
+
+def identity(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what of an objective's settings makes a label another one: not where things lie."""
+    kept = {k: v for k, v in spec.items() if k not in ("checkpoints", "device", "space")}
+    if spec.get("kind") == "table":
+        path = Path(str(spec.get("table")))
+        if not path.is_file():
+            raise FileNotFoundError(f"no table at {path}; expected a table of labels")
+        kept["table"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    if "data" in kept:
+        kept["data"] = Path(kept["data"]).name
+    return kept
+
+
+def open_space(name: str) -> Space:
+    """Returns a shipped space by name, or the space of a JSON file.
+
+    Raises:
+        ValueError: there is no such name, or the file holds no space.
+        FileNotFoundError: the file does not exist.
+    """
+    from .space import Space
+    from .spaces import get_space
+
+    if not name.endswith(".json"):
+        return get_space(name)
+    if not Path(name).is_file():
+        raise FileNotFoundError(f"no space at {name}; see Space.to_json() for the form")
+    return Space.from_json(Path(name).read_bytes())
+
+
+def space_of(settings: Mapping[str, Any]) -> Space:
+    """Returns the space that a search's settings hold."""
+    from .space import Space
+
+    return Space.from_json(json.dumps(settings["space"]))
 
 
 def _table(*, space: str, table: str) -> Objective:

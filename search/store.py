@@ -434,9 +434,15 @@ class Store:
         rows = self._database.execute("SELECT state, COUNT(*) FROM trial GROUP BY state")
         return {"queued": 0, "leased": 0, "done": 0, "failed": 0, **dict(rows.fetchall())}
 
-    def known_genes(self) -> NDArray[np.int16]:
-        """Returns (N, genes) of every trial, failed ones too: none of them is proposed again."""
-        rows = self._database.execute("SELECT genes FROM trial ORDER BY seq").fetchall()
+    def known_genes(self, upto: int | None = None) -> NDArray[np.int16]:
+        """Returns (N, genes) of every trial, failed ones too: none of them is proposed again.
+
+        Args:
+            upto: the last round that counts; None is all.
+        """
+        rows = self._database.execute(
+            "SELECT genes FROM trial WHERE ?1 IS NULL OR batch <= ?1 ORDER BY seq", (upto,)
+        ).fetchall()
         return _matrix([row[0] for row in rows])
 
     def lease(self, trial: Trial, owner: str, seconds: float) -> int:
@@ -502,21 +508,40 @@ class Store:
         )
         return list(dict(rows.fetchall()).values())
 
-    def labels(self, epoch: int | None = None, *, kinds: Sequence[str] = ()) -> Labels:
-        """Returns the labels of finished trials after `epoch` epochs (None: after their last).
+    def labels(
+        self,
+        epoch: int | None = None,
+        *,
+        kinds: Sequence[str] = (),
+        before: int | None = None,
+        seed: int | None = None,
+    ) -> Labels:
+        """Returns the labels of finished trials, in the order of their proposal.
 
-        Trials shorter than `epoch` have no such label, and are left out; a trial whose training
-        diverged before has NaN. `kinds` keeps the rounds of these kinds only.
+        A trial that was trained for less than `epoch` epochs has no label and is left out.
+
+        Args:
+            epoch: after how many epochs; None is after a trial's last. Imported labels, of which
+                there is one only, always count.
+            kinds: of rounds; empty keeps all.
+            before: keeps rounds with a lower number.
+            seed: keeps trials of the search with this seed.
         """
-        wanted = "t.epochs" if epoch is None else str(int(epoch))
-        marks = ",".join("?" * len(kinds))
         rows = self._database.execute(
-            "SELECT t.seq, t.genes, (SELECT m.value FROM metric m WHERE m.trial=t.seq AND "
-            f"m.epoch={wanted} ORDER BY m.attempt DESC LIMIT 1) FROM trial t "
-            f"{'JOIN batch b ON b.number=t.batch' if kinds else ''} "
-            f"WHERE t.state='done' AND t.epochs>={wanted} "
-            f"{f'AND b.kind IN ({marks})' if kinds else ''} ORDER BY t.seq",
-            tuple(kinds),
+            f"""
+            SELECT t.seq, t.genes, (
+                SELECT m.value FROM metric m WHERE m.trial = t.seq AND m.epoch <= w.epoch
+                ORDER BY m.epoch DESC, m.attempt DESC LIMIT 1)
+            FROM trial t JOIN batch b ON b.number = t.batch
+            JOIN (SELECT seq, CASE WHEN :epoch IS NULL OR origin <> 'search' THEN epochs
+                  ELSE :epoch END AS epoch FROM trial) w ON w.seq = t.seq
+            WHERE t.state = 'done' AND t.epochs >= w.epoch
+            AND (:before IS NULL OR b.number < :before)
+            AND (:seed IS NULL OR t.seed = :seed OR t.origin <> 'search')
+            {f"AND b.kind IN ({','.join(repr(str(kind)) for kind in kinds)})" if kinds else ""}
+            ORDER BY t.seq
+            """,
+            {"epoch": epoch, "before": before, "seed": seed},
         ).fetchall()
         return Labels(
             np.array([row[0] for row in rows], np.int64),

@@ -53,6 +53,10 @@ class Toy:
                 return
             yield math.nan if trouble == "nan" and epoch == 2 else top - 10 / epoch
 
+    def costs(self, rows: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
+        """Returns costs that grow with some genes that pay, and some that do not."""
+        return {"macs": 100.0 + rows @ np.arange(1, rows.shape[1] + 1)}
+
     def _make(self, trouble: str, name: str) -> None:
         mark = Path(self._folder) / f"died-{name}"
         if trouble == "raise":

@@ -1,0 +1,183 @@
+"""A search's trials and answers for others: architecture and recipe JSON, Optuna; labels coming in.
+
+Labels of an earlier search or another tool come as CSV: a column for each gene that has a meaning,
+holding the gene's value, and a column `label`.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .evolve import CostsOf
+from .results import write_json
+from .space import Space
+from .store import Batch, Proposal, Store
+
+if TYPE_CHECKING:
+    from .run import Answer
+
+LABEL = "label"
+
+
+def write_answers(folder: Path, space: Space, answers: Sequence[Answer]) -> list[Path]:
+    """Writes `answers/<number>/` with what each limit's winner is; returns the files.
+
+    `candidate.json` has genes and figures, `recipe.json` the recipe, and `architecture.json`, where
+    the space describes networks, what `fbnetv3.create` loads.
+    """
+    files: list[Path] = []
+    for number, answer in enumerate(answers):
+        place = folder / "answers" / str(number)
+        contents: dict[str, Mapping[str, Any]] = {"candidate": describe(space, answer)}
+        if answer.contenders:
+            genes = np.array(answer.contenders[0].genes)
+            contents["recipe"] = space.recipe(genes)
+            if space.layout.arch is not None:
+                contents["architecture"] = space.decode(genes)[0].to_dict()
+        for name, content in contents.items():
+            if content:
+                write_json(place / f"{name}.json", content)
+                files.append(place / f"{name}.json")
+    return files
+
+
+def describe(space: Space, answer: Answer) -> dict[str, Any]:
+    """Returns an answer as plain JSON types, winner first."""
+    return {
+        "limit": {
+            name: [float(end) if np.isfinite(end) else None for end in ends]
+            for name, ends in answer.limit.items()
+        },
+        "contenders": [
+            {
+                "genes": space.values(np.array(one.genes)),
+                "indices": list(one.genes),
+                "mean": one.mean if np.isfinite(one.mean) else None,
+                "sd": one.sd if np.isfinite(one.sd) else None,
+                "labels": [x if np.isfinite(x) else None for x in one.labels],
+                "predicted": one.predicted,
+                "costs": dict(one.costs),
+            }
+            for one in answer.contenders
+        ],
+        "nearest": dict(answer.nearest),
+    }
+
+
+def import_labels(store: Store, space: Space, costs: CostsOf, path: Path, *, epochs: int) -> int:
+    """Reads labels of a CSV into the store as a finished round; returns how many are new.
+
+    The labels must be of trainings like the search's own, as the predictor learns from both.
+
+    Raises:
+        ValueError: a column, a gene's value or a label is wrong; the message has the line.
+        FileNotFoundError: there is no such file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no labels at {path}; expected a CSV with gene columns and label")
+    rows, values = _read_labels(space, path)
+    matrix = np.stack(rows)
+    known = {name: np.asarray(cost, np.float64) for name, cost in costs(matrix).items()}
+    proposals = [
+        Proposal(
+            genes=tuple(genes.tolist()),
+            costs={name: float(cost[row]) for name, cost in known.items()},
+            epochs=epochs,
+            seed=-1,
+            origin=path.name,
+            value=value,
+        )
+        for row, (genes, value) in enumerate(zip(matrix, values, strict=True))
+    ]
+    batches = store.batches()
+    number = batches[-1].number + 1 if batches else 0
+    return store.add_batch(Batch(number, "import", {}, ""), proposals)
+
+
+def _read_labels(space: Space, path: Path) -> tuple[list[Any], list[float]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        table = csv.DictReader(file)
+        if LABEL not in (table.fieldnames or ()):
+            raise ValueError(f"{path} has no column {LABEL!r}; it has {table.fieldnames}")
+        rows, values = [], []
+        for line, fields in enumerate(table, 2):
+            try:
+                genes = {
+                    gene.name: _parse(fields[gene.name], gene.values)
+                    for gene in space.genes
+                    if fields.get(gene.name) not in (None, "")
+                }
+                rows.append(space.from_values(genes))
+                value = float(fields[LABEL])
+            except ValueError as error:
+                raise ValueError(f"{path}, line {line}: {error}") from None
+            if not np.isfinite(value):
+                raise ValueError(
+                    f"{path}, line {line}: the label is {value}; expected a number, leave the "
+                    "line out where training diverged"
+                )
+            values.append(value)
+    if not rows:
+        raise ValueError(f"{path} holds no labels")
+    return rows, values
+
+
+def _parse(text: str, values: Sequence[Any]) -> Any:
+    """Returns the value of a gene that a text means."""
+    for value in values:
+        if text == str(value) or text.lower() == json.dumps(value).strip('"').lower():
+            return value
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def to_optuna(store: Store, space: Space, url: str) -> int:
+    """Writes all finished trials to an Optuna study, for its dashboard; returns how many.
+
+    Args:
+        store: the search.
+        space: its space.
+        url: of Optuna's storage, such as `sqlite:///study.db`; the study has the folder's name.
+
+    Raises:
+        ImportError: Optuna is not installed.
+        ValueError: the storage has a study of that name.
+    """
+    try:
+        import optuna
+    except ImportError as error:
+        raise ImportError("this export needs Optuna: pip install optuna") from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    name = store.folder.resolve().name
+    try:
+        study = optuna.create_study(study_name=name, storage=url, direction="maximize")
+    except optuna.exceptions.DuplicatedStudyError:
+        raise ValueError(f"{url} has a study {name!r} already; name another storage") from None
+    choices = {
+        gene.name: optuna.distributions.CategoricalDistribution(gene.values) for gene in space.genes
+    }
+    trials = []
+    for trial in store.trials("done"):
+        params = space.values(np.array(trial.genes))
+        curve = store.curve(trial.seq)
+        diverged = curve[-1] is None
+        trials.append(
+            optuna.trial.create_trial(
+                state=optuna.trial.TrialState.FAIL if diverged else None,
+                params=params,
+                distributions={key: choices[key] for key in params},
+                value=None if diverged else curve[-1],
+                intermediate_values={k: v for k, v in enumerate(curve, 1) if v is not None},
+                user_attrs={"id": trial.id, "seed": trial.seed, **dict(trial.costs)},
+            )
+        )
+    study.add_trials(trials)
+    return len(trials)

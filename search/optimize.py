@@ -1,0 +1,459 @@
+"""Stages 1 and 2: a pool, an encoder pretrained on its costs, rounds of propose, train, refit.
+
+Everything is decided from what the store holds: the settings' seed, the generator state of the
+round before, and labels in the order of proposal. So a search that is killed and resumed proposes
+the same trials in the same order, whichever engine trains them and in whatever order they end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .coordinator import Coordinator, Progress
+from .earlystop import find_early_stop
+from .evolve import CostsOf, Limit
+from .predictor import (
+    AutoPredictor,
+    MlpPredictor,
+    Predictor,
+    cross_validate,
+    load_predictor,
+    make_predictor,
+    save_predictor,
+    tau,
+)
+from .select import BINS, Selection, next_best, select_batch
+from .space import Feasible, Floats, Matrix, Space
+from .store import Batch, Labels, Proposal, Store, Trial
+
+Notify = Callable[[str, Mapping[str, Any]], None]
+SEARCH_KINDS = ("random", "bins")
+# What a predictor learns from: rounds, and labels of earlier searches.
+LABEL_KINDS = (*SEARCH_KINDS, "import")
+# Cross-validation needs so many labels, and looks at no more, as its cost grows faster than they.
+FEWEST_LABELS, MOST_LABELS = 10, 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The numbers of a search; those of the paper unless said otherwise.
+
+    Attributes:
+        seed: of every choice, and of the trainings of stage 2.
+        pool: candidates of the pool (quasi-random, distinct, within `within`).
+        batch: trials of a round.
+        rounds: rounds after the random first one.
+        epochs: of a full training.
+        early_stop: shorten trainings after the first round where its rankings allow it.
+        bin_by: the cost that rounds are spread over; empty takes the first that is known.
+        bins: "equal", "quantile" or "none", see `select`.
+        within: bounds that every candidate keeps, as cost -> (lowest, highest).
+        predictor: "paper", "nars", "gp", or "auto", the better of the last two at each fit.
+        target: what the predictor sees of a label: "log_error" (percent) or "raw".
+        limits: what to find the best network for, each as cost -> (lowest, highest).
+        top: candidates for each limit that are trained again at full length.
+        final_seeds: seeds of that, the search's own included; the best mean wins.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+
+    seed: int = 0
+    pool: int = 20_000
+    batch: int = 48
+    rounds: int = 5
+    epochs: int = 1
+    early_stop: bool = True
+    bin_by: str = ""
+    bins: str = "equal"
+    within: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    predictor: str = "auto"
+    target: str = "log_error"
+    limits: tuple[Mapping[str, tuple[float, float]], ...] = ({},)
+    top: int = 5
+    final_seeds: int = 3
+
+    def __post_init__(self) -> None:
+        least = {"pool": 2, "batch": 2, "rounds": 0, "epochs": 1, "top": 1, "final_seeds": 1}
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least {low}")
+        if self.bins not in BINS:
+            raise ValueError(f"bins is {self.bins!r}; expected one of {', '.join(BINS)}")
+        if not self.limits:
+            raise ValueError("limits is empty; give at least {}, a search without bounds")
+        for bounds in (self.within, *self.limits):
+            Limit(bounds)
+
+    @staticmethod
+    def from_dict(fields: Mapping[str, Any]) -> Plan:
+        """Returns the plan of a mapping as `dataclasses.asdict` gives it, from JSON or not.
+
+        Raises:
+            ValueError: a field is unknown or out of range.
+        """
+        known = {f.name for f in dataclasses.fields(Plan)}
+        if unknown := sorted(set(fields) - known):
+            raise ValueError(f"the plan has unknown field {unknown[0]!r}; known: {sorted(known)}")
+        given = dict(fields)
+        given["limits"] = tuple(_bounds(limit) for limit in given.get("limits", ({},)))
+        given["within"] = _bounds(given.get("within", {}))
+        return Plan(**given)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the plan as plain JSON types; an infinite bound is None."""
+        fields = dataclasses.asdict(self)
+        for bounds in (fields["within"], *fields["limits"]):
+            for name, ends in bounds.items():
+                bounds[name] = [end if np.isfinite(end) else None for end in ends]
+        return {**fields, "limits": list(fields["limits"])}
+
+
+def _bounds(limit: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    return {
+        name: (
+            -np.inf if ends[0] is None else float(ends[0]),
+            np.inf if ends[1] is None else float(ends[1]),
+        )
+        for name, ends in limit.items()
+    }
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is searched.
+
+    Attributes:
+        space: the candidates.
+        costs: (P, num_genes) -> cost -> (P,), known without training; may give none.
+        allowed: further candidates to leave out, such as those a table does not have.
+    """
+
+    space: Space
+    costs: CostsOf
+    allowed: Feasible | None = None
+
+    def feasible(self, bounds: Mapping[str, tuple[float, float]]) -> Feasible:
+        """Returns the test whether candidates keep some bounds, known before any training."""
+
+        def test(rows: Matrix) -> npt.NDArray[np.bool_]:
+            inside = np.ones(len(rows), np.bool_)
+            if bounds:
+                inside &= Limit(bounds).violation(self.costs(rows)) == 0
+            if self.allowed is not None:
+                inside &= self.allowed(rows)
+            return inside
+
+        return test
+
+
+def usable(labels: Labels) -> Floats:
+    """Returns the labels as numbers to learn from: training that diverged is as bad as the worst.
+
+    Raises:
+        ValueError: there is no finite label.
+    """
+    finite = labels.values[np.isfinite(labels.values)]
+    if not len(finite):
+        raise ValueError(
+            f"all {len(labels.values)} labels are NaN, so there is nothing to learn from; lower "
+            "the learning rates of the space, or mend the labels"
+        )
+    return np.where(np.isfinite(labels.values), labels.values, finite.min())
+
+
+def _chosen_of(predictor: Predictor) -> Predictor:
+    """Returns the predictor that `auto` has chosen, or the predictor itself."""
+    return predictor.members[predictor.kind] if isinstance(predictor, AutoPredictor) else predictor
+
+
+def _encoder_of(predictor: Predictor) -> MlpPredictor | None:
+    """Returns what can be pretrained of a predictor."""
+    found = predictor.members["nars"] if isinstance(predictor, AutoPredictor) else predictor
+    return found if isinstance(found, MlpPredictor) else None
+
+
+class Optimizer:
+    """Stages 1 and 2 of one search. Every step asks the store what is done already."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        plan: Plan,
+        store: Store,
+        coordinator: Coordinator,
+        notify: Notify = lambda _name, _fields: None,
+    ) -> None:
+        self._problem, self._plan, self._store = problem, plan, store
+        self._coordinator, self._notify = coordinator, notify
+        self.pool = problem.space.pool(
+            plan.pool, seed=plan.seed, feasible=problem.feasible(plan.within)
+        )
+        self.costs = self.costs_of(self.pool)
+        if len(self.pool) < plan.batch:
+            raise ValueError(
+                f"only {len(self.pool)} candidates are feasible, fewer than a round of "
+                f"{plan.batch}; widen the limits or make rounds smaller"
+            )
+        self.bin_by = self._cost_to_bin_by()
+        self.predictor = self._make_predictor()
+        self._hashes = problem.space.hashes(self.pool)
+        self._fitted = -1
+        self._scores: Floats = np.zeros(0)
+
+    def _make_predictor(self) -> Predictor:
+        varied = any(np.ptp(cost) > 0 for cost in self.costs.values())
+        return make_predictor(
+            self._plan.predictor,
+            self._problem.space,
+            target=self._plan.target,
+            seed=self._plan.seed,
+            costs=self._problem.costs if varied else None,
+        )
+
+    def _cost_to_bin_by(self) -> str:
+        name = self._plan.bin_by
+        if name and name not in self.costs:
+            raise ValueError(f"bin_by is {name!r}; the known costs are {', '.join(self.costs)}")
+        return name or next(iter(self.costs), "")
+
+    @property
+    def epoch(self) -> int:
+        """After how many epochs labels are compared: early stopping's answer, or all."""
+        found = self._store.stage("early_stop")
+        return self._plan.epochs if found is None else int(found["epoch"])
+
+    def pretrain(self) -> None:
+        """Stage 1: pretrains the predictor's encoder on the costs of the pool, or reads it back."""
+        encoder = _encoder_of(self.predictor)
+        varied = {name: cost for name, cost in self.costs.items() if np.ptp(cost) > 0}
+        if encoder is None or not varied:
+            return
+        path = self._store.folder / "pretrained.safetensors"
+        if self._store.stage("pretraining") is not None and path.exists():
+            encoder.restore(*load_predictor(path).state())
+            return
+        found = encoder.pretrain(self.pool, varied)
+        save_predictor(encoder, path)
+        shown = {
+            name: {
+                "r2": float(found.r2[name]),
+                "truth": found.truth[name][:400].round(4).tolist(),
+                "predicted": found.predicted[name][:400].round(4).tolist(),
+            }
+            for name in found.r2
+        }
+        self._store.set_stage("pretraining", {"pool": len(self.pool), "costs": shown})
+        self._notify("pretraining", {name: cost["r2"] for name, cost in shown.items()})
+
+    def run(self) -> None:
+        """Stage 2: all rounds, each trained to its end; leaves the predictor fitted to them."""
+        for index in range(self._plan.rounds + 1):
+            if index >= len(self._rounds()):
+                self._propose(index)
+            batch = self._rounds()[index]
+            self._notify("round", {"index": index, "rounds": self._plan.rounds})
+            self._coordinator.complete(
+                lambda trial, n=index: self._replacement(trial, n), self.report
+            )
+            if index == 0:
+                self._stop_early(batch)
+            self._close(index)
+
+    def fit(self, index: int) -> None:
+        """Fits the predictor to all labels older than round `index`."""
+        if self._fitted == index:
+            return
+        rounds = self._rounds()
+        before = rounds[index].number if index < len(rounds) else None
+        labels = self.labels(before)
+        values = usable(labels)
+        self.predictor.fit(labels.matrix, values)
+        self._fitted = index
+        self._scores = self.predictor.predict(self.pool).mean
+
+    def labels(self, before: int | None = None) -> Labels:
+        """Returns what the predictor learns from: labels of rounds below a number, or of all."""
+        return self._store.labels(
+            self.epoch, kinds=LABEL_KINDS, before=before, seed=self._plan.seed
+        )
+
+    def costs_of(self, rows: Matrix) -> dict[str, Floats]:
+        """Returns cost -> (P,) of candidates."""
+        return {k: np.asarray(v, np.float64) for k, v in self._problem.costs(rows).items()}
+
+    def _rounds(self) -> list[Batch]:
+        return [batch for batch in self._store.batches() if batch.kind in SEARCH_KINDS]
+
+    def _rng(self, index: int) -> np.random.Generator:
+        """Returns the generator as the round before `index` left it."""
+        rng = np.random.default_rng(self._plan.seed)
+        if index:
+            rng.bit_generator.state = self._rounds()[index - 1].rng_state
+        return rng
+
+    def _propose(self, index: int) -> None:
+        rng = self._rng(index)
+        taken = self._taken()
+        if index == 0:
+            free = np.flatnonzero(~taken)
+            chosen = rng.permutation(free)[: self._plan.batch]
+            slots, predicted = np.arange(len(chosen)), None
+        else:
+            self.fit(index)
+            selection = self._select(taken)
+            chosen, slots, predicted = selection.indices, selection.bins, self._scores
+        if not len(chosen):
+            raise ValueError("every candidate of the pool is trained; enlarge the pool")
+        proposals = [
+            self._proposal(int(row), int(slot), predicted)
+            for row, slot in zip(chosen, slots, strict=True)
+        ]
+        batches = self._store.batches()
+        batch = Batch(
+            batches[-1].number + 1 if batches else 0,
+            SEARCH_KINDS[min(index, 1)],
+            rng.bit_generator.state,
+            self.predictor.kind if index else "",
+        )
+        self._store.add_batch(batch, proposals)
+
+    def _proposal(self, row: int, slot: int, predicted: Floats | None) -> Proposal:
+        return Proposal(
+            genes=tuple(self.pool[row].tolist()),
+            costs={name: float(cost[row]) for name, cost in self.costs.items()},
+            epochs=self.epoch,
+            seed=self._plan.seed,
+            slot=slot,
+            predicted=None if predicted is None else float(predicted[row]),
+        )
+
+    def _taken(self) -> npt.NDArray[np.bool_]:
+        known = self._store.known_genes()
+        if not len(known):
+            return np.zeros(len(self.pool), np.bool_)
+        return np.isin(self._hashes, self._problem.space.hashes(known))
+
+    def _select(self, taken: npt.NDArray[np.bool_]) -> Selection:
+        costs = self.costs.get(self.bin_by, np.zeros(len(self.pool)))
+        bins = self._plan.bins if np.ptp(costs) > 0 else "none"
+        ends = self._plan.within.get(self.bin_by)
+        finite = ends is not None and bool(np.isfinite(ends).all())
+        return select_batch(
+            self._scores,
+            costs,
+            num=self._plan.batch,
+            bins=bins,
+            limits=ends if finite else None,
+            taken=taken,
+        )
+
+    def _replacement(self, trial: Trial, index: int) -> Proposal:
+        """Returns what takes the place of a trial that failed: the next best of its bin."""
+        taken = self._taken()
+        if index == 0:
+            free = np.flatnonzero(~taken)
+            if not len(free):
+                raise ValueError("no candidate of the pool is left to replace a failed one")
+            row, predicted = int(free[0]), None
+        else:
+            self.fit(index)
+            older = [b.number for b in self._rounds()[:index]]
+            known = self._store.known_genes(upto=older[-1])
+            then = np.isin(self._hashes, self._problem.space.hashes(known))
+            costs = self.costs.get(self.bin_by, np.zeros(len(self.pool)))
+            selection = self._select(then)
+            row = next_best(selection, trial.slot, self._scores, costs, taken)
+            predicted = self._scores
+        return self._proposal(row, trial.slot, predicted)
+
+    def _stop_early(self, batch: Batch) -> None:
+        if self._store.stage("early_stop") is not None:
+            return
+        trials = self._store.trials("done", batch=batch.number)
+        full = self._plan.epochs
+        if not self._plan.early_stop or full == 1 or len(trials) < 3:
+            self._store.set_stage("early_stop", {"epoch": full, "found": False, "tried": False})
+            return
+        curves = np.full((len(trials), full), np.nan)
+        for row, trial in enumerate(trials):
+            curve = self._store.curve(trial.seq)
+            curves[row, : len(curve)] = [np.nan if v is None else v for v in curve]
+        found = find_early_stop(curves, self._rng(1))
+        self._store.set_stage("early_stop", {**dataclasses.asdict(found), "tried": True})
+        self._notify("early_stop", {"epoch": found.epoch, "found": found.found, "epochs": full})
+
+    def _close(self, index: int) -> None:
+        """Writes down how good the predictor is now, and refits it to all labels."""
+        name = f"round_{index}"
+        if self._store.stage(name) is None:
+            rounds = self._rounds()
+            labels = self.labels(rounds[index + 1].number if index + 1 < len(rounds) else None)
+            values = usable(labels)
+            self.fit(index + 1)
+            content = {
+                "trials": len(values),
+                "epoch": self.epoch,
+                "best": float(values.max()),
+                **self._quality(labels, values),
+            }
+            self._store.set_stage("importance", {"genes": self._importance()})
+            self._store.set_stage(name, content)
+            self._notify("closed", {"index": index, **content})
+        self.fit(index + 1)
+
+    def _quality(self, labels: Labels, values: Floats) -> dict[str, Any]:
+        if len(values) < FEWEST_LABELS:
+            return {}
+        some = np.linspace(0, len(values) - 1, min(len(values), MOST_LABELS)).astype(int)
+        rows, values = labels.matrix[some], values[some]
+        chosen = _chosen_of(self.predictor)
+        found = cross_validate(lambda: chosen, rows, values, seed=self._plan.seed)
+        figures: dict[str, Any] = {
+            "tau": found.tau,
+            "spearman": found.spearman,
+            "mse": found.mse,
+            "tau_better_half": found.tau_better_half,
+            "predicted": found.predicted.round(4).tolist(),
+            "truth": values.round(4).tolist(),
+            "predictor": chosen.kind,
+        }
+        if chosen is _encoder_of(self.predictor) and self._store.stage("pretraining"):
+            plain = _chosen_of(self._make_predictor())
+            unpretrained = cross_validate(lambda: plain, rows, values, seed=self._plan.seed)
+            figures["tau_unpretrained"] = unpretrained.tau
+            figures["mse_unpretrained"] = unpretrained.mse
+        if self.bin_by:
+            figures["tau_of_cost"] = abs(tau(self.costs_of(rows)[self.bin_by], values))
+            figures["worse_than_cost"] = bool(figures["tau"] <= figures["tau_of_cost"])
+        # Cross-validation left it fitted to a part.
+        chosen.fit(labels.matrix, usable(labels))
+        return figures
+
+    def _importance(self) -> dict[str, float]:
+        """Returns gene -> share of the variance of the pool's scores that it explains alone."""
+        centred = self._scores - self._scores.mean()
+        total = float((centred**2).sum())
+        shares = {}
+        for column, gene in enumerate(self._problem.space.genes):
+            values = self.pool[:, column]
+            count = np.bincount(values, minlength=len(gene.values))
+            sums = np.bincount(values, weights=centred, minlength=len(gene.values))
+            between = float((sums**2 / np.maximum(count, 1)).sum())
+            shares[gene.name] = between / total if total else 0.0
+        return shares
+
+    def report(self, progress: Progress) -> None:
+        """Passes a round's progress on."""
+        self._notify("progress", dataclasses.asdict(progress))
+
+    def save_predictor(self, path: Path) -> None:
+        """Writes the predictor as it is fitted now."""
+        save_predictor(self.predictor, path)

@@ -1,0 +1,296 @@
+"""The whole journey of a search, from settings to architectures and recipes.
+
+    with Store.open(folder) as store:
+        result = run(store, engine)
+
+A pool, an encoder pretrained on costs (stage 1); rounds of trials (stage 2); evolution for every
+limit (stage 3); the best few of each limit trained again with more seeds, and the best mean chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import fbnetv3
+
+from .coordinator import Coordinator, Policy
+from .engine import Engine
+from .evolve import Evolved, Limit, evolve, extreme
+from .export import describe, write_answers
+from .optimize import Notify, Optimizer, Plan, Problem
+from .space import Matrix, Space
+from .spec import identity, load_objective, space_of
+from .store import Batch, Proposal, Store
+
+PATIENCE = Policy()
+
+
+def _unheard(_name: str, _fields: Mapping[str, Any]) -> None:
+    """Notifies nobody."""
+
+
+def create(folder: Path, *, space: Space, objective: Mapping[str, Any], plan: Plan) -> Store:
+    """Returns the store of a new search, after looking whether it can be carried out at all.
+
+    Raises:
+        ValueError: space, objective, and plan do not fit together, or no candidate is feasible.
+        FileNotFoundError: a file of the objective does not exist.
+    """
+    settings = {
+        "identity": {
+            "space": space.sha256,
+            "objective": identity(objective),
+            "code": fbnetv3.__version__,
+        },
+        "space": space.to_dict(),
+        "objective": dict(objective),
+        "plan": plan.to_dict(),
+    }
+    check(problem_of(settings), plan)
+    return Store.create(folder, settings)
+
+
+def problem_of(settings: Mapping[str, Any]) -> Problem:
+    """Returns the problem that a search's settings describe."""
+    space = space_of(settings)
+    objective = load_objective(settings["objective"])
+    own = getattr(objective, "costs", None)
+    if own is not None:
+        return Problem(space, own, getattr(objective, "allowed", None))
+    if space.layout.arch is None:
+        return Problem(space, lambda _rows: {})
+    num_classes = getattr(objective, "num_classes", 1000)
+
+    def costs(rows: Matrix) -> Mapping[str, npt.NDArray[Any]]:
+        from .cost import costs as exact
+
+        return exact(space, rows, num_classes=num_classes).as_dict()
+
+    return Problem(space, costs)
+
+
+def check(problem: Problem, plan: Plan) -> None:
+    """Looks whether every limit can be reached, before anything is trained.
+
+    Raises:
+        ValueError: a limit names an unknown cost, or is out of reach; the message has the least
+            (or largest) cost that is within reach.
+    """
+    known = problem.costs(problem.space.sample(1, np.random.default_rng(0)))
+    for bounds in (plan.within, *plan.limits):
+        for name, (low, high) in bounds.items():
+            if name not in known:
+                raise ValueError(
+                    f"limit on {name!r}; the known costs are {', '.join(known) or 'none'}"
+                )
+            least = extreme(problem.space, problem.costs, name)[1] if np.isfinite(high) else low
+            most = high
+            if np.isfinite(low):
+                most = extreme(problem.space, problem.costs, name, largest=True)[1]
+            if least > high or most < low:
+                raise ValueError(
+                    f"no candidate has {name} between {low:g} and {high:g}; within reach are "
+                    f"{min(least, most):g} and more"
+                    if least > high
+                    else f"no candidate has {name} of {low:g} or more; the largest is {most:g}"
+                )
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A candidate that was trained again at full length.
+
+    Attributes:
+        genes: canonical gene indices.
+        labels: after the last epoch, one for each seed.
+        costs: known costs.
+        predicted: the predictor's expectation.
+    """
+
+    genes: tuple[int, ...]
+    labels: tuple[float, ...]
+    costs: Mapping[str, float]
+    predicted: float
+
+    @property
+    def mean(self) -> float:
+        """Mean over seeds; minus infinity where a training diverged or is missing."""
+        return float(np.mean(self.labels)) if self.labels else -np.inf
+
+    @property
+    def sd(self) -> float:
+        """Standard deviation over seeds; 0 for one seed."""
+        return float(np.std(self.labels, ddof=1)) if len(self.labels) > 1 else 0.0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a search found for one limit.
+
+    Attributes:
+        limit: cost -> (lowest, highest).
+        contenders: best mean first; empty if nothing within the limit was found.
+        nearest: costs nearest to a limit that is out of reach, else empty.
+    """
+
+    limit: Mapping[str, tuple[float, float]]
+    contenders: tuple[Contender, ...]
+    nearest: Mapping[str, float]
+
+
+def run(
+    store: Store, engine: Engine, *, policy: Policy = PATIENCE, notify: Notify = _unheard
+) -> list[Answer]:
+    """Returns the answers of a search, going on from wherever its store is.
+
+    Raises:
+        ValueError: the settings do not fit, or all labels are NaN.
+        StoreError: the disk is full.
+        TrialError: trials fail one after another.
+    """
+    plan, problem = Plan.from_dict(store.settings["plan"]), problem_of(store.settings)
+    coordinator = Coordinator(store, engine, policy)
+    try:
+        optimizer = Optimizer(problem, plan, store, coordinator, notify)
+        optimizer.pretrain()
+        optimizer.run()
+        optimizer.save_predictor(store.folder / "predictor.safetensors")
+        found = evolve_limits(problem, plan, optimizer, plan.limits)
+        _note_evolution(store, found)
+        notify("evolved", {"limits": len(found)})
+        rankings = [_ranking(problem, optimizer, store, plan, one) for one in found]
+        _train_again(store, plan, optimizer, coordinator, rankings, notify)
+        answers = _answers(store, plan, optimizer, found, rankings)
+    finally:
+        coordinator.cancel()
+    store.set_stage("answers", {"answers": [describe(problem.space, one) for one in answers]})
+    write_answers(store.folder, problem.space, answers)
+    notify("finished", {"answers": len(answers)})
+    return answers
+
+
+def evolve_limits(
+    problem: Problem,
+    plan: Plan,
+    optimizer: Optimizer,
+    limits: tuple[Mapping[str, tuple[float, float]], ...],
+) -> list[Evolved]:
+    """Stage 3: returns the best predicted candidates within each limit."""
+    bounds = [Limit(_both(plan.within, limit)) for limit in limits]
+    return evolve(
+        problem.space,
+        lambda rows: optimizer.predictor.predict(rows).mean,
+        problem.costs,
+        bounds,
+        start=optimizer.pool,
+        rng=np.random.default_rng([plan.seed, 3]),
+        allowed=problem.allowed,
+    )
+
+
+def _both(
+    first: Mapping[str, tuple[float, float]], second: Mapping[str, tuple[float, float]]
+) -> dict[str, tuple[float, float]]:
+    wide = (-np.inf, np.inf)
+    return {
+        name: (
+            max(first.get(name, wide)[0], second.get(name, wide)[0]),
+            min(first.get(name, wide)[1], second.get(name, wide)[1]),
+        )
+        for name in {**first, **second}
+    }
+
+
+def _note_evolution(store: Store, found: list[Evolved]) -> None:
+    content = [
+        {
+            "generations": one.generations,
+            "history": [round(x, 6) for x in one.history if np.isfinite(x)],
+            "nearest": dict(one.nearest),
+            "best": one.rows[:5].tolist(),
+        }
+        for one in found
+    ]
+    store.set_stage("evolution", {"limits": content})
+
+
+def _ranking(
+    problem: Problem, optimizer: Optimizer, store: Store, plan: Plan, found: Evolved
+) -> Matrix:
+    """Returns the `top` candidates to train again: best predicted, and the best label's own."""
+    labels = optimizer.labels()
+    inside = problem.feasible(found.limit.bounds)(labels.matrix) & np.isfinite(labels.values)
+    trained = labels.matrix[inside]
+    rows = problem.space.unique(np.concatenate([found.rows, trained]))
+    if not len(rows):
+        return rows
+    scores = optimizer.predictor.predict(rows).mean
+    chosen = rows[np.argsort(-scores, kind="stable")][: plan.top]
+    if len(trained):
+        best = trained[np.argmax(labels.values[inside])][None]
+        if not (chosen == best).all(1).any():
+            chosen = np.concatenate([chosen[: plan.top - 1], best]) if plan.top > 1 else chosen
+    return chosen
+
+
+def _train_again(
+    store: Store,
+    plan: Plan,
+    optimizer: Optimizer,
+    coordinator: Coordinator,
+    rankings: list[Matrix],
+    notify: Notify,
+) -> None:
+    if not any(batch.kind == "final" for batch in store.batches()):
+        proposals = []
+        for slot, rows in enumerate(rankings):
+            costs = optimizer.costs_of(rows)
+            for row, genes in enumerate(rows):
+                for seed in range(plan.seed, plan.seed + plan.final_seeds):
+                    known = {name: float(cost[row]) for name, cost in costs.items()}
+                    proposals.append(
+                        Proposal(tuple(genes.tolist()), known, plan.epochs, seed, slot)
+                    )
+        batch = Batch(store.batches()[-1].number + 1, "final", {}, plan.predictor)
+        store.add_batch(batch, proposals)
+    notify("round", {"index": plan.rounds + 1, "rounds": plan.rounds})
+    coordinator.complete(lambda _trial: None, optimizer.report)
+
+
+def _answers(
+    store: Store, plan: Plan, optimizer: Optimizer, found: list[Evolved], rankings: list[Matrix]
+) -> list[Answer]:
+    labels: dict[tuple[int, ...], list[float]] = {}
+    for trial in store.trials("done"):
+        if trial.epochs == plan.epochs and trial.origin == "search":
+            value = store.curve(trial.seq)[-1]
+            labels.setdefault(trial.genes, []).append(np.nan if value is None else value)
+    answers = []
+    for limit, one, rows in zip(plan.limits, found, rankings, strict=True):
+        costs = optimizer.costs_of(rows)
+        predicted = optimizer.predictor.predict(rows).mean if len(rows) else np.zeros(0)
+        contenders = [
+            Contender(
+                tuple(genes.tolist()),
+                tuple(labels.get(tuple(genes.tolist()), ())),
+                {name: float(cost[row]) for name, cost in costs.items()},
+                float(predicted[row]),
+            )
+            for row, genes in enumerate(rows)
+        ]
+        # A mean over fewer seeds, or one with a training that diverged, ranks last.
+        contenders.sort(
+            key=lambda c: (
+                len(c.labels) < plan.final_seeds or not np.isfinite(c.mean),
+                -c.mean if np.isfinite(c.mean) else 0.0,
+                c.genes,
+            )
+        )
+        answers.append(Answer(limit, tuple(contenders), one.nearest))
+    return answers

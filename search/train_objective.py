@@ -1,0 +1,150 @@
+"""The objective of a real search: a candidate is trained, its label is validation accuracy.
+
+Label of an epoch: top-1 in percent on images that were held out of the training set by
+`split_seed`, with averaged weights where the recipe has them. Diverged training gives NaN.
+"""
+
+from __future__ import annotations
+
+import math
+import queue
+import shutil
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .recipe import SCHEMA, Recipe
+from .spec import open_space
+
+if TYPE_CHECKING:
+    from .images import ImageSet
+    from .logbook import EpochLog
+
+
+class TrainObjective:
+    """Trains candidates of a space with `train.train`.
+
+    A trial's seed decides first weights, order of images and augmentation; the images themselves
+    are the same for all trials. Checkpoints make a trial that was killed go on from its last
+    epoch, with the same result.
+
+    Args:
+        space: name of a shipped space, or path of one as JSON; it must describe networks.
+        data: folder of images, see `data.open_images`.
+        epochs: length of the schedule, of which early stopping trains the first part only.
+        num_train: images of the training part to train on; None is all that are not held out.
+        num_val: images of the training part to validate on.
+        split_seed: draws both.
+        checkpoints: where running trials keep their state; None keeps none.
+        device: "cpu", "cuda"; None is the GPU where there is one.
+        recipe: recipe fields for all candidates, such as `{"batch_size": 64}`.
+
+    Raises:
+        ValueError: the space describes no network, or the data are too few.
+        FileNotFoundError: the data are not there.
+    """
+
+    def __init__(
+        self,
+        space: str,
+        data: str,
+        *,
+        epochs: int,
+        num_train: int | None = None,
+        num_val: int = 4000,
+        split_seed: int = 0,
+        checkpoints: str | None = None,
+        device: str | None = None,
+        recipe: Mapping[str, Any] | None = None,
+    ) -> None:
+        from .data import hold_out, open_images
+
+        self._space = open_space(space)
+        self._epochs, self._device = epochs, device
+        self._fixed = {**dict(recipe or {}), "epochs": epochs}
+        self._checkpoints = Path(checkpoints) if checkpoints else None
+        images = open_images(Path(data), "train")
+        rest, self._val = hold_out(images, num_val, seed=split_seed)
+        self._train = rest if num_train is None else self._some(rest, num_train, split_seed)
+
+    @staticmethod
+    def _some(images: ImageSet, num: int, seed: int) -> ImageSet:
+        from .data import hold_out
+
+        return images if num >= len(images) else hold_out(images, num, seed=seed + 1)[1]
+
+    def recipe(self, row: Sequence[int]) -> Recipe:
+        """Returns the recipe that a candidate is trained with."""
+        fields = {"schema": SCHEMA, **self._space.recipe(np.array(row)), **self._fixed}
+        return Recipe.from_dict(fields)
+
+    def evaluate(self, row: Sequence[int], *, seed: int, epochs: int) -> Iterator[float]:
+        """Yields top-1 in percent after each of `epochs` epochs, as they come; NaN ends it.
+
+        Raises:
+            ValueError: `epochs` exceeds the schedule.
+        """
+        if not 1 <= epochs <= self._epochs:
+            raise ValueError(f"epochs is {epochs}; expected 1 to {self._epochs}, the schedule")
+        labels: queue.SimpleQueue[float | BaseException | None] = queue.SimpleQueue()
+
+        def work() -> None:
+            try:
+                self._run(row, seed, epochs, lambda log: labels.put(_label(log)))
+                labels.put(None)
+            except BaseException as error:
+                labels.put(error)
+
+        threading.Thread(target=work, daemon=True).start()
+        while (label := labels.get()) is not None:
+            if isinstance(label, BaseException):
+                raise label
+            yield label
+
+    def _run(self, row: Sequence[int], seed: int, epochs: int, on_epoch: Any) -> None:
+        import torch
+
+        from fbnetv3.model import build
+
+        from .batches import default_preprocess, derive_seed
+        from .train import Diverged, Hardware, Run, train
+
+        arch = self._space.decode(np.array(row))[0]
+        plan = self.recipe(row)
+        side = plan.resolution or arch.resolution
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(seed, "weights"))
+            model = build(
+                arch,
+                num_classes=len(self._train.classes),
+                drop_rate=plan.dropout,
+                drop_path_rate=plan.drop_path,
+            )
+        folder = None
+        if self._checkpoints is not None:
+            folder = self._checkpoints / f"{self._space.digest(row)[:24]}-{seed}"
+        run = Run(
+            recipe=plan,
+            preprocess=default_preprocess(self._train, side),
+            seed=seed,
+            folder=folder,
+            stop_epoch=epochs,
+            hardware=Hardware.of(self._device),
+        )
+        try:
+            train(model, self._train, self._val, run, on_epoch=on_epoch)
+        except Diverged:
+            on_epoch(None)
+        if folder is not None:
+            # The labels are safe once read; weights of thousands of candidates are not wanted.
+            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def _label(log: EpochLog | None) -> float:
+    if log is None:
+        return math.nan
+    found = log.top1_pct if log.ema_top1_pct is None else log.ema_top1_pct
+    return math.nan if found is None else found
