@@ -1,0 +1,210 @@
+"""The commands `train` and `eval`: parsing and printing around `train` and `evaluate`."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .logbook import EpochLog
+from .recipe import Recipe
+
+
+def train(
+    data: Annotated[
+        Path,
+        typer.Option(help="Class folders, train/ and val/ of them, CIFAR-10's folder, or parquet."),
+    ],
+    model: Annotated[
+        str, typer.Option(help="Name, name.tag, arch.json, local-dir:DIR, timm:NAME, ...")
+    ] = "fbnetv3_a",
+    out: Annotated[Path, typer.Option(help="Folder of the run; an unfinished one goes on.")] = Path(
+        "run"
+    ),
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Preset or recipe.json. Default: fine-tune with weights, short without."),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="In place of the recipe's.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="In place of the recipe's.")] = None,
+    lr: Annotated[float | None, typer.Option(help="In place of the recipe's.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Another field of the recipe, as field=value; repeatable."),
+    ] = None,
+    pretrained: Annotated[
+        bool | None,
+        typer.Option(help="Start from trained weights; default: if the name has a tag."),
+    ] = None,
+    teacher: Annotated[str | None, typer.Option(help="Distil from this network.")] = None,
+    seed: Annotated[int, typer.Option(help="Of weights, order, augmentation.")] = 0,
+    val_share: Annotated[
+        float, typer.Option(help="Of every class, where the data is one folder.")
+    ] = 0.1,
+    checkpoint_steps: Annotated[
+        int, typer.Option(help="A checkpoint every so many steps beside the one each epoch.")
+    ] = 0,
+    validate_epochs: Annotated[int, typer.Option(help="Validate every so many epochs.")] = 1,
+    accumulate: Annotated[int, typer.Option(help="Passes that make a step.")] = 1,
+    workers: Annotated[int, typer.Option(help="Decoding processes for photos.")] = 2,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda; default: cuda if any.")] = None,
+    plot: Annotated[bool, typer.Option(help="Draw curve.png; needs matplotlib.")] = False,
+) -> None:
+    """Train or fine-tune a network on a folder of images; the same command again goes on."""
+    import torch
+
+    from . import train as training
+    from .batches import default_preprocess
+    from .data import open_train_val
+    from .networks import open_network
+    from .parallel import joined
+
+    hardware = training.Hardware.of(device)
+    with joined(hardware.device) as world:
+        images, val_images = open_train_val(data, val_share=val_share, seed=seed)
+        small = images.pixels is not None and images.pixels.shape[1] <= 48
+        tuned = pretrained if pretrained is not None else _has_weights(model)
+        plan = _recipe(recipe or ("fine-tune" if tuned else "short"), epochs, batch_size, lr, set_)
+        if batch_size is None and recipe is None:
+            plan = _fitting(plan, len(images))
+        torch.manual_seed(seed)
+        network = open_network(
+            model,
+            num_classes=len(images.classes),
+            pretrained=pretrained,
+            small_images=small,
+            dropout=plan.dropout,
+            drop_path=plan.drop_path,
+        )
+        side = plan.resolution or (
+            network.preprocess.crop if network.preprocess else _resolution(network.model, images)
+        )
+        known = network.preprocess
+        preprocess = known if known and known.crop == side else default_preprocess(images, side)
+        if known and known.crop != side:
+            preprocess = dataclasses.replace(preprocess, mean=known.mean, std=known.std)
+        shown = _Progress(plan.epochs) if world.rank == 0 else None
+        run = training.Run(
+            recipe=plan,
+            preprocess=preprocess,
+            seed=seed,
+            folder=out,
+            checkpoint_steps=checkpoint_steps,
+            validate_epochs=validate_epochs,
+            accumulate=accumulate,
+            workers=workers,
+            hardware=hardware,
+        )
+        taught = None
+        if teacher is not None:
+            from .distill import open_teacher
+
+            taught = open_teacher(teacher, images.classes, preprocess, hardware=hardware)
+        result = training.train(
+            network.model,
+            images,
+            val_images,
+            run,
+            teacher=taught,
+            **({"on_epoch": shown.epoch, "on_step": shown.step} if shown else {}),
+        )
+        if shown is not None:
+            shown.close()
+            if plot:
+                from .logbook import plot_curve
+
+                plot_curve(out / "curve.png", result.curve)
+            typer.echo(f"top1 {result.top1_pct:.2f} %, weights in {out / 'model.safetensors'}")
+
+
+class _Progress:
+    """A bar on a terminal, else a line an epoch."""
+
+    def __init__(self, epochs: int) -> None:
+        self._epochs = epochs
+        self._bar: Any = None
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self._bar = Progress(console=Console(stderr=True))
+            self._bar.start()
+            self._task = self._bar.add_task("training")
+
+    def step(self, epoch: int, done: int, steps: int) -> None:
+        """Moves the bar."""
+        if self._bar is not None:
+            self._bar.update(
+                self._task,
+                description=f"epoch {epoch} of {self._epochs}",
+                completed=(epoch - 1) * steps + done,
+                total=self._epochs * steps,
+            )
+
+    def epoch(self, log: EpochLog) -> None:
+        """Prints the line of an epoch."""
+        if self._bar is not None:
+            self._bar.console.print(log.line())
+        else:
+            typer.echo(log.line())
+
+    def close(self) -> None:
+        """Takes the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def _has_weights(name: str) -> bool:
+    return name.startswith(("local-dir:", "hf-hub:")) or (
+        "." in name and not name.endswith(".json") and ":" not in name
+    )
+
+
+def _recipe(
+    name: str,
+    epochs: int | None,
+    batch_size: int | None,
+    lr: float | None,
+    others: list[str] | None,
+) -> Recipe:
+    """Returns a preset or a file's recipe with the given fields replaced."""
+    import json
+
+    from .presets import get_recipe
+
+    found = (
+        Recipe.from_json(Path(name).read_bytes()) if name.endswith(".json") else get_recipe(name)
+    )
+    fields: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
+    fields = {key: value for key, value in fields.items() if value is not None}
+    if epochs is not None and found.warmup_epochs > epochs:
+        fields["warmup_epochs"] = 0.0
+    for item in others or ():
+        key, _, text = item.partition("=")
+        try:
+            fields[key] = json.loads(text)
+        except ValueError:
+            fields[key] = text
+    return Recipe.from_dict({**found.to_dict(), **fields})
+
+
+def _fitting(recipe: Recipe, num_images: int) -> Recipe:
+    """Returns the recipe with a batch of at most an eighth of a small set, the rate with it."""
+    batch = recipe.batch_size
+    while batch > 2 and batch * 8 > num_images:
+        batch //= 2
+    return dataclasses.replace(recipe, batch_size=batch, lr=recipe.lr * batch / recipe.batch_size)
+
+
+def _resolution(model: Any, images: Any) -> int:
+    arch = getattr(model, "arch", None)
+    if arch is not None:
+        return int(arch.resolution)
+    return int(images.pixels.shape[1]) if images.pixels is not None else 224
+
+
+if __name__ == "__main__":
+    typer.run(train)

@@ -1,0 +1,130 @@
+"""Networks to train, teach or evaluate, by name: this package's, timm's, torchvision's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from fbnetv3.arch import Arch
+from fbnetv3.model import build
+from fbnetv3.preprocess import Preprocess
+
+from .data import cifar_arch
+
+TIMM, TORCHVISION = "timm:", "torchvision:"
+
+
+class Network(NamedTuple):
+    """A model, what images go through before it (None: not known), and its class names if known."""
+
+    model: nn.Module
+    preprocess: Preprocess | None = None
+    labels: tuple[str, ...] | None = None
+
+
+def open_network(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    pretrained: bool | None = None,
+    small_images: bool = False,
+    dropout: float = 0.0,
+    drop_path: float = 0.0,
+) -> Network:
+    """Returns the network of a name.
+
+    Args:
+        name: a model of this package, with a tag for trained weights ("fbnetv3_a.meta_in1k"), the path
+            of an architecture's JSON, "local-dir:PATH", "hf-hub:REPO", "timm:NAME" or
+            "torchvision:NAME".
+        num_classes: of the logits; trained weights get a fresh classifier where theirs differs.
+            None keeps what the network has.
+        pretrained: load trained weights; None does so where the name says which.
+        small_images: build a model of this package without weights as `data.cifar_arch` does.
+        dropout: before the classifier.
+        drop_path: stochastic depth.
+
+    Raises:
+        ValueError: the name is unknown, or the network lacks an option that is asked for.
+        FileNotFoundError: a path does not exist, or weights cannot be fetched.
+    """
+    rates = {"drop_rate": dropout, "drop_path_rate": drop_path}
+    if name.startswith(TIMM):
+        return _timm(name.removeprefix(TIMM), num_classes, bool(pretrained), rates)
+    if name.startswith(TORCHVISION):
+        return _torchvision(name.removeprefix(TORCHVISION), num_classes, bool(pretrained), rates)
+    has_weights = name.startswith(("local-dir:", "hf-hub:")) or (
+        "." in name and not name.endswith(".json")
+    )
+    if pretrained or (pretrained is None and has_weights):
+        import fbnetv3
+
+        model = fbnetv3.create(name, pretrained=True, num_classes=num_classes, **rates)
+        cfg = model.pretrained_cfg
+        names = cfg.get("label_names")
+        return Network(model, Preprocess.from_timm_cfg(cfg), tuple(names) if names else None)
+    arch = _arch(name)
+    arch = cifar_arch(arch) if small_images else arch
+    sized = {} if num_classes is None else {"num_classes": num_classes}
+    return Network(build(arch, **sized, **rates))
+
+
+def _arch(name: str) -> Arch:
+    from fbnetv3.registry import get_arch
+
+    if not name.endswith(".json"):
+        return get_arch(name)
+    if not Path(name).is_file():
+        raise FileNotFoundError(f"no architecture file at {name}; check the path")
+    return Arch.from_json(Path(name).read_bytes())
+
+
+def _timm(name: str, num_classes: int | None, pretrained: bool, rates: dict[str, float]) -> Network:
+    import timm
+
+    kwargs: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    try:
+        model = timm.create_model(
+            name, pretrained=pretrained, **kwargs, **{k: v for k, v in rates.items() if v}
+        )
+    except TypeError as error:
+        raise ValueError(
+            f"timm's {name} does not take {', '.join(k for k, v in rates.items() if v)}: {error}; "
+            "set that rate to 0 in the recipe"
+        ) from error
+    except RuntimeError as error:
+        raise ValueError(f"timm cannot make {name!r}: {error}") from error
+    cfg = timm.data.resolve_data_config(model=model)
+    return Network(model, Preprocess.from_timm_cfg(cfg))
+
+
+def _torchvision(
+    name: str, num_classes: int | None, pretrained: bool, rates: dict[str, float]
+) -> Network:
+    from torchvision import models
+
+    if rates["drop_path_rate"]:
+        raise ValueError(
+            f"torchvision's {name} takes no drop_path; set drop_path to 0 in the recipe"
+        )
+    try:
+        weights = models.get_model_weights(name).DEFAULT if pretrained else None
+        kwargs: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+        model = models.get_model(name, weights=None, **kwargs)
+    except ValueError as error:
+        raise ValueError(f"torchvision has no model {name!r}: {error}") from error
+    if weights is not None:
+        own = model.state_dict()
+        state = weights.get_state_dict(progress=False, check_hash=True)
+        # The classifier's shapes differ where the classes do.
+        fitting = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
+        model.load_state_dict(fitting, strict=False)
+    if rates["drop_rate"]:
+        dropouts = [m for m in model.modules() if isinstance(m, nn.Dropout)]
+        if not dropouts:
+            raise ValueError(f"torchvision's {name} has no dropout; set dropout to 0 in the recipe")
+        for module in dropouts:
+            module.p = rates["drop_rate"]
+    return Network(model)

@@ -1,0 +1,117 @@
+"""Data-parallel training under torchrun: who this process is, and batch-norm over all of them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """This process among those that train together.
+
+    Attributes:
+        rank: from 0 to size - 1; 0 writes files.
+        size: processes.
+        nodes: machines. A recipe's batch and learning rate are for one of them.
+    """
+
+    rank: int = 0
+    size: int = 1
+    nodes: int = 1
+
+
+def current_world() -> World:
+    """Returns the initialised process group, or a world of one process."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return World()
+    size = dist.get_world_size()
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+    return World(rank=dist.get_rank(), size=size, nodes=max(1, size // local))
+
+
+@contextlib.contextmanager
+def joined(device: torch.device) -> Iterator[World]:
+    """Joins the processes that torchrun started, where it did, and leaves them at the end."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        yield current_world()
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield current_world()
+    finally:
+        dist.destroy_process_group()
+
+
+def summed(values: Tensor) -> Tensor:
+    """Returns the sum of a tensor over all processes."""
+    if current_world().size > 1:
+        dist.all_reduce(values)
+    return values
+
+
+class AllReduceBatchNorm2d(nn.BatchNorm2d):
+    """Batch-norm whose statistics in training are those of all processes' batches.
+
+    Does what `nn.SyncBatchNorm` does, which has no CPU version. Two reductions of C numbers: the
+    mean first and squared deviations from it second, as the difference of squares loses digits.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the normalised (N, C, H, W)."""
+        if not self.training:
+            return super().forward(x)
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        count = x.numel() // x.shape[1] * dist.get_world_size()
+        mean = all_reduce(x.mean((0, 2, 3))) / dist.get_world_size()
+        centered = x - mean.view(1, -1, 1, 1)
+        var = all_reduce(centered.square().mean((0, 2, 3))) / dist.get_world_size()
+        with torch.no_grad():
+            assert self.momentum is not None
+            self.num_batches_tracked.add_(1)
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var * (count / (count - 1)), self.momentum)
+        scale = torch.rsqrt(var + self.eps) * self.weight
+        return centered * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
+
+
+@contextlib.contextmanager
+def synchronised_batch_norm(model: nn.Module) -> Iterator[None]:
+    """Lets a model's batch-norm see the batches of all processes; the modules are put back after.
+
+    Stand-ins share parameters and buffers with the modules they stand for. Nothing happens in a world
+    of one process.
+    """
+    replaced: list[tuple[nn.Module, str, nn.Module]] = []
+    if current_world().size > 1:
+        for parent in list(model.modules()):
+            for name, child in parent.named_children():
+                if isinstance(child, nn.BatchNorm2d):
+                    replaced.append((parent, name, child))
+        for parent, name, child in replaced:
+            setattr(parent, name, _stand_in(child))
+    try:
+        yield
+    finally:
+        for parent, name, child in replaced:
+            setattr(parent, name, child)
+
+
+def _stand_in(norm: nn.Module) -> nn.Module:
+    assert isinstance(norm, nn.BatchNorm2d)
+    if norm.weight.is_cuda:
+        return nn.SyncBatchNorm.convert_sync_batchnorm(norm)
+    made = AllReduceBatchNorm2d(norm.num_features, eps=norm.eps, momentum=norm.momentum)
+    made.weight, made.bias = norm.weight, norm.bias
+    made.running_mean, made.running_var = norm.running_mean, norm.running_var
+    made.num_batches_tracked = norm.num_batches_tracked
+    return made

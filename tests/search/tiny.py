@@ -1,0 +1,106 @@
+"""A tiny network, data set and run that the tests of training share; also a program to be killed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from fbnetv3.arch import Arch, Row
+from fbnetv3.model import FBNetV3, build
+from fbnetv3.search.batches import default_preprocess
+from fbnetv3.search.images import ImageSet
+from fbnetv3.search.recipe import Recipe
+from fbnetv3.search.train import Hardware, Run
+
+TINY = Arch(
+    resolution=16,
+    stem_channels=8,
+    rows=(
+        Row("MB1", (3, 3), (1, 1), 8, 1, 1, False),
+        Row("MB2", (3, 3), (2, 2), 16, 2, 2, True),
+    ),
+    head_expansion=2,
+    head_channels=32,
+)
+NUM_CLASSES = 4
+
+
+def tiny_model(seed: int = 0, **kwargs: Any) -> FBNetV3:
+    """Returns the network with weights that follow from the seed."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return build(TINY, num_classes=NUM_CLASSES, **kwargs)
+
+
+def tiny_images(num: int = 96, seed: int = 0, classes: int = NUM_CLASSES) -> ImageSet:
+    """Returns noisy images whose class is told by which quarter is bright: learnable in seconds."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(num) % classes
+    pixels = torch.randint(0, 120, (num, 16, 16, 3), generator=generator)
+    for number, label in enumerate(labels.tolist()):
+        top, left = 8 * (label // 2 % 2), 8 * (label % 2)
+        pixels[number, top : top + 8, left : left + 8] += 120
+    return ImageSet(
+        name="tiny",
+        classes=tuple(f"class{n}" for n in range(classes)),
+        labels=labels,
+        pixels=pixels.to(torch.uint8),
+    )
+
+
+def tiny_recipe(**fields: Any) -> Recipe:
+    """Returns a recipe that uses every random part; fields replace its own."""
+    return Recipe(
+        **{
+            "optimizer": "rmsprop",
+            "lr": 0.005,
+            "batch_size": 16,
+            "epochs": 4,
+            "schedule": "cosine",
+            "warmup_epochs": 1.0,
+            "weight_decay": 1e-5,
+            "dropout": 0.2,
+            "drop_path": 0.1,
+            "mixup": 0.2,
+            "ema_decay": 0.9,
+            "label_smoothing": 0.1,
+            "augment": "autoaugment",
+            **fields,
+        }
+    )
+
+
+def tiny_run(folder: Path | None = None, recipe: Recipe | None = None, **fields: Any) -> Run:
+    """Returns a CPU run of the tiny recipe."""
+    recipe = recipe or tiny_recipe()
+    return Run(
+        recipe=recipe,
+        preprocess=default_preprocess(tiny_images(), 16),
+        folder=folder,
+        hardware=Hardware.of("cpu"),
+        **fields,
+    )
+
+
+def main() -> None:
+    """Trains into the folder given, with a checkpoint every second step."""
+    from fbnetv3.search.train import train
+
+    torch.set_num_threads(1)
+    recipe = tiny_recipe()
+    model = tiny_model(drop_rate=recipe.dropout, drop_path_rate=recipe.drop_path)
+    run = tiny_run(Path(sys.argv[1]), recipe, checkpoint_steps=2)
+    # Says when training really begins: importing takes longer than the whole run.
+    train(
+        model,
+        tiny_images(),
+        tiny_images(seed=1),
+        run,
+        on_step=lambda epoch, step, _: print(epoch, step, flush=True),
+    )
+
+
+if __name__ == "__main__":
+    main()
