@@ -1,0 +1,142 @@
+"""Ranges of every activation over calibration images, streamed: memory does not grow with them.
+
+One pass keeps, of every tensor, the mean over images of its smallest and largest value and a
+histogram. All methods are computed from these, so trying another method costs no inference.
+onnxruntime's own histogram calibrators keep every activation of every image until the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# How ranges are taken: extremes over all images; mean over images of each one's extremes; central
+# share of all values; the range with the least squared error of 256 steps.
+METHODS = ("minmax", "mean_minmax", "percentile_99.99", "percentile_99.9", "mse")
+_BINS = 2048
+_MSE_STEPS = 40
+
+
+@dataclass
+class Statistics:
+    """What was seen of one tensor.
+
+    The histogram spans -limit..limit; a larger value doubles the limit, which merges bins in pairs
+    and loses nothing.
+    """
+
+    low: float = np.inf
+    high: float = -np.inf
+    sum_low: float = 0.0
+    sum_high: float = 0.0
+    images: int = 0
+    limit: float = 0.0
+    counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(_BINS, np.int64))
+
+    def add(self, values: NDArray[Any]) -> None:
+        """Takes one image's activation in, of any shape."""
+        low, high = float(values.min()), float(values.max())
+        self.low, self.high = min(self.low, low), max(self.high, high)
+        self.sum_low += low
+        self.sum_high += high
+        self.images += 1
+        top = max(-low, high)
+        if self.limit == 0.0:
+            self.limit = top if top > 0 else 1e-6
+        while top > self.limit:
+            merged = self.counts.reshape(-1, 2).sum(1)
+            self.counts = np.pad(merged, _BINS // 4)
+            self.limit *= 2
+        counted, _ = np.histogram(values, _BINS, (-self.limit, self.limit))
+        self.counts += counted
+
+    def range(self, method: str) -> tuple[float, float]:
+        """Returns the range by one of `METHODS`, zero always in it.
+
+        Raises:
+            ValueError: there is no such method.
+        """
+        if method == "minmax":
+            low, high = self.low, self.high
+        elif method == "mean_minmax":
+            low, high = self.sum_low / self.images, self.sum_high / self.images
+        elif method.startswith("percentile_"):
+            low, high = self._central(float(method.removeprefix("percentile_")) / 100)
+        elif method == "mse":
+            low, high = self._least_error()
+        else:
+            raise ValueError(f"method is {method!r}; expected one of {', '.join(METHODS)}")
+        return min(low, 0.0), max(high, 0.0)
+
+    def _central(self, share: float) -> tuple[float, float]:
+        cumulated = np.cumsum(self.counts) / self.counts.sum()
+        edges = np.linspace(-self.limit, self.limit, _BINS + 1)
+        tail = (1 - share) / 2
+        first = int(np.searchsorted(cumulated, tail, side="right"))
+        last = int(np.searchsorted(cumulated, 1 - tail))
+        return max(self.low, float(edges[first])), min(self.high, float(edges[last + 1]))
+
+    def _least_error(self) -> tuple[float, float]:
+        edges = np.linspace(-self.limit, self.limit, _BINS + 1)
+        centres = (edges[1:] + edges[:-1]) / 2
+        full = min(self.low, 0.0), max(self.high, 0.0)
+        best, best_error = full, np.inf
+        for shrink in np.linspace(1.0, 0.2, _MSE_STEPS):
+            low, high = full[0] * shrink, full[1] * shrink
+            # Hard-swish never goes below -0.375: cutting there costs much and gains nothing.
+            for chosen in ((low, high), (full[0], high)):
+                step = (chosen[1] - chosen[0]) / 255
+                if step <= 0:
+                    continue
+                # Rounding errors are uniform within a step; what lies outside is cut off.
+                beyond = centres - centres.clip(*chosen)
+                error = float((self.counts * (beyond**2 + step**2 / 12 * (beyond == 0))).sum())
+                if error < best_error:
+                    best, best_error = chosen, error
+        return best
+
+
+def collect(model: Any, batches: Iterable[NDArray[Any]]) -> dict[str, Statistics]:
+    """Returns the statistics of every float activation of a model over all images.
+
+    Args:
+        model: an `onnx.ModelProto` with shapes inferred.
+        batches: inputs as it takes them; each image counts for itself.
+
+    Raises:
+        ValueError: there are no images.
+    """
+    import onnx
+    import onnxruntime as ort
+
+    from .artefact import INPUT
+
+    seen = onnx.ModelProto()
+    seen.CopyFrom(model)
+    constant = {tensor.name for tensor in seen.graph.initializer}
+    values = [value for node in seen.graph.node for value in node.output if value not in constant]
+    present = {output.name for output in seen.graph.output}
+    for value in values:
+        if value not in present:
+            kind = onnx.TensorProto.FLOAT
+            seen.graph.output.append(onnx.helper.make_tensor_value_info(value, kind, None))
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    # Fusing would take away the tensors that are asked for.
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(seen.SerializeToString(), options, ["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    found: dict[str, Statistics] = {name: Statistics() for name in (INPUT, *names)}
+    for batch in batches:
+        for number in range(len(batch)):
+            image = batch[number : number + 1]
+            found[INPUT].add(image)
+            for name, result in zip(names, session.run(names, {INPUT: image}), strict=True):
+                found[name].add(result)
+    if not found[INPUT].images:
+        raise ValueError("no calibration images; give at least one, a few hundred are better")
+    return found

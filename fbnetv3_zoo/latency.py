@@ -1,0 +1,317 @@
+"""How long something takes, measured so that the number can be trusted.
+
+Contestants are warmed up until they are steady, then run in turns, so that whatever else the
+machine does falls on all of them. A result carries its spread, an interval for its median, and a
+verdict when the machine was too busy to say. The edge of this file: it times functions; `runners`
+makes functions of models.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Warm-up ends when the medians of two successive windows differ by less than this.
+_STEADY = 0.02
+_WINDOW = 5
+# A quarter of the samples may lie this far apart before a result is called noisy.
+_MAX_IQR = 0.15
+_BOOTSTRAPS = 1000
+_PACKAGES = [
+    "fbnetv3-zoo",
+    "numpy",
+    "torch",
+    "timm",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "nncf",
+    "executorch",
+]
+_FLAGS = [
+    "avx2",
+    "avx512f",
+    "avx512_vnni",
+    "avx_vnni",
+    "avx512_bf16",
+    "amx_bf16",
+    "amx_int8",
+    "asimd",
+    "bf16",
+    "i8mm",
+]
+
+
+def _nothing() -> None:
+    """Does nothing: most contestants need no preparation."""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """Something to be timed.
+
+    Attributes:
+        name: of it.
+        run: one whole run, such as the inference of one batch.
+        prepare: called, untimed, before each turn: sets what contestants would take from each
+            other, such as torch's number of threads.
+        cuda: whether it runs on a CUDA device: it is timed with events then.
+    """
+
+    name: str
+    run: Callable[[], object]
+    prepare: Callable[[], None] = _nothing
+    cuda: bool = False
+
+
+@dataclass(frozen=True)
+class Latency:
+    """What was measured of one contestant; milliseconds of wall time unless said otherwise.
+
+    Attributes:
+        name: of the contestant.
+        num_runs: samples behind the figures.
+        min_ms: fastest.
+        median_ms: half of the runs were faster.
+        low_ms: 95 % interval of the median, lower end (bootstrap).
+        high_ms: 95 % interval of the median, upper end.
+        p90_ms: nine in ten runs were faster.
+        p99_ms: ninety-nine in a hundred runs were faster.
+        cpu_ms: median of the processor time of all threads; equals the wall time of one thread on
+            a quiet machine. None on a GPU.
+        first_ms: the very first run: compilation and allocation are in it.
+        num_warmup: runs before the samples.
+        verdict: "ok", or why the figures are not to be trusted.
+    """
+
+    name: str
+    num_runs: int
+    min_ms: float
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    p90_ms: float
+    p99_ms: float
+    cpu_ms: float | None
+    first_ms: float
+    num_warmup: int
+    verdict: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the figures as plain JSON types."""
+        return asdict(self)
+
+
+@dataclass
+class _Samples:
+    wall: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
+
+
+def measure(
+    contestants: Sequence[Contestant],
+    *,
+    min_runs: int = 100,
+    max_seconds: float = 60.0,
+    turn: int = 5,
+    seed: int = 0,
+) -> list[Latency]:
+    """Returns the latency of each contestant, in the order given.
+
+    Args:
+        contestants: to be timed against each other, all of them ready to run.
+        min_runs: samples wanted of each.
+        max_seconds: for all of them together, warm-up apart; fewer samples are taken where they do
+            not fit, and the verdict says so below 20.
+        turn: timed runs before the next contestant's turn; one more is run untimed at its start,
+            which finds the caches cold.
+        seed: of the order of the turns and the bootstrap.
+
+    Raises:
+        ValueError: there are no contestants, two share a name, or a number is out of range.
+    """
+    names = [contestant.name for contestant in contestants]
+    if not names or len(set(names)) != len(names):
+        raise ValueError(f"contestants are {names}; expected at least one, each with its own name")
+    if min_runs < 1 or max_seconds <= 0 or turn < 1:
+        raise ValueError(
+            f"min_runs={min_runs}, max_seconds={max_seconds}, turn={turn}; expected numbers above 0"
+        )
+    rng = np.random.default_rng(seed)
+    load = _load()
+    warm = {contestant.name: _warm_up(contestant) for contestant in contestants}
+    samples = {name: _Samples() for name in names}
+    deadline = time.monotonic() + max_seconds
+    while any(len(taken.wall) < min_runs for taken in samples.values()):
+        for number in rng.permutation(len(contestants)):
+            _take_turn(contestants[number], samples[names[number]], turn)
+        if time.monotonic() > deadline:
+            break
+    return [
+        _summary(contestant, samples[contestant.name], *warm[contestant.name], load=load, rng=rng)
+        for contestant in contestants
+    ]
+
+
+def _warm_up(contestant: Contestant, max_windows: int = 12) -> tuple[float, int]:
+    """Runs until steady; returns the first run's milliseconds and the number of runs."""
+    contestant.prepare()
+    first, _ = _time(contestant)
+    previous, runs = np.inf, 1
+    for _window in range(max_windows):
+        current = statistics.median(_time(contestant)[0] for _ in range(_WINDOW))
+        runs += _WINDOW
+        if abs(current - previous) < _STEADY * current:
+            break
+        previous = current
+    return first, runs
+
+
+def _take_turn(contestant: Contestant, samples: _Samples, turn: int) -> None:
+    contestant.prepare()
+    contestant.run()
+    for _ in range(turn):
+        wall, cpu = _time(contestant)
+        samples.wall.append(wall)
+        samples.cpu.append(cpu)
+
+
+def _time(contestant: Contestant) -> tuple[float, float]:
+    """Returns the milliseconds of one run: of wall time (on a GPU: of the GPU), of CPU time."""
+    if contestant.cuda:
+        return _time_on_gpu(contestant.run), 0.0
+    cpu = time.process_time_ns()
+    wall = time.perf_counter_ns()
+    contestant.run()
+    wall = time.perf_counter_ns() - wall
+    return wall / 1e6, (time.process_time_ns() - cpu) / 1e6
+
+
+def _time_on_gpu(run: Callable[[], object]) -> float:
+    import torch
+
+    event: Any = torch.cuda.Event  # torch types no events
+    start, end = event(enable_timing=True), event(enable_timing=True)
+    torch.cuda.synchronize()
+    start.record()
+    run()
+    end.record()
+    end.synchronize()
+    return float(start.elapsed_time(end))
+
+
+def _summary(
+    contestant: Contestant,
+    samples: _Samples,
+    first_ms: float,
+    num_warmup: int,
+    *,
+    load: float,
+    rng: np.random.Generator,
+) -> Latency:
+    wall = np.array(samples.wall)
+    low, high = _interval(wall, rng)
+    return Latency(
+        name=contestant.name,
+        num_runs=len(wall),
+        min_ms=float(wall.min()),
+        median_ms=float(np.median(wall)),
+        low_ms=low,
+        high_ms=high,
+        p90_ms=float(np.percentile(wall, 90)),
+        p99_ms=float(np.percentile(wall, 99)),
+        cpu_ms=None if contestant.cuda else float(np.median(samples.cpu)),
+        first_ms=first_ms,
+        num_warmup=num_warmup,
+        verdict=_verdict(wall, load),
+    )
+
+
+def _interval(values: NDArray[np.float64], rng: np.random.Generator) -> tuple[float, float]:
+    draws = rng.choice(values, (_BOOTSTRAPS, len(values)))
+    low, high = np.percentile(np.median(draws, axis=1), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _verdict(wall: NDArray[np.float64], load: float) -> str:
+    reasons = []
+    quarter, middle, three = np.percentile(wall, [25, 50, 75])
+    if (three - quarter) / middle > _MAX_IQR:
+        reasons.append(f"half of the runs spread over {100 * (three - quarter) / middle:.0f} %")
+    cpus = os.cpu_count() or 1
+    if load > cpus:
+        reasons.append(f"load {load:.1f} on {cpus} processors before the start")
+    if len(wall) < 20:
+        reasons.append(f"{len(wall)} runs only")
+    return "noisy: " + "; ".join(reasons) if reasons else "ok"
+
+
+def _load() -> float:
+    """Returns how many processes wanted a processor in the last minute; 0 where unknown."""
+    try:
+        return os.getloadavg()[0]
+    except (AttributeError, OSError):
+        return 0.0
+
+
+def environment() -> dict[str, Any]:
+    """Returns what a latency depends on besides the network: machine, load, versions."""
+    found: dict[str, Any] = {
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "load_1min": round(_load(), 2),
+        "num_cpus": os.cpu_count(),
+        **_processor(),
+    }
+    governor = _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
+    quota = _read("/sys/fs/cgroup/cpu.max")
+    found |= {"governor": governor or "unknown", "cgroup_cpu_max": quota or "none"}
+    with contextlib.suppress(AttributeError):  # not on macOS and Windows
+        found["affinity"] = len(os.sched_getaffinity(0))
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found | _gpu()
+
+
+def _processor() -> dict[str, Any]:
+    pairs: dict[str, str] = {}
+    for line in _read("/proc/cpuinfo").splitlines():
+        key, _, value = line.partition(":")
+        pairs.setdefault(key.strip(), value.strip())
+    flags = set((pairs.get("flags") or pairs.get("Features") or "").split())
+    return {
+        "cpu": pairs.get("model name") or platform.processor() or platform.machine(),
+        "cpu_flags": [flag for flag in _FLAGS if flag in flags],
+    }
+
+
+def _gpu() -> dict[str, Any]:
+    import sys
+
+    # Whoever measures on a GPU has imported torch; a CPU measurement need not pay for it.
+    torch: Any = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_available():
+        return {}
+    return {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
