@@ -17,7 +17,8 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any, Protocol
 
-from .worker import Outcome, Task
+from .objective import Objective
+from .worker import Outcome, Task, run_task
 
 
 class Engine(Protocol):
@@ -177,6 +178,37 @@ class LocalEngine:
             return None
         worker.task, worker.buffer = None, rest
         return Outcome(**json.loads(line))
+
+
+class InlineEngine:
+    """Trials one after another in this process, for labels that cost next to nothing."""
+
+    name = "inline"
+    heartbeats = False
+
+    def __init__(self, objective: Objective) -> None:
+        self._objective, self._waiting = objective, list[Task]()
+
+    def capacity(self) -> int:
+        """Returns how many more tasks fit into a poll."""
+        return 256 - len(self._waiting)
+
+    def submit(self, task: Task) -> None:
+        """Queues a task for the next poll."""
+        self._waiting.append(task)
+
+    def poll(self, timeout_s: float) -> list[Outcome]:
+        """Runs all queued tasks."""
+        tasks, self._waiting = self._waiting, []
+        return [run_task(self._objective, task) for task in tasks]
+
+    def cancel(self, trial: str) -> None:
+        """Forgets a queued task."""
+        self._waiting = [task for task in self._waiting if task.trial != trial]
+
+    def close(self) -> None:
+        """Forgets everything."""
+        self._waiting = []
 
 
 def _send(worker: _Worker, line: str) -> None:

@@ -169,9 +169,12 @@ def to_optuna(store: Store, space: Space, url: str) -> int:
         params = space.values(np.array(trial.genes))
         curve = store.curve(trial.seq)
         diverged = curve[-1] is None
+        states = optuna.trial.TrialState
         trials.append(
             optuna.trial.create_trial(
-                state=optuna.trial.TrialState.FAIL if diverged else None,
+                state=optuna.trial.TrialState.FAIL
+                if diverged
+                else optuna.trial.TrialState.COMPLETE,
                 params=params,
                 distributions={key: choices[key] for key in params},
                 value=None if diverged else curve[-1],

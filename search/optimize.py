@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy.typing as npt
 
 from .coordinator import Coordinator, Progress
 from .earlystop import find_early_stop
-from .evolve import CostsOf, Limit
+from .evolve import CostsOf, Limit, extreme
 from .predictor import (
     AutoPredictor,
     MlpPredictor,
@@ -50,13 +51,14 @@ class Plan:
         pool: candidates of the pool (quasi-random, distinct, within `within`).
         batch: trials of a round.
         rounds: rounds after the random first one.
-        epochs: of a full training.
+        epochs: of a full training; 0 is what the objective has.
         early_stop: shorten trainings after the first round where its rankings allow it.
         bin_by: the cost that rounds are spread over; empty takes the first that is known.
         bins: "equal", "quantile" or "none", see `select`.
         within: bounds that every candidate keeps, as cost -> (lowest, highest).
         predictor: "paper", "nars", "gp", or "auto", the better of the last two at each fit.
-        target: what the predictor sees of a label: "log_error" (percent) or "raw".
+        target: what the predictor sees of a label, "log_error" (of percent) or "raw"; empty is
+            what the objective says.
         limits: what to find the best network for, each as cost -> (lowest, highest).
         top: candidates for each limit that are trained again at full length.
         final_seeds: seeds of that, the search's own included; the best mean wins.
@@ -69,19 +71,19 @@ class Plan:
     pool: int = 20_000
     batch: int = 48
     rounds: int = 5
-    epochs: int = 1
+    epochs: int = 0
     early_stop: bool = True
     bin_by: str = ""
     bins: str = "equal"
     within: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     predictor: str = "auto"
-    target: str = "log_error"
+    target: str = ""
     limits: tuple[Mapping[str, tuple[float, float]], ...] = ({},)
     top: int = 5
     final_seeds: int = 3
 
     def __post_init__(self) -> None:
-        least = {"pool": 2, "batch": 2, "rounds": 0, "epochs": 1, "top": 1, "final_seeds": 1}
+        least = {"pool": 2, "batch": 2, "rounds": 0, "epochs": 0, "top": 1, "final_seeds": 1}
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least {low}")
@@ -134,11 +136,35 @@ class Problem:
         space: the candidates.
         costs: (P, num_genes) -> cost -> (P,), known without training; may give none.
         allowed: further candidates to leave out, such as those a table does not have.
+        rows: (N, num_genes) all candidates, where they are few enough to be listed.
     """
 
     space: Space
     costs: CostsOf
     allowed: Feasible | None = None
+    rows: Matrix | None = None
+
+    def extreme(self, name: str, *, largest: bool = False) -> float:
+        """Returns the least or the largest cost within reach."""
+        if self.rows is None:
+            return extreme(self.space, self.costs, name, largest=largest)[1]
+        values = np.asarray(self.costs(self.rows)[name], np.float64)
+        return float(values.max() if largest else values.min())
+
+    def pool(self, num: int, *, seed: int, within: Mapping[str, tuple[float, float]]) -> Matrix:
+        """Returns up to `num` feasible candidates: quasi-random, or of those that are listed.
+
+        Raises:
+            ValueError: no candidate is feasible.
+        """
+        feasible = self.feasible(within)
+        if self.rows is None:
+            return self.space.pool(num, seed=seed, feasible=feasible)
+        order = np.random.default_rng([seed, 1]).permutation(len(self.rows))
+        found = self.rows[order][feasible(self.rows[order])]
+        if not len(found):
+            raise ValueError(f"none of {len(self.rows)} candidates is within {dict(within)}")
+        return found[:num]
 
     def feasible(self, bounds: Mapping[str, tuple[float, float]]) -> Feasible:
         """Returns the test whether candidates keep some bounds, known before any training."""
@@ -193,9 +219,7 @@ class Optimizer:
     ) -> None:
         self._problem, self._plan, self._store = problem, plan, store
         self._coordinator, self._notify = coordinator, notify
-        self.pool = problem.space.pool(
-            plan.pool, seed=plan.seed, feasible=problem.feasible(plan.within)
-        )
+        self.pool = problem.pool(plan.pool, seed=plan.seed, within=plan.within)
         self.costs = self.costs_of(self.pool)
         if len(self.pool) < plan.batch:
             raise ValueError(
@@ -260,9 +284,7 @@ class Optimizer:
                 self._propose(index)
             batch = self._rounds()[index]
             self._notify("round", {"index": index, "rounds": self._plan.rounds})
-            self._coordinator.complete(
-                lambda trial, n=index: self._replacement(trial, n), self.report
-            )
+            self._coordinator.complete(partial(self._replacement, index), self.report)
             if index == 0:
                 self._stop_early(batch)
             self._close(index)
@@ -355,7 +377,7 @@ class Optimizer:
             taken=taken,
         )
 
-    def _replacement(self, trial: Trial, index: int) -> Proposal:
+    def _replacement(self, index: int, trial: Trial) -> Proposal:
         """Returns what takes the place of a trial that failed: the next best of its bin."""
         taken = self._taken()
         if index == 0:

@@ -79,8 +79,14 @@ class _Page:
         self.cost = next(iter(self.trials[0].costs), "") if self.trials else ""
 
     def _labels(self) -> dict[int, float]:
-        labels = self.store.labels()
-        return dict(zip(labels.seq.tolist(), labels.values.tolist(), strict=True))
+        """Returns trial -> label: of rounds after the epoch that all share, else after the last."""
+        epoch = self.stages.get("early_stop", {}).get("epoch")
+        found = [self.store.labels(), self.store.labels(epoch, kinds=SEARCH_KINDS)]
+        return {
+            seq: value
+            for labels in found
+            for seq, value in zip(labels.seq.tolist(), labels.values.tolist(), strict=True)
+        }
 
     def summary(self) -> str:
         counts = self.store.counts()
@@ -126,7 +132,8 @@ class _Page:
             )
         if not rows:
             return "<p class='none'>The search has not come to its end yet.</p>"
-        head = "<tr><th>#</th><th>limit</th><th>label, mean over seeds</th><th>next best</th>"
+        head = "<tr><th>#</th><th>limit</th><th class='num'>label, mean over seeds</th>"
+        head += "<th class='num'>next best</th>"
         return (
             f"<div class='scroll'><table><thead>{head}<th>costs</th><th>genes</th></tr></thead>"
             f"<tbody>{''.join(rows)}</tbody></table></div>"
@@ -166,14 +173,17 @@ class _Page:
         ]  # fmt: skip
         points = [
             (t.costs[self.cost], self.label[t.seq])
-            for t in self._done()
+            for t in self._done(*SEARCH_KINDS, "import")
             if np.isfinite(self.label[t.seq])
         ]
         front = pareto(points)
         series.append(
             Series("Pareto front", [x for x, _ in front], [y for _, y in front], "steps", "ink")
         )
-        return chart(series, x=self.cost, y="label")
+        epoch = self.stages.get("early_stop", {}).get("epoch", self.plan["epochs"])
+        note = f"Labels of rounds after epoch {epoch}, of those trained again after "
+        note += f"{self.plan['epochs']}; the front is that of the rounds."
+        return f"{chart(series, x=self.cost, y='label')}<p class='note'>{note}</p>"
 
     def _title(self, trial: Trial) -> str:
         return (
@@ -211,12 +221,12 @@ class _Page:
     def best_so_far(self) -> str:
         done = self._done(*SEARCH_KINDS)
         values = [self.label[t.seq] for t in done]
-        best = np.maximum.accumulate(np.where(np.isfinite(values), values, -np.inf)) if done else []
+        best = np.maximum.accumulate(np.nan_to_num(np.array(values), nan=-np.inf)).tolist()
         count = list(range(1, len(done) + 1))
         return chart(
             [
                 Series("trial", count, values, css="r2", titles=[self._title(t) for t in done]),
-                Series("best so far", count, list(best), "steps", "ink"),
+                Series("best so far", count, best, "steps", "ink"),
             ],
             x="trials trained",
             y="label",
@@ -417,6 +427,7 @@ margin-right:6px}
 table{border-collapse:collapse;width:100%;font-size:13px;font-variant-numeric:tabular-nums}
 th,td{text-align:left;padding:5px 10px;border-bottom:1px solid var(--line);vertical-align:top}
 td{white-space:nowrap}td.genes{white-space:normal;min-width:320px;color:var(--soft)}
+th.num{text-align:right}
 th{white-space:nowrap;color:var(--soft);font-weight:600}
 #trials th{cursor:pointer;user-select:none}#trials th[data-on]{color:var(--ink)}
 .num{text-align:right}

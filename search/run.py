@@ -9,6 +9,7 @@ limit (stage 3); the best few of each limit trained again with more seeds, and t
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,9 @@ import fbnetv3
 
 from .coordinator import Coordinator, Policy
 from .engine import Engine
-from .evolve import Evolved, Limit, evolve, extreme
+from .evolve import Evolved, Limit, evolve
 from .export import describe, write_answers
+from .objective import TableObjective
 from .optimize import Notify, Optimizer, Plan, Problem
 from .space import Matrix, Space
 from .spec import identity, load_objective, space_of
@@ -38,10 +40,13 @@ def _unheard(_name: str, _fields: Mapping[str, Any]) -> None:
 def create(folder: Path, *, space: Space, objective: Mapping[str, Any], plan: Plan) -> Store:
     """Returns the store of a new search, after looking whether it can be carried out at all.
 
+    Where the plan has 0 epochs or no target, the objective's own are taken.
+
     Raises:
         ValueError: space, objective, and plan do not fit together, or no candidate is feasible.
         FileNotFoundError: a file of the objective does not exist.
     """
+    made = load_objective(objective)
     settings = {
         "identity": {
             "space": space.sha256,
@@ -50,27 +55,39 @@ def create(folder: Path, *, space: Space, objective: Mapping[str, Any], plan: Pl
         },
         "space": space.to_dict(),
         "objective": dict(objective),
-        "plan": plan.to_dict(),
+        "num_classes": getattr(made, "num_classes", 1000),
+        "plan": dataclasses.replace(
+            plan,
+            epochs=plan.epochs or getattr(made, "epochs", 1),
+            target=plan.target or getattr(made, "target", "log_error"),
+        ).to_dict(),
     }
+    listed = getattr(made, "space", None)
+    if isinstance(made, TableObjective) and listed != space:
+        raise ValueError(
+            f"the table is of space {made.space.name!r}; the search's is {space.name!r}"
+        )
     check(problem_of(settings), plan)
     return Store.create(folder, settings)
 
 
 def problem_of(settings: Mapping[str, Any]) -> Problem:
     """Returns the problem that a search's settings describe."""
-    space = space_of(settings)
-    objective = load_objective(settings["objective"])
+    space, objective = space_of(settings), None
+    if settings["objective"]["kind"] != "train":
+        objective = load_objective(settings["objective"])
+    if isinstance(objective, TableObjective):
+        return Problem(space, objective.costs, objective.allowed, objective.rows)
     own = getattr(objective, "costs", None)
     if own is not None:
-        return Problem(space, own, getattr(objective, "allowed", None))
+        return Problem(space, own)
     if space.layout.arch is None:
         return Problem(space, lambda _rows: {})
-    num_classes = getattr(objective, "num_classes", 1000)
 
     def costs(rows: Matrix) -> Mapping[str, npt.NDArray[Any]]:
         from .cost import costs as exact
 
-        return exact(space, rows, num_classes=num_classes).as_dict()
+        return exact(space, rows, num_classes=settings["num_classes"]).as_dict()
 
     return Problem(space, costs)
 
@@ -89,16 +106,13 @@ def check(problem: Problem, plan: Plan) -> None:
                 raise ValueError(
                     f"limit on {name!r}; the known costs are {', '.join(known) or 'none'}"
                 )
-            least = extreme(problem.space, problem.costs, name)[1] if np.isfinite(high) else low
-            most = high
-            if np.isfinite(low):
-                most = extreme(problem.space, problem.costs, name, largest=True)[1]
-            if least > high or most < low:
+            if np.isfinite(high) and (least := problem.extreme(name)) > high:
                 raise ValueError(
-                    f"no candidate has {name} between {low:g} and {high:g}; within reach are "
-                    f"{min(least, most):g} and more"
-                    if least > high
-                    else f"no candidate has {name} of {low:g} or more; the largest is {most:g}"
+                    f"no candidate has {name} of {high:g} or less; the least is {least:g}"
+                )
+            if np.isfinite(low) and (most := problem.extreme(name, largest=True)) < low:
+                raise ValueError(
+                    f"no candidate has {name} of {low:g} or more; the largest is {most:g}"
                 )
 
 

@@ -58,6 +58,8 @@ def identity(spec: Mapping[str, Any]) -> dict[str, Any]:
         if not path.is_file():
             raise FileNotFoundError(f"no table at {path}; expected a table of labels")
         kept["table"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    if str(kept.get("target")).partition(":")[0].endswith(".py"):
+        kept["target"] = Path(kept["target"]).name
     if "data" in kept:
         kept["data"] = Path(kept["data"]).name
     return kept

@@ -63,12 +63,17 @@ class TrainObjective:
         from .data import hold_out, open_images
 
         self._space = open_space(space)
-        self._epochs, self._device = epochs, device
+        self.epochs, self._device = epochs, device
         self._fixed = {**dict(recipe or {}), "epochs": epochs}
         self._checkpoints = Path(checkpoints) if checkpoints else None
         images = open_images(Path(data), "train")
         rest, self._val = hold_out(images, num_val, seed=split_seed)
         self._train = rest if num_train is None else self._some(rest, num_train, split_seed)
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the data."""
+        return len(self._train.classes)
 
     @staticmethod
     def _some(images: ImageSet, num: int, seed: int) -> ImageSet:
@@ -87,8 +92,8 @@ class TrainObjective:
         Raises:
             ValueError: `epochs` exceeds the schedule.
         """
-        if not 1 <= epochs <= self._epochs:
-            raise ValueError(f"epochs is {epochs}; expected 1 to {self._epochs}, the schedule")
+        if not 1 <= epochs <= self.epochs:
+            raise ValueError(f"epochs is {epochs}; expected 1 to {self.epochs}, the schedule")
         labels: queue.SimpleQueue[float | BaseException | None] = queue.SimpleQueue()
 
         def work() -> None:
@@ -119,7 +124,7 @@ class TrainObjective:
             torch.manual_seed(derive_seed(seed, "weights"))
             model = build(
                 arch,
-                num_classes=len(self._train.classes),
+                num_classes=self.num_classes,
                 drop_rate=plan.dropout,
                 drop_path_rate=plan.drop_path,
             )

@@ -1,7 +1,8 @@
 """A small problem with a known answer, and with every kind of trouble, for the tests of engines.
 
 A candidate of genes g with the seed s has after epoch k the label
-70 + sum(w g) - 10 / k + noise(g, s), so that the ranking is the same after every epoch.
+70 + sum(w g) + noise(g, s) + (early(g) - 10) / k, so that early epochs rank otherwise than late
+ones.
 """
 
 import hashlib
@@ -43,7 +44,7 @@ class Toy:
         name = ",".join(str(int(gene)) for gene in row)
         trouble = self._trouble.get(name, self._trouble.get("*", ""))
         digest = hashlib.sha256(f"{name}:{seed}".encode()).digest()
-        noise = np.random.default_rng(list(digest)).normal() * self._noise
+        noise, early = np.random.default_rng(list(digest)).normal(size=2) * (self._noise, 2)
         top = 70 + float(np.dot(WEIGHTS[: len(row)], row)) + noise
         for epoch in range(1, epochs + 1):
             time.sleep(self._sleep_s)
@@ -51,7 +52,7 @@ class Toy:
                 self._make(trouble, name)
             if trouble == "short" and epoch == 2:
                 return
-            yield math.nan if trouble == "nan" and epoch == 2 else top - 10 / epoch
+            yield math.nan if trouble == "nan" and epoch == 2 else top + (early - 10) / epoch
 
     def costs(self, rows: np.ndarray[Any, Any]) -> dict[str, np.ndarray[Any, Any]]:
         """Returns costs that grow with some genes that pay, and some that do not."""
