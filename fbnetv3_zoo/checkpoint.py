@@ -51,6 +51,7 @@ _DECODE_ERRORS = (
     RuntimeError,
     TypeError,
     ValueError,
+    Warning,  # where the caller turned warnings into errors
     struct.error,
     zipfile.BadZipFile,
     safetensors.SafetensorError,
@@ -189,7 +190,8 @@ def _listing(heading: str, items: list[str]) -> str:
 def _read_content(content: bytes) -> dict[str, Tensor]:
     # First, as the length at its start may begin with any byte, also with those of the others.
     if content[8:9] == b"{" and int.from_bytes(content[:8], "little") <= len(content) - 8:
-        return _strip_module(safetensors.torch.load(content))
+        # The library gives them in an order that changes from call to call.
+        return _strip_module(dict(sorted(safetensors.torch.load(content).items())))
     if content.startswith(b"PK\x03\x04"):
         return _read_zip(content)
     if content.startswith(b"\x80"):

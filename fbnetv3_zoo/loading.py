@@ -102,7 +102,7 @@ def _replace_classifier(
         del tensors[name]
     if model.num_classes:
         fresh = nn.Linear(model.head_hidden_size, model.num_classes)
-        like = next(iter(tensors.values()))
+        like = tensors[STEM]
         for name, value in fresh.state_dict().items():
             tensors[f"{CLASSIFIER}.{name}"] = value.to(device=like.device, dtype=like.dtype)
     logger.info(

@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import hashlib
+import importlib
 import json
 import threading
 import time
@@ -81,10 +82,12 @@ def test_a_fine_tuned_model_goes_to_timm_and_comes_back(tmp_path: Path) -> None:
     save_pretrained(model, tmp_path / "ours", preprocess=preprocess, labels=labels)
     assert detect_dialect(read_tensors(tmp_path / "ours" / "model.safetensors")) == "timm"
 
-    theirs = timm.create_model(f"local-dir:{tmp_path / 'ours'}", pretrained=True).eval()
+    # timm's types say less than its models have.
+    theirs: Any = timm.create_model(f"local-dir:{tmp_path / 'ours'}", pretrained=True).eval()
     assert type(theirs).__module__.startswith("timm.")
     torch.testing.assert_close(logits(theirs), logits(model), rtol=0, atol=1e-5)
-    data = timm.data.resolve_model_data_config(theirs)
+    resolve: Any = importlib.import_module("timm.data").resolve_model_data_config
+    data = resolve(theirs)
     assert tuple(data["input_size"]) == (3, 256, 256)
     assert data["crop_pct"] == preprocess.crop_pct
     assert theirs.pretrained_cfg["label_names"] == labels
