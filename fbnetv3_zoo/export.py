@@ -281,7 +281,8 @@ class _Whole(nn.Module):
         return self.model(x)  # type: ignore[no-any-return]
 
 
-def _inference_graph(model: FBNetV3, artefact: Artefact) -> nn.Module:
+def inference_graph(model: FBNetV3, artefact: Artefact) -> nn.Module:
+    """Returns what a file computes, ready for an exporter: folded, plain, on the processor."""
     folded = fold_batch_norm(model).cpu().float()
     folded = folded.to(memory_format=torch.contiguous_format)
     for module in folded.modules():
@@ -313,7 +314,7 @@ def _trace(model: FBNetV3, artefact: Artefact, dynamic: Dynamic | None, opset: i
     try:
         with _quiet():
             program = torch.onnx.export(
-                _inference_graph(model, artefact),
+                inference_graph(model, artefact),
                 (example,),
                 dynamo=True,
                 opset_version=opset,

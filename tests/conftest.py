@@ -11,7 +11,10 @@ import pytest
 import torch
 
 from fbnetv3.arch import Arch
+from fbnetv3.export import Exported, to_onnx
 from fbnetv3.model import FBNetV3, build
+from fbnetv3.preprocess import CIFAR10_MEAN, CIFAR10_STD, Preprocess
+from fbnetv3.tables import ARCHS
 
 RULE = Path(__file__).parent / "golden" / "golden_rule.py"
 
@@ -39,3 +42,27 @@ def golden_network() -> Callable[..., FBNetV3]:
         return model.eval()
 
     return make
+
+
+@pytest.fixture(scope="session")
+def small_model(golden_network: Callable[..., FBNetV3]) -> FBNetV3:
+    """A whole network for 32-pixel images and ten classes; not to be changed."""
+    return golden_network(ARCHS["fbnetv3_nano"].small_image(32), num_classes=10)
+
+
+@pytest.fixture(scope="session")
+def small_export(small_model: FBNetV3, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """`small_model` as an ONNX file; exporting takes seconds, so that all tests share it."""
+    return to_onnx(
+        small_model,
+        tmp_path_factory.mktemp("small") / "small.onnx",
+        preprocess=Preprocess(
+            resize=36,
+            crop=32,
+            interpolation="bilinear",
+            antialias=True,
+            mean=CIFAR10_MEAN,
+            std=CIFAR10_STD,
+        ),
+        class_names=[f"thing {n}" for n in range(10)],
+    )
