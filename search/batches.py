@@ -1,7 +1,7 @@
 """Batches of an image set: shuffled and augmented for training, in order for evaluation.
 
-What a batch holds follows from the seed, the epoch and the step alone, so that a run resumes anywhere
-without saved generators, and processes share a batch without talking. Images come out
+What a batch holds follows from the seed, the epoch and the step alone, so that a run resumes
+anywhere without saved generators, and processes share a batch without talking. Images come out
 normalised, (n, 3, side, side) float32, channels last.
 """
 
@@ -148,10 +148,10 @@ class TrainBatches:
             num_workers=self._workers,
             pin_memory=self._device.type == "cuda",
         )
-        for x, indices, damaged in loader:
+        for decoded, indices, damaged in loader:
             self._count(damaged)
             labels = self._images.labels[indices].to(self._device, non_blocking=True)
-            x = x.to(self._device, non_blocking=True, memory_format=torch.channels_last)
+            x = decoded.to(self._device, non_blocking=True, memory_format=torch.channels_last)
             yield Batch(x, labels, indices.to(self._device))
 
     def _count(self, damaged: Tensor) -> None:
@@ -180,18 +180,18 @@ def eval_batches(
     """
     mine = torch.arange(len(images))[world.rank :: world.size]
     if images.pixels is not None:
-        for indices in mine.split(batch_size):
+        for indices in torch.split(mine, batch_size):
             pixels = images.pixels.index_select(0, indices).to(device)
             x = _center_crop(normalised(pixels, preprocess, preprocess.resize), preprocess.crop)
             yield Batch(x, images.labels[indices].to(device), indices.to(device))
         return
     loader = DataLoader(
         _Decoding(images, photo_transform(None, preprocess)),
-        batch_sampler=[[(i, None) for i in part.tolist()] for part in mine.split(batch_size)],
+        batch_sampler=[[(i, None) for i in part] for part in _lists(mine, batch_size)],
         num_workers=workers,
     )
-    for x, indices, _ in loader:
-        x = x.to(device, memory_format=torch.channels_last)
+    for decoded, indices, _ in loader:
+        x = decoded.to(device, memory_format=torch.channels_last)
         yield Batch(x, images.labels[indices].to(device), indices.to(device))
 
 
@@ -217,26 +217,21 @@ def normalised(pixels: Tensor, preprocess: Preprocess, side: int) -> Tensor:
 
 def photo_transform(recipe: Recipe | None, preprocess: Preprocess) -> Callable[[Any], Tensor]:
     """Returns what turns a PIL image into a normalised (3, crop, crop); None is for evaluation."""
-    from timm.data import create_transform
+    from timm.data.transforms_factory import create_transform
     from torchvision import transforms
 
-    common = {
-        "input_size": preprocess.crop,
-        "interpolation": preprocess.interpolation,
-        "mean": preprocess.mean,
-        "std": preprocess.std,
-    }
     kind = "none" if recipe is None else recipe.augment
     if kind in ("none", "flip"):
-        plain = create_transform(
-            **common, is_training=False, crop_pct=preprocess.crop / preprocess.resize
-        )
-        flip = transforms.RandomHorizontalFlip()
-        return transforms.Compose([flip, plain]) if kind == "flip" else plain  # type: ignore[no-any-return]  # torchvision has no types
-    made = create_transform(
-        **common,
+        plain = transforms.Lambda(lambda image: torch.from_numpy(preprocess(image)))
+        steps = [transforms.RandomHorizontalFlip()] if kind == "flip" else []
+        return transforms.Compose([*steps, plain])  # type: ignore[no-any-return]  # untyped
+    made: Any = create_transform(
+        preprocess.crop,
         is_training=True,
-        color_jitter=None,
+        interpolation=preprocess.interpolation,
+        mean=preprocess.mean,
+        std=preprocess.std,
+        color_jitter=0.0,
         auto_augment="original" if kind == "autoaugment" else None,
         re_prob=0.25 if kind == "cutout" else 0.0,
         re_mode="pixel",
@@ -244,7 +239,7 @@ def photo_transform(recipe: Recipe | None, preprocess: Preprocess) -> Callable[[
     if kind == "trivial":
         # Behind the resized crop and the flip, before the image becomes a tensor.
         made.transforms.insert(2, transforms.TrivialAugmentWide())
-    return made  # type: ignore[no-any-return]  # timm has no types
+    return made  # type: ignore[no-any-return]  # a list of transforms, called with an image
 
 
 class _Decoding(Dataset[tuple[Tensor, int, int]]):
@@ -274,6 +269,10 @@ class _Decoding(Dataset[tuple[Tensor, int, int]]):
             image = self._transform(Image.fromarray(pixels.numpy()))
             return image, use, index if tried else -1
         raise ValueError(f"no image of {self._images.name} can be read")
+
+
+def _lists(indices: Tensor, size: int) -> list[list[int]]:
+    return [part.tolist() for part in torch.split(indices, size)]
 
 
 def _center_crop(x: Tensor, side: int) -> Tensor:

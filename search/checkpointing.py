@@ -1,7 +1,7 @@
 """Checkpoints of a run: tensors in safetensors, the rest in JSON, the newest two kept.
 
-The JSON file is written last and holds the digest of the tensors' file: a checkpoint exists once it does.
-A process killed at any moment leaves the checkpoint before it whole.
+The JSON file is written last and holds the digest of the tensors' file: with it the checkpoint
+exists. A process killed at any moment leaves the checkpoint before it whole.
 """
 
 from __future__ import annotations

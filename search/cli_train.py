@@ -86,7 +86,7 @@ def train(
         preprocess = known if known and known.crop == side else default_preprocess(images, side)
         if known and known.crop != side:
             preprocess = dataclasses.replace(preprocess, mean=known.mean, std=known.std)
-        shown = _Progress(plan.epochs) if world.rank == 0 else None
+        shown = _Progress(plan.epochs, silent=world.rank > 0)
         run = training.Run(
             recipe=plan,
             preprocess=preprocess,
@@ -109,10 +109,11 @@ def train(
             val_images,
             run,
             teacher=taught,
-            **({"on_epoch": shown.epoch, "on_step": shown.step} if shown else {}),
+            on_epoch=shown.epoch,
+            on_step=shown.step,
         )
-        if shown is not None:
-            shown.close()
+        shown.close()
+        if world.rank == 0:
             if plot:
                 from .logbook import plot_curve
 
@@ -120,13 +121,61 @@ def train(
             typer.echo(f"top1 {result.top1_pct:.2f} %, weights in {out / 'model.safetensors'}")
 
 
+def evaluate(
+    model: Annotated[
+        str, typer.Argument(help="Name.tag, local-dir:DIR of a run, timm:NAME, torchvision:NAME.")
+    ],
+    data: Annotated[Path, typer.Option(help="Class folders, CIFAR-10's folder, or parquet.")],
+    split: Annotated[str | None, typer.Option(help="train or val, where there are both.")] = None,
+    raw: Annotated[
+        bool, typer.Option(help="Of a run: the raw weights in place of the averaged ones.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(help="Images a pass.")] = 250,
+    workers: Annotated[int, typer.Option(help="Decoding processes for photos.")] = 2,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda; default: cuda if any.")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Measure a network's accuracy on a folder of images."""
+    import json
+
+    from .data import open_images
+    from .evaluate import evaluate as measure
+    from .networks import load_raw, open_network
+    from .plan import Hardware
+
+    images = open_images(data, split)
+    network = open_network(model, pretrained=True)
+    if raw:
+        load_raw(network, model)
+    found = measure(
+        network,
+        images,
+        hardware=Hardware.of(device),
+        batch_size=batch_size,
+        workers=workers,
+    )
+    if json_:
+        typer.echo(json.dumps({"model": model, **found.to_dict()}, indent=1))
+        return
+    for result in found.classes:
+        typer.echo(f"{result.name:>24}  {result.num_images:6d} images  {result.top1:6.2f} %")
+    for name, value, (low, high) in (
+        ("top1", found.top1, found.top1_interval),
+        ("top5", found.top5, found.top5_interval),
+    ):
+        typer.echo(f"{name} {value:.2f} %  (95 % interval {low:.2f} to {high:.2f})")
+    typer.echo(f"{found.num_images} images of {found.data}, classes matched by {found.matched_by}")
+    if found.warning:
+        typer.echo(f"warning: {found.warning}", err=True)
+
+
 class _Progress:
     """A bar on a terminal, else a line an epoch."""
 
-    def __init__(self, epochs: int) -> None:
-        self._epochs = epochs
+    def __init__(self, epochs: int, *, silent: bool) -> None:
+        self._epochs, self._silent = epochs, silent
         self._bar: Any = None
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() and not silent:
             from rich.console import Console
             from rich.progress import Progress
 
@@ -148,7 +197,7 @@ class _Progress:
         """Prints the line of an epoch."""
         if self._bar is not None:
             self._bar.console.print(log.line())
-        else:
+        elif not self._silent:
             typer.echo(log.line())
 
     def close(self) -> None:
@@ -204,6 +253,10 @@ def _resolution(model: Any, images: Any) -> int:
     if arch is not None:
         return int(arch.resolution)
     return int(images.pixels.shape[1]) if images.pixels is not None else 224
+
+
+# The command is called so; in a module the name is Python's own.
+eval = evaluate
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -111,21 +110,18 @@ def write_weights(
     path: Path,
     tensors: Mapping[str, Tensor],
     *,
-    arch: Arch | None,
     preprocess: Preprocess,
     classes: Sequence[str],
 ) -> None:
-    """Writes weights as safetensors whose head says all that using them takes.
+    """Writes weights as safetensors whose head has preprocessing and class names.
 
     Raises:
         OSError: the disk is full or not writable; nothing is left behind.
     """
-    head: dict[str, Any] = {
-        "preprocess": preprocess.to_dict(),
-        "labels": list(classes),
-        **({"arch": arch.to_dict()} if arch else {}),
-    }
-    write_tensors(path, tensors, {key: json.dumps(value) for key, value in head.items()})
+    # One entry: the file's bytes are then the same for the same numbers, as the library writes
+    # several in an order of its own.
+    head = {"preprocess": preprocess.to_dict(), "labels": list(classes)}
+    write_tensors(path, tensors, {"fbnetv3": json.dumps(head)})
 
 
 def write_setting(folder: Path, model: nn.Module, recipe: Recipe) -> None:

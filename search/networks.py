@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import nn
 
 from fbnetv3.arch import Arch
+from fbnetv3.checkpoint import load_strict, read_tensors
+from fbnetv3.labels import class_ids, class_names
 from fbnetv3.model import build
 from fbnetv3.preprocess import Preprocess
 
@@ -17,11 +20,17 @@ TIMM, TORCHVISION = "timm:", "torchvision:"
 
 
 class Network(NamedTuple):
-    """A model, what images go through before it (None: not known), and its class names if known."""
+    """A model with what is known about it, None where it is not.
+
+    Attributes:
+        model: the module.
+        preprocess: what images go through before it.
+        labels: for each output the names that its class goes by.
+    """
 
     model: nn.Module
     preprocess: Preprocess | None = None
-    labels: tuple[str, ...] | None = None
+    labels: tuple[tuple[str, ...], ...] | None = None
 
 
 def open_network(
@@ -36,8 +45,8 @@ def open_network(
     """Returns the network of a name.
 
     Args:
-        name: a model of this package, with a tag for trained weights ("fbnetv3_a.meta_in1k"), the path
-            of an architecture's JSON, "local-dir:PATH", "hf-hub:REPO", "timm:NAME" or
+        name: a model of this package, with a tag for trained weights ("fbnetv3_a.meta_in1k"), the
+            path of an architecture's JSON, "local-dir:PATH", "hf-hub:REPO", "timm:NAME" or
             "torchvision:NAME".
         num_classes: of the logits; trained weights get a fresh classifier where theirs differs.
             None keeps what the network has.
@@ -50,7 +59,7 @@ def open_network(
         ValueError: the name is unknown, or the network lacks an option that is asked for.
         FileNotFoundError: a path does not exist, or weights cannot be fetched.
     """
-    rates = {"drop_rate": dropout, "drop_path_rate": drop_path}
+    rates: dict[str, Any] = {"drop_rate": dropout, "drop_path_rate": drop_path}
     if name.startswith(TIMM):
         return _timm(name.removeprefix(TIMM), num_classes, bool(pretrained), rates)
     if name.startswith(TORCHVISION):
@@ -59,16 +68,39 @@ def open_network(
         "." in name and not name.endswith(".json")
     )
     if pretrained or (pretrained is None and has_weights):
-        import fbnetv3
-
-        model = fbnetv3.create(name, pretrained=True, num_classes=num_classes, **rates)
-        cfg = model.pretrained_cfg
-        names = cfg.get("label_names")
-        return Network(model, Preprocess.from_timm_cfg(cfg), tuple(names) if names else None)
+        return _with_weights(name, num_classes, rates)
     arch = _arch(name)
     arch = cifar_arch(arch) if small_images else arch
     sized = {} if num_classes is None else {"num_classes": num_classes}
-    return Network(build(arch, **sized, **rates))
+    return Network(build(arch, **rates | sized))
+
+
+def load_raw(network: Network, name: str) -> None:
+    """Puts the raw weights of a training run's folder into its network.
+
+    Raises:
+        ValueError: the name is no folder, or its weights do not fit.
+        FileNotFoundError: the run kept no raw weights: its only ones are raw.
+    """
+    if not name.startswith("local-dir:"):
+        raise ValueError(f"{name!r} is no run's folder; expected local-dir:PATH for raw weights")
+    path = Path(name.removeprefix("local-dir:")) / "model_raw.safetensors"
+    load_strict(network.model, read_tensors(path), source=str(path))
+
+
+def _with_weights(name: str, num_classes: int | None, rates: dict[str, Any]) -> Network:
+    import fbnetv3
+    from fbnetv3.weights import WEIGHTS
+
+    model = fbnetv3.create(name, pretrained=True, num_classes=num_classes, **rates)
+    preprocess = Preprocess.from_timm_cfg(model.pretrained_cfg)
+    if name.startswith(("local-dir:", "hf-hub:")):
+        config = Path(name.removeprefix("local-dir:")) / "config.json"
+        names = json.loads(config.read_bytes()).get("label_names") if config.is_file() else None
+        return Network(model, preprocess, tuple((label,) for label in names) if names else None)
+    labels = WEIGHTS[name].labels if name in WEIGHTS else fbnetv3.get_weights(name).labels
+    known = tuple(zip(class_names(labels), class_ids(labels), strict=True))
+    return Network(model, preprocess, known)
 
 
 def _arch(name: str) -> Arch:
@@ -81,7 +113,7 @@ def _arch(name: str) -> Arch:
     return Arch.from_json(Path(name).read_bytes())
 
 
-def _timm(name: str, num_classes: int | None, pretrained: bool, rates: dict[str, float]) -> Network:
+def _timm(name: str, num_classes: int | None, pretrained: bool, rates: dict[str, Any]) -> Network:
     import timm
 
     kwargs: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
@@ -96,12 +128,11 @@ def _timm(name: str, num_classes: int | None, pretrained: bool, rates: dict[str,
         ) from error
     except RuntimeError as error:
         raise ValueError(f"timm cannot make {name!r}: {error}") from error
-    cfg = timm.data.resolve_data_config(model=model)
-    return Network(model, Preprocess.from_timm_cfg(cfg))
+    return Network(model, Preprocess.from_timm_cfg(vars(model)["pretrained_cfg"]))
 
 
 def _torchvision(
-    name: str, num_classes: int | None, pretrained: bool, rates: dict[str, float]
+    name: str, num_classes: int | None, pretrained: bool, rates: dict[str, Any]
 ) -> Network:
     from torchvision import models
 

@@ -72,24 +72,31 @@ class AllReduceBatchNorm2d(nn.BatchNorm2d):
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         count = x.numel() // x.shape[1] * dist.get_world_size()
-        mean = all_reduce(x.mean((0, 2, 3))) / dist.get_world_size()
+        mean = _sum(x.mean((0, 2, 3))) / dist.get_world_size()
         centered = x - mean.view(1, -1, 1, 1)
-        var = all_reduce(centered.square().mean((0, 2, 3))) / dist.get_world_size()
+        var = _sum(centered.square().mean((0, 2, 3))) / dist.get_world_size()
         with torch.no_grad():
             assert self.momentum is not None
             self.num_batches_tracked.add_(1)
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(var * (count / (count - 1)), self.momentum)
         scale = torch.rsqrt(var + self.eps) * self.weight
-        return centered * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
+        out: Tensor = centered * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
+        return out
+
+
+def _sum(values: Tensor) -> Tensor:
+    """Returns the sum over all processes; gradients flow back to all of them."""
+    total: Tensor = all_reduce(values)  # type: ignore[no-untyped-call]  # torch has no type for it
+    return total
 
 
 @contextlib.contextmanager
 def synchronised_batch_norm(model: nn.Module) -> Iterator[None]:
     """Lets a model's batch-norm see the batches of all processes; the modules are put back after.
 
-    Stand-ins share parameters and buffers with the modules they stand for. Nothing happens in a world
-    of one process.
+    Stand-ins share parameters and buffers with the modules they stand for. Nothing happens in a
+    world of one process.
     """
     replaced: list[tuple[nn.Module, str, nn.Module]] = []
     if current_world().size > 1:
@@ -109,7 +116,8 @@ def synchronised_batch_norm(model: nn.Module) -> Iterator[None]:
 def _stand_in(norm: nn.Module) -> nn.Module:
     assert isinstance(norm, nn.BatchNorm2d)
     if norm.weight.is_cuda:
-        return nn.SyncBatchNorm.convert_sync_batchnorm(norm)
+        made_by_torch: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(norm)  # type: ignore[no-untyped-call]  # torch has no type for it
+        return made_by_torch
     made = AllReduceBatchNorm2d(norm.num_features, eps=norm.eps, momentum=norm.momentum)
     made.weight, made.bias = norm.weight, norm.bias
     made.running_mean, made.running_var = norm.running_mean, norm.running_var

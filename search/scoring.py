@@ -22,14 +22,20 @@ class Score:
     """Over a whole set.
 
     Attributes:
-        confusion: (classes, classes) int64 counts, row: label, column: first guess.
+        halves: (2, classes, classes) int64 counts of images at even and at odd positions, row:
+            label, column: first guess.
         hits5: images whose label is among the first five guesses.
         loss: mean cross-entropy.
     """
 
-    confusion: Tensor
+    halves: Tensor
     hits5: int
     loss: float
+
+    @property
+    def confusion(self) -> Tensor:
+        """Counts of all images, (classes, classes)."""
+        return self.halves.sum(0)
 
     @property
     def num_images(self) -> int:
@@ -48,7 +54,7 @@ class Score:
 
     @property
     def top5_pct(self) -> float:
-        """Top-5 in percent; with fewer than six classes it is 100."""
+        """Top-5 in percent; with five classes or fewer it is 100."""
         return 100 * self.hits5 / self.num_images
 
 
@@ -62,8 +68,20 @@ def score(
     bf16: bool = False,
     batch_size: int = BATCH_SIZE,
     workers: int = 0,
+    outputs: Tensor | None = None,
 ) -> Score:
     """Returns the model's score; the processes of a world each take a share.
+
+    Args:
+        model: logits of normalised images.
+        images: what to score it on.
+        preprocess: of the images.
+        device: where the model lives.
+        bf16: under bfloat16 autocast.
+        batch_size: images a pass.
+        workers: processes that decode images which are not in memory.
+        outputs: (classes,) which of the model's outputs stands for each class of the set; None is
+            the same order.
 
     Raises:
         ValueError: the model's classes are fewer than the set's, or an image is damaged.
@@ -71,7 +89,7 @@ def score(
     was_training = model.training
     model.eval()
     num_classes = len(images.classes)
-    counts = torch.zeros(num_classes * num_classes + 2, dtype=torch.float64, device=device)
+    counts = torch.zeros(2 * num_classes**2 + 2, dtype=torch.float64, device=device)
     for batch in eval_batches(
         images,
         preprocess,
@@ -82,17 +100,20 @@ def score(
     ):
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             logits = model(batch.images).float()
+        if outputs is not None:
+            logits = logits[:, outputs.to(device)]
         if logits.shape[1] != num_classes:
             raise ValueError(
                 f"the model has {logits.shape[1]} classes and {images.name} has {num_classes}; "
                 "expected the same classes"
             )
-        cells = batch.labels * num_classes + logits.argmax(1)
-        counts[:-2] += torch.bincount(cells, minlength=num_classes * num_classes)
+        rows = (batch.indices % 2) * num_classes + batch.labels
+        cells = rows * num_classes + logits.argmax(1)
+        counts.index_add_(0, cells, torch.ones_like(cells, dtype=counts.dtype))
         best = logits.topk(min(5, num_classes), 1).indices
         counts[-2] += (best == batch.labels.unsqueeze(1)).any(1).sum()
         counts[-1] += F.cross_entropy(logits, batch.labels, reduction="sum")
     model.train(was_training)
     totals = summed(counts).cpu()
-    confusion = totals[:-2].long().view(num_classes, num_classes)
-    return Score(confusion, int(totals[-2]), float(totals[-1]) / len(images))
+    halves = totals[:-2].long().view(2, num_classes, num_classes)
+    return Score(halves, int(totals[-2]), float(totals[-1]) / len(images))

@@ -1,4 +1,4 @@
-"""A tiny network, data set and run that the tests of training share; also a program to be killed."""
+"""A tiny network, data set and run that tests of training share; also a program to be killed."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
 from fbnetv3.arch import Arch, Row
 from fbnetv3.model import FBNetV3, build
 from fbnetv3.search.batches import default_preprocess
