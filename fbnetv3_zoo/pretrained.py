@@ -310,7 +310,10 @@ def _timm_name(arch: Arch) -> tuple[str, Dialect]:
     """Returns the architecture's name for timm, and the layout it expects."""
 
     def fits(table: Arch) -> bool:
-        return dataclasses.replace(table, resolution=arch.resolution).sha256 == arch.sha256
+        # At the table's side: it may be too deep for the side of a network for small images.
+        if table.resolution < arch.min_side:
+            return False
+        return dataclasses.replace(arch, resolution=table.resolution).sha256 == table.sha256
 
     for name in _TIMM_NAMES:
         if fits(ARCHS[name].same_padding()):
