@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fbnetv3.arch import Arch
+
 from .evolve import CostsOf
 from .results import write_json
-from .space import Space
+from .space import Matrix, Space
 from .store import Batch, Proposal, Store
 
 if TYPE_CHECKING:
@@ -100,6 +103,77 @@ def import_labels(store: Store, space: Space, costs: CostsOf, path: Path, *, epo
     return store.add_batch(Batch(number, "import", {}, ""), proposals)
 
 
+def read_candidates(space: Space, path: Path) -> Matrix:
+    """Returns the candidates (P, num_genes) of a CSV, `-` for standard input, or of a JSON.
+
+    A JSON file is an architecture, as `Arch.to_json` writes it; recipe genes get their first value.
+
+    Raises:
+        ValueError: a column or value is wrong, or the network lies outside the space.
+        FileNotFoundError: there is no such file.
+    """
+    if str(path) != "-" and not path.is_file():
+        raise FileNotFoundError(f"no candidates at {path}; expected a CSV or an architecture JSON")
+    if path.suffix == ".json":
+        return space.locate(Arch.from_json(path.read_bytes()))[None]
+    source = sys.stdin if str(path) == "-" else path.open(newline="", encoding="utf-8")
+    with source as file:
+        rows = [
+            _row(space, fields, f"{path}, line {line}")
+            for line, fields in enumerate(csv.DictReader(file), 2)
+        ]
+    if not rows:
+        raise ValueError(f"{path} holds no candidates")
+    return np.stack(rows)
+
+
+def write_csv(store: Store, space: Space, path: Path) -> int:
+    """Writes all finished trials' genes and last labels as CSV; returns how many."""
+    labels = store.labels()
+    names = [gene.name for gene in space.genes]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.DictWriter(file, [*names, LABEL], restval="")
+        table.writeheader()
+        count = 0
+        for row, value in zip(labels.matrix, labels.values, strict=True):
+            if np.isfinite(value):
+                table.writerow({**space.values(row), LABEL: float(value)})
+                count += 1
+    return count
+
+
+def copy_answers(store: Store, out: Path) -> list[Path]:
+    """Copies the answers' files to another folder; returns them.
+
+    Raises:
+        ValueError: the search has not come to its end.
+    """
+    source = store.folder / "answers"
+    files = sorted(source.glob("*/*.json"))
+    if not files:
+        raise ValueError(f"{store.folder} has no answers yet; resume the search first")
+    copies = []
+    for file in files:
+        copy = out / file.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(file.read_bytes())
+        copies.append(copy)
+    return copies
+
+
+def _row(space: Space, fields: Mapping[str, str], where: str) -> Any:
+    try:
+        return space.from_values(
+            {
+                gene.name: _parse(fields[gene.name], gene.values)
+                for gene in space.genes
+                if fields.get(gene.name) not in (None, "")
+            }
+        )
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
 def _read_labels(space: Space, path: Path) -> tuple[list[Any], list[float]]:
     with path.open(newline="", encoding="utf-8") as file:
         table = csv.DictReader(file)
@@ -107,19 +181,15 @@ def _read_labels(space: Space, path: Path) -> tuple[list[Any], list[float]]:
             raise ValueError(f"{path} has no column {LABEL!r}; it has {table.fieldnames}")
         rows, values = [], []
         for line, fields in enumerate(table, 2):
+            where = f"{path}, line {line}"
+            rows.append(_row(space, fields, where))
             try:
-                genes = {
-                    gene.name: _parse(fields[gene.name], gene.values)
-                    for gene in space.genes
-                    if fields.get(gene.name) not in (None, "")
-                }
-                rows.append(space.from_values(genes))
                 value = float(fields[LABEL])
-            except ValueError as error:
-                raise ValueError(f"{path}, line {line}: {error}") from None
+            except ValueError:
+                raise ValueError(f"{where}: the label is {fields[LABEL]!r}, no number") from None
             if not np.isfinite(value):
                 raise ValueError(
-                    f"{path}, line {line}: the label is {value}; expected a number, leave the "
+                    f"{where}: the label is {value}; expected a number, leave the "
                     "line out where training diverged"
                 )
             values.append(value)
@@ -161,6 +231,7 @@ def to_optuna(store: Store, space: Space, url: str) -> int:
         study = optuna.create_study(study_name=name, storage=url, direction="maximize")
     except optuna.exceptions.DuplicatedStudyError:
         raise ValueError(f"{url} has a study {name!r} already; name another storage") from None
+    states = optuna.trial.TrialState
     choices = {
         gene.name: optuna.distributions.CategoricalDistribution(gene.values) for gene in space.genes
     }
@@ -169,12 +240,9 @@ def to_optuna(store: Store, space: Space, url: str) -> int:
         params = space.values(np.array(trial.genes))
         curve = store.curve(trial.seq)
         diverged = curve[-1] is None
-        states = optuna.trial.TrialState
         trials.append(
             optuna.trial.create_trial(
-                state=optuna.trial.TrialState.FAIL
-                if diverged
-                else optuna.trial.TrialState.COMPLETE,
+                state=states.FAIL if diverged else states.COMPLETE,
                 params=params,
                 distributions={key: choices[key] for key in params},
                 value=None if diverged else curve[-1],

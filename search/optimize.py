@@ -11,7 +11,6 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,6 +34,7 @@ from .space import Feasible, Floats, Matrix, Space
 from .store import Batch, Labels, Proposal, Store, Trial
 
 Notify = Callable[[str, Mapping[str, Any]], None]
+PREDICTOR = "predictor.safetensors"
 SEARCH_KINDS = ("random", "bins")
 # What a predictor learns from: rounds, and labels of earlier searches.
 LABEL_KINDS = (*SEARCH_KINDS, "import")
@@ -281,7 +281,7 @@ class Optimizer:
         """Stage 2: all rounds, each trained to its end; leaves the predictor fitted to them."""
         for index in range(self._plan.rounds + 1):
             if index >= len(self._rounds()):
-                self._propose(index)
+                self.propose(index)
             batch = self._rounds()[index]
             self._notify("round", {"index": index, "rounds": self._plan.rounds})
             self._coordinator.complete(partial(self._replacement, index), self.report)
@@ -321,7 +321,8 @@ class Optimizer:
             rng.bit_generator.state = self._rounds()[index - 1].rng_state
         return rng
 
-    def _propose(self, index: int) -> None:
+    def propose(self, index: int) -> None:
+        """Writes a round's trials into the store, all at once, before any of them starts."""
         rng = self._rng(index)
         taken = self._taken()
         if index == 0:
@@ -430,6 +431,7 @@ class Optimizer:
             self._store.set_stage(name, content)
             self._notify("closed", {"index": index, **content})
         self.fit(index + 1)
+        save_predictor(self.predictor, self._store.folder / PREDICTOR)
 
     def _quality(self, labels: Labels, values: Floats) -> dict[str, Any]:
         if len(values) < FEWEST_LABELS:
@@ -475,7 +477,3 @@ class Optimizer:
     def report(self, progress: Progress) -> None:
         """Passes a round's progress on."""
         self._notify("progress", dataclasses.asdict(progress))
-
-    def save_predictor(self, path: Path) -> None:
-        """Writes the predictor as it is fitted now."""
-        save_predictor(self.predictor, path)

@@ -10,7 +10,7 @@ limit (stage 3); the best few of each limit trained again with more seeds, and t
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from .engine import Engine
 from .evolve import Evolved, Limit, evolve
 from .export import describe, write_answers
 from .objective import TableObjective
-from .optimize import Notify, Optimizer, Plan, Problem
+from .optimize import PREDICTOR, Notify, Optimizer, Plan, Problem
+from .predictor import Predictor, load_predictor
 from .space import Matrix, Space
 from .spec import identity, load_objective, space_of
 from .store import Batch, Proposal, Store
@@ -168,14 +169,25 @@ def run(
         StoreError: the disk is full.
         TrialError: trials fail one after another.
     """
-    plan, problem = Plan.from_dict(store.settings["plan"]), problem_of(store.settings)
+    return search(store, problem_of(store.settings), engine, policy=policy, notify=notify)
+
+
+def search(
+    store: Store,
+    problem: Problem,
+    engine: Engine,
+    *,
+    policy: Policy = PATIENCE,
+    notify: Notify = _unheard,
+) -> list[Answer]:
+    """Returns the answers, as `run` does, for a problem that is at hand already."""
+    plan = Plan.from_dict(store.settings["plan"])
     coordinator = Coordinator(store, engine, policy)
     try:
         optimizer = Optimizer(problem, plan, store, coordinator, notify)
         optimizer.pretrain()
         optimizer.run()
-        optimizer.save_predictor(store.folder / "predictor.safetensors")
-        found = evolve_limits(problem, plan, optimizer, plan.limits)
+        found = evolve_for(store, problem, optimizer.predictor, plan.limits)
         _note_evolution(store, found)
         notify("evolved", {"limits": len(found)})
         rankings = [_ranking(problem, optimizer, store, plan, one) for one in found]
@@ -189,23 +201,35 @@ def run(
     return answers
 
 
-def evolve_limits(
+def evolve_for(
+    store: Store,
     problem: Problem,
-    plan: Plan,
-    optimizer: Optimizer,
-    limits: tuple[Mapping[str, tuple[float, float]], ...],
+    predictor: Predictor,
+    limits: Sequence[Mapping[str, tuple[float, float]]],
 ) -> list[Evolved]:
-    """Stage 3: returns the best predicted candidates within each limit."""
-    bounds = [Limit(_both(plan.within, limit)) for limit in limits]
+    """Stage 3: returns the best predicted candidates within each limit, best first."""
+    plan = Plan.from_dict(store.settings["plan"])
     return evolve(
         problem.space,
-        lambda rows: optimizer.predictor.predict(rows).mean,
+        lambda rows: predictor.predict(rows).mean,
         problem.costs,
-        bounds,
-        start=optimizer.pool,
+        [Limit(_both(plan.within, limit)) for limit in limits],
+        start=problem.pool(plan.pool, seed=plan.seed, within=plan.within),
         rng=np.random.default_rng([plan.seed, 3]),
         allowed=problem.allowed,
     )
+
+
+def open_predictor(store: Store, problem: Problem) -> Predictor:
+    """Returns the predictor as the last round left it.
+
+    Raises:
+        FileNotFoundError: no round has ended yet.
+    """
+    path = store.folder / PREDICTOR
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing: no round has ended; wait for the first")
+    return load_predictor(path, costs=problem.costs)
 
 
 def _both(

@@ -549,6 +549,21 @@ class Store:
             np.array([np.nan if row[2] is None else row[2] for row in rows], np.float64),
         )
 
+    def best_label(self, bounds: Mapping[str, tuple[float, float]]) -> float | None:
+        """Returns the highest label of finished trials within bounds on costs, or None."""
+        where, values = ["t.state = 'done'"], list[Any]()
+        for name, ends in bounds.items():
+            for sign, end in zip((">=", "<="), ends, strict=True):
+                if np.isfinite(end):
+                    where.append(f"json_extract(t.costs, ?) {sign} ?")
+                    values += [f'$."{name}"', end]
+        row = self._database.execute(
+            "SELECT MAX(m.value) FROM metric m JOIN trial t ON t.seq = m.trial "
+            f"WHERE {' AND '.join(where)}",
+            values,
+        ).fetchone()
+        return None if row[0] is None else float(row[0])
+
     def set_stage(self, name: str, content: Mapping[str, Any]) -> None:
         """Remembers what a stage found; every stage can be worked out again from the rounds."""
         with self.transaction():

@@ -40,7 +40,7 @@ class Ordeal:
 
 
 def undergo(folder: Path, *, kills: int, seed: int, sleep_s: float) -> Ordeal:
-    """Runs the search of `killable`, with so many kills at random moments, half of them workers."""
+    """Runs the search of `killable`, with so many kills at random moments, half of workers."""
     rng, begun = random.Random(seed), time.monotonic()
     counts = {"coordinator": 0, "worker": 0}
     starts = 0
@@ -53,11 +53,11 @@ def undergo(folder: Path, *, kills: int, seed: int, sleep_s: float) -> Ordeal:
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         while sum(counts.values()) < kills and process.poll() is None:
-            time.sleep(rng.uniform(0.05, LONGEST_S))
+            _wait(process, folder, rng)
             workers = children(process.pid)
             if process.poll() is not None:
                 break
-            if workers and rng.random() < 0.5:
+            if workers and counts["worker"] <= counts["coordinator"]:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(rng.choice(workers), signal.SIGKILL)
                 counts["worker"] += 1
@@ -77,6 +77,21 @@ def undergo(folder: Path, *, kills: int, seed: int, sleep_s: float) -> Ordeal:
         attempts=sum(1 for _ in (folder / "trials").glob("*/*")),
         seconds=time.monotonic() - begun,
     )
+
+
+def _wait(process: subprocess.Popen[str], folder: Path, rng: random.Random) -> None:
+    """Waits for a random moment; three times out of four one at which trials are running."""
+    if rng.random() < 0.25:
+        time.sleep(rng.uniform(0.0, LONGEST_S))
+        return
+    before = _results(folder)
+    while process.poll() is None and _results(folder) == before:
+        time.sleep(0.05)
+    time.sleep(rng.uniform(0.0, 0.7))
+
+
+def _results(folder: Path) -> int:
+    return sum(1 for _ in (folder / "trials").glob("*/*/epoch_*.json"))
 
 
 def children(pid: int) -> list[int]:

@@ -1,0 +1,543 @@
+"""The command `fbnetv3-search`: parsing and printing around `run`, `store`, `report`, `export`.
+
+Exit codes: 0 done, 1 the work failed (resume it), 2 the command or its files are wrong.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .live import Live, round_line
+
+app = typer.Typer(
+    name="fbnetv3-search",
+    help="NARS: search a network and its training recipe together.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Folder = Annotated[Path, typer.Argument(help="The search's folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
+Workers = Annotated[int, typer.Option(help="Processes of this machine that train at once.")]
+Gpus = Annotated[str, typer.Option(help="Devices of the workers, such as 0,1,2,3.")]
+EngineName = Annotated[str, typer.Option("--engine", help="local or ray.")]
+Address = Annotated[str | None, typer.Option(help="Of the Ray cluster.")]
+MaxRunning = Annotated[
+    int | None, typer.Option(help="Trials handed to Ray at once; set it where the cluster grows.")
+]
+Cpus = Annotated[float, typer.Option(help="Cores of a trial, on Ray.")]
+GpusEach = Annotated[float, typer.Option(help="GPUs of a trial, on Ray.")]
+Straggler = Annotated[
+    float | None,
+    typer.Option(help="Close a round at this many median times; not repeatable, off by default."),
+]
+Attempts = Annotated[int, typer.Option(help="Failed attempts after which a trial is replaced.")]
+Timeout = Annotated[float | None, typer.Option(help="Seconds after which an attempt has failed.")]
+Limits = Annotated[
+    list[str] | None,
+    typer.Option("--limit", help="Find the best for macs<=500e6,params<=6e6; repeatable."),
+]
+
+_LIMIT = re.compile(r"^\s*(\w+)\s*(<=|>=)\s*([0-9.eE+-]+)\s*$")
+
+
+def parse_limit(text: str, names: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Returns cost -> (lowest, highest) of a text such as "macs>=4e8,macs<=6e8".
+
+    Raises:
+        ValueError: the text has another form.
+    """
+    bounds: dict[str, tuple[float, float]] = {}
+    for part in filter(None, text.split(",")):
+        match = _LIMIT.match(part)
+        try:
+            name, sign, number = match.groups() if match else ("", "", "")
+            value = float(number)
+        except ValueError:
+            raise ValueError(f"limit {part!r} is not understood; expected macs<=500e6") from None
+        name = (names or {}).get(name, name)
+        low, high = bounds.get(name, (-float("inf"), float("inf")))
+        bounds[name] = (low, value) if sign == "<=" else (value, high)
+    return bounds
+
+
+def _cost_names(problem: Any) -> dict[str, str]:
+    """Returns short name -> cost: `macs` is the paper's convention where there are two."""
+    import numpy as np
+
+    known = problem.costs(problem.space.sample(1, np.random.default_rng(0)))
+    return {"macs": "macs_paper"} if "macs_paper" in known and "macs" not in known else {}
+
+
+@contextlib.contextmanager
+def _clear_errors() -> Iterator[None]:
+    """Ends with one line and the right exit code where a user can do something about it."""
+    from .coordinator import TrialError
+    from .lock import StoreError
+
+    try:
+        yield
+    except (ValueError, FileNotFoundError, ImportError, NotADirectoryError) as error:
+        _complain(error)
+        raise typer.Exit(2) from None
+    except (StoreError, TrialError, OSError) as error:
+        _complain(error)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        typer.echo("stopped; go on with: fbnetv3-search resume FOLDER", err=True)
+        raise typer.Exit(1) from None
+
+
+def _complain(error: BaseException) -> None:
+    typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+
+
+@app.command()
+def run(
+    folder: Folder,
+    space: Annotated[str, typer.Option(help="Name of a shipped space, or space.json.")],
+    table: Annotated[Path | None, typer.Option(help="Labels that were measured before.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Images to train on.")] = None,
+    objective: Annotated[str | None, typer.Option(help="module:name or file.py:name.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Of the objective: field=value, such as num_train=5000."),
+    ] = None,
+    limit: Limits = None,
+    within: Annotated[str, typer.Option(help="What every candidate keeps: macs>=4e8,...")] = "",
+    seed: Annotated[int, typer.Option(help="Of every choice.")] = 0,
+    pool: Annotated[int, typer.Option(help="Candidates that rounds choose from.")] = 20_000,
+    batch: Annotated[int, typer.Option(help="Trials of a round.")] = 48,
+    rounds: Annotated[int, typer.Option(help="Rounds after the random first one.")] = 5,
+    epochs: Annotated[int, typer.Option(help="Of a full training; 0: the objective's.")] = 0,
+    early_stop: Annotated[bool, typer.Option(help="Shorten trainings where ranks allow.")] = True,
+    bins: Annotated[str, typer.Option(help="equal, quantile or none.")] = "equal",
+    bin_by: Annotated[str, typer.Option(help="The cost that rounds are spread over.")] = "",
+    predictor: Annotated[str, typer.Option(help="paper, nars, gp or auto.")] = "auto",
+    top: Annotated[int, typer.Option(help="Candidates a limit that are trained again.")] = 5,
+    final_seeds: Annotated[int, typer.Option(help="Seeds of that.")] = 3,
+    labels: Annotated[
+        list[Path] | None, typer.Option(help="CSV of labels to learn from; repeatable.")
+    ] = None,
+    workers: Workers = 1,
+    gpus: Gpus = "",
+    engine: EngineName = "local",
+    address: Address = None,
+    max_running: MaxRunning = None,
+    cpus: Cpus = 1.0,
+    gpus_each: GpusEach = 0.0,
+    straggler: Straggler = None,
+    attempts: Attempts = 3,
+    timeout: Timeout = None,
+    as_json: AsJson = False,
+) -> None:
+    """Start a search and carry it to its end."""
+    with _clear_errors():
+        from .export import import_labels
+        from .optimize import Plan
+        from .run import create, problem_of
+        from .spec import open_space
+
+        spec = _objective(space, table, data, objective, set_, folder)
+        made = _table_space(space) if table is not None else open_space(space)
+        names = _cost_names(problem_of(_bare_settings(made, spec)))
+        plan = Plan(
+            seed=seed,
+            pool=pool,
+            batch=batch,
+            rounds=rounds,
+            epochs=epochs,
+            early_stop=early_stop,
+            bins=bins,
+            bin_by=names.get(bin_by, bin_by),
+            within=parse_limit(within, names),
+            predictor=predictor,
+            limits=tuple(parse_limit(text, names) for text in limit or [""]),
+            top=top,
+            final_seeds=final_seeds,
+        )
+        with create(folder, space=made, objective=spec, plan=plan) as store:
+            for path in labels or ():
+                problem = problem_of(store.settings)
+                full = store.settings["plan"]["epochs"]
+                import_labels(store, made, problem.costs, path, epochs=full)
+            make = _engine_maker(engine, workers, gpus, address, max_running, cpus, gpus_each)
+            _carry_out(store, make, _policy(straggler, attempts, timeout), as_json)
+
+
+@app.command()
+def resume(
+    folder: Folder,
+    labels: Annotated[
+        list[Path] | None, typer.Option(help="CSV of further labels to learn from.")
+    ] = None,
+    workers: Workers = 1,
+    gpus: Gpus = "",
+    engine: EngineName = "local",
+    address: Address = None,
+    max_running: MaxRunning = None,
+    cpus: Cpus = 1.0,
+    gpus_each: GpusEach = 0.0,
+    straggler: Straggler = None,
+    attempts: Attempts = 3,
+    timeout: Timeout = None,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with a search that was stopped, killed or has failed."""
+    with _clear_errors():
+        from .export import import_labels
+        from .run import problem_of
+        from .store import Store
+
+        with Store.open(folder) as store:
+            problem = problem_of(store.settings) if labels else None
+            for path in labels or ():
+                assert problem is not None
+                full = store.settings["plan"]["epochs"]
+                import_labels(store, problem.space, problem.costs, path, epochs=full)
+            make = _engine_maker(engine, workers, gpus, address, max_running, cpus, gpus_each)
+            _carry_out(store, make, _policy(straggler, attempts, timeout), as_json)
+
+
+@app.command()
+def status(folder: Folder, as_json: AsJson = False) -> None:
+    """Say how far a search is; it may be running."""
+    with _clear_errors():
+        from .status import status_of
+        from .store import Store
+
+        with Store.read(folder) as store:
+            found = status_of(store)
+        if as_json:
+            typer.echo(json.dumps(found, indent=2))
+            return
+        counts = found["trials"]
+        typer.echo(
+            f"{found['state']}: round {found['rounds']} of {found['of_rounds']}, "
+            f"{counts['done']} done, {counts['leased']} running, {counts['queued']} waiting, "
+            f"{counts['failed']} failed"
+        )
+        for one in found["best"]:
+            value = "none yet" if one["label"] is None else f"{one['label']:.3f}"
+            typer.echo(f"best within {one['limit'] or 'no limit'}: {value}")
+        if found["coordinator"]:
+            typer.echo(f"coordinator: {found['coordinator']}")
+
+
+@app.command()
+def predict(
+    folder: Folder,
+    candidates: Annotated[
+        Path, typer.Argument(help="CSV with gene columns, or architecture JSON, or - for stdin.")
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Predict the labels of candidates."""
+    with _clear_errors():
+        import numpy as np
+
+        from .export import read_candidates
+        from .run import open_predictor, problem_of
+        from .store import Store
+
+        with Store.read(folder) as store:
+            problem = problem_of(store.settings)
+            predictor = open_predictor(store, problem)
+        rows = read_candidates(problem.space, candidates)
+        found = predictor.predict(rows)
+        costs = problem.costs(rows)
+        answers = [
+            {
+                "label": float(found.mean[n]),
+                "sd": float(found.std[n]),
+                "costs": {name: float(np.asarray(cost)[n]) for name, cost in costs.items()},
+                "genes": problem.space.values(rows[n]),
+            }
+            for n in range(len(rows))
+        ]
+        if as_json:
+            typer.echo(json.dumps(answers, indent=2))
+            return
+        for one in answers:
+            costs_text = ", ".join(f"{k} {v:.6g}" for k, v in one["costs"].items())  # type: ignore[attr-defined]
+            typer.echo(f"{one['label']:.3f} +- {one['sd']:.3f}  {costs_text}")
+
+
+@app.command()
+def evolve(
+    folder: Folder,
+    limit: Limits = None,
+    show: Annotated[int, typer.Option(help="Candidates of each limit.")] = 3,
+    as_json: AsJson = False,
+) -> None:
+    """Find the best predicted candidates for any limits; trains nothing."""
+    with _clear_errors():
+        from .run import evolve_for, open_predictor, problem_of
+        from .store import Store
+
+        with Store.read(folder) as store:
+            problem = problem_of(store.settings)
+            predictor = open_predictor(store, problem)
+            names = _cost_names(problem)
+            limits = [parse_limit(text, names) for text in limit or [""]]
+            found = evolve_for(store, problem, predictor, limits)
+        answers = [_evolved(problem, one, show) for one in found]
+        if as_json:
+            typer.echo(json.dumps(answers, indent=2))
+            return
+        for text, answer in zip(limit or ["no limit"], answers, strict=True):
+            typer.echo(f"{text}:")
+            if not answer["candidates"]:
+                typer.echo(f"  out of reach; the nearest has {_costs_text(answer['nearest'])}")
+            for one in answer["candidates"]:
+                typer.echo(f"  {one['label']:.3f}  {_costs_text(one['costs'])}  {one['genes']}")
+
+
+def _evolved(problem: Any, one: Any, show: int) -> dict[str, Any]:
+    return {
+        "nearest": {name: float(value) for name, value in one.nearest.items()},
+        "generations": one.generations,
+        "candidates": [
+            {
+                "label": float(one.scores[n]),
+                "costs": {name: float(cost[n]) for name, cost in one.costs.items()},
+                "genes": problem.space.values(one.rows[n]),
+            }
+            for n in range(min(show, len(one.rows)))
+        ],
+    }
+
+
+def _costs_text(costs: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:.6g}" for name, value in costs.items())
+
+
+@app.command()
+def report(
+    folder: Folder,
+    out: Annotated[Path | None, typer.Option(help="File; default report.html there.")] = None,
+) -> None:
+    """Write one HTML page about a search; it may be running."""
+    with _clear_errors():
+        from .report import write_report
+        from .store import Store
+
+        path = out or folder / "report.html"
+        with Store.read(folder) as store:
+            write_report(store, path)
+        typer.echo(str(path))
+
+
+@app.command()
+def bench(
+    table: Annotated[Path, typer.Option(help="Labels, see `fbnetv3.search.objective`.")],
+    space: Annotated[Path, typer.Option(help="The table's space as JSON.")],
+    seeds: Annotated[int, typer.Option(help="Searches, each with a seed of its own.")] = 20,
+    limit: Limits = None,
+    batch: Annotated[int, typer.Option(help="Trials of a round.")] = 48,
+    rounds: Annotated[int, typer.Option(help="Rounds after the random first one.")] = 4,
+    predictor: Annotated[str, typer.Option(help="paper, nars, gp or auto.")] = "auto",
+    bins: Annotated[str, typer.Option(help="equal, quantile or none.")] = "equal",
+    as_json: AsJson = False,
+) -> None:
+    """Measure the search on a table of labels: regret after each round and at the end."""
+    with _clear_errors():
+        from .bench import bench_table
+        from .objective import load_table
+        from .optimize import Plan
+
+        made = load_table(space, table)
+        plan = Plan(
+            batch=batch,
+            rounds=rounds,
+            predictor=predictor,
+            bins=bins,
+            limits=tuple(parse_limit(text) for text in limit or [""]),
+            epochs=made.epochs,
+            target=made.target,
+        )
+        progress = None if as_json else lambda n: typer.echo(f"{n} of {seeds}", err=True)
+        found = bench_table(made, plan, seeds=seeds, progress=progress)
+        if as_json:
+            typer.echo(json.dumps(found, indent=2))
+            return
+        for one in found["limits"]:
+            typer.echo(f"limit {one['limit'] or 'none'}, best true label {one['best']:.3f}:")
+            for row in one["regret"]:
+                typer.echo(
+                    f"  {row['trials']:>5} trials: regret {row['median']:.3f} "
+                    f"[{row['q25']:.3f} {row['q75']:.3f}], mean {row['mean']:.3f}  {row['stage']}"
+                )
+
+
+@app.command()
+def export(
+    folder: Folder,
+    optuna: Annotated[
+        str | None, typer.Option(help="Storage for an Optuna study, such as sqlite:///study.db.")
+    ] = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="All labels as CSV, which `--labels` reads again.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for architecture and recipe JSON of each limit.")
+    ] = None,
+) -> None:
+    """Write answers or trials for other programs."""
+    with _clear_errors():
+        from .export import copy_answers, to_optuna, write_csv
+        from .spec import space_of
+        from .store import Store
+
+        with Store.read(folder) as store:
+            space = space_of(store.settings)
+            if optuna is None and csv is None and out is None:
+                raise ValueError("nothing to export; give --out, --csv or --optuna")
+            if optuna is not None:
+                typer.echo(f"{to_optuna(store, space, optuna)} trials in {optuna}")
+            if csv is not None:
+                typer.echo(f"{write_csv(store, space, csv)} labels in {csv}")
+            if out is not None:
+                for path in copy_answers(store, out):
+                    typer.echo(str(path))
+
+
+@app.command()
+def rebuild(folder: Folder) -> None:
+    """Make the database again from the search's other files."""
+    with _clear_errors():
+        from .store import Store
+
+        with Store.rebuild(folder) as store:
+            counts = store.counts()
+            for message in store.messages:
+                typer.echo(message, err=True)
+        typer.echo(f"{sum(counts.values())} trials, {counts['done']} of them with a label")
+
+
+def _bare_settings(space: Any, spec: Mapping[str, Any]) -> dict[str, Any]:
+    return {"space": space.to_dict(), "objective": dict(spec), "num_classes": 1000}
+
+
+def _table_space(path: str) -> Any:
+    from .space import Space
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no space at {path}; a table needs its space as JSON")
+    fields = json.loads(Path(path).read_bytes())
+    return Space.from_json(json.dumps(fields.get("space", fields)))
+
+
+def _objective(
+    space: str,
+    table: Path | None,
+    data: Path | None,
+    target: str | None,
+    settings: list[str] | None,
+    folder: Path,
+) -> dict[str, Any]:
+    """Returns the settings of the one objective that was asked for."""
+    given = [name for name, value in (("--table", table), ("--data", data),
+                                      ("--objective", target)) if value is not None]  # fmt: skip
+    if len(given) != 1:
+        raise ValueError(
+            f"{' and '.join(given) or 'no objective'} given; expected one of --table, --data, "
+            "--objective"
+        )
+    fields = dict(_setting(text) for text in settings or ())
+    if table is not None:
+        return {"kind": "table", "space": str(Path(space).resolve()),
+                "table": str(table.resolve())}  # fmt: skip
+    if data is not None:
+        where = str(Path(space).resolve()) if space.endswith(".json") else space
+        return {
+            "kind": "train",
+            "space": where,
+            "data": str(data.resolve()),
+            "checkpoints": str((folder / "checkpoints").resolve()),
+            **fields,
+        }
+    assert target is not None
+    file, colon, name = target.rpartition(":")
+    absolute = f"{Path(file).resolve()}{colon}{name}" if file.endswith(".py") else target
+    return {"kind": "python", "target": absolute, "arguments": fields}
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--set {text!r} is not understood; expected field=value")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _policy(straggler: float | None, attempts: int, timeout: float | None) -> Any:
+    from .coordinator import Policy
+
+    return Policy(straggler_factor=straggler, max_attempts=attempts, timeout_s=timeout)
+
+
+def _engine_maker(
+    name: str,
+    workers: int,
+    gpus: str,
+    address: str | None,
+    max_running: int | None,
+    cpus: float,
+    gpus_each: float,
+) -> Callable[[Any], Any]:
+    """Returns what makes the engine for a store."""
+    if name not in ("local", "ray"):
+        raise ValueError(f"engine is {name!r}; expected local or ray")
+    if name == "local" and (address is not None or max_running is not None):
+        raise ValueError("--address and --max-running are for --engine ray")
+
+    def make(store: Any) -> Any:
+        spec = store.settings["objective"]
+        if name == "ray":
+            from .ray_engine import RayEngine
+
+            return RayEngine(spec, store.folder, address=address, max_running=max_running,
+                             cpus=cpus, gpus=gpus_each)  # fmt: skip
+        from .engine import LocalEngine
+
+        devices = [device for device in gpus.split(",") if device]
+        return LocalEngine(spec, store.folder, gpus=devices, workers=len(devices) or workers)
+
+    return make
+
+
+def _carry_out(store: Any, make: Callable[[Any], Any], policy: Any, as_json: bool) -> None:
+    from .export import describe
+    from .report import write_report
+    from .run import run as carry_out
+    from .spec import space_of
+
+    with contextlib.closing(make(store)) as engine, Live(store, quiet=as_json) as live:
+        answers = carry_out(store, engine, policy=policy, notify=live.note)
+    for message in store.messages:
+        typer.echo(message, err=True)
+    write_report(store, store.folder / "report.html")
+    space = space_of(store.settings)
+    if as_json:
+        typer.echo(json.dumps([describe(space, one) for one in answers], indent=2))
+        return
+    for number, answer in enumerate(answers):
+        typer.echo(round_line(number, answer))
+    typer.echo(f"report: {store.folder / 'report.html'}")
+
+
+def main() -> None:
+    """Runs the command line."""
+    sys.exit(app())
