@@ -125,7 +125,7 @@ def evolve(
     pool = space.unique(start)
     if not len(pool):
         raise ValueError("start is empty; give some candidates, such as space.pool(1000, seed=0)")
-    run = _Run(space, score, costs, list(limits), rng, settings, allowed)
+    run = _Run(space, score, costs, list(limits), pool, rng, settings, allowed)
     run.begin(pool)
     for _ in range(settings.generations):
         if not run.active.any():
@@ -144,14 +144,14 @@ def extreme(
     """
     sign = -1.0 if largest else 1.0
     best = space.sample(8, np.random.default_rng(0))
-    value = sign * np.asarray(costs(best)[name], np.float64)
+    value = _known(sign * np.asarray(costs(best)[name], np.float64))
     while True:
         before = value.copy()
         for column, size in enumerate(space.sizes):
             trial = np.repeat(best, size, axis=0)
             trial[:, column] = np.tile(np.arange(size, dtype=np.int16), len(best))
             trial = space.canonical(trial)
-            found = sign * np.asarray(costs(trial)[name], np.float64)
+            found = _known(sign * np.asarray(costs(trial)[name], np.float64))
             pick = found.reshape(len(best), size).argmin(axis=1)
             chosen = np.arange(len(best)) * size + pick
             better = found[chosen] < value
@@ -163,6 +163,11 @@ def extreme(
     return best[row], float(sign * value[row])
 
 
+def _known(values: Floats) -> Floats:
+    """Returns costs with those of candidates that have none (NaN) at infinity."""
+    return np.where(np.isnan(values), np.inf, values)
+
+
 class _Run:
     """The populations of all limits: rows sorted by limit, then feasible first, best first."""
 
@@ -172,6 +177,7 @@ class _Run:
         score: Score,
         costs: CostsOf,
         limits: list[Limit],
+        pool: Matrix,
         rng: np.random.Generator,
         settings: Settings,
         allowed: Feasible | None,
@@ -179,21 +185,21 @@ class _Run:
         self.space, self.score, self.costs, self.limits = space, score, costs, limits
         self.rng, self.settings, self.allowed = rng, settings, allowed
         self.ends: dict[tuple[str, bool], tuple[Matrix, float]] = {}
-        self.nearest = [self._unreachable(limit) for limit in limits]
+        known = costs(pool)
+        self.nearest = [self._unreachable(limit, known) for limit in limits]
         self.active = np.array([not near for near in self.nearest], np.bool_)
         self.history: list[list[float]] = [[] for _ in limits]
         self.rows: Matrix = np.zeros((0, len(space.genes)), np.int16)
         self.owner = np.zeros(0, np.int64)
         self.fitness = np.zeros(0)
 
-    def _unreachable(self, limit: Limit) -> dict[str, float]:
+    def _unreachable(self, limit: Limit, known: Mapping[str, npt.NDArray[Any]]) -> dict[str, float]:
         """Returns the nearest costs if a single bound of the limit is out of reach."""
-        if not limit.bounds:
-            return {}
-        limit.violation(self.costs(self.space.sample(1, np.random.default_rng(0))))
+        limit.violation(known)
         for name, (low, high) in limit.bounds.items():
             for bound, largest in ((high, False), (low, True)):
-                if not np.isfinite(bound):
+                inside = known[name] >= bound if largest else known[name] <= bound
+                if not np.isfinite(bound) or bool(np.any(inside)):
                     continue
                 if (name, largest) not in self.ends:
                     found = extreme(self.space, self.costs, name, largest=largest)
