@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import logging
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -143,12 +144,13 @@ def quantize_openvino(
     if not fed:
         raise ValueError("no calibration images; give at least one, a few hundred are better")
     logging.getLogger("nncf").setLevel(logging.ERROR)
-    small = nncf.quantize(
-        model,
-        nncf.Dataset(fed),
-        preset=nncf.QuantizationPreset.MIXED,
-        subset_size=len(fed),
-    )
+    with contextlib.redirect_stdout(io.StringIO()):  # progress bars
+        small = nncf.quantize(
+            model,
+            nncf.Dataset(fed),
+            preset=nncf.QuantizationPreset.MIXED,
+            subset_size=len(fed),
+        )
     artefact = dataclasses.replace(
         backend.artefact,
         precision="int8",
