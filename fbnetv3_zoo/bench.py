@@ -127,7 +127,7 @@ def entries(
     ]
     has_openvino = find_spec("openvino") is not None
     for path in files:
-        precision = _artefact_of(path).precision
+        precision = artefact_of(path).precision
         suffix = "" if precision == "fp32" else f"-{precision}"
         for number in tried:
             if path.suffix == ".onnx":
@@ -174,7 +174,7 @@ def sweep(
     quality = _compare(runners, tried, artefact, images, labels)
     rows = []
     for batch_size in batch_sizes:
-        batch = _noise(artefact, batch_size)
+        batch = noise_for(artefact, batch_size)
         # Runs are paired with what they were asked for; a contestant holds its own input.
         contestants = [runner.contestant(batch) for runner in runners]
         timed = measure(contestants, min_runs=min_runs, max_seconds=max_seconds)
@@ -301,7 +301,8 @@ def _compare(
     return found
 
 
-def _noise(artefact: Artefact, batch_size: int) -> NDArray[Any]:
+def noise_for(artefact: Artefact, batch_size: int) -> NDArray[Any]:
+    """Returns a batch of noise as a network's file takes it."""
     sizes = inputs_for(artefact, in_chans=3, batch_sizes=(batch_size,), free_size=False)
     return next(sizes)
 
@@ -318,7 +319,8 @@ def _identity(entry: Entry, artefact: Artefact) -> tuple[str, int | None]:
     return digest.hexdigest(), size
 
 
-def _artefact_of(path: Path) -> Artefact:
+def artefact_of(path: Path) -> Artefact:
+    """Returns what an exported ONNX or OpenVINO file says about itself."""
     if path.suffix == ".xml":
         from .openvino_model import read_openvino
 

@@ -12,11 +12,11 @@ def main(arguments: list[str]) -> None:
     Args:
         arguments: file, backend, threads (0 is the backend's own), batch size, file to write.
     """
-    from .bench import _artefact_of, _noise, file_runner
+    from .bench import artefact_of, file_runner, noise_for
 
     path, backend, threads, batch_size, result = arguments
     runner = file_runner(Path(path), backend, int(threads) or None)
-    contestant = runner.contestant(_noise(_artefact_of(Path(path)), int(batch_size)))
+    contestant = runner.contestant(noise_for(artefact_of(Path(path)), int(batch_size)))
     for _ in range(3):
         contestant.run()
     Path(result).write_text(str(_peak_mib()))

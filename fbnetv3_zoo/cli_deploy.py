@@ -1,0 +1,397 @@
+"""The commands `export`, `quantize` and `latency`: parsing and printing around the library."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+
+from .cli_group import note, print_json, print_table
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .artefact import Artefact
+    from .bench import Row
+    from .model import FBNetV3
+
+# More images than this say little more about agreement and take minutes.
+_MAX_CALIBRATION = 300
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="Name, name.tag, arch.json, local-dir:DIR, ...")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help=".onnx, .xml (OpenVINO) or .pte (ExecuTorch).")
+    ],
+    pretrained: Annotated[
+        bool | None, typer.Option(help="Load the trained weights; default: if the name has any.")
+    ] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Weights to load instead.")] = None,
+    dynamic: Annotated[
+        str, typer.Option(help="Free sides of the input: batch, batch+size or none.")
+    ] = "batch",
+    precision: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp32",
+    opset: Annotated[int, typer.Option(help="18 or later.")] = 18,
+    include_preprocess: Annotated[
+        bool, typer.Option(help="Take uint8 (N, H, W, 3) and normalise in the graph.")
+    ] = False,
+    check_target: Annotated[
+        bool, typer.Option(help="Report what mobile providers and TensorRT take of it.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Write a network to a file that is compared with it first; what differs is not written."""
+    from .export import to_onnx
+
+    if output.suffix not in (".onnx", ".xml", ".pte"):
+        raise ValueError(f"output is {output}; expected a name that ends in .onnx, .xml or .pte")
+    made = _create(model, pretrained, checkpoint)
+    if output.suffix == ".pte":
+        if (dynamic, precision, include_preprocess, check_target) != (
+            "batch",
+            "fp32",
+            False,
+            False,
+        ):
+            raise ValueError("an ExecuTorch program takes one float32 image; leave options out")
+        from .targets import to_executorch
+
+        _print_export(output, to_executorch(made, output).to_dict(), json=json)
+        return
+    options: dict[str, Any] = {
+        "dynamic": None if dynamic == "none" else dynamic,
+        "precision": precision,
+        "opset": opset,
+        "include_preprocess": include_preprocess,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        onnx_path = output if output.suffix == ".onnx" else Path(folder) / "model.onnx"
+        found = to_onnx(made, onnx_path, **options)
+        parity = found.parity.to_dict()
+        if output.suffix == ".xml":
+            from .openvino_model import to_openvino
+
+            parity = to_openvino(onnx_path, output).to_dict()
+        coverage = []
+        if check_target:
+            from .targets import check_targets
+
+            coverage = check_targets(onnx_path)
+    _print_export(output, parity, json=json, coverage=coverage, sha256=found.sha256)
+
+
+def _print_export(
+    output: Path,
+    parity: dict[str, float],
+    *,
+    json: bool,
+    coverage: Sequence[Any] = (),
+    sha256: str | None = None,
+) -> None:
+    if json:
+        size = output.stat().st_size
+        print_json(
+            {
+                "path": output,
+                "num_bytes": size,
+                "sha256": sha256 if output.suffix == ".onnx" else None,
+                "parity": parity,
+                "targets": list(coverage),
+            }
+        )
+        return
+    print(
+        f"{output}: {output.stat().st_size / 1e6:.1f} MB; largest difference of a logit "
+        f"{parity['max_error_of_std']:.0e} of their spread, same top-1 on "
+        f"{100 * parity['top1_agreement']:.0f} % of {parity['num_inputs']} inputs"
+    )
+    if coverage:
+        print_table(
+            ("target", "operators", "taken", "pieces", "left", "suitable", "notes"),
+            [
+                (
+                    c.target,
+                    c.num_nodes,
+                    c.num_taken,
+                    c.num_partitions,
+                    ", ".join(c.left),
+                    c.verdict,
+                    "; ".join(c.notes),
+                )
+                for c in coverage
+            ],
+        )
+
+
+def quantize(
+    file: Annotated[Path, typer.Argument(help="An fp32 file that `fbnetv3 export` wrote.")],
+    calib: Annotated[Path, typer.Option(help="Folder of images like those of later use.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help=".onnx, or .xml for OpenVINO.")],
+    evaluate: Annotated[
+        Path | None,
+        typer.Option(help="Folder to judge the result on; folders called after classes: labels."),
+    ] = None,
+    runtime: Annotated[
+        str | None, typer.Option(help="onnxruntime or openvino; by the output's ending.")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="How ranges are taken; default: what agrees best.")
+    ] = None,
+    max_drop: Annotated[
+        float | None, typer.Option(help="Most points of top-1 that may be lost; else refused.")
+    ] = None,
+    sensitivity: Annotated[bool, typer.Option(help="Measure what each layer costs.")] = True,
+    latency: Annotated[bool, typer.Option(help="Measure the speed against fp32.")] = True,
+    threads: Annotated[int, typer.Option(help="For that measurement.")] = 1,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Make an int8 file, judge it on images, and say whether it pays on this machine."""
+    from .int8_speed import compare_speed
+    from .labelled import labelled_images
+    from .onnx_session import read_artefact
+    from .quantize import quantize as quantized
+
+    names = read_artefact(file).class_names
+    images, _ = labelled_images(calib, names)
+    judged, labels = labelled_images(evaluate, names) if evaluate else (None, None)
+    found = quantized(
+        file,
+        output,
+        _thinned(images),
+        evaluation=judged,
+        labels=labels,
+        runtime=runtime or ("openvino" if output.suffix == ".xml" else "onnxruntime"),  # type: ignore[arg-type]  # checked there
+        method=method,
+        max_drop_pct=max_drop,
+        sensitivity=sensitivity,
+    )
+    speed = compare_speed(file, output, threads=threads) if latency else None
+    if json:
+        print_json({"quantized": found, "speed": speed})
+        return
+    print(
+        f"{output}: {found.num_bytes / 1e6:.2f} MB of {found.num_bytes_float / 1e6:.2f}; ranges by "
+        f"{found.method} over {found.num_calibration} images"
+    )
+    if found.num_unreadable:
+        note(f"{found.num_unreadable} images could not be read and were passed over")
+    print(f"same top-1 as fp32 on {found.agreement_pct:.2f} % of {found.num_evaluation} images")
+    if found.top1_pct is not None:
+        print(f"top-1 {found.top1_pct:.2f} %, fp32 {found.top1_float_pct:.2f} %")
+    if found.layers:
+        rows = [
+            (la.node, la.error_of_std, "float" if la.in_float else "int8") for la in found.layers
+        ]
+        print_table(("layer", "error alone", "kept in"), rows[:10], "the ten dearest layers")
+    if speed:
+        print(speed.verdict)
+
+
+def latency(
+    models: Annotated[list[str], typer.Argument(help="Names, or exported .onnx and .xml files.")],
+    backend: Annotated[
+        list[str] | None,
+        typer.Option(help="Torch's to add: torch, torch-optimized, torch-compile, ...; repeatable"),
+    ] = None,
+    batch: Annotated[list[int] | None, typer.Option(help="Images a run; repeatable.")] = None,
+    threads: Annotated[
+        list[int] | None, typer.Option(help="Repeatable; default: one, and all there are.")
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Folder for agreement, and accuracy if its folders are classes."),
+    ] = None,
+    pretrained: Annotated[
+        bool | None, typer.Option(help="Load the trained weights; default: with --images.")
+    ] = None,
+    best: Annotated[
+        bool, typer.Option(help="Print the fastest way that keeps the accuracy.")
+    ] = False,
+    memory: Annotated[bool, typer.Option(help="Also measure peak memory.")] = False,
+    min_runs: Annotated[int, typer.Option(help="Samples of each.")] = 100,
+    seconds: Annotated[float, typer.Option(help="Limit for each network and batch size.")] = 60.0,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Append rows to this JSON Lines file.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw a .svg or .png.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Measure ways of running networks against each other on this machine."""
+    from .bench import best as fastest
+    from .bench import write_rows
+
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number, name in enumerate(models):
+            place = Path(folder) / str(number)
+            place.mkdir()
+            rows += _rows_of(
+                name,
+                place,
+                backends=backend or (),
+                batch_sizes=batch or (1,),
+                threads=threads or (),
+                folder=images,
+                pretrained=pretrained,
+                min_runs=min_runs,
+                max_seconds=seconds,
+                memory=memory,
+            )
+    if output:
+        write_rows(rows, output)
+    if plot:
+        from .plot import plot_rows
+
+        plot_rows([row.to_dict() for row in rows], plot)
+    if json:
+        print_json(fastest(rows) if best else rows)
+        return
+    _print_rows(rows)
+    if best:
+        row = fastest(rows)
+        print(f"best: {row.model} by {row.backend} with {row.threads} threads, batch {row.batch}")
+
+
+def _rows_of(
+    name: str,
+    place: Path,
+    *,
+    backends: Sequence[str],
+    batch_sizes: Sequence[int],
+    threads: Sequence[int],
+    folder: Path | None,
+    pretrained: bool | None,
+    **measuring: Any,
+) -> list[Row]:
+    from .bench import artefact_of, entries, sweep
+
+    path, module = Path(name), None
+    if path.suffix in (".onnx", ".xml"):
+        if backends:
+            raise ValueError(f"{name} is a file; torch's backends need a model's name")
+        files = [path]
+    else:
+        from .export import to_onnx
+
+        # Speed does not depend on the weights; agreement and accuracy do.
+        module = _create(name, folder is not None if pretrained is None else pretrained, None)
+        files = [to_onnx(module, place / "fp32.onnx").path]
+    artefact = artefact_of(files[0])
+    batch, labels, paths = _prepared(folder, artefact)
+    if module is not None and paths:
+        files += _int8(files[0], place, paths)
+    rows = sweep(
+        entries(files, backends, threads),
+        artefact,
+        module=module,
+        batch_sizes=batch_sizes,
+        images=batch,
+        labels=labels,
+        **measuring,
+    )
+    return [dataclasses.replace(row, model=artefact.name) for row in rows]
+
+
+def _prepared(
+    folder: Path | None, artefact: Artefact
+) -> tuple[NDArray[np.float32] | None, list[int] | None, list[Path]]:
+    from .images import open_image
+    from .labelled import labelled_images
+
+    if folder is None:
+        return None, None, []
+    paths, labels = labelled_images(folder, artefact.class_names)
+    batch = np.stack([artefact.preprocess(open_image(path)) for path in paths])
+    return batch, labels, paths
+
+
+def _int8(float_path: Path, place: Path, images: Sequence[Path]) -> list[Path]:
+    """Writes int8 files for every runtime there is; the images are judged on by `sweep`."""
+    from .quantize import quantize as quantized
+
+    made = []
+    for runtime, suffix in (("onnxruntime", "onnx"), ("openvino", "xml")):
+        path = place / f"int8.{suffix}"
+        try:
+            quantized(
+                float_path,
+                path,
+                _thinned(images),
+                runtime=runtime,  # type: ignore[arg-type]  # one of the two
+                sensitivity=False,
+            )
+        except ImportError as error:
+            note(str(error))
+            continue
+        made.append(path)
+    return made
+
+
+def _print_rows(rows: Sequence[Row]) -> None:
+    columns = (
+        "model",
+        "backend",
+        "threads",
+        "batch",
+        "median ms",
+        "95 %",
+        "p90",
+        "img/s",
+        "first ms",
+        "MB",
+        "peak MiB",
+        "agree %",
+        "top-1 %",
+        "keeps",
+        "verdict",
+    )
+    print_table(
+        columns,
+        [
+            (
+                row.model,
+                row.backend,
+                row.threads,
+                row.batch,
+                row.latency.median_ms,
+                f"{row.latency.low_ms:.2f}-{row.latency.high_ms:.2f}",
+                row.latency.p90_ms,
+                row.images_per_s,
+                row.latency.first_ms,
+                None if row.num_bytes is None else row.num_bytes / 1e6,
+                row.peak_mib,
+                row.agreement_pct,
+                row.top1_pct,
+                "yes" if row.keeps_accuracy else "unproven" if row.agreement_pct is None else "no",
+                row.latency.verdict,
+            )
+            for row in rows
+        ],
+    )
+
+
+def _create(model: str, pretrained: bool | None, checkpoint: Path | None) -> FBNetV3:
+    from .model import FBNetV3
+    from .registry import create, get_weights
+
+    if pretrained is None:
+        try:
+            pretrained = checkpoint is None and get_weights(model) is not None
+        except ValueError:
+            pretrained = False  # a path, a repository or a name without weights
+        if not pretrained and checkpoint is None:
+            note(f"{model}: no weights belong to this name; they are fresh unless it is a folder's")
+    made = create(model, pretrained=pretrained, checkpoint=checkpoint)
+    assert isinstance(made, FBNetV3)
+    return made
+
+
+def _thinned(images: Sequence[Path]) -> list[Path]:
+    step = max(1, -(-len(images) // _MAX_CALIBRATION))
+    return list(images[::step])
