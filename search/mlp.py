@@ -165,7 +165,8 @@ class MlpModel:
         epochs: int,
         rng: torch.Generator,
     ) -> None:
-        size = min(_BATCH, len(label))
+        # At most 64 steps an epoch, or a fit of many thousand labels would take minutes.
+        size = min(max(_BATCH, len(label) // 64), len(label))
         steps = math.ceil(len(label) / size)
         for _ in range(epochs):
             order = torch.stack(

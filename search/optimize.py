@@ -40,6 +40,8 @@ SEARCH_KINDS = ("random", "bins")
 LABEL_KINDS = (*SEARCH_KINDS, "import")
 # Cross-validation needs so many labels, and looks at no more, as its cost grows faster than they.
 FEWEST_LABELS, MOST_LABELS = 10, 1000
+# Of more labels than this an even share is learnt from: a network 24 wide has no use for more.
+MOST_FITTED = 4000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,6 +182,21 @@ class Problem:
         return test
 
 
+def pool_of(problem: Problem, plan: Plan) -> Matrix:
+    """Returns the pool of a plan.
+
+    Raises:
+        ValueError: fewer candidates are feasible than a round has trials.
+    """
+    pool = problem.pool(plan.pool, seed=plan.seed, within=plan.within)
+    if len(pool) < plan.batch:
+        raise ValueError(
+            f"only {len(pool)} candidates are feasible, fewer than a round of {plan.batch}; widen "
+            "the limits or make rounds smaller"
+        )
+    return pool
+
+
 def usable(labels: Labels) -> Floats:
     """Returns the labels as numbers to learn from: training that diverged is as bad as the worst.
 
@@ -219,13 +236,8 @@ class Optimizer:
     ) -> None:
         self._problem, self._plan, self._store = problem, plan, store
         self._coordinator, self._notify = coordinator, notify
-        self.pool = problem.pool(plan.pool, seed=plan.seed, within=plan.within)
+        self.pool = pool_of(problem, plan)
         self.costs = self.costs_of(self.pool)
-        if len(self.pool) < plan.batch:
-            raise ValueError(
-                f"only {len(self.pool)} candidates are feasible, fewer than a round of "
-                f"{plan.batch}; widen the limits or make rounds smaller"
-            )
         self.bin_by = self._cost_to_bin_by()
         self.predictor = self._make_predictor()
         self._hashes = problem.space.hashes(self.pool)
@@ -297,7 +309,13 @@ class Optimizer:
         before = rounds[index].number if index < len(rounds) else None
         labels = self.labels(before)
         values = usable(labels)
-        self.predictor.fit(labels.matrix, values)
+        some = np.linspace(0, len(values) - 1, min(len(values), MOST_FITTED)).astype(int)
+        fitted = self.predictor
+        if isinstance(fitted, AutoPredictor) and len(values) > MOST_LABELS:
+            # A Gaussian process of more labels costs their cube, and has no edge left.
+            fitted.kind = "nars"
+            fitted = fitted.members["nars"]
+        fitted.fit(labels.matrix[some], values[some])
         self._fitted = index
         self._scores = self.predictor.predict(self.pool).mean
 
@@ -421,13 +439,16 @@ class Optimizer:
             labels = self.labels(rounds[index + 1].number if index + 1 < len(rounds) else None)
             values = usable(labels)
             self.fit(index + 1)
+            importance = self._importance()
             content = {
                 "trials": len(values),
                 "epoch": self.epoch,
                 "best": float(values.max()),
                 **self._quality(labels, values),
             }
-            self._store.set_stage("importance", {"genes": self._importance()})
+            # Cross-validation left the predictor fitted to a part of the labels.
+            self._fitted = -1
+            self._store.set_stage("importance", {"genes": importance})
             self._store.set_stage(name, content)
             self._notify("closed", {"index": index, **content})
         self.fit(index + 1)
@@ -457,8 +478,6 @@ class Optimizer:
         if self.bin_by:
             figures["tau_of_cost"] = abs(tau(self.costs_of(rows)[self.bin_by], values))
             figures["worse_than_cost"] = bool(figures["tau"] <= figures["tau_of_cost"])
-        # Cross-validation left it fitted to a part.
-        chosen.fit(labels.matrix, usable(labels))
         return figures
 
     def _importance(self) -> dict[str, float]:

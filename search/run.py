@@ -25,7 +25,7 @@ from .engine import Engine
 from .evolve import Evolved, Limit, evolve
 from .export import describe, write_answers
 from .objective import TableObjective
-from .optimize import PREDICTOR, Notify, Optimizer, Plan, Problem
+from .optimize import PREDICTOR, Notify, Optimizer, Plan, Problem, pool_of
 from .predictor import Predictor, load_predictor
 from .space import Matrix, Space
 from .spec import identity, load_objective, space_of
@@ -94,11 +94,11 @@ def problem_of(settings: Mapping[str, Any]) -> Problem:
 
 
 def check(problem: Problem, plan: Plan) -> None:
-    """Looks whether every limit can be reached, before anything is trained.
+    """Looks whether limits can be reached and rounds be filled, before anything is trained.
 
     Raises:
         ValueError: a limit names an unknown cost, or is out of reach; the message has the least
-            (or largest) cost that is within reach.
+            (or largest) cost that is within reach. Or too few candidates are feasible.
     """
     known = problem.costs(problem.space.sample(1, np.random.default_rng(0)))
     for bounds in (plan.within, *plan.limits):
@@ -115,6 +115,7 @@ def check(problem: Problem, plan: Plan) -> None:
                 raise ValueError(
                     f"no candidate has {name} of {low:g} or more; the largest is {most:g}"
                 )
+    pool_of(problem, plan)
 
 
 @dataclass(frozen=True)

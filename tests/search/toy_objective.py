@@ -28,6 +28,7 @@ class Toy:
             attempt only).
         folder: where "once" remembers.
         noise: standard deviation between seeds.
+        early: that of what early epochs add to the ranking.
     """
 
     def __init__(
@@ -36,15 +37,19 @@ class Toy:
         trouble: Mapping[str, str] | None = None,
         folder: str = "",
         noise: float = 0.1,
+        early: float = 2.0,
     ) -> None:
         self._sleep_s, self._trouble = sleep_s, dict(trouble or {})
-        self._folder, self._noise = folder, noise
+        self._folder, self._noise, self._early = folder, noise, early
 
     def evaluate(self, row: Sequence[int], *, seed: int, epochs: int) -> Iterator[float]:
         name = ",".join(str(int(gene)) for gene in row)
         trouble = self._trouble.get(name, self._trouble.get("*", ""))
         digest = hashlib.sha256(f"{name}:{seed}".encode()).digest()
-        noise, early = np.random.default_rng(list(digest)).normal(size=2) * (self._noise, 2)
+        noise, early = np.random.default_rng(list(digest)).normal(size=2) * (
+            self._noise,
+            self._early,
+        )
         top = 70 + float(np.dot(WEIGHTS[: len(row)], row)) + noise
         for epoch in range(1, epochs + 1):
             time.sleep(self._sleep_s)
