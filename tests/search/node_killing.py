@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import random
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
-from killable import PLAN, SPACE, summary, toy
+from killable import PLAN, SPACE, summary, toy  # type: ignore[import-not-found]  # a script's
 
 from fbnetv3.search.coordinator import Policy
 from fbnetv3.search.engine import LocalEngine
@@ -24,8 +25,8 @@ def undergo_nodes(folder: Path, *, kills: int, sleep_s: float) -> dict[str, Any]
         run(store, engine)
         engine.close()
         expected = summary(store)
-    import ray
-    from ray.cluster_utils import Cluster
+    ray: Any = importlib.import_module("ray")
+    Cluster: Any = importlib.import_module("ray.cluster_utils").Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]

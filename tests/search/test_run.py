@@ -230,13 +230,13 @@ def small_table() -> TableObjective:
     rows = SPACE.unique(SPACE.sample(600, np.random.default_rng(1)))
     noise = np.random.default_rng(2).normal(scale=0.1, size=(len(rows), 3))
     labels = 70 + (rows @ WEIGHTS)[:, None] + noise
-    macs = 100.0 + rows @ np.arange(1, 7)
+    macs = (100 + rows @ np.arange(1, 7)).astype(np.float64)
     return TableObjective(SPACE, rows, labels, {"macs": macs})
 
 
 def test_bench_measures_regret_against_the_tables_own_best() -> None:
     table = small_table()
-    limits = ({}, {"macs": (-INFINITE, 120.0)})
+    limits: tuple[dict[str, tuple[float, float]], ...] = ({}, {"macs": (-INFINITE, 120.0)})
     found = bench_table(table, plan(limits=limits, epochs=1, rounds=2, target="log_error"), seeds=2)
     truth = table.truth()
     assert found["limits"][0]["best"] == pytest.approx(truth.max())
@@ -269,7 +269,7 @@ def macro_table() -> TableObjective:
         space,
         np.asarray(held["arch"], np.int16),
         np.asarray(held["test_acc"], np.float64),
-        {"macs": np.asarray(held["flops"], np.float64)},
+        {"macs": held["flops"].astype(np.float64)},
     )
 
 

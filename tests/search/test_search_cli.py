@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from fbnetv3.search.cli import app, parse_limit
 from fbnetv3.search.store import Store
