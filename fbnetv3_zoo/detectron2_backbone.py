@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from .model import FBNetV3
 from .preprocess import IMAGENET_MEAN, IMAGENET_STD
-from .trunk import Feature, Repeats, Tail, Trunk, load_network, pick_features
+from .trunk import ProposalHead, RegionHead, Tail, Trunk, load_network
 
 try:
     from detectron2.layers import FrozenBatchNorm2d, ShapeSpec, get_norm
@@ -159,46 +159,50 @@ class FBNetV3FPN(FPN):  # type: ignore[misc]  # detectron2 has no types
         return dict(zip(self._out_features, joined, strict=True))
 
 
-class FBNetV3BoxHead(nn.Module):
-    """The network's own rows behind a feature, averaged: (N, C, H, W) to (N, C').
-
-    As in the paper's C4 detectors: MB6 and MB7 read what RoIAlign cuts out of `res4`. In Mask
-    R-CNN of Detectron2's `Res5ROIHeads` give `FBNetV3Tail` for `res5` instead.
+class FBNetV3BoxHead(RegionHead):
+    """The network's own rows behind a feature, averaged: the box head of `StandardROIHeads`.
 
     Args:
         arch: as in `FBNetV3Backbone`; give both the same.
-        in_feature: the feature that is cut from, `res4` or `trunk3`.
-        norm: one of `NORMS`.
-        padding: as in `FBNetV3Backbone`.
-        pretrained: as in `FBNetV3Backbone`.
-        checkpoint: as in `FBNetV3Backbone`.
-        license: as in `FBNetV3Backbone`.
-        grad_checkpointing: as in `FBNetV3Backbone`.
+        in_feature: the feature that regions are cut from, `res4` or `trunk3`.
+        grad_checkpointing: run rows again in the backward pass.
+        **kwargs: `norm`, `padding`, `pretrained`, `checkpoint`, `license` of `FBNetV3Backbone`.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__()
-        self.tail = _tail(**kwargs)
+    def __init__(
+        self,
+        *,
+        arch: Any = "fbnetv3_a",
+        in_feature: str = "res4",
+        grad_checkpointing: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        network = _head_network(arch, **kwargs)
+        super().__init__(network, behind=in_feature, grad_checkpointing=grad_checkpointing)
 
     @property
     def output_shape(self) -> Any:
         """Detectron2's `ShapeSpec` of the result."""
         return ShapeSpec(channels=self.tail.out_channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns one vector (N, C') a region."""
-        return self.tail(x).mean(dim=(2, 3))  # type: ignore[no-any-return]  # module calls are Any
 
-
-class FBNetV3Tail(nn.Module):
+class FBNetV3Res5(nn.Module):
     """The same rows without the average: `res5` of Detectron2's `Res5ROIHeads`.
 
     Args: those of `FBNetV3BoxHead`.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        arch: Any = "fbnetv3_a",
+        in_feature: str = "res4",
+        grad_checkpointing: bool = False,
+        **kwargs: Any,
+    ) -> None:
         super().__init__()
-        self.tail = _tail(**kwargs)
+        network = _head_network(arch, **kwargs)
+        self.tail = Tail(network, behind=in_feature, grad_checkpointing=grad_checkpointing)
         self.out_channels = self.tail.out_channels
 
     def forward(self, x: Tensor) -> Tensor:
@@ -207,19 +211,16 @@ class FBNetV3Tail(nn.Module):
         return x
 
 
-class FBNetV3RPNHead(nn.Module):
+class FBNetV3RPNHead(ProposalHead):
     """Region proposals from a copy of the repeating blocks of the row that ends in `in_feature`.
 
-    As in the paper's C4 detectors: the blocks are the hidden layers, two 1x1 convolutions predict
-    objectness and box deltas.
-
     Args:
+        arch: as in `FBNetV3Backbone`; give both the same.
         in_channels: channels of the maps, those of `in_feature`.
         num_anchors: anchors a position.
         box_dim: numbers a box.
         in_feature: `res4` or `trunk3`.
-        arch: as in `FBNetV3Backbone`; give both the same.
-        **kwargs: `norm`, `padding`, `pretrained`, `checkpoint`, `license`.
+        **kwargs: `norm`, `padding`, `pretrained`, `checkpoint`, `license` of `FBNetV3Backbone`.
     """
 
     def __init__(
@@ -228,28 +229,17 @@ class FBNetV3RPNHead(nn.Module):
         in_channels: int,
         num_anchors: int,
         box_dim: int = 4,
-        in_feature: str = "res4",
         arch: Any = "fbnetv3_a",
+        in_feature: str = "res4",
         **kwargs: Any,
     ) -> None:
-        super().__init__()
-        self.repeats = Repeats(_head_network(arch, **kwargs), feature=in_feature)
-        channels = self.repeats.out_channels
-        if in_channels != channels:
-            raise ValueError(
-                f"in_channels is {in_channels}; the row of {in_feature!r} is {channels} wide. It "
-                "reads the bare trunk; use StandardRPNHead behind a feature pyramid"
-            )
-        self.objectness_logits = nn.Conv2d(channels, num_anchors, 1)
-        self.anchor_deltas = nn.Conv2d(channels, num_anchors * box_dim, 1)
-        for layer in (self.objectness_logits, self.anchor_deltas):
-            nn.init.normal_(layer.weight, std=0.01)
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]  # it has one
-
-    def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Returns (objectness, deltas) a map: (N, A, H, W) and (N, A * box_dim, H, W)."""
-        hidden = [self.repeats(x) for x in features]
-        return [self.objectness_logits(x) for x in hidden], [self.anchor_deltas(x) for x in hidden]
+        super().__init__(
+            _head_network(arch, **kwargs),
+            in_channels=in_channels,
+            num_anchors=num_anchors,
+            box_dim=box_dim,
+            feature=in_feature,
+        )
 
 
 def build_fbnetv3_backbone(cfg: Any, input_shape: Any) -> FBNetV3Backbone:
@@ -391,18 +381,6 @@ def _head_network(
         checkpoint=checkpoint or None,
         license=license or None,
     )
-
-
-def _tail(
-    *,
-    arch: Any = "fbnetv3_a",
-    in_feature: str = "res4",
-    grad_checkpointing: bool = False,
-    **kwargs: Any,
-) -> Tail:
-    network = _head_network(arch, **kwargs)
-    behind: Feature = pick_features(network.arch, (in_feature,))[0]
-    return Tail(network, behind=behind.name, grad_checkpointing=grad_checkpointing)
 
 
 def _part_arguments(cfg: Any) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint
 from . import source
 from .arch import Arch
 from .features import Geometry
-from .model import FBNetV3, build
+from .model import FBNetV3
 
 Padding = Literal["same", "faithful"]
 # Returns a module with every batch-norm in it frozen; each host has its own frozen layer.
@@ -284,6 +284,66 @@ class Repeats(_Part):
         return x
 
 
+class ProposalHead(nn.Module):
+    """A region proposal network's head: a row's repeats, then objectness and box deltas.
+
+    As in the paper's C4 detectors; it reads the bare trunk. Detectron2 and torchvision call it in
+    the same way.
+
+    Args:
+        network: a whole network of `load_network`.
+        in_channels: channels of the maps; those of `feature`, nothing else fits.
+        num_anchors: anchors a position.
+        box_dim: numbers a box.
+        feature: the feature whose row is meant.
+    """
+
+    def __init__(
+        self,
+        network: FBNetV3,
+        *,
+        in_channels: int,
+        num_anchors: int,
+        box_dim: int = 4,
+        feature: str = "res4",
+    ) -> None:
+        super().__init__()
+        self.repeats = Repeats(network, feature=feature)
+        channels = self.repeats.out_channels
+        if in_channels != channels:
+            raise ValueError(
+                f"in_channels is {in_channels}; the row of {feature!r} is {channels} wide. This "
+                "head reads the bare trunk; take the host's own head behind a feature pyramid"
+            )
+        self.objectness_logits = nn.Conv2d(channels, num_anchors, 1)
+        self.anchor_deltas = nn.Conv2d(channels, num_anchors * box_dim, 1)
+        for layer in (self.objectness_logits, self.anchor_deltas):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.constant_(layer.get_parameter("bias"), 0.0)
+
+    def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Returns (objectness, deltas) a map: (N, A, H, W) and (N, A * box_dim, H, W)."""
+        hidden = [self.repeats(x) for x in features]
+        return [self.objectness_logits(x) for x in hidden], [self.anchor_deltas(x) for x in hidden]
+
+
+class RegionHead(nn.Module):
+    """The rows behind a feature, averaged: regions (N, C, H, W) to (N, C').
+
+    As in the paper's C4 detectors: MB6 and MB7 read what RoIAlign cuts out of `res4`.
+
+    Args: those of `Tail`.
+    """
+
+    def __init__(self, network: FBNetV3, **kwargs: Any) -> None:
+        super().__init__()
+        self.tail = Tail(network, **kwargs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns one vector a region."""
+        return self.tail(x).mean(dim=(2, 3))  # type: ignore[no-any-return]  # module calls are Any
+
+
 def run(module: nn.Module, x: Tensor, checkpointed: bool) -> Tensor:
     """Returns module(x), run again in the backward pass if `checkpointed`."""
     if checkpointed and torch.is_grad_enabled():
@@ -308,8 +368,3 @@ def part_state(network: FBNetV3) -> dict[str, Tensor]:
         if name.startswith(("stem.", "stages."))
     }
     return state | {NETWORK_ID: network_id(network.arch)}
-
-
-def meta_network(arch: Arch) -> FBNetV3:
-    """Returns a network without numbers, for shapes and counts."""
-    return build(arch, device="meta", num_classes=0)
