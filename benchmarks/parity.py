@@ -1,0 +1,156 @@
+r"""Every network in every option against torch float32, on photos: error and same top-1.
+
+    python benchmarks/parity.py --photos ../shared/data/imagenet_sample_1000.zip --num 1000 \
+        --out benchmarks/results/parity.jsonl --work /tmp/parity
+
+Weights are the golden data's, which spread logits and leave no batch-norm idle; their answers mean
+nothing, but differ from photo to photo. Errors are in standard deviations of an image's logits. A
+stopped run goes on with what is not in the file. About 15 minutes a network for 1,000 photos on one
+core, most of it torch's own part; `--num 100` gives a tenth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import io
+import json
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fbnetv3.artefact import Artefact
+from fbnetv3.export import describe, to_onnx
+from fbnetv3.images import open_image
+from fbnetv3.latency import environment
+from fbnetv3.model import FBNetV3, build
+from fbnetv3.onnx_session import OnnxBackend
+from fbnetv3.openvino_model import OpenVinoBackend, to_openvino
+from fbnetv3.parity import error_of_std
+from fbnetv3.preprocess import Preprocess
+from fbnetv3.runners import torch_runner
+from fbnetv3.tables import ARCHS
+
+Run = Callable[[NDArray[Any]], NDArray[Any]]
+RULE = Path(__file__).parents[1] / "tests" / "golden" / "golden_rule.py"
+BATCH = 8
+
+
+def golden(name: str) -> FBNetV3:
+    """Returns a network with the golden data's weights."""
+    spec = importlib.util.spec_from_file_location("golden_rule", RULE)
+    assert spec is not None
+    assert spec.loader is not None
+    rule = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(rule)
+    model = build(ARCHS[name], device="meta")
+    state = {
+        key: torch.from_numpy(rule.golden_tensor(key, tensor.shape))
+        for key, tensor in model.state_dict().items()
+    }
+    model.load_state_dict(state, assign=True)
+    return model.eval()
+
+
+def photos(path: Path, number: int, preprocess: Preprocess) -> Iterator[NDArray[np.float32]]:
+    """Yields batches of the zip's photos, evenly taken, prepared."""
+    with zipfile.ZipFile(path) as archive:
+        names = [n for n in archive.namelist() if n.lower().endswith((".jpeg", ".jpg", ".png"))]
+        chosen = names[:: max(1, len(names) // number)][:number]
+        for start in range(0, len(chosen), BATCH):
+            opened = [
+                open_image(io.BytesIO(archive.read(name))) for name in chosen[start : start + BATCH]
+            ]
+            yield np.stack([preprocess(image) for image in opened])
+
+
+def options_of(model: FBNetV3, artefact: Artefact, work: Path, name: str) -> dict[str, Run]:
+    """Returns every option: what it is called, and how it is run."""
+    found: dict[str, Run] = {}
+    for backend in ("torch-channels-last", "torch-optimized", "torch-bf16"):
+        found[backend] = torch_runner(model, backend, threads=1).logits
+    files: dict[str, dict[str, Any]] = {
+        "onnx": {},
+        "onnx batch+size": {"dynamic": "batch+size"},
+        "onnx batch 1": {"dynamic": None},
+        "onnx fp16": {"precision": "fp16"},
+        "onnx preprocess": {"include_preprocess": True},
+    }
+    for option, arguments in files.items():
+        path = work / f"{name} {option}.onnx"
+        to_onnx(model, path, preprocess=artefact.preprocess, **arguments)
+        found[option] = OnnxBackend(path, threads=1).run_batch
+    path = work / f"{name} onnx.onnx"
+    to_openvino(path, path.with_suffix(".xml"))
+    for bf16 in (False, True):
+        openvino = OpenVinoBackend(path.with_suffix(".xml"), threads=1, bf16=bf16)
+        found["openvino bf16" if bf16 else "openvino"] = openvino.run_batch
+    return found
+
+
+def compare(name: str, path: Path, number: int, work: Path) -> list[dict[str, Any]]:
+    """Returns a row for each option of a network."""
+    model = golden(name)
+    artefact = describe(model)
+    options = options_of(model, artefact, work, name)
+    reference = torch_runner(model, "torch", threads=1).logits
+    errors: dict[str, list[NDArray[Any]]] = {option: [] for option in options}
+    agreed: dict[str, list[NDArray[Any]]] = {option: [] for option in options}
+    tops: list[NDArray[Any]] = []
+    for batch in photos(path, number, artefact.preprocess):
+        expected = reference(batch)
+        tops.append(expected.argmax(1))
+        for option, run in options.items():
+            got = run(batch)
+            errors[option].append(error_of_std(got, expected))
+            agreed[option].append(got.argmax(1) == expected.argmax(1))
+    return [
+        {
+            "network": name,
+            "option": option,
+            "max_error_of_std": float(np.concatenate(errors[option]).max()),
+            "median_error_of_std": float(np.median(np.concatenate(errors[option]))),
+            "top1_agreement_pct": 100 * float(np.concatenate(agreed[option]).mean()),
+            "num_photos": sum(map(len, tops)),
+            # How many different answers: agreement on one single answer would prove little.
+            "num_answers": len(np.unique(np.concatenate(tops))),
+        }
+        for option in options
+    ]
+
+
+def main() -> None:
+    """Compares and appends rows."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--networks", nargs="+", default=[f"fbnetv3_{x}" for x in "abcdefg"])
+    parser.add_argument("--photos", type=Path, required=True, help="zip of photos")
+    parser.add_argument("--num", type=int, default=1000)
+    parser.add_argument("--work", type=Path, required=True, help="folder for exported files")
+    parser.add_argument("--out", type=Path, required=True, help="JSON Lines, appended to")
+    options = parser.parse_args()
+    options.work.mkdir(parents=True, exist_ok=True)
+    lines = options.out.read_text().splitlines() if options.out.exists() else []
+    done = {json.loads(line)["network"] for line in lines}
+    for name in options.networks:
+        if name in done:
+            continue
+        rows = compare(name, options.photos, options.num, options.work)
+        machine = environment()
+        with options.out.open("a") as file:
+            file.writelines(json.dumps({**row, "environment": machine}) + "\n" for row in rows)
+        for row in rows:
+            print(
+                f"{name:12} {row['option']:20} max {row['max_error_of_std']:.1e} median "
+                f"{row['median_error_of_std']:.1e} same top-1 {row['top1_agreement_pct']:.2f} % "
+                f"({row['num_photos']} photos, {row['num_answers']} answers)",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
