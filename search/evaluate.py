@@ -165,7 +165,7 @@ def match_classes(classes: Sequence[str], labels: Sequence[Sequence[str]] | None
     elif len(missing) < len(classes):
         raise ValueError(
             f"the network knows {len(classes) - len(missing)} of the {len(classes)} class "
-            f"folders by name, but not {', '.join(missing[:_NUM_LISTED])}; rename them to its labels"
+            f"folders by name, but not {', '.join(missing[:_NUM_LISTED])}; rename those"
         )
     return None
 

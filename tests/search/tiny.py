@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import random
+import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -85,22 +89,46 @@ def tiny_run(folder: Path | None = None, recipe: Recipe | None = None, **fields:
     )
 
 
-def main() -> None:
-    """Trains into the folder given, with a checkpoint every second step."""
+def work(folder: Path) -> None:
+    """Trains into the folder, with a checkpoint every second step."""
     from fbnetv3.search.train import train
 
-    torch.set_num_threads(1)
-    recipe = tiny_recipe()
+    recipe = tiny_recipe(epochs=24)
     model = tiny_model(drop_rate=recipe.dropout, drop_path_rate=recipe.drop_path)
-    run = tiny_run(Path(sys.argv[1]), recipe, checkpoint_steps=2)
-    # Says when training really begins: importing takes longer than the whole run.
-    train(
-        model,
-        tiny_images(),
-        tiny_images(seed=1),
-        run,
-        on_step=lambda epoch, step, _: print(epoch, step, flush=True),
-    )
+    train(model, tiny_images(), tiny_images(seed=1), tiny_run(folder, recipe, checkpoint_steps=2))
+
+
+def main() -> None:
+    """Trains into the folder argv[1], killed argv[2] times at random moments, seed argv[3].
+
+    Each attempt is a forked child that gets SIGKILL: importing torch takes longer than the whole
+    run, so it is done once.
+    """
+    import timm.data
+    import timm.optim
+    import timm.utils  # noqa: F401  # imported before the clock runs
+
+    torch.set_num_threads(1)
+    folder, kills = Path(sys.argv[1]), int(sys.argv[2])
+    moments = random.Random(sys.argv[3] if len(sys.argv) > 3 else 0)
+    killed = 0
+    while True:
+        child = os.fork()
+        if child == 0:
+            work(folder)
+            os._exit(0)
+        end = time.monotonic() + moments.uniform(0.1, 0.9)
+        while killed < kills and time.monotonic() < end:
+            if os.waitpid(child, os.WNOHANG) != (0, 0):
+                sys.exit("it ended before it could be killed so often: make the run longer")
+            time.sleep(0.002)
+        if killed == kills:
+            sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        killed += 1
+        steps = sorted(p.stem for p in (folder / "checkpoints").glob("*.json"))
+        print(f"killed at {steps[-1] if steps else 'the start'}", flush=True)
 
 
 if __name__ == "__main__":
