@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from .classify import Prediction as Prediction
     from .counts import count as count
     from .flop_count import flops as flops
-    from .hub import from_pretrained as from_pretrained
-    from .hub import push_to_hub as push_to_hub
-    from .hub import save_pretrained as save_pretrained
+    from .pretrained import from_pretrained as from_pretrained
+    from .pretrained import push_to_hub as push_to_hub
+    from .pretrained import save_pretrained as save_pretrained
     from .model import FBNetV3 as FBNetV3
     from .model import build as build
     from .preprocess import Preprocess as Preprocess
@@ -46,14 +46,14 @@ _HOMES = {
     "create": "registry",
     "find": "registry",
     "flops": "flop_count",
-    "from_pretrained": "hub",
+    "from_pretrained": "pretrained",
     "get_arch": "registry",
     "get_weights": "registry",
     "list_models": "registry",
     "list_weights": "registry",
-    "push_to_hub": "hub",
+    "push_to_hub": "pretrained",
     "register": "registry",
-    "save_pretrained": "hub",
+    "save_pretrained": "pretrained",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]

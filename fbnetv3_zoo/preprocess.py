@@ -11,11 +11,12 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -25,11 +26,6 @@ CIFAR10_STD = (0.2470, 0.2435, 0.2616)
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 INTERPOLATIONS: tuple[str, ...] = get_args(Interpolation)
 
-_RESAMPLING = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-}
 # Beyond this ratio of the sides only the middle is resized: a strip of 1 x 60,000 pixels would
 # become 224 x 13,440,000. Pillow keeps such a box in float32, so that pixels may differ by 1 of 255
 # from those of the whole image.
@@ -85,6 +81,8 @@ class Preprocess:
         Raises:
             ValueError: the image is not RGB.
         """
+        import numpy as np
+
         out = self.pixels(image).transpose(2, 0, 1).astype(np.float32, order="C")
         # The same three operations in the same order as torchvision's, hence equal bits.
         out *= np.float32(1.0 / 255)
@@ -98,6 +96,8 @@ class Preprocess:
         Raises:
             ValueError: the image is not RGB.
         """
+        import numpy as np
+
         if image.mode != "RGB":
             raise ValueError(
                 f"the image has mode {image.mode!r}; expected 'RGB', see fbnetv3.open_image()"
@@ -105,8 +105,10 @@ class Preprocess:
         return np.asarray(self._cut(self._resized(image)))
 
     def _resized(self, image: Image.Image) -> Image.Image:
+        from PIL.Image import Resampling
+
         short, long = sorted(image.size)
-        resample = _RESAMPLING[self.interpolation]
+        resample = Resampling[self.interpolation.upper()]
         new_long = int(self.resize * long / short)
         if long <= _MAX_ASPECT * short:
             wide = image.width > image.height

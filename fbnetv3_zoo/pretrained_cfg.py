@@ -42,7 +42,7 @@ def pretrained_cfg(architecture: str, arch: Arch, weights: Weights | None) -> di
     cfg |= {
         "tag": weights.tag,
         "interpolation": weights.preprocess.interpolation,
-        "crop_pct": weights.preprocess.crop / weights.preprocess.resize,
+        "crop_pct": weights.preprocess.crop_pct,
         "mean": weights.preprocess.mean,
         "std": weights.preprocess.std,
         "license": weights.license.lower(),

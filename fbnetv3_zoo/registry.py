@@ -217,9 +217,9 @@ def create(
             `global_pool`, `output_stride`, `norm_layer`, `act_layer`, ... None means the default.
 
     Raises:
-        ValueError: the name is unknown, an argument is out of range, or weights do not fit.
-        FileNotFoundError: a path does not exist, or weights are not there and offline.
-        PermissionError: the licence policy refuses the weights.
+        ValueError: the name is unknown, an argument is out of range, weights do not fit, or the
+            licence policy refuses them.
+        FileNotFoundError: a path does not exist, or weights cannot be fetched.
     """
     from . import source
     from .features import FeaturePyramid
