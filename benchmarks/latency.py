@@ -98,7 +98,7 @@ def timm_network(name: str, side: int | None) -> nn.Module | None:
         return None
     made: nn.Module = timm.create_model(name, pretrained=False).eval()
     if name.startswith("repvit"):
-        from timm.utils import reparameterize_model
+        from timm.utils.model import reparameterize_model
 
         made = reparameterize_model(made)
     return made
@@ -151,7 +151,7 @@ def count_macs(module: nn.Module, side: int) -> int:
 
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         module(torch.zeros(1, 3, side, side))
-    return counter.get_total_flops() // 2
+    return int(counter.get_total_flops()) // 2
 
 
 def runners_of(network: Network, threads: int | None, *, compiled: bool) -> Iterator[Runner]:

@@ -165,12 +165,13 @@ def measure(
     ]
 
 
-def _warm_up(contestant: Contestant, max_windows: int = 12) -> tuple[float, int]:
-    """Runs until steady; returns the first run's milliseconds and the number of runs."""
+def _warm_up(contestant: Contestant, max_seconds: float = 3.0) -> tuple[float, int]:
+    """Runs until steady or long enough; returns the first run's milliseconds and all runs."""
     contestant.prepare()
     first, _ = _time(contestant)
     previous, runs = np.inf, 1
-    for _window in range(max_windows):
+    deadline = time.monotonic() + max_seconds
+    while time.monotonic() < deadline:
         current = statistics.median(_time(contestant)[0] for _ in range(_WINDOW))
         runs += _WINDOW
         if abs(current - previous) < _STEADY * current:
