@@ -26,9 +26,11 @@ def undergo_nodes(folder: Path, *, kills: int, sleep_s: float) -> dict[str, Any]
         engine.close()
         expected = summary(store)
     ray: Any = importlib.import_module("ray")
-    Cluster: Any = importlib.import_module("ray.cluster_utils").Cluster
+    make_cluster: Any = importlib.import_module("ray.cluster_utils").Cluster
 
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    cluster = make_cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+    )
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     ray.init(cluster.address, log_to_driver=False)
     ended, killed = threading.Event(), 0

@@ -36,7 +36,9 @@ def local(objective: dict[str, Any], folder: Path, workers: int = 2) -> Engine:
 def ray_address() -> Iterator[str]:
     ray: Any = pytest.importorskip("ray", reason="Ray is an extra")
     utils: Any = pytest.importorskip("ray.cluster_utils")
-    cluster = utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    cluster = utils.Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False}
+    )
     # Engines use the connection that is there, which saves some seconds each.
     ray.init(cluster.address, log_to_driver=False)
     yield cluster.address
