@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import torch
+
 from fbnetv3.search.parallel import joined
 from fbnetv3.search.train import train
 

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from fbnetv3.search import policies
-from fbnetv3.search.augment import NUM_DRAWS, augment
-from fbnetv3.search.recipe import AUGMENTS
 from torch import Tensor
 from torchvision.transforms import AutoAugment, AutoAugmentPolicy
 from torchvision.transforms import functional as tv
+
+from fbnetv3.search import policies
+from fbnetv3.search.augment import NUM_DRAWS, augment
+from fbnetv3.search.recipe import AUGMENTS
 
 
 def pictures(num: int = 16) -> Tensor:
@@ -59,7 +60,9 @@ def test_the_policy_is_the_published_one() -> None:
         tuple((name.replace("_", ""), chance, level) for name, chance, level in pair)
         for pair in policies.CIFAR10_POLICY
     ]
-    assert ours == [tuple((n.lower(), chance, level) for n, chance, level in pair) for pair in published]
+    assert ours == [
+        tuple((n.lower(), chance, level) for n, chance, level in pair) for pair in published
+    ]
 
 
 def one_op(name: str, images: Tensor, strength: float, full: dict[str, float]) -> Tensor:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from fbnetv3.search.batches import TrainBatches, default_preprocess, eval_batches
 from fbnetv3.search.data import (
     cifar_arch,
@@ -20,7 +22,6 @@ from fbnetv3.search.data import (
 from fbnetv3.search.images import ImageSet
 from fbnetv3.search.parallel import World
 from fbnetv3.tables import ARCHS
-from PIL import Image
 
 from .tiny import tiny_images, tiny_recipe
 
@@ -199,7 +200,7 @@ def test_holding_out_splits_without_overlap() -> None:
 def test_cifar_networks_take_inputs_in_proportion_and_one_stride_less() -> None:
     sides = {name[-1]: cifar_arch(ARCHS[name]).resolution for name in ARCHS if name[-2] == "_"}
     assert {key: sides[key] for key in "abcdefg"} == dict(
-        a=32, b=36, c=36, d=36, e=38, f=38, g=46
+        zip("abcdefg", (32, 36, 36, 36, 38, 38, 46), strict=True)
     )
     strides = [row.stride for row in cifar_arch(ARCHS["fbnetv3_a"]).rows]
     assert strides == [1, 1, 2, 2, 1, 2, 1]
@@ -222,9 +223,7 @@ def test_every_image_is_evaluated_once_over_all_processes() -> None:
 def batches_of(images: ImageSet, rank: int = 0, size: int = 1, **fields: Any) -> TrainBatches:
     recipe = tiny_recipe(**fields)
     preprocess = default_preprocess(images, 16)
-    return TrainBatches(
-        images, recipe, preprocess, seed=0, world=World(rank, size, 1), device=CPU
-    )
+    return TrainBatches(images, recipe, preprocess, seed=0, world=World(rank, size, 1), device=CPU)
 
 
 def test_processes_share_the_batch_that_one_would_have() -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import pytest
+
 from fbnetv3.search.presets import PRESETS, get_recipe
 from fbnetv3.search.recipe import Recipe
 
@@ -104,7 +105,10 @@ def test_notes_name_fields_and_say_which_values_are_unsure() -> None:
     fields = {field.name for field in dataclasses.fields(Recipe)}
     for preset in PRESETS.values():
         assert set(preset.notes) <= fields
-        assert all(note.split(":")[0].split()[0] in ("text", "low", "ours") for note in preset.notes.values())
+        assert all(
+            note.split(":")[0].split()[0] in ("text", "low", "ours")
+            for note in preset.notes.values()
+        )
     for field in ("lr", "weight_decay", "dropout", "drop_path", "mixup"):
         assert PRESETS["search"].notes[field].startswith("low")
 

@@ -7,7 +7,6 @@ import os
 import random
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
+
 from fbnetv3.checkpoint import read_tensors
 from fbnetv3.search import checkpointing
 from fbnetv3.search.logbook import EpochLog, plot_curve
 from fbnetv3.search.loop import make_optimizer
 from fbnetv3.search.train import Diverged, Hardware, train, train_epochs
-from torch import nn
 
 from .tiny import NUM_CLASSES, tiny_images, tiny_model, tiny_recipe, tiny_run
 
@@ -125,7 +125,9 @@ def test_20_kills_at_random_moments_change_no_bit(tmp_path: Path) -> None:
 
     def start(folder: str, kills: int) -> None:
         command = [*program, str(tmp_path / folder), str(kills), "7"]
-        done = subprocess.run(command, cwd=HERE.parents[1], env=env, capture_output=True, text=True)
+        done = subprocess.run(
+            command, cwd=HERE.parents[1], env=env, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("killed") == kills
 
@@ -188,7 +190,8 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole(
     def full(number: int) -> None:
         nonlocal calls
         calls += 1
-        if calls > 9:
+        # The settings, two checkpoints, and then the tensors of the third.
+        if calls > 6:
             raise OSError(errno.ENOSPC, "No space left on device")
         real(number)
 
@@ -249,8 +252,8 @@ def test_a_loss_that_is_no_number_is_a_verdict_with_the_curve() -> None:
 
 
 def test_a_model_with_other_classes_is_refused() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 7))
     with pytest.raises(ValueError, match="4 classes"):
-        model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 7))
         train(model, tiny_images(), tiny_images(), tiny_run(recipe=LEARNING))
 
 
@@ -292,7 +295,7 @@ def test_the_average_follows_its_closed_form() -> None:
 
 def test_weight_decay_leaves_batch_norm_and_biases_alone() -> None:
     model = tiny_model()
-    for kind, lr in (("rmsprop", 0.005), ("sgd", 0.02)):
+    for kind in ("rmsprop", "sgd"):
         optimizer = make_optimizer(model, tiny_recipe(optimizer=kind, weight_decay=0.3))
         names = {id(p): name for name, p in model.named_parameters()}
         decayed = {
@@ -304,7 +307,6 @@ def test_weight_decay_leaves_batch_norm_and_biases_alone() -> None:
         assert all(name.endswith("weight") and ".bn." not in name for name in decayed)
         assert "stem.conv.weight" in decayed
         assert sum(len(group["params"]) for group in optimizer.param_groups) == len(names)
-        assert lr > 0
 
 
 def test_the_folder_is_what_create_loads(tmp_path: Path) -> None:

@@ -1,0 +1,138 @@
+"""Evaluation: counts, intervals, names and order of classes, and the two commands."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import typer
+from PIL import Image
+from torch import Tensor, nn
+from typer.testing import CliRunner
+
+from fbnetv3.search import cli_train
+from fbnetv3.search.batches import default_preprocess
+from fbnetv3.search.evaluate import class_order_warning, evaluate, match_classes, wilson_pct
+from fbnetv3.search.images import ImageSet
+from fbnetv3.search.networks import Network
+from fbnetv3.search.plan import Hardware
+
+from .tiny import NUM_CLASSES, TINY, tiny_images
+
+CPU = Hardware.of("cpu")
+
+
+class Quarters(nn.Module):
+    """Tells the tiny images' class without learning: the brightest quarter, in a given order."""
+
+    def __init__(self, order: tuple[int, ...] = (0, 1, 2, 3)) -> None:
+        super().__init__()
+        self.order = order
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns (N, 4)."""
+        quarters = nn.functional.adaptive_avg_pool2d(x.mean(1, keepdim=True), 2).flatten(1)
+        return quarters[:, list(self.order)]
+
+
+def evaluated(model: nn.Module, images: ImageSet, **known: Any) -> Any:
+    return evaluate(Network(model, default_preprocess(images, 16), **known), images, hardware=CPU)
+
+
+@pytest.mark.parametrize(("hits", "num"), [(0, 10), (7, 10), (9573, 10000), (10, 10)])
+def test_the_interval_is_scipys(hits: int, num: int) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    expected = stats.binomtest(hits, num).proportion_ci(method="wilson")
+    assert wilson_pct(hits, num) == pytest.approx((100 * expected.low, 100 * expected.high))
+
+
+def test_every_image_counts_once_and_classes_add_up() -> None:
+    images = tiny_images(50)
+    wrong = images.labels.clone()
+    wrong[:5] = (wrong[:5] + 1) % NUM_CLASSES
+    marked = ImageSet(name="m", classes=images.classes, labels=wrong, pixels=images.pixels)
+    found = evaluated(Quarters(), marked)
+    assert found.num_images == 50
+    assert found.top1 == pytest.approx(90.0)
+    assert found.top5 == 100.0
+    assert sum(c.num_images for c in found.classes) == 50
+    assert sum(c.num_images * c.top1 / 100 for c in found.classes) == pytest.approx(45)
+    assert not found.warning
+    assert json.loads(json.dumps(found.to_dict()))["top1"] == found.top1
+
+
+def test_a_wrong_class_order_is_detected() -> None:
+    found = evaluated(Quarters((1, 2, 3, 0)), tiny_images(80))
+    assert found.top1 == 0
+    assert "another order" in found.warning
+    assert "100.0 % in another order" in found.warning
+
+
+def test_names_put_a_wrong_order_right() -> None:
+    labels = tuple((f"class{n}",) for n in (1, 2, 3, 0))
+    found = evaluated(Quarters((1, 2, 3, 0)), tiny_images(80), labels=labels)
+    assert found.matched_by == "name"
+    assert found.top1 == 100
+
+
+def test_a_network_at_chance_raises_no_alarm() -> None:
+    generator = torch.Generator().manual_seed(0)
+    names = [f"c{n}" for n in range(1000)]
+    # One image a class in each half: any permutation fits a half perfectly.
+    guesses = torch.randint(0, 1000, (2, 1000), generator=generator)
+    halves = nn.functional.one_hot(guesses, 1000)
+    assert class_order_warning(halves, names) == ""
+
+
+def test_names_are_matched_whatever_their_case_and_ids_count() -> None:
+    labels = (("tench", "n01440764"), ("Great_White-Shark", "n01484850"))
+    found = match_classes(["n01484850", "Tench"], labels)
+    assert found is not None
+    assert found.tolist() == [1, 0]
+    assert match_classes(["a", "b"], labels) is None
+    with pytest.raises(ValueError, match="zebra"):
+        match_classes(["tench", "zebra"], labels)
+
+
+def test_other_class_counts_are_refused() -> None:
+    with pytest.raises(ValueError, match="4 classes"):
+        evaluated(Quarters(), tiny_images(20, classes=2))
+
+
+def commands() -> typer.Typer:
+    app = typer.Typer()
+    app.command("train")(cli_train.train)
+    app.command("eval")(cli_train.evaluate)
+    return app
+
+
+def write_set(folder: Path, images: ImageSet) -> None:
+    assert images.pixels is not None
+    for number, (pixels, label) in enumerate(zip(images.pixels, images.labels, strict=True)):
+        place = folder / images.classes[int(label)]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.numpy()).save(place / f"{number}.png")
+
+
+def test_train_then_eval_agree_in_one_command_each(tmp_path: Path) -> None:
+    write_set(tmp_path / "data" / "train", tiny_images(96))
+    write_set(tmp_path / "data" / "val", tiny_images(40, seed=1))
+    arch = tmp_path / "arch.json"
+    arch.write_text(TINY.to_json())
+    run = ["train", "--data", str(tmp_path / "data"), "--model", str(arch), "--epochs", "2"]
+    run += ["--out", str(tmp_path / "run"), "--device", "cpu", "--batch-size", "16", "--lr", "0.01"]
+    done = CliRunner().invoke(commands(), run)
+    assert done.exit_code == 0, done.output
+    assert "epoch 2:" in done.output
+    measured = {}
+    for flags in ([], ["--raw"]):
+        command = ["eval", f"local-dir:{tmp_path / 'run'}", "--data", str(tmp_path / "data")]
+        found = CliRunner().invoke(commands(), [*command, "--json", "--device", "cpu", *flags])
+        assert found.exit_code == 0, found.output
+        measured[bool(flags)] = json.loads(found.output)
+    last = json.loads((tmp_path / "run" / "log.json").read_text())[-1]
+    assert measured[False]["top1"] == pytest.approx(last["ema_top1_pct"])
+    assert measured[True]["top1"] == pytest.approx(last["top1_pct"])
+    assert measured[False]["num_images"] == 40
+    assert measured[False]["matched_by"] == "name"
