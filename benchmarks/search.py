@@ -38,7 +38,17 @@ OUT = Path(__file__).parent / "results" / "search"
 BUDGET, MARKS = 240, (48, 96, 144, 192, 240)
 HELD_OUT = 1000
 PERCENTILES = {"U": (), "C": (40,), "M": (20, 40, 60, 80)}
-ARMS = ("paper", "paper_scratch", "nars", "nars_scratch", "gp", "gp_costs", "auto", "cost")
+ARMS = (
+    "paper",
+    "paper_scratch",
+    "nars",
+    "nars_ten",
+    "nars_scratch",
+    "gp",
+    "gp_costs",
+    "auto",
+    "cost",
+)
 
 
 def limits_of(table: TableObjective, problem: str) -> list[Limit]:
@@ -96,6 +106,8 @@ def predictor_of(arm: str, table: TableObjective, seed: int) -> Predictor:
     kind = arm.split("_", maxsplit=1)[0]
     costs = table.costs if arm in ("gp_costs", "auto") else None
     made = make_predictor(kind, table.space, target=table.target, seed=seed, costs=costs)
+    if arm == "nars_ten":
+        made = MlpPredictor(table.space, target=table.target, seed=seed, members=10)
     if not arm.endswith("_scratch") and hasattr(made, "pretrain"):
         pool = np.random.default_rng(seed).permutation(len(table.rows))[:20_000]
         made.pretrain(table.rows[pool], {k: v[pool] for k, v in table.known.items()})

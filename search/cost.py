@@ -22,6 +22,7 @@ from .layout import WIDTHS, gene_of
 from .space import Matrix, Space
 
 Ints = npt.NDArray[np.int64]
+Form = Callable[..., Sequence[Any]]
 KINDS = ("macs_paper", "macs_fvcore", "params")
 _CHUNK = 4096
 _MERGE = 8192
@@ -53,9 +54,14 @@ def costs(space: Space, matrix: Matrix, *, num_classes: int = 1000, in_chans: in
     Raises:
         ValueError: the space describes no network, or strides depend on genes.
     """
-    tables = _tables(space.to_json(), num_classes, in_chans)
+    return Costs(*gather(_tables(space.to_json(), num_classes, in_chans), space, matrix))
+
+
+def gather(tables: Sequence[Table], space: Space, matrix: Matrix) -> npt.NDArray[Any]:
+    """Returns (kinds, P): for each candidate the sum of its entries in every table."""
     batch = space.canonical(matrix)
-    out = np.zeros((3, len(batch)), np.int64)
+    kinds, kind_of = len(tables[0].values), tables[0].values.dtype
+    out = np.zeros((kinds, len(batch)), kind_of)
     for start in range(0, len(batch), _CHUNK):
         genes = np.ascontiguousarray(batch[start : start + _CHUNK].T, dtype=np.intp)
         part = out[:, start : start + _CHUNK]
@@ -63,18 +69,18 @@ def costs(space: Space, matrix: Matrix, *, num_classes: int = 1000, in_chans: in
             place = np.zeros(genes.shape[1], np.intp)
             for column, stride in zip(table.columns, table.strides, strict=True):
                 place += genes[column] * stride
-            for kind in range(3):
+            for kind in range(kinds):
                 part[kind] += table.values[kind].take(place)
-    return Costs(*out)
+    return out
 
 
 @dataclass(frozen=True)
-class _Table:
-    """One part of a network: its three costs for every setting of the genes it depends on."""
+class Table:
+    """Costs (kinds, entries) of parts of a network for every setting of the genes in `columns`."""
 
     columns: tuple[int, ...]
     strides: tuple[int, ...]
-    values: Ints
+    values: npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -90,16 +96,36 @@ class _Cell:
 
 @dataclass(frozen=True)
 class _Part:
-    """Cells that one part's cost depends on, and its closed form over their values."""
+    """A stem, block or head, and the cells that its cost depends on."""
 
-    form: Callable[..., tuple[Any, Any, Any]]
+    kind: str
     cells: Mapping[str, _Cell]
 
 
 @lru_cache(maxsize=32)
-def _tables(space_json: str, num_classes: int, in_chans: int) -> tuple[_Table, ...]:
-    """Returns the tables of a space; small ones that share genes are one."""
-    space = Space.from_json(space_json)
+def _tables(space_json: str, num_classes: int, in_chans: int) -> tuple[Table, ...]:
+    forms: Mapping[str, Form] = {"stem": _stem, "block": _block, "head": _head}
+    return make_tables(
+        Space.from_json(space_json), forms, num_classes=num_classes, in_chans=in_chans
+    )
+
+
+def make_tables(
+    space: Space,
+    forms: Mapping[str, Form],
+    *,
+    num_classes: int,
+    in_chans: int,
+) -> tuple[Table, ...]:
+    """Returns the tables of a space; small ones that share genes are one.
+
+    Args:
+        space: must describe networks.
+        forms: for "stem", "block" and "head", a function of arrays of their cells (see `_stem`,
+            `_block`, `_head`) that returns one array for each kind of cost.
+        num_classes: of the classifier.
+        in_chans: of the input.
+    """
     groups: list[tuple[set[int], list[_Part]]] = []
     for part in _parts(space, num_classes, in_chans):
         columns = {cell.column for cell in part.cells.values() if cell.column is not None}
@@ -110,10 +136,15 @@ def _tables(space_json: str, num_classes: int, in_chans: int) -> tuple[_Table, .
                 break
         else:
             groups.append((columns, [part]))
-    return tuple(_table(space, sorted(columns), parts) for columns, parts in groups)
+    return tuple(_table(space, forms, sorted(columns), parts) for columns, parts in groups)
 
 
-def _table(space: Space, columns: Sequence[int], parts: Sequence[_Part]) -> _Table:
+def _table(
+    space: Space,
+    forms: Mapping[str, Form],
+    columns: Sequence[int],
+    parts: Sequence[_Part],
+) -> Table:
     """Evaluates parts for every setting of the genes in `columns`."""
     sizes = [int(space.sizes[c]) for c in columns]
     entries = math.prod(sizes)
@@ -121,7 +152,7 @@ def _table(space: Space, columns: Sequence[int], parts: Sequence[_Part]) -> _Tab
         names = ", ".join(space.genes[c].name for c in columns)
         raise ValueError(f"the genes {names} have {entries} settings; use coarser ranges")
     settings = np.indices(sizes).reshape(len(sizes), entries)
-    values = np.zeros((3, entries), np.int64)
+    found = []
     for part in parts:
         filled = {
             name: cell.values[0]
@@ -129,9 +160,9 @@ def _table(space: Space, columns: Sequence[int], parts: Sequence[_Part]) -> _Tab
             else cell.values[settings[columns.index(cell.column)]]
             for name, cell in part.cells.items()
         }
-        values += np.stack([np.broadcast_to(x, entries) for x in part.form(**filled)])
+        found.append(np.stack([np.broadcast_to(x, entries) for x in forms[part.kind](**filled)]))
     strides = [math.prod(sizes[place + 1 :]) for place in range(len(sizes))]
-    return _Table(tuple(columns), tuple(strides), values)
+    return Table(tuple(columns), tuple(strides), np.sum(found, axis=0))
 
 
 def _parts(space: Space, num_classes: int, in_chans: int) -> list[_Part]:
@@ -148,10 +179,11 @@ def _parts(space: Space, num_classes: int, in_chans: int) -> list[_Part]:
             values = [round_channels(float(v)) for v in values]
         return _Cell(column, np.asarray(values))
 
-    side = cell(arch["resolution"]).then(lambda x: (x + 1) // 2)
+    resolution = cell(arch["resolution"])
+    side = resolution.then(lambda x: (x + 1) // 2)
     width = cell(arch["stem_channels"], "channels")
-    stem = {"inputs": _Cell(None, np.array([in_chans])), "outputs": width, "side": side}
-    parts = [_Part(_stem, stem)]
+    stem = {"inputs": _Cell(None, np.array([in_chans])), "outputs": width, "resolution": resolution}
+    parts = [_Part("stem", stem)]
     for row in arch["rows"]:
         kernels, expansions = _pair(row["kernel"]), _pair(row["expansion"])
         groups, out = _pair(row.get("groups")), cell(row["channels"], "channels")
@@ -166,13 +198,15 @@ def _parts(space: Space, num_classes: int, in_chans: int) -> list[_Part]:
                 "expansion": cell(expansions[rest]),
                 "groups": cell(groups[rest] or 0),
                 "se": cell(row["se"]),
+                "stride": cell(1 if rest else row["stride"]),
+                "padding": cell(-1 if rest or row.get("padding") is None else row["padding"]),
                 "before": after if rest else side,
                 "after": after,
                 "copies": cell(row["repeats"]).then(lambda x: x - 1)
                 if rest
                 else _Cell(None, np.array([1])),
             }
-            parts.append(_Part(_block, cells))
+            parts.append(_Part("block", cells))
         side, width = after, out
     head = {
         "inputs": width,
@@ -181,7 +215,7 @@ def _parts(space: Space, num_classes: int, in_chans: int) -> list[_Part]:
         "classes": _Cell(None, np.array([num_classes])),
         "side": side,
     }
-    return [*parts, _Part(_head, head)]
+    return [*parts, _Part("head", head)]
 
 
 def _stride(space: Space, row: Mapping[str, Any]) -> Callable[[Ints], Ints]:
@@ -208,8 +242,8 @@ def _round(channels: Any) -> Any:
     return np.where(rounded >= 0.95 * channels, rounded, rounded + 8).astype(np.int64)
 
 
-def _stem(inputs: Any, outputs: Any, side: Any) -> tuple[Any, Any, Any]:
-    weights, area = inputs * 9 * outputs, side * side
+def _stem(inputs: Any, outputs: Any, resolution: Any) -> tuple[Any, Any, Any]:
+    weights, area = inputs * 9 * outputs, ((resolution + 1) // 2) ** 2
     return weights * area, weights * area + 2 * outputs * area, weights + 3 * outputs
 
 
@@ -223,8 +257,12 @@ def _block(
     before: Any,
     after: Any,
     copies: Any,
+    **_: Any,
 ) -> tuple[Any, Any, Any]:
-    """Returns the costs of `copies` equal blocks; a kernel of 1 is a plain 1x1 convolution."""
+    """Returns the costs of `copies` equal blocks; a kernel of 1 is a plain 1x1 convolution.
+
+    Stride and padding are among the cells too; they act through `before` and `after`.
+    """
     mid = _round(inputs * expansion)
     area, wide = after * after, (mid != inputs) * before * before
     grow = np.where(mid != inputs, inputs * mid, 0)
