@@ -183,7 +183,7 @@ class _Page:
         epoch = self.stages.get("early_stop", {}).get("epoch", self.plan["epochs"])
         note = f"Labels of rounds after epoch {epoch}, of those trained again after "
         note += f"{self.plan['epochs']}; the front is that of the rounds."
-        return f"{chart(series, x=self.cost, y='label')}<p class='note'>{note}</p>"
+        return f"{chart(series, x=self.cost, y='label', cut_tail=True)}<p class='note'>{note}</p>"
 
     def _title(self, trial: Trial) -> str:
         return (
@@ -215,7 +215,7 @@ class _Page:
                     )
                 )
         note = "Within a round in the order of the bins that trials were chosen for, cheap to dear."
-        drawn = chart(series, x="round (0 is random)", y="label", whole_x=True)
+        drawn = chart(series, x="round (0 is random)", y="label", whole_x=True, cut_tail=True)
         return f"{drawn}<p class='note'>{note}</p>"
 
     def best_so_far(self) -> str:
@@ -230,6 +230,7 @@ class _Page:
             ],
             x="trials trained",
             y="label",
+            cut_tail=True,
         )
 
     def _quality(self) -> list[dict[str, Any]]:
@@ -429,6 +430,7 @@ th,td{text-align:left;padding:5px 10px;border-bottom:1px solid var(--line);verti
 td{white-space:nowrap}td.genes{white-space:normal;min-width:320px;color:var(--soft)}
 th.num{text-align:right}
 th{white-space:nowrap;color:var(--soft);font-weight:600}
+#trials td.genes{min-width:220px}
 #trials th{cursor:pointer;user-select:none}#trials th[data-on]{color:var(--ink)}
 .num{text-align:right}
 .controls{display:flex;gap:8px;align-items:center;margin:0 0 8px}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import html
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -42,6 +44,7 @@ def chart(
     y: str,
     marks: Sequence[tuple[float, str]] = (),
     whole_x: bool = False,
+    cut_tail: bool = False,
 ) -> str:
     """Returns a chart with its legend.
 
@@ -51,8 +54,13 @@ def chart(
         y: label of the vertical axis.
         marks: (height, text) of dashed horizontal lines.
         whole_x: horizontal ticks at whole numbers only.
+        cut_tail: where a few points are far below all others, draw them at the lower edge, so that
+            the others can be told apart; the legend says so.
     """
     found = [_finite(one) for one in series]
+    floor = _floor([v for one in found for v in one.y]) if cut_tail else -math.inf
+    num_below = sum(v < floor for one in found for v in one.y)
+    found = [dataclasses.replace(one, y=[max(v, floor) for v in one.y]) for one in found]
     if not any(one.x for one in found if one.kind != "diagonal"):
         return '<p class="none">Nothing to draw yet.</p>'
     xs = [v for one in found for v in one.x]
@@ -73,8 +81,9 @@ def chart(
         )
     parts += [_draw(one, across, up) for one in found]
     body = "".join(parts)
+    below = f"{num_below} points below {short(floor)} are drawn there" if num_below else ""
     return (
-        f"{_legend(found)}<svg viewBox='0 0 {WIDTH} {HEIGHT}' role='img' "
+        f"{_legend(found, below)}<svg viewBox='0 0 {WIDTH} {HEIGHT}' role='img' "
         f"aria-label='{html.escape(y)} against {html.escape(x)}'>{body}</svg>"
     )
 
@@ -112,9 +121,9 @@ class _Axis:
         return (value - self.low) / (self.high - self.low) * self.pixels
 
     def ticks(self, whole: bool) -> list[float]:
-        rough = (self.high - self.low) / 5
+        rough = (self.high - self.low) / 6
         size = 10.0 ** math.floor(math.log10(rough))
-        step = next(size * m for m in (1, 2, 5, 10) if size * m >= rough)
+        step = next(size * m for m in (1, 2, 2.5, 5, 10) if size * m >= rough * 0.99)
         step = max(1.0, round(step)) if whole else step
         first = math.ceil(self.low / step)
         return [n * step for n in range(first, math.floor(self.high / step) + 1)]
@@ -198,11 +207,19 @@ def _draw(one: Series, across: _Axis, up: _Axis) -> str:
     return f'<polyline class="line {one.css}" points="{" ".join(words)}"/>'
 
 
-def _legend(series: Sequence[Series]) -> str:
+def _floor(values: Sequence[float]) -> float:
+    """Returns four interquartile ranges below the median."""
+    if len(values) < 8:
+        return -math.inf
+    low, middle, high = statistics.quantiles(values, n=4)
+    return middle - 4 * (high - low)
+
+
+def _legend(series: Sequence[Series], more: str) -> str:
     named = [one for one in series if one.name]
-    if not named:
+    if not named and not more:
         return ""
     keys = "".join(
         f'<span><i class="key {one.css}"></i>{html.escape(one.name)}</span>' for one in named
     )
-    return f'<p class="legend">{keys}</p>'
+    return f'<p class="legend">{keys}<span>{html.escape(more)}</span></p>'

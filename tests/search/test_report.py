@@ -109,6 +109,15 @@ def test_points_stand_where_their_numbers_are() -> None:
     assert y0 - y2 == pytest.approx(y2 - y1, abs=0.2)
 
 
+def test_points_far_below_are_drawn_at_the_edge_and_counted() -> None:
+    values = [90.0 + n / 10 for n in range(20)] + [10.0]
+    series = [Series("", list(range(21)), values)]
+    plain, cut = (chart(series, x="x", y="y", cut_tail=cut) for cut in (False, True))
+    assert "1 points below" in cut
+    assert "points below" not in plain
+    assert cut.count("<circle") == 21
+
+
 def test_numbers_that_are_none_are_left_out() -> None:
     text = chart([Series("", [0, 1, 2], [1, float("nan"), 2])], x="x", y="y")
     assert text.count("<circle") == 2

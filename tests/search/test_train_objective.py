@@ -1,0 +1,88 @@
+"""The objective of a real search: labels are validation accuracies of trainings that repeat."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fbnetv3.search.space import Matrix
+from fbnetv3.search.spaces import get_space
+from fbnetv3.search.train_objective import TrainObjective
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes, bright and dark: learnable in a few steps."""
+    folder = tmp_path_factory.mktemp("data") / "train"
+    rng = np.random.default_rng(0)
+    for name, level in (("bright", 150), ("dark", 20)):
+        (folder / name).mkdir(parents=True)
+        for number in range(40):
+            pixels = rng.integers(level, level + 80, size=(32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+    return folder.parent
+
+
+def candidate(**values: object) -> Matrix:
+    space = get_space("cifar_joint")
+    cheap = {gene.name: gene.values[0] for gene in space.genes}
+    return space.from_values({**cheap, **values})
+
+
+def objective(data: Path, **fields: object) -> TrainObjective:
+    settings = {"epochs": 3, "num_train": 48, "num_val": 20, "device": "cpu",
+                "recipe": {"batch_size": 8}, **fields}  # fmt: skip
+    return TrainObjective("cifar_joint", str(data), **settings)  # type: ignore[arg-type]  # mixed
+
+
+def labels(made: TrainObjective, row: Matrix, seed: int, epochs: int) -> list[float]:
+    return list(made.evaluate(row.tolist(), seed=seed, epochs=epochs))
+
+
+def test_labels_are_accuracies_that_repeat_with_their_seed(data: Path) -> None:
+    row = candidate(optimizer="sgd", lr=0.03)
+    first = labels(objective(data), row, 0, 3)
+    assert len(first) == 3
+    assert all(0 <= value <= 100 for value in first)
+    assert labels(objective(data), row, 0, 3) == first
+    assert labels(objective(data), row, 1, 3) != first
+
+
+def test_shorter_training_is_the_first_part_of_the_longer(data: Path) -> None:
+    row = candidate(optimizer="sgd", lr=0.03)
+    assert labels(objective(data), row, 0, 2) == labels(objective(data), row, 0, 3)[:2]
+
+
+def test_attempt_that_was_stopped_goes_on_from_its_checkpoint(data: Path, tmp_path: Path) -> None:
+    row = candidate(optimizer="sgd", lr=0.03)
+    expected = labels(objective(data), row, 0, 3)
+    kept = objective(data, checkpoints=str(tmp_path))
+    curve = iter(kept.evaluate(row.tolist(), seed=0, epochs=3))
+    assert next(curve) == expected[0]
+    list(curve)
+    assert labels(kept, row, 0, 3) == expected
+
+
+def test_recipe_of_the_candidate_is_followed(data: Path) -> None:
+    row = candidate(optimizer="rmsprop", lr=0.004, dropout=0.1)
+    recipe = objective(data).recipe(row.tolist())
+    assert (recipe.optimizer, recipe.lr, recipe.dropout) == ("rmsprop", 0.004, 0.1)
+    assert (recipe.batch_size, recipe.epochs) == (8, 3)
+
+
+def test_diverged_training_ends_with_nan(data: Path) -> None:
+    wild = objective(data, recipe={"batch_size": 8, "lr": 100.0, "weight_decay": 1.0})
+    curve = labels(wild, candidate(optimizer="sgd"), 0, 3)
+    assert math.isnan(curve[-1])
+
+
+def test_more_epochs_than_the_schedule_are_refused(data: Path) -> None:
+    with pytest.raises(ValueError, match="expected 1 to 3, the schedule"):
+        labels(objective(data), candidate(), 0, 4)
+
+
+def test_missing_data_are_said(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no data folder"):
+        objective(tmp_path / "nowhere")
