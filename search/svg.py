@@ -58,8 +58,9 @@ def chart(
             the others can be told apart; the legend says so.
     """
     found = [_finite(one) for one in series]
-    floor = _floor([v for one in found for v in one.y]) if cut_tail else -math.inf
-    num_below = sum(v < floor for one in found for v in one.y)
+    points = [v for one in found if one.kind == "points" for v in one.y]
+    floor = _floor(points) if cut_tail else -math.inf
+    num_below = sum(v < floor for v in points)
     found = [dataclasses.replace(one, y=[max(v, floor) for v in one.y]) for one in found]
     if not any(one.x for one in found if one.kind != "diagonal"):
         return '<p class="none">Nothing to draw yet.</p>'
