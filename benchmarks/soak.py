@@ -47,7 +47,7 @@ def crops(number: int) -> list[bytes]:
 
 def soak(path: Path, num_requests: int, num_threads: int) -> dict[str, Any]:
     """Runs the requests and returns what went wrong and how memory went."""
-    classifier = OnnxClassifier(path, threads=1, num_workers=1)
+    classifier = OnnxClassifier(path, num_threads=1, num_workers=1)
     images = crops(64)
     broken = [images[0][: len(images[0]) // 3], b"", b"no image at all"]
     expected = [classifier(image) for image in images]

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from .pretrained import save_pretrained as save_pretrained
     from .model import FBNetV3 as FBNetV3
     from .model import build as build
+    from .inference import optimize as optimize
+    from .onnx_model import OnnxClassifier as OnnxClassifier
     from .preprocess import Preprocess as Preprocess
     from .registry import create as create
     from .registry import find as find
@@ -37,6 +39,7 @@ _HOMES = {
     "Arch": "arch",
     "Classifier": "classify",
     "FBNetV3": "model",
+    "OnnxClassifier": "onnx_model",
     "Prediction": "classify",
     "Preprocess": "preprocess",
     "Row": "arch",
@@ -51,6 +54,7 @@ _HOMES = {
     "get_weights": "registry",
     "list_models": "registry",
     "list_weights": "registry",
+    "optimize": "inference",
     "push_to_hub": "pretrained",
     "register": "registry",
     "save_pretrained": "pretrained",

@@ -260,8 +260,8 @@ class TorchBackend:
     ) -> None:
         from torch import nn
 
+        from .inference import optimize
         from .model import FBNetV3
-        from .optimize import optimize
 
         if not isinstance(model, nn.Module):
             raise ValueError(

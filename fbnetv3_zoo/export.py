@@ -30,7 +30,7 @@ from ._version import __version__
 from .artefact import INPUT, OUTPUT, Artefact, written_whole
 from .counts import count
 from .model import FBNetV3
-from .optimize import fold_batch_norm
+from .inference import fold_batch_norm
 from .parity import Parity, compare, inputs_for
 from .preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from .weights import WEIGHTS, Weights

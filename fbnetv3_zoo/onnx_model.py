@@ -17,7 +17,7 @@ class OnnxClassifier(Classifier):
     Args:
         path: a file that `fbnetv3 export` or `fbnetv3 quantize` wrote.
         providers: of onnxruntime, in order of preference; only the processor unless given.
-        threads: that work on one batch; every processor this process may use unless given.
+        num_threads: that work on one batch; every processor this process may use unless given.
         batch_size: images a run of the network.
         top_k: classes in an answer; all, where there are fewer.
         num_workers: threads that decode images.
@@ -33,12 +33,12 @@ class OnnxClassifier(Classifier):
         path: str | Path,
         *,
         providers: Sequence[str] | None = None,
-        threads: int | None = None,
+        num_threads: int | None = None,
         batch_size: int = 16,
         top_k: int = 5,
         num_workers: int | None = None,
     ) -> None:
-        backend = OnnxBackend(path, providers=providers, threads=threads)
+        backend = OnnxBackend(path, providers=providers, threads=num_threads)
         self.artefact = backend.artefact
         super().__init__(
             backend,

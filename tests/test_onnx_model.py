@@ -91,7 +91,7 @@ def test_torch_is_never_imported(path: Path) -> None:
 def test_many_threads_at_once_get_their_own_answers_and_broken_images_are_reported(
     path: Path,
 ) -> None:
-    classifier = OnnxClassifier(path, threads=1)
+    classifier = OnnxClassifier(path, num_threads=1)
     rng = np.random.default_rng(0)
     images: list[bytes] = []
     for _ in range(24):
@@ -172,7 +172,7 @@ def test_a_missing_provider_is_an_error(path: Path) -> None:
     with pytest.raises(ValueError, match="'FastestExecutionProvider' is not in this onnxruntime"):
         OnnxClassifier(path, providers=["FastestExecutionProvider", "CPUExecutionProvider"])
     with pytest.raises(ValueError, match="threads is 0; expected a whole number from 1"):
-        OnnxClassifier(path, threads=0)
+        OnnxClassifier(path, num_threads=0)
 
 
 def test_threads_are_those_that_may_be_used(path: Path) -> None:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from fbnetv3.arch import Arch, Row
 from fbnetv3.blocks import ConvBnAct
+from fbnetv3.inference import fold_batch_norm, optimize
 from fbnetv3.model import FBNetV3, build
-from fbnetv3.optimize import fold_batch_norm, optimize
 from fbnetv3.tables import ARCHS
 
 Make = Callable[..., FBNetV3]
