@@ -100,7 +100,9 @@ def _providers() -> Check:
     try:
         import onnxruntime
 
-        return Check("onnxruntime providers", True, ", ".join(onnxruntime.get_available_providers()))
+        return Check(
+            "onnxruntime providers", True, ", ".join(onnxruntime.get_available_providers())
+        )
     except Exception as error:  # reported whatever it is
         return Check("onnxruntime providers", False, str(error), "pip install onnxruntime")
 
@@ -113,7 +115,9 @@ def _cache() -> Check:
     free = shutil.disk_usage(existing).free
     found = f"{folder} ({free / 1e9:.1f} GB free)"
     if not os.access(existing, os.W_OK):
-        return Check("cache", False, found, "it is not writable: set FBNETV3_HOME to another folder")
+        return Check(
+            "cache", False, found, "it is not writable: set FBNETV3_HOME to another folder"
+        )
     if free < _MIN_FREE_BYTES:
         return Check("cache", False, found, "free some space, or set FBNETV3_HOME")
     return Check("cache", True, found)

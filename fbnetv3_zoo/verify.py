@@ -111,9 +111,7 @@ def _architecture(name: str) -> Iterable[Result]:
         yield Result("architecture", True, f"{detail}; no reference outputs are known for it")
         return
     published = golden["macs_paper"], golden["weight_params"]
-    yield Result(
-        "published counts", published == (counts.macs_paper, counts.weight_params), detail
-    )
+    yield Result("published counts", published == (counts.macs_paper, counts.weight_params), detail)
     model = build(arch, device="meta")
     official = from_fbnetv3(model.state_dict(), arch, "official")
     made = {

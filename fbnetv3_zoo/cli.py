@@ -1,0 +1,424 @@
+"""The command line `fbnetv3`: parse, call the library, print.
+
+Exit codes are in `cli_group`. Each command imports what it needs when it runs, so that `list`
+does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ._version import __version__
+from .cli_group import FAILED, CommandGroup, note, print_json, print_table
+
+# Answers where no better weights can be had, and where the caller asks for it.
+EMBEDDED = "fbnetv3_nano.cifar10"
+# ImageNet weights that anyone may use.
+DEFAULT = "fbnetv3_b.ra2_in1k"
+
+app = typer.Typer(
+    cls=CommandGroup,
+    help="FBNetV3-A..G: create, classify, export, measure. Exit codes: 0 done, 1 failed, "
+    "2 wrong usage, 3 an optional part is missing.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+License = Annotated[
+    str | None, typer.Option(help="'commercial' leaves out what forbids it, or an SPDX name.")
+]
+Offline = Annotated[bool | None, typer.Option(help="Never reach for the network.")]
+CacheDir = Annotated[Path | None, typer.Option(help="Folder of weights, not the usual cache.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"fbnetv3-zoo {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print and stop.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command("list")
+def list_(
+    filter: Annotated[str, typer.Argument(help="Pattern such as 'fbnetv3_*'.")] = "",
+    pretrained: Annotated[bool, typer.Option(help="List trained weights, not models.")] = False,
+    license: License = None,
+    max_macs: Annotated[float | None, typer.Option(help="In millions.")] = None,
+    max_params: Annotated[float | None, typer.Option(help="In millions.")] = None,
+    min_top1: Annotated[float | None, typer.Option(help="In percent.")] = None,
+    json: Json = False,
+) -> None:
+    """List models, or trained weights within limits.
+
+    Example: fbnetv3 list --pretrained --license commercial --max-macs 600
+    """
+    from .counts import count
+    from .registry import find, get_arch, list_models, list_weights
+
+    limited = any(limit is not None for limit in (max_macs, max_params, min_top1))
+    if pretrained or license or limited:
+        names = set(list_weights(filter, license=license))
+        found = [
+            row
+            for labels in ("imagenet1k", "cifar10")
+            for row in find(
+                max_macs=None if max_macs is None else max_macs * 1e6,
+                max_params=None if max_params is None else max_params * 1e6,
+                min_top1=min_top1,
+                license=license,
+                labels=labels,
+            )
+            if row.name in names
+        ]
+        if json:
+            print_json(found)
+            return
+        columns = ("weights", "MACs (M)", "params (M)", "top-1 (%)", "on", "license")
+        print_table(
+            columns,
+            [
+                (r.name, r.macs_paper / 1e6, r.params / 1e6, r.top1_pct, r.labels, r.license)
+                for r in found
+            ],
+        )
+        return
+    counted = {name: count(get_arch(name)) for name in list_models(filter)}
+    if json:
+        print_json([{"name": name, **vars(c)} for name, c in counted.items()])
+        return
+    print_table(
+        ("model", "resolution", "MACs (M)", "params (M)"),
+        [(n, c.resolution, c.macs_paper / 1e6, c.params / 1e6) for n, c in counted.items()],
+    )
+
+
+@app.command()
+def info(
+    name: Annotated[str, typer.Argument(help="Model, or weights model.tag.")], json: Json = False
+) -> None:
+    """Show a network's table, its cost, and its weights with licence and source.
+
+    Example: fbnetv3 info fbnetv3_e
+    """
+    from .counts import count
+    from .registry import get_arch
+    from .weights import WEIGHTS
+
+    arch = get_arch(name)
+    known = [w for w in WEIGHTS.values() if name in (w.name, w.model)]
+    counts = count(arch)
+    if json:
+        print_json({"name": name, "counts": counts, "weights": known, "arch": arch.to_dict()})
+        return
+    print(
+        f"{name}: {counts.macs_paper / 1e6:.1f} M MACs at {counts.resolution} pixels, "
+        f"{counts.params / 1e6:.2f} M parameters, stem {arch.stem_channels}, "
+        f"head {arch.head_mid_channels} -> {arch.head_channels}"
+    )
+    print_table(
+        ("row", "kernel", "expansion", "channels", "blocks", "stride", "SE", "padding"),
+        [
+            (
+                r.name,
+                "/".join(map(str, r.kernel)),
+                "/".join(map(str, r.expansion)),
+                r.channels,
+                r.repeats,
+                r.stride,
+                "yes" if r.se else "",
+                "" if r.padding is None else str(r.padding),
+            )
+            for r in arch.rows
+        ],
+    )
+    for w in known:
+        terms = "" if w.commercial else ", non-commercial use only"
+        print(
+            f"{w.name}: top-1 {w.top1_pct:.2f} % on {w.labels} at {w.preprocess.crop} "
+            f"(by {w.evaluated_by}); {w.license}{terms}; from {w.origin}"
+        )
+
+
+@app.command()
+def classify(
+    images: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.")],
+    model: Annotated[
+        str | None, typer.Option(help="Name, name.tag, local-dir:DIR, or an exported .onnx file.")
+    ] = None,
+    embedded: Annotated[bool, typer.Option(help=f"Use {EMBEDDED}, inside the package.")] = False,
+    top_k: Annotated[int, typer.Option(help="Classes to show.")] = 5,
+    batch_size: Annotated[int, typer.Option(help="Images a run of the network.")] = 16,
+    threads: Annotated[int, typer.Option(help="Of torch or onnxruntime.")] = 1,
+    license: License = None,
+    offline: Offline = None,
+    cache_dir: CacheDir = None,
+    json: Json = False,
+) -> None:
+    """Say what is on photos. A photo that cannot be read is named, the others go on.
+
+    Without --model and --embedded: ImageNet weights from the hub, or the embedded ones where no hub
+    is reachable; the output says which answered.
+
+    Example: fbnetv3 classify cat.jpg holiday/ --model fbnetv3_e
+    """
+    if embedded and model is not None:
+        raise ValueError(f"--embedded and --model {model} exclude each other; give one of them")
+    missing = [str(path) for path in images if not path.exists()]
+    if len(missing) == len(images):
+        raise ValueError(f"no such file or folder: {', '.join(missing)}")
+    options: dict[str, Any] = {"top_k": top_k, "batch_size": batch_size, "num_threads": threads}
+    asked = EMBEDDED if embedded else model
+    if asked is not None and asked.endswith(".onnx"):
+        from .onnx_model import OnnxClassifier
+
+        answering, classifier = asked, OnnxClassifier(asked, **options)
+    else:
+        answering, classifier = _torch_classifier(asked, license, offline, cache_dir, options)
+    failed, records = 0, []
+    if not json:
+        print(f"model: {answering}")
+    for prediction in classifier.stream(_photos(images)):
+        failed += prediction.error is not None
+        if json:
+            records.append(prediction)
+        elif prediction.error is not None:
+            print(f"{prediction.source}: error: {prediction.error}")
+        else:
+            pairs = zip(prediction.labels, prediction.probabilities, strict=True)
+            print(f"{prediction.source}: " + ", ".join(f"{n} {100 * p:.1f} %" for n, p in pairs))
+    if json:
+        print_json({"model": answering, "predictions": records})
+    if failed:
+        note(f"{failed} of the images could not be classified")
+        raise typer.Exit(FAILED)
+
+
+def _torch_classifier(
+    asked: str | None,
+    license: str | None,
+    offline: bool | None,
+    cache_dir: Path | None,
+    options: dict[str, Any],
+) -> tuple[str, Any]:
+    """Returns the name of the weights that answer, and their classifier."""
+    from .classify import Classifier
+    from .download import FetchError
+    from .registry import create, get_weights
+
+    name = asked or DEFAULT
+    source: dict[str, Any] = {"license": license, "offline": offline, "cache_dir": cache_dir}
+    try:
+        made = create(name, pretrained=True, **source)
+    except FetchError as error:
+        if asked is not None:
+            raise
+        note(f"{DEFAULT} cannot be had here ({str(error).partition(';')[0]})")
+        name = EMBEDDED
+        made = create(name, pretrained=True, **source)
+        note(f"{name}, which is inside the package, answers: it knows only the CIFAR-10 classes")
+    if ":" not in name:
+        name = get_weights(name).name
+    return name, Classifier(made, **options)
+
+
+def _photos(images: list[Path]) -> Any:
+    from .images import list_images
+
+    for path in images:
+        if path.is_dir():
+            yield from list_images(path)
+        else:
+            yield path
+
+
+@app.command()
+def flops(
+    name: Annotated[str, typer.Argument(help="Model, weights model.tag, or architecture JSON.")],
+    resolution: Annotated[
+        int | None, typer.Option("--resolution", "-r", help="Input side in pixels.")
+    ] = None,
+    layers: Annotated[bool, typer.Option(help="Show every layer.")] = True,
+    json: Json = False,
+) -> None:
+    """Count multiply-adds through fvcore, in the paper's convention and in fvcore's own.
+
+    Example: fbnetv3 flops fbnetv3_a --resolution 224 --json
+    """
+    from .flop_count import flops as counted
+    from .registry import create, get_arch
+
+    target = create(Path(name)) if name.endswith(".json") else get_arch(name)
+    found = counted(target, resolution)
+    if json:
+        print_json({"name": name, **found.to_dict()})
+        return
+    if layers:
+        print_table(
+            ("layer", "kind", "MACs", "params", "output"),
+            [
+                (x.name, x.kind, x.macs, x.params, "x".join(map(str, x.output)))
+                for x in found.layers
+            ],
+        )
+    print(f"{name} at {found.resolution} pixels, one image, multiply-adds:")
+    print(f"  paper  {found.macs_paper:>14,}  convolutions, classifier and pooling")
+    print(f"  fvcore {found.macs_fvcore:>14,}  fvcore's total, with batch-norm")
+    print(f"  parameters {found.params:,}, of them weights {found.weight_params:,}")
+
+
+@app.command()
+def fetch(
+    names: Annotated[list[str] | None, typer.Argument(help="Weights, or models.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Everything in the table.")] = False,
+    license: License = None,
+    cache_dir: CacheDir = None,
+    json: Json = False,
+) -> None:
+    """Bring weights onto this machine, verified; a cut download goes on where it was.
+
+    Example: fbnetv3 fetch fbnetv3_e.meta_in1k
+    """
+    from . import hub
+    from .registry import get_weights, list_weights
+
+    if bool(names) == all_:
+        raise ValueError("nothing to fetch; give names, or --all")
+    chosen = list_weights(license=license) if all_ else [get_weights(n).name for n in names or ()]
+    rows, failed = [], 0
+    for name in chosen:
+        weights = get_weights(name)
+        try:
+            hub.check_license(weights, license if license == "commercial" else None)
+            path = hub.fetch(weights, cache_dir=cache_dir)
+            rows.append({"name": name, "path": str(path), "error": None})
+        except (OSError, ValueError) as error:
+            failed += 1
+            rows.append({"name": name, "path": None, "error": str(error)})
+        if not json:
+            print(f"{name}: {rows[-1]['path'] or 'error: ' + str(rows[-1]['error'])}")
+    if json:
+        print_json(rows)
+    if failed:
+        note(f"{failed} of {len(chosen)} could not be fetched")
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="Checkpoint in any of the three layouts.")],
+    target: Annotated[Path, typer.Argument(help="File to write, .safetensors.")],
+    model: Annotated[str, typer.Option(help="Model, or architecture JSON, that it belongs to.")],
+    to: Annotated[str, typer.Option(help="fbnetv3, official or timm.")] = "fbnetv3",
+    force: Annotated[
+        bool, typer.Option(help="Write timm's layout although timm's network computes otherwise.")
+    ] = False,
+) -> None:
+    """Convert a checkpoint between our layout, the official one and timm's. Runs no pickle.
+
+    Example: fbnetv3 convert model.pth e.safetensors --model fbnetv3_e
+    """
+    from .checkpoint import load_strict, read_tensors, write_tensors
+    from .convert import detect_dialect, from_fbnetv3, to_fbnetv3
+    from .model import build
+    from .registry import create, get_arch
+
+    if to not in ("fbnetv3", "official", "timm"):
+        raise ValueError(f"--to is {to!r}; expected fbnetv3, official or timm")
+    if target.suffix != ".safetensors":
+        raise ValueError(f"target is {target}; expected a name that ends in .safetensors")
+    arch = create(Path(model)).arch if model.endswith(".json") else get_arch(model)
+    tensors = read_tensors(source)
+    found = detect_dialect(tensors)
+    ours = to_fbnetv3(tensors, arch, found)
+    classes = ours["classifier.bias"].numel() if "classifier.bias" in ours else 0
+    chans = ours["stem.conv.weight"].shape[1] if "stem.conv.weight" in ours else 3
+    load_strict(
+        build(arch, device="meta", num_classes=classes, in_chans=chans),
+        ours,
+        assign=True,
+        source=str(source),
+    )
+    written = from_fbnetv3(ours, arch, to, force=force)  # type: ignore[arg-type]  # checked above
+    write_tensors(target, written, {"format": "pt", "fbnetv3.arch_sha256": arch.sha256})
+    print(f"{source} ({found}) -> {target} ({to}): {len(written)} tensors")
+
+
+@app.command()
+def verify(
+    names: Annotated[list[str], typer.Argument(help="Models, or weights that were fetched.")],
+    cache_dir: CacheDir = None,
+    json: Json = False,
+) -> None:
+    """Check networks against the official implementation's outputs, and weights by hash.
+
+    Example: fbnetv3 verify fbnetv3_a fbnetv3_a.meta_in1k
+    """
+    from .verify import verify as verified
+
+    rows: list[dict[str, Any]] = []
+    for name in names:
+        for result in verified(name, cache_dir=None if cache_dir is None else str(cache_dir)):
+            rows.append({"model": name, **vars(result)})
+            if not json:
+                mark = "ok  " if result.ok else "FAIL"
+                print(f"{mark} {name}: {result.name}: {result.detail}")
+    if json:
+        print_json(rows)
+    if not all(row["ok"] for row in rows):
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Look at the installation and name the cure for what is wrong.
+
+    Example: fbnetv3 doctor
+    """
+    from .doctor import diagnose
+
+    checks = diagnose()
+    if json:
+        print_json(checks)
+    else:
+        for check in checks:
+            cure = f"  -> {check.cure}" if check.cure else ""
+            print(f"{'ok  ' if check.ok else 'FAIL'} {check.name}: {check.found}{cure}")
+    if not all(check.ok for check in checks):
+        raise typer.Exit(FAILED)
+
+
+def _add_neighbours() -> None:
+    """Adds the commands that live beside their areas."""
+    from fbnetv3.search import cli_train
+
+    from . import cli_deploy
+
+    app.command("export")(cli_deploy.export)
+    app.command("quantize")(cli_deploy.quantize)
+    app.command("latency")(cli_deploy.latency)
+    app.command("train")(cli_train.train)
+    app.command("eval")(cli_train.evaluate)
+
+
+def main() -> None:
+    """Runs the command line."""
+    _add_neighbours()
+    app()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
