@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 
 from .cli_group import note, print_json, print_table
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from .artefact import Artefact
@@ -306,6 +306,8 @@ def _prepared(
 
     if folder is None:
         return None, None, []
+    import numpy as np
+
     paths, labels = labelled_images(folder, artefact.class_names)
     batch = np.stack([artefact.preprocess(open_image(path)) for path in paths])
     return batch, labels, paths

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .logbook import EpochLog
 from .recipe import Recipe
+
+if TYPE_CHECKING:
+    from .logbook import EpochLog
 
 
 def train(
