@@ -1,5 +1,7 @@
 """Batched augmentation against PIL's and torchvision's one image at a time."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -91,7 +93,8 @@ def by_torchvision(name: str, image: Tensor) -> Tensor:
         "equalize": tv.equalize,
         "invert": tv.invert,
     }[name](image.permute(2, 0, 1))
-    return done.permute(1, 2, 0)
+    out: Tensor = done.permute(1, 2, 0)
+    return out
 
 
 @pytest.mark.parametrize(
@@ -124,16 +127,16 @@ def test_geometric_operations_agree_with_torchvision(name: str) -> None:
     images = pictures(4)
     full = {**policies._AUTO_FULL, "translate": 8.0, "rotate": 60.0}
     ours = one_op(name, images, 0.5, full)
-    zero = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0]}
+    zero: dict[str, Any] = {"angle": 0.0, "translate": [0, 0], "scale": 1.0, "shear": [0.0, 0.0]}
     # torchvision moves the picture where ours moves the place that is read.
-    other = {
+    moves: dict[str, dict[str, Any]] = {
         "translate_x": {"translate": [-4, 0]},
         "translate_y": {"translate": [0, -4]},
         "rotate": {"angle": 30.0},
         "shear_x": {"shear": [-0.15 * 180 / torch.pi, 0.0]},
         "shear_y": {"shear": [0.0, -0.15 * 180 / torch.pi]},
-    }[name]
-    theirs = tv.affine(images.permute(0, 3, 1, 2), **{**zero, **other}, fill=[128.0] * 3)
+    }
+    theirs = tv.affine(images.permute(0, 3, 1, 2), **{**zero, **moves[name]}, fill=[128.0] * 3)
     differing = (ours.permute(0, 3, 1, 2) != theirs).float().mean()
     # tan(shear) in theirs, the plain factor in ours: a few nearest pixels fall otherwise.
     assert differing < (0.12 if name in ("rotate", "shear_x", "shear_y") else 1e-6)

@@ -7,7 +7,7 @@ import pytest
 
 from fbnetv3.arch import Arch
 from fbnetv3.counts import count
-from fbnetv3.flops import flops
+from fbnetv3.flop_count import flops
 from fbnetv3.model import build
 from fbnetv3.search.cost import costs
 from fbnetv3.search.gene import Gene

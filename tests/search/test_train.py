@@ -274,15 +274,16 @@ def test_passes_that_do_not_divide_the_batch_are_refused() -> None:
 
 
 def test_the_average_follows_its_closed_form() -> None:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, NUM_CLASSES))
+    layer = nn.Linear(3 * 16 * 16, NUM_CLASSES)
+    model = nn.Sequential(nn.Flatten(), layer)
     recipe = dataclasses.replace(LEARNING, epochs=1, warmup_epochs=0.0, ema_decay=0.5)
-    seen = [model[1].weight.detach().clone()]
+    seen = [layer.weight.detach().clone()]
     result = train(
         model,
         tiny_images(),
         tiny_images(),
         tiny_run(recipe=recipe),
-        on_step=lambda *_: seen.append(model[1].weight.detach().clone()),
+        on_step=lambda *_: seen.append(layer.weight.detach().clone()),
     )
     expected = seen[0]
     for n, weight in enumerate(seen[1:]):
