@@ -154,6 +154,9 @@ class _Part(nn.Module):
 class Trunk(_Part):
     """The rows that the asked features need: images (N, C, H, W) to a dict of maps.
 
+    Loading a checkpoint that has none of its tensors is an error, also where the host would only
+    log it, as Detectron2 does for the ResNet that many base configurations name.
+
     Args:
         network: a whole network of `load_network`; its layers are taken, not copied.
         out_features: names of the maps, see the module's text.
@@ -197,6 +200,16 @@ class Trunk(_Part):
         self.stem = freeze_norms(self.stem).requires_grad_(False)
         for number in range(min(depth, len(self.stages))):
             self.stages[number] = freeze_norms(self.stages[number]).requires_grad_(False)
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        own = [prefix + name for name in self.state_dict() if name != NETWORK_ID]
+        # Inside a detector this is only what begins with the prefix; a foreign file leaves nothing.
+        if not any(name in state_dict for name in own):
+            raise ValueError(
+                f"the checkpoint has no tensor of the trunk; expected names such as {own[0]!r}. "
+                "Give weights of the zoo, or a checkpoint of a detector with this trunk"
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def sizes(self, height: int, width: int) -> dict[str, tuple[int, int]]:
         """Returns the real (height, width) of each map for an input in pixels."""

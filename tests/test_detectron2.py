@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import pickle
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 pytest.importorskip(
     "detectron2", reason="detectron2 has no release; put a checkout of it on PYTHONPATH"
@@ -217,8 +219,22 @@ def test_ready_configurations_build_and_run(name: str) -> None:
     # A dump and a merge give the same values, tuples being lists then.
     again = get_cfg()
     add_fbnetv3_config(again)
-    again.merge_from_other_cfg(type(cfg).load_cfg(cfg.dump()))
-    assert again.dump() == cfg.dump()
+    read = type(cfg).load_cfg
+    again.merge_from_other_cfg(read(cfg.dump()))
+    assert read(again.dump()) == read(cfg.dump())
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if not name.startswith("retinanet")])
+def test_training_constants_are_the_papers(name: str) -> None:
+    cfg = get_config(name)
+    assert cfg.SOLVER.BASE_LR == 0.16
+    # Detectron2's 3x schedule: 270 000 steps of 16 images.
+    assert cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH == 270_000 * 16
+    assert cfg.MODEL.FBNETV3.NORM == "SyncBN"
+    cfg.MODEL.DEVICE = "cpu"
+    norms = [m for m in build_model(cfg).modules() if isinstance(m, _BatchNorm)]
+    assert len(norms) > 80
+    assert {type(m) for m in norms} == {nn.SyncBatchNorm}
 
 
 def test_the_paper_s_nms_is_a_named_reading() -> None:
@@ -344,6 +360,15 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
         DetectionCheckpointer(build_model(cfg)).load(str(path))
 
 
+def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
+    # What Detectron2's own base configurations name: a pickled dict of arrays of a ResNet.
+    path = tmp_path / "R-50.pkl"
+    arrays = {"conv1_w": np.zeros((64, 3, 7, 7), np.float32), "res2_0_branch2a_w": np.ones(3)}
+    path.write_bytes(pickle.dumps(arrays))
+    with pytest.raises(ValueError, match="the checkpoint has no tensor of the trunk"):
+        DetectionCheckpointer(build_model(small_config("c4"))).load(str(path))
+
+
 def test_lazy_configurations_need_plain_values_only() -> None:
     heads = LazyCall(Res5ROIHeads)(
         num_classes=2,
@@ -464,7 +489,7 @@ def test_the_average_is_the_closed_form() -> None:
         nn.init.constant_(model.weight, value)
         hook.after_step()
     # ((8 + 4) / 2 + 2) / 2
-    assert hook.model.weight.item() == 4.0
+    assert hook.model.get_parameter("weight").item() == 4.0
     with pytest.raises(ValueError, match=r"decay is 1\.0; expected a number between 0 and 1"):
         EMAHook(model, 1.0)
 

@@ -177,7 +177,7 @@ def test_eight_images_are_learnt_by_heart(tmp_path: Path) -> None:
     for _ in range(steps):
         loss = torch.stack(list(model(images, targets).values())).sum()
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch's own
+        loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
         schedule.step()

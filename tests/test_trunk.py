@@ -141,7 +141,7 @@ def test_the_proposal_head_is_the_row_without_its_first_block() -> None:
 def test_freezing_counts_the_stem_as_one(freeze_at: int) -> None:
     network = load_network("fbnetv3_nano")
     trunk = Trunk(network, PYRAMID, freeze_at=freeze_at, freeze_norms=freeze_batch_norm_2d)
-    trunk.train()(torch.randn(2, 3, 64, 64))["res5"].sum().backward()
+    trunk.train()
     rows = [0, 1, 2, 3, 5, 6][freeze_at]
     assert all(p.requires_grad == (freeze_at == 0) for p in trunk.stem.parameters())
     for number, stage in enumerate(trunk.stages):
@@ -172,7 +172,7 @@ def test_checkpointing_rows_gives_the_same_gradients(nano: str) -> None:
         trunk = Trunk(
             load_network(nano, pretrained=True), ["res3", "res5"], grad_checkpointing=again
         ).train()
-        sum(y.square().mean() for y in trunk(x).values()).backward()  # type: ignore[union-attr]
+        sum(y.square().mean() for y in trunk(x).values()).backward()
         grads.append([p.grad for p in trunk.parameters()])
     for plain, again_grad in zip(*grads, strict=True):
         torch.testing.assert_close(again_grad, plain)
@@ -183,7 +183,7 @@ def test_bf16_autocast_and_checkpointing_train(nano: str) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         maps = trunk(torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(3)))
     loss = sum(y.float().square().mean() for y in maps.values())
-    loss.backward()  # type: ignore[union-attr]  # a tensor, not the 0 of an empty sum
+    loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in trunk.parameters())
 
 
@@ -202,6 +202,14 @@ def test_a_checkpoint_of_another_network_is_refused() -> None:
     a.load_state_dict(state)
     del state["network_id"]
     a.load_state_dict(state)
+
+
+def test_a_checkpoint_of_something_else_is_refused() -> None:
+    trunk = Trunk(load_network("fbnetv3_nano"), ["res3"])
+    foreign = {"backbone.stem.conv1.weight": torch.zeros(64, 3, 7, 7)}
+    for strict in (True, False):
+        with pytest.raises(ValueError, match=r"no tensor of the trunk; expected .*'0.stem.conv"):
+            nn.Sequential(trunk).load_state_dict(foreign, strict=strict)
 
 
 def test_part_state_holds_what_parts_need(nano: str) -> None:
