@@ -177,7 +177,7 @@ def test_eight_images_are_learnt_by_heart(tmp_path: Path) -> None:
     for _ in range(steps):
         loss = torch.stack(list(model(images, targets).values())).sum()
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]  # torch's own
         nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
         schedule.step()
@@ -198,7 +198,7 @@ def test_a_detector_exports_to_onnx_and_finds_the_same(nano: str, tmp_path: Path
         warnings.simplefilter("ignore")
         torch.onnx.export(
             model,
-            ([torch.rand(3, 64, 96)],),  # type: ignore[arg-type]  # a list, as torchvision asks
+            ([torch.rand(3, 64, 96)],),
             path,
             dynamo=False,
             opset_version=17,
