@@ -1,0 +1,29 @@
+"""The tables of MODEL_CARD.md are those that the records give."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CARD = ROOT / "MODEL_CARD.md"
+GENERATOR = ROOT / "benchmarks" / "model_card.py"
+
+
+def test_the_card_has_not_drifted_from_the_records() -> None:
+    spec = importlib.util.spec_from_file_location("model_card", GENERATOR)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    text = CARD.read_text()
+    assert text == module.render(text), "run: python benchmarks/model_card.py"
+    for table in ("networks", "weights"):
+        with pytest.raises(ValueError, match=table):
+            module.render(text.replace(f"<!-- {table} -->", ""))
+
+
+def test_non_commercial_weights_are_marked_in_the_card() -> None:
+    lines = [line for line in CARD.read_text().splitlines() if "`fbnetv3_a.meta_in1k`" in line]
+    assert len(lines) == 1
+    assert "**non-commercial**" in lines[0]
