@@ -26,8 +26,7 @@ from PIL import Image
 
 from . import labels
 from .images import ImageSource, describe, list_images, open_image
-from .preprocess import Preprocess
-from .weights import WEIGHTS
+from .pretrained_cfg import class_names_of, preprocess_of
 
 if TYPE_CHECKING:
     import torch
@@ -132,8 +131,16 @@ class Classifier:
             from .registry import create
 
             model = create(model, pretrained=True)
-        self.preprocess = _preprocess_of(model) if preprocess is None else preprocess
-        self.class_names = _class_names_of(model) if class_names is None else _listed(class_names)
+        preprocess = preprocess or preprocess_of(model)
+        if preprocess is None:
+            raise ValueError("the model does not say what its input is; give preprocess=")
+        names = class_names_of(model) if class_names is None else _listed(class_names)
+        if not names:
+            raise ValueError(
+                "the model does not say what its classes are called; give class_names="
+            )
+        self.preprocess = preprocess
+        self.class_names = names
         num_classes = getattr(model, "num_classes", len(self.class_names))
         if num_classes != len(self.class_names):
             raise ValueError(
@@ -295,8 +302,10 @@ class TorchBackend:
             return
         shared = TorchBackend
         with shared._lock:
+            # A thread takes the process's number over when it first asks: before it gets its own.
+            usual = torch.get_num_threads()
             if not shared._inside:
-                shared._usual = torch.get_num_threads()
+                shared._usual = usual
             shared._inside += 1
             torch.set_num_threads(self.num_threads)
         try:
@@ -342,21 +351,3 @@ def _listed(class_names: str | Sequence[str]) -> tuple[str, ...]:
     if isinstance(class_names, str):
         return labels.class_names(class_names)
     return tuple(class_names)
-
-
-def _preprocess_of(model: object) -> Preprocess:
-    cfg = getattr(model, "pretrained_cfg", None)
-    if not cfg:
-        raise ValueError("the model does not say what its input is; give preprocess=")
-    weights = WEIGHTS.get(f"{cfg.get('architecture')}.{cfg.get('tag')}")
-    return weights.preprocess if weights else Preprocess.from_timm_cfg(cfg)
-
-
-def _class_names_of(model: object) -> tuple[str, ...]:
-    cfg = getattr(model, "pretrained_cfg", None) or {}
-    weights = WEIGHTS.get(f"{cfg.get('architecture')}.{cfg.get('tag')}")
-    if weights and getattr(model, "num_classes", None) == weights.num_classes:
-        return labels.class_names(weights.labels)
-    if cfg.get("label_names"):
-        return tuple(cfg["label_names"])
-    raise ValueError("the model does not say what its classes are called; give class_names=")

@@ -25,15 +25,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from . import labels
 from ._version import __version__
 from .artefact import INPUT, OUTPUT, Artefact, written_whole
 from .counts import count
-from .model import FBNetV3
 from .inference import fold_batch_norm
+from .model import FBNetV3
 from .parity import Parity, compare, inputs_for
 from .preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
-from .weights import WEIGHTS, Weights
+from .pretrained_cfg import class_names_of, preprocess_of, weights_of
 
 Dynamic = Literal["batch", "batch+size"]
 Precision = Literal["fp32", "fp16"]
@@ -176,15 +175,14 @@ def describe(
     import onnx
     import onnxscript
 
-    weights = _weights_of(model)
+    weights = weights_of(model)
     if class_names is None:
-        known = weights is not None and weights.num_classes == model.num_classes
-        class_names = labels.class_names(weights.labels) if weights and known else ()
+        class_names = class_names_of(model)
     elif len(class_names) != model.num_classes:
         raise ValueError(
             f"{len(class_names)} class_names for {model.num_classes} classes; give one a class"
         )
-    preprocess = preprocess or _preprocess_of(model, weights)
+    preprocess = preprocess or preprocess_of(model) or _usual_preprocess(model)
     counts = count(
         model.arch,
         preprocess.crop,
@@ -429,18 +427,9 @@ def _check_arguments(
         )
 
 
-def _weights_of(model: FBNetV3) -> Weights | None:
-    cfg = model.pretrained_cfg
-    return WEIGHTS.get(f"{cfg.get('architecture')}.{cfg.get('tag')}")
-
-
-def _preprocess_of(model: FBNetV3, weights: Weights | None) -> Preprocess:
-    if weights is not None:
-        return weights.preprocess
-    if model.pretrained_cfg:
-        return Preprocess.from_timm_cfg(model.pretrained_cfg)
-    side = model.arch.resolution
+def _usual_preprocess(model: FBNetV3) -> Preprocess:
     # Nobody has chosen; timm's usual share is cut off, and nothing of a thumbnail.
+    side = model.arch.resolution
     resize = side if side < 64 else math.floor(side / 0.95)
     return Preprocess(
         resize=resize,

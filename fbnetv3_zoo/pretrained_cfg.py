@@ -1,4 +1,4 @@
-"""timm's description of a model's weights and input, made of our records.
+"""timm's description of a model's weights and input: made of our records, and read back.
 
 `FBNetV3.pretrained_cfg` is this mapping, so that `timm.data.resolve_model_data_config(model)` and
 whatever else reads it works on our models too.
@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from . import labels
 from .arch import Arch
-from .preprocess import IMAGENET_MEAN, IMAGENET_STD
-from .weights import HubFile, Url, Weights
+from .preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+from .weights import WEIGHTS, HubFile, Url, Weights
 
 
 def pretrained_cfg(architecture: str, arch: Arch, weights: Weights | None) -> dict[str, Any]:
@@ -52,6 +53,35 @@ def pretrained_cfg(architecture: str, arch: Arch, weights: Weights | None) -> di
         cfg["url"] = weights.source.url
     elif isinstance(weights.source, HubFile):
         cfg["hf_hub_id"] = weights.source.repo
+    return cfg
+
+
+def weights_of(model: object) -> Weights | None:
+    """Returns the record of the weights that a model, ours or timm's, was loaded with."""
+    cfg = _cfg_of(model)
+    return WEIGHTS.get(f"{cfg.get('architecture')}.{cfg.get('tag')}")
+
+
+def preprocess_of(model: object) -> Preprocess | None:
+    """Returns what an image goes through before a model; None where the model does not say."""
+    weights, cfg = weights_of(model), _cfg_of(model)
+    if weights is not None:
+        return weights.preprocess
+    return Preprocess.from_timm_cfg(cfg) if cfg else None
+
+
+def class_names_of(model: object) -> tuple[str, ...]:
+    """Returns the classes of a model in the order of its logits; () where it does not say."""
+    weights, cfg = weights_of(model), _cfg_of(model)
+    num_classes = getattr(model, "num_classes", None)
+    if weights is not None and weights.num_classes == num_classes:
+        return labels.class_names(weights.labels)
+    names = tuple(cfg.get("label_names") or ())
+    return names if len(names) == num_classes else ()
+
+
+def _cfg_of(model: object) -> dict[str, Any]:
+    cfg: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
     return cfg
 
 
