@@ -7,7 +7,6 @@ A test compares the file with what this makes, so that neither can drift.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -71,11 +70,11 @@ def render(text: str) -> str:
     """
     for name, table in (("networks", networks()), ("weights", weights())):
         block = f"<!-- {name} -->\n{table}\n<!-- /{name} -->"
-        text, found = re.subn(
-            rf"<!-- {name} -->.*<!-- /{name} -->", lambda _, b=block: b, text, flags=re.DOTALL
-        )
-        if found != 1:
-            raise ValueError(f"expected one pair of marks <!-- {name} --> in the card, got {found}")
+        before, start, rest = text.partition(f"<!-- {name} -->")
+        _, end, after = rest.partition(f"<!-- /{name} -->")
+        if not start or not end:
+            raise ValueError(f"expected the marks <!-- {name} --> and <!-- /{name} --> in the card")
+        text = before + block + after
     return text
 
 

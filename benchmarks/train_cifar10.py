@@ -17,6 +17,7 @@ import math
 import pickle
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,13 +57,8 @@ def augment(x: Tensor, generator: torch.Generator) -> Tensor:
     out = padded.permute(0, 2, 3, 1)[torch.arange(n).view(n, 1, 1), rows, cols]
     hole = torch.randint(-CUTOUT // 2, side, (2, n, 1, 1), generator=generator)
     place = torch.arange(side)
-    inside = (place.view(1, side, 1) - hole[0]).clamp(0, CUTOUT - 1) == (
-        place.view(1, side, 1) - hole[0]
-    )
-    inside = inside & (
-        (place.view(1, 1, side) - hole[1]).clamp(0, CUTOUT - 1)
-        == (place.view(1, 1, side) - hole[1])
-    )
+    below, right = place.view(1, side, 1) - hole[0], place.view(1, 1, side) - hole[1]
+    inside = (below >= 0) & (below < CUTOUT) & (right >= 0) & (right < CUTOUT)
     return out.masked_fill(inside.unsqueeze(3), 0.0).permute(0, 3, 1, 2)
 
 
@@ -75,27 +71,50 @@ def floats(model: nn.Module) -> list[Tensor]:
 def accuracy_pct(model: nn.Module, x: Tensor, y: Tensor) -> float:
     """Returns top-1 in percent."""
     model.eval()
-    hits = sum(
-        int((model(a.contiguous(memory_format=torch.channels_last)).argmax(1) == b).sum())
-        for a, b in zip(x.split(500), y.split(500), strict=True)
-    )
-    return 100 * hits / len(y)
+    hits = torch.zeros(())
+    for start in range(0, len(x), 500):
+        images = x[start : start + 500].contiguous(memory_format=torch.channels_last)
+        hits += (model(images).argmax(1) == y[start : start + 500]).sum()
+    return 100 * hits.item() / len(y)
 
 
-def main() -> None:
-    """Trains, printing a line an epoch."""
+def make_optimizer(model: nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:
+    """Returns SGD with Nesterov momentum; biases and batch-norms are not decayed."""
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    kept = [p for p in model.parameters() if p.ndim <= 1]
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": kept},
+    ]
+    return torch.optim.SGD(groups, lr=lr, momentum=0.9, nesterov=True)
+
+
+def lr_scale(step: int, total: int) -> float:
+    """Returns the share of the learning rate: a twentieth of linear warm-up, then a cosine."""
+    warm_up = total // 20
+    if step < warm_up:
+        return (step + 1) / warm_up
+    return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, total - warm_up)))
+
+
+def arguments() -> argparse.Namespace:
+    """Returns the command line's arguments."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model", default="fbnetv3_nano", choices=sorted(ARCHS))
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--lr", type=float, default=0.2)
     parser.add_argument("--weight-decay", type=float, default=5e-4)
     parser.add_argument("--ema-decay", type=float, default=0.998)
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    return parser.parse_args()
 
+
+def main() -> None:
+    """Trains, printing a line an epoch."""
+    args = arguments()
     torch.manual_seed(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
     x, y = read_batches(args.data, [f"data_batch_{n}" for n in range(1, 6)])
@@ -104,32 +123,22 @@ def main() -> None:
     model = build(arch, num_classes=10).to(memory_format=torch.channels_last)
     ema = copy.deepcopy(model).eval()
     averaged, current = floats(ema), floats(model)
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    kept = [p for p in model.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.SGD(
-        [{"params": decayed, "weight_decay": args.weight_decay}, {"params": kept}],
-        lr=args.lr,
-        momentum=0.9,
-        nesterov=True,
-    )
     steps_an_epoch = len(x) // args.batch_size
     total = steps_an_epoch * args.epochs
-    warm_up = total // 20
-
-    def scale(step: int) -> float:
-        if step < warm_up:
-            return (step + 1) / warm_up
-        return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / max(1, total - warm_up)))
-
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, scale)
+    optimizer = make_optimizer(model, args.lr, args.weight_decay)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: lr_scale(step, total))
+    parts: dict[str, Any] = {
+        "model": model,
+        "ema": ema,
+        "optimizer": optimizer,
+        "scheduler": scheduler,
+    }
     log: list[dict[str, float]] = []
     state_file = args.out / "state.pt"
     if state_file.exists():
         state = torch.load(state_file, weights_only=True)
-        model.load_state_dict(state["model"])
-        ema.load_state_dict(state["ema"])
-        optimizer.load_state_dict(state["optimizer"])
-        scheduler.load_state_dict(state["scheduler"])
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
         log = state["log"]
 
     for epoch in range(len(log), args.epochs):
@@ -142,35 +151,25 @@ def main() -> None:
             images = augment(x[picked], generator).contiguous(memory_format=torch.channels_last)
             loss = F.cross_entropy(model(images), y[picked], label_smoothing=0.1)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]  # torch leaves it without types
             optimizer.step()
             scheduler.step()
             losses += loss.item()
             seen = epoch * steps_an_epoch + step + 1
             decay = min(args.ema_decay, (1 + seen) / (10 + seen))
             torch._foreach_lerp_(averaged, current, 1 - decay)
-        seconds = time.perf_counter() - start
         log.append(
             {
                 "epoch": epoch + 1,
                 "loss": losses / steps_an_epoch,
-                "seconds": seconds,
+                "seconds": time.perf_counter() - start,
                 "top1_raw_pct": accuracy_pct(model, test_x, test_y),
                 "top1_ema_pct": accuracy_pct(ema, test_x, test_y),
             }
         )
         print(json.dumps(log[-1]), flush=True)
         temporary = state_file.with_suffix(".tmp")
-        torch.save(
-            {
-                "model": model.state_dict(),
-                "ema": ema.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "scheduler": scheduler.state_dict(),
-                "log": log,
-            },
-            temporary,
-        )
+        torch.save({**{k: part.state_dict() for k, part in parts.items()}, "log": log}, temporary)
         temporary.replace(state_file)
     write_tensors(args.out / "model.safetensors", ema.state_dict(), {"arch": arch.to_json()})
     write_atomically(args.out / "log.json", json.dumps(log, indent=1).encode())

@@ -26,7 +26,7 @@ class CommandGroup(typer.core.TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Returns what the command returns."""
-        warnings.showwarning = _show_warning
+        warnings.showwarning = _show_warning  # type: ignore[assignment]  # it needs only two
         try:
             return super().invoke(ctx)
         except ImportError as error:

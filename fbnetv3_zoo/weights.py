@@ -205,6 +205,11 @@ WEIGHTS: dict[str, Weights] = {
         _timm("fbnetv3_d", 269, 256, 79.682),
         _timm("fbnetv3_g", 303, 288, 82.034),
         # model, SHA-256, top-1, top-5 on the test set: `fbnetv3 eval NAME --data CIFAR10`
-        _cifar10("fbnetv3_nano", "9e28d4b1c4ee3614c48c3ee5a3dea689d2267f0dd113da8cb7dd542985a19381", 76.29, 98.58),
+        _cifar10(
+            "fbnetv3_nano",
+            "9e28d4b1c4ee3614c48c3ee5a3dea689d2267f0dd113da8cb7dd542985a19381",
+            76.29,
+            98.58,
+        ),
     )
 }

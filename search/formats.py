@@ -55,7 +55,7 @@ def read_parquet(folder: Path, parts: Sequence[str]) -> ImageSet:
         ValueError: the columns are not an image column and a label column with class names.
     """
     try:
-        import pyarrow.parquet as pq  # type: ignore[import-untyped]  # it publishes none
+        import pyarrow.parquet as pq
     except ImportError as error:
         raise ImportError("parquet files need pyarrow: pip install pyarrow") from error
     files = [

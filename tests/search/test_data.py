@@ -96,7 +96,7 @@ def test_a_pickle_that_runs_something_is_refused(tmp_path: Path) -> None:
 
 def test_parquet_of_hugging_face_gives_the_same_images(tmp_path: Path) -> None:
     pa = pytest.importorskip("pyarrow")
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]  # it publishes none
+    import pyarrow.parquet as pq
 
     write_folders(tmp_path / "png", {"cat": 2, "dog": 1})
     plain = open_images(tmp_path / "png")

@@ -109,7 +109,7 @@ def test_unreachable_limit_gives_the_least_reachable_cost_at_once() -> None:
     assert not high.reachable
     assert not sum(calls)
     # Every gene at its smallest, worked out by hand of the space's table.
-    small = {g.name: min(g.values) for g in space.genes if g.group == "arch"}  # type: ignore[type-var]
+    small = {g.name: min(g.values) for g in space.genes if g.group == "arch"}
     rest = space.values(space.sample(1, np.random.default_rng(0))[0])
     row = space.from_values({**rest, **small})
     assert low.nearest["macs_paper"] == costs(space, row[None]).macs_paper[0]
