@@ -400,7 +400,7 @@ def doctor(json: Json = False) -> None:
         raise typer.Exit(FAILED)
 
 
-def _add_neighbours() -> None:
+def add_neighbours() -> None:
     """Adds the commands that live beside their areas."""
     from fbnetv3.search import cli_train
 
@@ -415,7 +415,7 @@ def _add_neighbours() -> None:
 
 def main() -> None:
     """Runs the command line."""
-    _add_neighbours()
+    add_neighbours()
     app()
 
 
