@@ -171,6 +171,7 @@ class Head(nn.Module):
         act: ActFactory,
     ) -> None:
         super().__init__()
+        self.pool_type = "avg"
         self.expand = pointwise(in_channels, mid_channels, norm=norm, act=act)
         self.project = nn.Conv2d(mid_channels, out_channels, 1, bias=False)
         self.act = act()

@@ -7,7 +7,7 @@ A, B, C, E and F make maps that do not halve exactly; `FeatureInfo.size_at` give
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -45,7 +45,10 @@ class Conv:
 
 @dataclass(frozen=True)
 class Tap:
-    """One feature: behind `depth` rows (0 is behind the stem), nominally 1 / `reduction`."""
+    """One feature: behind `depth` rows (0 is behind the stem), nominally 1 / `reduction`.
+
+    Where strides are dilations, several features have the output stride as their reduction.
+    """
 
     depth: int
     channels: int
@@ -72,6 +75,9 @@ class Geometry:
         reduction, dilation = 2, 1
         for block in arch.blocks():
             stride, padding = block.stride, block.padding
+            if stride == 1:
+                # A feature is taken behind the last row before a stride, also a dilated one.
+                taps.pop()
             if stride == 2 and reduction >= output_stride:
                 # The strided convolution itself still sees neighbours at the old distance.
                 stride, padding = 1, dilation * (block.kernel // 2)
@@ -81,8 +87,6 @@ class Geometry:
                 reduction *= stride
                 padding = padding if dilation == 1 else dilation * (block.kernel // 2)
                 convs.append(Conv(block.kernel, stride, padding, dilation))
-            if taps[-1].reduction == reduction:
-                taps.pop()
             taps.append(Tap(block.row + 1, block.out_channels, reduction))
         return Geometry(arch, tuple(convs), tuple(taps))
 
@@ -121,6 +125,11 @@ class FeatureInfo(list[dict[str, Any]]):
     def only(self, out_indices: Sequence[int]) -> FeatureInfo:
         """Returns the same features with others selected."""
         return FeatureInfo(self._geometry, out_indices)
+
+    def up_to(self, depth: int) -> FeatureInfo:
+        """Returns the features that a network of `depth` rows still has, all selected."""
+        taps = tuple(tap for tap in self._geometry.taps if tap.depth <= depth)
+        return FeatureInfo(replace(self._geometry, taps=taps), range(len(taps)))
 
     def depths(self) -> list[int]:
         """Returns the number of rows in front of each feature, selected or not."""
@@ -185,6 +194,7 @@ class FeaturePyramid(nn.Module):
         self.model = model
         self.feature_info = info.only(self.out_indices)
         self.as_dict = as_dict
+        self.in_chans = model.in_chans
         self.pretrained_cfg = model.pretrained_cfg
         self.default_cfg = model.pretrained_cfg
 

@@ -56,7 +56,9 @@ class FBNetV3(nn.Module):
         num_classes: logits; 0 leaves the classifier out.
         in_chans: channels of the input.
         drop_rate: dropout before the classifier.
-        drop_path_rate: stochastic depth of the last block; grows linearly from 0 at the first.
+        drop_path_rate: stochastic depth. Grows linearly over the blocks, from 0 at the first; of N
+            blocks the last has (N - 1) / N of it, as in timm's networks. Only blocks that add
+            their input can be dropped.
         global_pool: "avg", "max", or "" for none, which needs `num_classes=0`.
         output_stride: 8, 16 or 32: from there on strides become dilations. A published padding
             that is not kernel // 2 is then kernel // 2 in the dilated rows.
@@ -68,9 +70,6 @@ class FBNetV3(nn.Module):
     Raises:
         ValueError: an argument is out of range; the message names it.
     """
-
-    pretrained_cfg: dict[str, Any]
-    default_cfg: dict[str, Any]
 
     def __init__(
         self,
@@ -99,8 +98,10 @@ class FBNetV3(nn.Module):
         self.in_chans = in_chans
         self.drop_rate = drop_rate
         self.grad_checkpointing = False
-        self.pretrained_cfg = {}
+        # Annotated here, because TorchScript reads the class's annotations and knows no Any.
+        self.pretrained_cfg: dict[str, Any] = {}
         self.default_cfg = self.pretrained_cfg
+        self.pretrained_model_args: dict[str, Any] = {}
 
         norm = norm_layer or partial(nn.BatchNorm2d, eps=bn_eps, momentum=bn_momentum)
         replaced = None if act_layer is None else _activation(act_layer)
@@ -151,9 +152,14 @@ class FBNetV3(nn.Module):
         if global_pool not in POOLS:
             raise ValueError(f"global_pool is {global_pool!r}; expected one of {list(POOLS)}")
         if not global_pool and num_classes:
-            raise ValueError(f"global_pool '' with {num_classes} classes; give num_classes=0 too")
+            raise ValueError(
+                f"global_pool is '' with {num_classes} classes; give num_classes=0 too, or "
+                "global_pool='avg'"
+            )
         self.num_classes = num_classes
         self.pool_type = global_pool
+        # Here timm looks for it when it saves a model.
+        self.head.pool_type = global_pool
         self.global_pool = POOLS[global_pool]()
         self.flatten = nn.Flatten(1) if global_pool else nn.Identity()
         self.classifier = (
@@ -221,7 +227,8 @@ class FBNetV3(nn.Module):
 
         Args:
             x: images (N, in_chans, H, W).
-            indices: which features: the last n, a list (negative from the end), None for all.
+            indices: which features: the last n, a list (negative from the end) in whose order they
+                are returned, None for all.
             norm: has no effect, features are normalised already.
             stop_early: run no row behind the last feature; needs `intermediates_only`.
             output_fmt: "NCHW", the only layout.
@@ -276,6 +283,7 @@ class FBNetV3(nn.Module):
         depth = max(taps[n] for n in kept)
         shorter = depth < len(self.stages)
         self.stages = self.stages[:depth]
+        self.feature_info = self.feature_info.up_to(depth)
         if shorter or prune_head:
             rows = self.arch.rows[:depth]
             self.num_features = rows[-1].channels if rows else self.arch.stem_channels
@@ -332,6 +340,7 @@ class _NoHead(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.expand = nn.Identity()
+        self.pool_type = ""
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns x."""
