@@ -103,6 +103,10 @@ class Row:
             _whole(where + "groups", value, 1, 64)
         _whole(where + "channels", self.channels, 1, 8192)
         _whole(where + "stride", self.stride, 1, 2)
+        if self.stride == 2 and self.kernel[0] == 1:
+            raise _refuse(
+                where + "stride", 2, "1 where kernel is 1, which leaves nothing to stride"
+            )
         if not isinstance(self.se, bool):
             raise _refuse(where + "se", self.se, "true or false")
         self._set_padding(where)

@@ -86,7 +86,8 @@ def flops(model: nn.Module | Arch | str, resolution: int | None = None) -> Flops
     """Returns the cost of one image through a network.
 
     Args:
-        model: a built model (it is run once, in its own device and dtype), a table, or a name.
+        model: a built model (it is run once, in its own device and dtype), a table, or a name; the
+            name of weights counts their classes.
         resolution: side of the square input in pixels; the network's own unless given.
 
     Raises:
@@ -170,8 +171,10 @@ def _analyse(module: nn.Module, x: Tensor) -> tuple[dict[str, int], dict[str, in
 def _module_of(model: nn.Module | Arch | str) -> nn.Module:
     if isinstance(model, str):
         from .registry import get_arch
+        from .weights import WEIGHTS
 
-        return build(get_arch(model))
+        num_classes = WEIGHTS[model].num_classes if model in WEIGHTS else 1000
+        return build(get_arch(model), num_classes=num_classes)
     return build(model) if isinstance(model, Arch) else model
 
 
