@@ -50,8 +50,8 @@ def build_from_state(
     Raises:
         ValueError: tensors are missing, left over, or of another shape.
     """
-    stored_classes = state[f"{CLASSIFIER}.bias"].numel() if f"{CLASSIFIER}.bias" in state else 0
-    num_classes = stored_classes if num_classes is None else num_classes
+    stored = stored_classes(state)
+    num_classes = stored if num_classes is None else num_classes
     target = device if device is not None else torch.get_default_device()
     # A norm or activation from outside may hold numbers that no file has: such a network is built
     # with all its numbers, where ours can stay without any until they are assigned.
@@ -72,13 +72,19 @@ def build_from_state(
         # FrozenBatchNorm and the like keep no count.
         if name in own or not name.endswith("num_batches_tracked")
     }
-    if num_classes != stored_classes:
-        _replace_classifier(tensors, model, stored_classes, source)
+    if num_classes != stored:
+        _replace_classifier(tensors, model, stored, source)
     if STEM in tensors and tensors[STEM].shape[1] != in_chans:
         tensors[STEM] = adapt_stem(tensors[STEM], in_chans)
         logger.info("%s: stem adapted to %d input channels", source, in_chans)
     load_strict(model, tensors, assign=not foreign, source=source)
     return model.to(dtype=dtype) if dtype is not None else model
+
+
+def stored_classes(state: Mapping[str, Tensor]) -> int:
+    """Returns how many classes a classifier in our layout has, 0 where there is none."""
+    bias = state.get(f"{CLASSIFIER}.bias")
+    return 0 if bias is None else bias.numel()
 
 
 def adapt_stem(weight: Tensor, in_chans: int) -> Tensor:
@@ -95,7 +101,7 @@ def adapt_stem(weight: Tensor, in_chans: int) -> Tensor:
 
 
 def _replace_classifier(
-    tensors: dict[str, Tensor], model: FBNetV3, stored_classes: int, source: str
+    tensors: dict[str, Tensor], model: FBNetV3, stored: int, source: str
 ) -> None:
     dropped = [name for name in tensors if name.startswith(f"{CLASSIFIER}.")]
     for name in dropped:
@@ -109,7 +115,7 @@ def _replace_classifier(
         "%s: dropped %s for %d classes; the classifier for %d classes is %s",
         source,
         ", ".join(dropped) or "nothing",
-        stored_classes,
+        stored,
         model.num_classes,
         "fresh" if model.num_classes else "left out",
     )

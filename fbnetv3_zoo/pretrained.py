@@ -30,7 +30,7 @@ from .convert import Dialect, detect_dialect, from_fbnetv3, to_fbnetv3
 from .download import FetchError
 from .hub_repo import download_hub_file, find_hub_file, is_offline
 from .license_policy import check_terms
-from .loading import STEM, build_from_state
+from .loading import STEM, build_from_state, stored_classes
 from .model import FBNetV3, build
 from .preprocess import Preprocess
 from .tables import ARCHS
@@ -187,12 +187,19 @@ def read_pretrained(
     tensors = read_tensors(weights_path)
     cfg = dict(_mapping(config.get("pretrained_cfg")))
     license = _mapping(config.get("fbnetv3")).get("license") or cfg.get("license") or ""
+    state = to_fbnetv3(tensors, arch, detect_dialect(tensors))
     return Published(
         place=text,
         arch=arch,
-        state=to_fbnetv3(tensors, arch, detect_dialect(tensors)),
-        model_args=dict(_mapping(config.get("model_args"))),
-        pretrained_cfg=cfg
+        state=state,
+        model_args={
+            "in_chans": state[STEM].shape[1],
+            "num_classes": stored_classes(state),
+            **_mapping(config.get("model_args")),
+        },
+        # timm writes the names of the classes beside its own record.
+        pretrained_cfg={"label_names": config.get("label_names")}
+        | cfg
         | {"first_conv": "stem.conv"}
         | {key: tuple(value) for key, value in cfg.items() if isinstance(value, list)},
         license=str(license),
@@ -225,7 +232,7 @@ def from_pretrained(
     """
     found = read_pretrained(place, revision=revision, cache_dir=cache_dir, offline=offline)
     check_terms(found.place, found.license, license)
-    arguments = {"in_chans": found.state[STEM].shape[1], **found.model_args, **kwargs}
+    arguments = found.model_args | kwargs
     model = build_from_state(found.arch, found.state, source=found.place, **arguments)
     model.pretrained_cfg = model.default_cfg = found.pretrained_cfg | {
         "num_classes": model.num_classes

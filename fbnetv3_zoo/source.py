@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import http.client
 import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -58,6 +59,11 @@ def resolve(
     """Returns the source of what `create` was given; see there for the forms and errors."""
     if isinstance(model, Arch):
         return _fresh("an Arch", model, pretrained)
+    if not isinstance(model, str | Path):
+        raise ValueError(
+            f"model is a {type(model).__name__}; expected a name, an Arch, or the path of an "
+            "architecture's JSON"
+        )
     if isinstance(model, Path) or model.endswith(".json"):
         return _fresh(str(model), Arch.from_json(_read_json(str(model), offline)), pretrained)
     if model.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
@@ -150,8 +156,9 @@ def _read_json(place: str, offline: bool | None) -> bytes:
     try:
         with urllib.request.urlopen(place, timeout=_TIMEOUT_S) as response:  # scheme checked above
             content: bytes = response.read(_MAX_JSON_BYTES + 1)
-    except OSError as error:
-        raise FileNotFoundError(f"cannot fetch {place}: {error}; check the address") from error
+    except (OSError, http.client.HTTPException) as error:
+        reason = str(error) or type(error).__name__
+        raise FileNotFoundError(f"cannot fetch {place}: {reason}; check the address") from error
     if len(content) > _MAX_JSON_BYTES:
         raise ValueError(f"{place} is larger than {_MAX_JSON_BYTES} bytes; no architecture is")
     return content
