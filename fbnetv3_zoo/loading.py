@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .arch import Arch
 from .checkpoint import load_strict
-from .model import FBNetV3, build
+from .model import FBNetV3, build, has_foreign_layers
 
 logger = logging.getLogger("fbnetv3")
 
@@ -55,7 +55,7 @@ def build_from_state(
     target = device if device is not None else torch.get_default_device()
     # A norm or activation from outside may hold numbers that no file has: such a network is built
     # with all its numbers, where ours can stay without any until they are assigned.
-    foreign = "norm_layer" in kwargs or not isinstance(kwargs.get("act_layer", ""), str)
+    foreign = has_foreign_layers(kwargs)
     model = build(
         arch,
         device=target if foreign else "meta",

@@ -7,7 +7,7 @@ to timm's layout.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -183,7 +183,10 @@ class FBNetV3(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-            elif isinstance(module, InvertedResidual) and module.has_residual:
+            elif isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
+                module.reset_parameters()
+        for module in self.modules():
+            if isinstance(module, InvertedResidual) and module.has_residual:
                 scale = getattr(module.project.bn, "weight", None)
                 if scale is not None:
                     nn.init.zeros_(scale)
@@ -364,9 +367,25 @@ def build(
     """
     if not isinstance(arch, Arch):
         raise ValueError(f"arch is a {type(arch).__name__}; expected fbnetv3.Arch")
-    with torch.device(device if device is not None else torch.get_default_device()):
-        model = FBNetV3(arch, **kwargs)
+    target = torch.device(device) if device is not None else torch.get_default_device()
+    if has_foreign_layers(kwargs) or target.type == "meta":
+        with target:
+            model = FBNetV3(arch, **kwargs)
+    else:
+        # Every layer draws weights when it is made, which `init_weights` would draw again.
+        with torch.device("meta"):
+            model = FBNetV3(arch, **kwargs)
+        model.to_empty(device=target).init_weights()
     return model.to(dtype=dtype) if dtype is not None else model
+
+
+def has_foreign_layers(kwargs: Mapping[str, Any]) -> bool:
+    """Whether arguments of `FBNetV3` bring norms or activations that are not ours.
+
+    Such a layer may hold numbers that only its own construction gives.
+    """
+    norm, act = kwargs.get("norm_layer"), kwargs.get("act_layer")
+    return norm is not None or not (act is None or isinstance(act, str))
 
 
 def _make_block(
