@@ -42,6 +42,10 @@ def train(
         typer.Option(help="Start from trained weights; default: if the name has a tag."),
     ] = None,
     teacher: Annotated[str | None, typer.Option(help="Distil from this network.")] = None,
+    teacher_cache: Annotated[
+        Path | None,
+        typer.Option(help="File of the teacher's logits, computed once; needs augment=none."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of weights, order, augmentation.")] = 0,
     val_share: Annotated[
         float, typer.Option(help="Of every class, where the data is one folder.")
@@ -55,14 +59,20 @@ def train(
     device: Annotated[str | None, typer.Option(help="cpu, cuda; default: cuda if any.")] = None,
     plot: Annotated[bool, typer.Option(help="Draw curve.png; needs matplotlib.")] = False,
 ) -> None:
-    """Train or fine-tune a network on a folder of images; the same command again goes on."""
+    """Train or fine-tune a network on a folder of images; the same command again goes on.
+
+    Example: fbnetv3 train --data photos --model fbnetv3_b.ra2_in1k --out run
+    """
     import torch
 
     from . import train as training
     from .batches import default_preprocess
     from .data import open_train_val
-    from .networks import open_network
+    from .networks import check_input, open_network
     from .parallel import joined
+
+    if teacher_cache is not None and teacher is None:
+        raise ValueError("--teacher-cache is given without --teacher; expected both")
 
     hardware = training.Hardware.of(device)
     with joined(hardware.device) as world:
@@ -88,6 +98,7 @@ def train(
         preprocess = known if known and known.crop == side else default_preprocess(images, side)
         if known and known.crop != side:
             preprocess = dataclasses.replace(preprocess, mean=known.mean, std=known.std)
+        check_input(network.model, side, model)
         shown = _Progress(plan.epochs, silent=world.rank > 0)
         run = training.Run(
             recipe=plan,
@@ -100,21 +111,31 @@ def train(
             workers=workers,
             hardware=hardware,
         )
-        taught = None
+        taught: training.Teacher | None = None
         if teacher is not None:
-            from .distill import open_teacher
+            from .distill import cached_teacher, open_teacher
 
-            taught = open_teacher(teacher, images.classes, preprocess, hardware=hardware)
-        result = training.train(
-            network.model,
-            images,
-            val_images,
-            run,
-            teacher=taught,
-            on_epoch=shown.epoch,
-            on_step=shown.step,
-        )
-        shown.close()
+            taught = opened = open_teacher(teacher, images.classes, preprocess, hardware=hardware)
+            if teacher_cache is not None:
+                taught = cached_teacher(
+                    opened, images, preprocess, teacher_cache, hardware=hardware, workers=workers
+                )
+        try:
+            result = training.train(
+                network.model,
+                images,
+                val_images,
+                run,
+                teacher=taught,
+                on_epoch=shown.epoch,
+                on_step=shown.step,
+            )
+        except training.Diverged as verdict:
+            # A result about the recipe: one line, no traceback, and the exit code of failed work.
+            typer.echo(f"error: {verdict}", err=True)
+            raise typer.Exit(1) from None
+        finally:
+            shown.close()
         if world.rank == 0:
             if plot:
                 from .logbook import plot_curve
@@ -137,7 +158,10 @@ def evaluate(
     device: Annotated[str | None, typer.Option(help="cpu, cuda; default: cuda if any.")] = None,
     json_: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Measure a network's accuracy on a folder of images."""
+    """Measure a network's accuracy on a folder of images.
+
+    Example: fbnetv3 eval fbnetv3_nano.cifar10 --data cifar-10-batches-py --json
+    """
     import json
 
     from .data import open_images

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import nn
 
 from fbnetv3.arch import Arch
@@ -52,8 +53,8 @@ def open_network(
             None keeps what the network has.
         pretrained: load trained weights; None does so where the name says which.
         small_images: build a model of this package without weights as `data.cifar_arch` does.
-        dropout: before the classifier.
-        drop_path: stochastic depth.
+        dropout: before the classifier; 0 leaves timm's and torchvision's networks their own.
+        drop_path: stochastic depth; 0 as above.
 
     Raises:
         ValueError: the name is unknown, or the network lacks an option that is asked for.
@@ -73,6 +74,26 @@ def open_network(
     arch = cifar_arch(arch) if small_images else arch
     sized = {} if num_classes is None else {"num_classes": num_classes}
     return Network(build(arch, **rates | sized))
+
+
+@torch.no_grad()
+def check_input(model: nn.Module, side: int, name: str) -> None:
+    """Refuses an input size that a network cannot take; the network is left as it was.
+
+    Raises:
+        ValueError: a blank image of `side` by `side` pixels does not pass.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        model(torch.zeros(1, 3, side, side))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise ValueError(
+            f"{name} cannot take images of {side} x {side} pixels ({error}); choose another "
+            "resolution in the recipe, as in --set resolution=64"
+        ) from error
+    finally:
+        model.train(was_training)
 
 
 def load_raw(network: Network, name: str) -> None:
@@ -124,7 +145,7 @@ def _timm(name: str, num_classes: int | None, pretrained: bool, rates: dict[str,
     except TypeError as error:
         raise ValueError(
             f"timm's {name} does not take {', '.join(k for k, v in rates.items() if v)}: {error}; "
-            "set that rate to 0 in the recipe"
+            "set that rate to 0 in the recipe, as in --set drop_path=0"
         ) from error
     except RuntimeError as error:
         raise ValueError(f"timm cannot make {name!r}: {error}") from error
@@ -136,16 +157,17 @@ def _torchvision(
 ) -> Network:
     from torchvision import models
 
-    if rates["drop_path_rate"]:
-        raise ValueError(
-            f"torchvision's {name} takes no drop_path; set drop_path to 0 in the recipe"
-        )
     try:
         weights = models.get_model_weights(name).DEFAULT if pretrained else None
         kwargs: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
         model = models.get_model(name, weights=None, **kwargs)
     except ValueError as error:
         raise ValueError(f"torchvision has no model {name!r}: {error}") from error
+    # Heads that only help training would make it return more than logits.
+    for auxiliary in ("aux1", "aux2", "AuxLogits"):
+        if getattr(model, auxiliary, None) is not None:
+            setattr(model, auxiliary, None)
+            model.aux_logits = False
     if weights is not None:
         own = model.state_dict()
         state = weights.get_state_dict(progress=False, check_hash=True)
@@ -153,9 +175,33 @@ def _torchvision(
         fitting = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
         model.load_state_dict(fitting, strict=False)
     if rates["drop_rate"]:
-        dropouts = [m for m in model.modules() if isinstance(m, nn.Dropout)]
-        if not dropouts:
-            raise ValueError(f"torchvision's {name} has no dropout; set dropout to 0 in the recipe")
-        for module in dropouts:
-            module.p = rates["drop_rate"]
+        _set_dropout(model, name, rates["drop_rate"])
+    if rates["drop_path_rate"]:
+        _set_drop_path(model, name, rates["drop_path_rate"])
     return Network(model)
+
+
+def _set_dropout(model: nn.Module, name: str, rate: float) -> None:
+    # Transformers have more of them, switched off inside their blocks.
+    dropouts = [m for m in model.modules() if isinstance(m, nn.Dropout) and m.p > 0]
+    if not dropouts:
+        raise ValueError(
+            f"torchvision's {name} has no dropout; set it to 0 in the recipe, as in --set dropout=0"
+        )
+    for module in dropouts:
+        module.p = rate
+
+
+def _set_drop_path(model: nn.Module, name: str, rate: float) -> None:
+    """Makes `rate` the highest of the network's own, which grow from block to block."""
+    from torchvision.ops import StochasticDepth
+
+    blocks = [m for m in model.modules() if isinstance(m, StochasticDepth) and m.p > 0]
+    if not blocks:
+        raise ValueError(
+            f"torchvision's {name} takes no drop_path; set it to 0 in the recipe, as in "
+            "--set drop_path=0"
+        )
+    highest = max(m.p for m in blocks)
+    for module in blocks:
+        module.p *= rate / highest

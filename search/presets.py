@@ -174,7 +174,6 @@ PRESETS: dict[str, Preset] = {
             schedule="cosine",
             warmup_epochs=1.0,
             weight_decay=1e-4,
-            drop_path=0.05,
             ema_decay=0.998,
             label_smoothing=0.1,
             augment="crop",

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,17 @@ def test_parquet_of_hugging_face_gives_the_same_images(tmp_path: Path) -> None:
     assert plain.pixels is not None
     assert torch.equal(train.pixels, plain.pixels)
     assert torch.equal(val.labels, plain.labels)
+
+
+def test_parquet_without_pyarrow_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train-00000-of-00001.parquet").write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(ImportError, match="pip install pyarrow"):
+        open_images(tmp_path)
 
 
 def test_a_class_that_validation_lacks_is_named(tmp_path: Path) -> None:

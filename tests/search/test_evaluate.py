@@ -1,24 +1,19 @@
-"""Evaluation: counts, intervals, names and order of classes, and the two commands."""
+"""Evaluation: counts, intervals, names and order of classes."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import typer
-from PIL import Image
 from torch import Tensor, nn
-from typer.testing import CliRunner
 
-from fbnetv3.search import cli_train
 from fbnetv3.search.batches import default_preprocess
 from fbnetv3.search.evaluate import class_order_warning, evaluate, match_classes, wilson_pct
 from fbnetv3.search.images import ImageSet
 from fbnetv3.search.networks import Network
 from fbnetv3.search.plan import Hardware
 
-from .tiny import NUM_CLASSES, TINY, tiny_images
+from .tiny import NUM_CLASSES, tiny_images
 
 CPU = Hardware.of("cpu")
 
@@ -98,41 +93,3 @@ def test_names_are_matched_whatever_their_case_and_ids_count() -> None:
 def test_other_class_counts_are_refused() -> None:
     with pytest.raises(ValueError, match="4 classes"):
         evaluated(Quarters(), tiny_images(20, classes=2))
-
-
-def commands() -> typer.Typer:
-    app = typer.Typer()
-    app.command("train")(cli_train.train)
-    app.command("eval")(cli_train.evaluate)
-    return app
-
-
-def write_set(folder: Path, images: ImageSet) -> None:
-    assert images.pixels is not None
-    for number, (pixels, label) in enumerate(zip(images.pixels, images.labels, strict=True)):
-        place = folder / images.classes[int(label)]
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pixels.numpy()).save(place / f"{number}.png")
-
-
-def test_train_then_eval_agree_in_one_command_each(tmp_path: Path) -> None:
-    write_set(tmp_path / "data" / "train", tiny_images(96))
-    write_set(tmp_path / "data" / "val", tiny_images(40, seed=1))
-    arch = tmp_path / "arch.json"
-    arch.write_text(TINY.to_json())
-    run = ["train", "--data", str(tmp_path / "data"), "--model", str(arch), "--epochs", "2"]
-    run += ["--out", str(tmp_path / "run"), "--device", "cpu", "--batch-size", "16", "--lr", "0.01"]
-    done = CliRunner().invoke(commands(), run)
-    assert done.exit_code == 0, done.output
-    assert "epoch 2:" in done.output
-    measured = {}
-    for flags in ([], ["--raw"]):
-        command = ["eval", f"local-dir:{tmp_path / 'run'}", "--data", str(tmp_path / "data")]
-        found = CliRunner().invoke(commands(), [*command, "--json", "--device", "cpu", *flags])
-        assert found.exit_code == 0, found.output
-        measured[bool(flags)] = json.loads(found.output)
-    last = json.loads((tmp_path / "run" / "log.json").read_text())[-1]
-    assert measured[False]["top1"] == pytest.approx(last["ema_top1_pct"])
-    assert measured[True]["top1"] == pytest.approx(last["top1_pct"])
-    assert measured[False]["num_images"] == 40
-    assert measured[False]["matched_by"] == "name"

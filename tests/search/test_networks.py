@@ -1,0 +1,87 @@
+"""Networks by name: which libraries, which options, which inputs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torchvision.ops import StochasticDepth
+
+from fbnetv3.search.networks import check_input, open_network
+
+# The families that the paper trains with its recipe, as each library has them, and a few more.
+FAMILIES = (
+    "torchvision:resnet18",
+    "torchvision:resnext50_32x4d",
+    "torchvision:densenet121",
+    "torchvision:alexnet",
+    "torchvision:efficientnet_b0",
+    "timm:resnet18.a1_in1k",
+    "timm:resnext50_32x4d.a1h_in1k",
+    "timm:densenet121.ra_in1k",
+    "timm:fbnetv3_b.ra2_in1k",
+    "fbnetv3_a",
+)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_network_has_the_classes_that_it_is_asked_for(name: str) -> None:
+    network = open_network(name, num_classes=3, pretrained=False)
+    assert network.model.eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 3)
+
+
+@pytest.mark.parametrize("name", ["torchvision:googlenet", "torchvision:inception_v3"])
+def test_a_network_with_heads_for_training_gives_logits_alone(name: str) -> None:
+    model = open_network(name, num_classes=3, pretrained=False).model.train()
+    found = model(torch.zeros(2, 3, 96, 96))
+    assert isinstance(found, torch.Tensor)
+    assert found.shape == (2, 3)
+
+
+def test_rates_reach_the_networks_of_torchvision() -> None:
+    model = open_network(
+        "torchvision:efficientnet_b0", num_classes=3, dropout=0.4, drop_path=0.1
+    ).model
+    assert {m.p for m in model.modules() if isinstance(m, nn.Dropout)} == {0.4}
+    depths = [m.p for m in model.modules() if isinstance(m, StochasticDepth)]
+    assert max(depths) == pytest.approx(0.1)
+    assert sorted(depths) == depths
+
+
+def test_a_transformers_blocks_get_no_dropout_of_the_classifier() -> None:
+    with pytest.raises(ValueError, match="swin_t has no dropout"):
+        open_network("torchvision:swin_t", num_classes=3, dropout=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "rates", "named"),
+    [
+        ("torchvision:resnet18", {"drop_path": 0.1}, "--set drop_path=0"),
+        ("torchvision:resnet18", {"dropout": 0.1}, "--set dropout=0"),
+        ("timm:densenet121", {"drop_path": 0.1}, "drop_path"),
+    ],
+)
+def test_a_rate_that_a_network_lacks_is_refused(
+    name: str, rates: dict[str, float], named: str
+) -> None:
+    with pytest.raises(ValueError, match=named):
+        open_network(name, num_classes=3, **rates)  # type: ignore[arg-type]  # numbers by name
+
+
+@pytest.mark.parametrize("name", ["torchvision:resnet1", "timm:resnet1", "fbnetv3_h"])
+def test_an_unknown_name_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=name.rsplit(":", maxsplit=1)[-1]):
+        open_network(name, num_classes=3)
+
+
+def test_an_architecture_file_that_is_missing_is_named() -> None:
+    with pytest.raises(FileNotFoundError, match=r"lost\.json"):
+        open_network("lost.json")
+
+
+def test_an_input_that_a_network_cannot_take_is_refused_before_training() -> None:
+    model = open_network("torchvision:alexnet", num_classes=3).model
+    with pytest.raises(ValueError, match=r"32 x 32 pixels.*--set resolution"):
+        check_input(model, 32, "torchvision:alexnet")
+    check_input(model, 64, "torchvision:alexnet")
+    assert model.training
