@@ -207,9 +207,9 @@ WEIGHTS: dict[str, Weights] = {
         # model, SHA-256, top-1, top-5 on the test set: `fbnetv3 eval NAME --data CIFAR10`
         _cifar10(
             "fbnetv3_nano",
-            "9e28d4b1c4ee3614c48c3ee5a3dea689d2267f0dd113da8cb7dd542985a19381",
-            76.29,
-            98.58,
+            "1d2ea6b247589632dd89150dc1948caeb75201a940d6e91707ddd7ecb6e0ab25",
+            88.73,
+            99.58,
         ),
     )
 }
