@@ -48,4 +48,4 @@ def test_the_first_command_says_what_is_on_the_photo() -> None:
     shown = CliRunner().invoke(app, [str(here) if word == photo else word for word in words])
     assert shown.exit_code == 0
     assert "chelsea.jpg: cat " in shown.stdout
-    assert blocks[1].startswith("python3 -m uv run pytest")
+    assert blocks[1].startswith(".uv/bin/uv run pytest")
