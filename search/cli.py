@@ -42,6 +42,9 @@ Straggler = Annotated[
 ]
 Attempts = Annotated[int, typer.Option(help="Failed attempts after which a trial is replaced.")]
 Timeout = Annotated[float | None, typer.Option(help="Seconds after which an attempt has failed.")]
+Latency = Annotated[
+    Path | None, typer.Option(help="Latency table; limits may then name latency_ms.")
+]
 Limits = Annotated[
     list[str] | None,
     typer.Option("--limit", help="Find the best for macs<=500e6,params<=6e6; repeatable."),
@@ -125,6 +128,7 @@ def run(
     predictor: Annotated[str, typer.Option(help="paper, nars, gp or auto.")] = "auto",
     top: Annotated[int, typer.Option(help="Candidates a limit that are trained again.")] = 5,
     final_seeds: Annotated[int, typer.Option(help="Seeds of that.")] = 3,
+    latency: Latency = None,
     labels: Annotated[
         list[Path] | None, typer.Option(help="CSV of labels to learn from; repeatable.")
     ] = None,
@@ -165,7 +169,8 @@ def run(
             top=top,
             final_seeds=final_seeds,
         )
-        with create(folder, space=made, objective=spec, plan=plan) as store:
+        timed = None if latency is None else _latency_table(latency)
+        with create(folder, space=made, objective=spec, plan=plan, latency=timed) as store:
             for path in labels or ():
                 problem = problem_of(store.settings)
                 full = store.settings["plan"]["epochs"]
@@ -276,17 +281,21 @@ def predict(
 def evolve(
     folder: Folder,
     limit: Limits = None,
+    latency: Latency = None,
     show: Annotated[int, typer.Option(help="Candidates of each limit.")] = 3,
     as_json: AsJson = False,
 ) -> None:
     """Find the best predicted candidates for any limits; trains nothing."""
     with _clear_errors():
-        from .run import evolve_for, open_predictor, problem_of
+        from .run import evolve_for, open_predictor, problem_of, with_latency
         from .store import Store
 
         with Store.read(folder) as store:
             problem = problem_of(store.settings)
             predictor = open_predictor(store, problem)
+            if latency is not None:
+                classes = store.settings["num_classes"]
+                problem = with_latency(problem, _latency_table(latency), num_classes=classes)
             names = _cost_names(problem)
             limits = [parse_limit(text, names) for text in limit or [""]]
             found = evolve_for(store, problem, predictor, limits)
@@ -389,7 +398,7 @@ def export(
         Path | None, typer.Option(help="All labels as CSV, which `--labels` reads again.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for architecture and recipe JSON of each limit.")
+        Path | None, typer.Option(help="Folder for each limit's architecture, recipe, weights.")
     ] = None,
 ) -> None:
     """Write answers or trials for other programs."""
@@ -407,8 +416,69 @@ def export(
             if csv is not None:
                 typer.echo(f"{write_csv(store, space, csv)} labels in {csv}")
             if out is not None:
-                for path in copy_answers(store, out):
+                for path in copy_answers(store, space, out):
                     typer.echo(str(path))
+
+
+@app.command()
+def space(
+    name: Annotated[str, typer.Argument(help="Name of a shipped space, or space.json.")],
+    as_json: AsJson = False,
+) -> None:
+    """Show a space: every gene with its range and how sure its source is, and how many networks."""
+    with _clear_errors():
+        from .gene import span
+        from .spec import open_space
+
+        made = open_space(name)
+        if as_json:
+            typer.echo(made.to_json(), nl=False)
+            return
+        for gene in made.genes:
+            note = f"  # {gene.confidence}" if gene.confidence else ""
+            typer.echo(f"{gene.group:<7} {gene.name:<22} {span(gene.values)}{note}")
+        typer.echo(
+            f"{made.name}: {float(made.cardinality()):.3g} distinct candidates, "
+            f"{float(made.raw_cardinality()):.3g} settings of {len(made.genes)} genes"
+        )
+
+
+@app.command("latency-table")
+def latency_table(
+    out: Annotated[Path, typer.Argument(help="File; goes on where an earlier run ended.")],
+    space: Annotated[str, typer.Option(help="Name of a shipped space, or space.json.")],
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    images: Annotated[int, typer.Option("--batch", help="Images at once.")] = 1,
+    networks: Annotated[
+        int, typer.Option(help="Networks to correct and to judge the sum by.")
+    ] = 40,
+    seconds: Annotated[float, typer.Option(help="For each operator.")] = 0.2,
+    num_classes: Annotated[int, typer.Option(help="Of the classifier.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Draws the networks.")] = 0,
+) -> None:
+    """Time every distinct operator of a space once; half of the networks judge the predictions."""
+    with _clear_errors():
+        import numpy as np
+
+        from .latency_table import calibrate, measure_operators, operators_of_space
+        from .spec import open_space
+
+        made = open_space(space)
+        rows = made.unique(made.sample(networks, np.random.default_rng(seed)))
+        archs = [made.decode(row)[0] for row in rows]
+        table = measure_operators(
+            operators_of_space(made, num_classes=num_classes),
+            path=out,
+            device=device,
+            batch=images,
+            seconds_each=seconds,
+            notify=lambda done, number: typer.echo(f"{done} of {number} operators", err=True),
+        )
+        table = calibrate(table, archs, path=out, num_classes=num_classes)
+        typer.echo(
+            f"{out}: {len(table.timings)} operators; error on {table.num_networks[1]} networks "
+            f"held out: {table.error_pct:.1f} %"
+        )
 
 
 @app.command()
@@ -422,6 +492,14 @@ def rebuild(folder: Folder) -> None:
             for message in store.messages:
                 typer.echo(message, err=True)
         typer.echo(f"{sum(counts.values())} trials, {counts['done']} of them with a label")
+
+
+def _latency_table(path: Path) -> Any:
+    from .latency_table import LatencyTable
+
+    if not path.is_file():
+        raise FileNotFoundError(f"no latency table at {path}; see fbnetv3-search latency-table")
+    return LatencyTable.from_json(path.read_bytes())
 
 
 def _bare_settings(space: Any, spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from .run import Answer
 
 LABEL = "label"
+WEIGHTS = "model.safetensors"
 
 
 def write_answers(folder: Path, space: Space, answers: Sequence[Answer]) -> list[Path]:
@@ -142,8 +144,11 @@ def write_csv(store: Store, space: Space, path: Path) -> int:
     return count
 
 
-def copy_answers(store: Store, out: Path) -> list[Path]:
+def copy_answers(store: Store, space: Space, out: Path) -> list[Path]:
     """Copies the answers' files to another folder; returns them.
+
+    Where the search trained networks and kept weights, those of each winner's best seed go to
+    `<number>/network`, a folder that `fbnetv3.create("local-dir:...")` loads.
 
     Raises:
         ValueError: the search has not come to its end.
@@ -158,7 +163,28 @@ def copy_answers(store: Store, out: Path) -> list[Path]:
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(file.read_bytes())
         copies.append(copy)
+        if file.name == "candidate.json" and (network := _network(store, space, file)):
+            place = shutil.copytree(network, copy.parent / "network", dirs_exist_ok=True)
+            copies.append(Path(place) / WEIGHTS)
     return copies
+
+
+def _network(store: Store, space: Space, candidate: Path) -> Path | None:
+    """Returns the folder with the weights of an answer's winner, None where there is none."""
+    from .train_objective import weights_name
+
+    found = json.loads(candidate.read_text())["contenders"]
+    kept = store.settings.get("objective", {}).get("checkpoints")
+    if not found or not kept:
+        return None
+    genes = tuple(found[0]["indices"])
+    labels = {}
+    for trial in store.trials("done"):
+        place = Path(kept) / weights_name(space, genes, trial.seed)
+        value = store.curve(trial.seq)[-1] if trial.genes == genes else None
+        if value is not None and (place / WEIGHTS).is_file():
+            labels[place] = value
+    return max(labels, key=lambda place: labels[place]) if labels else None
 
 
 def _row(space: Space, fields: Mapping[str, str], where: str) -> Any:

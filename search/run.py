@@ -10,6 +10,7 @@ limit (stage 3); the best few of each limit trained again with more seeds, and t
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from .coordinator import Coordinator, Policy
 from .engine import Engine
 from .evolve import Evolved, Limit, evolve
 from .export import describe, write_answers
+from .latency_table import LatencyTable
 from .objective import TableObjective
 from .optimize import PREDICTOR, Notify, Optimizer, Plan, Problem, pool_of
 from .predictor import Predictor, load_predictor
@@ -32,23 +34,32 @@ from .spec import identity, load_objective, space_of
 from .store import Batch, Proposal, Store
 
 PATIENCE = Policy()
+LATENCY = "latency_ms"
 
 
 def _unheard(_name: str, _fields: Mapping[str, Any]) -> None:
     """Notifies nobody."""
 
 
-def create(folder: Path, *, space: Space, objective: Mapping[str, Any], plan: Plan) -> Store:
+def create(
+    folder: Path,
+    *,
+    space: Space,
+    objective: Mapping[str, Any],
+    plan: Plan,
+    latency: LatencyTable | None = None,
+) -> Store:
     """Returns the store of a new search, after looking whether it can be carried out at all.
 
-    Where the plan has 0 epochs or no target, the objective's own are taken.
+    Where the plan has 0 epochs or no target, the objective's own are taken. With a latency table
+    candidates have the cost `latency_ms` too.
 
     Raises:
         ValueError: space, objective, and plan do not fit together, or no candidate is feasible.
         FileNotFoundError: a file of the objective does not exist.
     """
     made = load_objective(objective)
-    settings = {
+    settings: dict[str, Any] = {
         "identity": {
             "space": space.sha256,
             "objective": identity(objective),
@@ -63,6 +74,8 @@ def create(folder: Path, *, space: Space, objective: Mapping[str, Any], plan: Pl
             target=plan.target or getattr(made, "target", "log_error"),
         ).to_dict(),
     }
+    if latency is not None:
+        settings["latency"] = json.loads(latency.to_json())
     listed = getattr(made, "space", None)
     if isinstance(made, TableObjective) and listed != space:
         raise ValueError(
@@ -74,7 +87,15 @@ def create(folder: Path, *, space: Space, objective: Mapping[str, Any], plan: Pl
 
 def problem_of(settings: Mapping[str, Any]) -> Problem:
     """Returns the problem that a search's settings describe."""
-    space, objective = space_of(settings), None
+    problem = _problem(space_of(settings), settings)
+    if "latency" not in settings:
+        return problem
+    table = LatencyTable.from_json(json.dumps(settings["latency"]))
+    return with_latency(problem, table, num_classes=settings["num_classes"])
+
+
+def _problem(space: Space, settings: Mapping[str, Any]) -> Problem:
+    objective = None
     if settings["objective"]["kind"] != "train":
         objective = load_objective(settings["objective"])
     if isinstance(objective, TableObjective):
@@ -91,6 +112,20 @@ def problem_of(settings: Mapping[str, Any]) -> Problem:
         return exact(space, rows, num_classes=settings["num_classes"]).as_dict()
 
     return Problem(space, costs)
+
+
+def with_latency(problem: Problem, table: LatencyTable, *, num_classes: int = 1000) -> Problem:
+    """Returns the problem with one more cost, `latency_ms`.
+
+    Raises:
+        ValueError: the space describes no network, or the table lacks one of its operators.
+    """
+    known, milliseconds = problem.costs, table.cost(problem.space, num_classes=num_classes)
+
+    def costs(rows: Matrix) -> Mapping[str, npt.NDArray[Any]]:
+        return {**known(rows), LATENCY: milliseconds(rows)}
+
+    return dataclasses.replace(problem, costs=costs)
 
 
 def check(problem: Problem, plan: Plan) -> None:

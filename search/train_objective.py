@@ -22,6 +22,7 @@ from .spec import open_space
 if TYPE_CHECKING:
     from .images import ImageSet
     from .logbook import EpochLog
+    from .space import Space
 
 
 class TrainObjective:
@@ -38,7 +39,8 @@ class TrainObjective:
         num_train: images of the training part to train on; None is all that are not held out.
         num_val: images of the training part to validate on.
         split_seed: draws both.
-        checkpoints: where running trials keep their state; None keeps none.
+        checkpoints: where running trials keep their state, and whole trainings their weights;
+            None keeps none.
         device: "cpu", "cuda"; None is the GPU where there is one.
         recipe: recipe fields for all candidates, such as `{"batch_size": 64}`.
 
@@ -130,7 +132,7 @@ class TrainObjective:
             )
         folder = None
         if self._checkpoints is not None:
-            folder = self._checkpoints / f"{self._space.digest(row)[:24]}-{seed}"
+            folder = self._checkpoints / weights_name(self._space, row, seed)
         run = Run(
             recipe=plan,
             preprocess=default_preprocess(self._train, side),
@@ -144,8 +146,15 @@ class TrainObjective:
         except Diverged:
             on_epoch(None)
         if folder is not None:
-            # The labels are safe once read; weights of thousands of candidates are not wanted.
-            shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+            # Weights of thousands of shortened trainings are not wanted; those of whole ones are
+            # what `fbnetv3-search export` hands out.
+            unwanted = folder / "checkpoints" if epochs == self.epochs else folder
+            shutil.rmtree(unwanted, ignore_errors=True)
+
+
+def weights_name(space: Space, row: Sequence[int], seed: int) -> str:
+    """Returns the name of a training's folder, which `fbnetv3.create("local-dir:...")` loads."""
+    return f"{space.digest(np.array(row))[:24]}-{seed}"
 
 
 def _label(log: EpochLog | None) -> float:

@@ -10,7 +10,12 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from fbnetv3.search.cli import app, parse_limit
+from fbnetv3.search.gene import Gene
+from fbnetv3.search.latency_table import LatencyTable
+from fbnetv3.search.layout import Layout
+from fbnetv3.search.space import Space
 from fbnetv3.search.store import Store
+from fbnetv3.tables import ARCHS
 
 from .killable import SPACE, TOY
 
@@ -129,6 +134,9 @@ def test_bench_reads_a_table(tmp_path: Path, space_file: Path) -> None:
         (["export", "FINISHED"], 2, "nothing to export"),
         (["evolve", "FINISHED", "--limit", "speed<=1"], 2, "the known costs are macs"),
         (["predict", "FINISHED", "no.csv"], 2, "no candidates at no.csv"),
+        (["evolve", "FINISHED", "--latency", "no.json"], 2, "no latency table at no.json"),
+        (["space", "nowhere"], 2, "unknown space 'nowhere'"),
+        (["latency-table", "t.json", "--space", "SPACE"], 2, "describes no network"),
     ],
 )  # fmt: skip
 def test_mistakes_end_with_one_clear_line(
@@ -195,3 +203,84 @@ def test_limits_are_read(text: str, bounds: dict[str, Any]) -> None:
 
 def test_short_names_of_costs_are_the_papers() -> None:
     assert parse_limit("macs<=1", {"macs": "macs_paper"}) == {"macs_paper": (-np.inf, 1.0)}
+
+
+def test_space_shows_ranges_confidence_and_how_many() -> None:
+    done = call("space", "paper_joint")
+    assert "mb7_channels" in done.stdout
+    assert "# low: the recalled range ends at 224" in done.stdout
+    assert "1.88e+25 distinct candidates" in done.stdout
+    assert json.loads(call("space", "cifar_joint", "--json").stdout)["name"] == "cifar_joint"
+
+
+@pytest.fixture(scope="module")
+def timed_space(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A space of a handful of operators, and its latency table beside it."""
+    arch = {**ARCHS["fbnetv3_nano"].to_dict(), "resolution": 32, "stem_channels": "$stem"}
+    rows = [{**row, "repeats": 1} for row in arch["rows"][:2]]
+    rows[1] = {**rows[1], "channels": "$width", "repeats": "$repeats"}
+    space = Space(
+        "handful",
+        (Gene("stem", (8, 16)), Gene("width", (16, 24, 32)), Gene("repeats", (1, 2, 3))),
+        Layout(arch={**arch, "rows": rows}),
+    )
+    path = tmp_path_factory.mktemp("timed") / "handful.json"
+    path.write_text(space.to_json())
+    made = call("latency-table", path.with_name("latency.json"), "--space", path, "--networks", 12,
+                "--seconds", 0.003, "--num-classes", 10)  # fmt: skip
+    assert made.exit_code == 0, made.output
+    assert "held out" in made.stdout
+    return path
+
+
+@pytest.fixture(scope="module")
+def size_objective(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("objective") / "size.py"
+    path.write_text(
+        "class Size:\n    num_classes = 10\n"
+        "    def evaluate(self, genes, *, seed, epochs):\n"
+        "        yield from [50 + sum(genes)] * epochs\n"
+    )
+    return f"{path}:Size"
+
+
+FEW = ["--pool", "18", "--batch", "4", "--predictor", "gp", "--top", "1", "--final-seeds", "1"]
+
+
+def test_latency_is_a_cost_that_limits_can_name(
+    timed_space: Path, size_objective: str, tmp_path: Path
+) -> None:
+    path = timed_space.with_name("latency.json")
+    table = LatencyTable.from_json(path.read_bytes())
+    space = Space.from_json(timed_space.read_bytes())
+    every = space.unique(space.sample(500, np.random.default_rng(0)))
+    times = table.cost(space, num_classes=10)(every)
+    middle = float(np.median(times))
+    done = call("run", tmp_path / "s", "--space", timed_space, "--objective", size_objective,
+                "--rounds", 1, "--limit", f"latency_ms<={middle}", "--latency", path, *FEW,
+                "--json")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    costs = json.loads(done.stdout)[0]["contenders"][0]["costs"]
+    assert times.min() <= costs["latency_ms"] <= middle
+    assert "macs_paper" in costs
+
+
+def test_latency_can_be_asked_for_afterwards(
+    timed_space: Path, size_objective: str, tmp_path: Path
+) -> None:
+    search, path = tmp_path / "s", timed_space.with_name("latency.json")
+    done = call("run", search, "--space", timed_space, "--objective", size_objective, "--rounds", 0,
+                *FEW)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    ask = ["evolve", search, "--limit", "latency_ms<=-1000", "--json"]
+    asked = call(*ask, "--latency", path)
+    assert json.loads(asked.stdout)[0]["nearest"]["latency_ms"] > -1000
+    assert call(*ask).exit_code == 2
+
+
+def test_objective_file_that_is_no_python_is_said(timed_space: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.py"
+    broken.write_text("class\n")
+    done = call("run", tmp_path / "s", "--space", timed_space, "--objective", f"{broken}:Size")
+    assert done.exit_code == 2
+    assert "broken.py" in done.output
