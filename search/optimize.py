@@ -475,6 +475,7 @@ class Optimizer:
             unpretrained = cross_validate(lambda: plain, rows, values, seed=self._plan.seed)
             figures["tau_unpretrained"] = unpretrained.tau
             figures["mse_unpretrained"] = unpretrained.mse
+            figures["predicted_unpretrained"] = unpretrained.predicted.round(4).tolist()
         if self.bin_by:
             figures["tau_of_cost"] = abs(tau(self.costs_of(rows)[self.bin_by], values))
             figures["worse_than_cost"] = bool(figures["tau"] <= figures["tau_of_cost"])

@@ -40,7 +40,8 @@ def render(store: Store) -> str:
         ("Rounds", page.rounds()),
         ("Best label so far", page.best_so_far()),
         ("Predictor: expected against true", page.calibration()),
-        ("Predictor: quality against labels", page.efficiency()),
+        ("Predictor: error against labels", page.error()),
+        ("Predictor: rank correlation against labels", page.efficiency()),
         ("Stage 1: costs, expected against true", page.pretraining()),
         ("Early stopping", page.early_stop()),
         ("What matters: genes", page.importance()),
@@ -55,7 +56,7 @@ def render(store: Store) -> str:
     return (
         f"<!doctype html><html lang='en'><head><meta charset='utf-8'>"
         f"<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>Search {name}</title><style>{_STYLE}</style></head><body>"
+        f"<title>Search {name}</title><style>{STYLE}</style></head><body>"
         f"<header><h1>Search {name}</h1>{page.summary()}</header><main>{body}</main>"
         f"<script>{_SCRIPT}</script></body></html>\n"
     )
@@ -243,7 +244,10 @@ class _Page:
         quality = self._quality()
         if quality:
             last = quality[-1]
-            series.append(Series("held out, five-fold", last["predicted"], last["truth"], css="r2"))
+            plain = last.get("predicted_unpretrained")
+            if plain is not None:
+                series.append(Series("without pretraining", plain, last["truth"], css="faint"))
+            series.append(Series("held out, five-fold", last["predicted"], last["truth"], css="r4"))
         for index in sorted(set(self.round.values()) - {0}):
             trials = [t for t in done if self.round.get(t.batch) == index]
             series.append(
@@ -286,6 +290,16 @@ class _Page:
                        "faint")
             )  # fmt: skip
         return chart(series, x="labels", y="rank correlation")
+
+    def error(self) -> str:
+        quality = self._quality()
+        arms = (("held out", "mse", "c0"), ("without pretraining", "mse_unpretrained", "c2"))
+        series = []
+        for name, key, css in arms:
+            held = [one for one in quality if one.get(key) is not None]
+            x, y = [one["trials"] for one in held], [one[key] for one in held]
+            series.append(Series(name, x, y, "line", css))
+        return chart([one for one in series if one.x], x="labels", y="mean squared error")
 
     def pretraining(self) -> str:
         found = self.stages.get("pretraining")
@@ -389,7 +403,8 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
-_STYLE = """
+# Also that of the benchmark's plots.
+STYLE = """
 :root{--bg:#fff;--ink:#1c2733;--soft:#5b6875;--line:#d9dfe5;--card:#fff;--page:#f4f6f8;
 --c0:#2563a8;--c1:#c2571a;--c2:#3d8b5f;--accent:#d1335b;
 --r0:#c9d6e2;--r1:#a9c3da;--r2:#85add0;--r3:#6195c4;--r4:#417db4;--r5:#28649c;--r6:#154a7e}

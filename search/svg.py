@@ -24,7 +24,8 @@ class Series:
         name: for the legend; empty leaves it out.
         x: horizontal positions.
         y: vertical positions; not finite is left out.
-        kind: "points", "line", "steps" (a line that keeps its height), or "diagonal" (y = x).
+        kind: "points", "line", "steps" (a line that keeps its height), "spans" (upright strokes,
+            two numbers of x and y for each: its ends), or "diagonal" (y = x).
         css: class that gives the colour.
         titles: what a pointer over each point shows.
     """
@@ -32,7 +33,7 @@ class Series:
     name: str
     x: Sequence[float]
     y: Sequence[float]
-    kind: Literal["points", "line", "steps", "diagonal"] = "points"
+    kind: Literal["points", "line", "steps", "spans", "diagonal"] = "points"
     css: str = "c0"
     titles: Sequence[str] = ()
 
@@ -200,6 +201,11 @@ def _draw(one: Series, across: _Axis, up: _Axis) -> str:
             + "</circle>"
             for (a, b), title in zip(places, titles, strict=True)
         )
+    if one.kind == "spans":
+        strokes = "".join(
+            f"M{a},{b}L{c},{d}" for (a, b), (c, d) in zip(places[::2], places[1::2], strict=True)
+        )
+        return f'<path class="line {one.css}" d="{strokes}"/>'
     words = []
     for number, (a, b) in enumerate(places):
         if one.kind == "steps" and number:

@@ -130,3 +130,12 @@ def test_numbers_that_are_none_are_left_out() -> None:
 )
 def test_numbers_are_short(value: float, text: str) -> None:
     assert short(value) == text
+
+
+def test_spans_reach_from_one_end_to_the_other() -> None:
+    text = chart([Series("", [1, 1, 3, 3], [2, 5, 1, 5], "spans")], x="x", y="y")
+    strokes = re.findall(r"M([\d.]+),([\d.]+)L([\d.]+),([\d.]+)", text)
+    assert len(strokes) == 2
+    for x, y, x_end, y_end in strokes:
+        assert x == x_end
+        assert float(y) > float(y_end)
