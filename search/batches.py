@@ -25,6 +25,8 @@ from .images import ImageSet, decode
 from .parallel import World
 from .recipe import Recipe
 
+# An image's position in its set, and the seed of its augmentation; None is for evaluation.
+_Sample = tuple[int, int | None]
 # Share of a set that may be unreadable before training on what is left would be dishonest.
 MAX_DAMAGED_SHARE = 0.01
 
@@ -113,6 +115,8 @@ class TrainBatches:
         self._mine = slice(world.rank * share, (world.rank + 1) * share)
         self._labels = images.labels.to(device)
         self._pixels = None if images.pixels is None else images.pixels.to(device)
+        self._samples: list[list[_Sample]] = []
+        self._loader: DataLoader[Any] | None = None
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """Yields the batches of an epoch from a step on."""
@@ -134,21 +138,23 @@ class TrainBatches:
         return torch.randperm(len(self._images), generator=_generator(self._seed, "order", epoch))
 
     def _decoded(self, epoch: int, order: Tensor, first_step: int) -> Iterator[Batch]:
-        samples = [
+        self._samples[:] = [
             [
                 (index, derive_seed(self._seed, "augment", epoch, index))
                 for index in order[step * self.total : (step + 1) * self.total][self._mine].tolist()
             ]
             for step in range(first_step, self.steps)
         ]
-        dataset = _Decoding(self._images, photo_transform(self._recipe, self._preprocess))
-        loader = DataLoader(
-            dataset,
-            batch_sampler=samples,
-            num_workers=self._workers,
-            pin_memory=self._device.type == "cuda",
-        )
-        for decoded, indices, damaged in loader:
+        if self._loader is None:
+            self._loader = DataLoader(
+                _Decoding(self._images, photo_transform(self._recipe, self._preprocess)),
+                # Filled anew for every epoch, so that its processes live as long as the run.
+                batch_sampler=self._samples,
+                num_workers=self._workers,
+                persistent_workers=self._workers > 0,
+                pin_memory=self._device.type == "cuda",
+            )
+        for decoded, indices, damaged in self._loader:
             self._count(damaged)
             labels = self._images.labels[indices].to(self._device, non_blocking=True)
             x = decoded.to(self._device, non_blocking=True, memory_format=torch.channels_last)
@@ -222,9 +228,8 @@ def photo_transform(recipe: Recipe | None, preprocess: Preprocess) -> Callable[[
 
     kind = "none" if recipe is None else recipe.augment
     if kind in ("none", "flip"):
-        plain = transforms.Lambda(lambda image: torch.from_numpy(preprocess(image)))
         steps = [transforms.RandomHorizontalFlip()] if kind == "flip" else []
-        return transforms.Compose([*steps, plain])  # type: ignore[no-any-return]  # untyped
+        return transforms.Compose([*steps, _Plain(preprocess)])  # type: ignore[no-any-return]  # untyped
     made: Any = create_transform(
         preprocess.crop,
         is_training=True,
@@ -242,13 +247,23 @@ def photo_transform(recipe: Recipe | None, preprocess: Preprocess) -> Callable[[
     return made  # type: ignore[no-any-return]  # a list of transforms, called with an image
 
 
+class _Plain:
+    """The preprocessing as a step of a transform; a class, as it has to reach other processes."""
+
+    def __init__(self, preprocess: Preprocess) -> None:
+        self._preprocess = preprocess
+
+    def __call__(self, image: Any) -> Tensor:
+        return torch.from_numpy(self._preprocess(image))
+
+
 class _Decoding(Dataset[tuple[Tensor, int, int]]):
     """Decodes and transforms one image; its item is (image, index used, index damaged or -1)."""
 
     def __init__(self, images: ImageSet, transform: Callable[[Any], Tensor]) -> None:
         self._images, self._transform = images, transform
 
-    def __getitem__(self, sample: tuple[int, int | None]) -> tuple[Tensor, int, int]:
+    def __getitem__(self, sample: _Sample) -> tuple[Tensor, int, int]:
         from PIL import Image
 
         index, seed = sample

@@ -1,6 +1,7 @@
 """Reading image sets, their layouts, their splits, and what is refused."""
 
 import json
+import multiprocessing
 import pickle
 import sys
 from pathlib import Path
@@ -11,7 +12,12 @@ import pytest
 import torch
 from PIL import Image
 
-from fbnetv3.search.batches import TrainBatches, default_preprocess, eval_batches
+from fbnetv3.search.batches import (
+    TrainBatches,
+    default_preprocess,
+    eval_batches,
+    photo_transform,
+)
 from fbnetv3.search.data import (
     cifar_arch,
     hold_out,
@@ -274,6 +280,34 @@ def test_photos_are_augmented_the_same_way_each_time(tmp_path: Path, augment: st
     assert first.images.shape == (16, 3, 16, 16)
     assert torch.equal(first.images, again.images)
     assert torch.equal(first.labels, images.labels[first.indices])
+
+
+@pytest.mark.parametrize("augment", ["none", "crop", "trivial"])
+def test_transforms_reach_processes_that_start_anew(augment: str) -> None:
+    preprocess = default_preprocess(tiny_images(), 16)
+    for recipe in (None, tiny_recipe(augment=augment)):
+        again = pickle.loads(pickle.dumps(photo_transform(recipe, preprocess)))
+        image = Image.fromarray(np.zeros((40, 40, 3), dtype=np.uint8))
+        assert again(image).shape == (3, 16, 16)
+
+
+def test_decoding_processes_give_the_batches_of_none_and_live_over_epochs(tmp_path: Path) -> None:
+    images = photos(tmp_path, 16)
+    preprocess = default_preprocess(images, 16)
+    batches = [
+        TrainBatches(
+            images, tiny_recipe(), preprocess, seed=0, world=World(), device=CPU, workers=workers
+        )
+        for workers in (0, 1)
+    ]
+    pids = []
+    for epoch, first in ((0, 0), (1, 1)):
+        one, other = (list(b.epoch(epoch, first)) for b in batches)
+        assert len(one) == len(other) == 2 - first
+        assert all(torch.equal(a.images, b.images) for a, b in zip(one, other, strict=True))
+        pids.append([child.pid for child in multiprocessing.active_children()])
+    assert pids[0]
+    assert pids[0] == pids[1]
 
 
 def test_a_damaged_photo_in_an_epoch_is_replaced_and_counted(tmp_path: Path) -> None:
