@@ -26,7 +26,7 @@ _SHAPES = (("box", (220, 60, 40)), ("disc", (40, 90, 220)))
 
 
 class CocoFolder(Dataset[tuple[Tensor, dict[str, Tensor]]]):
-    """The images with at least one box, as torchvision's detectors take them.
+    """The images and their boxes, as torchvision's detectors take them.
 
     An item is an RGB image (3, H, W) in 0..1 and a dict of `boxes` (N, 4) as x1, y1, x2, y2 in
     pixels, `labels` (N) from 1, `image_id` and, where asked for, `masks` (N, H, W) of 0 and 1.
@@ -35,22 +35,24 @@ class CocoFolder(Dataset[tuple[Tensor, dict[str, Tensor]]]):
     Args:
         folder: the folder.
         masks: decode masks too.
+        empty: keep images without boxes; training has no use for them, but a detector's false
+            alarms there count in COCO's scores.
 
     Raises:
         FileNotFoundError: the folder lacks its annotations.
         ValueError: there is no image with a box.
     """
 
-    def __init__(self, folder: str | Path, *, masks: bool = False) -> None:
+    def __init__(self, folder: str | Path, *, masks: bool = False, empty: bool = False) -> None:
         self.folder = Path(folder)
         self.masks = masks
         self.coco = _read(self.folder / ANNOTATIONS)
         self.category_ids = sorted(self.coco.getCatIds())
         self.class_names = [cat["name"] for cat in self.coco.loadCats(self.category_ids)]
-        self.image_ids = sorted(
-            image for image in self.coco.getImgIds() if self._annotations_of(image)
-        )
-        if not self.image_ids:
+        every = sorted(self.coco.getImgIds())
+        boxed = [image for image in every if self._annotations_of(image)]
+        self.image_ids = every if empty else boxed
+        if not boxed:
             raise ValueError(f"{self.folder / ANNOTATIONS} has no image with a box; check the file")
 
     @property
@@ -67,18 +69,21 @@ class CocoFolder(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         with Image.open(self.folder / IMAGES / name) as opened:
             pixels = np.asarray(opened.convert("RGB"))
         annotations = self._annotations_of(image_id)
-        boxes = torch.tensor([item["bbox"] for item in annotations], dtype=torch.float32)
+        corners = [item["bbox"] for item in annotations]
+        boxes = torch.tensor(corners, dtype=torch.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         target = {
             "boxes": boxes,
             "labels": torch.tensor(
-                [self.category_ids.index(item["category_id"]) + 1 for item in annotations]
+                [self.category_ids.index(item["category_id"]) + 1 for item in annotations],
+                dtype=torch.int64,
             ),
             "image_id": torch.tensor(image_id),
         }
         if self.masks:
-            decoded = np.stack([self.coco.annToMask(item) for item in annotations])
-            target["masks"] = torch.from_numpy(decoded)
+            decoded = [self.coco.annToMask(item) for item in annotations]
+            none = np.zeros((0, *pixels.shape[:2]), np.uint8)
+            target["masks"] = torch.from_numpy(np.stack(decoded) if decoded else none)
         image = torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
         return image, target
 

@@ -29,7 +29,7 @@ from . import detectron2_backbone, detectron2_weights
 
 # What the paper's "NMS reduced to 75" may mean. Ours is "proposals", the regions that are left by
 # the proposals' NMS: 75 is a count; the box head runs once a region, so that cutting this count is
-# what saves time; and d2go's own C4 detector cuts the same number, to 30. The others are a threshold
+# what saves time; and d2go's own C4 detector cuts the same number, to 30. The others are an overlap
 # (Detectron2's is 0.7 for proposals) and the boxes kept of an image (100).
 NMS_READINGS: dict[str, dict[str, Any]] = {
     "proposals": {"MODEL.RPN.POST_NMS_TOPK_TEST": 75},

@@ -32,6 +32,7 @@ _PACKAGES = [
     "fbnetv3-zoo",
     "numpy",
     "torch",
+    "torchvision",
     "timm",
     "onnx",
     "onnxruntime",

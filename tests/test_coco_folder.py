@@ -74,10 +74,33 @@ def test_crowds_and_empty_images_are_left_out(tmp_path: Path) -> None:
             item["iscrowd"] = 1
     path.write_text(json.dumps(content))
     assert CocoFolder(tmp_path).image_ids == [2]
+    every = CocoFolder(tmp_path, masks=True, empty=True)
+    assert every.image_ids == [1, 2]
+    _, nothing = every[0]
+    assert {name: tuple(x.shape) for name, x in nothing.items()} == {
+        "boxes": (0, 4),
+        "labels": (0,),
+        "image_id": (),
+        "masks": (0, 128, 128),
+    }
     content["annotations"] = []
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="has no image with a box"):
         CocoFolder(tmp_path)
+
+
+def test_false_alarms_on_empty_images_cost_precision(tmp_path: Path) -> None:
+    path = draw_shapes(tmp_path, num_images=2, rng=np.random.default_rng(5)) / "annotations.json"
+    content = json.loads(path.read_text())
+    content["annotations"] = [item for item in content["annotations"] if item["image_id"] == 2]
+    path.write_text(json.dumps(content))
+    shapes = CocoFolder(tmp_path, empty=True)
+    truth = shapes[1][1]
+    perfect = {key: truth[key] for key in ("boxes", "labels")}
+    found = {2: perfect | {"scores": torch.full((len(truth["labels"]),), 0.5)}}
+    assert shapes.score(found)["AP50"] == 1.0
+    alarm = perfect | {"scores": torch.full((len(truth["labels"]),), 0.9)}
+    assert shapes.score(found | {1: alarm})["AP50"] < 0.7
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
