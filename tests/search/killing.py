@@ -28,6 +28,7 @@ class Ordeal:
         worker_kills: kill -9 of a worker.
         starts: how often the program was started.
         attempts: of all trials together.
+        needless: attempts at a trial whose labels were all there already.
         seconds: from the first start to the end.
     """
 
@@ -36,6 +37,7 @@ class Ordeal:
     worker_kills: int
     starts: int
     attempts: int
+    needless: int
     seconds: float
 
 
@@ -69,14 +71,27 @@ def undergo(folder: Path, *, kills: int, seed: int, sleep_s: float) -> Ordeal:
             break
         if process.returncode != -signal.SIGKILL:
             raise RuntimeError(f"the search ended with {process.returncode}, which no kill does")
+    summary = json.loads(output)
     return Ordeal(
-        summary=json.loads(output),
+        summary=summary,
         coordinator_kills=counts["coordinator"],
         worker_kills=counts["worker"],
         starts=starts,
         attempts=sum(1 for _ in (folder / "trials").glob("*/*")),
+        needless=needless(folder, summary["trials"]),
         seconds=time.monotonic() - begun,
     )
+
+
+def needless(folder: Path, trials: list[Any]) -> int:
+    """Returns how many attempts began when earlier ones had a label for every epoch."""
+    count = 0
+    for name, epochs in ((t[0], t[4]) for t in trials):
+        labels: set[str] = set()
+        for attempt in sorted((folder / "trials" / name).iterdir(), key=lambda p: int(p.name)):
+            count += len(labels) >= epochs
+            labels |= {path.name for path in attempt.glob("epoch_*.json")}
+    return count
 
 
 def _wait(process: subprocess.Popen[str], folder: Path, rng: random.Random) -> None:

@@ -1,5 +1,6 @@
 """The whole journey: answers, kills, limits, imports, exports, the same trials on any engine."""
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from fbnetv3.search.store import Batch, Proposal, Store
 
 from .killable import INFINITE, PLAN, SPACE, summary, toy
 from .killing import undergo
+from .ray_ports import node_ports
 
 MACRO = Path(__file__).parents[3] / "shared" / "data" / "nas_bench_macro_cifar10.npz"
 WEIGHTS = np.array((0.5, 1.0, 2.0, 0.25, 1.5, 3.0))
@@ -99,6 +101,7 @@ def test_killed_search_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
     killed = undergo(tmp_path / "killed" / "s", kills=6, seed=3, sleep_s=0.1)
     assert killed.coordinator_kills + killed.worker_kills == 6
     assert killed.summary == plain.summary
+    assert killed.needless == 0
     lost = killed.coordinator_kills * 2 + killed.worker_kills
     assert killed.attempts - len(plain.summary["trials"]) <= lost
 
@@ -112,13 +115,19 @@ def test_same_trials_on_ray_as_here(tmp_path: Path) -> None:
     with start(tmp_path / "here", small) as store:
         carry_out(store)
         expected = summary(store)
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    make_cluster: Any = importlib.import_module("ray.cluster_utils").Cluster
+    cluster = make_cluster(
+        initialize_head=True,
+        head_node_args={"num_cpus": 2, "include_dashboard": False, **node_ports()},
+    )
+    ray.init(cluster.address, log_to_driver=False)
     try:
         with start(tmp_path / "ray", small) as store:
             run(store, RayEngine(toy(), tmp_path / "ray"))
             assert summary(store) == expected
     finally:
         ray.shutdown()
+        cluster.shutdown()
 
 
 def test_stage_3_finds_answers_for_limits_that_were_not_asked_before(finished: Path) -> None:

@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner, Result
 
+import fbnetv3
+from fbnetv3.arch import Arch
 from fbnetv3.search.cli import app, parse_limit
 from fbnetv3.search.gene import Gene
 from fbnetv3.search.latency_table import LatencyTable
@@ -284,3 +287,27 @@ def test_objective_file_that_is_no_python_is_said(timed_space: Path, tmp_path: P
     done = call("run", tmp_path / "s", "--space", timed_space, "--objective", f"{broken}:Size")
     assert done.exit_code == 2
     assert "broken.py" in done.output
+
+
+@pytest.mark.slow
+def test_trained_search_hands_out_networks_that_load(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name, level in (("bright", 150), ("dark", 20)):
+        (tmp_path / "data" / "train" / name).mkdir(parents=True)
+        for number in range(40):
+            pixels = rng.integers(level, level + 80, size=(32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "data" / "train" / name / f"{number}.png")
+    done = call("run", tmp_path / "s", "--space", "cifar_joint", "--data", tmp_path / "data",
+                "--set", "epochs=1", "--set", "num_train=48", "--set", "num_val=20",
+                "--set", 'recipe={"batch_size":8}', "--set", "device=cpu", "--pool", 50,
+                "--batch", 2, "--rounds", 0, "--predictor", "gp", "--top", 1, "--final-seeds", 2,
+                "--json")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    labels = json.loads(done.stdout)[0]["contenders"][0]["labels"]
+    assert len(labels) == 2
+    out = tmp_path / "out"
+    assert call("export", tmp_path / "s", "--out", out).exit_code == 0
+    model = fbnetv3.create(f"local-dir:{out / '0' / 'network'}")
+    arch = Arch.from_json((out / "0" / "architecture.json").read_bytes())
+    assert model.arch == arch
+    assert model.num_classes == 2
