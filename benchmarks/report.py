@@ -1,4 +1,4 @@
-"""Tables of the search benchmark: lines of runs in, summary.json and summary.md out."""
+"""Tables of the search benchmark: lines of runs in; summary.json, summary.md and plots.html out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,21 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.plots import write_plots
+
 REFERENCE = "nars"
+# What the paper says of its parts: (claim, with, without).
+CLAIMS = (
+    ("pretraining helps the search", "nars", "nars_scratch"),
+    ("log error and ensemble help", "nars", "nars_paper"),
+    ("bins help", "nars", "nars_nobins"),
+    ("stage 3 after stage 2", "nars", "nars_stage2"),
+    ("early stopping after the first round", "nars_early", "nars"),
+    ("trained again with more seeds", "nars_confirmed", "nars"),
+    ("joint over architecture only", "nars", "arch_only"),
+    ("joint over recipe only", "nars", "recipe_only"),
+    ("joint over one after the other", "nars", "arch_then_recipe"),
+)
 
 
 def write_report(folder: Path, environment: dict[str, Any] | None) -> None:
@@ -24,12 +38,19 @@ def write_report(folder: Path, environment: dict[str, Any] | None) -> None:
         rows = _predictors(records) if what == "predictors" else _regrets(records)
         summary[path.stem] = rows
         parts.append(f"## {what}, {name}\n\n{_markdown(rows)}\n")
+        if what == "regret" and (claims := _claims(records)):
+            summary[f"{path.stem}_claims"] = claims
+            parts.append(
+                "What each part gains: the fall of the mean regret, with a 95 % bootstrap interval "
+                f"over common seeds:\n\n{_markdown(claims)}\n"
+            )
         if what == "predictors" and (gain := _efficiency(records)):
             summary[f"{path.stem}_efficiency"] = gain
             parts.append(
                 f"Labels that scratch needs for the pretrained error:\n\n{_markdown(gain)}\n"
             )
     target.write_text(json.dumps(summary, indent=1) + "\n")
+    write_plots(folder / "plots.html", summary)
     about = "\n".join(f"- {key}: {value}" for key, value in summary["environment"].items())
     (folder / "summary.md").write_text(f"# Search benchmark\n\n{about}\n\n" + "\n".join(parts))
 
@@ -77,7 +98,6 @@ def _regrets(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
                     "q25": _significant(float(low)),
                     "q75": _significant(float(high)),
                     "top5_mean": _mean(held, f"top5_{budget}"),
-                    "smoothed_mean": _mean(held, f"smooth_{budget}"),
                     "best_trained": _mean(held, f"trained_{budget}"),
                     "p_vs_nars": pairs,
                     "distinct": _mean(held, "distinct"),
@@ -95,6 +115,40 @@ def _pairs(reference: list[dict[str, Any]], held: list[dict[str, Any]], key: str
         return None
     signs = np.random.default_rng(0).choice([-1, 1], (10_000, len(gaps)))
     return float((np.abs((signs * gaps).mean(1)) >= abs(gaps.mean()) - 1e-12).mean())
+
+
+def _claims(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns what a part of the search gains at each problem and budget; above 0 is better."""
+    groups = _grouped(records, ("problem", "method"))
+    rows = []
+    for problem in sorted({record["problem"] for record in records}):
+        for claim, ours, other in CLAIMS:
+            first, second = (
+                {r["seed"]: r for r in groups.get((problem, name), [])} for name in (ours, other)
+            )
+            seeds = sorted(set(first) & set(second))
+            for budget in (96, 144, 240):
+                key = f"regret_{budget}"
+                pairs = [(first[n], second[n]) for n in seeds]
+                if len(pairs) < 5 or any(key not in r for pair in pairs for r in pair):
+                    continue
+                gaps = np.array([b[key] - a[key] for a, b in pairs])
+                draws = np.random.default_rng(0).integers(len(gaps), size=(10_000, len(gaps)))
+                low, high = np.percentile(gaps[draws].mean(1), (2.5, 97.5))
+                rows.append(
+                    {
+                        "claim": claim,
+                        "problem": problem,
+                        "budget": budget,
+                        "n": len(gaps),
+                        "with": _significant(float(np.mean([a[key] for a, _ in pairs]))),
+                        "without": _significant(float(np.mean([b[key] for _, b in pairs]))),
+                        "gain": _significant(float(gaps.mean())),
+                        "low": _significant(float(low)),
+                        "high": _significant(float(high)),
+                    }
+                )
+    return rows
 
 
 def _efficiency(records: list[dict[str, Any]]) -> list[dict[str, Any]]:

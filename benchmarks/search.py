@@ -27,12 +27,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peers import MANY, METHODS, Task, run
+from benchmarks.peers import CURVES, JOINT, MANY, METHODS, PLANNED, SEEDS, Task, run
 from benchmarks.report import write_report
-from benchmarks.truths import TRUTHS, load
+from benchmarks.truths import SHARES, TRUTHS, load
 from fbnetv3.search.evolve import Limit
 from fbnetv3.search.objective import TableObjective
-from fbnetv3.search.predictor import GpPredictor, MlpPredictor, Predictor, make_predictor, quality
+from fbnetv3.search.predictor import MlpPredictor, Predictor, make_predictor, quality
 
 OUT = Path(__file__).parent / "results" / "search"
 BUDGET, MARKS = 240, (48, 96, 144, 192, 240)
@@ -78,27 +78,48 @@ def regret(task: Task, trained: Sequence[int], labels: Any, top: int = 1) -> flo
     return float(np.mean(gaps))
 
 
+def methods_of(table: TableObjective, name: str, problem: str) -> list[str]:
+    """Returns the methods that a problem on a table can be given to."""
+    left_out: set[str] = set()
+    if name not in SHARES:
+        left_out |= set(CURVES)
+    if len({gene.group for gene in table.space.genes}) < 2:
+        left_out |= set(JOINT)
+    if np.isnan(table.labels[:, :3]).any() or table.labels.shape[1] < 3:
+        left_out |= {*SEEDS, "gp_ei_12_confirmed", "nars_limits_confirmed"}
+    return [method for method in (MANY if problem == "M" else METHODS) if method not in left_out]
+
+
 def search_once(name: str, problem: str, method: str, seed: int) -> dict[str, Any]:
-    """Returns the record of one run of a method."""
-    table = load(name)
-    task = Task(table, limits_of(table, problem), BUDGET, seed)
-    began = time.process_time()
-    run((MANY if problem == "M" else METHODS)[method], task)
-    seconds = time.process_time() - began
+    """Returns the record of one run of a method, or of one run for each budget if it plans."""
+    table, shares = load(name), SHARES.get(name, (1.0,))
+    marks = (BUDGET,) if problem == "M" else MARKS
     record: dict[str, Any] = {"problem": problem, "method": method, "seed": seed}
-    paid = np.array(task.paid)
-    for mark in (BUDGET,) if problem == "M" else MARKS:
-        trained, labels = task.finals.get(mark, (task.trained, task.labels))
-        if mark not in task.finals:
-            count = int((paid <= mark).sum())
-            trained, labels = trained[:count], labels[:count]
-        record[f"regret_{mark}"] = regret(task, trained, labels)
-        record[f"top5_{mark}"] = regret(task, trained, labels, top=5)
-        smooth = GpPredictor(table.space, target=table.target, costs=table.costs)
-        smooth.fit(task.rows[trained], np.array(labels))
-        record[f"smooth_{mark}"] = regret(task, trained, smooth.predict(task.rows[trained]).mean)
-        record[f"trained_{mark}"] = regret(task, trained, labels, top=len(trained))
+    began = time.process_time()
+    if method in PLANNED and problem != "M":
+        for mark in marks[1:]:
+            task = Task(table, limits_of(table, problem), mark, seed, shares)
+            run(METHODS[method], task)
+            record |= figures(task, mark)
+    else:
+        task = Task(table, limits_of(table, problem), BUDGET, seed, shares)
+        run((MANY if problem == "M" else METHODS)[method], task)
+        for mark in marks:
+            record |= figures(task, mark)
+    seconds = time.process_time() - began
     return {**record, "spent": task.spent, "distinct": len(task.trained), "cpu_s": seconds}
+
+
+def figures(task: Task, mark: int) -> dict[str, float]:
+    """Returns the regrets of a run after `mark` trainings."""
+    count = int((np.array(task.paid) <= mark + 1e-9).sum())
+    trained, labels = task.finals.get(mark, (task.trained[:count], task.labels[:count]))
+    place, seen = task.answers() if task.again and mark == task.budget else (trained, labels)
+    return {
+        f"regret_{mark}": regret(task, place, seen),
+        f"top5_{mark}": regret(task, trained, labels, top=5),
+        f"trained_{mark}": regret(task, trained, labels, top=len(trained)),
+    }
 
 
 def predictor_of(arm: str, table: TableObjective, seed: int) -> Predictor:
@@ -110,7 +131,8 @@ def predictor_of(arm: str, table: TableObjective, seed: int) -> Predictor:
         made = MlpPredictor(table.space, target=table.target, seed=seed, members=10)
     if not arm.endswith("_scratch") and hasattr(made, "pretrain"):
         pool = np.random.default_rng(seed).permutation(len(table.rows))[:20_000]
-        made.pretrain(table.rows[pool], {k: v[pool] for k, v in table.known.items()})
+        known = {k: v for k, v in table.known.items() if np.ptp(v) > 0}
+        made.pretrain(table.rows[pool], {k: v[pool] for k, v in known.items()})
     if isinstance(made, MlpPredictor) and arm.endswith("_scratch"):
         made.model.freeze = False
     return made
@@ -215,7 +237,7 @@ def main() -> None:
         wanted = [
             (problem, method, seed)
             for problem in given.problem
-            for method in (MANY if problem == "M" else METHODS)
+            for method in methods_of(load(given.table), given.table, problem)
             if given.methods is None or method in given.methods
             for seed in range(given.seeds)
         ]

@@ -1,9 +1,9 @@
 """How the search's machinery holds out: kills, 100,000 trials, 1,000 workers.
 
-    python benchmarks/search_scale.py kills --out benchmarks/results/search/kill9.json
-    python benchmarks/search_scale.py nodes --out benchmarks/results/search/ray_nodes.json
-    python benchmarks/search_scale.py store --out benchmarks/results/search/store.json
-    python benchmarks/search_scale.py workers --out benchmarks/results/search/workers.json
+    python -m benchmarks.search_scale kills --out benchmarks/results/search/kill9.json
+    python -m benchmarks.search_scale nodes --out benchmarks/results/search/ray_nodes.json
+    python -m benchmarks.search_scale store --out benchmarks/results/search/store.json
+    python -m benchmarks.search_scale workers --out benchmarks/results/search/workers.json
 
 `kills` needs Linux, and kills 50 times; `nodes` needs Ray, give it `--kills 10`. Each writes one
 JSON with its conditions.
@@ -72,6 +72,7 @@ def kills(args: argparse.Namespace) -> dict[str, Any]:
         "trials": trials,
         "labels_lost": sum(t[-2] != "done" for t in killed.summary["trials"]),
         "attempts_beyond_the_first": killed.attempts - trials,
+        "attempts_at_finished_trials": killed.needless,
         "seconds": round(killed.seconds, 1),
         "seconds_undisturbed": round(plain.seconds, 1),
     }
