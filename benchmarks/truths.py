@@ -171,7 +171,7 @@ def _npz(name: str) -> dict[str, npt.NDArray[Any]]:
 
 def _need(path: Path) -> None:
     if not path.is_file():
-        raise FileNotFoundError(f"no {path.name} in {DATA.name}; see benchmarks/README.md")
+        raise FileNotFoundError(f"no {path.name} in {DATA.name}; see benchmarks/SEARCH.md")
 
 
 TRUTHS: dict[str, Callable[[], TableObjective]] = {
