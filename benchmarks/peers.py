@@ -516,7 +516,8 @@ def within(groups: tuple[str, ...]) -> Method:
         for number, group in enumerate(groups):
             best = task.rows[task.trained[int(np.argmax(task.labels))]]
             fixed = [n for n, gene in enumerate(space.genes) if gene.group != group]
-            held = np.flatnonzero((task.rows[:, fixed] == best[fixed]).all(1) & task.feasible)
+            same = (task.rows[:, fixed] == best[fixed]).all(1)
+            held = np.flatnonzero(same & task.feasible & ~task.taken())
             budget = int(task.budget - task.spent) // (len(groups) - number)
             table = TableObjective(
                 space,
