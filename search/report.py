@@ -445,7 +445,9 @@ th,td{text-align:left;padding:5px 10px;border-bottom:1px solid var(--line);verti
 td{white-space:nowrap}td.genes{white-space:normal;min-width:320px;color:var(--soft)}
 th.num{text-align:right}
 th{white-space:nowrap;color:var(--soft);font-weight:600}
-#trials td.genes{min-width:220px}
+#trials td.genes{min-width:220px;max-width:420px;overflow:hidden;text-overflow:ellipsis;
+white-space:nowrap;cursor:pointer}
+#trials td.open{white-space:normal}
 #trials th{cursor:pointer;user-select:none}#trials th[data-on]{color:var(--ink)}
 .num{text-align:right}
 .controls{display:flex;gap:8px;align-items:center;margin:0 0 8px}
@@ -491,7 +493,10 @@ _SCRIPT = """
         const cell = line.insertCell();
         cell.textContent = value === null ? "" : typeof value === "number" ? big(value) : value;
         if (number[c]) cell.className = "num";
-        if (c === row.length - 1) cell.className = "genes";
+        if (c === row.length - 1) {
+          cell.className = "genes"; cell.title = value;
+          cell.onclick = () => cell.classList.toggle("open");
+        }
       });
     }
     document.getElementById("where").textContent =
