@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor, nn
 
 NormFactory = Callable[[int], nn.Module]
@@ -91,7 +90,7 @@ class DropPath(nn.Module):
         """Returns x, each sample kept with probability 1 - rate and scaled by its inverse."""
         if not self.training or self.rate == 0:
             return x
-        keep = torch.empty(x.shape[0], 1, 1, 1, dtype=x.dtype, device=x.device)
+        keep = x.new_empty([x.shape[0], 1, 1, 1])
         return x * keep.bernoulli_(1 - self.rate).div_(1 - self.rate)
 
     def extra_repr(self) -> str:
