@@ -7,7 +7,7 @@ Two conventions, both counting one multiply-add as one, as the paper does (it ca
 * `macs_fvcore`: what fvcore's total gives for our modules: without that second pool, and with two
   for each batch-norm output element.
 
-`tests/test_counts.py` holds both equal to fvcore on built networks, to the unit.
+`tests/test_flop_count.py` holds both equal to fvcore on built networks, to the unit.
 """
 
 from __future__ import annotations

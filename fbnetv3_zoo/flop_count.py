@@ -100,24 +100,15 @@ def flops(model: nn.Module | Arch | str, resolution: int | None = None) -> Flops
     like = next(module.parameters())
     channels = int(getattr(module, "in_chans", 3))
     x = torch.zeros(1, channels, side, side, device=like.device, dtype=like.dtype)
-    was_training = module.training
-    shapes: dict[str, tuple[int, ...]] = {}
-    hooks = [
-        layer.register_forward_hook(
-            lambda _m, _i, out, name=name: shapes.__setitem__(name, tuple(out.shape[1:]))
-        )
-        for name, layer in module.named_modules()
-        if _is_counted(layer)
-    ]
+    modes = [(part, part.training) for part in module.modules()]
     try:
         module.eval()
         with torch.no_grad():
-            module(x)
+            shapes = _output_shapes(module, x)
             by_operator, by_module = _analyse(module, x)
     finally:
-        module.train(was_training)
-        for hook in hooks:
-            hook.remove()
+        for part, training in modes:
+            part.training = training
     total = sum(by_operator.values())
     second_pool = 0
     if isinstance(module, FBNetV3) and module.num_classes:
@@ -145,6 +136,24 @@ def flops(model: nn.Module | Arch | str, resolution: int | None = None) -> Flops
             if name in shapes
         ),
     )
+
+
+def _output_shapes(module: nn.Module, x: Tensor) -> dict[str, tuple[int, ...]]:
+    """Returns the shape of one image's output of every layer that is counted, by name."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    hooks = [
+        layer.register_forward_hook(
+            lambda _m, _i, out, name=name: shapes.__setitem__(name, tuple(out.shape[1:]))
+        )
+        for name, layer in module.named_modules()
+        if _is_counted(layer)
+    ]
+    try:
+        module(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return shapes
 
 
 def _analyse(module: nn.Module, x: Tensor) -> tuple[dict[str, int], dict[str, int]]:
