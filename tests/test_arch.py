@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fbnetv3.arch import Arch, Row, round_channels
@@ -15,40 +15,9 @@ from fbnetv3.flop_count import flops
 from fbnetv3.model import build
 from fbnetv3.tables import ARCHS
 
+from .archs import archs
+
 ROW = Row("MB1", (3, 3), (2.0, 2.0), 16, 2, 2, True)
-
-
-@st.composite
-def rows(draw: st.DrawFn, number: int) -> Row:
-    kernel = draw(st.tuples(st.sampled_from([3, 5, 7]), st.sampled_from([3, 5])))
-    stride = draw(st.sampled_from([1, 2]))
-    padding = draw(st.none() | st.integers(0, kernel[0] // 2)) if stride == 2 else None
-    expansion = st.floats(0.5, 6)
-    return Row(
-        f"MB{number}",
-        kernel,
-        draw(st.tuples(expansion, expansion)),
-        draw(st.integers(4, 40)),
-        draw(st.integers(1, 3)),
-        stride,
-        draw(st.booleans()),
-        padding=padding,
-        act=draw(st.sampled_from(["hard_swish", "relu"])),
-    )
-
-
-@st.composite
-def archs(draw: st.DrawFn) -> Arch:
-    number = draw(st.integers(1, 4))
-    table = tuple(draw(rows(n + 1)) for n in range(number))
-    assume(sum(row.padding is not None for row in table) <= 2)
-    return Arch(
-        resolution=draw(st.integers(128, 160)),
-        stem_channels=draw(st.integers(4, 24)),
-        rows=table,
-        head_expansion=draw(st.floats(1, 6)),
-        head_channels=draw(st.integers(8, 64)),
-    )
 
 
 @pytest.mark.parametrize(
@@ -88,13 +57,75 @@ def test_identity_ignores_row_names_and_only_those() -> None:
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(archs())
 def test_any_valid_network_survives_its_json(arch: Arch) -> None:
-    assert Arch.from_json(arch.to_json()) == arch
+    again = Arch.from_json(arch.to_json())
+    assert again == arch
+    assert again.sha256 == arch.sha256
+    assert arch.same_padding().min_side == 1
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# For each field of the JSON, values that no network may have.
+BAD_FIELDS: dict[str, list[Any]] = {
+    "resolution": [7, 4097, 32.0, "32", None, True],
+    "stem_channels": [0, 8193, 8.5, "8", None],
+    "rows": [[], {}, None, 3],
+    "head_expansion": [0, 33, "2", None, float("nan"), float("inf")],
+    "head_channels": [0, 65537, 1.5, None],
+    "stem_act": ["tanh", None, 1, ["relu"]],
+}
+BAD_CELLS: dict[str, list[Any]] = {
+    "name": ["", None, 5],
+    "kernel": [0, 2, 17, 3.0, [3], [4, 3], [3, 3, 3], "3", None],
+    "expansion": [0, -1, 33, [1], [None, 1], "1", None, float("nan")],
+    "channels": [0, 8193, 8.0, "8", None, True],
+    "repeats": [0, 65, 1.0, None],
+    "stride": [0, 3, 1.0, None],
+    "se": [0, 1, "true", None],
+    "padding": [-1, 99, 1.0, "1"],
+    "groups": [0, 65, [1], [0, 1], "1", 1.0],
+    "act": ["gelu", None, 2],
+}
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(archs(), st.data())
+def test_any_network_with_one_bad_field_is_refused_by_its_name(
+    arch: Arch, data: st.DataObject
+) -> None:
+    fields = arch.to_dict()
+    if data.draw(st.booleans()):
+        row = data.draw(st.sampled_from(fields["rows"]))
+        cell = data.draw(st.sampled_from(sorted(BAD_CELLS)))
+        row[cell] = data.draw(st.sampled_from(BAD_CELLS[cell]))
+        message = rf"\b{cell} is "
+    else:
+        field = data.draw(st.sampled_from(sorted(BAD_FIELDS)))
+        fields[field] = data.draw(st.sampled_from(BAD_FIELDS[field]))
+        message = rf"^{field} is "
+    with pytest.raises(ValueError, match=message):
+        Arch.from_dict(fields)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(archs(), st.data())
+def test_any_network_with_a_field_too_few_or_too_many_is_refused_by_its_name(
+    arch: Arch, data: st.DataObject
+) -> None:
+    fields = arch.to_dict()
+    part = data.draw(st.sampled_from([fields, *fields["rows"]]))
+    needed = [key for key in part if key not in ("schema", "padding", "groups", "act", "stem_act")]
+    lacking = data.draw(st.sampled_from(sorted(needed)))
+    value = part.pop(lacking)
+    with pytest.raises(ValueError, match=rf"lacks field '{lacking}'|^rows is None"):
+        Arch.from_dict(fields)
+    part |= {lacking: value, "width": 1}
+    with pytest.raises(ValueError, match="unknown field 'width'; known: "):
+        Arch.from_dict(fields)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(archs(), st.integers(0, 40), st.integers(0, 40))
 def test_any_valid_network_builds_and_runs_and_counts(arch: Arch, taller: int, wider: int) -> None:
-    least = arch.min_side
+    least = max(32, arch.min_side)
     height, width = least + taller, least + wider
     model = build(arch, num_classes=7).eval()
     with torch.no_grad():
@@ -163,6 +194,12 @@ def test_the_smallest_side_is_exact(name: str) -> None:
     assert (least == 1) == (arch.same_padding() == arch)
     with pytest.raises(ValueError, match="resolution is 8"):
         dataclasses.replace(ARCHS["fbnetv3_a"], resolution=8)
+
+
+def test_a_row_without_kernel_cannot_stride() -> None:
+    with pytest.raises(ValueError, match="MB1: stride is 2; expected 1 where kernel is 1"):
+        dataclasses.replace(ROW, kernel=(1, 3))
+    assert dataclasses.replace(ROW, kernel=(1, 3), stride=1).stride == 1
 
 
 def test_groups_must_divide_the_width() -> None:
