@@ -157,7 +157,7 @@ def _read_json(place: str, offline: bool | None) -> bytes:
         with urllib.request.urlopen(place, timeout=_TIMEOUT_S) as response:  # scheme checked above
             content: bytes = response.read(_MAX_JSON_BYTES + 1)
     except (OSError, http.client.HTTPException) as error:
-        reason = str(error) or type(error).__name__
+        reason = str(error).strip() or type(error).__name__
         raise FileNotFoundError(f"cannot fetch {place}: {reason}; check the address") from error
     if len(content) > _MAX_JSON_BYTES:
         raise ValueError(f"{place} is larger than {_MAX_JSON_BYTES} bytes; no architecture is")

@@ -139,8 +139,8 @@ def _create(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
 
 def _is_ours(given: Any) -> bool:
     """Whether the weights asked for are the official ones, and not a file of the caller's."""
-    if given is None:
-        return True
+    if given is None or isinstance(given, str):
+        return given in (None, _TAG)
     fields = given if isinstance(given, Mapping) else vars(given)
     other = ("file", "hf_hub_id", "state_dict")
     return fields.get("tag") == _TAG and not any(fields.get(key) for key in other)
