@@ -8,7 +8,7 @@ the same trials in the same order, whichever engine trains them and in whatever 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -50,14 +50,15 @@ class Plan:
 
     Attributes:
         seed: of every choice, and of the trainings of stage 2.
-        pool: candidates of the pool (quasi-random, distinct, within `within`).
+        pool: candidates of the pool (quasi-random, distinct, within `within` and one of `limits`).
         batch: trials of a round.
         rounds: rounds after the random first one.
         epochs: of a full training; 0 is what the objective has.
         early_stop: shorten trainings after the first round where its rankings allow it.
         bin_by: the cost that rounds are spread over; empty takes the first that is known.
         bins: "equal", "quantile" or "none", see `select`.
-        within: bounds that every candidate keeps, as cost -> (lowest, highest).
+        within: bounds that every candidate keeps, as cost -> (lowest, highest). Rounds train
+            nothing that no limit allows either.
         predictor: "paper", "nars", "gp", or "auto", the better of the last two at each fit.
         target: what the predictor sees of a label, "log_error" (of percent) or "raw"; empty is
             what the objective says.
@@ -153,13 +154,32 @@ class Problem:
         values = np.asarray(self.costs(self.rows)[name], np.float64)
         return float(values.max() if largest else values.min())
 
-    def pool(self, num: int, *, seed: int, within: Mapping[str, tuple[float, float]]) -> Matrix:
+    def pool(
+        self,
+        num: int,
+        *,
+        seed: int,
+        within: Mapping[str, tuple[float, float]],
+        limits: Sequence[Mapping[str, tuple[float, float]]] = ({},),
+    ) -> Matrix:
         """Returns up to `num` feasible candidates: quasi-random, or of those that are listed.
+
+        Args:
+            num: how many.
+            seed: of their choice.
+            within: bounds that every candidate keeps.
+            limits: of which every candidate keeps at least one.
 
         Raises:
             ValueError: no candidate is feasible.
         """
-        feasible = self.feasible(within)
+        tests = [self.feasible(bounds) for bounds in (within, *limits)]
+
+        def feasible(rows: Matrix) -> npt.NDArray[np.bool_]:
+            inside = tests[0](rows)
+            inside[inside] = np.any([test(rows[inside]) for test in tests[1:]], axis=0)
+            return inside
+
         if self.rows is None:
             return self.space.pool(num, seed=seed, feasible=feasible)
         order = np.random.default_rng([seed, 1]).permutation(len(self.rows))
@@ -183,12 +203,17 @@ class Problem:
 
 
 def pool_of(problem: Problem, plan: Plan) -> Matrix:
-    """Returns the pool of a plan.
+    """Returns the pool of a plan: within its bounds, and within one of its limits.
+
+    Where too few keep a limit to fill a round, limits are left to stage 3.
 
     Raises:
         ValueError: fewer candidates are feasible than a round has trials.
     """
     pool = problem.pool(plan.pool, seed=plan.seed, within=plan.within)
+    inside = np.any([problem.feasible(limit)(pool) for limit in plan.limits], axis=0)
+    if plan.batch <= inside.sum() < len(pool):
+        pool = problem.pool(plan.pool, seed=plan.seed, within=plan.within, limits=plan.limits)
     if len(pool) < plan.batch:
         raise ValueError(
             f"only {len(pool)} candidates are feasible, fewer than a round of {plan.batch}; widen "

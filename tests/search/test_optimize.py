@@ -90,6 +90,22 @@ def test_every_candidate_keeps_the_bounds(tmp_path: Path) -> None:
     store.close()
 
 
+def test_nothing_is_trained_that_no_limit_allows(tmp_path: Path) -> None:
+    limits = ({"macs": (-np.inf, 115.0)}, {"macs": (135.0, 140.0)})
+    store, _ = search(tmp_path / "s", Plan(**{**vars(PLAN), "limits": limits}))
+    macs = [t.costs["macs"] for t in store.trials()]
+    assert all(m <= 115 or 135 <= m <= 140 for m in macs)
+    assert min(macs) <= 115 < max(macs)
+    store.close()
+
+
+def test_limits_that_hardly_any_candidate_keeps_are_left_to_stage_3(tmp_path: Path) -> None:
+    limits = ({"macs": (-np.inf, 101.0)},)
+    store, _ = search(tmp_path / "s", Plan(**{**vars(PLAN), "limits": limits}))
+    assert len(store.trials()) == 24
+    store.close()
+
+
 def test_failed_trial_is_replaced_from_its_bin_and_never_proposed_again(tmp_path: Path) -> None:
     plain, _ = search(tmp_path / "plain")
     bad = plain.trials(batch=1)[3]
