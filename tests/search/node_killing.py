@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from killable import PLAN, SPACE, summary, toy  # type: ignore[import-not-found]  # a script's
-from ray_ports import node_ports  # type: ignore[import-not-found]  # a script's
+from ray_nodes import node_arguments  # type: ignore[import-not-found]  # a script's
 
 from fbnetv3.search.coordinator import Policy
 from fbnetv3.search.engine import LocalEngine
@@ -31,9 +31,9 @@ def undergo_nodes(folder: Path, *, kills: int, sleep_s: float) -> dict[str, Any]
 
     cluster = make_cluster(
         initialize_head=True,
-        head_node_args={"num_cpus": 0, "include_dashboard": False, **node_ports()},
+        head_node_args={"num_cpus": 0, "include_dashboard": False, **node_arguments()},
     )
-    nodes = [cluster.add_node(num_cpus=1, **node_ports()) for _ in range(2)]
+    nodes = [cluster.add_node(num_cpus=1, **node_arguments()) for _ in range(2)]
     ray.init(cluster.address, log_to_driver=False)
     ended, killed = threading.Event(), 0
     begun = time.monotonic()
@@ -44,7 +44,7 @@ def undergo_nodes(folder: Path, *, kills: int, sleep_s: float) -> dict[str, Any]
         while killed < kills and not ended.wait(rng.uniform(0.5, 4.0)):
             cluster.remove_node(nodes.pop(rng.randrange(len(nodes))), allow_graceful=False)
             killed += 1
-            nodes.append(cluster.add_node(num_cpus=1, **node_ports()))
+            nodes.append(cluster.add_node(num_cpus=1, **node_arguments()))
 
     thread = threading.Thread(target=kill)
     try:

@@ -94,7 +94,10 @@ def test_networks_of_other_libraries_train_by_the_same_command(
     command = ["train", "--data", data, "--model", model, "--out", run, "--set", "resolution=32"]
     done = called(*command, *TINY_SET)
     assert done.exit_code == 0, done.output
-    assert (run / "model.safetensors").is_file()
+    found = called("eval", f"local-dir:{run}", "--data", data, "--json")
+    assert found.exit_code == 0, found.output
+    last = json.loads((run / "log.json").read_text())[-1]
+    assert json.loads(found.output)["top1"] == pytest.approx(last["ema_top1_pct"])
 
 
 def test_a_teacher_teaches_and_its_logits_are_kept(tmp_path: Path, data: Path, arch: Path) -> None:

@@ -19,7 +19,7 @@ from fbnetv3.search.spec import load_objective
 from fbnetv3.search.store import Batch, Proposal, Store, Trial
 from fbnetv3.search.worker import Outcome, Task
 
-from .ray_ports import node_ports
+from .ray_nodes import node_arguments
 
 TOY = f"{Path(__file__).with_name('toy_objective.py')}:make"
 EPOCHS = 3
@@ -40,7 +40,7 @@ def ray_address() -> Iterator[str]:
     utils: Any = pytest.importorskip("ray.cluster_utils")
     cluster = utils.Cluster(
         initialize_head=True,
-        head_node_args={"num_cpus": 2, "include_dashboard": False, **node_ports()},
+        head_node_args={"num_cpus": 2, "include_dashboard": False, **node_arguments()},
     )
     # Engines use the connection that is there, which saves some seconds each.
     ray.init(cluster.address, log_to_driver=False)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 from torchvision.ops import StochasticDepth
 
+from fbnetv3.search.batches import default_preprocess
+from fbnetv3.search.foreign import write_record
+from fbnetv3.search.logbook import write_weights
 from fbnetv3.search.networks import check_input, open_network
+
+from .tiny import tiny_images
 
 # The families that the paper trains with its recipe, as each library has them, and a few more.
 FAMILIES = (
@@ -77,6 +84,30 @@ def test_an_unknown_name_is_refused(name: str) -> None:
 def test_an_architecture_file_that_is_missing_is_named() -> None:
     with pytest.raises(FileNotFoundError, match=r"lost\.json"):
         open_network("lost.json")
+
+
+def test_another_librarys_run_is_opened_again_also_for_other_classes(tmp_path: Path) -> None:
+    name = "torchvision:shufflenet_v2_x0_5"
+    model = open_network(name, num_classes=3, pretrained=False).model.eval()
+    preprocess = default_preprocess(tiny_images(), 32)
+    write_record(tmp_path, name)
+    with pytest.raises(FileNotFoundError, match=r"model\.safetensors"):
+        open_network(f"local-dir:{tmp_path}")
+    write_weights(
+        tmp_path / "model.safetensors",
+        model.state_dict(),
+        preprocess=preprocess,
+        classes=("a", "b", "c"),
+    )
+    again = open_network(f"local-dir:{tmp_path}")
+    x = torch.randn(1, 3, 32, 32)
+    assert torch.equal(again.model.eval()(x), model(x))
+    assert again.preprocess == preprocess
+    assert again.labels == (("a",), ("b",), ("c",))
+    other = open_network(f"local-dir:{tmp_path}", num_classes=5).model
+    name = "conv1.0.weight"
+    assert torch.equal(other.state_dict()[name], model.state_dict()[name])
+    assert other.eval()(x).shape == (1, 5)
 
 
 def test_an_input_that_a_network_cannot_take_is_refused_before_training() -> None:

@@ -24,7 +24,7 @@ from fbnetv3.search.store import Batch, Proposal, Store
 
 from .killable import INFINITE, PLAN, SPACE, summary, toy
 from .killing import undergo
-from .ray_ports import node_ports
+from .ray_nodes import node_arguments
 
 MACRO = Path(__file__).parents[3] / "shared" / "data" / "nas_bench_macro_cifar10.npz"
 WEIGHTS = np.array((0.5, 1.0, 2.0, 0.25, 1.5, 3.0))
@@ -118,7 +118,7 @@ def test_same_trials_on_ray_as_here(tmp_path: Path) -> None:
     make_cluster: Any = importlib.import_module("ray.cluster_utils").Cluster
     cluster = make_cluster(
         initialize_head=True,
-        head_node_args={"num_cpus": 2, "include_dashboard": False, **node_ports()},
+        head_node_args={"num_cpus": 2, "include_dashboard": False, **node_arguments()},
     )
     ray.init(cluster.address, log_to_driver=False)
     try:

@@ -19,7 +19,7 @@ from torch import nn
 from fbnetv3.checkpoint import read_tensors
 from fbnetv3.search import checkpointing
 from fbnetv3.search.logbook import EpochLog, plot_curve
-from fbnetv3.search.loop import make_optimizer
+from fbnetv3.search.optimizers import make_optimizer
 from fbnetv3.search.train import Diverged, Hardware, train, train_epochs
 
 from .tiny import NUM_CLASSES, tiny_images, tiny_model, tiny_recipe, tiny_run
