@@ -12,6 +12,7 @@ from timm.layers import freeze_batch_norm_2d  # type: ignore[attr-defined]  # ti
 from torch import nn
 
 from fbnetv3.arch import Arch
+from fbnetv3.checkpoint import write_tensors
 from fbnetv3.model import FBNetV3
 from fbnetv3.pretrained import save_pretrained
 from fbnetv3.tables import ARCHS
@@ -210,6 +211,21 @@ def test_a_checkpoint_of_something_else_is_refused() -> None:
     for strict in (True, False):
         with pytest.raises(ValueError, match=r"no tensor of the trunk; expected .*'0.stem.conv"):
             nn.Sequential(trunk).load_state_dict(foreign, strict=strict)
+
+
+def test_a_classifiers_file_fits_its_own_network_only(
+    golden_network: Callable[..., FBNetV3], tmp_path: Path
+) -> None:
+    model = golden_network(ARCHS["fbnetv3_nano"], num_classes=10)
+    path, foreign = tmp_path / "nano.safetensors", tmp_path / "foreign.safetensors"
+    write_tensors(path, model.state_dict(), {})
+    write_tensors(foreign, {"conv1.weight": torch.zeros(64, 3, 7, 7)}, {})
+    own, expected = load_network("fbnetv3_nano", checkpoint=path).state_dict(), model.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in own.items())
+    with pytest.raises(ValueError, match=r"nano.safetensors do not fit FBNetV3: .* missing"):
+        load_network("fbnetv3_a", checkpoint=path)
+    with pytest.raises(ValueError, match=r"starts with \['conv1.weight'\]; expected an FBNetV3"):
+        load_network("fbnetv3_a", checkpoint=foreign)
 
 
 def test_part_state_holds_what_parts_need(nano: str) -> None:
