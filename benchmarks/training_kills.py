@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import json
 import os
 import random
@@ -119,6 +120,9 @@ def main() -> int:
     args = parser.parse_args()
     if args.work.exists() and any(args.work.iterdir()):
         parser.error(f"{args.work} is not empty: remove it, or give another")
+    # What a training imports when it starts, so that no attempt spends its life on it.
+    for module in ("timm.data.mixup", "timm.optim.rmsprop_tf", "timm.utils.model_ema"):
+        importlib.import_module(module)
     torch.set_num_threads(1)
     images, val = open_train_val(args.data)
     images, val = images.subset(torch.arange(NUM_IMAGES)), val.subset(torch.arange(NUM_VAL))

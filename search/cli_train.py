@@ -62,12 +62,15 @@ def train(
     """Train or fine-tune a network on a folder of images; the same command again goes on.
 
     Example: fbnetv3 train --data photos --model fbnetv3_b.ra2_in1k --out run
+
+    On several GPUs: torchrun --nproc-per-node 4 -m fbnetv3.search.cli_train --data photos ...
     """
     import torch
 
     from . import train as training
     from .batches import default_preprocess
     from .data import open_train_val
+    from .foreign import is_foreign, write_record
     from .networks import check_input, open_network
     from .parallel import joined
 
@@ -99,6 +102,8 @@ def train(
         if known and known.crop != side:
             preprocess = dataclasses.replace(preprocess, mean=known.mean, std=known.std)
         check_input(network.model, side, model)
+        if is_foreign(model) and world.rank == 0:
+            write_record(out, model)
         shown = _Progress(plan.epochs, silent=world.rank > 0)
         run = training.Run(
             recipe=plan,

@@ -23,13 +23,12 @@ from . import checkpointing
 from .batches import Batch, TrainBatches, derive_seed, seed_all
 from .images import ImageSet
 from .logbook import EpochLog, write_curve, write_setting
+from .optimizers import load_optimizer, make_optimizer, optimizer_tensors
 from .parallel import World, current_world, summed
 from .plan import Run
 from .recipe import Recipe
 from .scoring import Score, score
 
-# RMSProp's own constants are not in the paper; these are customary with its TensorFlow form.
-RMS_ALPHA, RMS_EPS = 0.9, 1e-3
 # Where reading the loss would wait for the device, it is looked at every so many steps.
 _DEVICE_CHECK_STEPS = 50
 
@@ -282,8 +281,7 @@ class Loop:
         tensors = {f"model.{name}": t for name, t in self.model.state_dict().items()}
         if self.ema is not None:
             tensors |= {f"ema.{name}": t for name, t in self.ema.module.state_dict().items()}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            tensors |= {f"optimizer.{index}.{name}": t for name, t in state.items()}
+        tensors |= {f"optimizer.{name}": t for name, t in optimizer_tensors(self.optimizer).items()}
         record = {
             "run": self._identity(),
             "epoch": self.epoch,
@@ -311,40 +309,12 @@ class Loop:
         self.model.load_state_dict(_under(tensors, "model."))
         if self.ema is not None:
             self.ema.module.load_state_dict(_under(tensors, "ema."))
-        self._load_optimizer(_under(tensors, "optimizer."))
+        load_optimizer(self.optimizer, _under(tensors, "optimizer."))
         self.epoch, self.step = record["epoch"], record["step_in_epoch"]
         self.seconds = record["seconds"]
         self.loss_sum.fill_(record["loss_sum"])
         self.curve = [EpochLog(**log) for log in record["curve"]]
         self.batches.damaged = set(record["damaged"])
-
-    def _load_optimizer(self, tensors: dict[str, Tensor]) -> None:
-        state = self.optimizer.state_dict()
-        params = [p for group in self.optimizer.param_groups for p in group["params"]]
-        state["state"] = {}
-        for key, tensor in tensors.items():
-            index, name = key.split(".", 1)
-            like = params[int(index)]
-            # In the parameter's memory layout, so that updates take the same path as before.
-            value = torch.empty_like(like).copy_(tensor) if tensor.shape == like.shape else tensor
-            state["state"].setdefault(int(index), {})[name] = value
-        self.optimizer.load_state_dict(state)
-
-
-def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Returns the recipe's optimiser; weight decay leaves batch-norm and biases alone."""
-    from timm.optim._param_groups import param_groups_weight_decay
-    from timm.optim.rmsprop_tf import RMSpropTF
-
-    groups = param_groups_weight_decay(model, recipe.weight_decay)
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(
-            groups, lr=recipe.lr_at(0.0), momentum=recipe.momentum, nesterov=recipe.momentum > 0
-        )
-    made: torch.optim.Optimizer = RMSpropTF(
-        groups, lr=recipe.lr, alpha=RMS_ALPHA, eps=RMS_EPS, momentum=recipe.momentum
-    )
-    return made
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

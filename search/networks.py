@@ -16,8 +16,9 @@ from fbnetv3.model import build
 from fbnetv3.preprocess import Preprocess
 
 from .data import cifar_arch
+from .foreign import RECORD, is_foreign, open_foreign, open_run
 
-TIMM, TORCHVISION = "timm:", "torchvision:"
+LOCAL_DIR, HF_HUB = "local-dir:", "hf-hub:"
 
 
 class Network(NamedTuple):
@@ -47,8 +48,8 @@ def open_network(
 
     Args:
         name: a model of this package, with a tag for trained weights ("fbnetv3_a.meta_in1k"), the
-            path of an architecture's JSON, "local-dir:PATH", "hf-hub:REPO", "timm:NAME" or
-            "torchvision:NAME".
+            path of an architecture's JSON, "local-dir:PATH" (also of a run of another library's
+            network), "hf-hub:REPO", "timm:NAME" or "torchvision:NAME".
         num_classes: of the logits; trained weights get a fresh classifier where theirs differs.
             None keeps what the network has.
         pretrained: load trained weights; None does so where the name says which.
@@ -61,11 +62,14 @@ def open_network(
         FileNotFoundError: a path does not exist, or weights cannot be fetched.
     """
     rates: dict[str, Any] = {"drop_rate": dropout, "drop_path_rate": drop_path}
-    if name.startswith(TIMM):
-        return _timm(name.removeprefix(TIMM), num_classes, bool(pretrained), rates)
-    if name.startswith(TORCHVISION):
-        return _torchvision(name.removeprefix(TORCHVISION), num_classes, bool(pretrained), rates)
-    has_weights = name.startswith(("local-dir:", "hf-hub:")) or (
+    if is_foreign(name):
+        return Network(
+            *open_foreign(name, num_classes, bool(pretrained), dropout=dropout, drop_path=drop_path)
+        )
+    folder = Path(name.removeprefix(LOCAL_DIR))
+    if name.startswith(LOCAL_DIR) and (folder / RECORD).is_file():
+        return Network(*open_run(folder, num_classes, dropout=dropout, drop_path=drop_path))
+    has_weights = name.startswith((LOCAL_DIR, HF_HUB)) or (
         "." in name and not name.endswith(".json")
     )
     if pretrained or (pretrained is None and has_weights):
@@ -103,9 +107,9 @@ def load_raw(network: Network, name: str) -> None:
         ValueError: the name is no folder, or its weights do not fit.
         FileNotFoundError: the run kept no raw weights: its only ones are raw.
     """
-    if not name.startswith("local-dir:"):
+    if not name.startswith(LOCAL_DIR):
         raise ValueError(f"{name!r} is no run's folder; expected local-dir:PATH for raw weights")
-    path = Path(name.removeprefix("local-dir:")) / "model_raw.safetensors"
+    path = Path(name.removeprefix(LOCAL_DIR)) / "model_raw.safetensors"
     load_strict(network.model, read_tensors(path), source=str(path))
 
 
@@ -115,8 +119,8 @@ def _with_weights(name: str, num_classes: int | None, rates: dict[str, Any]) -> 
 
     model = fbnetv3.create(name, pretrained=True, num_classes=num_classes, **rates)
     preprocess = Preprocess.from_timm_cfg(model.pretrained_cfg)
-    if name.startswith(("local-dir:", "hf-hub:")):
-        config = Path(name.removeprefix("local-dir:")) / "config.json"
+    if name.startswith((LOCAL_DIR, HF_HUB)):
+        config = Path(name.removeprefix(LOCAL_DIR)) / "config.json"
         names = json.loads(config.read_bytes()).get("label_names") if config.is_file() else None
         return Network(model, preprocess, tuple((label,) for label in names) if names else None)
     labels = WEIGHTS[name].labels if name in WEIGHTS else fbnetv3.get_weights(name).labels
@@ -132,76 +136,3 @@ def _arch(name: str) -> Arch:
     if not Path(name).is_file():
         raise FileNotFoundError(f"no architecture file at {name}; check the path")
     return Arch.from_json(Path(name).read_bytes())
-
-
-def _timm(name: str, num_classes: int | None, pretrained: bool, rates: dict[str, Any]) -> Network:
-    import timm
-
-    kwargs: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
-    try:
-        model = timm.create_model(
-            name, pretrained=pretrained, **kwargs, **{k: v for k, v in rates.items() if v}
-        )
-    except TypeError as error:
-        raise ValueError(
-            f"timm's {name} does not take {', '.join(k for k, v in rates.items() if v)}: {error}; "
-            "set that rate to 0 in the recipe, as in --set drop_path=0"
-        ) from error
-    except RuntimeError as error:
-        raise ValueError(f"timm cannot make {name!r}: {error}") from error
-    return Network(model, Preprocess.from_timm_cfg(vars(model)["pretrained_cfg"]))
-
-
-def _torchvision(
-    name: str, num_classes: int | None, pretrained: bool, rates: dict[str, Any]
-) -> Network:
-    from torchvision import models
-
-    try:
-        weights = models.get_model_weights(name).DEFAULT if pretrained else None
-        kwargs: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
-        model = models.get_model(name, weights=None, **kwargs)
-    except ValueError as error:
-        raise ValueError(f"torchvision has no model {name!r}: {error}") from error
-    # Heads that only help training would make it return more than logits.
-    for auxiliary in ("aux1", "aux2", "AuxLogits"):
-        if getattr(model, auxiliary, None) is not None:
-            setattr(model, auxiliary, None)
-            model.aux_logits = False
-    if weights is not None:
-        own = model.state_dict()
-        state = weights.get_state_dict(progress=False, check_hash=True)
-        # The classifier's shapes differ where the classes do.
-        fitting = {k: v for k, v in state.items() if k in own and v.shape == own[k].shape}
-        model.load_state_dict(fitting, strict=False)
-    if rates["drop_rate"]:
-        _set_dropout(model, name, rates["drop_rate"])
-    if rates["drop_path_rate"]:
-        _set_drop_path(model, name, rates["drop_path_rate"])
-    return Network(model)
-
-
-def _set_dropout(model: nn.Module, name: str, rate: float) -> None:
-    # Transformers have more of them, switched off inside their blocks.
-    dropouts = [m for m in model.modules() if isinstance(m, nn.Dropout) and m.p > 0]
-    if not dropouts:
-        raise ValueError(
-            f"torchvision's {name} has no dropout; set it to 0 in the recipe, as in --set dropout=0"
-        )
-    for module in dropouts:
-        module.p = rate
-
-
-def _set_drop_path(model: nn.Module, name: str, rate: float) -> None:
-    """Makes `rate` the highest of the network's own, which grow from block to block."""
-    from torchvision.ops import StochasticDepth
-
-    blocks = [m for m in model.modules() if isinstance(m, StochasticDepth) and m.p > 0]
-    if not blocks:
-        raise ValueError(
-            f"torchvision's {name} takes no drop_path; set it to 0 in the recipe, as in "
-            "--set drop_path=0"
-        )
-    highest = max(m.p for m in blocks)
-    for module in blocks:
-        module.p *= rate / highest

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from fbnetv3.model import FBNetV3
+from fbnetv3.pretrained import save_pretrained
 
 from .images import ImageSet
 from .logbook import EpochLog, write_weights
@@ -127,8 +128,6 @@ def train_epochs(
 def _write_results(folder: Path, trained: Trained, run: Run, images: ImageSet) -> None:
     """Writes the weights; a network of this package as a folder for `fbnetv3.create`."""
     if isinstance(trained.best, FBNetV3):
-        from fbnetv3.pretrained import save_pretrained
-
         save_pretrained(trained.best, folder, labels=images.classes, preprocess=run.preprocess)
     else:
         write_weights(
