@@ -19,7 +19,7 @@ from fbnetv3.search.spec import load_objective
 from fbnetv3.search.store import Batch, Proposal, Store, Trial
 from fbnetv3.search.worker import Outcome, Task
 
-from .ray_nodes import node_arguments
+from .ray_nodes import ray_cluster
 
 TOY = f"{Path(__file__).with_name('toy_objective.py')}:make"
 EPOCHS = 3
@@ -36,17 +36,10 @@ def local(objective: dict[str, Any], folder: Path, workers: int = 2) -> Engine:
 
 @pytest.fixture(scope="module")
 def ray_address() -> Iterator[str]:
-    ray: Any = pytest.importorskip("ray", reason="Ray is an extra")
-    utils: Any = pytest.importorskip("ray.cluster_utils")
-    cluster = utils.Cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 2, "include_dashboard": False, **node_arguments()},
-    )
+    pytest.importorskip("ray", reason="Ray is an extra")
     # Engines use the connection that is there, which saves some seconds each.
-    ray.init(cluster.address, log_to_driver=False)
-    yield cluster.address
-    ray.shutdown()
-    cluster.shutdown()
+    with ray_cluster(num_cpus=2) as cluster:
+        yield cluster.address
 
 
 @pytest.fixture(params=["local", pytest.param("ray", marks=pytest.mark.slow)])

@@ -1,6 +1,5 @@
 """The whole journey: answers, kills, limits, imports, exports, the same trials on any engine."""
 
-import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from fbnetv3.search.store import Batch, Proposal, Store
 
 from .killable import INFINITE, PLAN, SPACE, summary, toy
 from .killing import undergo
-from .ray_nodes import node_arguments
+from .ray_nodes import ray_cluster
 
 MACRO = Path(__file__).parents[3] / "shared" / "data" / "nas_bench_macro_cifar10.npz"
 WEIGHTS = np.array((0.5, 1.0, 2.0, 0.25, 1.5, 3.0))
@@ -108,26 +107,16 @@ def test_killed_search_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_same_trials_on_ray_as_here(tmp_path: Path) -> None:
-    ray: Any = pytest.importorskip("ray", reason="Ray is an extra")
+    pytest.importorskip("ray", reason="Ray is an extra")
     from fbnetv3.search.ray_engine import RayEngine
 
     small = plan(rounds=1, batch=6)
     with start(tmp_path / "here", small) as store:
         carry_out(store)
         expected = summary(store)
-    make_cluster: Any = importlib.import_module("ray.cluster_utils").Cluster
-    cluster = make_cluster(
-        initialize_head=True,
-        head_node_args={"num_cpus": 2, "include_dashboard": False, **node_arguments()},
-    )
-    ray.init(cluster.address, log_to_driver=False)
-    try:
-        with start(tmp_path / "ray", small) as store:
-            run(store, RayEngine(toy(), tmp_path / "ray"))
-            assert summary(store) == expected
-    finally:
-        ray.shutdown()
-        cluster.shutdown()
+    with ray_cluster(num_cpus=2), start(tmp_path / "ray", small) as store:
+        run(store, RayEngine(toy(), tmp_path / "ray"))
+        assert summary(store) == expected
 
 
 def test_stage_3_finds_answers_for_limits_that_were_not_asked_before(finished: Path) -> None:
