@@ -30,23 +30,23 @@ _REGISTERED: dict[str, Arch] = {}
 
 @dataclass(frozen=True)
 class Found:
-    """One row of `find`: a set of weights, or a model without any.
+    """One row of `find`: a set of weights.
 
     Attributes:
-        name: `model.tag`, or the model alone.
+        name: `model.tag`.
         macs_paper: multiply-adds for one image at the weights' resolution.
         params: every trainable number.
-        top1_pct: published or measured top-1 in percent, None without weights.
-        labels: the data set of that accuracy, None without weights.
-        license: SPDX name of the weights' licence, None without weights.
+        top1_pct: published or measured top-1 in percent.
+        labels: the data set of that accuracy.
+        license: SPDX name of the weights' licence.
     """
 
     name: str
     macs_paper: int
     params: int
-    top1_pct: float | None
-    labels: str | None
-    license: str | None
+    top1_pct: float
+    labels: str
+    license: str
 
 
 def list_models(
@@ -115,7 +115,7 @@ def find(
                     weights.license,
                 )
             )
-    return sorted(rows, key=lambda row: -(row.top1_pct or 0.0))
+    return sorted(rows, key=lambda row: -row.top1_pct)
 
 
 def get_arch(name: str) -> Arch:

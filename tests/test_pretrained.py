@@ -24,6 +24,7 @@ from fbnetv3.convert import detect_dialect
 from fbnetv3.model import FBNetV3, build
 from fbnetv3.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from fbnetv3.pretrained import from_pretrained, push_to_hub, read_pretrained, save_pretrained
+from fbnetv3.registry import create
 from fbnetv3.tables import ARCHS
 from fbnetv3.weights import WEIGHTS, HubFile, Weights
 
@@ -321,7 +322,13 @@ def test_a_pushed_model_is_read_back_from_the_hub(remote: Hub, tmp_path: Path) -
     before = len(remote.requests)
     again = from_pretrained("me/tuned", revision=COMMIT, cache_dir=tmp_path, offline=True)
     assert torch.equal(logits(again), logits(model))
+    created = create(f"hf-hub:me/tuned@{COMMIT}", pretrained=True, cache_dir=tmp_path, offline=True)
+    assert created.training
+    assert torch.equal(logits(created.eval()), logits(model))
     assert len(remote.requests) == before
+    fresh = create("hf_hub:me/tuned", cache_dir=tmp_path)
+    assert fresh.num_classes == 4
+    assert not torch.equal(logits(fresh.eval()), logits(model))
 
 
 def test_a_hub_file_is_pinned_by_its_first_use(remote: Hub, tmp_path: Path) -> None:
