@@ -29,13 +29,14 @@ from .predictor import (
     save_predictor,
     tau,
 )
-from .select import BINS, Selection, next_best, select_batch
+from .select import BINS, Selection, best_within, next_best, select_batch, select_in_turn
 from .space import Feasible, Floats, Matrix, Space
 from .store import Batch, Labels, Proposal, Store, Trial
 
 Notify = Callable[[str, Mapping[str, Any]], None]
 PREDICTOR = "predictor.safetensors"
 SEARCH_KINDS = ("random", "bins")
+IN_TURN = "limits"
 # What a predictor learns from: rounds, and labels of earlier searches.
 LABEL_KINDS = (*SEARCH_KINDS, "import")
 # Cross-validation needs so many labels, and looks at no more, as its cost grows faster than they.
@@ -56,7 +57,8 @@ class Plan:
         epochs: of a full training; 0 is what the objective has.
         early_stop: shorten trainings after the first round where its rankings allow it.
         bin_by: the cost that rounds are spread over; empty takes the first that is known.
-        bins: "equal", "quantile" or "none", see `select`.
+        bins: "equal" (the paper), "quantile" or "none", see `select`; or "limits", the best within
+            each limit in turn.
         within: bounds that every candidate keeps, as cost -> (lowest, highest). Rounds train
             nothing that no limit allows either.
         predictor: "paper", "nars", "gp", or "auto", the better of the last two at each fit.
@@ -90,8 +92,9 @@ class Plan:
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least {low}")
-        if self.bins not in BINS:
-            raise ValueError(f"bins is {self.bins!r}; expected one of {', '.join(BINS)}")
+        if self.bins not in (*BINS, IN_TURN):
+            known = ", ".join((*BINS, IN_TURN))
+            raise ValueError(f"bins is {self.bins!r}; expected one of {known}")
         if not self.limits:
             raise ValueError("limits is empty; give at least {}, a search without bounds")
         for bounds in (self.within, *self.limits):
@@ -266,6 +269,7 @@ class Optimizer:
         self.bin_by = self._cost_to_bin_by()
         self.predictor = self._make_predictor()
         self._hashes = problem.space.hashes(self.pool)
+        self._inside = np.stack([problem.feasible(limit)(self.pool) for limit in plan.limits])
         self._fitted = -1
         self._scores: Floats = np.zeros(0)
 
@@ -408,6 +412,8 @@ class Optimizer:
         return np.isin(self._hashes, self._problem.space.hashes(known))
 
     def _select(self, taken: npt.NDArray[np.bool_]) -> Selection:
+        if self._plan.bins == IN_TURN:
+            return select_in_turn(self._scores, self._inside, num=self._plan.batch, taken=taken)
         costs = self.costs.get(self.bin_by, np.zeros(len(self.pool)))
         bins = self._plan.bins if np.ptp(costs) > 0 else "none"
         ends = self._plan.within.get(self.bin_by)
@@ -431,6 +437,9 @@ class Optimizer:
             row, predicted = int(free[0]), None
         else:
             self.fit(index)
+            if self._plan.bins == IN_TURN:
+                row = best_within(self._scores, self._inside[trial.slot], taken)
+                return self._proposal(row, trial.slot, self._scores)
             older = [b.number for b in self._rounds()[:index]]
             known = self._store.known_genes(upto=older[-1])
             then = np.isin(self._hashes, self._problem.space.hashes(known))

@@ -85,6 +85,55 @@ def select_batch(
     return Selection(chosen[numbers], numbers, edges)
 
 
+def select_in_turn(
+    scores: npt.ArrayLike,
+    inside: npt.ArrayLike,
+    *,
+    num: int,
+    taken: npt.ArrayLike | None = None,
+) -> Selection:
+    """Returns the best predicted within each limit in turn, `num` in all; its bins are limits.
+
+    A limit without free candidates gives its turn to the best predicted elsewhere.
+
+    Args:
+        scores: (P,) predicted quality, higher is better.
+        inside: (limits, P) whether each candidate keeps each limit.
+        num: candidates wanted.
+        taken: (P,) true for candidates that were trained or have failed: never chosen.
+
+    Raises:
+        ValueError: a score is NaN, or nothing is free to choose.
+    """
+    score, within = np.asarray(scores, np.float64), np.asarray(inside, np.bool_)
+    free = np.ones(len(score), np.bool_) if taken is None else ~np.asarray(taken, np.bool_)
+    if np.isnan(score).any():
+        raise ValueError(f"{int(np.isnan(score).sum())} scores are NaN; refit the predictor")
+    if not free.any():
+        raise ValueError(f"none of {len(score)} candidates is free; enlarge the pool or the limits")
+    chosen, limits = list[int](), list[int]()
+    for turn in range(min(num, int(free.sum()))):
+        number = turn % len(within)
+        chosen.append(best_within(score, within[number], ~free))
+        limits.append(number)
+        free[chosen[-1]] = False
+    return Selection(np.array(chosen, np.int64), np.array(limits, np.int64), np.zeros(0))
+
+
+def best_within(scores: npt.ArrayLike, inside: npt.ArrayLike, taken: npt.ArrayLike) -> int:
+    """Returns the row of the best free candidate inside, or of all if none is.
+
+    Raises:
+        ValueError: no candidate is free.
+    """
+    free = ~np.asarray(taken, np.bool_)
+    within = free & np.asarray(inside, np.bool_)
+    allowed = within if within.any() else free
+    if not allowed.any():
+        raise ValueError("no candidate of the pool is free to replace a failed one")
+    return int(np.argmax(np.where(allowed, np.asarray(scores, np.float64), -np.inf)))
+
+
 def next_best(
     selection: Selection,
     number: int,
@@ -110,11 +159,7 @@ def next_best(
     free &= (cost >= low) & (cost <= high)
     last = len(selection.edges) - 2
     place = np.clip(np.searchsorted(selection.edges, cost, side="right") - 1, 0, last)
-    within = free & (place == number)
-    allowed = within if within.any() else free
-    if not allowed.any():
-        raise ValueError("no candidate of the pool is free to replace a failed one")
-    return int(np.argmax(np.where(allowed, score, -np.inf)))
+    return best_within(score, place == number, ~free)
 
 
 def _edges(cost: Floats, num: int, bins: str, limits: tuple[float, float] | None) -> Floats:

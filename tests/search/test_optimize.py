@@ -99,6 +99,29 @@ def test_nothing_is_trained_that_no_limit_allows(tmp_path: Path) -> None:
     store.close()
 
 
+def test_rounds_can_take_the_best_of_each_limit_in_turn(tmp_path: Path) -> None:
+    limits = ({"macs": (-np.inf, 125.0)}, {"macs": (-np.inf, 140.0)})
+    plan = Plan(**{**vars(PLAN), "limits": limits, "bins": "limits"})
+    store, optimizer = search(tmp_path / "s", plan)
+    trials = store.trials(batch=2)
+    assert [t.slot for t in trials] == [0, 1] * 4
+    assert all(t.costs["macs"] <= (125, 140)[t.slot] for t in trials)
+    # Nothing that was free within the first limit was expected to be better than its choices.
+    trained = {t.genes for t in store.trials()}
+    optimizer.fit(2)
+    free = [n for n, row in enumerate(optimizer.pool.tolist()) if tuple(row) not in trained]
+    cheap = [n for n in free if optimizer.costs["macs"][n] <= 125]
+    chosen = [t.predicted for t in trials if t.slot == 0]
+    assert optimizer.predictor.predict(optimizer.pool[cheap]).mean.max() <= min(chosen)  # type: ignore[type-var]
+    bad = ",".join(str(gene) for gene in trials[2].genes)
+    store.close()
+    other, _ = search(tmp_path / "t", plan, trouble={bad: "raise"})
+    (replaced,) = [t for t in other.trials(batch=2) if t.genes not in {x.genes for x in trials}]
+    assert replaced.slot == 0
+    assert replaced.costs["macs"] <= 125
+    other.close()
+
+
 def test_limits_that_hardly_any_candidate_keeps_are_left_to_stage_3(tmp_path: Path) -> None:
     limits = ({"macs": (-np.inf, 101.0)},)
     store, _ = search(tmp_path / "s", Plan(**{**vars(PLAN), "limits": limits}))

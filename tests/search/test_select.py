@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fbnetv3.search.select import next_best, select_batch
+from fbnetv3.search.select import next_best, select_batch, select_in_turn
 
 
 def test_one_best_of_each_equal_bin() -> None:
@@ -90,3 +90,14 @@ def test_impossible_batches_are_refused(change: dict, message: str) -> None:  # 
     fields = {"scores": [1, 2], "costs": [1, 2], "num": 2, **change}
     with pytest.raises(ValueError, match=message):
         select_batch(**fields)
+
+
+def test_limits_take_turns_and_an_empty_one_gives_its_turn_away() -> None:
+    inside = [[True, True, False, False], [False, False, False, False]]
+    found = select_in_turn([1.0, 2.0, 3.0, 4.0], inside, num=3, taken=[False] * 4)
+    assert found.indices.tolist() == [1, 3, 0]
+    assert found.bins.tolist() == [0, 1, 0]
+    with pytest.raises(ValueError, match="is free"):
+        select_in_turn([1.0], [[True]], num=1, taken=[True])
+    with pytest.raises(ValueError, match="NaN"):
+        select_in_turn([float("nan")], [[True]], num=1)
