@@ -19,6 +19,8 @@ import numpy as np
 from fbnetv3.arch import Arch
 
 from .evolve import CostsOf
+from .recipe import SCHEMA as RECIPE_SCHEMA
+from .recipe import Recipe
 from .results import write_json
 from .space import Matrix, Space
 from .store import Batch, Proposal, Store
@@ -30,19 +32,20 @@ LABEL = "label"
 WEIGHTS = "model.safetensors"
 
 
-def write_answers(folder: Path, space: Space, answers: Sequence[Answer]) -> list[Path]:
+def write_answers(store: Store, space: Space, answers: Sequence[Answer]) -> list[Path]:
     """Writes `answers/<number>/` with what each limit's winner is; returns the files.
 
     `candidate.json` has genes and figures, `recipe.json` the recipe, and `architecture.json`, where
-    the space describes networks, what `fbnetv3.create` loads.
+    the space describes networks, what `fbnetv3.create` loads. Where networks were trained, the
+    recipe is whole: what `fbnetv3 train --recipe` reads.
     """
     files: list[Path] = []
     for number, answer in enumerate(answers):
-        place = folder / "answers" / str(number)
+        place = store.folder / "answers" / str(number)
         contents: dict[str, Mapping[str, Any]] = {"candidate": describe(space, answer)}
         if answer.contenders:
             genes = np.array(answer.contenders[0].genes)
-            contents["recipe"] = space.recipe(genes)
+            contents["recipe"] = _recipe(space.recipe(genes), store.settings.get("objective", {}))
             if space.layout.arch is not None:
                 contents["architecture"] = space.decode(genes)[0].to_dict()
         for name, content in contents.items():
@@ -50,6 +53,14 @@ def write_answers(folder: Path, space: Space, answers: Sequence[Answer]) -> list
                 write_json(place / f"{name}.json", content)
                 files.append(place / f"{name}.json")
     return files
+
+
+def _recipe(fields: Mapping[str, Any], objective: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a recipe with what the objective adds to it."""
+    if objective.get("kind") != "train":
+        return dict(fields)
+    fixed = {**objective.get("recipe", {}), "epochs": objective["epochs"]}
+    return Recipe.from_dict({"schema": RECIPE_SCHEMA, **fields, **fixed}).to_dict()
 
 
 def describe(space: Space, answer: Answer) -> dict[str, Any]:

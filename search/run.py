@@ -232,7 +232,7 @@ def search(
     finally:
         coordinator.cancel()
     store.set_stage("answers", {"answers": [describe(problem.space, one) for one in answers]})
-    write_answers(store.folder, problem.space, answers)
+    write_answers(store, problem.space, answers)
     notify("finished", {"answers": len(answers)})
     return answers
 

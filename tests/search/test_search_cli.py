@@ -16,6 +16,7 @@ from fbnetv3.search.cli import app, parse_limit
 from fbnetv3.search.gene import Gene
 from fbnetv3.search.latency_table import LatencyTable
 from fbnetv3.search.layout import Layout
+from fbnetv3.search.recipe import Recipe
 from fbnetv3.search.space import Space
 from fbnetv3.search.store import Store
 from fbnetv3.tables import ARCHS
@@ -311,3 +312,5 @@ def test_trained_search_hands_out_networks_that_load(tmp_path: Path) -> None:
     arch = Arch.from_json((out / "0" / "architecture.json").read_bytes())
     assert model.arch == arch
     assert model.num_classes == 2
+    recipe = Recipe.from_json((out / "0" / "recipe.json").read_bytes())
+    assert (recipe.epochs, recipe.batch_size) == (1, 8)
