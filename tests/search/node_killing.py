@@ -26,32 +26,31 @@ def undergo_nodes(folder: Path, *, kills: int, sleep_s: float) -> dict[str, Any]
         run(store, engine)
         engine.close()
         expected = summary(store)
-    ended, killed = threading.Event(), 0
+    found: dict[str, Any] = {}
+
+    def search() -> None:
+        with create(folder / "ray", space=SPACE, objective=spec, plan=PLAN) as store:
+            engine_on_ray = RayEngine(spec, folder / "ray", max_running=3)
+            run(store, engine_on_ray, policy=Policy(max_attempts=100))
+            found.update(summary(store))
+            found["failures"] = sum(trial.failures for trial in store.trials())
+            engine_on_ray.close()
+
+    killed, rng = 0, random.Random(0)
     with ray_cluster(num_cpus=0) as cluster:
         nodes = [add_node(cluster, num_cpus=1) for _ in range(2)]
         begun = time.monotonic()
-
-        def kill() -> None:
-            nonlocal killed
-            rng = random.Random(0)
-            while killed < kills and not ended.wait(rng.uniform(0.5, 4.0)):
+        # Ray starts nodes from the main thread only.
+        thread = threading.Thread(target=search)
+        thread.start()
+        while thread.is_alive():
+            thread.join(rng.uniform(0.5, 4.0))
+            if killed < kills and thread.is_alive():
                 cluster.remove_node(nodes.pop(rng.randrange(len(nodes))), allow_graceful=False)
                 killed += 1
                 nodes.append(add_node(cluster, num_cpus=1))
-
-        thread = threading.Thread(target=kill)
-        try:
-            with create(folder / "ray", space=SPACE, objective=spec, plan=PLAN) as store:
-                engine_on_ray = RayEngine(spec, folder / "ray", max_running=3)
-                thread.start()
-                run(store, engine_on_ray, policy=Policy(max_attempts=100))
-                found = summary(store)
-                failures = sum(trial.failures for trial in store.trials())
-                engine_on_ray.close()
-        finally:
-            ended.set()
-            thread.join()
         seconds = time.monotonic() - begun
+    failures = found.pop("failures")
     return {
         "nodes_killed": killed,
         "identical_trials_order_and_answer": found == expected,
