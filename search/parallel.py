@@ -6,11 +6,11 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,9 +88,25 @@ class AllReduceBatchNorm2d(nn.BatchNorm2d):
         return out
 
 
+class _Sum(torch.autograd.Function):
+    """The sum over all processes, whose gradients flow back to all of them.
+
+    torch's own is deprecated, its successor private.
+    """
+
+    @staticmethod
+    def forward(_context: Any, values: Tensor) -> Tensor:
+        """Returns the sum, the same in every process."""
+        return summed(values.clone())
+
+    @staticmethod
+    def backward(_context: Any, gradient: Tensor) -> Tensor:
+        """Returns the sum of the gradients, as every process's output depends on this input."""
+        return summed(gradient.clone())
+
+
 def _sum(values: Tensor) -> Tensor:
-    """Returns the sum over all processes; gradients flow back to all of them."""
-    total: Tensor = all_reduce(values)  # type: ignore[no-untyped-call]  # torch has no type for it
+    total: Tensor = _Sum.apply(values)
     return total
 
 

@@ -358,7 +358,7 @@ def test_two_processes_train_as_one_with_the_doubled_batch(tmp_path: Path, local
         subprocess.Popen(program, cwd=HERE.parents[1], env={**env, "RANK": str(rank)})
         for rank in (0, 1)
     ]
-    assert [process.wait(120) for process in started] == [0, 0]
+    assert [process.wait(250) for process in started] == [0, 0]
     nodes = 2 // local
     recipe = tiny_recipe(mixup=0.0, dropout=0.0, drop_path=0.0, epochs=2, optimizer="sgd", lr=0.01)
     whole = dataclasses.replace(recipe, batch_size=16 * nodes, lr=0.01 * nodes)
