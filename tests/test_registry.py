@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
 import logging
 import threading
 from collections.abc import Callable, Iterator
@@ -340,13 +341,15 @@ def test_a_grey_image_gives_what_it_gave_as_rgb(golden_network: Make) -> None:
     torch.testing.assert_close(logits(grey, x), expected, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("stored", [1, 3, 4])
-@pytest.mark.parametrize("in_chans", [1, 2, 3, 4, 7])
+@pytest.mark.parametrize(
+    ("stored", "in_chans"),
+    [(stored, asked) for stored in (3, 1, 4) for asked in (1, 2, 3, 4, 7) if stored != asked],
+)
 def test_stems_are_adapted_as_timm_does(stored: int, in_chans: int) -> None:
     weight = torch.randn(8, stored, 3, 3, generator=torch.Generator().manual_seed(0))
-    if stored == in_chans:
-        return
-    expected = adapt_input_conv(in_chans, weight, base_chans=stored)
+    if stored != 3 and "base_chans" not in inspect.signature(adapt_input_conv).parameters:
+        pytest.skip("this timm adapts RGB stems only")
+    expected = adapt_input_conv(in_chans, weight, **({} if stored == 3 else {"base_chans": stored}))
     torch.testing.assert_close(adapt_stem(weight, in_chans), expected)
 
 
