@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from fbnetv3.preprocess import Preprocess
 from fbnetv3.search.batches import Batch, default_preprocess
 from fbnetv3.search.distill import CachedTeacher, NetworkTeacher, cached_teacher, two_step
+from fbnetv3.search.logbook import EpochLog
 from fbnetv3.search.loop import Loop
 from fbnetv3.search.train import Hardware, train
 
@@ -142,6 +143,24 @@ def test_two_steps_train_the_largest_and_then_all_from_it(tmp_path: Path) -> Non
     assert set(results) == {"small", "large"}
     assert all(result.top1_pct > 50 for result in results.values())
     assert {p.name for p in tmp_path.iterdir()} == {"teacher", "small", "large"}
+
+
+def test_two_steps_that_were_stopped_go_on_where_they_were(tmp_path: Path) -> None:
+    networks = {"small": lambda: tiny_model(1), "large": lambda: tiny_model(2)}
+    images, val = tiny_images(96), tiny_images(seed=1)
+    recipe = dataclasses.replace(PLAIN, epochs=2)
+
+    def stop(name: str, log: EpochLog) -> None:
+        if (name, log.epoch) == ("small", 1):
+            raise InterruptedError
+
+    whole = two_step(networks, "large", images, val, tiny_run(tmp_path / "whole", recipe))
+    with pytest.raises(InterruptedError):
+        two_step(networks, "large", images, val, tiny_run(tmp_path / "cut", recipe), on_epoch=stop)
+    rest = two_step(networks, "large", images, val, tiny_run(tmp_path / "cut", recipe))
+    for name, trained in whole.items():
+        again = rest[name].best.state_dict()
+        assert all(torch.equal(t, again[key]) for key, t in trained.best.state_dict().items())
 
 
 def test_the_largest_has_to_be_one_of_them() -> None:

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
+from torchvision import models
 from torchvision.ops import StochasticDepth
 
 from fbnetv3.search.batches import default_preprocess
-from fbnetv3.search.foreign import write_record
+from fbnetv3.search.foreign import _preprocess_of, write_record
 from fbnetv3.search.logbook import write_weights
 from fbnetv3.search.networks import check_input, open_network
 
@@ -84,6 +86,16 @@ def test_an_unknown_name_is_refused(name: str) -> None:
 def test_an_architecture_file_that_is_missing_is_named() -> None:
     with pytest.raises(FileNotFoundError, match=r"lost\.json"):
         open_network("lost.json")
+
+
+def test_torchvisions_own_evaluation_of_an_image_is_kept() -> None:
+    transform = models.ResNet50_Weights.IMAGENET1K_V2.transforms()
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (300, 400, 3), generator=generator, dtype=torch.uint8)
+    image = Image.fromarray(pixels.numpy())
+    ours = torch.from_numpy(_preprocess_of(transform)(image))
+    assert ours.shape == (3, 224, 224)
+    torch.testing.assert_close(ours, transform(image), rtol=0, atol=1e-4)
 
 
 def test_another_librarys_run_is_opened_again_also_for_other_classes(tmp_path: Path) -> None:
