@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from .json_record import keywords_of, read_json
+
 SCHEMA = "fbnetv3-arch/1"
 ACTIVATIONS = ("hard_swish", "relu")
 
@@ -313,9 +315,9 @@ class Arch:
         rows = fields.get("rows")
         if not isinstance(rows, list):
             raise _refuse("rows", rows, "a list of rows")
-        made = tuple(Row(**_known(Row, row, f"rows[{n}]")) for n, row in enumerate(rows))
+        made = tuple(Row(**keywords_of(Row, row, f"rows[{n}]")) for n, row in enumerate(rows))
         body = {key: value for key, value in fields.items() if key != "schema"}
-        return Arch(**{**_known(Arch, body, "architecture"), "rows": made})
+        return Arch(**{**keywords_of(Arch, body, "architecture"), "rows": made})
 
     @staticmethod
     def from_json(text: str | bytes) -> Arch:
@@ -324,24 +326,4 @@ class Arch:
         Raises:
             ValueError: the text is no JSON, or a field is missing, unknown or out of range.
         """
-        try:
-            fields = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"the architecture is not valid JSON: {error}") from None
-        return Arch.from_dict(fields)
-
-
-def _known(kind: type[Row] | type[Arch], fields: Any, where: str) -> dict[str, Any]:
-    """Returns `fields` as keyword arguments of `kind`, or says which is missing or unknown."""
-    if not isinstance(fields, Mapping):
-        raise _refuse(where, fields, "a JSON object")
-    declared = dataclasses.fields(kind)
-    names = [f.name for f in declared]
-    unknown = sorted(str(key) for key in fields if key not in names)
-    if unknown:
-        raise ValueError(f"{where} has unknown field {unknown[0]!r}; known: {', '.join(names)}")
-    required = [f.name for f in declared if f.default is dataclasses.MISSING]
-    missing = [name for name in required if name not in fields]
-    if missing:
-        raise ValueError(f"{where} lacks field {missing[0]!r}; needed: {', '.join(required)}")
-    return dict(fields)
+        return Arch.from_dict(read_json(text, "the architecture"))

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from .json_record import keywords_of
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -178,18 +180,7 @@ class Preprocess:
         Raises:
             ValueError: a field is missing, unknown or out of range; the message names it.
         """
-        if not isinstance(fields, Mapping):
-            raise _refuse("preprocess", fields, "a JSON object")
-        names = [field.name for field in dataclasses.fields(Preprocess)]
-        for complaint, wrong in (
-            ("unknown", [str(key) for key in fields if key not in names]),
-            ("missing", [name for name in names if name not in fields]),
-        ):
-            if wrong:
-                raise ValueError(
-                    f"preprocess: {complaint} field {wrong[0]!r}; expected {', '.join(names)}"
-                )
-        return Preprocess(**fields)
+        return Preprocess(**keywords_of(Preprocess, fields, "preprocess"))
 
     @staticmethod
     def from_timm_cfg(cfg: Mapping[str, Any], *, use_test_size: bool = False) -> Preprocess:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from fbnetv3.arch import Arch, round_channels
+from fbnetv3.json_record import read_json
 
 from .cost import Form, gather, make_tables
 from .space import Floats, Matrix, Space
@@ -122,10 +123,7 @@ class LatencyTable:
         Raises:
             ValueError: the text is no table of this version.
         """
-        try:
-            fields = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"the latency table is not valid JSON: {error}") from None
+        fields = read_json(text, "the latency table")
         if not isinstance(fields, dict) or fields.pop("schema", None) != SCHEMA:
             raise ValueError(f"this is no latency table; expected schema {SCHEMA!r}")
         names = [f.name for f in dataclasses.fields(Operator)]

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fbnetv3.json_record import keywords_of, read_json
+
 SCHEMA = "fbnetv3-recipe/1"
 OPTIMIZERS = ("rmsprop", "sgd")
 SCHEDULES = ("exponential", "cosine", "linear", "constant")
@@ -137,20 +139,8 @@ class Recipe:
             raise _refuse("recipe", fields, "a JSON object")
         if fields.get("schema") != SCHEMA:
             raise _refuse("schema", fields.get("schema"), repr(SCHEMA))
-        body = {str(key): value for key, value in fields.items() if key != "schema"}
-        declared = dataclasses.fields(Recipe)
-        names = [field.name for field in declared]
-        unknown = sorted(key for key in body if key not in names)
-        if unknown:
-            raise ValueError(f"recipe has unknown field {unknown[0]!r}; known: {', '.join(names)}")
-        missing = [
-            field.name
-            for field in declared
-            if field.default is dataclasses.MISSING and field.name not in body
-        ]
-        if missing:
-            raise ValueError(f"recipe lacks field {missing[0]!r}; see fbnetv3.search.recipe.Recipe")
-        return Recipe(**body)
+        body = {key: value for key, value in fields.items() if key != "schema"}
+        return Recipe(**keywords_of(Recipe, body, "recipe"))
 
     @staticmethod
     def from_json(text: str | bytes) -> Recipe:
@@ -159,11 +149,7 @@ class Recipe:
         Raises:
             ValueError: the text is no JSON, or a field is missing, unknown or out of range.
         """
-        try:
-            fields = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"the recipe is not valid JSON: {error}") from None
-        return Recipe.from_dict(fields)
+        return Recipe.from_dict(read_json(text, "the recipe"))
 
 
 def _refuse(field: str, value: object, expected: str) -> ValueError:

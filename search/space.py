@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fbnetv3.arch import Arch, round_channels
+from fbnetv3.json_record import read_json
 
 from .gene import Gene, span
 from .layout import WIDTHS, Layout, Value, same
@@ -450,10 +451,7 @@ class Space:
         Raises:
             ValueError: the text is no JSON, or a field is missing, unknown or out of range.
         """
-        try:
-            fields = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"the space is not valid JSON: {error}") from None
+        fields = read_json(text, "the space")
         if not isinstance(fields, dict) or fields.get("schema") != SCHEMA:
             given = fields.get("schema") if isinstance(fields, dict) else fields
             raise ValueError(f"the space's schema is {given!r}; expected {SCHEMA!r}")

@@ -23,7 +23,17 @@ FOLDERS = {"fbnetv3": ROOT / "fbnetv3_zoo", "fbnetv3.search": ROOT / "search"}
 
 # What the search may use of the zoo, beside the names of `import fbnetv3`.
 SEARCH_USES = frozenset(
-    {"arch", "checkpoint", "counts", "labels", "latency", "model", "preprocess", "pretrained"}
+    {
+        "arch",
+        "checkpoint",
+        "counts",
+        "json_record",
+        "labels",
+        "latency",
+        "model",
+        "preprocess",
+        "pretrained",
+    }
     | {"registry", "tables", "weights"}
 )
 # The only place where the zoo knows of the search: the command line lends it two commands.
@@ -32,7 +42,8 @@ ZOO_USES_SEARCH = {("fbnetv3.cli", "fbnetv3.search")}
 # Of the zoo's own files, all that each of these may import, inside functions too.
 ROOMS = {
     "_version": set(),
-    "arch": set(),
+    "arch": {"json_record"},
+    "json_record": set(),
     "tables": {"arch"},
     "counts": {"arch"},
     "blocks": set(),
@@ -54,7 +65,7 @@ ROOMS = {
 }
 # Files that can be used where torch is not wanted, with all that they import at once.
 TORCH_FREE = {
-    "fbnetv3": "arch convert counts images labels labelled license_policy preprocess "
+    "fbnetv3": "arch convert counts images json_record labels labelled license_policy preprocess "
     "pretrained_cfg registry tables weights cli cli_deploy cli_group",
     "fbnetv3.search": "cost evolve gene objective optimize recipe run scale select space spaces "
     "store cli",

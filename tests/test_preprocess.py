@@ -159,7 +159,7 @@ def test_missing_and_unknown_fields_are_named() -> None:
     with pytest.raises(ValueError, match="unknown field 'size'"):
         Preprocess.from_dict({**fields, "size": 3})
     del fields["std"]
-    with pytest.raises(ValueError, match="missing field 'std'"):
+    with pytest.raises(ValueError, match="lacks field 'std'"):
         Preprocess.from_dict(fields)
 
 

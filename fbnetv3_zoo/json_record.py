@@ -1,0 +1,40 @@
+"""JSON texts to dataclasses: what is no JSON, missing or unknown is refused by its name."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Any
+
+
+def read_json(text: str | bytes, what: str) -> Any:
+    """Returns the value of a JSON text; `what` is its name in errors.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{what} is not valid JSON: {error}") from None
+
+
+def keywords_of(kind: type, fields: Any, where: str) -> dict[str, Any]:
+    """Returns a JSON object as keyword arguments of the dataclass `kind`; `where` is for errors.
+
+    Raises:
+        ValueError: it is no object, or a field is unknown or missing; the message names it.
+    """
+    if not isinstance(fields, Mapping):
+        raise ValueError(f"{where} is {fields!r}; expected a JSON object")
+    declared = dataclasses.fields(kind)
+    names = [f.name for f in declared]
+    unknown = sorted(str(key) for key in fields if key not in names)
+    if unknown:
+        raise ValueError(f"{where} has unknown field {unknown[0]!r}; known: {', '.join(names)}")
+    required = [f.name for f in declared if f.default is dataclasses.MISSING]
+    missing = [name for name in required if name not in fields]
+    if missing:
+        raise ValueError(f"{where} lacks field {missing[0]!r}; needed: {', '.join(required)}")
+    return dict(fields)
