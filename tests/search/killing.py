@@ -99,13 +99,14 @@ def _wait(process: subprocess.Popen[str], folder: Path, rng: random.Random) -> N
     if rng.random() < 0.25:
         time.sleep(rng.uniform(0.0, LONGEST_S))
         return
-    before = _results(folder)
-    while process.poll() is None and _results(folder) == before:
+    before = results(folder)
+    while process.poll() is None and results(folder) == before:
         time.sleep(0.05)
     time.sleep(rng.uniform(0.0, 0.7))
 
 
-def _results(folder: Path) -> int:
+def results(folder: Path) -> int:
+    """Returns how many labels have been written."""
     return sum(1 for _ in (folder / "trials").glob("*/*/epoch_*.json"))
 
 

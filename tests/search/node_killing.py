@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from killable import PLAN, SPACE, summary, toy  # type: ignore[import-not-found]  # a script's
-from killing import needless  # type: ignore[import-not-found]  # a script's
+from killing import needless, results  # type: ignore[import-not-found]  # a script's
 from ray_nodes import add_node, ray_cluster  # type: ignore[import-not-found]  # a script's
 
 from fbnetv3.search.coordinator import Policy
@@ -44,7 +44,11 @@ def undergo_nodes(folder: Path, *, kills: int, sleep_s: float) -> dict[str, Any]
         thread = threading.Thread(target=search)
         thread.start()
         while thread.is_alive():
-            thread.join(rng.uniform(0.5, 4.0))
+            # A kill for each few labels, so that the search gets on however slow the machine is.
+            before = results(folder / "ray") + rng.randrange(4)
+            while thread.is_alive() and results(folder / "ray") <= before:
+                thread.join(0.2)
+            thread.join(rng.uniform(0.0, 1.0))
             if killed < kills and thread.is_alive():
                 cluster.remove_node(nodes.pop(rng.randrange(len(nodes))), allow_graceful=False)
                 killed += 1
