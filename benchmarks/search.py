@@ -97,7 +97,7 @@ def search_once(name: str, problem: str, method: str, seed: int) -> dict[str, An
     record: dict[str, Any] = {"problem": problem, "method": method, "seed": seed}
     began = time.process_time()
     if method in PLANNED and problem != "M":
-        for mark in marks[1:]:
+        for mark in (96, BUDGET):
             task = Task(table, limits_of(table, problem), mark, seed, shares)
             run(METHODS[method], task)
             record |= figures(task, mark)
