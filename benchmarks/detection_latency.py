@@ -51,19 +51,23 @@ def theirs_of(make: Callable[..., nn.Module], **kwargs: Any) -> Make:
 
 
 GROUPS: dict[str, dict[str, Make]] = {
-    "Faster R-CNN FPN 320": {
+    "Faster R-CNN 320": {
         "fbnetv3_a": ours_of(ours.faster_rcnn, "a", **SMALL),
         "fbnetv3_e": ours_of(ours.faster_rcnn, "e", **SMALL),
         "fbnetv3_g": ours_of(ours.faster_rcnn, "g", **SMALL),
+        # torchvision's mobile detector takes its two coarsest maps only.
+        "fbnetv3_a res4-5": ours_of(ours.faster_rcnn, "a", features=("res4", "res5"), **SMALL),
+        "fbnetv3_e res4-5": ours_of(ours.faster_rcnn, "e", features=("res4", "res5"), **SMALL),
         "fbnetv3_a C4": ours_of(ours.faster_rcnn_c4, "a", **SMALL),
         "fbnetv3_e C4": ours_of(ours.faster_rcnn_c4, "e", **SMALL),
         "mobilenet_v3_large 320": theirs_of(detection.fasterrcnn_mobilenet_v3_large_320_fpn),
         "resnet50": theirs_of(detection.fasterrcnn_resnet50_fpn, **SMALL),
     },
-    "Faster R-CNN FPN 800": {
+    "Faster R-CNN 800": {
         "fbnetv3_a": ours_of(ours.faster_rcnn, "a"),
         "fbnetv3_e": ours_of(ours.faster_rcnn, "e"),
         "fbnetv3_g": ours_of(ours.faster_rcnn, "g"),
+        "fbnetv3_a res4-5": ours_of(ours.faster_rcnn, "a", features=("res4", "res5")),
         "mobilenet_v3_large": theirs_of(detection.fasterrcnn_mobilenet_v3_large_fpn),
         "resnet50": theirs_of(detection.fasterrcnn_resnet50_fpn),
     },

@@ -42,6 +42,9 @@ NORMS: dict[str, NormFactory | None] = {
     "FrozenBN": FrozenBatchNorm2d,
 }
 Model = str | Arch | Path
+PYRAMID = ("res2", "res3", "res4", "res5")
+ANCHOR_SIZES = (32, 64, 128, 256, 512)
+ASPECT_RATIOS = (0.5, 1.0, 2.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +180,7 @@ def faster_rcnn(
     pretrained: bool = False,
     options: Options = DEFAULT,
     out_channels: int = 256,
+    features: Sequence[str] = PYRAMID,
     **kwargs: Any,
 ) -> FasterRCNN:
     """Returns Faster R-CNN with a feature pyramid.
@@ -187,9 +191,15 @@ def faster_rcnn(
         pretrained: load the network's weights; the detector's heads are fresh.
         options: how the trunk is built.
         out_channels: channels of the pyramid.
+        features: the trunk's maps that become levels. With fewer than four, every level has anchors
+            of all sizes, as in torchvision's mobile detectors: `("res4", "res5")` costs a quarter.
         **kwargs: those of torchvision's `FasterRCNN`: `min_size`, `box_nms_thresh`, ...
     """
-    pyramid = _pyramid(model, pretrained, options, out_channels, LastLevelMaxPool())
+    pyramid = _pyramid(model, pretrained, options, out_channels, LastLevelMaxPool(), features)
+    if len(features) < len(PYRAMID) and "rpn_anchor_generator" not in kwargs:
+        levels = len(features) + 1
+        anchors = AnchorGenerator((ANCHOR_SIZES,) * levels, (ASPECT_RATIOS,) * levels)
+        kwargs["rpn_anchor_generator"] = anchors
     return FasterRCNN(pyramid, num_classes, **kwargs)
 
 
@@ -231,7 +241,7 @@ def faster_rcnn_c4(
     num_classes: int,
     pretrained: bool = False,
     options: Options = DEFAULT,
-    anchor_sizes: Sequence[int] = (32, 64, 128, 256, 512),
+    anchor_sizes: Sequence[int] = ANCHOR_SIZES,
     **kwargs: Any,
 ) -> FasterRCNN:
     """Returns Faster R-CNN on `res4` alone, with the network's own rows as heads, as in the paper.
@@ -249,7 +259,7 @@ def faster_rcnn_c4(
     # Three networks, since the proposal head's rows are a copy of the trunk's.
     trunk, box, proposals = (options.network(model, pretrained) for _ in range(3))
     backbone = Renamed(options.trunk(trunk, ["res4"]), ["0"])
-    anchors = AnchorGenerator((tuple(anchor_sizes),), ((0.5, 1.0, 2.0),))
+    anchors = AnchorGenerator((tuple(anchor_sizes),), (ASPECT_RATIOS,))
     head = RegionHead(box, grad_checkpointing=options.grad_checkpointing)
     return FasterRCNN(
         backbone,
@@ -347,7 +357,7 @@ def _pyramid(
     options: Options,
     out_channels: int,
     extra: ExtraFPNBlock,
-    features: Sequence[str] = ("res2", "res3", "res4", "res5"),
+    features: Sequence[str] = PYRAMID,
 ) -> Pyramid:
     body = options.trunk(options.network(model, pretrained), features)
     return Pyramid(body, out_channels=out_channels, extra=extra)

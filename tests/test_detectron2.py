@@ -93,7 +93,7 @@ def small_config(kind: str) -> Any:
     cfg.MODEL.ROI_HEADS.NUM_CLASSES = 2
     cfg.MODEL.ROI_HEADS.BATCH_SIZE_PER_IMAGE = 32
     cfg.MODEL.ROI_BOX_HEAD.FC_DIM = 128
-    cfg.MODEL.ROI_MASK_HEAD.CONV_DIM = 16
+    cfg.MODEL.ROI_MASK_HEAD.CONV_DIM = 64
     cfg.MODEL.ROI_MASK_HEAD.NUM_CONV = 2
     cfg.INPUT.MIN_SIZE_TRAIN = (SIDE,)
     cfg.INPUT.MAX_SIZE_TRAIN = cfg.INPUT.MIN_SIZE_TEST = cfg.INPUT.MAX_SIZE_TEST = SIDE
@@ -513,7 +513,7 @@ def test_eight_images_are_learnt_by_heart(kind: str, shapes: CocoFolder) -> None
     torch.manual_seed(0)
     model = build_model(small_config(kind)).train()
     batch = batch_of(shapes)
-    steps = 80
+    steps = 200
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
     losses = []

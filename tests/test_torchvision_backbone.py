@@ -46,6 +46,11 @@ def nano(golden_network: Callable[..., FBNetV3], tmp_path: Path) -> str:
     ("make", "kwargs", "keys"),
     [
         (faster_rcnn, SMALL | {"out_channels": 16}, {"boxes", "labels", "scores"}),
+        (
+            faster_rcnn,
+            SMALL | {"out_channels": 16, "features": ("res4", "res5")},
+            {"boxes", "labels", "scores"},
+        ),
         (faster_rcnn_c4, SMALL, {"boxes", "labels", "scores"}),
         (retinanet, SMALL | {"out_channels": 16}, {"boxes", "labels", "scores"}),
         (ssdlite, {"size": 64}, {"boxes", "labels", "scores"}),
@@ -153,6 +158,7 @@ def test_images_are_normalised_as_in_torchvisions_own_detectors() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_eight_images_are_learnt_by_heart(tmp_path: Path) -> None:
     folder = draw_shapes(tmp_path, side=96, rng=np.random.default_rng(0))
     shapes = CocoFolder(folder)
@@ -170,7 +176,7 @@ def test_eight_images_are_learnt_by_heart(tmp_path: Path) -> None:
     ).train()
     items = [shapes[n] for n in range(len(shapes))]
     images, targets = [image for image, _ in items], [target for _, target in items]
-    steps = 60
+    steps = 120
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
     losses = []
@@ -185,8 +191,10 @@ def test_eight_images_are_learnt_by_heart(tmp_path: Path) -> None:
     with torch.no_grad():
         outputs = model.eval()(images)
     found = {int(t["image_id"]): output for t, output in zip(targets, outputs, strict=True)}
+    ap50 = shapes.score(found)["AP50"]
+    print(f"loss {losses[0]:.3f} -> {losses[-1]:.3f}, AP50 {ap50:.3f}")
     assert losses[-1] < losses[0] / 10
-    assert shapes.score(found)["AP50"] > 0.9
+    assert ap50 > 0.9
 
 
 def test_a_detector_exports_to_onnx_and_finds_the_same(nano: str, tmp_path: Path) -> None:
@@ -217,6 +225,7 @@ def test_a_detector_exports_to_onnx_and_finds_the_same(nano: str, tmp_path: Path
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_trunk_exports_to_onnx_at_any_size(nano: str, tmp_path: Path) -> None:
     trunk = Trunk(load_network(nano, pretrained=True), ["res3", "res5"]).eval()
     path = str(tmp_path / "trunk.onnx")
