@@ -115,11 +115,13 @@ def train(options: argparse.Namespace) -> None:
     lr = LR_PER_IMAGE * options.batch_size if options.lr is None else options.lr
     optimizer = optimizer_of(model, lr)
 
+    warm_up: int = options.warm_up
+    steps_left: int = max(1, options.steps - warm_up)
+
     def scale(step: int) -> float:
-        if step < options.warm_up:
-            return (step + 1) / (options.warm_up + 1)
-        share: float = (step - options.warm_up) / max(1, options.steps - options.warm_up)
-        return 0.5 * (1 + math.cos(math.pi * share))
+        if step < warm_up:
+            return (step + 1) / (warm_up + 1)
+        return 0.5 * (1 + math.cos(math.pi * (step - warm_up) / steps_left))
 
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, scale)
     parts: dict[str, Any] = {

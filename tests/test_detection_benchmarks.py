@@ -151,9 +151,21 @@ def test_detectron2s_entry_trains_and_scores(load: Any, folder: Path, tmp_path: 
         "INPUT.MIN_SIZE_TEST": "64",
     }
     pairs = [part for pair in settings.items() for part in pair]
-    for command in ("train", "eval"):
+    out = tmp_path / "out"
+
+    def run(command: str) -> dict[str, torch.Tensor]:
         given = [command, str(folder), "--config", "faster_rcnn_fbnetv3_a_c4"]
-        script.main([*given, "--out", str(tmp_path / "out"), *pairs])
-    assert "last_checkpoint" in {path.name for path in (tmp_path / "out").iterdir()}
-    scores = json.loads((tmp_path / "out" / "scores.json").read_text())
+        script.main([*given, "--out", str(out), *pairs])
+        saved = torch.load(out / "ema" / "model.pth", weights_only=True)
+        tensors: dict[str, torch.Tensor] = saved["model"]
+        return tensors
+
+    average = run("train")
+    last = torch.load(out / "model_final.pth", weights_only=True)["model"]
+    assert not all(torch.equal(average[name], tensor) for name, tensor in last.items())
+    # No step is left: what was averaged is read back and written again.
+    again = run("train")
+    assert all(torch.equal(again[name], tensor) for name, tensor in average.items())
+    run("eval")
+    scores = json.loads((out / "scores.json").read_text())
     assert "AP50" in scores["percent"]["bbox"]
