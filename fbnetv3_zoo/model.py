@@ -183,10 +183,7 @@ class FBNetV3(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-            elif isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
-                module.reset_parameters()
-        for module in self.modules():
-            if isinstance(module, InvertedResidual) and module.has_residual:
+            elif isinstance(module, InvertedResidual) and module.has_residual:
                 scale = getattr(module.project.bn, "weight", None)
                 if scale is not None:
                     nn.init.zeros_(scale)
@@ -372,14 +369,8 @@ def build(
     if not isinstance(arch, Arch):
         raise ValueError(f"arch is a {type(arch).__name__}; expected fbnetv3.Arch")
     target = torch.device(device) if device is not None else torch.get_default_device()
-    if has_foreign_layers(kwargs) or target.type == "meta":
-        with target:
-            model = FBNetV3(arch, **kwargs)
-    else:
-        # Every layer draws weights when it is made, which `init_weights` would draw again.
-        with torch.device("meta"):
-            model = FBNetV3(arch, **kwargs)
-        model.to_empty(device=target).init_weights()
+    with target:
+        model = FBNetV3(arch, **kwargs)
     return model.to(dtype=dtype) if dtype is not None else model
 
 
