@@ -127,8 +127,8 @@ def torch_runner(
 def _torch_module(model: nn.Module, backend: str, device: str) -> nn.Module:
     import torch
 
-    from .model import FBNetV3
     from .inference import fold_batch_norm
+    from .model import FBNetV3
 
     module: nn.Module = copy.deepcopy(model).eval().requires_grad_(False).to(device)
     if backend not in ("torch", "torch-channels-last") and isinstance(module, FBNetV3):
