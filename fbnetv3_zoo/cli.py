@@ -332,6 +332,7 @@ def convert(
     """
     from .checkpoint import load_strict, read_tensors, write_tensors
     from .convert import detect_dialect, from_fbnetv3, to_fbnetv3
+    from .loading import STEM, stored_classes
     from .model import build
     from .registry import create, get_arch
 
@@ -343,10 +344,9 @@ def convert(
     tensors = read_tensors(source)
     found = detect_dialect(tensors)
     ours = to_fbnetv3(tensors, arch, found)
-    classes = ours["classifier.bias"].numel() if "classifier.bias" in ours else 0
-    chans = ours["stem.conv.weight"].shape[1] if "stem.conv.weight" in ours else 3
+    chans = ours[STEM].shape[1] if STEM in ours else 3
     load_strict(
-        build(arch, device="meta", num_classes=classes, in_chans=chans),
+        build(arch, device="meta", num_classes=stored_classes(ours), in_chans=chans),
         ours,
         assign=True,
         source=str(source),

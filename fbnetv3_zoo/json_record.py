@@ -33,7 +33,8 @@ def keywords_of(kind: type, fields: Any, where: str) -> dict[str, Any]:
     unknown = sorted(str(key) for key in fields if key not in names)
     if unknown:
         raise ValueError(f"{where} has unknown field {unknown[0]!r}; known: {', '.join(names)}")
-    required = [f.name for f in declared if f.default is dataclasses.MISSING]
+    none = dataclasses.MISSING
+    required = [f.name for f in declared if f.default is none and f.default_factory is none]
     missing = [name for name in required if name not in fields]
     if missing:
         raise ValueError(f"{where} lacks field {missing[0]!r}; needed: {', '.join(required)}")

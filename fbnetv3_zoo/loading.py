@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .arch import Arch
 from .checkpoint import load_strict
-from .model import FBNetV3, build, has_foreign_layers
+from .model import FBNetV3, build
 
 logger = logging.getLogger("fbnetv3")
 
@@ -55,7 +55,8 @@ def build_from_state(
     target = device if device is not None else torch.get_default_device()
     # A norm or activation from outside may hold numbers that no file has: such a network is built
     # with all its numbers, where ours can stay without any until they are assigned.
-    foreign = has_foreign_layers(kwargs)
+    norm, act = kwargs.get("norm_layer"), kwargs.get("act_layer")
+    foreign = norm is not None or not (act is None or isinstance(act, str))
     model = build(
         arch,
         device=target if foreign else "meta",

@@ -7,7 +7,7 @@ to timm's layout.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -368,19 +368,9 @@ def build(
     """
     if not isinstance(arch, Arch):
         raise ValueError(f"arch is a {type(arch).__name__}; expected fbnetv3.Arch")
-    target = torch.device(device) if device is not None else torch.get_default_device()
-    with target:
+    with torch.device(device if device is not None else torch.get_default_device()):
         model = FBNetV3(arch, **kwargs)
     return model.to(dtype=dtype) if dtype is not None else model
-
-
-def has_foreign_layers(kwargs: Mapping[str, Any]) -> bool:
-    """Whether arguments of `FBNetV3` bring norms or activations that are not ours.
-
-    Such a layer may hold numbers that only its own construction gives.
-    """
-    norm, act = kwargs.get("norm_layer"), kwargs.get("act_layer")
-    return norm is not None or not (act is None or isinstance(act, str))
 
 
 def _make_block(

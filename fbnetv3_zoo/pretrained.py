@@ -29,6 +29,7 @@ from .checkpoint import read_tensors, write_atomically, write_tensors
 from .convert import Dialect, detect_dialect, from_fbnetv3, to_fbnetv3
 from .download import FetchError
 from .hub_repo import download_hub_file, find_hub_file, is_offline
+from .json_record import read_json
 from .license_policy import check_terms
 from .loading import STEM, build_from_state, stored_classes
 from .model import FBNetV3, build
@@ -179,10 +180,7 @@ def read_pretrained(
         revision = revision or at or "main"
         config_path, revision = _hub_file(repo, CONFIG, revision, cache_dir, offline)
         weights_path, _ = _hub_file(repo, WEIGHTS_FILE, revision, cache_dir, offline)
-    try:
-        config = json.loads(config_path.read_text())
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{config_path} is not valid JSON: {error}") from None
+    config = read_json(config_path.read_text(), str(config_path))
     arch = _arch_of(config, config_path)
     tensors = read_tensors(weights_path)
     cfg = dict(_mapping(config.get("pretrained_cfg")))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fbnetv3.arch import SCHEMA, Arch, round_channels
+from fbnetv3.json_record import keywords_of
 
 Value = str | int | float | bool
 PAIRS = ("kernel", "expansion", "groups")
@@ -107,10 +108,7 @@ class Layout:
     @staticmethod
     def from_dict(fields: Mapping[str, Any]) -> Layout:
         """Returns the layout of a mapping as `to_dict` writes it."""
-        unknown = sorted(set(fields) - {f.name for f in dataclasses.fields(Layout)})
-        if unknown:
-            raise ValueError(f"layout has unknown field {unknown[0]!r}")
-        return Layout(**fields)
+        return Layout(**keywords_of(Layout, fields, "layout"))
 
     def _fill(self, key: str, cell: Any, values: Mapping[str, Value]) -> Any:
         if isinstance(cell, list | tuple):

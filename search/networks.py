@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from fbnetv3.checkpoint import load_strict, read_tensors
 from fbnetv3.labels import class_ids, class_names
 from fbnetv3.model import build
 from fbnetv3.preprocess import Preprocess
+from fbnetv3.pretrained_cfg import class_names_of
 
 from .data import cifar_arch
 from .foreign import RECORD, is_foreign, open_foreign, open_run
@@ -120,9 +120,8 @@ def _with_weights(name: str, num_classes: int | None, rates: dict[str, Any]) -> 
     model = fbnetv3.create(name, pretrained=True, num_classes=num_classes, **rates)
     preprocess = Preprocess.from_timm_cfg(model.pretrained_cfg)
     if name.startswith((LOCAL_DIR, HF_HUB)):
-        config = Path(name.removeprefix(LOCAL_DIR)) / "config.json"
-        names = json.loads(config.read_bytes()).get("label_names") if config.is_file() else None
-        return Network(model, preprocess, tuple((label,) for label in names) if names else None)
+        names = tuple((label,) for label in class_names_of(model))
+        return Network(model, preprocess, names or None)
     labels = WEIGHTS[name].labels if name in WEIGHTS else fbnetv3.get_weights(name).labels
     known = tuple(zip(class_names(labels), class_ids(labels), strict=True))
     return Network(model, preprocess, known)

@@ -23,6 +23,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from fbnetv3.json_record import read_json
+
 from .space import Floats, Mask, Matrix, Space
 
 FORMATS = (".csv", ".npz", ".parquet")
@@ -182,10 +184,7 @@ def load_table(space: Path, table: Path) -> TableObjective:
 
 def _read_space(path: Path) -> tuple[Space, str]:
     text = path.read_text()
-    try:
-        fields = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{path.name} is not valid JSON: {error}") from None
+    fields = read_json(text, path.name)
     if isinstance(fields, dict) and "space" in fields:
         return Space.from_json(json.dumps(fields["space"])), fields.get("target", "log_error")
     return Space.from_json(text), "log_error"

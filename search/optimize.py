@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fbnetv3.json_record import keywords_of
+
 from .coordinator import Coordinator, Progress
 from .earlystop import find_early_stop
 from .evolve import CostsOf, Limit, extreme
@@ -107,10 +109,7 @@ class Plan:
         Raises:
             ValueError: a field is unknown or out of range.
         """
-        known = {f.name for f in dataclasses.fields(Plan)}
-        if unknown := sorted(set(fields) - known):
-            raise ValueError(f"the plan has unknown field {unknown[0]!r}; known: {sorted(known)}")
-        given = dict(fields)
+        given = keywords_of(Plan, fields, "the plan")
         given["limits"] = tuple(_bounds(limit) for limit in given.get("limits", ({},)))
         given["within"] = _bounds(given.get("within", {}))
         return Plan(**given)
