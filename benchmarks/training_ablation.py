@@ -109,18 +109,23 @@ def recipe_of(rates: str, epochs: int) -> Recipe:
     return dataclasses.replace(get_recipe("short"), **fields)
 
 
+def fresh(arch: Arch, recipe: Recipe, num_classes: int, seed: int) -> nn.Module:
+    """Returns an untrained network with the recipe's dropout and stochastic depth."""
+    torch.manual_seed(seed)
+    return build(
+        arch,
+        num_classes=num_classes,
+        drop_rate=recipe.dropout,
+        drop_path_rate=recipe.drop_path,
+    )
+
+
 def trained(
     arm: Arm, seed: int, images: ImageSet, val: ImageSet, work: Path, epochs: int
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Returns an arm's network and its line; a finished run is read from its folder."""
     recipe, arch = recipe_of(arm.rates, epochs), networks()[arm.network]
-    torch.manual_seed(seed)
-    model = build(
-        arch,
-        num_classes=len(images.classes),
-        drop_rate=recipe.dropout,
-        drop_path_rate=recipe.drop_path,
-    )
+    model = fresh(arch, recipe, len(images.classes), seed)
     run = Run(
         recipe=recipe,
         preprocess=default_preprocess(images, arch.resolution),

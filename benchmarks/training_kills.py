@@ -27,9 +27,8 @@ from typing import Any
 import torch
 
 from benchmarks.conditions import conditions
-from benchmarks.training_ablation import networks
+from benchmarks.training_ablation import fresh, networks
 from fbnetv3.checkpoint import read_tensors
-from fbnetv3.model import build
 from fbnetv3.search import checkpointing
 from fbnetv3.search.batches import default_preprocess
 from fbnetv3.search.data import open_train_val
@@ -49,13 +48,7 @@ def work(folder: Path, images: ImageSet, val: ImageSet) -> None:
     recipe = dataclasses.replace(
         get_recipe("cifar10"), epochs=EPOCHS, batch_size=64, warmup_epochs=1.0, ema_decay=0.99
     )
-    torch.manual_seed(0)
-    model = build(
-        arch,
-        num_classes=len(images.classes),
-        drop_rate=recipe.dropout,
-        drop_path_rate=recipe.drop_path,
-    )
+    model = fresh(arch, recipe, len(images.classes), seed=0)
     run = Run(
         recipe=recipe,
         preprocess=default_preprocess(images, arch.resolution),

@@ -51,18 +51,26 @@ def small_model(golden_network: Callable[..., FBNetV3]) -> FBNetV3:
 
 
 @pytest.fixture(scope="session")
-def small_export(small_model: FBNetV3, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+def small_preprocess() -> Preprocess:
+    """What an image goes through before `small_model`."""
+    return Preprocess(
+        resize=36,
+        crop=32,
+        interpolation="bilinear",
+        antialias=True,
+        mean=CIFAR10_MEAN,
+        std=CIFAR10_STD,
+    )
+
+
+@pytest.fixture(scope="session")
+def small_export(
+    small_model: FBNetV3, small_preprocess: Preprocess, tmp_path_factory: pytest.TempPathFactory
+) -> Exported:
     """`small_model` as an ONNX file; exporting takes seconds, so that all tests share it."""
     return to_onnx(
         small_model,
         tmp_path_factory.mktemp("small") / "small.onnx",
-        preprocess=Preprocess(
-            resize=36,
-            crop=32,
-            interpolation="bilinear",
-            antialias=True,
-            mean=CIFAR10_MEAN,
-            std=CIFAR10_STD,
-        ),
+        preprocess=small_preprocess,
         class_names=[f"thing {n}" for n in range(10)],
     )

@@ -25,7 +25,7 @@ from fbnetv3.counts import count
 from fbnetv3.export import Exported
 from fbnetv3.images import list_images
 from fbnetv3.model import FBNetV3
-from fbnetv3.preprocess import CIFAR10_MEAN, CIFAR10_STD, Preprocess
+from fbnetv3.preprocess import Preprocess
 from fbnetv3.pretrained import save_pretrained
 from fbnetv3.tables import ARCHS
 from fbnetv3.weights import WEIGHTS
@@ -52,20 +52,15 @@ def photos() -> Path:
 
 
 @pytest.fixture(scope="session")
-def saved(small_model: FBNetV3, tmp_path_factory: pytest.TempPathFactory) -> str:
+def saved(
+    small_model: FBNetV3, small_preprocess: Preprocess, tmp_path_factory: pytest.TempPathFactory
+) -> str:
     """A published folder with a network for ten classes."""
     folder = tmp_path_factory.mktemp("saved") / "small"
     save_pretrained(
         small_model,
         folder,
-        preprocess=Preprocess(
-            resize=36,
-            crop=32,
-            interpolation="bilinear",
-            antialias=True,
-            mean=CIFAR10_MEAN,
-            std=CIFAR10_STD,
-        ),
+        preprocess=small_preprocess,
         labels=[f"thing {n}" for n in range(10)],
     )
     return f"local-dir:{folder}"
