@@ -33,6 +33,7 @@ SEARCH_USES = frozenset(
         "model",
         "preprocess",
         "pretrained",
+        "pretrained_cfg",
     }
     | {"registry", "tables", "weights"}
 )
