@@ -30,6 +30,9 @@ TINY = Arch(
     head_channels=32,
 )
 NUM_CLASSES = 4
+# Of the run that is killed: its epochs, and its steps of 16 of 96 images.
+EPOCHS = 24
+STEPS = EPOCHS * 96 // 16
 
 
 def tiny_model(seed: int = 0, **kwargs: Any) -> FBNetV3:
@@ -93,7 +96,7 @@ def work(folder: Path) -> None:
     """Trains into the folder, with a checkpoint every second step."""
     from fbnetv3.search.train import train
 
-    recipe = tiny_recipe(epochs=24)
+    recipe = tiny_recipe(epochs=EPOCHS)
     model = tiny_model(drop_rate=recipe.dropout, drop_path_rate=recipe.drop_path)
     train(model, tiny_images(), tiny_images(seed=1), tiny_run(folder, recipe, checkpoint_steps=2))
 
@@ -111,24 +114,27 @@ def main() -> None:
     torch.set_num_threads(1)
     folder, kills = Path(sys.argv[1]), int(sys.argv[2])
     moments = random.Random(sys.argv[3] if len(sys.argv) > 3 else 0)
-    killed = 0
-    while True:
+    # By progress and not by the clock alone, so that a fast machine is not done before the last.
+    for share in sorted(moments.uniform(0, 0.8) for _ in range(kills)):
         child = os.fork()
         if child == 0:
             work(folder)
             os._exit(0)
-        end = time.monotonic() + moments.uniform(0.1, 0.9)
-        while killed < kills and time.monotonic() < end:
+        while _newest_step(folder) < share * STEPS:
             if os.waitpid(child, os.WNOHANG) != (0, 0):
                 sys.exit("it ended before it could be killed so often: make the run longer")
             time.sleep(0.002)
-        if killed == kills:
-            sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        time.sleep(moments.uniform(0, 0.02))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-        killed += 1
-        steps = sorted(p.stem for p in (folder / "checkpoints").glob("*.json"))
-        print(f"killed at {steps[-1] if steps else 'the start'}", flush=True)
+        print(f"killed at step {_newest_step(folder)} or after", flush=True)
+    work(folder)
+
+
+def _newest_step(folder: Path) -> int:
+    """Returns the step of the newest checkpoint, 0 where there is none."""
+    found = (folder / "checkpoints").glob("step-*.json")
+    return max((int(path.stem.removeprefix("step-")) for path in found), default=0)
 
 
 if __name__ == "__main__":
