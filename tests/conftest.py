@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,17 @@ from fbnetv3.preprocess import CIFAR10_MEAN, CIFAR10_STD, Preprocess
 from fbnetv3.tables import ARCHS
 
 RULE = Path(__file__).parent / "golden" / "golden_rule.py"
+
+
+def pytest_configure() -> None:
+    """Shares the cores out among xdist's workers: threads that outnumber cores wait for each other.
+
+    Processes that a test starts get the same.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture(scope="session")

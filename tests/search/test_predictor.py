@@ -2,9 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from scipy.optimize import approx_fprime
 from scipy.stats import kendalltau, spearmanr
 
@@ -72,6 +74,26 @@ def test_fit_repeats_with_a_seed_and_forgets_earlier_labels(kind: str) -> None:
     for predictor in (fresh, used):
         predictor.fit(TRAIN[40:60], accuracy(TRAIN[40:60]))
     assert np.array_equal(fresh.predict(TEST).mean, used.predict(TEST).mean)
+
+
+def test_a_fit_takes_one_thread_and_gives_back_what_there_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = set()
+    loss = torch.nn.functional.huber_loss
+
+    def watched(*args: Any, **kwargs: Any) -> torch.Tensor:
+        seen.add(torch.get_num_threads())
+        return loss(*args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "huber_loss", watched)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        make_predictor("paper", SPACE, seed=0).fit(TRAIN, accuracy(TRAIN))
+        assert (seen, torch.get_num_threads()) == ({1}, 2)
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("kind", ["paper", "nars"])
