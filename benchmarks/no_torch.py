@@ -1,9 +1,9 @@
 """Time from the start of a process to a label, from the built wheel, where no torch is installed.
 
-    python benchmarks/no_torch.py --out benchmarks/results/no_torch.json
+    python -m benchmarks.no_torch --out benchmarks/results/no_torch.json
 
-Exports A with random weights, builds the wheel, and installs it with `--no-deps` beside onnxruntime,
-numpy and Pillow in a new environment; `fbnetv3 classify` has typer too. Needs pip's index and uv.
+Exports A with random weights, builds the wheel, and installs it with `--no-deps` in a new environment
+beside onnxruntime, numpy and Pillow; `fbnetv3 classify` has typer too. Needs pip's index and uv.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.startup import PHOTO, summary
 from fbnetv3.export import to_onnx
 from fbnetv3.latency import environment
 from fbnetv3.registry import create
-
-from benchmarks.startup import PHOTO, summary
 
 ROOT = Path(__file__).parent.parent
 API = """
@@ -37,7 +36,7 @@ def install(folder: Path) -> Path:
     """Returns the programs' folder of an environment with the wheel and without torch."""
     subprocess.run(["uv", "build", "-q", "--wheel", "--out-dir", folder, ROOT], check=True)
     subprocess.run(["uv", "venv", "-q", folder / "venv"], check=True)
-    pip = ["uv", "pip", "install", "-q", "--python", folder / "venv"]
+    pip: list[str | Path] = ["uv", "pip", "install", "-q", "--python", folder / "venv"]
     needed = [f"{name}=={version(name)}" for name in ("onnxruntime", "numpy", "pillow", "typer")]
     subprocess.run([*pip, *needed], check=True)
     subprocess.run([*pip, "--no-deps", *folder.glob("*.whl")], check=True)
