@@ -2,8 +2,9 @@
 
     python -m benchmarks.no_torch --out benchmarks/results/no_torch.json
 
-Exports A with random weights, builds the wheel, and installs it with `--no-deps` in a new environment
-beside onnxruntime, numpy and Pillow; `fbnetv3 classify` has typer too. Needs pip's index and uv.
+Exports A with random weights, builds the wheel, and installs it with `--no-deps` in a new
+environment beside onnxruntime, numpy and Pillow; `fbnetv3 classify` has typer too. Needs pip's
+index and uv.
 """
 
 from __future__ import annotations
