@@ -122,6 +122,7 @@ def test_any_network_with_a_field_too_few_or_too_many_is_refused_by_its_name(
         Arch.from_dict(fields)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(archs(), st.integers(0, 40), st.integers(0, 40))
 def test_any_valid_network_builds_and_runs_and_counts(arch: Arch, taller: int, wider: int) -> None:
