@@ -1,0 +1,360 @@
+"""A real joint search on CIFAR-10, and other ways to spend as many trainings.
+
+    python -m benchmarks.nars_cifar search --data cifar-10-batches-py --work runs/nars --arm nars
+    python -m benchmarks.nars_cifar table --work runs/nars
+
+Arms, each of 150 proxy trainings and then five candidates a limit with two more seeds:
+
+* `nars`: `fbnetv3-search run` on the joint space, 30 at random and four rounds of 30.
+* `arch_only`: the same with the recipe that a person would take.
+* `recipe_only`: the same on FBNetV3-A scaled down by hand to each limit, 50 trainings a limit.
+* `random`: 150 of the pool.
+* `evolution`: regularised evolution, 50 trainings a limit.
+
+Killed, the same command goes on: a search from its store, the others from their list of finished
+trainings. Each arm uses one core; the proxy takes about 40 seconds of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from benchmarks.conditions import conditions
+from fbnetv3.arch import Arch, round_channels
+from fbnetv3.counts import count
+from fbnetv3.search.cost import costs
+from fbnetv3.search.data import cifar_arch
+from fbnetv3.search.engine import LocalEngine
+from fbnetv3.search.layout import Layout
+from fbnetv3.search.optimize import Plan
+from fbnetv3.search.run import create, run
+from fbnetv3.search.scale import Scaling, scale
+from fbnetv3.search.space import Matrix, Space
+from fbnetv3.search.spaces import get_space
+from fbnetv3.search.store import Store
+from fbnetv3.search.train_objective import TrainObjective
+from fbnetv3.tables import ARCHS
+
+RESULTS = Path(__file__).parent / "results" / "nars_cifar"
+DATA = Path(__file__).parent / "data"
+# Multiply-adds, in the paper's convention.
+LIMITS = {"s": 1.5e6, "m": 2.25e6, "l": 3.25e6}
+BUDGET, FIRST, TOP, SEEDS = 150, 30, 5, 3
+PROXY: dict[str, Any] = {
+    "epochs": 5,
+    "num_train": 8000,
+    "num_val": 4000,
+    "recipe": {"batch_size": 64},
+}
+# What a person would take, of the values that the space has.
+HAND_RECIPE: dict[str, Any] = {
+    "optimizer": "sgd",
+    "lr": 0.015,
+    "weight_decay": 2e-4,
+    "dropout": 0.0,
+    "drop_path": 0.0,
+    "mixup": 0.0,
+    "ema": True,
+}
+JOINT = get_space("cifar_joint")
+
+
+# Spaces
+
+
+def arch_only() -> Space:
+    """Returns the joint space with the recipe of `HAND_RECIPE`."""
+    return Space(
+        "cifar_arch_only",
+        tuple(gene for gene in JOINT.genes if gene.group != "recipe"),
+        Layout(arch=JOINT.layout.arch, recipe=JOINT.layout.settings(HAND_RECIPE)),
+    )
+
+
+def recipe_only(limit: str) -> Space:
+    """Returns the joint space's recipes on FBNetV3-A, scaled down to a limit."""
+    return Space(
+        f"cifar_recipe_only_{limit}",
+        tuple(gene for gene in JOINT.genes if gene.group == "recipe"),
+        Layout(
+            arch=scaled_a(LIMITS[limit]).to_dict(),
+            recipe=JOINT.layout.recipe,
+            round_widths=False,
+        ),
+    )
+
+
+def scaled_a(macs: float) -> Arch:
+    """Returns FBNetV3-A for 32 pixels, narrower and shallower by like factors, nearest to a cost.
+
+    Widths are multiples of 8 and depths whole, so that one factor for both would stay far below.
+    """
+    base = cifar_arch(ARCHS["fbnetv3_a"])
+    best: tuple[int, Arch] | None = None
+    for width in np.geomspace(0.1, 0.6, 60):
+        for depth in width * np.geomspace(0.7, 1.4, 15):
+            made = scale(base, Scaling(width=float(width), depth=float(depth)))
+            head = round_channels(base.head_channels * float(width))
+            made = dataclasses.replace(made, head_channels=head)
+            cost = count(made, 32, num_classes=10).macs_paper
+            if cost <= macs and (best is None or cost > best[0]):
+                best = (cost, made)
+    if best is None:
+        raise ValueError(f"no scaling of FBNetV3-A has {macs:g} multiply-adds")
+    return best[1]
+
+
+# Trainings of the arms that are not searches of ours
+
+
+@dataclass
+class Trainings:
+    """A list of finished trainings in a file; what it has is not trained again."""
+
+    path: Path
+    objective: TrainObjective
+
+    def __post_init__(self) -> None:
+        self.done: dict[tuple[str, int], list[float]] = {}
+        if self.path.exists():
+            for line in self.path.read_text().splitlines():
+                found = json.loads(line)
+                self.done[found["digest"], found["seed"]] = _numbers(found["curve"])
+
+    def label(self, row: npt.NDArray[np.int16], seed: int = 0) -> float:
+        """Returns the accuracy of a whole proxy training; -1 where it diverged."""
+        key = (JOINT.digest(row), seed)
+        if key not in self.done:
+            began = time.process_time()
+            curve = list(self.objective.evaluate(row.tolist(), seed=seed, epochs=PROXY["epochs"]))
+            self.done[key] = curve
+            record = {
+                "digest": key[0],
+                "seed": seed,
+                "genes": row.tolist(),
+                "curve": [None if np.isnan(x) else x for x in curve],
+                "cpu_s": round(time.process_time() - began, 2),
+            }
+            with self.path.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+            print(f"{self.path.stem} {len(self.done)}: {curve[-1]:.2f} %", flush=True)
+        last = self.done[key][-1]
+        return -1.0 if np.isnan(last) else last
+
+
+def _numbers(curve: Sequence[float | None]) -> list[float]:
+    return [np.nan if x is None else x for x in curve]
+
+
+def macs_of(rows: Matrix) -> npt.NDArray[np.float64]:
+    """Returns multiply-adds of candidates of the joint space."""
+    return np.asarray(costs(JOINT, rows, num_classes=10).as_dict()["macs_paper"], np.float64)
+
+
+def feasible(limit: float) -> Callable[[Matrix], npt.NDArray[np.bool_]]:
+    """Returns what says which candidates keep a limit."""
+    return lambda rows: macs_of(rows) <= limit
+
+
+def random_arm(trainings: Trainings, seed: int) -> Matrix:
+    """Trains candidates of the pool in random order."""
+    rows = JOINT.pool(20_000, seed=seed, feasible=feasible(max(LIMITS.values())))
+    chosen = rows[np.random.default_rng(seed).permutation(len(rows))[:BUDGET]]
+    for row in chosen:
+        trainings.label(row)
+    return chosen
+
+
+def evolution_arm(trainings: Trainings, seed: int) -> Matrix:
+    """Regularised evolution: of each limit's share two fifths random, then children of the best.
+
+    Tournaments of 8 in a population of 20; a child has one or two genes drawn again.
+    """
+    rng = np.random.default_rng(seed)
+    everything: list[npt.NDArray[np.int16]] = []
+    seen: set[str] = set()
+    share = BUDGET // len(LIMITS)
+    for limit in LIMITS.values():
+        inside = feasible(limit)
+        alive: list[tuple[float, npt.NDArray[np.int16]]] = []
+        for step in range(share):
+            while True:
+                if step < 2 * share // 5:
+                    child = JOINT.sample(1, rng)
+                else:
+                    few = rng.choice(len(alive), size=min(8, len(alive)), replace=False)
+                    parent = max((alive[n] for n in few), key=lambda pair: pair[0])[1]
+                    child = JOINT.mutate(parent[None], rng, 1.5 / len(JOINT.genes))
+                if inside(child)[0] and JOINT.digest(child[0]) not in seen:
+                    break
+            seen.add(JOINT.digest(child[0]))
+            everything.append(child[0])
+            alive = [*alive, (trainings.label(child[0]), child[0])][-20:]
+    return np.stack(everything)
+
+
+def confirm(trainings: Trainings, rows: Matrix) -> dict[str, list[dict[str, Any]]]:
+    """Trains each limit's five best with more seeds; returns them, best mean first."""
+    labels = np.array([trainings.label(row) for row in rows])
+    macs = macs_of(rows)
+    answers = {}
+    for name, limit in LIMITS.items():
+        order = np.argsort(np.where(macs <= limit, -labels, np.inf), kind="stable")[:TOP]
+        found = [
+            {
+                "genes": rows[n].tolist(),
+                "macs": int(macs[n]),
+                "labels": [trainings.label(rows[n], seed) for seed in range(SEEDS)],
+            }
+            for n in order
+        ]
+        answers[name] = sorted(found, key=lambda one: -float(np.mean(one["labels"])))
+    return answers
+
+
+# Arms
+
+
+def objective(space: str, data: Path, checkpoints: Path | None) -> dict[str, Any]:
+    """Returns the settings of the proxy training."""
+    kept = None if checkpoints is None else str(checkpoints)
+    return {"kind": "train", "space": space, "data": str(data), "checkpoints": kept, **PROXY}
+
+
+def plan_of(arm: str, seed: int) -> Plan:
+    """Returns the plan of a search of ours."""
+    one_limit = arm.startswith("recipe_only")
+    share = len(LIMITS) if one_limit else 1
+    return Plan(
+        seed=seed,
+        batch=FIRST // share,
+        rounds=(BUDGET - FIRST) // FIRST,
+        bins="none" if one_limit else "limits",
+        limits=({},)
+        if one_limit
+        else tuple({"macs_paper": (-np.inf, limit)} for limit in LIMITS.values()),
+        top=TOP,
+        final_seeds=SEEDS,
+    )
+
+
+def search_arm(arm: str, space: Space, data: Path, folder: Path, seed: int) -> None:
+    """Starts a search of ours or goes on with it, and carries it to its end."""
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        path = folder.parent / f"{arm}_space.json"
+        path.write_text(space.to_json())
+        settings = objective(str(path.resolve()), data.resolve(), folder.resolve() / "checkpoints")
+        create(folder, space=space, objective=settings, plan=plan_of(arm, seed)).close()
+    with Store.open(folder) as store:
+        engine = LocalEngine(store.settings["objective"], folder, workers=1, threads=1)
+        with contextlib.closing(engine):
+            run(store, engine, notify=lambda name, fields: print(arm, name, fields, flush=True))
+
+
+def search(args: argparse.Namespace) -> None:
+    """Carries out one arm."""
+    folder = args.work / f"seed{args.seed}"
+    folder.mkdir(parents=True, exist_ok=True)
+    if args.arm == "nars":
+        search_arm("nars", JOINT, args.data, folder / "nars", args.seed)
+    elif args.arm == "arch_only":
+        search_arm("arch_only", arch_only(), args.data, folder / "arch_only", args.seed)
+    elif args.arm == "recipe_only":
+        for limit in LIMITS:
+            name = f"recipe_only_{limit}"
+            search_arm(name, recipe_only(limit), args.data, folder / name, args.seed)
+    else:
+        settings = objective(JOINT.name, args.data, None)
+        made = TrainObjective(**{k: v for k, v in settings.items() if k != "kind"})
+        trainings = Trainings(folder / f"{args.arm}.jsonl", made)
+        rows = {"random": random_arm, "evolution": evolution_arm}[args.arm](trainings, args.seed)
+        answers = confirm(trainings, rows)
+        found = {"answers": answers, "conditions": conditions()}
+        (folder / f"{args.arm}_answers.json").write_text(json.dumps(found, indent=1) + "\n")
+
+
+# The table of all trainings
+
+
+def trainings_of(folder: Path) -> Iterator[tuple[str, Space, Sequence[int], int, list[float]]]:
+    """Yields (arm, space, genes, seed, curve) of every finished training."""
+    for path in sorted(folder.glob("*.jsonl")):
+        for line in path.read_text().splitlines():
+            found = json.loads(line)
+            yield path.stem, JOINT, found["genes"], found["seed"], _numbers(found["curve"])
+    for arm in ("nars", "arch_only", *(f"recipe_only_{limit}" for limit in LIMITS)):
+        if not (folder / arm).exists():
+            continue
+        with Store.read(folder / arm) as store:
+            space = Space.from_json(json.dumps(store.settings["space"]))
+            for trial in store.trials("done"):
+                yield arm, space, trial.genes, trial.seed, _numbers(store.curve(trial.seq))
+
+
+def write_table(args: argparse.Namespace) -> None:
+    """Writes every training of the joint space as one CSV, and the space beside it."""
+    found: dict[str, dict[tuple[int, int], float]] = {}
+    genes_of: dict[str, Mapping[str, Any]] = {}
+    for folder in sorted(args.work.glob("seed*")):
+        for _arm, space, genes, seed, curve in trainings_of(folder):
+            if space.layout.arch is None or "recipe_only" in space.name:
+                continue
+            row = np.array(genes, np.int16)
+            values = space.values(row)
+            if space.name == "cifar_arch_only":
+                values = {**values, **HAND_RECIPE}
+            joint = JOINT.from_values(values)
+            digest = JOINT.digest(joint)
+            genes_of[digest] = JOINT.values(joint)
+            labels = found.setdefault(digest, {})
+            labels.update({(seed, n): x for n, x in enumerate(curve, 1) if np.isfinite(x)})
+    keys = sorted({key for labels in found.values() for key in labels})
+    names = [gene.name for gene in JOINT.genes]
+    DATA.mkdir(parents=True, exist_ok=True)
+    (DATA / "nars_cifar_space.json").write_text(JOINT.to_json() + "\n")
+    with (DATA / "nars_cifar.csv").open("w", newline="") as file:
+        table = csv.writer(file)
+        columns = [f"label:{seed}:{epoch}" for seed, epoch in keys]
+        table.writerow([*names, "cost:macs_paper", *columns])
+        for digest in sorted(found):
+            values = genes_of[digest]
+            macs = int(macs_of(JOINT.from_values(values)[None])[0])
+            cells = [found[digest].get(key, "") for key in keys]
+            table.writerow([*(values.get(name, "") for name in names), macs, *cells])
+    print(f"{len(found)} candidates, {sum(map(len, found.values()))} labels")
+
+
+def main() -> None:
+    """Parses and carries out."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    commands = parser.add_subparsers(required=True)
+    one = commands.add_parser("search", help="carry out an arm")
+    one.add_argument("--data", type=Path, required=True)
+    one.add_argument("--arm", required=True, choices=("nars", "arch_only", "recipe_only", "random",
+                                                      "evolution"))  # fmt: skip
+    one.add_argument("--seed", type=int, default=0)
+    one.set_defaults(call=search)
+    two = commands.add_parser("table", help="write all trainings as CSV")
+    two.set_defaults(call=write_table)
+    for each in (one, two):
+        each.add_argument("--work", type=Path, required=True)
+    args = parser.parse_args()
+    args.call(args)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
