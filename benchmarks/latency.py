@@ -210,6 +210,7 @@ def measure_network(
                 "threads": number,
                 "batch": batch,
                 "macs": network.macs,
+                "params": network.num_bytes // 4,
                 "latency": result.to_dict(),
                 "speedup_over_eager": eager[number] / result.median_ms,
                 "share_of_fp32_roofline": floor / result.median_ms if number == 1 else None,

@@ -22,7 +22,6 @@ import contextlib
 import csv
 import dataclasses
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -331,10 +330,10 @@ def write_table(args: argparse.Namespace) -> None:
         columns = [f"label:{seed}:{epoch}" for seed, epoch in keys]
         table.writerow([*names, "cost:macs_paper", *columns])
         for digest in sorted(found):
-            values = genes_of[digest]
-            macs = int(macs_of(JOINT.from_values(values)[None])[0])
+            known = genes_of[digest]
+            macs = int(macs_of(JOINT.from_values(known)[None])[0])
             cells = [found[digest].get(key, "") for key in keys]
-            table.writerow([*(values.get(name, "") for name in names), macs, *cells])
+            table.writerow([*(known.get(name, "") for name in names), macs, *cells])
     print(f"{len(found)} candidates, {sum(map(len, found.values()))} labels")
 
 
@@ -357,4 +356,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,0 +1,135 @@
+"""Tables and a picture of what `latency.py` measured; the README's short table too.
+
+    python -m benchmarks.latency_report benchmarks/results/latency.jsonl --write-readme
+
+Accuracies are the published ones of the official weights (`fbnetv3.weights`), which `latency.py`
+does not load: speed does not depend on weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.startup import README
+from fbnetv3.plot import plot_rows
+from fbnetv3.weights import WEIGHTS
+
+Rows = list[dict[str, Any]]
+EAGER = ("timm", "torch")
+SHORT = ("fbnetv3_a", "fbnetv3_b", "fbnetv3_e", "fbnetv3_g", "efficientnet_b0", "resnet50")
+SHOWN = ("torch", "torch-optimized", "onnxruntime", "openvino", "openvino-bf16", "openvino-int8")
+
+
+def milliseconds(row: dict[str, Any]) -> float:
+    """Returns a row's median."""
+    return float(row["latency"]["median_ms"])
+
+
+def eager_of(rows: Rows, network: str) -> dict[str, Any]:
+    """Returns the row of plain torch, timm's own network where there is one."""
+    found = {row["backend"]: row for row in rows if row["network"] == network}
+    return found.get("timm") or found["torch"]
+
+
+def table(rows: Rows, networks: Sequence[str], backends: Sequence[str]) -> str:
+    """Returns one batch and number of threads as Markdown: ms, and how many times eager's speed."""
+    lines = [
+        f"| network | {' | '.join(backends)} |",
+        f"| --- |{' --- |' * len(backends)}",
+    ]
+    for network in networks:
+        own = {row["backend"]: row for row in rows if row["network"] == network}
+        if not own:
+            continue
+        eager = milliseconds(eager_of(rows, network))
+        cells = [
+            f"{milliseconds(own[b]):.1f} ({eager / milliseconds(own[b]):.2f}x)" if b in own else ""
+            for b in backends
+        ]
+        lines.append(f"| `{network}` {own['torch']['side']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def report(rows: Rows) -> str:
+    """Returns all tables."""
+    first = rows[0]
+    about = {k: v for k, v in first["environment"].items() if k != "load_1min"}
+    parts = [
+        "# Latency on a CPU",
+        "Medians in milliseconds a batch, all backends of a network in turns in one process, and "
+        "how many times the speed of plain torch (timm's own network where it has it) with as many "
+        "threads. `python -m benchmarks.latency_report` makes this page.",
+        f"```json\n{json.dumps(about, indent=1)}\n```",
+    ]
+    networks = list(dict.fromkeys(row["network"] for row in rows))
+    backends = list(dict.fromkeys(row["backend"] for row in rows))
+    for batch in sorted({row["batch"] for row in rows}):
+        for threads in sorted({row["threads"] for row in rows}, key=lambda n: n or 0):
+            chosen = [row for row in rows if (row["batch"], row["threads"]) == (batch, threads)]
+            if not chosen:
+                continue
+            title = "default threads" if threads is None else f"{threads} threads"
+            noisy = sum(row["latency"]["verdict"] != "ok" for row in chosen)
+            parts += [
+                f"## Batch {batch}, {title}",
+                table(chosen, networks, backends),
+                f"{noisy} of {len(chosen)} medians are marked noisy by the measurement itself.",
+            ]
+    return "\n\n".join(parts) + "\n"
+
+
+def picture(rows: Rows, path: Path) -> None:
+    """Draws published accuracy against latency, batch 1 on one thread."""
+    shown = []
+    for row in rows:
+        weights = WEIGHTS.get(f"{row['network']}.meta_in1k")
+        if weights is None or row["threads"] != 1 or row["batch"] != 1 or row["backend"] in EAGER:
+            continue
+        shown.append(
+            {
+                "model": row["network"][-1].upper(),
+                "backend": row["backend"],
+                "batch": 1,
+                "latency": row["latency"],
+                "top1_pct": weights.top1_pct,
+                "macs_paper": row["macs"],
+                "params": row["params"],
+            }
+        )
+    plot_rows(shown, path)
+
+
+def main() -> None:
+    """Writes the page, the picture, and the README's block."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("rows", type=Path)
+    parser.add_argument("--write-readme", action="store_true")
+    args = parser.parse_args()
+    rows = [json.loads(line) for line in args.rows.read_text().splitlines()]
+    args.rows.with_suffix(".md").write_text(report(rows))
+    picture(rows, args.rows.with_suffix(".svg"))
+    if args.write_readme:
+        blocks = []
+        for batch, threads in ((1, 1), (1, 2), (16, 1)):
+            chosen = [row for row in rows if (row["batch"], row["threads"]) == (batch, threads)]
+            blocks.append(
+                f"Batch {batch}, {threads} thread{'s' * (threads > 1)}:\n\n"
+                + table(chosen, SHORT, SHOWN)
+            )
+        block = "<!-- latency -->\n" + "\n\n".join(blocks) + "\n<!-- /latency -->"
+        text = re.sub(
+            r"<!-- latency -->.*<!-- /latency -->",
+            lambda _: block,
+            README.read_text(),
+            flags=re.DOTALL,
+        )
+        README.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
