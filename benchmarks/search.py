@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from benchmarks.peers import CURVES, JOINT, MANY, METHODS, PLANNED, SEEDS, Task, run
 from benchmarks.report import write_report
@@ -199,7 +200,10 @@ def missing(path: Path, jobs: Iterable[tuple[Any, ...]], keys: Sequence[str]) ->
 def work(path: Path, call: Any, name: str, jobs: Sequence[Any], processes: int) -> None:
     """Runs jobs and appends their records as they come."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor(processes) as pool, path.open("a") as file:
+    with (
+        ProcessPoolExecutor(processes, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+        path.open("a") as file,
+    ):
         waiting = [pool.submit(call, name, *job) for job in jobs]
         for count, done in enumerate(as_completed(waiting), 1):
             file.write(json.dumps(done.result()) + "\n")
@@ -220,7 +224,6 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--processes", type=int, default=2)
     given = parser.parse_args()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     path = OUT / f"{given.what}_{given.table}.jsonl"
     if given.what == "predictors":
         keys: Sequence[str] = ("arm", "num", "seed")

@@ -60,7 +60,7 @@ class Plan:
         early_stop: shorten trainings after the first round where its rankings allow it.
         bin_by: the cost that rounds are spread over; empty takes the first that is known.
         bins: "equal" (the paper), "quantile" or "none", see `select`; or "limits", the best within
-            each limit in turn.
+            each limit in turn. Empty is "limits" where there are several, else "equal".
         within: bounds that every candidate keeps, as cost -> (lowest, highest). Rounds train
             nothing that no limit allows either.
         predictor: "paper", "nars", "gp", or "auto", the better of the last two at each fit.
@@ -81,7 +81,7 @@ class Plan:
     epochs: int = 0
     early_stop: bool = True
     bin_by: str = ""
-    bins: str = "equal"
+    bins: str = ""
     within: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     predictor: str = "auto"
     target: str = ""
@@ -94,6 +94,8 @@ class Plan:
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least {low}")
+        if not self.bins:
+            object.__setattr__(self, "bins", IN_TURN if len(self.limits) > 1 else BINS[0])
         if self.bins not in (*BINS, IN_TURN):
             known = ", ".join((*BINS, IN_TURN))
             raise ValueError(f"bins is {self.bins!r}; expected one of {known}")

@@ -99,6 +99,13 @@ def test_nothing_is_trained_that_no_limit_allows(tmp_path: Path) -> None:
     store.close()
 
 
+def test_several_limits_take_turns_and_one_has_the_papers_bins_unless_told() -> None:
+    limits = ({"macs": (-np.inf, 125.0)}, {"macs": (-np.inf, 140.0)})
+    assert Plan(limits=limits).bins == "limits"
+    assert Plan(limits=limits, bins="equal").bins == "equal"
+    assert Plan().bins == "equal"
+
+
 def test_rounds_can_take_the_best_of_each_limit_in_turn(tmp_path: Path) -> None:
     limits = ({"macs": (-np.inf, 125.0)}, {"macs": (-np.inf, 140.0)})
     plan = Plan(**{**vars(PLAN), "limits": limits, "bins": "limits"})
