@@ -1,0 +1,208 @@
+"""Retrains what the arms of `nars_cifar` found, at full length on all of CIFAR-10.
+
+    python -m benchmarks.nars_cifar_retrain --data cifar-10-batches-py --work runs/nars
+    python -m benchmarks.nars_cifar_retrain --report
+
+Each arm's answer for each limit is trained with its own recipe, longer, with three seeds, on the
+50,000 training images, and judged on the 10,000 test images at the end; `nars` also in two steps:
+its network of the largest limit first, and then all three distilled from it. A finished training is
+a line of results/nars_cifar/retrained.jsonl and is not run again; a stopped one goes on from its
+last epoch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.conditions import conditions
+from benchmarks.nars_cifar import JOINT, LIMITS, PROXY, RESULTS
+from benchmarks.training_ablation import fresh, spread
+from fbnetv3.arch import Arch
+from fbnetv3.counts import count
+from fbnetv3.search.batches import default_preprocess
+from fbnetv3.search.data import open_train_val
+from fbnetv3.search.distill import NetworkTeacher
+from fbnetv3.search.images import ImageSet
+from fbnetv3.search.recipe import SCHEMA, Recipe
+from fbnetv3.search.space import Space
+from fbnetv3.search.store import Store
+from fbnetv3.search.train import Run, train
+
+LINES = RESULTS / "retrained.jsonl"
+ARMS = ("nars", "evolution", "random", "arch_only", "recipe_only")
+
+
+class Answer(NamedTuple):
+    """What an arm found for a limit."""
+
+    arm: str
+    limit: str
+    arch: Arch
+    recipe: Recipe
+
+
+def answers(folder: Path, epochs: int) -> Iterator[Answer]:
+    """Yields the answers of the arms that have ended."""
+    for arm in ARMS:
+        for number, limit in enumerate(LIMITS):
+            found = _answer(folder, arm, limit, number)
+            if found is None:
+                continue
+            space, genes = found
+            arch, fields = space.decode(np.array(genes, np.int16))
+            whole = {"schema": SCHEMA, **fields, **PROXY["recipe"], "epochs": epochs}
+            yield Answer(arm, limit, arch, Recipe.from_dict(whole))
+
+
+def _answer(folder: Path, arm: str, limit: str, number: int) -> tuple[Space, list[int]] | None:
+    listed = folder / f"{arm}_answers.json"
+    if listed.exists():
+        return JOINT, json.loads(listed.read_text())["answers"][limit][0]["genes"]
+    alone = arm == "recipe_only"
+    place = folder / (f"{arm}_{limit}" if alone else arm)
+    if not place.exists():
+        return None
+    with Store.read(place) as store:
+        stage = store.stage("answers")
+        space = Space.from_json(json.dumps(store.settings["space"]))
+    if stage is None:
+        return None
+    return space, stage["answers"][0 if alone else number]["contenders"][0]["indices"]
+
+
+class Trainer:
+    """Trains answers, with the data at hand, and keeps a line of each."""
+
+    def __init__(self, images: ImageSet, test: ImageSet, work: Path) -> None:
+        self.images, self.test, self.work = images, test, work
+
+    def line(self, one: Answer, seed: int, *, teacher: Answer | None = None) -> None:
+        """Trains one answer, unless that is done, and appends its line."""
+        key = self._key(one, seed, distilled=teacher is not None)
+        if key in {line["name"] for line in read_lines()}:
+            return
+        taught_by = None
+        if teacher is not None:
+            made = self._train(teacher, seed, self._key(teacher, seed, distilled=False))
+            preprocess = default_preprocess(self.images, one.arch.resolution)
+            taught_by = NetworkTeacher(made.best, preprocess=preprocess, student=preprocess)
+        result = self._train(one, seed, key, taught_by)
+        last = result.curve[-1]
+        counts = count(one.arch, one.arch.resolution, num_classes=len(self.images.classes))
+        line = {
+            "name": key,
+            "arm": one.arm,
+            "limit": one.limit,
+            "seed": seed,
+            "distilled": teacher is not None,
+            "epochs": one.recipe.epochs,
+            "macs": counts.macs_paper,
+            "params": counts.params,
+            "raw_top1_pct": last.top1_pct,
+            "ema_top1_pct": last.ema_top1_pct,
+            "recipe": one.recipe.to_dict(),
+            "arch": one.arch.to_dict(),
+            "conditions": conditions(),
+        }
+        LINES.parent.mkdir(parents=True, exist_ok=True)
+        with LINES.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+        print(f"{key}: {top1(line):.2f} %", flush=True)
+
+    @staticmethod
+    def _key(one: Answer, seed: int, *, distilled: bool) -> str:
+        return f"{one.arm}-{one.limit}{'-distilled' if distilled else ''}-{seed}"
+
+    def _train(self, one: Answer, seed: int, name: str, teacher: Any = None) -> Any:
+        run = Run(
+            recipe=one.recipe,
+            preprocess=default_preprocess(self.images, one.arch.resolution),
+            seed=seed,
+            folder=self.work / "retrained" / name,
+            validate_epochs=one.recipe.epochs,
+        )
+        model = fresh(one.arch, one.recipe, len(self.images.classes), seed)
+        return train(model, self.images, self.test, run, teacher=teacher)
+
+
+def read_lines() -> list[dict[str, Any]]:
+    """Returns the finished trainings."""
+    return [json.loads(x) for x in LINES.read_text().splitlines()] if LINES.exists() else []
+
+
+def top1(line: dict[str, Any]) -> float:
+    """Returns accuracy in percent, of the averaged weights where the recipe has them."""
+    averaged = line["ema_top1_pct"]
+    return float(line["raw_top1_pct"] if averaged is None else averaged)
+
+
+def report(lines: list[dict[str, Any]]) -> str:
+    """Returns accuracies, and what `nars` has more than each other arm, paired by seed."""
+    groups: dict[tuple[str, str, bool], dict[int, dict[str, Any]]] = {}
+    for line in lines:
+        groups.setdefault((line["limit"], line["arm"], line["distilled"]), {})[line["seed"]] = line
+    out = [
+        f"{lines[0]['epochs']} epochs of CIFAR-10, 10,000 test images; mean over seeds, +- is half "
+        "of the 95 % interval (Student's t). The last column is `nars` less this row, paired by "
+        "seed.",
+        "",
+        "| limit | arm | MACs (M) | params | top-1 % | +- | seeds | nars ahead by |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for (limit, arm, distilled), rows in sorted(groups.items()):
+        found = spread([top1(line) for line in rows.values()])
+        ours = groups.get((limit, "nars", False), {})
+        both = sorted(ours.keys() & rows.keys())
+        ahead = ""
+        if both and (arm != "nars" or distilled):
+            gap = spread([top1(ours[s]) - top1(rows[s]) for s in both])
+            ahead = f"{gap['mean']:+.2f} +- {gap['reach']:.2f}"
+        one = next(iter(rows.values()))
+        out.append(
+            f"| {limit} | {arm}{', distilled' if distilled else ''} | {one['macs'] / 1e6:.2f} | "
+            f"{one['params']:,} | {found['mean']:.2f} | {found['reach']:.2f} | {found['n']} | "
+            f"{ahead} |"
+        )
+    return "\n".join(out) + "\n"
+
+
+def main() -> None:
+    """Parses, trains what is missing, writes the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path)
+    parser.add_argument("--work", type=Path, help="the folder that `nars_cifar search` was given")
+    parser.add_argument("--seed", type=int, default=0, help="of the searches")
+    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--seeds", type=int, default=3, help="of the trainings")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--report", action="store_true", help="only write the table")
+    args = parser.parse_args()
+    if not args.report:
+        if args.data is None or args.work is None:
+            parser.error("give --data and --work, or --report")
+        found = list(answers(args.work / f"seed{args.seed}", args.epochs))
+        trainer = Trainer(*open_train_val(args.data), args.work)
+        largest = next(
+            (a for a in found if (a.arm, a.limit) == ("nars", max(LIMITS, key=LIMITS.__getitem__))),
+            None,
+        )
+        for seed in range(args.seeds):
+            for one in found:
+                if one.arm in args.arms:
+                    trainer.line(one, seed)
+            for one in found:
+                if one.arm == "nars" and "nars" in args.arms and largest is not None:
+                    trainer.line(one, seed, teacher=largest)
+    table = report(read_lines())
+    (RESULTS / "retrained.md").write_text(table)
+    print(table)
+
+
+if __name__ == "__main__":
+    main()
