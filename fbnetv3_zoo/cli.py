@@ -404,11 +404,12 @@ def add_neighbours() -> None:
     """Adds the commands that live beside their areas."""
     from fbnetv3.search import cli_train
 
-    from . import cli_deploy
+    from . import cli_demo, cli_deploy
 
     app.command("export")(cli_deploy.export)
     app.command("quantize")(cli_deploy.quantize)
     app.command("latency")(cli_deploy.latency)
+    app.command("demo")(cli_demo.demo)
     app.command("train")(cli_train.train)
     app.command("eval")(cli_train.evaluate)
 

@@ -44,6 +44,7 @@ __all__ = [
     "from_pretrained",
     "is_offline",
     "load_state",
+    "locked",
     "push_to_hub",
     "save_pretrained",
     "verify_file",
@@ -108,7 +109,7 @@ def fetch(
                 f"offline, and {weights.name} is not on this machine; put the file "
                 f"{_address(weights)} at {place}"
             )
-        with _locked(place):
+        with locked(place):
             path = cached(weights, cache_dir=cache_dir)
             if path is None:
                 path = _bring(weights, place, cache_dir, progress, timeout_s)
@@ -205,7 +206,7 @@ def _keep_converted(
         "license_url": weights.license_url,
     }
     try:
-        with _locked(path):
+        with locked(path):
             write_tensors(path, state, metadata)
             _write_record(
                 weights,
@@ -301,8 +302,12 @@ def _write_record(weights: Weights, folder: str | Path | None, **entries: str) -
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Holds the lock of one file of the cache, so that processes take turns."""
+def locked(path: Path) -> Iterator[None]:
+    """Holds the lock of one file of the cache, so that processes take turns.
+
+    Raises:
+        FetchError: its folder cannot be written, or another process holds it too long.
+    """
     from filelock import FileLock, Timeout
 
     lock = FileLock(path.with_name(f"{path.name}.lock"), timeout=_LOCK_TIMEOUT_S)

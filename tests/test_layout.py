@@ -67,7 +67,7 @@ ROOMS = {
 # Files that can be used where torch is not wanted, with all that they import at once.
 TORCH_FREE = {
     "fbnetv3": "arch convert counts images json_record labels labelled license_policy preprocess "
-    "pretrained_cfg registry tables weights cli cli_deploy cli_group",
+    "pretrained_cfg registry tables weights cli cli_demo cli_deploy cli_group demo_server",
     "fbnetv3.search": "cost evolve gene objective optimize recipe run scale select space spaces "
     "store cli",
 }
@@ -91,7 +91,7 @@ AT_THE_TOP = {
     "detectron2": "detectron2_backbone detectron2_hooks detectron2_weights",
     "timm": "timm_entrypoints",
     "torchvision": "torchvision_backbone",
-    "typer": "cli cli_deploy cli_group search.cli search.cli_train",
+    "typer": "cli cli_demo cli_deploy cli_group search.cli search.cli_train",
 }
 # Required, but slow to import.
 SLOW = {"fvcore", "huggingface_hub", "onnx", "onnxruntime", "onnxscript", "rich", "timm"} | {

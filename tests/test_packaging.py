@@ -41,6 +41,8 @@ def test_the_installed_version_is_the_packages() -> None:
         "py.typed",
         "data/LICENSES.txt",
         "data/cifar10.txt",
+        "data/demo/demo.mjs",
+        "data/demo/index.html",
         "data/golden.json",
         "data/imagenet1k.txt",
         "data/photos/LICENSES.txt",
