@@ -32,8 +32,8 @@ class WebRuntime:
     Attributes:
         version: as the registry names it.
         sha512: of the tarball, in base64.
-        files: what a page needs of `package/dist/`: the module that it imports, and what that
-            loads.
+        files: what a page needs of `package/dist/`: the modules that it imports, and what they
+            load.
     """
 
     version: str
@@ -56,8 +56,11 @@ class WebRuntime:
 RUNTIME = WebRuntime(
     version="1.30.0",
     sha512="q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ==",
-    # This build has both WebGPU and WebAssembly in it.
+    # One build for the GPU, and a smaller one that is faster without.
     files=(
+        "ort.wasm.min.mjs",
+        "ort-wasm-simd-threaded.mjs",
+        "ort-wasm-simd-threaded.wasm",
         "ort.webgpu.min.mjs",
         "ort-wasm-simd-threaded.asyncify.mjs",
         "ort-wasm-simd-threaded.asyncify.wasm",

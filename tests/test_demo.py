@@ -273,7 +273,7 @@ def test_the_page_states_forbidding_terms_and_what_failed(
     with served(tmp_path / "site") as url:
         failure = page.open(url, ["result", "ready", "error"])
         text = page.evaluate("document.body.innerText")
-    assert "ort.webgpu.min.mjs" in failure["error"]
+    assert "ort.wasm.min.mjs" in failure["error"]
     assert "Non-commercial use only: these weights are licensed CC-BY-NC-4.0" in text
     assert "It did not work: " in text
 
