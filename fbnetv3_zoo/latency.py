@@ -27,6 +27,8 @@ _STEADY = 0.02
 _WINDOW = 5
 # A quarter of the samples may lie this far apart before a result is called noisy.
 _MAX_IQR = 0.15
+# So many processors may be at other work.
+_MAX_BUSY = 0.3
 _BOOTSTRAPS = 1000
 _PACKAGES = [
     "fbnetv3-zoo",
@@ -151,7 +153,7 @@ def measure(
             f"min_runs={min_runs}, max_seconds={max_seconds}, turn={turn}; expected numbers above 0"
         )
     rng = np.random.default_rng(seed)
-    load = _load()
+    busy = busy_processors()
     warm = {contestant.name: _warm_up(contestant) for contestant in contestants}
     samples = {name: _Samples() for name in names}
     deadline = time.monotonic() + max_seconds
@@ -161,7 +163,7 @@ def measure(
         if time.monotonic() > deadline:
             break
     return [
-        _summary(contestant, samples[contestant.name], *warm[contestant.name], load=load, rng=rng)
+        _summary(contestant, samples[contestant.name], *warm[contestant.name], busy=busy, rng=rng)
         for contestant in contestants
     ]
 
@@ -220,7 +222,7 @@ def _summary(
     first_ms: float,
     num_warmup: int,
     *,
-    load: float,
+    busy: float,
     rng: np.random.Generator,
 ) -> Latency:
     wall = np.array(samples.wall)
@@ -237,7 +239,7 @@ def _summary(
         cpu_ms=None if contestant.cuda else float(np.median(samples.cpu)),
         first_ms=first_ms,
         num_warmup=num_warmup,
-        verdict=_verdict(wall, load),
+        verdict=_verdict(wall, busy),
     )
 
 
@@ -247,17 +249,38 @@ def _interval(values: NDArray[np.float64], rng: np.random.Generator) -> tuple[fl
     return float(low), float(high)
 
 
-def _verdict(wall: NDArray[np.float64], load: float) -> str:
+def _verdict(wall: NDArray[np.float64], busy: float) -> str:
     reasons = []
     quarter, middle, three = np.percentile(wall, [25, 50, 75])
     if (three - quarter) / middle > _MAX_IQR:
         reasons.append(f"half of the runs spread over {100 * (three - quarter) / middle:.0f} %")
-    cpus = os.cpu_count() or 1
-    if load > cpus:
-        reasons.append(f"load {load:.1f} on {cpus} processors before the start")
+    if busy > _MAX_BUSY:
+        reasons.append(f"{busy:.1f} of {os.cpu_count()} processors were busy before the start")
     if len(wall) < 20:
         reasons.append(f"{len(wall)} runs only")
     return "noisy: " + "; ".join(reasons) if reasons else "ok"
+
+
+def busy_processors(seconds: float = 0.25) -> float:
+    """Returns how many processors others keep busy while this process sleeps.
+
+    Where the system does not tell, what of the load of the last minute is more than it can carry.
+    """
+    before = _busy_ticks()
+    if before is None:
+        return max(0.0, _load() - (os.cpu_count() or 1))
+    time.sleep(seconds)
+    after = _busy_ticks()
+    return 0.0 if after is None else (after - before) / os.sysconf("SC_CLK_TCK") / seconds
+
+
+def _busy_ticks() -> int | None:
+    """Returns the clock ticks that all processors together have worked, on Linux."""
+    first = _read("/proc/stat").splitlines()[:1]
+    if not first or not first[0].startswith("cpu "):
+        return None
+    user, nice, system, _idle, _waiting, *rest = map(int, first[0].split()[1:])
+    return user + nice + system + sum(rest[:3])
 
 
 def _load() -> float:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import torch
 from fbnetv3.artefact import Artefact
 from fbnetv3.bench import Entry, Row, best, entries, peak_memory, sweep, write_rows
 from fbnetv3.export import Exported
-from fbnetv3.latency import Contestant, Latency, environment, measure
+from fbnetv3.latency import Contestant, Latency, busy_processors, environment, measure
 from fbnetv3.model import FBNetV3
 from fbnetv3.parity import error_of_std
 from fbnetv3.plot import pareto, plot_rows
@@ -94,9 +96,23 @@ def test_too_few_runs_are_called_noisy_and_time_is_kept() -> None:
     assert f"{found.num_runs} runs only" in found.verdict
 
 
-def test_a_busy_machine_is_called_noisy(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="only Linux says who works")
+def test_a_busy_machine_is_called_noisy() -> None:
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
+        time.sleep(0.2)
+        found = measure([sleeper("x", 1)], min_runs=20)[0]
+        other.kill()
+    assert "processors were busy before the start" in found.verdict
+
+
+def test_load_stands_in_where_the_system_does_not_say_who_works(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fbnetv3.latency._busy_ticks", lambda: None)
+    monkeypatch.setattr("os.getloadavg", lambda: (0.5, 1.0, 1.0))
+    assert busy_processors() == 0
     monkeypatch.setattr("os.getloadavg", lambda: (99.0, 1.0, 1.0))
-    assert "load 99.0 on" in measure([sleeper("x", 1)], min_runs=20)[0].verdict
+    assert "processors were busy" in measure([sleeper("x", 1)], min_runs=20)[0].verdict
 
 
 def test_wrong_arguments_are_refused() -> None:
