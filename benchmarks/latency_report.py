@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.startup import README
+from benchmarks.startup import write_block
 from fbnetv3.plot import plot_rows
 from fbnetv3.weights import WEIGHTS
 
@@ -121,14 +120,7 @@ def main() -> None:
                 f"Batch {batch}, {threads} thread{'s' * (threads > 1)}:\n\n"
                 + table(chosen, SHORT, SHOWN)
             )
-        block = "<!-- latency -->\n" + "\n\n".join(blocks) + "\n<!-- /latency -->"
-        text = re.sub(
-            r"<!-- latency -->.*<!-- /latency -->",
-            lambda _: block,
-            README.read_text(),
-            flags=re.DOTALL,
-        )
-        README.write_text(text)
+        write_block("latency", "\n\n".join(blocks))
 
 
 if __name__ == "__main__":

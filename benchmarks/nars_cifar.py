@@ -32,19 +32,21 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.conditions import conditions
+from benchmarks.training_ablation import read_lines
 from fbnetv3.arch import Arch, round_channels
 from fbnetv3.counts import count
 from fbnetv3.search.cost import costs
 from fbnetv3.search.data import cifar_arch
 from fbnetv3.search.engine import LocalEngine
 from fbnetv3.search.layout import Layout
+from fbnetv3.search.objective import Objective
 from fbnetv3.search.optimize import Plan
 from fbnetv3.search.run import create, run
 from fbnetv3.search.scale import Scaling, scale
 from fbnetv3.search.space import Matrix, Space
 from fbnetv3.search.spaces import get_space
+from fbnetv3.search.spec import load_objective
 from fbnetv3.search.store import Store
-from fbnetv3.search.train_objective import TrainObjective
 from fbnetv3.tables import ARCHS
 
 RESULTS = Path(__file__).parent / "results" / "nars_cifar"
@@ -124,14 +126,12 @@ class Trainings:
     """A list of finished trainings in a file; what it has is not trained again."""
 
     path: Path
-    objective: TrainObjective
+    objective: Objective
 
     def __post_init__(self) -> None:
         self.done: dict[tuple[str, int], list[float]] = {}
-        if self.path.exists():
-            for line in self.path.read_text().splitlines():
-                found = json.loads(line)
-                self.done[found["digest"], found["seed"]] = _numbers(found["curve"])
+        for found in read_lines(self.path):
+            self.done[found["digest"], found["seed"]] = _numbers(found["curve"])
 
     def label(self, row: npt.NDArray[np.int16], seed: int = 0) -> float:
         """Returns the accuracy of a whole proxy training; -1 where it diverged."""
@@ -278,8 +278,7 @@ def search(args: argparse.Namespace) -> None:
             search_arm(name, recipe_only(limit), args.data, folder / name, args.seed)
     else:
         settings = objective(JOINT.name, args.data, None)
-        made = TrainObjective(**{k: v for k, v in settings.items() if k != "kind"})
-        trainings = Trainings(folder / f"{args.arm}.jsonl", made)
+        trainings = Trainings(folder / f"{args.arm}.jsonl", load_objective(settings))
         rows = {"random": random_arm, "evolution": evolution_arm}[args.arm](trainings, args.seed)
         answers = confirm(trainings, rows)
         found = {"answers": answers, "conditions": conditions()}
@@ -292,8 +291,7 @@ def search(args: argparse.Namespace) -> None:
 def trainings_of(folder: Path) -> Iterator[tuple[str, Space, Sequence[int], int, list[float]]]:
     """Yields (arm, space, genes, seed, curve) of every finished training."""
     for path in sorted(folder.glob("*.jsonl")):
-        for line in path.read_text().splitlines():
-            found = json.loads(line)
+        for found in read_lines(path):
             yield path.stem, JOINT, found["genes"], found["seed"], _numbers(found["curve"])
     for arm in ("nars", "arch_only", *(f"recipe_only_{limit}" for limit in LIMITS)):
         if not (folder / arm).exists():

@@ -22,7 +22,7 @@ import numpy as np
 
 from benchmarks.conditions import conditions
 from benchmarks.nars_cifar import JOINT, LIMITS, PROXY, RESULTS
-from benchmarks.training_ablation import fresh, spread
+from benchmarks.training_ablation import fresh, read_lines, spread
 from fbnetv3.arch import Arch
 from fbnetv3.counts import count
 from fbnetv3.search.batches import default_preprocess
@@ -85,7 +85,7 @@ class Trainer:
     def line(self, one: Answer, seed: int, *, teacher: Answer | None = None) -> None:
         """Trains one answer, unless that is done, and appends its line."""
         key = self._key(one, seed, distilled=teacher is not None)
-        if key in {line["name"] for line in read_lines()}:
+        if key in {line["name"] for line in read_lines(LINES)}:
             return
         taught_by = None
         if teacher is not None:
@@ -129,11 +129,6 @@ class Trainer:
         )
         model = fresh(one.arch, one.recipe, len(self.images.classes), seed)
         return train(model, self.images, self.test, run, teacher=teacher)
-
-
-def read_lines() -> list[dict[str, Any]]:
-    """Returns the finished trainings."""
-    return [json.loads(x) for x in LINES.read_text().splitlines()] if LINES.exists() else []
 
 
 def top1(line: dict[str, Any]) -> float:
@@ -199,7 +194,7 @@ def main() -> None:
             for one in found:
                 if one.arm == "nars" and "nars" in args.arms and largest is not None:
                     trainer.line(one, seed, teacher=largest)
-    table = report(read_lines())
+    table = report(read_lines(LINES))
     (RESULTS / "retrained.md").write_text(table)
     print(table)
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import statistics
 import subprocess
 import sys
@@ -132,6 +131,21 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def write_block(name: str, content: str) -> None:
+    """Puts a table between its marks in the README.
+
+    Raises:
+        ValueError: the marks are not there.
+    """
+    text = README.read_text()
+    first, last = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, start, rest = text.partition(first)
+    _, end, after = rest.partition(last)
+    if not start or not end:
+        raise ValueError(f"{README} lacks the marks {first} and {last}")
+    README.write_text(f"{before}{first}\n{content}\n{last}{after}")
+
+
 def main() -> None:
     """Measures and writes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -146,11 +160,7 @@ def main() -> None:
     args.out.write_text(json.dumps({"environment": environment(), "rows": rows}, indent=1) + "\n")
     print(table(rows))
     if args.write_readme:
-        block = f"<!-- startup -->\n{table(rows)}\n<!-- /startup -->"
-        text = re.sub(
-            r"<!-- startup -->.*<!-- /startup -->", block, README.read_text(), flags=re.DOTALL
-        )
-        README.write_text(text)
+        write_block("startup", table(rows))
 
 
 if __name__ == "__main__":

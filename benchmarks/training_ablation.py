@@ -162,10 +162,10 @@ def trained(
     }
 
 
-def read_lines() -> list[dict[str, Any]]:
-    """Returns the finished trainings; a line cut short by a kill is none."""
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Returns the finished trainings of a file; a line cut short by a kill is none."""
     found = []
-    for line in LINES.read_text().splitlines() if LINES.is_file() else ():
+    for line in path.read_text().splitlines() if path.is_file() else ():
         try:
             found.append(json.loads(line))
         except ValueError:
@@ -178,7 +178,7 @@ def measure(data: Path, work: Path, num_images: int, epochs: int, seeds: int) ->
     images, val = open_train_val(data)
     # CIFAR-10's own files are in random order.
     images = images.subset(torch.arange(min(num_images, len(images))))
-    done = {(r["arm"], r["seed"], r["num_images"], r["epochs"]) for r in read_lines()}
+    done = {(r["arm"], r["seed"], r["num_images"], r["epochs"]) for r in read_lines(LINES)}
     RESULTS.mkdir(parents=True, exist_ok=True)
     for seed in range(seeds):
         for arm in ARMS:
@@ -268,7 +268,7 @@ def main() -> None:
             parser.error("give --data and --work, or --report")
         measure(args.data, args.work, args.images, args.epochs, args.seeds)
     lines = [
-        r for r in read_lines() if (r["num_images"], r["epochs"]) == (args.images, args.epochs)
+        r for r in read_lines(LINES) if (r["num_images"], r["epochs"]) == (args.images, args.epochs)
     ]
     tables = report(lines)
     (RESULTS / "ablation.md").write_text(tables)

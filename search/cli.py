@@ -45,6 +45,10 @@ Timeout = Annotated[float | None, typer.Option(help="Seconds after which an atte
 Latency = Annotated[
     Path | None, typer.Option(help="Latency table; limits may then name latency_ms.")
 ]
+Bins = Annotated[
+    str,
+    typer.Option(help="equal, quantile, none or limits; default: limits if several, else equal."),
+]
 Limits = Annotated[
     list[str] | None,
     typer.Option("--limit", help="Find the best for macs<=500e6,params<=6e6; repeatable."),
@@ -123,12 +127,7 @@ def run(
     rounds: Annotated[int, typer.Option(help="Rounds after the random first one.")] = 5,
     epochs: Annotated[int, typer.Option(help="Of a full training; 0: the objective's.")] = 0,
     early_stop: Annotated[bool, typer.Option(help="Shorten trainings where ranks allow.")] = True,
-    bins: Annotated[
-        str,
-        typer.Option(
-            help="equal, quantile, none or limits; default: limits if several, else equal."
-        ),
-    ] = "",
+    bins: Bins = "",
     bin_by: Annotated[str, typer.Option(help="The cost that rounds are spread over.")] = "",
     predictor: Annotated[str, typer.Option(help="paper, nars, gp or auto.")] = "auto",
     top: Annotated[int, typer.Option(help="Candidates a limit that are trained again.")] = 5,
@@ -360,12 +359,7 @@ def bench(
     batch: Annotated[int, typer.Option(help="Trials of a round.")] = 48,
     rounds: Annotated[int, typer.Option(help="Rounds after the random first one.")] = 4,
     predictor: Annotated[str, typer.Option(help="paper, nars, gp or auto.")] = "auto",
-    bins: Annotated[
-        str,
-        typer.Option(
-            help="equal, quantile, none or limits; default: limits if several, else equal."
-        ),
-    ] = "",
+    bins: Bins = "",
     as_json: AsJson = False,
 ) -> None:
     """Measure the search on a table of labels: regret after each round and at the end."""

@@ -26,19 +26,11 @@ from fbnetv3.model import FBNetV3, build
 from fbnetv3.onnx_graph import operators
 from fbnetv3.onnx_session import read_artefact
 from fbnetv3.parity import compare, error_of_std
-from fbnetv3.preprocess import CIFAR10_MEAN, CIFAR10_STD, Preprocess
+from fbnetv3.preprocess import Preprocess
 from fbnetv3.tables import ARCHS
 
 Make = Callable[..., FBNetV3]
 SMALL = ARCHS["fbnetv3_nano"].small_image(32)
-PREPROCESS = Preprocess(
-    resize=36,
-    crop=32,
-    interpolation="bilinear",
-    antialias=True,
-    mean=CIFAR10_MEAN,
-    std=CIFAR10_STD,
-)
 NAMES = tuple(f"thing {n}" for n in range(10))
 
 
@@ -101,11 +93,13 @@ def test_nodes_are_named_after_modules_and_the_file_tells_nothing_of_this_disk(
     assert len(content) == exported.num_bytes
 
 
-def test_the_file_says_what_it_is(small_model: FBNetV3, exported: Exported) -> None:
+def test_the_file_says_what_it_is(
+    small_model: FBNetV3, exported: Exported, small_preprocess: Preprocess
+) -> None:
     artefact = read_artefact(exported.path)
     assert artefact == exported.artefact
     assert artefact.arch == SMALL
-    assert artefact.preprocess == PREPROCESS
+    assert artefact.preprocess == small_preprocess
     assert artefact.class_names == NAMES
     assert artefact.macs_paper == count(SMALL, 32, num_classes=10).macs_paper
     assert artefact.params == sum(p.numel() for p in small_model.parameters())
@@ -181,7 +175,9 @@ def test_another_process_writes_the_same_bytes(exported: Exported, tmp_path: Pat
 
 
 def test_height_and_width_can_be_free_and_the_graph_can_normalise(
-    small_model: FBNetV3, tmp_path: Path
+    small_model: FBNetV3,
+    tmp_path: Path,
+    small_preprocess: Preprocess,
 ) -> None:
     model = small_model
     made = to_onnx(
@@ -189,10 +185,12 @@ def test_height_and_width_can_be_free_and_the_graph_can_normalise(
         tmp_path / "x.onnx",
         dynamic="batch+size",
         include_preprocess=True,
-        preprocess=PREPROCESS,
+        preprocess=small_preprocess,
     )
     pixels = np.random.default_rng(0).integers(0, 256, (2, 47, 35, 3), dtype=np.uint8)
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (PREPROCESS.mean, PREPROCESS.std))
+    mean, std = (
+        torch.tensor(v).view(3, 1, 1) for v in (small_preprocess.mean, small_preprocess.std)
+    )
     x = (torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255 - mean) / std
     with torch.inference_mode():
         expected = model(x.contiguous()).numpy()

@@ -20,16 +20,8 @@ from fbnetv3.labels import example_photos
 from fbnetv3.model import FBNetV3
 from fbnetv3.onnx_model import OnnxClassifier
 from fbnetv3.onnx_session import OnnxBackend, available_cpus, open_session, read_artefact
-from fbnetv3.preprocess import CIFAR10_MEAN, CIFAR10_STD, Preprocess
+from fbnetv3.preprocess import Preprocess
 
-PREPROCESS = Preprocess(
-    resize=36,
-    crop=32,
-    interpolation="bilinear",
-    antialias=True,
-    mean=CIFAR10_MEAN,
-    std=CIFAR10_STD,
-)
 NAMES = tuple(f"thing {n}" for n in range(10))
 
 
@@ -43,9 +35,11 @@ def path(small_export: Exported) -> Path:
     return small_export.path
 
 
-def test_answers_are_those_of_torch(model: FBNetV3, path: Path) -> None:
+def test_answers_are_those_of_torch(
+    model: FBNetV3, path: Path, small_preprocess: Preprocess
+) -> None:
     photos = example_photos()
-    expected = Classifier(model, preprocess=PREPROCESS, class_names=NAMES)(photos)
+    expected = Classifier(model, preprocess=small_preprocess, class_names=NAMES)(photos)
     answers = OnnxClassifier(path)(photos)
     assert [a.labels for a in answers] == [e.labels for e in expected]
     assert [a.source for a in answers] == [str(photo) for photo in photos]
@@ -54,7 +48,10 @@ def test_answers_are_those_of_torch(model: FBNetV3, path: Path) -> None:
 
 
 def test_a_graph_that_normalises_gives_the_same_answers(
-    model: FBNetV3, path: Path, tmp_path: Path
+    model: FBNetV3,
+    path: Path,
+    tmp_path: Path,
+    small_preprocess: Preprocess,
 ) -> None:
     inside = tmp_path / "inside.onnx"
     to_onnx(
@@ -62,7 +59,7 @@ def test_a_graph_that_normalises_gives_the_same_answers(
         inside,
         include_preprocess=True,
         dynamic=None,
-        preprocess=PREPROCESS,
+        preprocess=small_preprocess,
         class_names=NAMES,
     )
     photos = example_photos()
@@ -126,7 +123,9 @@ def test_many_threads_at_once_get_their_own_answers_and_broken_images_are_report
     assert not wrong
 
 
-def test_a_folder_is_classified_and_the_file_names_its_parts(path: Path, tmp_path: Path) -> None:
+def test_a_folder_is_classified_and_the_file_names_its_parts(
+    path: Path, tmp_path: Path, small_preprocess: Preprocess
+) -> None:
     for number in range(3):
         Image.new("RGB", (50, 40), (80 * number, 10, 200)).save(tmp_path / f"{number}.png")
     (tmp_path / "3.png").write_bytes(b"no image")
@@ -135,7 +134,7 @@ def test_a_folder_is_classified_and_the_file_names_its_parts(path: Path, tmp_pat
     assert [len(a.labels) for a in answers] == [3, 3, 3, 0]
     assert "not an image" in str(answers[3].error)
     artefact: Artefact = OnnxClassifier(path).artefact
-    assert artefact.preprocess == PREPROCESS
+    assert artefact.preprocess == small_preprocess
 
 
 def test_a_file_that_is_not_onnx_or_not_ours_is_refused(tmp_path: Path) -> None:

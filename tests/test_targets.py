@@ -14,17 +14,8 @@ from fbnetv3.export import Exported
 from fbnetv3.model import FBNetV3
 from fbnetv3.onnx_session import OnnxBackend
 from fbnetv3.parity import error_of_std
-from fbnetv3.preprocess import CIFAR10_MEAN, CIFAR10_STD, Preprocess
+from fbnetv3.preprocess import Preprocess
 from fbnetv3.targets import TARGETS, check_targets, executorch_runner, to_executorch
-
-PREPROCESS = Preprocess(
-    resize=36,
-    crop=32,
-    interpolation="bilinear",
-    antialias=True,
-    mean=CIFAR10_MEAN,
-    std=CIFAR10_STD,
-)
 
 
 @pytest.fixture
@@ -99,10 +90,12 @@ def test_openvino_gives_the_same_logits_and_keeps_the_record(path: Path, tmp_pat
 
 
 @pytest.mark.slow
-def test_executorch_gives_the_same_logits(model: FBNetV3, tmp_path: Path) -> None:
+def test_executorch_gives_the_same_logits(
+    model: FBNetV3, tmp_path: Path, small_preprocess: Preprocess
+) -> None:
     pytest.importorskip("executorch", reason="the extra `executorch` is not installed")
     path = tmp_path / "small.pte"
-    parity = to_executorch(model, path, preprocess=PREPROCESS)
+    parity = to_executorch(model, path, preprocess=small_preprocess)
     assert parity.max_error_of_std < 1e-4
     x = batch(1)
     with torch.inference_mode():
