@@ -1,4 +1,4 @@
-"""Writes the tables of MODEL_CARD.md from the records in the package.
+"""Writes the metadata and the tables of MODEL_CARD.md from the records in the package.
 
     python benchmarks/model_card.py
 
@@ -10,11 +10,65 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from huggingface_hub import EvalResult
+from huggingface_hub.repocard_data import CardData, eval_results_to_model_index
+
 from fbnetv3.counts import count
 from fbnetv3.tables import ARCHS
-from fbnetv3.weights import WEIGHTS
+from fbnetv3.weights import WEIGHTS, Weights
 
 CARD = Path(__file__).parent.parent / "MODEL_CARD.md"
+# By label list: the hub's name of the data set, its display name, and the images that were judged.
+DATASETS = {
+    "imagenet1k": ("imagenet-1k", "ImageNet-1k", "validation"),
+    "cifar10": ("cifar10", "CIFAR-10", "test"),
+}
+
+
+def metadata() -> str:
+    """Returns the head of the card in the form of the Hugging Face hub, as YAML between its marks.
+
+    Every weight is one entry of the model index, whose metrics name who measured them.
+    The licence is "other", because some of the listed weights forbid commercial use.
+    """
+    data = {
+        "license": "other",
+        "license_name": "per-weights",
+        "license_link": "MODEL_CARD.md",
+        "library_name": "fbnetv3-zoo",
+        "pipeline_tag": "image-classification",
+        "tags": ["image-classification", "fbnetv3", "timm", "onnx", "mobile"],
+        "datasets": sorted({DATASETS[w.labels][0] for w in WEIGHTS.values()}),
+        "metrics": ["accuracy"],
+        "model-index": [
+            entry for w in _in_order() for entry in eval_results_to_model_index(w.name, _results(w))
+        ],
+    }
+    return f"---\n{CardData(**data).to_yaml()}\n---\n"
+
+
+def _results(w: Weights) -> list[EvalResult]:
+    dataset, display, split = DATASETS[w.labels]
+    values = {"Top-1": w.top1_pct, "Top-5": w.top5_pct}
+    return [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type=dataset,
+            dataset_name=display,
+            dataset_split=split,
+            metric_type="accuracy",
+            metric_name=f"{name} (%), measured by {w.evaluated_by}",
+            metric_value=value,
+            verified=False,
+            source_url=w.origin if w.origin.startswith("http") else None,
+        )
+        for name, value in values.items()
+        if value is not None
+    ]
+
+
+def _in_order() -> list[Weights]:
+    return sorted(WEIGHTS.values(), key=lambda w: (w.labels != "imagenet1k", w.name))
 
 
 def networks() -> str:
@@ -39,7 +93,7 @@ def networks() -> str:
 def weights() -> str:
     """Returns the trained weights with their accuracy, who measured it, and licence."""
     rows = []
-    for w in sorted(WEIGHTS.values(), key=lambda w: (w.labels != "imagenet1k", w.name)):
+    for w in _in_order():
         p = w.preprocess
         rows.append(
             (
@@ -63,7 +117,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def render(text: str) -> str:
-    """Returns the card's text with its tables made anew.
+    """Returns the card's text with its metadata and its tables made anew.
 
     Raises:
         ValueError: a table's marks are not there.
@@ -75,7 +129,8 @@ def render(text: str) -> str:
         if not start or not end:
             raise ValueError(f"expected the marks <!-- {name} --> and <!-- /{name} --> in the card")
         text = before + block + after
-    return text
+    body = text.split("---\n", 2)[2] if text.startswith("---\n") else "\n" + text
+    return metadata() + body
 
 
 if __name__ == "__main__":
