@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import EvalResult
 from huggingface_hub.repocard_data import CardData, eval_results_to_model_index
@@ -31,7 +32,7 @@ def metadata() -> str:
     Every weight is one entry of the model index, whose metrics name who measured them.
     The licence is "other", because some of the listed weights forbid commercial use.
     """
-    data = {
+    data: dict[str, Any] = {
         "license": "other",
         "license_name": "per-weights",
         "license_link": "MODEL_CARD.md",
