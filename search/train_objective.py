@@ -36,9 +36,11 @@ class TrainObjective:
         space: name of a shipped space, or path of one as JSON; it must describe networks.
         data: folder of images, see `data.open_images`.
         epochs: length of the schedule, of which early stopping trains the first part only.
+        num_classes: classes drawn by `split_seed`, as the paper searched on 200 of ImageNet's; None
+            takes all.
         num_train: images of the training part to train on; None is all that are not held out.
         num_val: images of the training part to validate on.
-        split_seed: draws both.
+        split_seed: draws all three.
         checkpoints: where running trials keep their state, and whole trainings their weights;
             None keeps none.
         device: "cpu", "cuda"; None is the GPU where there is one.
@@ -55,6 +57,7 @@ class TrainObjective:
         data: str,
         *,
         epochs: int,
+        num_classes: int | None = None,
         num_train: int | None = None,
         num_val: int = 4000,
         split_seed: int = 0,
@@ -62,14 +65,19 @@ class TrainObjective:
         device: str | None = None,
         recipe: Mapping[str, Any] | None = None,
     ) -> None:
-        from .data import hold_out, open_images
+        from .data import hold_out, open_images, search_split
 
         self._space = open_space(space)
         self.epochs, self._device = epochs, device
         self._fixed = {**dict(recipe or {}), "epochs": epochs}
         self._checkpoints = Path(checkpoints) if checkpoints else None
         images = open_images(Path(data), "train")
-        rest, self._val = hold_out(images, num_val, seed=split_seed)
+        if num_classes is None:
+            rest, self._val = hold_out(images, num_val, seed=split_seed)
+        else:
+            rest, self._val = search_split(
+                images, num_classes=num_classes, num_held=num_val, seed=split_seed
+            )
         self._train = rest if num_train is None else self._some(rest, num_train, split_seed)
 
     @property

@@ -1,6 +1,7 @@
 """The objective of a real search: labels are validation accuracies of trainings that repeat."""
 
 import math
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -86,3 +87,14 @@ def test_more_epochs_than_the_schedule_are_refused(data: Path) -> None:
 def test_missing_data_are_said(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no data folder"):
         objective(tmp_path / "nowhere")
+
+
+def test_classes_are_drawn_by_the_split_seed(data: Path, tmp_path: Path) -> None:
+    for name in ("bright", "dark"):
+        shutil.copytree(data / "train" / name, tmp_path / "train" / name)
+    shutil.copytree(data / "train" / "dark", tmp_path / "train" / "night")
+    made = objective(tmp_path, num_classes=2, num_train=None)
+    assert made.num_classes == 2
+    assert len(labels(made, candidate(), 0, 1)) == 1
+    with pytest.raises(ValueError, match=r"num_classes is 4; expected 2 to 3"):
+        objective(tmp_path, num_classes=4)
