@@ -326,15 +326,17 @@ def gp_ei(task: Task, *, batch: int) -> None:
 
 @dataclass(frozen=True)
 class Nars:
-    """NARS: rounds of 48, and stage 3 for the last of the budget.
+    """NARS: rounds of equal size, and stage 3 for the last of the budget.
 
     Attributes:
+        batch: trainings of a round, a divisor of 48.
         kind: predictor.
         bins: see `select`; "limits" takes the best within each limit in turn.
         pretrain: whether the encoder learns costs first.
         stage3: whether the last trainings are stage 3's; else rounds go on to the end.
     """
 
+    batch: int = 48
     kind: str = "nars"
     bins: str = "equal"
     pretrain: bool = True
@@ -343,17 +345,17 @@ class Nars:
     def __call__(self, task: Task) -> None:
         """Runs the search; with one limit, also notes the answer at each multiple of 48."""
         predictor, pool = self.begin(task)
-        for index in task.rng.permutation(pool)[:48]:
+        for index in task.rng.permutation(pool)[: self.batch]:
             task.train(int(index))
         many = len(task.limits) > 1
-        per_limit = (12 if many else 8) if self.stage3 else 0
+        per_limit = (12 if many else min(8, self.batch // 3)) if self.stage3 else 0
         last = task.budget - (per_limit * len(task.limits) if many else 0)
         while task.spent < last and not task.taken()[pool].all():
             self._fit(task, predictor)
             scores = predictor.predict(task.rows[pool]).mean
-            if not many and self.stage3:
+            if not many and self.stage3 and (task.spent + self.batch) % 48 == 0:
                 self._final(task, predictor, pool, scores, per_limit)
-            for index in self.bins_of(task, pool, scores, min(48, int(last - task.spent))):
+            for index in self.bins_of(task, pool, scores, min(self.batch, int(last - task.spent))):
                 task.train(index)
         if many and self.stage3:
             self._fit(task, predictor)
@@ -417,8 +419,8 @@ class Nars:
         self, task: Task, predictor: Predictor, pool: Ints, scores: Floats, num: int
     ) -> None:
         """Notes what a search would have seen that ends with the round about to start."""
-        budget = int(task.spent) + 48
-        trained = [*task.trained, *self.bins_of(task, pool, scores, 48 - num)]
+        budget = int(task.spent) + self.batch
+        trained = [*task.trained, *self.bins_of(task, pool, scores, self.batch - num)]
         labels = [float(task.drawn[n]) for n in trained]
         predictor.fit(task.rows[trained], np.array(labels))
         taken = np.zeros(len(task.rows), np.bool_)
@@ -549,6 +551,9 @@ METHODS: Mapping[str, Method] = {
     "nars_quantile": Nars(bins="quantile"),
     "nars_limits": Nars(bins="limits"),
     "nars_gp_limits": Nars(kind="gp", bins="limits"),
+    "nars_12": Nars(batch=12),
+    "nars_12_nobins": Nars(batch=12, bins="none"),
+    "nars_gp_12": Nars(batch=12, kind="gp"),
     "nars_paper": Nars(kind="paper"),
     "nars_gp": Nars(kind="gp"),
     "nars_gp_quantile": Nars(kind="gp", bins="quantile"),
