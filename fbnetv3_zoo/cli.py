@@ -11,49 +11,38 @@ from typing import Annotated, Any
 
 import typer
 
-from ._version import __version__
-from .cli_group import FAILED, CommandGroup, note, print_json, print_table
+from . import completion
+from .cli_group import FAILED, Program, note, print_json, print_table
 
 # Answers where no better weights can be had, and where the caller asks for it.
 EMBEDDED = "fbnetv3_nano.cifar10"
 # ImageNet weights that anyone may use.
 DEFAULT = "fbnetv3_b.ra2_in1k"
 
-app = typer.Typer(
-    cls=CommandGroup,
-    help="FBNetV3-A..G: create, classify, export, measure. Exit codes: 0 done, 1 failed, "
-    "2 wrong usage, 3 an optional part is missing.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+app = Program(
+    "FBNetV3-A..G exactly as published: classify, export, quantize, measure, train. Everything "
+    "works offline with the small weights inside the package, fbnetv3_nano.cifar10."
 )
+
+_TABLES = completion.any_of(completion.networks, completion.files(".json"))
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 License = Annotated[
-    str | None, typer.Option(help="'commercial' leaves out what forbids it, or an SPDX name.")
+    str | None,
+    typer.Option(
+        help="'commercial' leaves out what forbids it, or an SPDX name.",
+        autocompletion=completion.licenses,
+    ),
 ]
 Offline = Annotated[bool | None, typer.Option(help="Never reach for the network.")]
 CacheDir = Annotated[Path | None, typer.Option(help="Folder of weights, not the usual cache.")]
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        print(f"fbnetv3-zoo {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print and stop.")
-    ] = False,
-) -> None:
-    pass
-
-
 @app.command("list")
 def list_(
-    filter: Annotated[str, typer.Argument(help="Pattern such as 'fbnetv3_*'.")] = "",
+    filter: Annotated[
+        str, typer.Argument(help="Pattern such as 'fbnetv3_*'.", autocompletion=completion.models)
+    ] = "",
     pretrained: Annotated[bool, typer.Option(help="List trained weights, not models.")] = False,
     license: License = None,
     max_macs: Annotated[float | None, typer.Option(help="In millions.")] = None,
@@ -63,7 +52,13 @@ def list_(
 ) -> None:
     """List models, or trained weights within limits.
 
-    Example: fbnetv3 list --pretrained --license commercial --max-macs 600
+    Plain, it lists networks with their cost at the published resolution. With --pretrained,
+    --license or a limit it lists trained weights, the most accurate first. Writes nothing.
+
+    Examples:
+        fbnetv3 list
+        fbnetv3 list --pretrained --license commercial
+        fbnetv3 list "fbnetv3_?" --max-macs 600 --min-top1 80 --json
     """
     from .counts import count
     from .registry import find, get_arch, list_models, list_weights
@@ -107,11 +102,20 @@ def list_(
 
 @app.command()
 def info(
-    name: Annotated[str, typer.Argument(help="Model, or weights model.tag.")], json: Json = False
+    name: Annotated[
+        str,
+        typer.Argument(help="Model, or weights model.tag.", autocompletion=completion.networks),
+    ],
+    json: Json = False,
 ) -> None:
-    """Show a network's table, its cost, and its weights with licence and source.
+    """Show a network's table, cost, weights and their licences.
 
-    Example: fbnetv3 info fbnetv3_e
+    The table is the published one, row by row; weights come with their accuracy, who measured it,
+    the licence and the source. Writes nothing.
+
+    Examples:
+        fbnetv3 info fbnetv3_e
+        fbnetv3 info fbnetv3_b.ra2_in1k --json
     """
     from .counts import count
     from .registry import get_arch
@@ -156,7 +160,11 @@ def info(
 def classify(
     images: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.")],
     model: Annotated[
-        str | None, typer.Option(help="Name, name.tag, local-dir:DIR, or an exported .onnx file.")
+        str | None,
+        typer.Option(
+            help="Name, name.tag, local-dir:DIR, or an exported .onnx file.",
+            autocompletion=completion.any_of(completion.networks, completion.files(".onnx")),
+        ),
     ] = None,
     embedded: Annotated[bool, typer.Option(help=f"Use {EMBEDDED}, inside the package.")] = False,
     top_k: Annotated[int, typer.Option(help="Classes to show.")] = 5,
@@ -167,12 +175,16 @@ def classify(
     cache_dir: CacheDir = None,
     json: Json = False,
 ) -> None:
-    """Say what is on photos. A photo that cannot be read is named, the others go on.
+    """Say what is on photos.
 
-    Without --model and --embedded: ImageNet weights from the hub, or the embedded ones where no hub
-    is reachable; the output says which answered.
+    A photo that cannot be read is named and the others go on; the exit code is then 1. Without
+    --model and --embedded, ImageNet weights from the hub answer, or the embedded ones where no hub
+    is reachable; the output says which. Writes nothing but fetched weights, to the cache.
 
-    Example: fbnetv3 classify cat.jpg holiday/ --model fbnetv3_e
+    Examples:
+        fbnetv3 classify photo.jpg --embedded
+        fbnetv3 classify photos/ --model fbnetv3_b.ra2_in1k --top-k 1 --json
+        fbnetv3 classify photo.jpg photos/ --model nano.onnx
     """
     if embedded and model is not None:
         raise ValueError(f"--embedded and --model {model} exclude each other; give one of them")
@@ -246,16 +258,26 @@ def _photos(images: list[Path]) -> Any:
 
 @app.command()
 def flops(
-    name: Annotated[str, typer.Argument(help="Model, weights model.tag, or architecture JSON.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="Model, weights model.tag, or architecture JSON.", autocompletion=_TABLES
+        ),
+    ],
     resolution: Annotated[
         int | None, typer.Option("--resolution", "-r", help="Input side in pixels.")
     ] = None,
     layers: Annotated[bool, typer.Option(help="Show every layer.")] = True,
     json: Json = False,
 ) -> None:
-    """Count multiply-adds through fvcore, in the paper's convention and in fvcore's own.
+    """Count multiply-adds, as the paper does and as fvcore does.
 
-    Example: fbnetv3 flops fbnetv3_a --resolution 224 --json
+    Both come from fvcore's trace of the network; the paper leaves batch-norm out. Writes nothing.
+
+    Examples:
+        fbnetv3 flops fbnetv3_a
+        fbnetv3 flops fbnetv3_a --resolution 256 --no-layers
+        fbnetv3 flops mine.json --json
     """
     from .flop_count import flops as counted
     from .registry import create, get_arch
@@ -281,15 +303,24 @@ def flops(
 
 @app.command()
 def fetch(
-    names: Annotated[list[str] | None, typer.Argument(help="Weights, or models.")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Weights, or models.", autocompletion=completion.networks),
+    ] = None,
     all_: Annotated[bool, typer.Option("--all", help="Everything in the table.")] = False,
     license: License = None,
     cache_dir: CacheDir = None,
     json: Json = False,
 ) -> None:
-    """Bring weights onto this machine, verified; a cut download goes on where it was.
+    """Bring weights onto this machine, verified.
 
-    Example: fbnetv3 fetch fbnetv3_e.meta_in1k
+    Writes to the cache, or --cache-dir, and says where. A download that was cut goes on where it
+    was; a file whose SHA-256 is not the recorded one is refused.
+
+    Examples:
+        fbnetv3 fetch fbnetv3_e.meta_in1k
+        fbnetv3 fetch fbnetv3_nano --json
+        fbnetv3 fetch --all --license commercial --cache-dir weights
     """
     from . import hub
     from .registry import get_weights, list_weights
@@ -318,17 +349,45 @@ def fetch(
 
 @app.command()
 def convert(
-    source: Annotated[Path, typer.Argument(help="Checkpoint in any of the three layouts.")],
-    target: Annotated[Path, typer.Argument(help="File to write, .safetensors.")],
-    model: Annotated[str, typer.Option(help="Model, or architecture JSON, that it belongs to.")],
-    to: Annotated[str, typer.Option(help="fbnetv3, official or timm.")] = "fbnetv3",
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="Checkpoint in any of the three layouts.",
+            autocompletion=completion.files(".safetensors", ".pth", ".pt", ".bin", ".ckpt"),
+        ),
+    ],
+    target: Annotated[
+        Path,
+        typer.Argument(
+            help="File to write, .safetensors.", autocompletion=completion.endings(".safetensors")
+        ),
+    ],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Model, or architecture JSON, that it belongs to.", autocompletion=_TABLES
+        ),
+    ],
+    to: Annotated[
+        str,
+        typer.Option(
+            help="fbnetv3, official or timm.",
+            autocompletion=completion.choices("fbnetv3", "official", "timm"),
+        ),
+    ] = "fbnetv3",
     force: Annotated[
         bool, typer.Option(help="Write timm's layout although timm's network computes otherwise.")
     ] = False,
 ) -> None:
-    """Convert a checkpoint between our layout, the official one and timm's. Runs no pickle.
+    r"""Convert a checkpoint to our layout, the official or timm's.
 
-    Example: fbnetv3 convert model.pth e.safetensors --model fbnetv3_e
+    The layout of SOURCE is recognised; a published pickle is decoded without running it. Writes
+    TARGET, once all tensors have been proved to fit the model.
+
+    Examples:
+        fbnetv3 convert model.pth e.safetensors --model fbnetv3_e
+        fbnetv3 convert mine.safetensors official.safetensors \
+            --model mine.json --to official
     """
     from .checkpoint import load_strict, read_tensors, write_tensors
     from .convert import detect_dialect, from_fbnetv3, to_fbnetv3
@@ -358,13 +417,24 @@ def convert(
 
 @app.command()
 def verify(
-    names: Annotated[list[str], typer.Argument(help="Models, or weights that were fetched.")],
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            help="Models, or weights that were fetched.", autocompletion=completion.networks
+        ),
+    ],
     cache_dir: CacheDir = None,
     json: Json = False,
 ) -> None:
-    """Check networks against the official implementation's outputs, and weights by hash.
+    """Check networks against published outputs, and weights by hash.
 
-    Example: fbnetv3 verify fbnetv3_a fbnetv3_a.meta_in1k
+    A model is compared with the published counts and with logits of the official implementation;
+    weights must have their recorded SHA-256. Fetches and writes nothing; exit code 1 if any fails.
+
+    Examples:
+        fbnetv3 verify fbnetv3_a0
+        fbnetv3 verify fbnetv3_nano.cifar10 --json
+        fbnetv3 verify fbnetv3_e.meta_in1k
     """
     from .verify import verify as verified
 
@@ -385,7 +455,12 @@ def verify(
 def doctor(json: Json = False) -> None:
     """Look at the installation and name the cure for what is wrong.
 
-    Example: fbnetv3 doctor
+    Versions, whether torch and torchvision fit each other, providers of onnxruntime, the cache,
+    threads. Writes nothing; exit code 1 if something is wrong.
+
+    Examples:
+        fbnetv3 doctor
+        fbnetv3 doctor --json
     """
     from .doctor import diagnose
 

@@ -8,12 +8,17 @@ from typing import Annotated
 
 import typer
 
+from . import completion
 from .cli import EMBEDDED, CacheDir, Offline
 
 
 def demo(
     model: Annotated[
-        str, typer.Option(help="Name, name.tag, local-dir:DIR, or an exported .onnx file.")
+        str,
+        typer.Option(
+            help="Name, name.tag, local-dir:DIR, or an exported .onnx file.",
+            autocompletion=completion.any_of(completion.networks, completion.files(".onnx")),
+        ),
     ] = EMBEDDED,
     out: Annotated[
         Path | None, typer.Option(help="Folder to write; default: one in the cache.")
@@ -27,9 +32,15 @@ def demo(
     offline: Offline = None,
     cache_dir: CacheDir = None,
 ) -> None:
-    """Build a page that classifies photos in the browser, without any server's help, and show it.
+    """Build a page that classifies photos in the browser, and show it.
 
-    Example: fbnetv3 demo --model fbnetv3_b.ra2_in1k --out site --no-serve
+    No photo leaves the browser: the page runs the network itself. Writes a folder of static files,
+    about 43 MB, nearly all of it onnxruntime-web, which is fetched once. Ctrl-C ends the serving.
+
+    Examples:
+        fbnetv3 demo
+        fbnetv3 demo --model fbnetv3_b.ra2_in1k --port 0 --no-open
+        fbnetv3 demo --model nano.onnx --out site --no-serve
     """
     from .demo import build_demo, folder_of
     from .demo_server import address_of, open_server

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from . import completion
 from .cli_group import note, print_json, print_table
 
 if TYPE_CHECKING:
@@ -22,21 +23,51 @@ if TYPE_CHECKING:
 
 # More images than this say little more about agreement and take minutes.
 _MAX_CALIBRATION = 300
+# Offered by the shell; the libraries that know them are slow to import.
+_METHODS = ("minmax", "mean_minmax", "percentile_99.99", "percentile_99.9", "mse")
+_TORCH_BACKENDS = (
+    "torch",
+    "torch-channels-last",
+    "torch-optimized",
+    "torch-bf16",
+    "torch-compile",
+    "torch-compile-bf16",
+    "torch-cuda-graph",
+)
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="Name, name.tag, arch.json, local-dir:DIR, ...")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Name, name.tag, arch.json, local-dir:DIR, ...",
+            autocompletion=completion.any_of(completion.networks, completion.files(".json")),
+        ),
+    ],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help=".onnx, .xml (OpenVINO) or .pte (ExecuTorch).")
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help=".onnx, .xml (OpenVINO) or .pte (ExecuTorch).",
+            autocompletion=completion.endings(".onnx", ".xml", ".pte"),
+        ),
     ],
     pretrained: Annotated[
         bool | None, typer.Option(help="Load the trained weights; default: if the name has any.")
     ] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Weights to load instead.")] = None,
     dynamic: Annotated[
-        str, typer.Option(help="Free sides of the input: batch, batch+size or none.")
+        str,
+        typer.Option(
+            help="Free sides of the input: batch, batch+size or none.",
+            autocompletion=completion.choices("batch", "batch+size", "none"),
+        ),
     ] = "batch",
-    precision: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp32",
+    precision: Annotated[
+        str,
+        typer.Option(help="fp32 or fp16.", autocompletion=completion.choices("fp32", "fp16")),
+    ] = "fp32",
     opset: Annotated[int, typer.Option(help="18 or later.")] = 18,
     include_preprocess: Annotated[
         bool, typer.Option(help="Take uint8 (N, H, W, 3) and normalise in the graph.")
@@ -46,7 +77,18 @@ def export(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Write a network to a file that is compared with it first; what differs is not written."""
+    """Write a network to ONNX, OpenVINO or ExecuTorch, proved equal.
+
+    Writes OUTPUT (and the .bin beside an .xml) once its answers have been compared with the
+    model's; what differs is not written. The file carries its table, labels, preprocessing and
+    licence. OpenVINO and ExecuTorch are optional parts.
+
+    Examples:
+        fbnetv3 export fbnetv3_nano.cifar10 -o nano.onnx
+        fbnetv3 export fbnetv3_nano.cifar10 -o half.onnx --precision fp16
+        fbnetv3 export local-dir:run -o run.xml
+        fbnetv3 export fbnetv3_a -o a.onnx --no-pretrained --check-target
+    """
     from .export import to_onnx
 
     if output.suffix not in (".onnx", ".xml", ".pte"):
@@ -130,18 +172,40 @@ def _print_export(
 
 
 def quantize(
-    file: Annotated[Path, typer.Argument(help="An fp32 file that `fbnetv3 export` wrote.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="An fp32 file that `fbnetv3 export` wrote.",
+            autocompletion=completion.files(".onnx"),
+        ),
+    ],
     calib: Annotated[Path, typer.Option(help="Folder of images like those of later use.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help=".onnx, or .xml for OpenVINO.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help=".onnx, or .xml for OpenVINO.",
+            autocompletion=completion.endings(".onnx", ".xml"),
+        ),
+    ],
     evaluate: Annotated[
         Path | None,
         typer.Option(help="Folder to judge the result on; folders called after classes: labels."),
     ] = None,
     runtime: Annotated[
-        str | None, typer.Option(help="onnxruntime or openvino; by the output's ending.")
+        str | None,
+        typer.Option(
+            help="onnxruntime or openvino; by the output's ending.",
+            autocompletion=completion.choices("onnxruntime", "openvino"),
+        ),
     ] = None,
     method: Annotated[
-        str | None, typer.Option(help="How ranges are taken; default: what agrees best.")
+        str | None,
+        typer.Option(
+            help="How ranges are taken; default: what agrees best.",
+            autocompletion=completion.choices(*_METHODS),
+        ),
     ] = None,
     max_drop: Annotated[
         float | None, typer.Option(help="Most points of top-1 that may be lost; else refused.")
@@ -151,7 +215,17 @@ def quantize(
     threads: Annotated[int, typer.Option(help="For that measurement.")] = 1,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Make an int8 file, judge it on images, and say whether it pays on this machine."""
+    r"""Make an int8 file, judge it, and say whether it pays here.
+
+    Writes OUTPUT. It is calibrated on images, judged on others against fp32, and its speed measured
+    on this machine; with --max-drop the layers that cost most stay in float until it holds.
+
+    Examples:
+        fbnetv3 quantize nano.onnx --calib photos -o nano_int8.onnx
+        fbnetv3 quantize nano.onnx --calib photos -o i8.onnx --method minmax
+        fbnetv3 quantize nano.onnx --calib photos --evaluate photos \
+            -o int8.xml --max-drop 1
+    """
     from .int8_speed import compare_speed
     from .labelled import labelled_images
     from .onnx_session import read_artefact
@@ -194,10 +268,21 @@ def quantize(
 
 
 def latency(
-    models: Annotated[list[str], typer.Argument(help="Names, or exported .onnx and .xml files.")],
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            help="Names, or exported .onnx and .xml files.",
+            autocompletion=completion.any_of(
+                completion.networks, completion.files(".onnx", ".xml")
+            ),
+        ),
+    ],
     backend: Annotated[
         list[str] | None,
-        typer.Option(help="Torch's to add: torch, torch-optimized, torch-compile, ...; repeatable"),
+        typer.Option(
+            help="Torch's to add: torch, torch-optimized, torch-compile, ...; repeatable",
+            autocompletion=completion.choices(*_TORCH_BACKENDS),
+        ),
     ] = None,
     batch: Annotated[list[int] | None, typer.Option(help="Images a run; repeatable.")] = None,
     threads: Annotated[
@@ -222,7 +307,17 @@ def latency(
     plot: Annotated[Path | None, typer.Option(help="Draw a .svg or .png.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Measure ways of running networks against each other on this machine."""
+    r"""Measure ways of running networks against each other here.
+
+    Every backend that is installed takes its turn; rows have median, spread and agreement. Writes
+    nothing unless asked to: --output appends rows, --plot draws them (an optional part).
+
+    Examples:
+        fbnetv3 latency fbnetv3_nano.cifar10 --threads 1 --seconds 5
+        fbnetv3 latency nano.onnx --images photos --best --threads 1 --seconds 5
+        fbnetv3 latency fbnetv3_a fbnetv3_b --backend torch-optimized \
+            -o rows.jsonl --plot rows.svg
+    """
     from .bench import best as fastest
     from .bench import write_rows
 

@@ -33,6 +33,8 @@ _RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 class FetchError(FileNotFoundError):
     """A file could not be brought here: no network, no such file, no room. Nothing was changed."""
 
+    EXIT_CODE = 1  # of the command line: not the user's mistake, though a file is not found
+
 
 @dataclass(frozen=True)
 class _Answer:

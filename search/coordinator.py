@@ -28,6 +28,8 @@ ENOUGH = 46 / 48
 class TrialError(RuntimeError):
     """Trials fail one after another, so that going on makes no sense."""
 
+    EXIT_CODE = 1  # of the command line
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:

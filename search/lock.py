@@ -23,6 +23,8 @@ REMOTE_SILENCE_S = 60.0
 class StoreError(RuntimeError):
     """The search's folder cannot be used: locked, full or damaged. The message says what to do."""
 
+    EXIT_CODE = 1  # of the command line
+
 
 def take_lock(folder: Path) -> FileLock:
     """Returns the held lock of a folder's only coordinator; a dead one's is taken over.

@@ -54,6 +54,8 @@ class Diverged(ArithmeticError):  # noqa: N818  # a verdict on the recipe, not a
         curve: the epochs before.
     """
 
+    EXIT_CODE = 1  # of the command line
+
     def __init__(self, epoch: int, step: int, curve: tuple[EpochLog, ...], lr: float) -> None:
         super().__init__(
             f"training diverged: the loss is not finite at step {step} of epoch {epoch}, learning "

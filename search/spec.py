@@ -30,9 +30,10 @@ def load_objective(spec: Mapping[str, Any]) -> Objective:
     """Returns the objective that settings describe.
 
     Raises:
-        ValueError: the settings are of no known kind, or lack a field or have one too many.
+        ValueError: the settings are of no known kind, or lack a field or have one too many, or
+            name no Python.
         FileNotFoundError: a file that they name does not exist.
-        ImportError: a target cannot be imported.
+        ImportError: a target needs a package that is not installed.
     """
     fields = {key: value for key, value in spec.items() if key != "kind"}
     kind = spec.get("kind")
@@ -101,7 +102,7 @@ def _python(*, target: str, arguments: Mapping[str, Any] | None = None) -> Objec
         raise ValueError(f"target is {target!r}; expected 'module:name' or 'file.py:name'")
     module = _module_of_file(Path(where)) if where.endswith(".py") else _import(where)
     if not hasattr(module, name):
-        raise ImportError(f"{where} has no {name!r}; expected a function that makes an objective")
+        raise ValueError(f"{where} has no {name!r}; expected a function that makes an objective")
     made: Objective = getattr(module, name)(**dict(arguments or {}))
     return made
 
@@ -109,19 +110,25 @@ def _python(*, target: str, arguments: Mapping[str, Any] | None = None) -> Objec
 def _import(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(f"objective {name!r} cannot be imported: {error}") from error
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise ImportError(f"objective {name!r} needs {error.name}; install it") from error
+        raise ValueError(
+            f"no module {name!r} for the objective; expected one that Python finds, or file.py:name"
+        ) from error
 
 
 def _module_of_file(path: Path) -> ModuleType:
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; expected a Python file of an objective")
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}; expected a Python file of an objective")
     spec = importlib.util.spec_from_file_location(path.stem, path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{path} is no Python file")
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
+    except ModuleNotFoundError as error:
+        raise ImportError(f"objective {path} needs {error.name}; install it") from error
     except SyntaxError as error:
-        raise ImportError(f"{path} is no valid Python: {error}") from error
+        raise ValueError(f"{path} is no valid Python: {error}") from error
     return module

@@ -26,6 +26,8 @@ SEARCH_USES = frozenset(
     {
         "arch",
         "checkpoint",
+        "cli_group",
+        "completion",
         "counts",
         "json_record",
         "labels",
@@ -67,11 +69,12 @@ ROOMS = {
 # Files that can be used where torch is not wanted, with all that they import at once.
 TORCH_FREE = {
     "fbnetv3": "arch convert counts images json_record labels labelled license_policy preprocess "
-    "pretrained_cfg registry tables weights cli cli_demo cli_deploy cli_group demo_server",
+    "pretrained_cfg registry tables weights cli completion cli_demo cli_deploy cli_group "
+    "demo_server",
     "fbnetv3.search": "cost evolve gene objective optimize recipe run scale select space spaces "
     "store cli",
 }
-NUMPY_FREE = {"fbnetv3": "arch counts labels license_policy registry tables weights cli"}
+NUMPY_FREE = {"fbnetv3": "arch counts labels license_policy registry tables weights cli completion"}
 
 # Library -> the files that may import it.
 OPTIONAL = {

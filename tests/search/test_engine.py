@@ -313,10 +313,14 @@ def alive(pid: int) -> bool:
     [
         ({"kind": "magic"}, ValueError, "expected one of table, train, python"),
         ({"kind": "python", "target": "nothing"}, ValueError, "module:name"),
-        ({"kind": "python", "target": "no_such_module_here:x"}, ImportError, "cannot be imported"),
-        ({"kind": "python", "target": "/no/such.py:x"}, FileNotFoundError, "does not exist"),
+        (
+            {"kind": "python", "target": "no_such_module_here:x"},
+            ValueError,
+            "no module 'no_such_module_here'",
+        ),
+        ({"kind": "python", "target": "/no/such.py:x"}, FileNotFoundError, "no file /no/such.py"),
         ({"kind": "python", "target": TOY, "arguments": {"x": 1}}, ValueError, "do not fit"),
-        ({"kind": "python", "target": f"{TOY}r"}, ImportError, "has no 'maker'"),
+        ({"kind": "python", "target": f"{TOY}r"}, ValueError, "has no 'maker'"),
     ],
 )
 def test_wrong_objective_settings_are_named(
