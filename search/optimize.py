@@ -21,6 +21,7 @@ from fbnetv3.json_record import keywords_of
 from .coordinator import Coordinator, Progress
 from .earlystop import find_early_stop
 from .evolve import CostsOf, Limit, extreme
+from .predictor import KINDS as PREDICTORS
 from .predictor import (
     AutoPredictor,
     MlpPredictor,
@@ -99,6 +100,9 @@ class Plan:
         if self.bins not in (*BINS, IN_TURN):
             known = ", ".join((*BINS, IN_TURN))
             raise ValueError(f"bins is {self.bins!r}; expected one of {known}")
+        if self.predictor not in PREDICTORS:
+            known = ", ".join(PREDICTORS)
+            raise ValueError(f"unknown predictor {self.predictor!r}; expected one of {known}")
         if not self.limits:
             raise ValueError("limits is empty; give at least {}, a search without bounds")
         for bounds in (self.within, *self.limits):
