@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .json_record import keywords_of, read_json
+from .messages import shown
 
 SCHEMA = "fbnetv3-arch/1"
 ACTIVATIONS = ("hard_swish", "relu")
@@ -31,7 +32,7 @@ def round_channels(channels: float) -> int:
 
 
 def _refuse(field: str, value: object, expected: str) -> ValueError:
-    return ValueError(f"{field} is {value!r}; expected {expected}")
+    return ValueError(f"{field} is {shown(value)}; expected {expected}")
 
 
 def _whole(field: str, value: object, low: int, high: int) -> None:
@@ -87,8 +88,11 @@ class Row:
     act: str = "hard_swish"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.name, str) or not self.name:
-            raise _refuse("row.name", self.name, "a name such as 'MB2'")
+        # It stands in messages and in the names of a search's genes.
+        if not (
+            isinstance(self.name, str) and self.name.isprintable() and 0 < len(self.name) <= 80
+        ):
+            raise _refuse("row.name", self.name, "a printable name of up to 80 letters, as 'MB2'")
         where = f"row {self.name}: "
         _whole(where + "repeats", self.repeats, 1, 64)
         self._set_pair("kernel")

@@ -17,11 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from .arch import Arch
+from .json_record import read_json
+from .messages import one_line, shown
 from .preprocess import Preprocess
 
 SCHEMA = "fbnetv3-artefact/1"
 PREFIX = "fbnetv3."
 INPUT, OUTPUT = "input", "logits"
+_JSON_NAMES = {bool: "true or false", dict: "a JSON object", list: "a list"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +107,7 @@ class Artefact:
         """
         schema = metadata.get(PREFIX + "schema")
         if schema != SCHEMA:
-            found = f"schema {schema!r}" if schema else "none of our metadata"
+            found = f"schema {shown(schema)}" if schema else "none of our metadata"
             raise ValueError(
                 f"{source} was not exported by this version of fbnetv3 ({found}, expected "
                 f"{SCHEMA!r}); make it with `fbnetv3 export`"
@@ -117,24 +120,25 @@ class Artefact:
             return Artefact(
                 name=texts["name"],
                 arch=arch,
-                preprocess=Preprocess.from_dict(json.loads(texts["preprocess"])),
-                in_graph=bool(json.loads(texts["in_graph"])),
-                class_names=tuple(json.loads(texts["labels"])),
+                preprocess=Preprocess.from_dict(_value(texts, "preprocess", dict)),
+                in_graph=_value(texts, "in_graph", bool),
+                class_names=_names(texts),
                 weights_tag=texts["weights_tag"],
                 weights_sha256=texts["weights_sha256"],
                 license=texts["license"],
                 source_url=texts["source_url"],
-                macs_paper=int(texts["macs_paper"]),
-                params=int(texts["params"]),
+                macs_paper=_whole(texts, "macs_paper"),
+                params=_whole(texts, "params"),
                 precision=texts["precision"],
-                exported_with=json.loads(texts["exported_with"]),
-                parity=json.loads(texts["parity"]),
-                quantization=json.loads(texts["quantization"]),
+                exported_with=_value(texts, "exported_with", dict),
+                parity=_value(texts, "parity", dict),
+                quantization=_value(texts, "quantization", dict),
                 task=texts["task"],
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, ValueError) as error:
+            reason = f"{error} is missing" if isinstance(error, KeyError) else one_line(str(error))
             raise ValueError(
-                f"{source} has damaged metadata ({error}); make it again with `fbnetv3 export`"
+                f"{source} has damaged metadata ({reason}); make it again with `fbnetv3 export`"
             ) from error
 
 
@@ -167,6 +171,29 @@ def written_whole(path: Path) -> Iterator[Path]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _value(texts: Mapping[str, str], key: str, kind: type) -> Any:
+    value = read_json(texts[key], key)
+    if not isinstance(value, kind):
+        raise ValueError(f"{key} is {shown(value)}; expected {_JSON_NAMES[kind]}")
+    return value
+
+
+def _names(texts: Mapping[str, str]) -> tuple[str, ...]:
+    names = _value(texts, "labels", list)
+    for name in names:
+        if not isinstance(name, str):
+            raise ValueError(f"labels has {shown(name)}; expected text")
+    return tuple(names)
+
+
+def _whole(texts: Mapping[str, str], key: str) -> int:
+    text = texts[key]
+    # int() would also take blanks, underscores and the digits of other scripts.
+    if not (text.isascii() and text.isdigit() and len(text) <= 20):
+        raise ValueError(f"{key} is {shown(text)}; expected a whole number")
+    return int(text)
 
 
 def _compact(value: Any) -> str:

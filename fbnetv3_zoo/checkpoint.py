@@ -27,6 +27,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from .messages import one_line
 from .torch_pickle import Machine, Storage, Stored, describe
 
 # The first value of every file in the stream-of-pickles layout.
@@ -77,8 +78,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return _read_content(content)
     except _DECODE_ERRORS as error:
-        # Names in the file may be long, or hold control characters meant for a terminal.
-        reason = (str(error) or type(error).__name__).encode("unicode_escape").decode()[:500]
+        reason = one_line(str(error) or type(error).__name__)
         raise ValueError(
             f"cannot read checkpoint {path} ({len(content)} bytes): {reason}. Expected a "
             "safetensors file or a torch checkpoint that maps names to tensors; delete the file "
@@ -100,7 +100,7 @@ def read_metadata(path: Path) -> dict[str, str]:
             return dict(opened.metadata() or {})
     except _DECODE_ERRORS as error:
         raise ValueError(
-            f"cannot read metadata of {path}: {error}. Expected a safetensors file; "
+            f"cannot read metadata of {path}: {one_line(str(error))}. Expected a safetensors file; "
             "write one with fbnetv3.checkpoint.write_tensors()"
         ) from error
 

@@ -10,6 +10,7 @@ times faster on a 12-megapixel photo, but moves preprocessed pixels by up to 2 o
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from io import BytesIO
@@ -19,6 +20,8 @@ from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, UnidentifiedImageError
+
+from .messages import one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -128,7 +131,7 @@ def _is_tensor(source: object) -> TypeGuard[Tensor]:
 
 
 def _refuse(name: str, reason: str) -> ValueError:
-    return ValueError(f"cannot read image {name}: {reason}")
+    return ValueError(f"cannot read image {one_line(name)}: {one_line(reason)}")
 
 
 def _from_path(path: Path) -> Image.Image:
@@ -185,6 +188,8 @@ def _identified(file: IO[bytes]) -> Image.Image:
 def _from_pillow(image: Image.Image, name: str) -> Image.Image:
     try:
         image.load()
+        if not min(image.size):
+            raise ValueError(f"{image.width} x {image.height} pixels; expected at least one")
         # An image that was made from a file's may be turned already and still carry its EXIF.
         return _rgb(_upright(image) if isinstance(image, ImageFile.ImageFile) else image)
     except Exception as error:
@@ -230,9 +235,18 @@ def _from_unit(values: NDArray[Any], what: str) -> NDArray[np.uint8]:
     return scaled.astype(np.uint8)
 
 
+def _check_size(shape: tuple[int, ...], name: str) -> None:
+    """Refuses what a view of a few numbers can claim; files are held to the same by Pillow."""
+    limit = Image.MAX_IMAGE_PIXELS
+    if limit is not None and math.prod(shape[:2]) > 2 * limit:
+        raise _refuse(name, f"{math.prod(shape[:2])} pixels; expected at most {2 * limit}")
+
+
 def _from_array(array: NDArray[Any], name: str) -> Image.Image:
+    array = np.asarray(array)  # of a masked array or a matrix the numbers
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3) or not array.size:
         raise _refuse(name, f"shape {array.shape}; expected (H, W, 3) or (H, W)")
+    _check_size(array.shape, name)
     if np.issubdtype(array.dtype, np.floating):
         try:
             array = _from_unit(array, "values")
@@ -247,7 +261,13 @@ def _from_tensor(tensor: Tensor, name: str) -> Image.Image:
     if tensor.ndim != 3 or tensor.shape[0] not in (1, 3):
         shape = tuple(tensor.shape)
         raise _refuse(name, f"shape {shape}; expected (3, H, W) or (1, H, W)")
-    if tensor.is_floating_point():
-        tensor = tensor.float()  # numpy has no bfloat16
-    array = tensor.detach().cpu().permute(1, 2, 0).numpy()
+    _check_size(tuple(tensor.shape[1:]), name)
+    try:
+        if tensor.is_floating_point():
+            tensor = tensor.float()  # numpy has no bfloat16
+        array = tensor.detach().cpu().permute(1, 2, 0).numpy()
+    # Depending on the kind: without numbers (meta), sparse, quantised, conjugated.
+    except (NotImplementedError, RuntimeError, TypeError) as error:
+        reason = f"it holds no plain numbers ({error}); expected a dense tensor"
+        raise _refuse(name, reason) from error
     return _from_array(array[:, :, 0] if array.shape[2] == 1 else array, name)

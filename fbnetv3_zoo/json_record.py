@@ -7,6 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from .messages import shown
+
 
 def read_json(text: str | bytes, what: str) -> Any:
     """Returns the value of a JSON text; `what` is its name in errors.
@@ -27,12 +29,14 @@ def keywords_of(kind: type, fields: Any, where: str) -> dict[str, Any]:
         ValueError: it is no object, or a field is unknown or missing; the message names it.
     """
     if not isinstance(fields, Mapping):
-        raise ValueError(f"{where} is {fields!r}; expected a JSON object")
+        raise ValueError(f"{where} is {shown(fields)}; expected a JSON object")
     declared = dataclasses.fields(kind)
     names = [f.name for f in declared]
     unknown = sorted(str(key) for key in fields if key not in names)
     if unknown:
-        raise ValueError(f"{where} has unknown field {unknown[0]!r}; known: {', '.join(names)}")
+        raise ValueError(
+            f"{where} has unknown field {shown(unknown[0])}; known: {', '.join(names)}"
+        )
     none = dataclasses.MISSING
     required = [f.name for f in declared if f.default is none and f.default_factory is none]
     missing = [name for name in required if name not in fields]

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .artefact import INPUT, OUTPUT, Artefact
+from .messages import one_line
 from .parity import as_pixels
 
 CPU = "CPUExecutionProvider"
@@ -77,12 +78,45 @@ class OnnxBackend:
     ) -> None:
         self.path = Path(path)
         self._session = open_session(self.path, providers=providers, threads=threads)
-        metadata = self._session.get_modelmeta().custom_metadata_map
+        try:
+            metadata = self._session.get_modelmeta().custom_metadata_map
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{path} has damaged metadata ({error}); make it again with `fbnetv3 export`"
+            ) from error
         self.artefact = Artefact.from_metadata(metadata, source=str(path))
         self.preprocess = self.artefact.preprocess
-        num_classes = self._session.get_outputs()[0].shape[1]
+        num_classes = self._check_ends()
         self.class_names = self.artefact.class_names or tuple(map(str, range(num_classes)))
         self.input_shape: list[int | str] = self._session.get_inputs()[0].shape
+
+    def _check_ends(self) -> int:
+        """Returns the number of logits; refuses a graph that its own metadata does not describe."""
+        kind = "tensor(uint8)" if self.artefact.in_graph else "tensor(float)"
+        taken = [(end.name, end.type, len(end.shape)) for end in self._session.get_inputs()]
+        given = [(end.name, end.type, len(end.shape)) for end in self._session.get_outputs()]
+        expected = [(INPUT, kind, 4)], [(OUTPUT, "tensor(float)", 2)]
+        names = self.artefact.class_names
+        num_classes = self._session.get_outputs()[0].shape[1] if given == expected[1] else None
+        if (taken, given) != expected or not isinstance(num_classes, int) or num_classes < 1:
+            raise ValueError(
+                f"{self.path} is no file of an image classifier as its metadata say: it takes "
+                f"{one_line(str(taken))} and gives {one_line(str(given))}, expected {expected} and "
+                "a fixed number of logits; make it again with `fbnetv3 export`"
+            )
+        shape, crop = self._session.get_inputs()[0].shape, self.preprocess.crop
+        sides = shape[1:3] if self.artefact.in_graph else shape[2:4]
+        if any(isinstance(side, int) and side != crop for side in sides):
+            raise ValueError(
+                f"{self.path} takes images of {sides} pixels, its metadata say {crop}, expected "
+                "equal sides; make it again with `fbnetv3 export`"
+            )
+        if names and len(names) != num_classes:
+            raise ValueError(
+                f"{self.path} has {len(names)} class names for {num_classes} logits, expected one "
+                "each; make it again with `fbnetv3 export`"
+            )
+        return num_classes
 
     def run_batch(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """Returns float32 logits (N, num_classes).
@@ -108,8 +142,19 @@ class OnnxBackend:
         return self.run_raw(fed)
 
     def run_raw(self, fed: NDArray[Any]) -> NDArray[np.float32]:
-        """Returns logits of a batch in the form that the file itself takes."""
-        return np.asarray(self._session.run([OUTPUT], {INPUT: fed})[0], np.float32)
+        """Returns logits of a batch in the form that the file itself takes.
+
+        Raises:
+            ValueError: the graph does not work on such a batch.
+        """
+        try:
+            return np.asarray(self._session.run([OUTPUT], {INPUT: fed})[0], np.float32)
+        # onnxruntime's exceptions have no common class of their own.
+        except Exception as error:
+            raise ValueError(
+                f"{self.path} cannot be run on an input of shape {fed.shape}: "
+                f"{one_line(str(error))}; make it again with `fbnetv3 export`"
+            ) from error
 
 
 def open_session(
@@ -145,12 +190,14 @@ def open_session(
         raise ValueError(f"threads is {threads!r}; expected a whole number from 1")
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads if threads is not None else available_cpus()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is raised, and needs no second message
     try:
-        session = ort.InferenceSession(str(path), options, providers=wanted)
-    # onnxruntime's exceptions have no common class of their own.
+        session = ort.InferenceSession(str(path), options, providers=wanted, enable_fallback=False)
     except Exception as error:
-        raise ValueError(f"{path} is not an ONNX file that can be run: {error}") from error
+        raise ValueError(
+            f"{path} is not an ONNX file that can be run: {one_line(str(error))}; make one with "
+            "`fbnetv3 export`"
+        ) from error
     # A provider that cannot be set up is dropped with no more than a warning.
     dropped = [name for name in wanted if name not in session.get_providers()]
     if dropped:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from .json_record import keywords_of
+from .messages import shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -32,6 +33,8 @@ INTERPOLATIONS: tuple[str, ...] = get_args(Interpolation)
 # become 224 x 13,440,000. Pillow keeps such a box in float32, so that pixels may differ by 1 of 255
 # from those of the whole image.
 _MAX_ASPECT = 32
+# Of means and deviations: the steps are done in float32, where the rest would overflow.
+_MAX_SCALE = 1e6
 # timm's names, for `from_timm_cfg`.
 _TIMM_FIELDS = ("input_size", "interpolation", "crop_pct", "mean", "std")
 
@@ -74,7 +77,7 @@ class Preprocess:
         if self.antialias is not (self.interpolation != "nearest"):
             expected = "False with 'nearest'" if self.antialias else "True, as Pillow resizes"
             raise _refuse("antialias", self.antialias, expected)
-        for field, low in (("mean", -math.inf), ("std", 0.0)):
+        for field, low in (("mean", -_MAX_SCALE), ("std", 1 / _MAX_SCALE)):
             object.__setattr__(self, field, _triple(field, getattr(self, field), low))
 
     def __call__(self, image: Image.Image) -> NDArray[np.float32]:
@@ -218,7 +221,7 @@ class Preprocess:
 
 
 def _refuse(field: str, value: object, expected: str) -> ValueError:
-    return ValueError(f"{field} is {value!r}; expected {expected}")
+    return ValueError(f"{field} is {shown(value)}; expected {expected}")
 
 
 def _triple(field: str, values: Any, low: float) -> tuple[float, float, float]:
@@ -226,7 +229,7 @@ def _triple(field: str, values: Any, low: float) -> tuple[float, float, float]:
     for number in numbers:
         if isinstance(number, bool) or not isinstance(number, int | float):
             numbers = []
-    if len(numbers) != 3 or not all(math.isfinite(n) and n > low for n in numbers):
-        expected = "three finite numbers, one a channel" + (", above 0" if low == 0 else "")
+    if len(numbers) != 3 or not all(low <= n <= _MAX_SCALE for n in numbers):
+        expected = f"three numbers from {low:g} to {_MAX_SCALE:g}, one a channel"
         raise _refuse(field, values, expected)
     return (float(numbers[0]), float(numbers[1]), float(numbers[2]))

@@ -18,9 +18,11 @@ from typing import Any
 import numpy as np
 
 from fbnetv3.arch import Arch, round_channels
-from fbnetv3.json_record import read_json
+from fbnetv3.json_record import keywords_of, read_json
+from fbnetv3.messages import shown
 
 from .cost import Form, gather, make_tables
+from .layout import is_number
 from .space import Floats, Matrix, Space
 
 SCHEMA = "fbnetv3-latency-table/1"
@@ -121,18 +123,49 @@ class LatencyTable:
         """Returns the table of a JSON text.
 
         Raises:
-            ValueError: the text is no table of this version.
+            ValueError: the text is no table of this version, or is damaged.
         """
         fields = read_json(text, "the latency table")
         if not isinstance(fields, dict) or fields.pop("schema", None) != SCHEMA:
             raise ValueError(f"this is no latency table; expected schema {SCHEMA!r}")
-        names = [f.name for f in dataclasses.fields(Operator)]
-        timings = {}
-        for row in fields.pop("timings"):
-            operator = Operator(**{name: row.pop(name) for name in names})
-            timings[operator] = Timing(**row)
-        pair = fields.pop("num_networks")
-        return LatencyTable(timings=timings, num_networks=(pair[0], pair[1]), **fields)
+        given = keywords_of(LatencyTable, fields, "the latency table")
+        rows = given["timings"]
+        if not isinstance(rows, list):
+            raise ValueError(f"the latency table's timings are {shown(rows)}; expected a list")
+        given["timings"] = dict(_row(row, f"timings[{n}]") for n, row in enumerate(rows))
+        pair = given.get("num_networks", (0, 0))
+        if not (isinstance(pair, list | tuple) and len(pair) == 2 and all(map(_is_count, pair))):
+            raise ValueError(f"num_networks is {shown(pair)}; expected two counts")
+        given["num_networks"] = (pair[0], pair[1])
+        for name in ("slope", "offset_ms", "error_pct"):
+            value = given.get(name, 0.0)
+            if not (is_number(value) or (name == "error_pct" and value is None)):
+                raise ValueError(f"{name} is {shown(value)}; expected a finite number")
+        if not isinstance(given.get("device", {}), dict):
+            raise ValueError(f"device is {shown(given['device'])}; expected a JSON object")
+        return LatencyTable(**given)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _row(row: Any, where: str) -> tuple[Operator, Timing]:
+    """Returns what was timed and the timing of one row of a table's JSON."""
+    both = [f.name for kind in (Operator, Timing) for f in dataclasses.fields(kind)]
+    if not isinstance(row, dict) or sorted(row) != sorted(both):
+        raise ValueError(f"{where} is {shown(row)}; expected a JSON object with {', '.join(both)}")
+    for name, value in row.items():
+        if name == "kind":
+            ok, expected = isinstance(value, str), "text"
+        elif name.endswith("_ms"):
+            ok, expected = is_number(value) and value >= 0, "milliseconds"
+        else:
+            ok, expected = _is_count(value), "a count"
+        if not ok:
+            raise ValueError(f"{where}: {name} is {shown(value)}; expected {expected}")
+    timing = Timing(**{f.name: row.pop(f.name) for f in dataclasses.fields(Timing)})
+    return Operator(**row), timing
 
 
 def operators_of(arch: Arch, *, num_classes: int = 1000) -> Iterator[Operator]:

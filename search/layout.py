@@ -12,12 +12,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fbnetv3.arch import SCHEMA, Arch, round_channels
+from fbnetv3.arch import SCHEMA, Arch, Row, round_channels
 from fbnetv3.json_record import keywords_of
+from fbnetv3.messages import shown
 
 Value = str | int | float | bool
 PAIRS = ("kernel", "expansion", "groups")
 WIDTHS = ("channels", "stem_channels")
+# Sums and differences of such numbers are numbers.
+_MAX_NUMBER = 1e300
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,9 @@ class Layout:
         recipe: recipe fields, each a literal or "$gene".
         round_widths: round channels to multiples of 8 as the released networks do; two raw widths
             that round to the same are then one candidate.
+
+    Raises:
+        ValueError: a template lacks a field, has an unknown one, or one of another form.
     """
 
     arch: Mapping[str, Any] | None = None
@@ -36,16 +42,29 @@ class Layout:
     round_widths: bool = True
 
     def __post_init__(self) -> None:
-        if self.arch is not None:
-            for key in ("resolution", "stem_channels", "rows", "head_expansion", "head_channels"):
-                if key not in self.arch:
-                    raise ValueError(f"layout.arch lacks {key!r}; see Arch.to_dict() for the form")
-            for row in self.arch["rows"]:
-                if row.get("padding") is not None and gene_of(_pair(row["kernel"])[0]):
-                    raise ValueError(
-                        f"row {row.get('name')}: padding is {row['padding']!r} beside a kernel that"
-                        " is a gene; expected a fixed kernel, or no padding (kernel // 2)"
-                    )
+        if not isinstance(self.recipe, Mapping):
+            raise ValueError(f"layout.recipe is {shown(self.recipe)}; expected a JSON object")
+        for key, cell in self.recipe.items():
+            if not key.isprintable() or len(key) > 80:
+                raise ValueError(f"layout.recipe has the field {shown(key)}; expected a short name")
+            _check_cell(cell, f"layout.recipe.{key}")
+        if not isinstance(self.round_widths, bool):
+            raise ValueError(
+                f"layout.round_widths is {shown(self.round_widths)}; expected true or false"
+            )
+        if self.arch is None:
+            return
+        if not isinstance(self.arch, Mapping):
+            raise ValueError(f"layout.arch is {shown(self.arch)}; expected a JSON object")
+        keywords_of(Arch, {k: v for k, v in self.arch.items() if k != "schema"}, "layout.arch")
+        rows = self.arch["rows"]
+        if not isinstance(rows, list | tuple):
+            raise ValueError(f"layout.arch.rows is {shown(rows)}; expected a list of rows")
+        for number, row in enumerate(rows):
+            _check_row(keywords_of(Row, row, f"layout.arch.rows[{number}]"), number)
+        for key, cell in self.arch.items():
+            if key != "rows":
+                _check_cell(cell, f"layout.arch.{key}")
 
     def cells(self) -> Iterator[tuple[str, str, str]]:
         """Yields (gene, kind of cell, place) for every "$gene" cell."""
@@ -114,7 +133,9 @@ class Layout:
         if isinstance(cell, list | tuple):
             return [self._fill(key, part, values) for part in cell]
         value = _value(cell, values)
-        return round_channels(value) if key in WIDTHS and self.round_widths else value
+        # What is no number is refused by the Arch that it goes into.
+        rounds = key in WIDTHS and self.round_widths and is_number(value)
+        return round_channels(value) if rounds else value
 
 
 _DEFAULTS: dict[str, Any] = {"act": "hard_swish", "stem_act": "hard_swish", "groups": None}
@@ -129,13 +150,41 @@ def same(a: object, b: object) -> bool:
     """Returns whether two gene values are the same, floats up to rounding."""
     if isinstance(a, bool) or isinstance(b, bool) or isinstance(a, str) or isinstance(b, str):
         return type(a) is type(b) and a == b
-    numbers = isinstance(a, int | float) and isinstance(b, int | float)
+    numbers = is_number(a) and is_number(b)
     return numbers and math.isclose(a, b, rel_tol=1e-9, abs_tol=1e-15)  # type: ignore[arg-type]
 
 
 def _value(cell: Any, values: Mapping[str, Value]) -> Any:
     name = gene_of(cell)
     return cell if name is None else values[name]
+
+
+def is_number(value: object) -> bool:
+    """Returns whether it is a number that can be reckoned with, neither NaN nor infinite."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and -_MAX_NUMBER <= value <= _MAX_NUMBER  # type: ignore[operator]  # a number
+
+
+def _check_row(row: Mapping[str, Any], number: int) -> None:
+    for key, cell in row.items():
+        place = f"layout.arch.rows[{number}].{key}"
+        parts = _pair(cell) if key in PAIRS else (cell,)
+        if len(parts) != 2 and key in PAIRS:
+            raise ValueError(f"{place} is {shown(cell)}; expected one cell or two")
+        for part in parts:
+            _check_cell(part, place)
+    if row.get("padding") is not None and gene_of(_pair(row["kernel"])[0]):
+        raise ValueError(
+            f"row {shown(row['name'])}: padding is {shown(row['padding'])} beside a kernel that"
+            " is a gene; expected a fixed kernel, or no padding (kernel // 2)"
+        )
+
+
+def _check_cell(cell: object, place: str) -> None:
+    if not (cell is None or isinstance(cell, str | bool) or is_number(cell)):
+        raise ValueError(
+            f"{place} is {shown(cell)}; expected text, a finite number, true, false or null"
+        )
 
 
 def _pair(cell: Any) -> Sequence[Any]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fbnetv3.json_record import keywords_of, read_json
+from fbnetv3.messages import shown
 
 SCHEMA = "fbnetv3-recipe/1"
 OPTIMIZERS = ("rmsprop", "sgd")
@@ -153,7 +154,7 @@ class Recipe:
 
 
 def _refuse(field: str, value: object, expected: str) -> ValueError:
-    return ValueError(f"recipe: {field} is {value!r}; expected {expected}")
+    return ValueError(f"recipe: {field} is {shown(value)}; expected {expected}")
 
 
 def _one_of(field: str, value: object, known: tuple[str, ...]) -> None:

@@ -6,7 +6,6 @@ vectorised over the batch and none imports torch. `layout` turns a row into a ne
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -19,10 +18,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fbnetv3.arch import Arch, round_channels
-from fbnetv3.json_record import read_json
+from fbnetv3.json_record import keywords_of, read_json
+from fbnetv3.messages import shown
 
 from .gene import Gene, span
-from .layout import WIDTHS, Layout, Value, same
+from .layout import WIDTHS, Layout, Value, is_number, same
 
 SCHEMA = "fbnetv3-space/1"
 
@@ -56,6 +56,16 @@ class Space:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "genes", tuple(self.genes))
+        if not (
+            isinstance(self.name, str) and self.name.isprintable() and 0 < len(self.name) <= 80
+        ):
+            raise ValueError(
+                f"the space's name is {shown(self.name)}; expected up to 80 printable letters"
+            )
+        if isinstance(self.version, bool) or not isinstance(self.version, int) or self.version < 1:
+            raise ValueError(
+                f"the space's version is {shown(self.version)}; expected a whole number from 1"
+            )
         if not self.genes:
             raise ValueError(f"space {self.name!r} is empty; expected at least one gene")
         names = [item.name for item in self.genes]
@@ -65,7 +75,10 @@ class Space:
         cells = list(self.layout.cells())
         for cell, _, place in cells:
             if cell not in names:
-                raise ValueError(f"{place} names gene ${cell}; the space has {', '.join(names)}")
+                raise ValueError(
+                    f"{place} names gene {shown('$' + cell)}; the space has {shown(names)}"
+                )
+        self._check_widths(cells)
         parents = {gene.when[0] for gene in self.genes if gene.when}
         unused = [n for n in names if n not in parents and n not in {c[0] for c in cells}]
         if cells and unused:
@@ -75,19 +88,29 @@ class Space:
                 continue
             if gene.when[0] not in names[:index]:
                 raise ValueError(
-                    f"gene {gene.name!r} depends on {gene.when[0]!r}; expected an earlier gene"
+                    f"gene {gene.name!r} depends on {shown(gene.when[0])}; expected an earlier gene"
                 )
             for value in gene.when[1]:
                 self.genes[names.index(gene.when[0])].index(value)
         self._check_packs(names, parents)
 
+    def _check_widths(self, cells: list[tuple[str, str, str]]) -> None:
+        for name, kind, place in cells:
+            if kind in WIDTHS and not all(map(is_number, self.gene(name).values)):
+                raise ValueError(f"{place} is gene {name!r}; expected a gene of numbers")
+
     def _check_packs(self, names: list[str], parents: set[str]) -> None:
+        packed = [name for members, _ in self.packs for name in members]
         for members, value in self.packs:
+            if not members or any(packed.count(name) > 1 for name in members):
+                raise ValueError(f"pack {shown(members)}: expected genes that are in no other pack")
             for name in members:
                 if name not in names or self.gene(name).values != self.gene(members[0]).values:
-                    raise ValueError(f"pack {members}: expected genes with the same values")
+                    raise ValueError(f"pack {shown(members)}: expected genes with the same values")
                 if self.gene(name).when or name in parents:
-                    raise ValueError(f"pack {members}: {name!r} is conditional; use free genes")
+                    raise ValueError(
+                        f"pack {shown(members)}: {name!r} is conditional; use free genes"
+                    )
             self.gene(members[0]).index(value)
 
     # What the space is
@@ -101,7 +124,7 @@ class Space:
         for column, gene in enumerate(self.genes):
             if gene.name == name:
                 return column
-        raise ValueError(f"space {self.name!r} has no gene {name!r}; see space.genes")
+        raise ValueError(f"space {self.name!r} has no gene {shown(name)}; see space.genes")
 
     @cached_property
     def sizes(self) -> npt.NDArray[np.int64]:
@@ -454,16 +477,17 @@ class Space:
         fields = read_json(text, "the space")
         if not isinstance(fields, dict) or fields.get("schema") != SCHEMA:
             given = fields.get("schema") if isinstance(fields, dict) else fields
-            raise ValueError(f"the space's schema is {given!r}; expected {SCHEMA!r}")
-        known = {f.name for f in dataclasses.fields(Space)} | {"schema"}
-        if unknown := sorted(set(fields) - known):
-            raise ValueError(f"the space has unknown field {unknown[0]!r}; known: {sorted(known)}")
-        if not isinstance(fields.get("genes"), list) or "name" not in fields:
-            raise ValueError("the space lacks 'name' or a list 'genes'; see Space.to_dict()")
-        return Space(
-            name=fields["name"],
-            genes=tuple(Gene.from_dict(gene) for gene in fields["genes"]),
-            layout=Layout.from_dict(fields.get("layout", {})),
-            packs=tuple((tuple(members), value) for members, value in fields.get("packs", ())),
-            version=fields.get("version", 1),
-        )
+            raise ValueError(f"the space's schema is {shown(given)}; expected {SCHEMA!r}")
+        del fields["schema"]
+        given = keywords_of(Space, fields, "the space")
+        packs = given.get("packs", [])
+        for name, listed in (("genes", given["genes"]), ("packs", packs)):
+            if not isinstance(listed, list):
+                raise ValueError(f"the space's {name} are {shown(listed)}; expected a list")
+        for pack in packs:
+            if not (isinstance(pack, list) and len(pack) == 2 and isinstance(pack[0], list)):
+                raise ValueError(f"a pack is {shown(pack)}; expected [genes, value]")
+        given["genes"] = tuple(Gene.from_dict(gene) for gene in given["genes"])
+        given["layout"] = Layout.from_dict(given.get("layout", {}))
+        given["packs"] = tuple((tuple(members), value) for members, value in packs)
+        return Space(**given)

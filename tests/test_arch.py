@@ -247,3 +247,30 @@ def test_small_image_gives_the_second_strided_layer_stride_one() -> None:
     small = ARCHS["fbnetv3_a"].small_image()
     assert [row.stride for row in small.rows] == [1, 1, 2, 2, 1, 2, 1]
     assert small.resolution == 32
+
+
+@pytest.mark.parametrize("depth", [50, 900, 960, 980])
+def test_a_value_too_deep_to_print_is_still_refused_by_its_field(depth: int) -> None:
+    text = json.dumps(ARCHS["fbnetv3_a"].to_dict()).replace("224", "[" * depth + "]" * depth)
+    with pytest.raises(ValueError, match=r"expected|not valid JSON") as caught:
+        Arch.from_json(text)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"resolution": "x" * 9000},
+        {"x" * 9000: 1},
+        {"stem_act": "\x1b[2J"},
+        {"rows": [{**ARCHS["fbnetv3_a"].to_dict()["rows"][0], "name": "\x1b[2J", "stride": 9}]},
+        {"rows": [{**ARCHS["fbnetv3_a"].to_dict()["rows"][0], "name": "x" * 9000}]},
+        {"rows": {"a": "x" * 9000}},
+    ],
+)
+def test_a_message_about_a_hostile_file_is_one_short_line(change: dict[str, Any]) -> None:
+    text = json.dumps({**ARCHS["fbnetv3_a"].to_dict(), **change})
+    with pytest.raises(ValueError, match=r"expected|known") as caught:
+        Arch.from_json(text)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 500

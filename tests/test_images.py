@@ -320,3 +320,54 @@ def test_sources_have_a_name_for_reports() -> None:
     photo = example_photos()[0]
     with Image.open(photo) as image, photo.open("rb") as file:
         assert describe(image) == describe(file) == str(photo)
+
+
+@pytest.mark.parametrize("size", [(0, 5), (5, 0), (0, 0)])
+@pytest.mark.parametrize("mode", ["RGB", "L", "F", "I;16", "RGBA"])
+def test_an_image_without_pixels_is_refused(mode: str, size: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=r"cannot read image .*expected at least one"):
+        open_image(Image.new(mode, size))
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        np.broadcast_to(np.zeros((1, 1, 3), np.uint8), (1 << 40, 300, 3)),
+        np.broadcast_to(np.float32(0.5), (1 << 30, 1 << 20)),
+        torch.zeros(3, 1, 1).expand(3, 1 << 20, 1 << 20),
+    ],
+)
+def test_a_view_that_claims_more_pixels_than_a_file_may_have_is_refused(source: Any) -> None:
+    with pytest.raises(ValueError, match="pixels; expected at most"):
+        open_image(source)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.zeros(3, 4, 5, device="meta"),
+        torch.zeros(3, 4, 5).to_sparse(),
+        torch.quantize_per_tensor(torch.zeros(3, 4, 5), 0.1, 0, torch.quint8),
+        torch.zeros(3, 4, 5, dtype=torch.complex64).conj(),
+    ],
+    ids=["meta", "sparse", "quantised", "conjugated"],
+)
+def test_a_tensor_without_plain_numbers_is_refused(tensor: torch.Tensor) -> None:
+    with pytest.raises(
+        ValueError, match=r"no plain numbers .*expected a dense tensor|expected uint8"
+    ):
+        open_image(tensor)
+
+
+def test_a_masked_array_gives_its_numbers_and_nothing_masked_breaks_it() -> None:
+    values = np.full((2, 3), 0.5, np.float32)
+    assert (pixels(np.ma.masked_array(values, mask=True)) == 128).all()
+
+
+def test_a_message_about_a_hostile_name_is_one_short_line() -> None:
+    image = Image.new("RGB", (0, 3))
+    image.filename = "\x1b[2J" + "x" * 9000  # type: ignore[attr-defined]  # as opened files have
+    with pytest.raises(ValueError, match="cannot read image") as caught:
+        open_image(image)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1000

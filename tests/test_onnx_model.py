@@ -5,8 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -179,3 +181,86 @@ def test_threads_are_those_that_may_be_used(path: Path) -> None:
     options = open_session(path, threads=1).get_session_options()
     assert options.intra_op_num_threads == 1
     assert open_session(path).get_session_options().intra_op_num_threads == available_cpus()
+
+
+Change = Callable[[Any], object]
+
+
+def _metadata(key: str, value: str | None) -> Change:
+    def change(model: Any) -> None:
+        kept = [(p.key, p.value) for p in model.metadata_props if p.key != f"fbnetv3.{key}"]
+        del model.metadata_props[:]
+        for name, text in [*kept, *([] if value is None else [(f"fbnetv3.{key}", value)])]:
+            model.metadata_props.add(key=name, value=text)
+
+    return change
+
+
+def _taller_input(model: Any) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[2].dim_value = 48
+
+
+def _rename_input(model: Any) -> None:
+    model.graph.input[0].name = "photo"
+    for node in model.graph.node:
+        node.input[:] = ["photo" if name == "input" else name for name in node.input]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_metadata("name", None), "damaged metadata .'name' is missing.; make it again"),
+        (_metadata("labels", '["cat"'), "damaged metadata .*not valid JSON"),
+        (_metadata("labels", "[1,2,3,4,5,6,7,8,9,10]"), "labels has 1; expected text"),
+        (_metadata("labels", '{"a":1}'), "labels is {'a': 1}; expected a list"),
+        (_metadata("labels", '["cat"]'), "has 1 class names for 10 logits, expected one each"),
+        (_metadata("in_graph", "1"), "in_graph is 1; expected true or false"),
+        (_metadata("in_graph", "true"), "no file of an image classifier as its metadata say"),
+        (_metadata("parity", "3"), "parity is 3; expected a JSON object"),
+        (_metadata("quantization", "[" * 5000 + "]" * 5000), "quantization is not valid JSON"),
+        (_metadata("params", "1_000"), "params is '1_000'; expected a whole number"),
+        (_metadata("macs_paper", "9" * 5000), "macs_paper is .*; expected a whole number"),
+        (_metadata("preprocess", "[]"), r"preprocess is \[\]; expected a JSON object"),
+        (_metadata("schema", "\x1b[2J" + "x" * 9000), "was not exported by this version"),
+        (_rename_input, r"it takes \[\('photo', .*make it again"),
+        (_taller_input, r"takes images of \[48, 32\] pixels, its metadata say 32"),
+    ],
+)
+def test_a_file_that_its_metadata_do_not_describe_is_refused(
+    path: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    change: Change,
+    message: str,
+) -> None:
+    model = onnx.load(path)
+    change(model)
+    onnx.save(model, tmp_path / "changed.onnx")
+    with pytest.raises(ValueError, match=message) as caught:
+        OnnxClassifier(tmp_path / "changed.onnx")
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1200
+    assert capfd.readouterr() == ("", ""), "onnxruntime adds words of its own"
+
+
+def test_metadata_that_are_no_text_are_refused(path: Path, tmp_path: Path) -> None:
+    content = path.read_bytes()
+    assert content.count(b"image-classification") == 1
+    (tmp_path / "m.onnx").write_bytes(content.replace(b"image-classification", b"\xff" * 20))
+    with pytest.raises(ValueError, match=r"m\.onnx (has damaged metadata|is not an ONNX file)"):
+        OnnxBackend(tmp_path / "m.onnx")
+
+
+def test_a_graph_that_fails_while_it_runs_is_refused_in_one_line(
+    path: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = onnx.load(path)
+    # A sum over rows that are not there: nothing that shows before an image comes.
+    weight = next(t for t in model.graph.initializer if t.name == "classifier.bias")
+    weight.dims[:] = [2, 5]
+    del model.graph.value_info[:]
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(ValueError, match=r"cannot be run on an input|not an ONNX file") as caught:
+        OnnxClassifier(tmp_path / "m.onnx")(Image.new("RGB", (40, 40)))
+    assert str(caught.value).isprintable()
+    assert capfd.readouterr() == ("", "")

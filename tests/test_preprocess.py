@@ -220,3 +220,13 @@ def test_a_timm_config_that_cannot_be_honoured_is_refused(
     }
     with pytest.raises(ValueError, match=message):
         Preprocess.from_timm_cfg({**cfg, **change})
+
+
+@pytest.mark.parametrize("number", [10**400, 1e300, -1e300, float("inf"), float("nan")])
+@pytest.mark.parametrize("field", ["mean", "std"])
+def test_numbers_that_float32_cannot_hold_are_refused(field: str, number: float) -> None:
+    fields = {**A.to_dict(), field: [0.5, number, 0.5]}
+    with pytest.raises(ValueError, match=f"{field} is .*expected three numbers from"):
+        Preprocess.from_dict(fields)
+    with pytest.raises(ValueError, match="std is"):
+        Preprocess.from_dict({**A.to_dict(), "std": [0.5, 5e-324, 0.5]})

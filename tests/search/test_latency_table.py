@@ -1,5 +1,6 @@
 """Latency tables: every operator of a network, sums over spaces, measuring that goes on."""
 
+import json
 from functools import partial
 from pathlib import Path
 
@@ -96,3 +97,32 @@ def test_measuring_goes_on_where_it_ended(tmp_path: Path) -> None:
         calibrate(table, archs[:3])
     with pytest.raises(ValueError, match="use another file"):
         measure_operators(operators, path=path, batch=2)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"timings": 3}, "timings are 3; expected a list"),
+        ({"timings": [7]}, r"timings\[0\] is 7; expected a JSON object with kind, inputs"),
+        ({"timings": [{"kind": "conv"}]}, r"timings\[0\] is .*expected a JSON object"),
+        ({"num_networks": [1]}, r"num_networks is \[1\]; expected two counts"),
+        ({"num_networks": None}, "num_networks is None"),
+        ({"slope": "1"}, "slope is '1'; expected a finite number"),
+        ({"offset_ms": float("nan")}, "offset_ms is nan"),
+        ({"error_pct": []}, "error_pct is"),
+        ({"device": 1}, "device is 1; expected a JSON object"),
+        ({"speed": 1}, "unknown field 'speed'"),
+    ],
+)
+def test_a_damaged_table_is_refused_by_field(change: dict[str, object], message: str) -> None:
+    table = invented(list(operators_of(ARCHS["fbnetv3_nano"])))
+    fields = json.loads(table.to_json())
+    with pytest.raises(ValueError, match=message):
+        LatencyTable.from_json(json.dumps({**fields, **change}))
+    for cell, value in (("kind", 1), ("inputs", 1.5), ("median_ms", -1), ("num_runs", "9")):
+        row = {**fields["timings"][0], cell: value}
+        with pytest.raises(ValueError, match=rf"timings\[0\]: {cell} is {value!r}; expected"):
+            LatencyTable.from_json(json.dumps({**fields, "timings": [row]}))
+    del fields["timings"]
+    with pytest.raises(ValueError, match="lacks field 'timings'"):
+        LatencyTable.from_json(json.dumps(fields))

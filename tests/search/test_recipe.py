@@ -116,3 +116,12 @@ def test_notes_name_fields_and_say_which_values_are_unsure() -> None:
 def test_an_unknown_preset_is_answered_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match="fine-tune"):
         get_recipe("finetune")
+
+
+@pytest.mark.parametrize("change", [{"optimizer": "x" * 9000}, {"epochs": {"\x1b": 1}}])
+def test_a_message_about_a_hostile_file_is_one_short_line(change: dict[str, object]) -> None:
+    fields = {**get_recipe("search").to_dict(), **change}
+    with pytest.raises(ValueError, match="expected") as caught:
+        Recipe.from_dict(fields)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 500

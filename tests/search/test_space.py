@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -265,3 +266,98 @@ def test_unused_genes_do_not_make_a_new_candidate() -> None:
     assert "kernel_rest" not in space.values(batch[1])
     assert math.prod(len(g.values) for g in space.genes) == 90
     assert space.cardinality() == (1 + 2 * 2) * 3 * 5
+
+
+def _changed(**change: object) -> str:
+    fields = {**cifar().to_dict(), **change}
+    return json.dumps(fields)
+
+
+def cifar() -> Space:
+    return get_space("cifar_joint")
+
+
+def _layout(**change: object) -> str:
+    return _changed(layout={**cifar().to_dict()["layout"], **change})
+
+
+def _arch(**change: object) -> str:
+    return _layout(arch={**cifar().to_dict()["layout"]["arch"], **change})
+
+
+def _row(**change: object) -> str:
+    rows = cifar().to_dict()["layout"]["arch"]["rows"]
+    return _arch(rows=[{**rows[0], **change}, *rows[1:]])
+
+
+def _gene(**change: object) -> str:
+    return _changed(genes=[{"name": "a", **change}])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (_changed(name=7), "name is 7"),
+        (_changed(version="2"), "version is '2'"),
+        (_changed(version=True), "version is True"),
+        (_changed(genes={}), "genes are {}; expected a list"),
+        (_changed(genes=[3]), "a gene is 3; expected a JSON object"),
+        (_changed(packs=7), "packs are 7; expected a list"),
+        (_changed(packs=[7]), r"a pack is 7; expected \[genes, value\]"),
+        (_changed(packs=[[[], 1]]), "expected genes that are in no other pack"),
+        (_changed(packs=[[["stem_channels", "stem_channels"], 8]]), "in no other pack"),
+        (_gene(), "lacks the field 'values'"),
+        (_gene(values=3), "values is 3; expected a list"),
+        (_gene(values=[None]), "has the value None"),
+        (_gene(values=[float("nan")]), "has the value nan"),
+        (_gene(values=[10**400, 1]), "finite number"),
+        (_gene(values=[1, 2], color=1), "unknown field 'color'"),
+        (_gene(values=[1, 2], kind=["x"]), r"kind is \['x'\]"),
+        (_gene(values=[1, 2], confidence=3), "confidence is 3"),
+        (_gene(values=[1, 2], when=True), "when is True; use"),
+        (_gene(values=[1, 2], when=["b", 3]), "when is .*; use"),
+        (_gene(values=["x", "y"], kind="int-grid"), "grow by equal steps"),
+        (_gene(values=[1, 2, 4], kind="int-grid"), "grow by equal steps"),
+        (_gene(low=1, high=9), "lacks the field 'step'"),
+        (_gene(low="1", high=9, step=1), "expected numbers low <= high"),
+        (_gene(low=0, high=float("inf"), step=1), "expected numbers low <= high"),
+        (_gene(low=0, high=10**12, step=1), "too many values"),
+        (_gene(low=0, high=1, step=1, kind="choice"), "expected a grid where low is given"),
+        (_layout(arch=3), "layout.arch is 3; expected a JSON object"),
+        (_layout(recipe=3), "layout.recipe is 3; expected a JSON object"),
+        (_layout(recipe={"lr": []}), r"layout.recipe.lr is \[\]; expected text"),
+        (_layout(recipe={"x" * 3000: "$none"}), "expected a short name"),
+        (_layout(round_widths=1), "round_widths is 1"),
+        (_arch(rows=3), "rows is 3; expected a list"),
+        (_arch(rows=["row"]), r"rows\[0\] is 'row'; expected a JSON object"),
+        (_arch(colour=1), "layout.arch has unknown field 'colour'"),
+        (_arch(resolution=[32]), r"layout.arch.resolution is \[32\]"),
+        (_row(kernel=[3, 3, 3]), "expected one cell or two"),
+        (_row(kernel=[[3], 3]), r"kernel is \[3\]; expected text"),
+        (_row(channels="$ema"), "expected a gene of numbers"),
+    ],
+)
+def test_a_damaged_space_is_refused_by_its_part(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        Space.from_json(text)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_long_list_of_values_is_checked_at_once() -> None:
+    start = time.process_time()
+    values = tuple(n / 7 for n in range(4096))
+    assert len(Gene("a", values).values) == 4096
+    with pytest.raises(ValueError, match="has a value twice"):
+        Gene("a", (*values[:-1], values[7] * (1 + 1e-12)))
+    assert time.process_time() - start < 1
+
+
+@pytest.mark.parametrize("value", [10**400, float("nan"), "x" * 9000, [[]], None, True])
+def test_a_value_that_no_gene_has_is_refused_in_one_line(value: object) -> None:
+    with pytest.raises(ValueError, match="gene 'layers' cannot be") as caught:
+        toy().from_values({"layers": value})
+    assert len(str(caught.value)) < 500
+    with pytest.raises(ValueError, match="no gene") as caught:
+        toy().from_values({"x" * 9000: value})
+    assert len(str(caught.value)) < 500
