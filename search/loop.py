@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from . import checkpointing
 from .batches import Batch, TrainBatches, derive_seed, seed_all
+from .depthwise import QuickDepthwise, helps
 from .images import ImageSet
 from .logbook import EpochLog, write_curve, write_setting
 from .optimizers import load_optimizer, make_optimizer, optimizer_tensors
@@ -202,7 +203,11 @@ class Loop:
             batch = batch._replace(images=images)
         if not hardware.channels_last:
             images = images.contiguous()
-        with torch.autocast(hardware.device.type, torch.bfloat16, enabled=hardware.bf16):
+        quick = helps(hardware.device) and not hardware.compile
+        with (
+            torch.autocast(hardware.device.type, torch.bfloat16, enabled=hardware.bf16),
+            QuickDepthwise() if quick else contextlib.nullcontext(),
+        ):
             logits = self.forward(images)
         if logits.shape[1:] != (len(self.images.classes),):
             raise ValueError(
