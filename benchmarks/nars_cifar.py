@@ -1,7 +1,7 @@
 """A real joint search on CIFAR-10, and other ways to spend as many trainings.
 
     python -m benchmarks.nars_cifar search --data cifar-10-batches-py --work runs/nars --arm nars
-    python -m benchmarks.nars_cifar table --work runs/nars
+    python -m benchmarks.nars_cifar table
 
 Arms, each of 150 proxy trainings and then five candidates a limit with two more seeds:
 
@@ -11,8 +11,9 @@ Arms, each of 150 proxy trainings and then five candidates a limit with two more
 * `random`: 150 of the pool.
 * `evolution`: regularised evolution, 50 trainings a limit.
 
-Killed, the same command goes on: a search from its store, the others from their list of finished
-trainings. Each arm uses one core; the proxy takes about 40 seconds of it.
+Every finished training of every arm is a line of results/nars_cifar/trainings.jsonl and is not run
+again: after a kill, or on another machine that has the file, the same command goes on. Each arm
+uses one core; the proxy takes about 40 seconds of it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +45,13 @@ from fbnetv3.search.run import create, run
 from fbnetv3.search.scale import Scaling, scale
 from fbnetv3.search.space import Matrix, Space
 from fbnetv3.search.spaces import get_space
-from fbnetv3.search.spec import load_objective
+from fbnetv3.search.spec import load_objective, open_space
 from fbnetv3.search.store import Store
 from fbnetv3.tables import ARCHS
 
 RESULTS = Path(__file__).parent / "results" / "nars_cifar"
 DATA = Path(__file__).parent / "data"
+LINES = RESULTS / "trainings.jsonl"
 # Multiply-adds, in the paper's convention.
 LIMITS = {"s": 1.5e6, "m": 2.25e6, "l": 3.25e6}
 BUDGET, FIRST, TOP, SEEDS = 150, 30, 5, 3
@@ -118,40 +119,80 @@ def scaled_a(macs: float) -> Arch:
     return best[1]
 
 
-# Trainings of the arms that are not searches of ours
+# Trainings
 
 
-@dataclass
-class Trainings:
-    """A list of finished trainings in a file; what it has is not trained again."""
+class Recorded:
+    """Trains, and keeps a line of every finished training; what has a line is not trained again.
 
-    path: Path
-    objective: Objective
+    All arms share one file, so that whoever has it goes on where it ends, on another machine too.
 
-    def __post_init__(self) -> None:
-        self.done: dict[tuple[str, int], list[float]] = {}
-        for found in read_lines(self.path):
-            self.done[found["digest"], found["seed"]] = _numbers(found["curve"])
+    Args:
+        space: of the candidates.
+        lines: the file.
+        arm: named in the lines.
+        make: gives the objective, when the first training is due.
+    """
+
+    def __init__(self, space: Space, lines: Path, arm: str, make: Callable[[], Objective]) -> None:
+        self._space, self._lines, self._arm, self._make = space, lines, arm, make
+        self._objective: Objective | None = None
+        self._done = {
+            (found["space"], found["digest"], found["seed"]): _numbers(found["curve"])
+            for found in read_lines(lines)
+        }
+
+    def evaluate(self, row: Sequence[int], *, seed: int, epochs: int) -> Iterator[float]:
+        """Yields the accuracy after each epoch, in percent; NaN ends it."""
+        values, name = values_of(self._space, row), _table_of(self._space)
+        digest = self._space.digest(np.array(row, np.int16))
+        if name == JOINT.name:
+            digest = JOINT.digest(JOINT.from_values(values))
+        known = self._done.get((name, digest, seed), [])
+        if len(known) >= epochs or (known and np.isnan(known[-1])):
+            yield from known[:epochs]
+            return
+        self._objective = self._objective or self._make()
+        began, curve = time.process_time(), []
+        for accuracy in self._objective.evaluate(row, seed=seed, epochs=epochs):
+            curve.append(accuracy)
+            yield accuracy
+        self._done[name, digest, seed] = curve
+        record = {
+            "arm": self._arm,
+            "space": name,
+            "digest": digest,
+            "seed": seed,
+            "values": values,
+            "curve": [None if np.isnan(x) else x for x in curve],
+            "cpu_s": round(time.process_time() - began, 2),
+        }
+        self._lines.parent.mkdir(parents=True, exist_ok=True)
+        with self._lines.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        print(f"{self._arm} {len(self._done)}: {curve[-1]:.2f} %", flush=True)
 
     def label(self, row: npt.NDArray[np.int16], seed: int = 0) -> float:
         """Returns the accuracy of a whole proxy training; -1 where it diverged."""
-        key = (JOINT.digest(row), seed)
-        if key not in self.done:
-            began = time.process_time()
-            curve = list(self.objective.evaluate(row.tolist(), seed=seed, epochs=PROXY["epochs"]))
-            self.done[key] = curve
-            record = {
-                "digest": key[0],
-                "seed": seed,
-                "genes": row.tolist(),
-                "curve": [None if np.isnan(x) else x for x in curve],
-                "cpu_s": round(time.process_time() - began, 2),
-            }
-            with self.path.open("a") as file:
-                file.write(json.dumps(record) + "\n")
-            print(f"{self.path.stem} {len(self.done)}: {curve[-1]:.2f} %", flush=True)
-        last = self.done[key][-1]
+        *_, last = self.evaluate(row.tolist(), seed=seed, epochs=PROXY["epochs"])
         return -1.0 if np.isnan(last) else last
+
+
+def recorded(space: str, data: str, lines: str, arm: str) -> Recorded:
+    """Returns the proxy training on candidates of a space, by name or path."""
+    settings = {"kind": "train", "space": space, "data": data, **PROXY}
+    return Recorded(open_space(space), Path(lines), arm, lambda: load_objective(settings))
+
+
+def values_of(space: Space, row: Sequence[int]) -> dict[str, Any]:
+    """Returns genes by name, those of the recipe too where a space leaves them out."""
+    known = HAND_RECIPE if space.name == "cifar_arch_only" else {}
+    return {**space.values(np.array(row, np.int16)), **known}
+
+
+def _table_of(space: Space) -> str:
+    # A candidate without a recipe of its own is one of the joint space with the hand's.
+    return JOINT.name if space.name == "cifar_arch_only" else space.name
 
 
 def _numbers(curve: Sequence[float | None]) -> list[float]:
@@ -168,7 +209,7 @@ def feasible(limit: float) -> Callable[[Matrix], npt.NDArray[np.bool_]]:
     return lambda rows: macs_of(rows) <= limit
 
 
-def random_arm(trainings: Trainings, seed: int) -> Matrix:
+def random_arm(trainings: Recorded, seed: int) -> Matrix:
     """Trains candidates of the pool in random order."""
     rows = JOINT.pool(20_000, seed=seed, feasible=feasible(max(LIMITS.values())))
     chosen = rows[np.random.default_rng(seed).permutation(len(rows))[:BUDGET]]
@@ -177,7 +218,7 @@ def random_arm(trainings: Trainings, seed: int) -> Matrix:
     return chosen
 
 
-def evolution_arm(trainings: Trainings, seed: int) -> Matrix:
+def evolution_arm(trainings: Recorded, seed: int) -> Matrix:
     """Regularised evolution: of each limit's share two fifths random, then children of the best.
 
     Tournaments of 8 in a population of 20; a child has one or two genes drawn again.
@@ -205,7 +246,7 @@ def evolution_arm(trainings: Trainings, seed: int) -> Matrix:
     return np.stack(everything)
 
 
-def confirm(trainings: Trainings, rows: Matrix) -> dict[str, list[dict[str, Any]]]:
+def confirm(trainings: Recorded, rows: Matrix) -> dict[str, list[dict[str, Any]]]:
     """Trains each limit's five best with more seeds; returns them, best mean first."""
     labels = np.array([trainings.label(row) for row in rows])
     macs = macs_of(rows)
@@ -227,10 +268,10 @@ def confirm(trainings: Trainings, rows: Matrix) -> dict[str, list[dict[str, Any]
 # Arms
 
 
-def objective(space: str, data: Path, checkpoints: Path | None) -> dict[str, Any]:
-    """Returns the settings of the proxy training."""
-    kept = None if checkpoints is None else str(checkpoints)
-    return {"kind": "train", "space": space, "data": str(data), "checkpoints": kept, **PROXY}
+def objective(space: str, data: Path, arm: str) -> dict[str, Any]:
+    """Returns the settings of the proxy training, with its record."""
+    arguments = {"space": space, "data": str(data.resolve()), "lines": str(LINES), "arm": arm}
+    return {"kind": "python", "target": "benchmarks.nars_cifar:recorded", "arguments": arguments}
 
 
 def plan_of(arm: str, seed: int) -> Plan:
@@ -256,7 +297,7 @@ def search_arm(arm: str, space: Space, data: Path, folder: Path, seed: int) -> N
         folder.parent.mkdir(parents=True, exist_ok=True)
         path = folder.parent / f"{arm}_space.json"
         path.write_text(space.to_json())
-        settings = objective(str(path.resolve()), data.resolve(), folder.resolve() / "checkpoints")
+        settings = objective(str(path.resolve()), data, arm)
         create(folder, space=space, objective=settings, plan=plan_of(arm, seed)).close()
     with Store.open(folder) as store:
         engine = LocalEngine(store.settings["objective"], folder, workers=1, threads=1)
@@ -277,8 +318,7 @@ def search(args: argparse.Namespace) -> None:
             name = f"recipe_only_{limit}"
             search_arm(name, recipe_only(limit), args.data, folder / name, args.seed)
     else:
-        settings = objective(JOINT.name, args.data, None)
-        trainings = Trainings(folder / f"{args.arm}.jsonl", load_objective(settings))
+        trainings = recorded(JOINT.name, str(args.data), str(LINES), args.arm)
         rows = {"random": random_arm, "evolution": evolution_arm}[args.arm](trainings, args.seed)
         answers = confirm(trainings, rows)
         found = {"answers": answers, "conditions": conditions()}
@@ -288,37 +328,17 @@ def search(args: argparse.Namespace) -> None:
 # The table of all trainings
 
 
-def trainings_of(folder: Path) -> Iterator[tuple[str, Space, Sequence[int], int, list[float]]]:
-    """Yields (arm, space, genes, seed, curve) of every finished training."""
-    for path in sorted(folder.glob("*.jsonl")):
-        for found in read_lines(path):
-            yield path.stem, JOINT, found["genes"], found["seed"], _numbers(found["curve"])
-    for arm in ("nars", "arch_only", *(f"recipe_only_{limit}" for limit in LIMITS)):
-        if not (folder / arm).exists():
-            continue
-        with Store.read(folder / arm) as store:
-            space = Space.from_json(json.dumps(store.settings["space"]))
-            for trial in store.trials("done"):
-                yield arm, space, trial.genes, trial.seed, _numbers(store.curve(trial.seq))
-
-
-def write_table(args: argparse.Namespace) -> None:
+def write_table() -> None:
     """Writes every training of the joint space as one CSV, and the space beside it."""
     found: dict[str, dict[tuple[int, int], float]] = {}
-    genes_of: dict[str, Mapping[str, Any]] = {}
-    for folder in sorted(args.work.glob("seed*")):
-        for _arm, space, genes, seed, curve in trainings_of(folder):
-            if space.layout.arch is None or "recipe_only" in space.name:
-                continue
-            row = np.array(genes, np.int16)
-            values = space.values(row)
-            if space.name == "cifar_arch_only":
-                values = {**values, **HAND_RECIPE}
-            joint = JOINT.from_values(values)
-            digest = JOINT.digest(joint)
-            genes_of[digest] = JOINT.values(joint)
-            labels = found.setdefault(digest, {})
-            labels.update({(seed, n): x for n, x in enumerate(curve, 1) if np.isfinite(x)})
+    values: dict[str, Mapping[str, Any]] = {}
+    for record in read_lines(LINES):
+        if record["space"] != JOINT.name:
+            continue
+        values[record["digest"]] = record["values"]
+        labels = found.setdefault(record["digest"], {})
+        curve = enumerate(_numbers(record["curve"]), 1)
+        labels.update({(record["seed"], n): x for n, x in curve if np.isfinite(x)})
     keys = sorted({key for labels in found.values() for key in labels})
     names = [gene.name for gene in JOINT.genes]
     DATA.mkdir(parents=True, exist_ok=True)
@@ -328,8 +348,8 @@ def write_table(args: argparse.Namespace) -> None:
         columns = [f"label:{seed}:{epoch}" for seed, epoch in keys]
         table.writerow([*names, "cost:macs_paper", *columns])
         for digest in sorted(found):
-            known = genes_of[digest]
-            macs = int(macs_of(JOINT.from_values(known)[None])[0])
+            row = JOINT.from_values(values[digest])
+            known, macs = JOINT.values(row), int(macs_of(row[None])[0])
             cells = [found[digest].get(key, "") for key in keys]
             table.writerow([*(known.get(name, "") for name in names), macs, *cells])
     print(f"{len(found)} candidates, {sum(map(len, found.values()))} labels")
@@ -346,9 +366,8 @@ def main() -> None:
     one.add_argument("--seed", type=int, default=0)
     one.set_defaults(call=search)
     two = commands.add_parser("table", help="write all trainings as CSV")
-    two.set_defaults(call=write_table)
-    for each in (one, two):
-        each.add_argument("--work", type=Path, required=True)
+    two.set_defaults(call=lambda _: write_table())
+    one.add_argument("--work", type=Path, required=True)
     args = parser.parse_args()
     args.call(args)
 

@@ -1,6 +1,5 @@
 """The real search's other arms: limits and budget hold, finished trainings are not run again."""
 
-import argparse
 import importlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -37,7 +36,7 @@ class Counted:
 
 def trainings(nars: ModuleType, folder: Path) -> tuple[Counted, Any]:
     made = Counted()
-    return made, nars.Trainings(folder / "arm.jsonl", made)
+    return made, nars.Recorded(nars.JOINT, folder / "lines.jsonl", "arm", lambda: made)
 
 
 @pytest.mark.parametrize("name", ["random_arm", "evolution_arm"])
@@ -58,6 +57,30 @@ def test_arms_spend_the_budget_once_and_answer_within_limits(
     assert np.array_equal(arm(second, 0), rows)
     assert nars.confirm(second, rows) == answers
     assert again.count == 0
+
+
+def test_a_network_with_the_hand_recipe_is_one_of_the_joint_space(
+    nars: ModuleType, tmp_path: Path
+) -> None:
+    made = Counted()
+    space = nars.arch_only()
+    row = np.zeros(len(space.genes), np.int16)
+    first = nars.Recorded(space, tmp_path / "lines.jsonl", "arch_only", lambda: made)
+    label = first.label(row)
+    other, joint = trainings(nars, tmp_path)
+    same = nars.JOINT.from_values({**space.values(row), **nars.HAND_RECIPE})
+    assert joint.label(same) == label
+    assert (made.count, other.count) == (1, 0)
+
+
+def test_a_shortened_training_is_run_again_at_full_length(nars: ModuleType, tmp_path: Path) -> None:
+    made, list_ = trainings(nars, tmp_path)
+    row = nars.JOINT.sample(1, np.random.default_rng(0))[0]
+    short = list(list_.evaluate(row.tolist(), seed=0, epochs=2))
+    assert list(list_.evaluate(row.tolist(), seed=0, epochs=2)) == short
+    assert made.count == 1
+    list_.label(row)
+    assert made.count == 2
 
 
 def test_evolution_ends_above_luck(nars: ModuleType, tmp_path: Path) -> None:
@@ -88,14 +111,14 @@ def test_spaces_without_recipe_or_network_hold_the_rest_of_the_joint_space(
 def test_all_trainings_become_a_table_that_loads(
     nars: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "seed0").mkdir()
-    _, list_ = trainings(nars, tmp_path / "seed0")
+    _, list_ = trainings(nars, tmp_path)
     rows = nars.JOINT.sample(4, np.random.default_rng(0))
     for row in rows:
         list_.label(row)
     list_.label(rows[0], 1)
     monkeypatch.setattr(nars, "DATA", tmp_path / "data")
-    nars.write_table(argparse.Namespace(work=tmp_path))
+    monkeypatch.setattr(nars, "LINES", tmp_path / "lines.jsonl")
+    nars.write_table()
     data = tmp_path / "data"
     table = load_table(data / "nars_cifar_space.json", data / "nars_cifar.csv")
     assert table.labels.shape == (4, 2, nars.PROXY["epochs"])
