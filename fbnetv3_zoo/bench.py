@@ -166,10 +166,12 @@ def sweep(
         memory: also run each entry alone in a process of its own and take its peak.
 
     Raises:
-        ValueError: there is nothing to measure, or an entry needs `module`.
+        ValueError: there is nothing to measure, an entry needs `module`, or a batch is empty.
     """
     if not tried:
         raise ValueError("nothing to measure; give a backend or a file")
+    if min(batch_sizes) < 1:
+        raise ValueError(f"batch size is {min(batch_sizes)}; expected a whole number from 1")
     runners = [_runner(entry, module, number) for number, entry in enumerate(tried)]
     quality = _compare(runners, tried, artefact, images, labels)
     rows = []

@@ -61,8 +61,10 @@ def list_(
         fbnetv3 list "fbnetv3_?" --max-macs 600 --min-top1 80 --json
     """
     from .counts import count
-    from .registry import find, get_arch, list_models, list_weights
+    from .registry import find, get_arch, list_models, list_weights, unknown_model
 
+    if filter and not list_models(filter) and not list_weights(filter):
+        raise unknown_model(filter)
     limited = any(limit is not None for limit in (max_macs, max_params, min_top1))
     if pretrained or license or limited:
         names = set(list_weights(filter, license=license))
@@ -191,6 +193,9 @@ def classify(
     missing = [str(path) for path in images if not path.exists()]
     if len(missing) == len(images):
         raise ValueError(f"no such file or folder: {', '.join(missing)}")
+    photos = list(_photos(images))
+    if not photos:
+        raise ValueError(f"no images in {', '.join(map(str, images))}; expected .jpg, .png, ...")
     options: dict[str, Any] = {"top_k": top_k, "batch_size": batch_size, "num_threads": threads}
     asked = EMBEDDED if embedded else model
     if asked is not None and asked.endswith(".onnx"):
@@ -202,7 +207,7 @@ def classify(
     failed, records = 0, []
     if not json:
         print(f"model: {answering}")
-    for prediction in classifier.stream(_photos(images)):
+    for prediction in classifier.stream(photos):
         failed += prediction.error is not None
         if json:
             records.append(prediction)
@@ -325,8 +330,10 @@ def fetch(
     from . import hub
     from .registry import get_weights, list_weights
 
-    if bool(names) == all_:
+    if not names and not all_:
         raise ValueError("nothing to fetch; give names, or --all")
+    if names and all_:
+        raise ValueError(f"--all and {names[0]} exclude each other; give one of them")
     chosen = list_weights(license=license) if all_ else [get_weights(n).name for n in names or ()]
     rows, failed = [], 0
     for name in chosen:

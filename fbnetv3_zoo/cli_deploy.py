@@ -315,12 +315,23 @@ def latency(
     Examples:
         fbnetv3 latency fbnetv3_nano.cifar10 --threads 1 --seconds 5
         fbnetv3 latency nano.onnx --images photos --best --threads 1 --seconds 5
-        fbnetv3 latency fbnetv3_a fbnetv3_b --backend torch-optimized \
-            -o rows.jsonl --plot rows.svg
+        fbnetv3 latency fbnetv3_a fbnetv3_b --backend torch-optimized -o rows.jsonl
+        fbnetv3 latency fbnetv3_nano.cifar10 --images photos --plot rows.svg \
+            --threads 1 --seconds 5
     """
     from .bench import best as fastest
     from .bench import write_rows
+    from .plot import check_plot
 
+    # Looked at first: measuring takes minutes.
+    if output is not None and not output.parent.is_dir():
+        raise FileNotFoundError(f"no folder {output.parent} to write {output.name} to")
+    if plot is not None:
+        check_plot(plot)
+        if images is None:
+            raise ValueError(
+                "--plot shows accuracy; give --images, a folder with one for each class"
+            )
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         for number, name in enumerate(models):
@@ -333,6 +344,7 @@ def latency(
                 batch_sizes=batch or (1,),
                 threads=threads or (),
                 folder=images,
+                labelled=plot is not None,
                 pretrained=pretrained,
                 min_runs=min_runs,
                 max_seconds=seconds,
@@ -361,6 +373,7 @@ def _rows_of(
     batch_sizes: Sequence[int],
     threads: Sequence[int],
     folder: Path | None,
+    labelled: bool,
     pretrained: bool | None,
     **measuring: Any,
 ) -> list[Row]:
@@ -379,6 +392,8 @@ def _rows_of(
         files = [to_onnx(module, place / "fp32.onnx").path]
     artefact = artefact_of(files[0])
     batch, labels, paths = _prepared(folder, artefact)
+    if labelled and labels is None:
+        raise ValueError(f"{folder} has no folders called after the classes of {name}, for --plot")
     if module is not None and paths:
         files += _int8(files[0], place, paths)
     rows = sweep(

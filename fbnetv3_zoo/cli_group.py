@@ -32,6 +32,7 @@ _EXIT_CODES = (
     "130 interrupted. FBNETV3_DEBUG=1 shows where an error comes from."
 )
 _EXAMPLES = "Examples:"
+_IN_A_WORKER = "Original Traceback (most recent call last)"
 _WRONG_PATH = FileNotFoundError | FileExistsError | IsADirectoryError | NotADirectoryError
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -132,7 +133,7 @@ def _plain_ends() -> Iterator[None]:
             raise
         if os.environ.get("FBNETV3_DEBUG"):
             traceback.print_exc()
-        print(f"error: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+        print(f"error: {_line_of(error)}", file=sys.stderr)
         raise typer.Exit(code) from None
 
 
@@ -145,7 +146,21 @@ def _code_of(error: Exception) -> int | None:
         return MISSING
     if isinstance(error, ValueError | _WRONG_PATH):
         return USAGE
-    return FAILED if isinstance(error, OSError) else None
+    out_of_memory = isinstance(error, RuntimeError) and "memory" in str(error)
+    return FAILED if isinstance(error, OSError | MemoryError) or out_of_memory else None
+
+
+def _line_of(error: Exception) -> str:
+    """Returns what an error says, on one line."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        text = f"cannot use {error.filename}: {error.strerror}"
+    elif isinstance(error, ModuleNotFoundError) and "pip install" not in text:
+        text += '; pip install --upgrade "fbnetv3-zoo", then see `fbnetv3 doctor`'
+    elif _IN_A_WORKER in text:
+        # A process that decodes images failed: torch puts its whole traceback into the message.
+        text = text.strip().splitlines()[-1].partition(": ")[2]
+    return " ".join(text.split()) or type(error).__name__
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:

@@ -20,6 +20,8 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from .optional import missing
+
 ANNOTATIONS, IMAGES = "annotations.json", "images"
 # What `draw_shapes` draws: label, colour.
 _SHAPES = (("box", (220, 60, 40)), ("disc", (40, 90, 220)))
@@ -210,9 +212,7 @@ def _read(path: Path) -> Any:
     try:
         from pycocotools.coco import COCO
     except ImportError as error:
-        raise ImportError(
-            f"pycocotools cannot be imported ({error}); pip install fbnetv3-zoo[detection]"
-        ) from error
+        raise missing("pycocotools", error) from error
     if not path.is_file():
         raise FileNotFoundError(f"no {path}; expected a folder with {ANNOTATIONS} and {IMAGES}/")
     with contextlib.redirect_stdout(io.StringIO()):

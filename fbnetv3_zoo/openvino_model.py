@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from .artefact import PREFIX, Artefact
 from .onnx_session import OnnxBackend
+from .optional import missing
 from .parity import Parity, as_pixels, compare, inputs_for
 
 _SECTION = "fbnetv3"
@@ -132,7 +133,7 @@ def quantize_openvino(
     try:
         import nncf
     except ImportError as error:
-        raise _missing("NNCF") from error
+        raise missing("nncf", error) from error
     backend = OnnxBackend(onnx_path, threads=1)
     model = _read(_openvino().Core(), Path(onnx_path))
     # One by one: NNCF's statistics are per item, and the file may be for single images.
@@ -227,9 +228,5 @@ def _openvino() -> Any:
     try:
         import openvino
     except ImportError as error:
-        raise _missing("OpenVINO") from error
+        raise missing("openvino", error) from error
     return openvino
-
-
-def _missing(tool: str) -> ImportError:
-    return ImportError(f"this needs {tool}; pip install 'fbnetv3-zoo[openvino]'")

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from .optional import need
+
 SUFFIXES = (".svg", ".png")
 _AXES = {
     "latency_ms": "latency, ms per image (median)",
@@ -24,22 +26,35 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
     return front
 
 
-def plot_rows(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Writes a picture of rows as `bench.Row.to_dict` gives them; those without accuracy are left.
+def check_plot(path: Path) -> None:
+    """Looks whether a picture can be written, before the work that it is to show.
 
     Raises:
-        ValueError: no row has an accuracy, or the file's ending is not .svg or .png.
+        ValueError: the file's ending is not .svg or .png.
+        FileNotFoundError: its folder does not exist.
         ImportError: matplotlib is missing.
     """
     if path.suffix not in SUFFIXES:
         raise ValueError(f"output is {path}; expected a name that ends in {' or '.join(SUFFIXES)}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"no folder {path.parent} to write {path.name} to; make it first")
+    need("matplotlib")
+
+
+def plot_rows(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Writes a picture of rows as `bench.Row.to_dict` gives them; those without accuracy are left.
+
+    Raises:
+        ValueError: no row has an accuracy, or see `check_plot`.
+        FileNotFoundError: see `check_plot`.
+        ImportError: see `check_plot`.
+    """
+    check_plot(path)
     shown = [row for row in rows if row.get("top1_pct") is not None]
     if not shown:
         raise ValueError("no row has an accuracy (top1_pct); measure with labelled images")
-    try:
-        import matplotlib as mpl
-    except ImportError as error:
-        raise ImportError("plots need matplotlib; pip install 'fbnetv3-zoo[plot]'") from error
+    import matplotlib as mpl
+
     # Neither a display nor the date and random names that SVG files carry otherwise.
     with mpl.rc_context({"svg.hashsalt": "fbnetv3", "font.size": 9}):
         from matplotlib.figure import Figure

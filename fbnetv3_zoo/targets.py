@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from .artefact import written_whole
 from .export import TOLERANCE, describe, inference_graph, reference_of
 from .model import FBNetV3
+from .optional import missing
 from .parity import Parity, compare, inputs_for
 from .preprocess import Preprocess
 
@@ -162,7 +163,7 @@ def to_executorch(
         from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
     except ImportError as error:
-        raise ImportError("this needs ExecuTorch; pip install 'fbnetv3-zoo[executorch]'") from error
+        raise missing("executorch", error) from error
     artefact = describe(model, preprocess=preprocess)
     side = artefact.preprocess.crop
     with written_whole(Path(path)) as part:
@@ -189,7 +190,7 @@ def executorch_runner(path: str | Path) -> Callable[[NDArray[Any]], NDArray[Any]
     try:
         from executorch.runtime import Runtime
     except ImportError as error:
-        raise ImportError("this needs ExecuTorch; pip install 'fbnetv3-zoo[executorch]'") from error
+        raise missing("executorch", error) from error
     program = Runtime.get().load_program(Path(path).read_bytes())
     method = program.load_method("forward")
 

@@ -16,12 +16,15 @@ import typer
 
 from fbnetv3 import completion
 from fbnetv3.cli_group import Program, note
+from fbnetv3.optional import need
 
 app = Program(
     "NARS: search a network and its training recipe together, within limits on its cost. A search "
     "is a folder; it can be stopped at any moment and resumed."
 )
 
+# Of a full training on --data; enough to rank networks on images of CIFAR-10's size.
+_EPOCHS = 10
 # Offered by the shell; the modules that know them are slow to import.
 _SPACES = ("paper_joint", "recipe_only", "cifar_joint")
 _PREDICTORS = ("auto", "gp", "nars", "paper")
@@ -131,7 +134,9 @@ def run(
     pool: Annotated[int, typer.Option(help="Candidates that rounds choose from.")] = 20_000,
     batch: Annotated[int, typer.Option(help="Trials of a round.")] = 48,
     rounds: Annotated[int, typer.Option(help="Rounds after the random first one.")] = 5,
-    epochs: Annotated[int, typer.Option(help="Of a full training; 0: the objective's.")] = 0,
+    epochs: Annotated[
+        int, typer.Option(help=f"Of a full training; 0: the objective's, of --data {_EPOCHS}.")
+    ] = 0,
     early_stop: Annotated[bool, typer.Option(help="Shorten trainings where ranks allow.")] = True,
     bins: Bins = "",
     bin_by: Annotated[str, typer.Option(help="The cost that rounds are spread over.")] = "",
@@ -177,7 +182,7 @@ def run(
     from .run import create, problem_of
     from .spec import open_space
 
-    spec = _objective(space, table, data, objective, set_, folder)
+    spec = _objective(space, table, data, objective, set_, folder, epochs)
     made = _table_space(space) if table is not None else open_space(space)
     names = _cost_names(problem_of(_bare_settings(made, spec)))
     plan = Plan(
@@ -196,13 +201,17 @@ def run(
         final_seeds=final_seeds,
     )
     timed = None if latency is None else _latency_table(latency)
+    for path in labels or ():
+        if not path.is_file():
+            raise FileNotFoundError(f"no labels at {path}; expected a CSV, see `export --csv`")
+    make = _engine_maker(engine, workers, gpus, address, max_running, cpus, gpus_each)
+    policy = _policy(straggler, attempts, timeout)
     with create(folder, space=made, objective=spec, plan=plan, latency=timed) as store:
         for path in labels or ():
             problem = problem_of(store.settings)
             full = store.settings["plan"]["epochs"]
             import_labels(store, made, problem.costs, path, epochs=full)
-        make = _engine_maker(engine, workers, gpus, address, max_running, cpus, gpus_each)
-        _carry_out(store, make, _policy(straggler, attempts, timeout), as_json)
+        _carry_out(store, make, policy, as_json)
 
 
 @app.command()
@@ -585,8 +594,16 @@ def latency_table(
     import numpy as np
 
     from .latency_table import calibrate, measure_operators, operators_of_space
+    from .plan import known_device
     from .spec import open_space
 
+    known_device(device)
+    numbers = (("batch", images, 1), ("networks", networks, 4), ("num-classes", num_classes, 1))
+    for option, value, least in numbers:
+        if value < least:
+            raise ValueError(f"--{option} is {value}; expected {least} or more")
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"no folder {out.parent} to write {out.name} to; make it first")
     made = open_space(space)
     rows = made.unique(made.sample(networks, np.random.default_rng(seed)))
     archs = [made.decode(row)[0] for row in rows]
@@ -636,12 +653,15 @@ def _bare_settings(space: Any, spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _table_space(path: str) -> Any:
+    from fbnetv3.json_record import read_json
+
     from .space import Space
 
     if not Path(path).is_file():
         raise FileNotFoundError(f"no space at {path}; a table needs its space as JSON")
-    fields = json.loads(Path(path).read_bytes())
-    return Space.from_json(json.dumps(fields.get("space", fields)))
+    fields = read_json(Path(path).read_bytes(), Path(path).name)
+    own = fields.get("space", fields) if isinstance(fields, dict) else fields
+    return Space.from_json(json.dumps(own))
 
 
 def _objective(
@@ -651,6 +671,7 @@ def _objective(
     target: str | None,
     settings: list[str] | None,
     folder: Path,
+    epochs: int,
 ) -> dict[str, Any]:
     """Returns the settings of the one objective that was asked for."""
     given = [name for name, value in (("--table", table), ("--data", data),
@@ -671,6 +692,7 @@ def _objective(
             "space": where,
             "data": str(data.resolve()),
             "checkpoints": str((folder / "checkpoints").resolve()),
+            "epochs": epochs or _EPOCHS,
             **fields,
         }
     assert target is not None
@@ -704,9 +726,13 @@ def _engine_maker(
     cpus: float,
     gpus_each: float,
 ) -> Callable[[Any], Any]:
-    """Returns what makes the engine for a store."""
+    """Returns what makes the engine for a store; the words are looked at here, before any work."""
     if name not in ("local", "ray"):
         raise ValueError(f"engine is {name!r}; expected local or ray")
+    if workers < 1:
+        raise ValueError(f"--workers is {workers}; expected 1 or more")
+    if name == "ray":
+        need("ray")
     if name == "local" and (address is not None or max_running is not None):
         raise ValueError("--address and --max-running are for --engine ray")
 

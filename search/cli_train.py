@@ -11,6 +11,7 @@ import typer
 
 from fbnetv3 import completion
 from fbnetv3.cli_group import Command, note
+from fbnetv3.optional import need
 
 from .presets import PRESETS
 from .recipe import Recipe
@@ -101,8 +102,7 @@ def train(
     from .networks import check_input, open_network
     from .parallel import joined
 
-    if teacher_cache is not None and teacher is None:
-        raise ValueError("--teacher-cache is given without --teacher; expected both")
+    _check_words(teacher, teacher_cache, plot)
 
     hardware = training.Hardware.of(device)
     with joined(hardware.device) as world:
@@ -245,6 +245,14 @@ def evaluate(
         typer.echo(f"warning: {found.warning}", err=True)
 
 
+def _check_words(teacher: str | None, teacher_cache: Path | None, plot: bool) -> None:
+    """Looks at what would else show only after the training."""
+    if teacher_cache is not None and teacher is None:
+        raise ValueError("--teacher-cache is given without --teacher; expected both")
+    if plot:
+        need("matplotlib")
+
+
 class _Progress:
     """A bar on a terminal, else a line an epoch."""
 
@@ -300,15 +308,20 @@ def _recipe(
 
     from .presets import get_recipe
 
-    found = (
-        Recipe.from_json(Path(name).read_bytes()) if name.endswith(".json") else get_recipe(name)
-    )
+    if not name.endswith(".json"):
+        found = get_recipe(name)
+    elif not Path(name).is_file():
+        raise FileNotFoundError(f"no recipe at {name}; expected a preset or a recipe's JSON")
+    else:
+        found = Recipe.from_json(Path(name).read_bytes())
     fields: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
     fields = {key: value for key, value in fields.items() if value is not None}
     if epochs is not None and found.warmup_epochs > epochs:
         fields["warmup_epochs"] = 0.0
     for item in others or ():
-        key, _, text = item.partition("=")
+        key, equals, text = item.partition("=")
+        if not equals:
+            raise ValueError(f"--set {item!r} is not understood; expected field=value")
         try:
             fields[key] = json.loads(text)
         except ValueError:

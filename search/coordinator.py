@@ -55,6 +55,8 @@ class Policy:
                 f"max_attempts is {self.max_attempts}, lease_s {self.lease_s}; expected at least 1 "
                 "and more than 0"
             )
+        if self.timeout_s is not None and self.timeout_s <= 0:
+            raise ValueError(f"timeout_s is {self.timeout_s}; expected more than 0")
         if self.straggler_factor is not None and self.straggler_factor < 1:
             raise ValueError(f"straggler_factor is {self.straggler_factor}; expected 1 or more")
 

@@ -93,8 +93,10 @@ def evaluate(
         workers: processes that decode images which are not in memory.
 
     Raises:
-        ValueError: the classes cannot be matched, or an image is damaged.
+        ValueError: the classes cannot be matched, an image is damaged, or a number is too small.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; expected a whole number from 1")
     device = (hardware or Hardware.of()).device
     model = network.model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's overloads lack it
     side = getattr(getattr(model, "arch", None), "resolution", 224)

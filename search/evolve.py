@@ -41,7 +41,7 @@ class Limit:
 
     def violation(self, costs: Mapping[str, npt.NDArray[Any]]) -> Floats:
         """Returns (P,) how far outside each candidate is, relative to the bounds; 0 is inside."""
-        total = np.zeros(len(next(iter(costs.values()))))
+        total = np.zeros(len(next(iter(costs.values()), ())))
         for name, (low, high) in self.bounds.items():
             if name not in costs:
                 raise ValueError(f"limit on {name!r}; the known costs are {', '.join(costs)}")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fbnetv3.arch import Arch
+from fbnetv3.optional import missing
 
 from .evolve import CostsOf
 from .recipe import SCHEMA as RECIPE_SCHEMA
@@ -261,7 +262,7 @@ def to_optuna(store: Store, space: Space, url: str) -> int:
     try:
         import optuna
     except ImportError as error:
-        raise ImportError("this export needs Optuna: pip install optuna") from error
+        raise missing("optuna", error) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     name = store.folder.resolve().name
     try:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from fbnetv3.optional import missing
+
 from .images import ImageSet, Source, in_memory_if_small
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp", ".gif", ".tif", ".tiff")
@@ -57,7 +59,7 @@ def read_parquet(folder: Path, parts: Sequence[str]) -> ImageSet:
     try:
         import pyarrow.parquet as pq
     except ImportError as error:
-        raise ImportError("parquet files need pyarrow: pip install pyarrow") from error
+        raise missing("pyarrow", error) from error
     files = [
         file
         for file in sorted(folder.rglob("*.parquet"))

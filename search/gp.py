@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fbnetv3.optional import missing
+
 from .space import Floats, Matrix, Space
 
 if TYPE_CHECKING:
@@ -38,8 +40,10 @@ class GpModel:
 
     def fit(self, rows: Matrix, targets: Floats) -> None:
         """Fits hyperparameters and posterior to standardised targets (n,)."""
-        from scipy.optimize import minimize
-
+        try:
+            from scipy.optimize import minimize
+        except ImportError as error:
+            raise missing("scipy", error) from error
         self.rows = self.space.canonical(rows)
         gaps = self._gaps(self.rows, self.rows)
         num = gaps.shape[0]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fbnetv3.arch import Arch
 from fbnetv3.checkpoint import write_atomically, write_tensors
+from fbnetv3.optional import need
 from fbnetv3.preprocess import Preprocess
 
 from .recipe import Recipe
@@ -83,10 +84,9 @@ def plot_curve(path: Path, curve: Sequence[EpochLog]) -> None:
     Raises:
         ImportError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("plots need matplotlib: pip install 'fbnetv3-zoo[plot]'") from error
+    need("matplotlib")
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(8, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     left.plot([log.epoch for log in curve], [log.loss for log in curve], label="training")

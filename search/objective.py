@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import csv
 import json
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fbnetv3.json_record import read_json
+from fbnetv3.optional import missing
 
 from .space import Floats, Mask, Matrix, Space
 
@@ -195,16 +197,25 @@ def _read_columns(path: Path) -> dict[str, npt.NDArray[Any]]:
         with path.open(newline="") as file:
             reader = csv.reader(file)
             names = next(reader, [])
-            cells = list(zip(*reader, strict=True))
-        return {name: np.array(column) for name, column in zip(names, cells, strict=True)}
+            rows = list(reader)
+        for number, row in enumerate(rows, 2):
+            if len(row) != len(names):
+                raise ValueError(
+                    f"{path.name}, line {number}: {len(row)} cells; expected {len(names)}, as many "
+                    "as names in the first line"
+                )
+        return {name: np.array([row[n] for row in rows]) for n, name in enumerate(names)}
     if path.suffix == ".npz":
-        with np.load(path, allow_pickle=False) as held:
-            return {name: held[name] for name in held.files}
+        try:
+            with np.load(path, allow_pickle=False) as held:
+                return {name: held[name] for name in held.files}
+        except (ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+            raise ValueError(f"{path.name} is no npz file of plain arrays") from error
     if path.suffix == ".parquet":
         try:
             from pyarrow import parquet  # type: ignore[import-untyped,unused-ignore]
         except ImportError as error:
-            raise ImportError("a Parquet table needs pyarrow: pip install pyarrow") from error
+            raise missing("pyarrow", error) from error
         read = parquet.read_table(path)
         return {name: read[name].to_numpy() for name in read.column_names}
     raise ValueError(f"{path.name} is of no known form; expected {', '.join(FORMATS)}")

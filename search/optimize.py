@@ -91,7 +91,15 @@ class Plan:
     final_seeds: int = 3
 
     def __post_init__(self) -> None:
-        least = {"pool": 2, "batch": 2, "rounds": 0, "epochs": 0, "top": 1, "final_seeds": 1}
+        least = {
+            "seed": 0,
+            "pool": 2,
+            "batch": 2,
+            "rounds": 0,
+            "epochs": 0,
+            "top": 1,
+            "final_seeds": 1,
+        }
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least {low}")

@@ -12,6 +12,24 @@ from fbnetv3.preprocess import Preprocess
 from .recipe import Recipe
 
 
+def known_device(name: torch.device | str) -> torch.device:
+    """Returns the device of a name.
+
+    Raises:
+        ValueError: there is none of that name, or no GPU that torch can use.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device is {name!r}; expected cpu, cuda or cuda:1") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"device is {name!r}; torch {torch.__version__} finds no GPU here: use cpu, or see "
+            "`fbnetv3 doctor`"
+        )
+    return device
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hardware:
     """How a device computes. `Hardware.of` has what is fastest where it was measured.
@@ -34,8 +52,11 @@ class Hardware:
 
         On a CPU float32 with channels last wins: bfloat16 autocast is 2 to 4 times slower there
         (measured on AVX512 with bf16), and compiling costs more than a short run.
+
+        Raises:
+            ValueError: there is no such device.
         """
-        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        chosen = known_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         return Hardware(device=chosen, bf16=chosen.type == "cuda")
 
 

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fbnetv3.optional import need
+
 from .results import attempt_folder, epoch_name, read_epochs, write_epoch
 from .spec import load_objective
 from .worker import Outcome, Task, run_task
@@ -54,10 +56,9 @@ class RayEngine:
         gpus: float = 0,
         max_running: int | None = None,
     ) -> None:
-        try:
-            import ray
-        except ImportError as error:
-            raise ImportError("the Ray engine needs Ray: pip install 'fbnetv3-zoo[ray]'") from error
+        need("ray")
+        import ray
+
         self._ray: Any = ray  # its decorators defeat strict types
         self._owns_ray = not ray.is_initialized()
         if self._owns_ray:

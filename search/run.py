@@ -81,6 +81,8 @@ def create(
         raise ValueError(
             f"the table is of space {made.space.name!r}; the search's is {space.name!r}"
         )
+    if isinstance(made, TableObjective) and plan.epochs > made.epochs:
+        raise ValueError(f"epochs is {plan.epochs}; the table has curves of {made.epochs}")
     check(problem_of(settings), plan)
     return Store.create(folder, settings)
 

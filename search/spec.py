@@ -46,7 +46,7 @@ def load_objective(spec: Mapping[str, Any]) -> Objective:
             from .train_objective import TrainObjective
 
             return TrainObjective(**fields)
-        return _python(**fields)
+        return _checked(_python(**fields))
     except TypeError as error:
         raise ValueError(f"the settings of the {kind} objective do not fit: {error}") from error
 
@@ -103,8 +103,27 @@ def _python(*, target: str, arguments: Mapping[str, Any] | None = None) -> Objec
     module = _module_of_file(Path(where)) if where.endswith(".py") else _import(where)
     if not hasattr(module, name):
         raise ValueError(f"{where} has no {name!r}; expected a function that makes an objective")
-    made: Objective = getattr(module, name)(**dict(arguments or {}))
+    try:
+        made: Objective = getattr(module, name)(**dict(arguments or {}))
+    except (TypeError, ValueError, OSError, ImportError):
+        raise
+    except Exception as error:  # somebody else's code raises what it likes
+        raise _failed(target, error) from error
     return made
+
+
+def _checked(made: Any) -> Objective:
+    if not callable(getattr(made, "evaluate", None)):
+        raise ValueError(
+            f"the target gave a {type(made).__name__}; expected an object with "
+            "evaluate(genes, *, seed, epochs)"
+        )
+    objective: Objective = made
+    return objective
+
+
+def _failed(what: str, error: Exception) -> ValueError:
+    return ValueError(f"{what} raised {type(error).__name__}: {error}; FBNETV3_DEBUG=1 shows where")
 
 
 def _import(name: str) -> ModuleType:
@@ -131,4 +150,6 @@ def _module_of_file(path: Path) -> ModuleType:
         raise ImportError(f"objective {path} needs {error.name}; install it") from error
     except SyntaxError as error:
         raise ValueError(f"{path} is no valid Python: {error}") from error
+    except Exception as error:  # somebody else's code raises what it likes
+        raise _failed(str(path), error) from error
     return module

@@ -47,7 +47,8 @@ class TrainObjective:
         recipe: recipe fields for all candidates, such as `{"batch_size": 64}`.
 
     Raises:
-        ValueError: the space describes no network, or the data are too few.
+        ValueError: the space describes no network, the data are too few, or there is no such
+            device.
         FileNotFoundError: the data are not there.
     """
 
@@ -66,12 +67,19 @@ class TrainObjective:
         recipe: Mapping[str, Any] | None = None,
     ) -> None:
         from .data import hold_out, open_images, search_split
+        from .plan import known_device
 
         self._space = open_space(space)
         self.epochs, self._device = epochs, device
         self._fixed = {**dict(recipe or {}), "epochs": epochs}
         self._checkpoints = Path(checkpoints) if checkpoints else None
+        if device is not None:
+            known_device(device)
         images = open_images(Path(data), "train")
+        if not 0 < num_val < len(images):
+            raise ValueError(
+                f"num_val is {num_val}; {data} has {len(images)} images to train and validate on"
+            )
         if num_classes is None:
             rest, self._val = hold_out(images, num_val, seed=split_seed)
         else:

@@ -34,6 +34,7 @@ SEARCH_USES = frozenset(
         "latency",
         "messages",
         "model",
+        "optional",
         "preprocess",
         "pretrained",
         "pretrained_cfg",
@@ -72,7 +73,7 @@ ROOMS = {
 TORCH_FREE = {
     "fbnetv3": "arch convert counts images json_record labels labelled license_policy preprocess "
     "pretrained_cfg registry tables weights cli completion cli_demo cli_deploy cli_group "
-    "demo_server",
+    "demo_server optional",
     "fbnetv3.search": "cost evolve gene objective optimize recipe run scale select space spaces "
     "store cli",
 }

@@ -332,7 +332,8 @@ def test_the_curve_is_drawn(tmp_path: Path) -> None:
     )
 
 
-def test_a_cpu_computes_in_float32_and_a_gpu_in_bfloat16() -> None:
+def test_a_cpu_computes_in_float32_and_a_gpu_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert Hardware.of("cpu") == Hardware(device=torch.device("cpu"), bf16=False)
     assert Hardware.of("cuda").bf16
 
