@@ -23,6 +23,7 @@ _REQUIRED = (
     "fvcore",
     "safetensors",
     "numpy",
+    "scipy",
     "pillow",
 )
 _MIN_FREE_BYTES = 1 << 30

@@ -15,7 +15,6 @@ INSTALLS = {
     "pyarrow": "pyarrow",
     "pycocotools": '"fbnetv3-zoo[detection]"',
     "ray": '"fbnetv3-zoo[ray]"',
-    "scipy": '"fbnetv3-zoo[search]"',
 }
 
 

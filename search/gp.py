@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fbnetv3.optional import missing
-
 from .space import Floats, Matrix, Space
 
 if TYPE_CHECKING:
@@ -40,10 +38,8 @@ class GpModel:
 
     def fit(self, rows: Matrix, targets: Floats) -> None:
         """Fits hyperparameters and posterior to standardised targets (n,)."""
-        try:
-            from scipy.optimize import minimize
-        except ImportError as error:
-            raise missing("scipy", error) from error
+        from scipy.optimize import minimize
+
         self.rows = self.space.canonical(rows)
         gaps = self._gaps(self.rows, self.rows)
         num = gaps.shape[0]

@@ -20,7 +20,6 @@ import numpy.typing as npt
 from fbnetv3.arch import Arch, round_channels
 from fbnetv3.json_record import keywords_of, read_json
 from fbnetv3.messages import shown
-from fbnetv3.optional import missing
 
 from .gene import Gene, span
 from .layout import WIDTHS, Layout, Value, is_number, same
@@ -266,10 +265,8 @@ class Space:
 
         A scrambled Sobol sequence of the next power of two, as other lengths lose its balance.
         """
-        try:
-            from scipy.stats import qmc
-        except ImportError as error:
-            raise missing("scipy", error) from error
+        from scipy.stats import qmc
+
         power = max(0, math.ceil(math.log2(max(1, num))))
         draws = qmc.Sobol(len(self.genes), scramble=True, rng=seed).random_base2(power)[:num]
         return self.canonical(np.minimum(draws * self.sizes, self.sizes - 1).astype(np.int16))

@@ -90,7 +90,6 @@ OPTIONAL = {
     "pyarrow": "search.formats search.objective",
     "pycocotools": "coco_folder",
     "ray": "search.ray_engine",
-    "scipy": "search.gp search.space",
 }
 # Library -> the files that are about it, and so may import it outside functions.
 AT_THE_TOP = {
@@ -101,6 +100,7 @@ AT_THE_TOP = {
 }
 # Required, but slow to import.
 SLOW = {"fvcore", "huggingface_hub", "onnx", "onnxruntime", "onnxscript", "rich", "timm"} | {
+    "scipy",
     "torchvision",
     "transformers",
     "typer",
