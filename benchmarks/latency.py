@@ -5,7 +5,8 @@
 A network is measured in all its backends in turns, at each backend's default number of threads and
 at those given. Weights are random: speed does not depend on them, and accuracy
 is measured elsewhere. A stopped run goes on with the networks that are not in the file yet. Needs
-the extra `openvino` for its rows. About five minutes a network on two cores.
+the extra `openvino` for its rows, and a processor with bfloat16 for those in bfloat16. About five
+minutes a network on two cores.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch import nn
 
 from fbnetv3.latency import environment, measure
 from fbnetv3.model import build
+from fbnetv3.openvino_model import has_bf16
 from fbnetv3.roofline import Roofline, measure_roofline
 from fbnetv3.runners import Runner, onnx_runner, openvino_runner, torch_runner
 from fbnetv3.tables import ARCHS
@@ -40,7 +42,7 @@ PEERS = (
     "resnet50",
     "repvit_m1_0",
 )
-TORCH = ("torch", "torch-channels-last", "torch-optimized", "torch-bf16")
+TORCH = ("torch", "torch-channels-last", "torch-optimized")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,16 +162,18 @@ def runners_of(network: Network, threads: int | None, *, compiled: bool) -> Iter
     def named(backend: str) -> str:
         return f"{backend}@{threads or 'default'}"
 
-    for backend in (*TORCH, *(("torch-compile",) if compiled else ())):
+    bf16 = network.int8_path is not None and has_bf16()
+    more = (*(("torch-bf16",) if bf16 else ()), *(("torch-compile",) if compiled else ()))
+    for backend in (*TORCH, *more):
         yield torch_runner(network.module, backend, threads=threads, name=named(backend))
     if network.timm_module is not None and network.name in OURS:
         yield torch_runner(network.timm_module, "torch", threads=threads, name=named("timm"))
     yield onnx_runner(network.onnx_path, threads=threads, name=named("onnxruntime"))
     if network.int8_path is not None:
         yield openvino_runner(network.onnx_path, threads=threads, name=named("openvino"))
-        yield openvino_runner(
-            network.onnx_path, threads=threads, bf16=True, name=named("openvino-bf16")
-        )
+        if bf16:
+            path = network.onnx_path
+            yield openvino_runner(path, threads=threads, bf16=True, name=named("openvino-bf16"))
         yield openvino_runner(network.int8_path, threads=threads, name=named("openvino-int8"))
 
 

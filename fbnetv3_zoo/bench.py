@@ -126,6 +126,8 @@ def entries(
         for number in tried
     ]
     has_openvino = find_spec("openvino") is not None
+    from .openvino_model import has_bf16
+
     for path in files:
         precision = artefact_of(path).precision
         suffix = "" if precision == "fp32" else f"-{precision}"
@@ -135,7 +137,7 @@ def entries(
             openvino = path.suffix == ".xml" or (precision == "fp32" and path.suffix == ".onnx")
             if has_openvino and openvino:
                 found.append(Entry(f"openvino{suffix}", precision, number, path))
-                if precision == "fp32" and _has_bf16():
+                if precision == "fp32" and has_bf16():
                     found.append(Entry("openvino-bf16", "bf16", number, path))
     return found
 
@@ -328,9 +330,3 @@ def artefact_of(path: Path) -> Artefact:
 
         return read_openvino(path)
     return read_artefact(path)
-
-
-def _has_bf16() -> bool:
-    import openvino
-
-    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")

@@ -27,6 +27,15 @@ from .parity import Parity, as_pixels, compare, inputs_for
 _SECTION = "fbnetv3"
 
 
+def has_bf16() -> bool:
+    """Returns whether OpenVINO computes in bfloat16 on this processor.
+
+    Raises:
+        ImportError: OpenVINO is missing.
+    """
+    return "BF16" in _openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 def compiled(path: Path, *, threads: int | None = None, bf16: bool = False) -> Any:
     """Returns an ONNX or OpenVINO file compiled for the processor.
 
@@ -41,7 +50,7 @@ def compiled(path: Path, *, threads: int | None = None, bf16: bool = False) -> A
         ImportError: OpenVINO is missing.
     """
     core = _openvino().Core()
-    if bf16 and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+    if bf16 and not has_bf16():
         raise ValueError("this processor has no bfloat16 arithmetic; leave bf16=True out")
     options: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
