@@ -93,15 +93,11 @@ def export(
 
     if output.suffix not in (".onnx", ".xml", ".pte"):
         raise ValueError(f"output is {output}; expected a name that ends in .onnx, .xml or .pte")
+    plain = (dynamic, precision) == ("batch", "fp32") and not (include_preprocess or check_target)
+    if output.suffix == ".pte" and not plain:
+        raise ValueError("an ExecuTorch program takes one float32 image; leave options out")
     made = _create(model, pretrained, checkpoint)
     if output.suffix == ".pte":
-        if (dynamic, precision, include_preprocess, check_target) != (
-            "batch",
-            "fp32",
-            False,
-            False,
-        ):
-            raise ValueError("an ExecuTorch program takes one float32 image; leave options out")
         from .targets import to_executorch
 
         _print_export(output, to_executorch(made, output).to_dict(), json=json)

@@ -279,7 +279,7 @@ class Optimizer:
         self._coordinator, self._notify = coordinator, notify
         self.pool = pool_of(problem, plan)
         self.costs = self.costs_of(self.pool)
-        self.bin_by = self._cost_to_bin_by()
+        self.bin_by = plan.bin_by or next(iter(self.costs), "")
         self.predictor = self._make_predictor()
         self._hashes = problem.space.hashes(self.pool)
         self._inside = np.stack([problem.feasible(limit)(self.pool) for limit in plan.limits])
@@ -295,12 +295,6 @@ class Optimizer:
             seed=self._plan.seed,
             costs=self._problem.costs if varied else None,
         )
-
-    def _cost_to_bin_by(self) -> str:
-        name = self._plan.bin_by
-        if name and name not in self.costs:
-            raise ValueError(f"bin_by is {name!r}; the known costs are {', '.join(self.costs)}")
-        return name or next(iter(self.costs), "")
 
     @property
     def epoch(self) -> int:

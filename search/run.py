@@ -134,10 +134,15 @@ def check(problem: Problem, plan: Plan) -> None:
     """Looks whether limits can be reached and rounds be filled, before anything is trained.
 
     Raises:
-        ValueError: a limit names an unknown cost, or is out of reach; the message has the least
-            (or largest) cost that is within reach. Or too few candidates are feasible.
+        ValueError: a limit, or `bin_by`, names an unknown cost, or a limit is out of reach; the
+            message has the least (or largest) cost that is within reach. Or too few candidates are
+            feasible.
     """
     known = problem.costs(problem.space.sample(1, np.random.default_rng(0)))
+    if plan.bin_by and plan.bin_by not in known:
+        raise ValueError(
+            f"bin_by is {plan.bin_by!r}; the known costs are {', '.join(known) or 'none'}"
+        )
     for bounds in (plan.within, *plan.limits):
         for name, (low, high) in bounds.items():
             if name not in known:

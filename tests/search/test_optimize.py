@@ -12,6 +12,7 @@ from fbnetv3.search.earlystop import find_early_stop
 from fbnetv3.search.engine import InlineEngine
 from fbnetv3.search.gene import Gene
 from fbnetv3.search.optimize import Optimizer, Plan, Problem, usable
+from fbnetv3.search.run import check
 from fbnetv3.search.space import Matrix, Space
 from fbnetv3.search.spec import load_objective
 from fbnetv3.search.store import Batch, Labels, Proposal, Store
@@ -262,9 +263,9 @@ def test_plan_survives_json() -> None:
     assert Plan.from_dict(plan.to_dict()) == plan
 
 
-def test_unknown_cost_to_bin_by_is_refused(tmp_path: Path) -> None:
+def test_unknown_cost_to_bin_by_is_refused() -> None:
     with pytest.raises(ValueError, match="the known costs are macs"):
-        search(tmp_path / "s", Plan(**{**vars(PLAN), "bin_by": "speed"}))
+        check(PROBLEM, Plan(**{**vars(PLAN), "bin_by": "speed"}))
 
 
 def test_space_without_costs_is_searched_without_bins(tmp_path: Path) -> None:

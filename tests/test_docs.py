@@ -1,0 +1,318 @@
+"""The documentation: its tutorials run, its reference is complete, its links lead somewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import io
+import itertools
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import fbnetv3
+
+ROOT = Path(__file__).parent.parent
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+TUTORIALS = sorted((DOCS / "tutorials").glob("*.md"))
+SITE: dict[str, Any] = tomllib.loads((ROOT / "zensical.toml").read_text())["project"]
+REFERENCE = "\n".join(page.read_text() for page in sorted((DOCS / "reference").glob("*.md")))
+
+_BLOCK = re.compile(
+    r"^(?:<!-- (?P<mark>.*?) -->\n)?```(?P<kind>\w+)\n(?P<text>.*?)^```$", re.M | re.S
+)
+_NOT_RUN = "not run:"
+_VARY = "numbers vary"
+_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block of a page.
+
+    Attributes:
+        kind: "sh", "python", or "text", which is the output of the block before it.
+        text: what is in it.
+        mark: of the comment above it, "" without one.
+        line: where it begins, from 1.
+    """
+
+    kind: str
+    text: str
+    mark: str
+    line: int
+
+    @property
+    def is_run(self) -> bool:
+        return self.kind in ("sh", "python") and not self.mark.startswith(_NOT_RUN)
+
+
+def blocks(page: Path) -> list[Block]:
+    """Returns the fenced blocks of a page, in order."""
+    text = page.read_text()
+    return [
+        Block(m["kind"], m["text"], m["mark"] or "", text.count("\n", 0, m.start("text")))
+        for m in _BLOCK.finditer(text)
+    ]
+
+
+def agrees(shown: str, printed: str, *, vary: bool) -> bool:
+    """Returns whether a line is the one that a page shows: words equal, numbers near, spaces apart.
+
+    Where numbers vary from machine to machine, any number will do.
+    """
+    words = [" ".join(_NUMBER.sub("#", text).split()) for text in (shown, printed)]
+    if words[0] != words[1]:
+        return False
+    pairs = zip(_NUMBER.findall(shown), _NUMBER.findall(printed), strict=True)
+    return vary or all(
+        float(b.replace(",", "")) == pytest.approx(float(a.replace(",", "")), rel=0.02)
+        for a, b in pairs
+    )
+
+
+def missing_line(shown: Sequence[str], printed: Sequence[str], *, vary: bool) -> str | None:
+    """Returns the first shown line that was not printed after the one before it; `...` is any."""
+    rest = iter(printed)
+    for line in shown:
+        if line.strip() == "..." or any(agrees(line, other, vary=vary) for other in rest):
+            continue
+        return line
+    return None
+
+
+def run_shell(text: str, folder: Path) -> str:
+    """Returns what a shell prints with the installed programs, offline; it has to succeed."""
+    done = subprocess.run(
+        ["/bin/sh", "-eu", "-c", text],
+        cwd=folder,
+        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def run_python(text: str, names: dict[str, Any], where: str) -> str:
+    """Returns what Python prints; names stay from block to block of a page."""
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        exec(compile(text, where, "exec"), names)
+    return printed.getvalue()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
+def test_a_tutorial_does_what_it_shows(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, value in (
+        ("FBNETV3_HOME", str(tmp_path / "cache")),
+        ("FBNETV3_OFFLINE", "1"),
+        ("HF_HUB_OFFLINE", "1"),
+    ):
+        monkeypatch.setenv(name, value)
+    names: dict[str, Any] = {"__name__": "tutorial"}
+    printed = ""
+    for block in blocks(page):
+        where = f"{page.name}, line {block.line}"
+        if block.kind == "sh" and block.is_run:
+            printed = run_shell(block.text, tmp_path)
+        elif block.kind == "python" and block.is_run:
+            printed = run_python(block.text, names, where)
+        elif block.kind == "text":
+            vary = block.mark == _VARY
+            line = missing_line(block.text.splitlines(), printed.splitlines(), vary=vary)
+            assert line is None, f"{where}: {line!r} is not in\n{printed}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
+def test_a_block_is_run_or_says_why_not(page: Path) -> None:
+    found = blocks(page)
+    assert page.read_text().count("```") == 2 * len(found)
+    for block in found:
+        assert block.kind in ("sh", "python", "text"), f"line {block.line}"
+        if block.mark.startswith(_NOT_RUN):
+            assert len(block.mark.removeprefix(_NOT_RUN).split()) >= 3, f"line {block.line}"
+        elif page not in TUTORIALS:
+            assert not block.is_run, f"line {block.line} is in no tutorial, so nobody runs it"
+        else:
+            assert block.mark in ("", _VARY), f"line {block.line}: {block.mark!r}"
+
+
+def test_every_tutorial_runs_both_kinds_and_shows_output() -> None:
+    assert len(TUTORIALS) >= 5
+    for page in TUTORIALS:
+        found = blocks(page)
+        assert sum(block.is_run for block in found) >= 4, page
+        assert sum(block.kind == "text" for block in found) >= 3, page
+        for before, block in itertools.pairwise(found):
+            assert block.kind != "text" or before.is_run, f"{page}, line {block.line}"
+
+
+@pytest.mark.parametrize(
+    ("shown", "printed", "vary", "right"),
+    [
+        ("cat 80.8 %", "cat 80.7 %", False, True),
+        ("cat 80.8 %", "dog 80.8 %", False, False),
+        ("cat 80.8 %", "cat 60.8 %", False, False),
+        ("cat 80.8 %", "cat 60.8 %", True, True),
+        ("cat 80.8 %", "cat 80.8 %, dog 6.0 %", True, False),
+        ("1,000  images", "1,000 images", False, True),
+    ],
+)
+def test_shown_output_is_compared_by_words_and_numbers(
+    shown: str, printed: str, vary: bool, right: bool
+) -> None:
+    assert agrees(shown, printed, vary=vary) == right
+    assert (missing_line([shown], ["before", printed], vary=vary) is None) == right
+
+
+# What of the search a user needs beside its commands.
+SEARCH_NAMES = (
+    "cost.costs data.open_images data.open_train_val distill.two_step engine.LocalEngine "
+    "evaluate.evaluate evolve.evolve gene.Gene latency_table.LatencyTable layout.Layout "
+    "objective.Objective objective.TableObjective objective.load_table optimize.Plan "
+    "plan.Hardware plan.Run predictor.make_predictor presets.get_recipe ray_engine.RayEngine "
+    "recipe.Recipe run.create run.run scale.scale space.Space spaces.cifar_joint "
+    "spaces.paper_joint spaces.recipe_only store.Store train.train"
+).split()
+DIRECTIVES = re.findall(r"^::: (\S+)$", REFERENCE, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", fbnetv3.__all__)
+def test_every_public_name_is_in_the_reference(name: str) -> None:
+    assert f"fbnetv3.{name}" in DIRECTIVES
+
+
+@pytest.mark.parametrize("name", SEARCH_NAMES)
+def test_what_users_of_the_search_need_is_in_the_reference(name: str) -> None:
+    assert f"fbnetv3.search.{name}" in DIRECTIVES
+
+
+def test_the_reference_names_only_what_exists_and_each_thing_once() -> None:
+    assert sorted(DIRECTIVES) == sorted(set(DIRECTIVES))
+    for path in DIRECTIVES:
+        module, _, name = path.rpartition(".")
+        if "detectron2" in path:  # cannot be imported without it
+            found = importlib.util.find_spec(module)
+            assert found is not None
+            assert found.origin is not None
+            assert re.search(rf"^(?:def|class) {name}\b", Path(found.origin).read_text(), re.M)
+        else:
+            assert hasattr(importlib.import_module(module), name), path
+
+
+def parts() -> Any:
+    """Returns the module with the pages' macros."""
+    spec = importlib.util.spec_from_file_location("docs_parts", DOCS / "parts.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("program", ["fbnetv3", "fbnetv3-search"])
+def test_every_command_and_option_is_in_the_reference(program: str) -> None:
+    assert f'{{{{ commands("{program}") }}}}' in (DOCS / "reference" / "cli.md").read_text()
+    made = parts()
+    text = made.commands(program)
+    group = made.program(program)
+    assert len(group.commands) >= 10
+    for name, command in group.commands.items():
+        _, found, section = text.partition(f"### {program} {name}\n")
+        section = section.partition("\n### ")[0]
+        assert found, name
+        assert f"{program} {name}" in section.partition("```sh")[2]
+        for parameter in command.params:
+            for option in parameter.opts if parameter.param_type_name == "option" else ():
+                assert f"`{option}`" in section or option in ("-h", "--help"), f"{name} {option}"
+
+
+def test_every_result_has_its_conditions_on_the_page() -> None:
+    table = parts().conditions()
+    results = ROOT / "benchmarks" / "results"
+    paths = [p.relative_to(results) for p in results.rglob("*.json*")]
+    assert len(paths) >= 20
+    assert [path for path in paths if f"`{path}`" not in table] == []
+
+
+def test_the_page_of_numbers_names_only_scripts_and_results_that_exist() -> None:
+    text = (DOCS / "numbers.md").read_text()
+    scripts = set(re.findall(r"(?:-m benchmarks\.|benchmarks/)(\w+)(?:\.py)?\b(?!/)", text))
+    assert {"latency", "startup", "detection_latency"} <= scripts
+    assert [s for s in sorted(scripts) if not (ROOT / "benchmarks" / f"{s}.py").is_file()] == []
+    results = re.findall(r"`results/([\w/.]+\.\w+)`", text)
+    assert results
+    assert [r for r in results if not (ROOT / "benchmarks" / "results" / r).is_file()] == []
+
+
+def nav_pages(entries: Sequence[Any]) -> Iterator[str]:
+    """Yields the pages that a navigation names, at any depth."""
+    for entry in entries:
+        for value in entry.values():
+            if isinstance(value, str):
+                yield value
+            else:
+                yield from nav_pages(value)
+
+
+def test_the_navigation_names_every_page_once() -> None:
+    assert sorted(nav_pages(SITE["nav"])) == sorted(str(p.relative_to(DOCS)) for p in PAGES)
+
+
+def anchors(page: Path) -> set[str]:
+    """Returns the anchors of a page's headings."""
+    heads = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\s-]", "", head).strip().lower().replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
+def test_relative_links_lead_to_pages_and_headings(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if "://" in link:
+            continue
+        path, _, anchor = link.partition("#")
+        target = (page.parent / path).resolve() if path else page
+        assert target.is_file(), f"{link} leads nowhere"
+        assert not anchor or anchor in anchors(target), f"{link} leads to no heading"
+
+
+def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
+    if importlib.util.find_spec("zensical") is None:
+        pytest.skip("zensical is not installed; `uv run --group docs pytest` installs it")
+    if not (ROOT / ".typings").is_dir():
+        pytest.skip("the sources are not beside the tests; they run on a wheel")
+    # A copy, so that the site of the tree is left as it is.
+    for name in ("docs", "benchmarks"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    for name in ("zensical.toml", "MODEL_CARD.md", "README.md"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / ".typings" / "fbnetv3", tmp_path / ".typings" / "fbnetv3")
+    done = subprocess.run(
+        [sys.executable, "-m", "zensical", "build", "--strict", "--clean"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "No issues found" in done.stdout + done.stderr
+    made = {str(p.relative_to(tmp_path / "site")) for p in (tmp_path / "site").rglob("*.html")}
+    assert {str(page.relative_to(DOCS).with_suffix(".html")) for page in PAGES} <= made
