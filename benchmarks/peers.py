@@ -329,7 +329,7 @@ class Nars:
     """NARS: rounds of equal size, and stage 3 for the last of the budget.
 
     Attributes:
-        batch: trainings of a round, a divisor of 48.
+        batch: trainings of a round, a divisor of 48, until 48 are spent; then rounds are of 48.
         kind: predictor.
         bins: see `select`; "limits" takes the best within each limit in turn.
         pretrain: whether the encoder learns costs first.
@@ -348,14 +348,15 @@ class Nars:
         for index in task.rng.permutation(pool)[: self.batch]:
             task.train(int(index))
         many = len(task.limits) > 1
-        per_limit = (12 if many else min(8, self.batch // 3)) if self.stage3 else 0
+        per_limit = (12 if many else 8) if self.stage3 else 0
         last = task.budget - (per_limit * len(task.limits) if many else 0)
         while task.spent < last and not task.taken()[pool].all():
             self._fit(task, predictor)
             scores = predictor.predict(task.rows[pool]).mean
-            if not many and self.stage3 and (task.spent + self.batch) % 48 == 0:
-                self._final(task, predictor, pool, scores, per_limit)
-            for index in self.bins_of(task, pool, scores, min(self.batch, int(last - task.spent))):
+            size = self.batch if task.spent < 48 else 48
+            if not many and self.stage3 and (task.spent + size) % 48 == 0:
+                self._final(task, predictor, pool, scores, min(per_limit, size // 3))
+            for index in self.bins_of(task, pool, scores, min(size, int(last - task.spent))):
                 task.train(index)
         if many and self.stage3:
             self._fit(task, predictor)
@@ -551,9 +552,8 @@ METHODS: Mapping[str, Method] = {
     "nars_quantile": Nars(bins="quantile"),
     "nars_limits": Nars(bins="limits"),
     "nars_gp_limits": Nars(kind="gp", bins="limits"),
-    "nars_12": Nars(batch=12),
-    "nars_12_nobins": Nars(batch=12, bins="none"),
-    "nars_gp_12": Nars(batch=12, kind="gp"),
+    "nars_auto_12": Nars(batch=12, kind="auto"),
+    "nars_auto_limits": Nars(kind="auto", bins="limits"),
     "nars_paper": Nars(kind="paper"),
     "nars_gp": Nars(kind="gp"),
     "nars_gp_quantile": Nars(kind="gp", bins="quantile"),

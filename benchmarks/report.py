@@ -12,6 +12,13 @@ import numpy as np
 from benchmarks.plots import write_plots
 
 REFERENCE = "nars"
+# The search as it is shipped, by problem; where it was not run, what comes nearest.
+SHIPPED = {
+    "U": ("nars_auto_12", "nars_gp", "nars"),
+    "C": ("nars_auto_12", "nars_gp", "nars"),
+    "M": ("nars_auto_limits", "nars_limits", "nars"),
+}
+PEERS = ("random", "local", "evolution", "tpe", "gp_ei", "optuna")
 # What the paper says of its parts: (claim, with, without).
 CLAIMS = (
     ("pretraining helps the search", "nars", "nars_scratch"),
@@ -31,13 +38,15 @@ def write_report(folder: Path, environment: dict[str, Any] | None) -> None:
     target = folder / "summary.json"
     old = json.loads(target.read_text()) if target.exists() else {}
     summary: dict[str, Any] = {"environment": environment or old.get("environment", {})}
-    parts = []
+    parts, glance = [], []
     for path in sorted(folder.glob("*.jsonl")):
         records = [json.loads(line) for line in path.read_text().splitlines()]
         what, name = path.stem.split("_", 1)
         rows = _predictors(records) if what == "predictors" else _regrets(records)
         summary[path.stem] = rows
         parts.append(f"## {what}, {name}\n\n{_markdown(rows)}\n")
+        if what == "regret":
+            glance += [{"table": name, **row} for row in _beside_best_peer(records)]
         if what == "regret" and (claims := _claims(records)):
             summary[f"{path.stem}_claims"] = claims
             parts.append(
@@ -49,10 +58,17 @@ def write_report(folder: Path, environment: dict[str, Any] | None) -> None:
             parts.append(
                 f"Labels that scratch needs for the pretrained error:\n\n{_markdown(gain)}\n"
             )
+    summary["beside_best_peer"] = glance
     target.write_text(json.dumps(summary, indent=1) + "\n")
     write_plots(folder / "plots.html", summary)
     about = "\n".join(f"- {key}: {value}" for key, value in summary["environment"].items())
-    (folder / "summary.md").write_text(f"# Search benchmark\n\n{about}\n\n" + "\n".join(parts))
+    first = (
+        "## Beside the best peer\n\nMean regret of the search as shipped and of the peer that "
+        "turned out best for that table, problem and budget; `gap` is above 0 where the peer is "
+        f"worse, with a 95 % bootstrap interval over common seeds:\n\n{_markdown(glance)}\n"
+    )
+    text = "\n".join((first, *parts))
+    (folder / "summary.md").write_text(f"# Search benchmark\n\n{about}\n\n{text}")
 
 
 def _predictors(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -105,6 +121,44 @@ def _regrets(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 }
             )
     return sorted(rows, key=lambda row: (row["problem"], row["budget"], row["mean"]))
+
+
+def _beside_best_peer(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Returns the shipped search and the best peer at each problem and budget."""
+    groups = _grouped(records, ("problem", "method"))
+    rows = []
+    for problem, names in SHIPPED.items():
+        ours = next((groups[problem, name] for name in names if (problem, name) in groups), [])
+        for budget in (48, 96, 240):
+            key = f"regret_{budget}"
+            peers = [
+                held
+                for (at, method), held in groups.items()
+                if at == problem and method.startswith(PEERS) and "confirmed" not in method
+            ]
+            if not ours or not peers or key not in ours[0]:
+                continue
+            best = min(peers, key=lambda held: float(np.mean([r[key] for r in held])))
+            known = {r["seed"]: r[key] for r in best}
+            pairs = [(r[key], known[r["seed"]]) for r in ours if r["seed"] in known]
+            gaps = np.array([theirs - mine for mine, theirs in pairs])
+            draws = np.random.default_rng(0).integers(len(gaps), size=(10_000, len(gaps)))
+            low, high = np.percentile(gaps[draws].mean(1), (2.5, 97.5))
+            rows.append(
+                {
+                    "problem": problem,
+                    "budget": budget,
+                    "ours": ours[0]["method"],
+                    "mean": _significant(float(np.mean([mine for mine, _ in pairs]))),
+                    "best_peer": best[0]["method"],
+                    "its_mean": _significant(float(np.mean([theirs for _, theirs in pairs]))),
+                    "n": len(gaps),
+                    "gap": _significant(float(gaps.mean())),
+                    "low": _significant(float(low)),
+                    "high": _significant(float(high)),
+                }
+            )
+    return rows
 
 
 def _pairs(reference: list[dict[str, Any]], held: list[dict[str, Any]], key: str) -> float | None:
