@@ -2,8 +2,7 @@
 
     python benchmarks/latency.py --out benchmarks/results/latency.jsonl --work /tmp/latency
 
-A network is measured in all its backends in turns, at each backend's default number of threads and
-at those given. Weights are random: speed does not depend on them, and accuracy
+A network is measured in all its backends in turns, at each number of threads. Weights are random: speed does not depend on them, and accuracy
 is measured elsewhere. A stopped run goes on with the networks that are not in the file yet. Needs
 the extra `openvino` for its rows, and a processor with bfloat16 for those in bfloat16. About five
 minutes a network on two cores.
@@ -181,7 +180,7 @@ def measure_network(
     network: Network,
     batch: int,
     *,
-    threads: list[int],
+    threads: list[int | None],
     compiled: bool,
     min_runs: int,
     seconds: float,
@@ -191,7 +190,7 @@ def measure_network(
     x = np.random.default_rng(0).standard_normal((batch, 3, network.side, network.side), np.float32)
     tried: list[tuple[int | None, Runner]] = [
         (number, runner)
-        for number in (None, *threads)
+        for number in threads
         for runner in runners_of(network, number, compiled=compiled)
     ]
     found = measure(
@@ -228,7 +227,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--networks", nargs="+", default=[*OURS, *PEERS])
     parser.add_argument("--batch", nargs="+", type=int, default=[1, 16])
-    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument(
+        "--threads",
+        nargs="+",
+        type=lambda text: None if text == "default" else int(text),
+        default=[None, 1, 2],
+        help="numbers, or `default` for each backend's own",
+    )
     parser.add_argument("--compiled", action="store_true", help="torch.compile too (slow setup)")
     parser.add_argument("--min-runs", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=90.0, help="for each network and batch")
