@@ -2,10 +2,10 @@
 
     python benchmarks/latency.py --out benchmarks/results/latency.jsonl --work /tmp/latency
 
-A network is measured in all its backends in turns, at each number of threads. Weights are random: speed does not depend on them, and accuracy
-is measured elsewhere. A stopped run goes on with the networks that are not in the file yet. Needs
-the extra `openvino` for its rows, and a processor with bfloat16 for those in bfloat16. About five
-minutes a network on two cores.
+A network is measured in all its backends in turns, at each number of threads. Weights are random:
+speed does not depend on them, and accuracy is measured elsewhere. A stopped run goes on with the
+networks that are not in the file yet. Needs the extra `openvino` for its rows, and a processor with
+bfloat16 for those in bfloat16. About five minutes a network on two cores.
 """
 
 from __future__ import annotations
