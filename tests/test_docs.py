@@ -184,14 +184,37 @@ def test_shown_output_is_compared_by_words_and_numbers(
 
 
 # What of the search a user needs beside its commands.
-SEARCH_NAMES = (
-    "cost.costs data.open_images data.open_train_val distill.two_step engine.LocalEngine "
-    "evaluate.evaluate evolve.evolve gene.Gene latency_table.LatencyTable layout.Layout "
-    "objective.Objective objective.TableObjective objective.load_table optimize.Plan "
-    "plan.Hardware plan.Run predictor.make_predictor presets.get_recipe ray_engine.RayEngine "
-    "recipe.Recipe run.create run.run scale.scale space.Space spaces.cifar_joint "
-    "spaces.paper_joint spaces.recipe_only store.Store train.train"
-).split()
+SEARCH_NAMES = [
+    "cost.costs",
+    "data.open_images",
+    "data.open_train_val",
+    "distill.two_step",
+    "engine.LocalEngine",
+    "evaluate.evaluate",
+    "evolve.evolve",
+    "gene.Gene",
+    "latency_table.LatencyTable",
+    "layout.Layout",
+    "objective.Objective",
+    "objective.TableObjective",
+    "objective.load_table",
+    "optimize.Plan",
+    "plan.Hardware",
+    "plan.Run",
+    "predictor.make_predictor",
+    "presets.get_recipe",
+    "ray_engine.RayEngine",
+    "recipe.Recipe",
+    "run.create",
+    "run.run",
+    "scale.scale",
+    "space.Space",
+    "spaces.cifar_joint",
+    "spaces.paper_joint",
+    "spaces.recipe_only",
+    "store.Store",
+    "train.train",
+]
 DIRECTIVES = re.findall(r"^::: (\S+)$", REFERENCE, re.MULTILINE)
 
 

@@ -1,0 +1,169 @@
+"""Parts of the documentation's pages that are made from the package and its records.
+
+A page whose head says `render_macros: true` may call `{{ commands("fbnetv3") }}` and the other
+functions here; the site's generator asks `define_env` for them. So no page copies a command's
+options, a table of weights or a result's conditions by hand.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer.main
+
+import fbnetv3
+from fbnetv3 import cli
+from fbnetv3.search import cli as search_cli
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+# What of a result's conditions is shown, where it is recorded.
+_SHOWN = (
+    "cpu",
+    "machine",
+    "num_cpus",
+    "cores",
+    "threads",
+    "python",
+    "numpy",
+    "torch",
+    "onnxruntime",
+)
+
+
+def define_env(env: Any) -> None:
+    """Gives the generator's macros their names."""
+    for function in (commands, opening, section, data_file, conditions):
+        env.macro(function)
+
+
+def program(name: str) -> Any:
+    """Returns the click command of `fbnetv3` or `fbnetv3-search`, with all its sub-commands."""
+    if name == "fbnetv3-search":
+        return typer.main.get_command(search_cli.app)
+    if "train" not in {command.name for command in cli.app.registered_commands}:
+        cli.add_neighbours()
+    return typer.main.get_command(cli.app)
+
+
+def commands(name: str) -> str:
+    """Returns the reference of a program: what each command does, takes and gives, and examples."""
+    group = program(name)
+    parts = [_prose(group.help), _prose(group.epilog or "")]
+    for command_name, command in sorted(group.commands.items()):
+        about, _, examples = (command.help or "").partition("Examples:")
+        lines = getattr(command, "examples", None) or inspect.cleandoc(examples).splitlines()
+        parts += [f"### {name} {command_name}", _prose(about), _parameters(command)]
+        if lines:
+            parts.append("\n".join(("```sh", *lines, "```")))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _prose(text: str) -> str:
+    # A line feed of a docstring is none of a paragraph; click's mark for "as it stands" is \b.
+    paragraphs = re.split(r"\n\s*\n", inspect.cleandoc(text or "").replace("\b", ""))
+    return "\n\n".join(_escaped(" ".join(p.split())) for p in paragraphs)
+
+
+def _escaped(text: str) -> str:
+    text = text.replace("|", r"\|").replace("<", "&lt;")
+    return re.sub(r"(?<!\w)(--?[a-z][\w-]*)", r"`\1`", text)
+
+
+def _parameters(command: Any) -> str:
+    rows = []
+    for parameter in command.params:
+        if parameter.name == "help" or getattr(parameter, "hidden", False):
+            continue
+        is_option = parameter.param_type_name == "option"
+        names = [*parameter.opts, *parameter.secondary_opts] if is_option else [parameter.name]
+        shown = ", ".join(f"`{name}`" for name in names)
+        rows.append((shown, _kind(parameter), _default(parameter), _escaped(parameter.help or "")))
+    return _table(("name", "takes", "default", ""), rows) if rows else ""
+
+
+def _kind(parameter: Any) -> str:
+    if getattr(parameter, "is_flag", False):
+        return "nothing"
+    kind = str(parameter.type.name).strip("<>")
+    several = getattr(parameter, "multiple", False) or parameter.nargs != 1
+    return f"{kind}, several" if several else kind
+
+
+def _default(parameter: Any) -> str:
+    if parameter.required:
+        return "required"
+    value = parameter.default() if callable(parameter.default) else parameter.default
+    return "" if value in (None, (), [], "", False) or "UNSET" in repr(value) else f"`{value}`"
+
+
+def section(path: str, heading: str) -> str:
+    """Returns a section of one of the repository's Markdown files, without its heading.
+
+    Raises:
+        ValueError: the file has no such heading.
+    """
+    text = (ROOT / path).read_text()
+    marks = re.escape(heading.split(" ", 1)[0])
+    found = re.search(rf"^{re.escape(heading)}$(.*?)(?=^{marks} |\Z)", text, re.M | re.S)
+    if found is None:
+        raise ValueError(f"{path} has no heading {heading!r}")
+    return re.sub(r"^<!--.*?-->\n?", "", found.group(1), flags=re.M).strip()
+
+
+def opening(path: str) -> str:
+    """Returns what stands between a Markdown file's title and its first section."""
+    return (ROOT / path).read_text().split("\n## ", 1)[0].partition("\n")[2].strip()
+
+
+def data_file(name: str) -> str:
+    """Returns a text file of the package's data, as a block."""
+    text = (Path(fbnetv3.__file__).parent / "data" / name).read_text()
+    return "\n".join(("```text", text.strip(), "```"))
+
+
+def conditions() -> str:
+    """Returns a table of the results: where, with what and of which commit each was measured."""
+    rows = []
+    for path in sorted(RESULTS.rglob("*.json*")):
+        found = list(_records(_read(path)))
+        machine = "; ".join(
+            f"{key} {' and '.join(values)}" for key in _SHOWN if (values := _values(found, key))
+        )
+        commits = ", ".join(value[:7] for value in _values(found, "commit"))
+        rows.append((f"`{path.relative_to(RESULTS)}`", machine or "no conditions in it", commits))
+    return _table(("in `benchmarks/results/`", "measured with", "commit"), rows)
+
+
+def _read(path: Path) -> Any:
+    text = path.read_text()
+    if path.suffix == ".jsonl":
+        return [json.loads(line) for line in text.splitlines() if line.strip()]
+    return json.loads(text)
+
+
+def _records(value: Any) -> Iterator[Mapping[str, Any]]:
+    """Yields what says how something was measured, wherever it stands in a result."""
+    if isinstance(value, Mapping):
+        if "python" in value:
+            yield {**value, **value.get("versions", {})}
+        else:
+            for inner in value.values():
+                yield from _records(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _records(inner)
+
+
+def _values(records: Iterable[Mapping[str, Any]], key: str) -> list[str]:
+    return sorted({str(record[key]) for record in records if key in record})
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
