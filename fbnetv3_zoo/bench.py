@@ -97,7 +97,7 @@ class Entry:
     """A way of running a network that is to be measured.
 
     Attributes:
-        backend: one of `runners.BACKENDS`, "onnxruntime-int8" and the like for a file's.
+        backend: one of `runners.TORCH_BACKENDS`, or "onnxruntime-int8" and the like for a file.
         precision: of its arithmetic.
         threads: that it is given; None is the backend's own default.
         path: the file; None where torch runs the module.

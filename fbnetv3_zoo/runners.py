@@ -33,9 +33,6 @@ TORCH_BACKENDS = (
     "torch-compile-bf16",
     "torch-cuda-graph",
 )
-ONNX_BACKENDS = ("onnxruntime",)
-OPENVINO_BACKENDS = ("openvino", "openvino-bf16")
-BACKENDS = (*TORCH_BACKENDS, *ONNX_BACKENDS, *OPENVINO_BACKENDS)
 
 
 @dataclass(frozen=True)

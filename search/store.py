@@ -55,7 +55,6 @@ CREATE INDEX trial_batch ON trial(batch);
 CREATE TABLE metric (
     trial INTEGER NOT NULL REFERENCES trial(seq), epoch INTEGER NOT NULL,
     attempt INTEGER NOT NULL, value REAL, PRIMARY KEY (trial, epoch, attempt)) WITHOUT ROWID;
-CREATE TABLE artifact (path TEXT PRIMARY KEY, sha256 TEXT NOT NULL);
 """
 
 
@@ -581,11 +580,6 @@ class Store:
         """Returns what all stages found, in the order of their end."""
         rows = self._database.execute("SELECT name, content FROM stage ORDER BY finished, rowid")
         return {name: json.loads(content) for name, content in rows}
-
-    def add_artifact(self, path: str, sha256: str) -> None:
-        """Remembers a file of the search, its path relative to the folder."""
-        with self.transaction():
-            self._database.execute("INSERT OR REPLACE INTO artifact VALUES (?,?)", (path, sha256))
 
 
 def _matrix(rows: list[bytes]) -> NDArray[np.int16]:
