@@ -43,7 +43,7 @@ MAX_GROWTH_MIB = 3072
 _BLOCK = 10_000
 START_METHOD: Literal["spawn", "fork"] = "spawn"
 _MAX_MESSAGE = 1200
-_HANGS_AFTER_S = 60.0
+_HANGS_AFTER_S = 180.0
 # Of the interpreter's audit events those that no reader has a reason for.
 _FORBIDDEN = ("os.", "subprocess.", "socket.", "shutil.", "ctypes.", "pickle.", "marshal.", "pty.")
 _ALLOWED = ("os.listdir", "os.scandir", "os.fwalk", "os.putenv", "ctypes.cdata")
