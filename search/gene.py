@@ -68,6 +68,9 @@ class Gene:
             raise ValueError(f"{where}: confidence is {shown(self.confidence)}; expected text")
         self._check_when(where)
         self._check_values(where)
+        if self.kind == "float-grid":
+            # As the file says it again: 2 and 2.0 are one gene.
+            object.__setattr__(self, "values", tuple(map(float, self.values)))
 
     def _check_when(self, where: str) -> None:
         if self.when is None:

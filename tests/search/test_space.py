@@ -1,5 +1,6 @@
 """Spaces: identity, sampling, variation, decoding, refusals."""
 
+import dataclasses
 import hashlib
 import json
 import math
@@ -229,6 +230,22 @@ def test_hash_is_exact_in_small_spaces_and_spreads_in_large_ones() -> None:
         (lambda: Gene.grid("a", 0, 1, 0.3), "not on the grid"),
         (lambda: Space(name="x", genes=(Gene("a", (1,)), Gene("a", (1,)))), "twice"),
         (lambda: Space(name="x", genes=(Gene("a", (1,), when=("b", (1,))),)), "earlier gene"),
+        (lambda: Gene("a", (1,), when=("b",)), r"use \[gene, values\]"),
+        (lambda: Gene.from_dict({"name": "a", "values": [1], "colour": 1}), "unknown field 'col"),
+        (lambda: Gene.from_dict({"name": "a"}), "lacks the field 'values'"),
+        (
+            lambda: Space(
+                name="x",
+                genes=(Gene("a", (1,)), Gene("b", (1,))),
+                layout=Layout(recipe={"lr": "$a"}),
+            ),
+            "'b' is in no cell",
+        ),
+        (
+            lambda: dataclasses.replace(toy(), packs=((("kernel_rest",), 3),)),
+            "'kernel_rest' is conditional",
+        ),
+        (lambda: toy().gene("weight"), "no gene 'weight'; see space.genes"),
         (
             lambda: Space(
                 name="x", genes=(Gene("a", (1,)),), layout=Layout(recipe={"lr": "$rate"})
@@ -342,6 +359,13 @@ def test_a_damaged_space_is_refused_by_its_part(text: str, message: str) -> None
         Space.from_json(text)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 1000
+
+
+def test_whole_numbers_of_a_float_grid_are_floats_before_and_after_a_file() -> None:
+    space = Space("s", (Gene("width", (2, 3), kind="float-grid"), Gene("depth", (1, 2))))
+    again = Space.from_json(space.to_json())
+    assert again.to_json() == space.to_json()
+    assert again.sha256 == space.sha256
 
 
 def test_a_long_list_of_values_is_checked_at_once() -> None:
