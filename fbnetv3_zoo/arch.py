@@ -138,7 +138,21 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One inverted residual block, every number worked out. Made by `Arch.blocks`."""
+    """One inverted residual block, every number worked out. Made by `Arch.blocks`.
+
+    Attributes:
+        row: place of its row in the table, from 0.
+        index: place in the row, from 0.
+        in_channels: channels of the map that comes in.
+        mid_channels: channels of the depthwise convolution.
+        out_channels: channels of the map that goes out.
+        kernel: side of the depthwise convolution in pixels.
+        stride: of the depthwise convolution.
+        padding: of the depthwise convolution, in pixels on each side.
+        groups: of the depthwise convolution.
+        se_channels: width inside squeeze-and-excite, 0 without.
+        act: name of the activation.
+    """
 
     row: int
     index: int
@@ -271,6 +285,9 @@ class Arch:
         As the paper does for CIFAR-10 (section 4.4): the stem is the first stride-2 layer, the
         first row with stride 2 the second. Paddings become kernel // 2, as maps of 2 pixels allow
         no other.
+
+        Args:
+            resolution: side of the square input in pixels.
         """
         rows, changed = [], False
         for row in self.rows:

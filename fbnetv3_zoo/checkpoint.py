@@ -108,6 +108,11 @@ def read_metadata(path: Path) -> dict[str, str]:
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Writes a safetensors file; `path` holds either what it held before or all of it.
 
+    Args:
+        path: the file.
+        tensors: name -> tensor, on any device; tied ones are written apart.
+        metadata: texts for the file's head.
+
     Raises:
         OSError: the disk is full or not writable; nothing is left behind.
     """

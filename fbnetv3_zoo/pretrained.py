@@ -222,7 +222,7 @@ def from_pretrained(
         revision: as in `read_pretrained`.
         cache_dir: as in `read_pretrained`.
         offline: as in `read_pretrained`.
-        license: policy, as in `hub.check_license`.
+        license: "commercial" refuses weights that forbid it; also by FBNETV3_LICENSE.
         **kwargs: those of `build`, in place of what was saved.
 
     Raises:

@@ -38,7 +38,11 @@ class Roofline:
 
 
 def measure_roofline(threads: int = 1) -> Roofline:
-    """Returns the best of several runs of a square matrix product and of a long sum."""
+    """Returns the best of several runs of a square matrix product and of a long sum.
+
+    Args:
+        threads: of torch, whose setting is put back.
+    """
     import torch
 
     before = torch.get_num_threads()

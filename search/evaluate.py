@@ -132,7 +132,11 @@ def evaluate(
 
 
 def wilson_pct(hits: int, num: int) -> tuple[float, float]:
-    """Returns the 95 % Wilson score interval of a share, in percent.
+    """Returns (low, high), the 95 % Wilson score interval of a share, in percent.
+
+    Args:
+        hits: how many were right.
+        num: of how many.
 
     Raises:
         ValueError: there is nothing to count.

@@ -54,7 +54,17 @@ class Limit:
 
 @dataclass(frozen=True)
 class Settings:
-    """The paper's numbers; `patience` and `tolerance` say what "saturated" means here."""
+    """The paper's numbers; `patience` and `tolerance` say what "saturated" means here.
+
+    Attributes:
+        first_best: of the pool's best predicted candidates, in the first generation.
+        first_random: of its others, drawn at random, in the first generation.
+        children: of each parent in a generation.
+        keep: candidates that a generation keeps for each limit.
+        generations: at most so many.
+        patience: generations without a better score after which a limit is saturated.
+        tolerance: by how much a score has to be better, in the score's own unit.
+    """
 
     first_best: int = 50
     first_random: int = 50

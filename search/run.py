@@ -207,6 +207,12 @@ def run(
 ) -> list[Answer]:
     """Returns the answers of a search, going on from wherever its store is.
 
+    Args:
+        store: the search, opened to write.
+        engine: where its trials run; the caller closes it.
+        policy: how patient to be with failures and stragglers.
+        notify: called with the name of each event and its fields.
+
     Raises:
         ValueError: the settings do not fit, or all labels are NaN.
         StoreError: the disk is full.

@@ -137,7 +137,12 @@ def paper_joint() -> Space:
 
 
 def recipe_only(arch: Arch = ARCHS["fbnetv2_l3"], name: str = "recipe_only") -> Space:
-    """Returns the paper's recipe genes on one fixed network, FBNetV2-L3 unless given."""
+    """Returns the paper's recipe genes on one fixed network, FBNetV2-L3 unless given.
+
+    Args:
+        arch: the network.
+        name: of the space.
+    """
     genes = (*_PAPER_RECIPE, _EMA)
     return Space(
         name=name,

@@ -85,7 +85,26 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A row of the trial table."""
+    """A row of the trial table.
+
+    Attributes:
+        seq: its number in the search, from 1.
+        id: SHA-256 of the search, the candidate, its seed and its length.
+        batch: number of its round.
+        slot: the bin that it was chosen for.
+        genes: canonical gene indices.
+        costs: known costs, name -> value.
+        seed: of initialisation and data order.
+        epochs: how long it is trained.
+        predicted: the score that it was chosen by; None for a random candidate.
+        origin: "search", or where an imported label comes from.
+        state: "queued", "leased" (a worker has it), "done" or "failed".
+        attempt: number of the attempt that is running or was the last.
+        failures: attempts that failed.
+        started: seconds since 1970, None before.
+        ended: seconds since 1970, None before.
+        reason: of the last failure.
+    """
 
     seq: int
     id: str
