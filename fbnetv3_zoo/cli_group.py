@@ -206,7 +206,8 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title:
         table.add_row(*("" if cell is None else _cell(cell) for cell in row))
     console = Console()
     if not console.is_terminal:
-        console = Console(width=200)
+        # A table takes no more than it needs; with less than that rich cuts its heads too.
+        console = Console(width=1000)
     # Printed by us, since rich ends the program by itself where nobody reads.
     with console.capture() as printed:
         console.print(table)

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from fbnetv3 import __version__
 from fbnetv3.checkpoint import read_tensors, write_tensors
 from fbnetv3.cli import EMBEDDED, app
+from fbnetv3.cli_group import print_table
 from fbnetv3.convert import from_fbnetv3
 from fbnetv3.counts import count
 from fbnetv3.export import Exported
@@ -290,3 +291,11 @@ def test_list_imports_neither_torch_nor_numpy() -> None:
     modules = {line.rpartition("|")[2].strip() for line in io.StringIO(done.stderr)}
     assert "fbnetv3.registry" in modules
     assert not modules & {"torch", "numpy", "timm", "onnx", "onnxruntime", "PIL"}
+
+
+def test_a_table_in_a_pipe_is_as_wide_as_it_needs(capsys: pytest.CaptureFixture[str]) -> None:
+    heads = ("model", "threads", "verdict")
+    print_table(heads, [("fbnetv3_nano.cifar10", 1, "noisy: " + "busy " * 100)])
+    shown = capsys.readouterr().out.splitlines()
+    assert all(head in shown[1] for head in heads)
+    assert "busy " * 99 in shown[3]
