@@ -12,6 +12,7 @@ import typer
 
 from . import completion
 from .cli_group import note, print_json, print_table
+from .optional import need
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 # More images than this say little more about agreement and take minutes.
 _MAX_CALIBRATION = 300
+# Looked for before a model is made.
+_NEEDS = {".pte": "executorch", ".xml": "openvino"}
 # Offered by the shell; the libraries that know them are slow to import.
 _METHODS = ("minmax", "mean_minmax", "percentile_99.99", "percentile_99.9", "mse")
 _TORCH_BACKENDS = (
@@ -89,13 +92,15 @@ def export(
         fbnetv3 export local-dir:run -o run.xml
         fbnetv3 export fbnetv3_a -o a.onnx --no-pretrained --check-target
     """
-    from .export import to_onnx
-
     if output.suffix not in (".onnx", ".xml", ".pte"):
         raise ValueError(f"output is {output}; expected a name that ends in .onnx, .xml or .pte")
     plain = (dynamic, precision) == ("batch", "fp32") and not (include_preprocess or check_target)
     if output.suffix == ".pte" and not plain:
         raise ValueError("an ExecuTorch program takes one float32 image; leave options out")
+    if output.suffix in _NEEDS:
+        need(_NEEDS[output.suffix])
+    from .export import to_onnx
+
     made = _create(model, pretrained, checkpoint)
     if output.suffix == ".pte":
         from .targets import to_executorch
@@ -227,6 +232,9 @@ def quantize(
     from .onnx_session import read_artefact
     from .quantize import quantize as quantized
 
+    runtime = runtime or ("openvino" if output.suffix == ".xml" else "onnxruntime")
+    if runtime == "openvino":
+        need("nncf")
     names = read_artefact(file).class_names
     images, _ = labelled_images(calib, names)
     judged, labels = labelled_images(evaluate, names) if evaluate else (None, None)
@@ -236,7 +244,7 @@ def quantize(
         _thinned(images),
         evaluation=judged,
         labels=labels,
-        runtime=runtime or ("openvino" if output.suffix == ".xml" else "onnxruntime"),  # type: ignore[arg-type]  # checked there
+        runtime=runtime,  # type: ignore[arg-type]  # checked there
         method=method,
         max_drop_pct=max_drop,
         sensitivity=sensitivity,

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .model import FBNetV3
+from .optional import missing
 from .preprocess import IMAGENET_MEAN, IMAGENET_STD
 from .trunk import ProposalHead, RegionHead, Tail, Trunk, load_network
 
@@ -39,11 +40,7 @@ try:
     )
     from detectron2.modeling.backbone.fpn import LastLevelMaxPool, LastLevelP6P7
 except ImportError as error:
-    raise ImportError(
-        f"detectron2 cannot be imported ({error}); put a checkout of its repository on PYTHONPATH, "
-        "or build it, and install fvcore, iopath, omegaconf, hydra-core, cloudpickle, pycocotools "
-        "and 'setuptools<82'"
-    ) from error
+    raise missing("detectron2", error) from error
 
 logger = logging.getLogger("fbnetv3")
 

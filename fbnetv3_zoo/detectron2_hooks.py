@@ -12,15 +12,15 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from .optional import missing
+
 try:
     from detectron2.checkpoint import DetectionCheckpointer
     from detectron2.engine import DefaultTrainer, HookBase
     from detectron2.engine.hooks import EvalHook
     from detectron2.evaluation import COCOEvaluator
 except ImportError as error:
-    raise ImportError(
-        f"detectron2 cannot be imported ({error}); put a checkout of its repository on PYTHONPATH"
-    ) from error
+    raise missing("detectron2", error) from error
 
 
 class EMAHook(HookBase):  # type: ignore[misc]  # detectron2 has no types

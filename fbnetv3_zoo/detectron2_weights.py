@@ -17,14 +17,13 @@ import torch
 from . import hub, registry
 from .license_policy import check_license
 from .model import FBNetV3
+from .optional import missing
 from .trunk import load_network, part_state
 
 try:
     from detectron2.utils.file_io import PathHandler, PathManager
 except ImportError as error:
-    raise ImportError(
-        f"detectron2 cannot be imported ({error}); put a checkout of its repository on PYTHONPATH"
-    ) from error
+    raise missing("detectron2", error) from error
 
 SCHEME = "fbnetv3://"
 # Names of the parts inside backbones and heads; Detectron2 matches what follows them.

@@ -6,6 +6,8 @@ import importlib
 
 # Library -> what pip installs for it; an extra brings a version that is known to fit.
 INSTALLS = {
+    "detectron2": 'cloudpickle hydra-core iopath omegaconf pycocotools "setuptools<82", then put a '
+    "checkout of its repository, which has no release, on PYTHONPATH",
     "executorch": '"fbnetv3-zoo[executorch]"',
     "matplotlib": '"fbnetv3-zoo[plot]"',
     "nncf": '"fbnetv3-zoo[openvino]"',
