@@ -177,7 +177,7 @@ def run(
         fbnetv3-search run runs/s --space cifar_joint --data cifar-10-batches-py \
             --set epochs=10 --set num_train=10000 --limit "macs<=3e6,params<=3e5"
     """
-    from .export import import_labels
+    from .export import import_labels, read_labels
     from .optimize import Plan
     from .run import create, problem_of
     from .spec import open_space
@@ -202,8 +202,7 @@ def run(
     )
     timed = None if latency is None else _latency_table(latency)
     for path in labels or ():
-        if not path.is_file():
-            raise FileNotFoundError(f"no labels at {path}; expected a CSV, see `export --csv`")
+        read_labels(made, path)  # what is wrong with them shows before there is a folder
     make = _engine_maker(engine, workers, gpus, address, max_running, cpus, gpus_each)
     policy = _policy(straggler, attempts, timeout)
     with create(folder, space=made, objective=spec, plan=plan, latency=timed) as store:

@@ -96,9 +96,7 @@ def import_labels(store: Store, space: Space, costs: CostsOf, path: Path, *, epo
         ValueError: a column, a gene's value or a label is wrong; the message has the line.
         FileNotFoundError: there is no such file.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"no labels at {path}; expected a CSV with gene columns and label")
-    rows, values = _read_labels(space, path)
+    rows, values = read_labels(space, path)
     matrix = np.stack(rows)
     known = {name: np.asarray(cost, np.float64) for name, cost in costs(matrix).items()}
     proposals = [
@@ -130,12 +128,9 @@ def read_candidates(space: Space, path: Path) -> Matrix:
         raise FileNotFoundError(f"no candidates at {path}; expected a CSV or an architecture JSON")
     if path.suffix == ".json":
         return space.locate(Arch.from_json(path.read_bytes()))[None]
-    source = sys.stdin if str(path) == "-" else path.open(newline="", encoding="utf-8")
-    with source as file:
-        rows = [
-            _row(space, fields, f"{path}, line {line}")
-            for line, fields in enumerate(csv.DictReader(file), 2)
-        ]
+    rows = [
+        _row(space, fields, f"{path}, line {line}") for line, fields in enumerate(_lines(path), 2)
+    ]
     if not rows:
         raise ValueError(f"{path} holds no candidates")
     return np.stack(rows)
@@ -199,41 +194,58 @@ def _network(store: Store, space: Space, candidate: Path) -> Path | None:
     return max(labels, key=lambda place: labels[place]) if labels else None
 
 
-def _row(space: Space, fields: Mapping[str, str], where: str) -> Any:
+def _row(space: Space, fields: Mapping[str, str | None], where: str) -> Any:
     try:
         return space.from_values(
             {
-                gene.name: _parse(fields[gene.name], gene.values)
+                gene.name: _parse(cell, gene.values)
                 for gene in space.genes
-                if fields.get(gene.name) not in (None, "")
+                if (cell := fields.get(gene.name))
             }
         )
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from None
 
 
-def _read_labels(space: Space, path: Path) -> tuple[list[Any], list[float]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        table = csv.DictReader(file)
-        if LABEL not in (table.fieldnames or ()):
-            raise ValueError(f"{path} has no column {LABEL!r}; it has {table.fieldnames}")
-        rows, values = [], []
-        for line, fields in enumerate(table, 2):
-            where = f"{path}, line {line}"
-            rows.append(_row(space, fields, where))
-            try:
-                value = float(fields[LABEL])
-            except ValueError:
-                raise ValueError(f"{where}: the label is {fields[LABEL]!r}, no number") from None
-            if not np.isfinite(value):
-                raise ValueError(
-                    f"{where}: the label is {value}; expected a number, leave the "
-                    "line out where training diverged"
-                )
-            values.append(value)
+def read_labels(space: Space, path: Path) -> tuple[list[Any], list[float]]:
+    """Returns the candidates of a CSV, (num_genes,) each, and their labels.
+
+    Raises:
+        ValueError: a column, a gene's value or a label is wrong; the message has the line.
+        FileNotFoundError: there is no such file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no labels at {path}; expected a CSV, see `export --csv`")
+    rows, values = [], []
+    for line, fields in enumerate(_lines(path), 2):
+        where = f"{path}, line {line}"
+        if LABEL not in fields:
+            raise ValueError(f"{path} has no column {LABEL!r}; it has {list(fields)}")
+        rows.append(_row(space, fields, where))
+        try:
+            # A line that is cut short has None.
+            value = float(fields[LABEL] or "")
+        except ValueError:
+            raise ValueError(f"{where}: the label is {fields[LABEL]!r}, no number") from None
+        if not np.isfinite(value):
+            raise ValueError(
+                f"{where}: the label is {value}; expected a number, leave the "
+                "line out where training diverged"
+            )
+        values.append(value)
     if not rows:
         raise ValueError(f"{path} holds no labels")
     return rows, values
+
+
+def _lines(path: Path) -> list[dict[str, str | None]]:
+    """Returns the lines of a CSV, of standard input for `-`, as column -> cell."""
+    source = sys.stdin if str(path) == "-" else path.open(newline="", encoding="utf-8")
+    try:
+        with source as file:
+            return list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is no CSV text: {error}") from None
 
 
 def _parse(text: str, values: Sequence[Any]) -> Any:

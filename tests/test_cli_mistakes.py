@@ -7,6 +7,7 @@ and the library's own numbers; here are files, folders, combinations, closed pip
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 import signal
 import subprocess
@@ -53,12 +54,17 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "list.json": "[1, 2]",
         "other.json": '{"a": 1}',
         "short.csv": "g0,g1\n1\n",
+        "cut.csv": "g0,g1,g2,g3,g4,g5,label\n0,0,0,0,0,0\n",
+        "outside.csv": "g0,g1,g2,g3,g4,g5,label\n9,0,0,0,0,0,61\n",
         "text.npz": "no arrays",
         "space.json": SPACE.to_json(),
         **OBJECTIVES,
     }.items():
         (folder / name).write_text(text)
     (folder / "binary.json").write_bytes(b"\xff\xfe\x00x")
+    for name, held in (("cifar", {"data": "none"}), ("hostile", os.system)):
+        (folder / name).mkdir()
+        (folder / name / "test_batch").write_bytes(pickle.dumps(held))
     (folder / "empty").mkdir()
     shutil.copy(PHOTO, folder / "photo.jpg")
     for name in ("cat", "dog"):
@@ -107,6 +113,9 @@ LINES = "fbnetv3-search latency-table t.json --space cifar_joint"
         (f"{TRAIN} --recipe list.json", 2, "expected a JSON object"),
         ("fbnetv3 eval fbnetv3_nano.cifar10 --data empty", 2, "empty holds no class folders"),
         ("fbnetv3 eval fbnetv3_nano.cifar10 --data spoilt", 2, "0.jpg cannot be read"),
+        ("fbnetv3 eval fbnetv3_nano.cifar10 --data photos --split val", 2, "has no val part"),
+        ("fbnetv3 eval fbnetv3_nano.cifar10 --data cifar", 2, "test_batch is no CIFAR-10 batch"),
+        ("fbnetv3 eval fbnetv3_nano.cifar10 --data hostile", 2, "which CIFAR-10 does not"),
         ("fbnetv3 eval local-dir:nowhere --data photos", 2, "no nowhere/config.json"),
         ("fbnetv3-search run file --space space.json --table labels.csv --batch 6", 2, "use file"),
         (f"{RUN} --table short.csv", 2, "short.csv, line 2: 1 cells; expected 2"),
@@ -115,6 +124,10 @@ LINES = "fbnetv3-search latency-table t.json --space cifar_joint"
         ("fbnetv3-search run new --space list.json --table labels.csv", 2, "schema is [1, 2]"),
         ("fbnetv3-search run new --space broken.json --table labels.csv", 2, "broken.json is not"),
         (f"{TABLE} --labels nowhere.csv", 2, "no labels at nowhere.csv"),
+        (f"{TABLE} --labels short.csv", 2, "short.csv has no column 'label'; it has ['g0', 'g1']"),
+        (f"{TABLE} --labels cut.csv", 2, "cut.csv, line 2: the label is None, no number"),
+        (f"{TABLE} --labels outside.csv", 2, "outside.csv, line 2: gene 'g0' cannot be 9"),
+        (f"{TABLE} --labels photo.jpg", 2, "photo.jpg is no CSV text"),
         (f"{TABLE} --latency other.json", 2, "this is no latency table"),
         ("fbnetv3-search run new --space cifar_joint --data empty", 2, "empty has no train part"),
         ("fbnetv3-search resume empty", 2, "empty holds no search"),
@@ -130,6 +143,8 @@ LINES = "fbnetv3-search latency-table t.json --space cifar_joint"
         (f"{TRAIN} --set epochs", 2, "expected field=value"),
         (f"{TRAIN} --device tpu", 2, "device is 'tpu'; expected cpu, cuda"),
         (f"{TRAIN} --epochs 0", 2, "epochs is 0"),
+        (f"{TRAIN} --set mixup=0.2 --batch-size 5", 2, "an even number where mixup is on"),
+        (f"{TRAIN} --teacher-cache t", 2, "--teacher-cache is given without --teacher"),
         (f"{TRAIN} --val-share 2", 2, "expected a number between 0 and 1"),
         ("fbnetv3 eval fbnetv3_nano.cifar10 --data photos --batch-size 0", 2, "batch_size is 0"),
         ("fbnetv3 eval fbnetv3_nano.cifar10 --data photos --device tpu", 2, "device is 'tpu'"),
@@ -146,6 +161,7 @@ LINES = "fbnetv3-search latency-table t.json --space cifar_joint"
         ("fbnetv3-search run new --space cifar_joint --data photos --set device=tpu", 2, "'tpu'"),
         # What excludes each other.
         ("fbnetv3 fetch fbnetv3_e --all", 2, "exclude each other"),
+        ("fbnetv3 latency text.onnx --backend torch", 2, "text.onnx is a file; torch's backends"),
         (f"{QUICK} --plot x.svg", 2, "give --images"),
         (f"{QUICK} --images photos/cat --plot x.svg", 2, "no folders called after the classes"),
         ("fbnetv3 export fbnetv3_a -o x.pte --precision fp16", 2, "leave options out"),

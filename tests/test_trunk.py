@@ -138,6 +138,15 @@ def test_the_proposal_head_is_the_row_without_its_first_block() -> None:
         ProposalHead(network, in_channels=256, num_anchors=15)
 
 
+@pytest.mark.parametrize(
+    ("freeze_at", "message"), [(6, "from 0 to 5"), (True, "from 0 to 5"), (2, "needs freeze_norms")]
+)
+def test_freezing_that_cannot_be_done_is_refused(freeze_at: int, message: str) -> None:
+    network = load_network("fbnetv3_nano")
+    with pytest.raises(ValueError, match=message):
+        Trunk(network, PYRAMID, freeze_at=freeze_at)
+
+
 @pytest.mark.parametrize("freeze_at", range(6))
 def test_freezing_counts_the_stem_as_one(freeze_at: int) -> None:
     network = load_network("fbnetv3_nano")

@@ -230,7 +230,7 @@ def test_hash_is_exact_in_small_spaces_and_spreads_in_large_ones() -> None:
         (lambda: Gene.grid("a", 0, 1, 0.3), "not on the grid"),
         (lambda: Space(name="x", genes=(Gene("a", (1,)), Gene("a", (1,)))), "twice"),
         (lambda: Space(name="x", genes=(Gene("a", (1,), when=("b", (1,))),)), "earlier gene"),
-        (lambda: Gene("a", (1,), when=("b",)), r"use \[gene, values\]"),
+        (lambda: Gene.from_dict({"name": "a", "values": [1], "when": ["b"]}), "use .gene, values."),
         (lambda: Gene.from_dict({"name": "a", "values": [1], "colour": 1}), "unknown field 'col"),
         (lambda: Gene.from_dict({"name": "a"}), "lacks the field 'values'"),
         (
