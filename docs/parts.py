@@ -99,7 +99,8 @@ def _default(parameter: Any) -> str:
     if parameter.required:
         return "required"
     value = parameter.default() if callable(parameter.default) else parameter.default
-    return "" if value in (None, (), [], "", False) or "UNSET" in repr(value) else f"`{value}`"
+    is_none = value is None or value is False or value in ((), [], "") or "UNSET" in repr(value)
+    return "" if is_none else f"`{value}`"
 
 
 def section(path: str, heading: str) -> str:

@@ -151,7 +151,13 @@ class Labels:
 
 @dataclass
 class Store:
-    """An open search folder. Made by `create`, `open` or `read`; a context manager."""
+    """An open search folder. Made by `create`, `open` or `read`; a context manager.
+
+    Attributes:
+        folder: the search's.
+        settings: space, objective and plan as JSON, as `run.create` makes them.
+        messages: what a person should know of, such as damaged files that were passed over.
+    """
 
     folder: Path
     settings: dict[str, Any]

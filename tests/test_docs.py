@@ -273,6 +273,10 @@ def test_every_command_and_option_is_in_the_reference(program: str) -> None:
                 assert f"`{option}`" in section or option in ("-h", "--help"), f"{name} {option}"
 
 
+def test_a_default_of_nought_is_shown() -> None:
+    assert "| `--seed` | int | `0` |" in parts().commands("fbnetv3-search")
+
+
 def test_every_result_has_its_conditions_on_the_page() -> None:
     table = parts().conditions()
     results = ROOT / "benchmarks" / "results"
