@@ -37,6 +37,7 @@ def eager_of(rows: Rows, network: str) -> dict[str, Any]:
 
 def table(rows: Rows, networks: Sequence[str], backends: Sequence[str]) -> str:
     """Returns one batch and number of threads as Markdown: ms, and how many times eager's speed."""
+    backends = [b for b in backends if any(row["backend"] == b for row in rows)]
     lines = [
         f"| network | {' | '.join(backends)} |",
         f"| --- |{' --- |' * len(backends)}",

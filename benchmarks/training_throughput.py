@@ -9,7 +9,8 @@ float32 on a CPU, in bfloat16 autocast on a GPU; batch, optimiser and augmentati
 are equal. timm's processes decode up to eight batches ahead while ours has its turn, which takes
 from our share of the processor and not from theirs. Each loop's batches are then timed without
 training: that they come faster than they are used shows that the loader is no bottleneck. Photos
-are decoded by as many processes in both. About five minutes on small images.
+are decoded by as many processes in both. Where our loop has its own gradient of depthwise layers
+(`search/depthwise.py`), it is also timed with torch's. About five minutes on small images.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -36,6 +38,7 @@ from fbnetv3.counts import count
 from fbnetv3.model import build
 from fbnetv3.search.batches import default_preprocess
 from fbnetv3.search.data import cifar_arch, open_train_val
+from fbnetv3.search.depthwise import helps
 from fbnetv3.search.images import ImageSet
 from fbnetv3.search.loop import Loop
 from fbnetv3.search.presets import get_recipe
@@ -138,6 +141,16 @@ def timms(
     return batches(), step
 
 
+def with_torchs_gradients(step: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Returns a step of our loop without its own gradient of depthwise layers."""
+
+    def plain(batch: Any) -> None:
+        with mock.patch("fbnetv3.search.loop.helps", return_value=False):
+            step(batch)
+
+    return plain
+
+
 def timed(batches: Iterator[Any], step: Callable[[Any], None] | None, steps: int) -> float:
     """Returns the seconds of so many steps; None times the batches alone."""
     if torch.cuda.is_available():
@@ -161,6 +174,9 @@ def throughput(args: argparse.Namespace) -> None:
     )
     loops = {"ours": ours(arch, images, recipe, hardware)}
     loops["timm"] = timms(arch, images, recipe, hardware)
+    if helps(hardware.device):
+        batches, step = ours(arch, images, recipe, hardware)
+        loops["ours, torch's gradients"] = batches, with_torchs_gradients(step)
     seconds: dict[str, list[float]] = {name: [] for name in loops}
     alone: dict[str, list[float]] = {name: [] for name in loops}
     for batches, step in loops.values():
@@ -197,7 +213,10 @@ def throughput(args: argparse.Namespace) -> None:
         "ours_tflops": 6 * macs * rows["ours"]["images_per_s"] / 1e12,
     }
     kind = "photos" if images.pixels is None else "small"
-    path = args.out / f"throughput_{args.model}_{kind}_{hardware.device.type}.json"
+    device = hardware.device.type
+    if device == "cpu":
+        device = torch.backends.cpu.get_cpu_capability().lower()
+    path = args.out / f"throughput_{args.model}_{kind}_{device}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({**found, "conditions": conditions()}, indent=1) + "\n")
     print(json.dumps(found, indent=1), f"written to {path}", sep="\n")

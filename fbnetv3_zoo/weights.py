@@ -206,6 +206,12 @@ WEIGHTS: dict[str, Weights] = {
         _timm("fbnetv3_g", 303, 288, 82.034),
         # model, SHA-256, top-1, top-5 on the test set: `fbnetv3 eval NAME --data CIFAR10`
         _cifar10(
+            "fbnetv3_a",
+            "42039e5076ec3f006cd46cb052915d25c611578be181b06dc384a006d0c4e518",
+            86.94,
+            99.33,
+        ),
+        _cifar10(
             "fbnetv3_nano",
             "1d2ea6b247589632dd89150dc1948caeb75201a940d6e91707ddd7ecb6e0ab25",
             88.73,

@@ -15,6 +15,18 @@ PHOTOS = Path(fbnetv3.__file__).parent / "data" / "photos"
 NAMES = [name for name, w in WEIGHTS.items() if isinstance(w.source, Embedded)]
 # Logits of chelsea.jpg, in the order of the classes.
 GOLDEN = {
+    "fbnetv3_a.cifar10": [
+        -1.1014,
+        -0.6903,
+        -0.725,
+        3.1009,
+        -0.7089,
+        2.4962,
+        0.6967,
+        -1.2806,
+        -1.0361,
+        -0.7185,
+    ],
     "fbnetv3_nano.cifar10": [
         -0.8214,
         -0.5432,
