@@ -151,7 +151,7 @@ def test_mistakes_end_in_one_line_with_the_next_step(
         busy.listen()
         cases: list[tuple[tuple[object, ...], int, str]] = [
             (("--model", "fbnetv3_nan"), 2, "did you mean"),
-            (("--model", tmp_path / "none.onnx"), 1, "no file"),
+            (("--model", tmp_path / "none.onnx"), 2, "no file"),
             (("--out", tmp_path / "file" / "site"), 2, "--out"),
             (("--out", tmp_path / "full"), 2, "other files in it; give a new or empty"),
             (("--port", busy.getsockname()[1]), 1, "--port 0 for any that is free"),

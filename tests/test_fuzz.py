@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from types import ModuleType
@@ -16,9 +17,11 @@ CASES = {"arch": 500, "checkpoint": 500, "image": 400, "onnx": 300}
 SEED = 2026
 
 
-@pytest.fixture(scope="module")
-def fuzz() -> ModuleType:
-    return importlib.import_module("benchmarks.fuzz")
+@pytest.fixture(scope="module", autouse=True)
+def fuzz() -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parent.parent))
+        yield importlib.import_module("benchmarks.fuzz")
 
 
 @pytest.mark.parametrize("name", CASES)
