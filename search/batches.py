@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -154,7 +155,7 @@ class TrainBatches:
                 persistent_workers=self._workers > 0,
                 pin_memory=self._device.type == "cuda",
             )
-        for decoded, indices, damaged in self._loader:
+        for decoded, indices, damaged in _undisturbed(self._loader):
             self._count(damaged)
             labels = self._images.labels[indices].to(self._device, non_blocking=True)
             x = decoded.to(self._device, non_blocking=True, memory_format=torch.channels_last)
@@ -196,9 +197,24 @@ def eval_batches(
         batch_sampler=[[(i, None) for i in part] for part in _lists(mine, batch_size)],
         num_workers=workers,
     )
-    for decoded, indices, _ in loader:
+    for decoded, indices, _ in _undisturbed(loader):
         x = decoded.to(device, memory_format=torch.channels_last)
         yield Batch(x, images.labels[indices].to(device), indices.to(device))
+
+
+def _undisturbed(loader: DataLoader[Any]) -> Iterator[Any]:
+    """Returns a loader's batches; its processes never see Ctrl-C, which a terminal sends to all.
+
+    They end with this process. Else each would print a traceback of its own.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        return iter(loader)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        # Started here, with what this thread has blocked.
+        return iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def normalised(pixels: Tensor, preprocess: Preprocess, side: int) -> Tensor:

@@ -296,9 +296,7 @@ def test_ctrl_c_in_a_search_says_how_to_go_on(place: Path, tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_ctrl_c_in_a_training_says_how_to_go_on(place: Path, tmp_path: Path) -> None:
-    # Without decoding processes: an interrupt amid a fork is told by Python itself.
     words = ["train", "--data", "photos", "--model", "fbnetv3_nano.cifar10", "--epochs", "5000"]
-    words += ["--workers", "0"]
     process = program("fbnetv3", *words, "--out", str(tmp_path / "run"), cwd=place)
     err = interrupted(process, tmp_path / "run" / "log.json")
     assert process.returncode == 130, err
