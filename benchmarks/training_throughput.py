@@ -141,16 +141,6 @@ def timms(
     return batches(), step
 
 
-def with_torchs_gradients(step: Callable[[Any], None]) -> Callable[[Any], None]:
-    """Returns a step of our loop without its own gradient of depthwise layers."""
-
-    def plain(batch: Any) -> None:
-        with mock.patch("fbnetv3.search.loop.helps", return_value=False):
-            step(batch)
-
-    return plain
-
-
 def timed(batches: Iterator[Any], step: Callable[[Any], None] | None, steps: int) -> float:
     """Returns the seconds of so many steps; None times the batches alone."""
     if torch.cuda.is_available():
@@ -175,8 +165,8 @@ def throughput(args: argparse.Namespace) -> None:
     loops = {"ours": ours(arch, images, recipe, hardware)}
     loops["timm"] = timms(arch, images, recipe, hardware)
     if helps(hardware.device):
-        batches, step = ours(arch, images, recipe, hardware)
-        loops["ours, torch's gradients"] = batches, with_torchs_gradients(step)
+        with mock.patch("fbnetv3.search.loop.helps", return_value=False):
+            loops["ours, torch's gradients"] = ours(arch, images, recipe, hardware)
     seconds: dict[str, list[float]] = {name: [] for name in loops}
     alone: dict[str, list[float]] = {name: [] for name in loops}
     for batches, step in loops.values():

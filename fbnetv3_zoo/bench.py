@@ -119,6 +119,8 @@ def entries(
         backends: of torch, "torch" and the like, to be measured too.
         threads: numbers of threads to try; one and all that may be used unless given.
     """
+    from .openvino_model import has_bf16
+
     tried = list(threads) or sorted({1, available_cpus()})
     found = [
         Entry(backend, "bf16" if "bf16" in backend else "fp32", number)
@@ -126,8 +128,7 @@ def entries(
         for number in tried
     ]
     has_openvino = find_spec("openvino") is not None
-    from .openvino_model import has_bf16
-
+    bf16 = bool(files) and has_openvino and has_bf16()
     for path in files:
         precision = artefact_of(path).precision
         suffix = "" if precision == "fp32" else f"-{precision}"
@@ -137,7 +138,7 @@ def entries(
             openvino = path.suffix == ".xml" or (precision == "fp32" and path.suffix == ".onnx")
             if has_openvino and openvino:
                 found.append(Entry(f"openvino{suffix}", precision, number, path))
-                if precision == "fp32" and has_bf16():
+                if precision == "fp32" and bf16:
                     found.append(Entry("openvino-bf16", "bf16", number, path))
     return found
 

@@ -124,6 +124,8 @@ class Loop:
             else None
         )
         self.forward = self._forward_module()
+        quick = helps(device) and not (run.hardware.compile or run.hardware.bf16)
+        self.gradients = QuickDepthwise() if quick else contextlib.nullcontext()
         self.curve: list[EpochLog] = []
         self.epoch, self.step, self.seconds, self.lr = 0, 0, 0.0, 0.0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
@@ -203,10 +205,9 @@ class Loop:
             batch = batch._replace(images=images)
         if not hardware.channels_last:
             images = images.contiguous()
-        quick = helps(hardware.device) and not hardware.compile
         with (
             torch.autocast(hardware.device.type, torch.bfloat16, enabled=hardware.bf16),
-            QuickDepthwise() if quick else contextlib.nullcontext(),
+            self.gradients,
         ):
             logits = self.forward(images)
         if logits.shape[1:] != (len(self.images.classes),):
