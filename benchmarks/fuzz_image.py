@@ -26,6 +26,14 @@ from fbnetv3.preprocess import CIFAR10_MEAN, CIFAR10_STD, Preprocess
 from .fuzz_mutate import mutate_bytes
 
 WIDTH, HEIGHT, SIDE = 24, 17, 32
+PREPROCESS = Preprocess(
+    resize=36,
+    crop=SIDE,
+    interpolation="bilinear",
+    antialias=True,
+    mean=CIFAR10_MEAN,
+    std=CIFAR10_STD,
+)
 _TOKENS: tuple[bytes, ...] = (
     b"\xff\xd8",
     b"\xff\xd9",
@@ -82,15 +90,7 @@ class ImageTarget:
     def __init__(self) -> None:
         self._files = _real_files()
         self._names = list(self._files)
-        preprocess = Preprocess(
-            resize=36,
-            crop=SIDE,
-            interpolation="bilinear",
-            antialias=True,
-            mean=CIFAR10_MEAN,
-            std=CIFAR10_STD,
-        )
-        self._classifier = Classifier(Zeros(), preprocess=preprocess, class_names=("no", "yes"))
+        self._classifier = Classifier(Zeros(), preprocess=PREPROCESS, class_names=("no", "yes"))
 
     def make(self, draw: Random) -> tuple[str, Any]:
         """Returns the kind of a case and an image source."""

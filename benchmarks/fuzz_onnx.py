@@ -21,11 +21,11 @@ from fbnetv3.arch import Arch, Row
 from fbnetv3.artefact import INPUT, OUTPUT, PREFIX, Artefact
 from fbnetv3.classify import Prediction
 from fbnetv3.onnx_model import OnnxClassifier
-from fbnetv3.preprocess import CIFAR10_MEAN, CIFAR10_STD, Preprocess
 
+from .fuzz_image import PREPROCESS, SIDE
 from .fuzz_mutate import mutate_bytes, mutate_json
 
-SIDE, NUM_CLASSES = 32, 4
+NUM_CLASSES = 4
 _JSON_FIELDS: tuple[str, ...] = (
     "arch",
     "labels",
@@ -119,14 +119,7 @@ def _artefact(in_graph: bool) -> Artefact:
     return Artefact(
         name="tiny",
         arch=arch,
-        preprocess=Preprocess(
-            resize=36,
-            crop=SIDE,
-            interpolation="bilinear",
-            antialias=True,
-            mean=CIFAR10_MEAN,
-            std=CIFAR10_STD,
-        ),
+        preprocess=PREPROCESS,
         in_graph=in_graph,
         class_names=("cat", "dog", "caf\u00e9", "ship"),
         weights_tag="",

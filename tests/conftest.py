@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +15,8 @@ from fbnetv3.export import Exported, to_onnx
 from fbnetv3.model import FBNetV3, build
 from fbnetv3.preprocess import CIFAR10_MEAN, CIFAR10_STD, Preprocess
 from fbnetv3.tables import ARCHS
+
+from .modules import module_of_file
 
 RULE = Path(__file__).parent / "golden" / "golden_rule.py"
 
@@ -39,11 +40,7 @@ def golden_network() -> Callable[..., FBNetV3]:
     They are drawn by the golden data's rule from our own names, so that logits are well spread and
     every batch-norm does something.
     """
-    spec = importlib.util.spec_from_file_location("golden_rule", RULE)
-    assert spec is not None
-    assert spec.loader is not None
-    rule = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(rule)
+    rule = module_of_file(RULE)
 
     def make(arch: Arch, **kwargs: Any) -> FBNetV3:
         model = build(arch, device="meta", **kwargs)

@@ -1,11 +1,9 @@
 """Conversion against the official and timm's key lists, golden logits and a live timm model."""
 
 import dataclasses
-import importlib.util
 import json
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -19,6 +17,8 @@ from fbnetv3.convert import Dialect, detect_dialect, from_fbnetv3, module_names,
 from fbnetv3.model import FBNetV3, build
 from fbnetv3.tables import ARCHS
 
+from .modules import module_of_file
+
 GOLDEN = Path(__file__).parent / "golden"
 OFFICIAL = ("A0", "A", "B", "C", "D", "E", "F", "G", "20G")
 MANIFEST = json.loads((GOLDEN / "manifest.json").read_text())["models"]
@@ -26,16 +26,7 @@ MANIFEST = json.loads((GOLDEN / "manifest.json").read_text())["models"]
 HEAVY = ("FBNetV3_20G", "FBNetV3_G", "timm_fbnetv3_g")
 
 
-def _golden_rule() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("golden_rule", GOLDEN / "golden_rule.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-RULE = _golden_rule()
+RULE = module_of_file(GOLDEN / "golden_rule.py")
 
 
 @cache

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,6 +14,8 @@ from torchvision.models import efficientnet_b0, efficientnet_b1
 
 from fbnetv3.trunk import ProposalHead, RegionHead, Trunk, load_network
 
+from .modules import module_of_file
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 SIZE = (200, 333)
 # EfficientNet's own: rows end in front of the last 1x1 convolution.
@@ -26,14 +26,7 @@ PEERS = {"EfficientNet-B0": efficientnet_b0, "EfficientNet-B1": efficientnet_b1}
 def script() -> ModuleType:
     """The script as a module."""
     path = BENCHMARKS / "detection_cost.py"
-    spec = importlib.util.spec_from_file_location("detection_cost", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    # Dataclasses look their module up.
-    sys.modules["detection_cost"] = module
-    spec.loader.exec_module(module)
-    return module
+    return module_of_file(path)
 
 
 def cost_of(module: nn.Module, *shape: int) -> tuple[int, int]:

@@ -22,6 +22,8 @@ import pytest
 
 import fbnetv3
 
+from .modules import module_of_file
+
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
@@ -248,12 +250,7 @@ def test_the_reference_names_only_what_exists_and_each_thing_once() -> None:
 
 def parts() -> Any:
     """Returns the module with the pages' macros."""
-    spec = importlib.util.spec_from_file_location("docs_parts", DOCS / "parts.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return module_of_file(DOCS / "parts.py")
 
 
 @pytest.mark.parametrize("program", ["fbnetv3", "fbnetv3-search"])

@@ -1,6 +1,5 @@
 """The tables of MODEL_CARD.md are those that the records give."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -8,17 +7,15 @@ from huggingface_hub.repocard import metadata_load
 
 from fbnetv3.weights import WEIGHTS
 
+from .modules import module_of_file
+
 ROOT = Path(__file__).parent.parent
 CARD = ROOT / "MODEL_CARD.md"
 GENERATOR = ROOT / "benchmarks" / "model_card.py"
 
 
 def test_the_card_has_not_drifted_from_the_records() -> None:
-    spec = importlib.util.spec_from_file_location("model_card", GENERATOR)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = module_of_file(GENERATOR)
     text = CARD.read_text()
     assert text == module.render(text), "run: python benchmarks/model_card.py"
     for table in ("networks", "weights"):

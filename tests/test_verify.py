@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,8 @@ from fbnetv3.tables import ARCHS
 from fbnetv3.verify import golden_input, golden_tensor, verify
 from fbnetv3.weights import WEIGHTS, Embedded
 
+from .modules import module_of_file
+
 NANO = "fbnetv3_nano.cifar10"
 
 
@@ -25,11 +26,7 @@ def outcome(name: str) -> dict[str, bool]:
 
 def test_the_rule_is_that_of_the_golden_data() -> None:
     path = Path(__file__).parent / "golden" / "golden_rule.py"
-    spec = importlib.util.spec_from_file_location("golden_rule", path)
-    assert spec is not None
-    assert spec.loader is not None
-    rule = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(rule)
+    rule = module_of_file(path)
     state = build(ARCHS["fbnetv3_a0"], device="meta").state_dict()
     official = from_fbnetv3(state, ARCHS["fbnetv3_a0"], "official")
     for key, tensor in official.items():

@@ -1,7 +1,5 @@
 """The benchmark's rules hold for every method: budgets, shares of trainings, what answers are."""
 
-import importlib.util
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,6 +11,8 @@ from fbnetv3.search.evolve import Limit
 from fbnetv3.search.gene import Gene
 from fbnetv3.search.objective import TableObjective
 from fbnetv3.search.space import Space
+
+from ..modules import module_of_file
 
 PEERS = Path(__file__).parents[2] / "benchmarks" / "peers.py"
 NAMES = ("arch", "arch", "recipe", "recipe", "arch")
@@ -29,13 +29,7 @@ SHARES = (0.25, 0.5, 1.0)
 @pytest.fixture(scope="module")
 def peers() -> ModuleType:
     """The script as a module."""
-    spec = importlib.util.spec_from_file_location("peers", PEERS)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["peers"] = module
-    spec.loader.exec_module(module)
-    return module
+    return module_of_file(PEERS)
 
 
 def table() -> TableObjective:
