@@ -553,7 +553,6 @@ METHODS: Mapping[str, Method] = {
     "nars_limits": Nars(bins="limits"),
     "nars_gp_limits": Nars(kind="gp", bins="limits"),
     "nars_auto_12": Nars(batch=12, kind="auto"),
-    "nars_auto_limits": Nars(kind="auto", bins="limits"),
     "nars_paper": Nars(kind="paper"),
     "nars_gp": Nars(kind="gp"),
     "nars_gp_quantile": Nars(kind="gp", bins="quantile"),
