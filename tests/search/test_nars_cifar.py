@@ -73,6 +73,20 @@ def test_a_network_with_the_hand_recipe_is_one_of_the_joint_space(
     assert (made.count, other.count) == (1, 0)
 
 
+def test_a_training_is_kept_when_its_last_label_is_taken_and_no_more_is_asked(
+    nars: ModuleType, tmp_path: Path
+) -> None:
+    # As the search's worker does.
+    made, first = trainings(nars, tmp_path)
+    row = nars.JOINT.sample(1, np.random.default_rng(0))[0].tolist()
+    wanted = first.evaluate(row, seed=0, epochs=first.epochs)
+    labels = [next(wanted) for _ in range(first.epochs)]
+    wanted.close()
+    _, second = trainings(nars, tmp_path)
+    assert list(second.evaluate(row, seed=0, epochs=first.epochs)) == labels
+    assert made.count == 1
+
+
 def test_a_shortened_training_is_run_again_at_full_length(nars: ModuleType, tmp_path: Path) -> None:
     made, list_ = trainings(nars, tmp_path)
     row = nars.JOINT.sample(1, np.random.default_rng(0))[0]
