@@ -17,7 +17,7 @@ from fbnetv3 import calibration, cli_deploy, completion, runners
 from fbnetv3 import cli as zoo_cli
 from fbnetv3.registry import list_models, list_weights
 from fbnetv3.search import cli as search_cli
-from fbnetv3.search import optimize, predictor
+from fbnetv3.search import cli_words, optimize, predictor
 from fbnetv3.search.presets import PRESETS
 from fbnetv3.search.select import BINS
 from fbnetv3.search.spaces import SPACES
@@ -76,10 +76,10 @@ def test_commands_and_options_are_completed(shell: str) -> None:
 def test_the_fixed_words_are_those_that_the_library_takes() -> None:
     assert calibration.METHODS == cli_deploy._METHODS
     assert runners.TORCH_BACKENDS == cli_deploy._TORCH_BACKENDS
-    assert set(search_cli._SPACES) == set(SPACES)
-    assert set(search_cli._BINS) == {*BINS, optimize.IN_TURN}
+    assert set(cli_words.SPACES) == set(SPACES)
+    assert set(cli_words.BINS) == {*BINS, optimize.IN_TURN}
     assert set(PRESETS) <= set(offered("bash", "fbnetv3 train --recipe "))
-    assert set(search_cli._PREDICTORS) == set(predictor.KINDS)
+    assert set(cli_words.PREDICTORS) == set(predictor.KINDS)
 
 
 def test_files_are_completed_by_their_endings(

@@ -96,7 +96,8 @@ AT_THE_TOP = {
     "detectron2": "detectron2_backbone detectron2_hooks detectron2_weights",
     "timm": "timm_entrypoints",
     "torchvision": "torchvision_backbone",
-    "typer": "cli cli_demo cli_deploy cli_group search.cli search.cli_train",
+    "typer": "cli cli_demo cli_deploy cli_group search.cli_ask search.cli_run search.cli_spaces "
+    "search.cli_train search.cli_words",
 }
 # Required, but slow to import.
 SLOW = {"fvcore", "huggingface_hub", "onnx", "onnxruntime", "onnxscript", "rich", "timm"} | {

@@ -12,7 +12,8 @@ from typer.testing import CliRunner, Result
 
 import fbnetv3
 from fbnetv3.arch import Arch
-from fbnetv3.search.cli import app, parse_limit
+from fbnetv3.search.cli import app
+from fbnetv3.search.cli_words import parse_limit
 from fbnetv3.search.gene import Gene
 from fbnetv3.search.latency_table import LatencyTable
 from fbnetv3.search.layout import Layout
