@@ -5,9 +5,10 @@ r"""Every network in every option against torch float32, on photos: error and sa
 
 Weights are the golden data's, fitted to the photos as far as that needs no labels: batch-norms have
 the photos' statistics and the classifier's mean answer is taken off, so that answers, which mean
-nothing, differ from photo to photo. Errors are in standard deviations of an image's logits. A
-stopped run goes on with what is not in the file. About 15 minutes a network for 1,000 photos on one
-core, most of it torch's own part; `--num 100` gives a tenth.
+nothing, differ from photo to photo. Errors are in standard deviations of an image's logits. Options
+in bfloat16 are run where the processor computes in it. A stopped run goes on with the networks that
+are not in the file. About 15 minutes a network for 1,000 photos on one core, most of it torch's own
+part; `--num 100` gives a tenth.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from fbnetv3.images import open_image
 from fbnetv3.latency import environment
 from fbnetv3.model import FBNetV3, build
 from fbnetv3.onnx_session import OnnxBackend
-from fbnetv3.openvino_model import OpenVinoBackend, to_openvino
+from fbnetv3.openvino_model import OpenVinoBackend, has_bf16, to_openvino
 from fbnetv3.parity import error_of_std
 from fbnetv3.preprocess import Preprocess
 from fbnetv3.runners import torch_runner
@@ -88,7 +89,8 @@ def photos(path: Path, number: int, preprocess: Preprocess) -> Iterator[NDArray[
 def options_of(model: FBNetV3, artefact: Artefact, work: Path, name: str) -> dict[str, Run]:
     """Returns every option: what it is called, and how it is run."""
     found: dict[str, Run] = {}
-    for backend in ("torch-channels-last", "torch-optimized", "torch-bf16"):
+    precisions = (False, True) if has_bf16() else (False,)
+    for backend in ("torch-channels-last", "torch-optimized", "torch-bf16")[: 1 + len(precisions)]:
         found[backend] = torch_runner(model, backend, threads=1).logits
     files: dict[str, dict[str, Any]] = {
         "onnx": {},
@@ -103,7 +105,7 @@ def options_of(model: FBNetV3, artefact: Artefact, work: Path, name: str) -> dic
         found[option] = OnnxBackend(path, threads=1).run_batch
     path = work / f"{name} onnx.onnx"
     to_openvino(path, path.with_suffix(".xml"))
-    for bf16 in (False, True):
+    for bf16 in precisions:
         openvino = OpenVinoBackend(path.with_suffix(".xml"), threads=1, bf16=bf16)
         found["openvino bf16" if bf16 else "openvino"] = openvino.run_batch
     return found
@@ -141,6 +143,32 @@ def compare(name: str, path: Path, number: int, work: Path) -> list[dict[str, An
     ]
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """Returns rows as a table, a line for each option: greatest error and agreement of each."""
+    networks = list(dict.fromkeys(row["network"] for row in rows))
+    found = {(row["network"], row["option"]): row for row in rows}
+    photos_of = {row["num_photos"] for row in rows}
+    answers = [row["num_answers"] for row in rows]
+    out = [
+        f"On {' or '.join(f'{n:,}' for n in sorted(photos_of))} photos: the greatest error of a "
+        "logit against torch float32, in standard deviations of the image's logits, and how often "
+        f"the first answer is the same. Torch gave {min(answers)} to {max(answers)} different "
+        "answers.",
+        "",
+        f"| option | {' | '.join(networks)} |",
+        "|---" * (1 + len(networks)) + "|",
+    ]
+    for option in dict.fromkeys(row["option"] for row in rows):
+        cells = []
+        for network in networks:
+            row = found.get((network, option))
+            cells.append(
+                f"{row['max_error_of_std']:.1e}, {row['top1_agreement_pct']:.1f} %" if row else ""
+            )
+        out.append(f"| {option} | {' | '.join(cells)} |")
+    return "\n".join(out) + "\n"
+
+
 def main() -> None:
     """Compares and appends rows."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -167,6 +195,8 @@ def main() -> None:
                 f"({row['num_photos']} photos, {row['num_answers']} answers)",
                 flush=True,
             )
+    rows = [json.loads(line) for line in options.out.read_text().splitlines()]
+    options.out.with_suffix(".md").write_text(table(rows))
 
 
 if __name__ == "__main__":

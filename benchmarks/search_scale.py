@@ -32,7 +32,8 @@ from fbnetv3.search.optimize import Optimizer, Plan, Problem
 from fbnetv3.search.results import write_epoch
 from fbnetv3.search.space import Matrix, Space
 from fbnetv3.search.status import status_of
-from fbnetv3.search.store import Batch, Proposal, Store
+from fbnetv3.search.store import Store
+from fbnetv3.search.trials import Batch, Proposal
 from fbnetv3.search.worker import Outcome, Task
 
 TOYS = Path(__file__).resolve().parents[1] / "tests" / "search"

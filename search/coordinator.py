@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from .engine import Engine
 from .lock import StoreError
 from .results import HEARTBEAT, attempt_folder
-from .store import Proposal, Store, Trial
+from .store import Store
+from .trials import Proposal, Trial
 from .worker import Outcome, Task
 
 POLL_S = 1.0

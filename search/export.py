@@ -24,7 +24,8 @@ from .recipe import SCHEMA as RECIPE_SCHEMA
 from .recipe import Recipe
 from .results import write_json
 from .space import Matrix, Space
-from .store import Batch, Proposal, Store
+from .store import Store
+from .trials import Batch, Proposal
 
 if TYPE_CHECKING:
     from .run import Answer

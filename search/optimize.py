@@ -34,7 +34,8 @@ from .predictor import (
 )
 from .select import BINS, Selection, best_within, next_best, select_batch, select_in_turn
 from .space import Feasible, Floats, Matrix, Space
-from .store import Batch, Labels, Proposal, Store, Trial
+from .store import Store
+from .trials import Batch, Labels, Proposal, Trial
 
 Notify = Callable[[str, Mapping[str, Any]], None]
 PREDICTOR = "predictor.safetensors"

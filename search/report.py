@@ -13,8 +13,9 @@ import numpy as np
 from .optimize import SEARCH_KINDS
 from .space import Space
 from .spec import space_of
-from .store import Store, Trial
+from .store import Store
 from .svg import Series, bars, chart, short
+from .trials import Trial
 
 NUM_TINTS = 7
 MOST_GENES = 16

@@ -31,7 +31,8 @@ from .optimize import PREDICTOR, Notify, Optimizer, Plan, Problem, pool_of
 from .predictor import Predictor, load_predictor
 from .space import Matrix, Space
 from .spec import identity, load_objective, space_of
-from .store import Batch, Proposal, Store
+from .store import Store
+from .trials import Batch, Proposal
 
 PATIENCE = Policy()
 LATENCY = "latency_ms"

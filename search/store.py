@@ -24,7 +24,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
@@ -32,10 +32,10 @@ from numpy.typing import NDArray
 
 from .lock import StoreError, beat, give_lock, reported, take_lock
 from .results import read_epochs, write_json
+from .trials import Batch, Labels, Proposal, State, Trial
 
 DATABASE, SETTINGS = "search.sqlite", "search.json"
 SCHEMA = "fbnetv3-search/1"
-State = Literal["queued", "leased", "done", "failed"]
 
 _TABLES = """
 CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -56,97 +56,6 @@ CREATE TABLE metric (
     trial INTEGER NOT NULL REFERENCES trial(seq), epoch INTEGER NOT NULL,
     attempt INTEGER NOT NULL, value REAL, PRIMARY KEY (trial, epoch, attempt)) WITHOUT ROWID;
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Proposal:
-    """A trial to be run: a candidate, how long and with which seed to train it.
-
-    Attributes:
-        genes: canonical gene indices.
-        costs: what is known of it without training, such as `{"macs": 5.2e8}`.
-        epochs: fidelity.
-        seed: of initialisation and data order.
-        slot: the bin it was chosen for, so that a replacement can come from the same bin.
-        predicted: the score that it was chosen by; None for a random candidate.
-        origin: "search", or where an imported label comes from.
-        value: label of an imported trial, which is done at once.
-    """
-
-    genes: tuple[int, ...]
-    costs: Mapping[str, float]
-    epochs: int
-    seed: int
-    slot: int = 0
-    predicted: float | None = None
-    origin: str = "search"
-    value: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """A row of the trial table.
-
-    Attributes:
-        seq: its number in the search, from 1.
-        id: SHA-256 of the search, the candidate, its seed and its length.
-        batch: number of its round.
-        slot: the bin that it was chosen for.
-        genes: canonical gene indices.
-        costs: known costs, name -> value.
-        seed: of initialisation and data order.
-        epochs: how long it is trained.
-        predicted: the score that it was chosen by; None for a random candidate.
-        origin: "search", or where an imported label comes from.
-        state: "queued", "leased" (a worker has it), "done" or "failed".
-        attempt: number of the attempt that is running or was the last.
-        failures: attempts that failed.
-        started: seconds since 1970, None before.
-        ended: seconds since 1970, None before.
-        reason: of the last failure.
-    """
-
-    seq: int
-    id: str
-    batch: int
-    slot: int
-    genes: tuple[int, ...]
-    costs: Mapping[str, float]
-    seed: int
-    epochs: int
-    predicted: float | None
-    origin: str
-    state: State
-    attempt: int
-    failures: int
-    started: float | None
-    ended: float | None
-    reason: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """A round: its number, its kind, and all that it was chosen with."""
-
-    number: int
-    kind: str
-    rng_state: Mapping[str, Any]
-    predictor: str
-
-
-@dataclass(frozen=True, slots=True)
-class Labels:
-    """All labels of one fidelity, in the order in which the trials were proposed.
-
-    Attributes:
-        seq: (N,) trial numbers.
-        matrix: (N, genes) int16 gene indices.
-        values: (N,) float64; NaN where training diverged.
-    """
-
-    seq: NDArray[np.int64]
-    matrix: NDArray[np.int16]
-    values: NDArray[np.float64]
 
 
 @dataclass

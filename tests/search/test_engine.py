@@ -16,7 +16,8 @@ from fbnetv3.search.engine import Engine, LocalEngine
 from fbnetv3.search.lock import StoreError
 from fbnetv3.search.results import read_epochs
 from fbnetv3.search.spec import load_objective
-from fbnetv3.search.store import Batch, Proposal, Store, Trial
+from fbnetv3.search.store import Store
+from fbnetv3.search.trials import Batch, Proposal, Trial
 from fbnetv3.search.worker import Outcome, Task
 
 from .ray_nodes import ray_cluster

@@ -15,7 +15,8 @@ from fbnetv3.search.optimize import Optimizer, Plan, Problem, usable
 from fbnetv3.search.run import check
 from fbnetv3.search.space import Matrix, Space
 from fbnetv3.search.spec import load_objective
-from fbnetv3.search.store import Batch, Labels, Proposal, Store
+from fbnetv3.search.store import Store
+from fbnetv3.search.trials import Batch, Labels, Proposal
 
 SPACE = Space("toy", tuple(Gene(f"g{n}", tuple(range(4)), kind="ordered") for n in range(6)))
 TOY = f"{Path(__file__).with_name('toy_objective.py')}:make"

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from fbnetv3.search.report import pareto, render, write_report
-from fbnetv3.search.store import Batch, Proposal, Store
+from fbnetv3.search.store import Store
 from fbnetv3.search.svg import Series, bars, chart, short
+from fbnetv3.search.trials import Batch, Proposal
 
 from .killable import PLAN, SPACE, toy
 

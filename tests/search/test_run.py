@@ -19,7 +19,8 @@ from fbnetv3.search.run import Answer, create, evolve_for, open_predictor, probl
 from fbnetv3.search.space import Space
 from fbnetv3.search.spaces import get_space
 from fbnetv3.search.spec import load_objective
-from fbnetv3.search.store import Batch, Proposal, Store
+from fbnetv3.search.store import Store
+from fbnetv3.search.trials import Batch, Proposal
 
 from .killable import INFINITE, PLAN, SPACE, summary, toy
 from .killing import undergo

@@ -19,7 +19,8 @@ import pytest
 from fbnetv3.search import lock
 from fbnetv3.search.lock import StoreError
 from fbnetv3.search.results import attempt_folder, read_epochs, write_epoch, write_json
-from fbnetv3.search.store import Batch, Proposal, Store
+from fbnetv3.search.store import Store
+from fbnetv3.search.trials import Batch, Proposal
 
 SETTINGS = {"identity": {"space": "abc", "recipe": "none", "split": "val", "code": "1"}}
 
@@ -271,7 +272,8 @@ FULL_DISK = """
 import resource, sys
 from pathlib import Path
 from fbnetv3.search.lock import StoreError
-from fbnetv3.search.store import Batch, Proposal, Store
+from fbnetv3.search.store import Store
+from fbnetv3.search.trials import Batch, Proposal
 store = Store.create(Path(sys.argv[1]), {})
 resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
 try:
