@@ -18,7 +18,8 @@ import numpy as np
 from fbnetv3.arch import Arch, Row
 from fbnetv3.counts import count
 from fbnetv3.model import build
-from fbnetv3.search.latency_table import LatencyTable, Operator, Timing
+from fbnetv3.search.latency_table import LatencyTable, Timing
+from fbnetv3.search.operators import Operator
 from fbnetv3.search.presets import PRESETS
 from fbnetv3.search.recipe import Recipe
 from fbnetv3.search.space import Space

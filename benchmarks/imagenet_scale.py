@@ -27,7 +27,7 @@ import numpy as np
 from benchmarks.conditions import conditions
 from fbnetv3.counts import count
 from fbnetv3.search.cost import costs
-from fbnetv3.search.optimize import Plan
+from fbnetv3.search.problem import Plan
 from fbnetv3.search.spaces import get_space
 from fbnetv3.tables import ARCHS
 

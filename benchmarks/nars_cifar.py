@@ -40,7 +40,7 @@ from fbnetv3.search.data import cifar_arch
 from fbnetv3.search.engine import LocalEngine
 from fbnetv3.search.layout import Layout
 from fbnetv3.search.objective import Objective
-from fbnetv3.search.optimize import Plan
+from fbnetv3.search.problem import Plan
 from fbnetv3.search.run import create, run
 from fbnetv3.search.scale import Scaling, scale
 from fbnetv3.search.space import Matrix, Space

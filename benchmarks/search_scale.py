@@ -28,7 +28,8 @@ import numpy as np
 import fbnetv3
 from fbnetv3.search.coordinator import Coordinator, Policy
 from fbnetv3.search.gene import Gene
-from fbnetv3.search.optimize import Optimizer, Plan, Problem
+from fbnetv3.search.optimize import Optimizer
+from fbnetv3.search.problem import Plan, Problem
 from fbnetv3.search.results import write_epoch
 from fbnetv3.search.space import Matrix, Space
 from fbnetv3.search.status import status_of

@@ -28,7 +28,8 @@ from fbnetv3.flop_count import flops
 from fbnetv3.model import build
 from fbnetv3.search.cost import costs as exact
 from fbnetv3.search.evolve import Limit, Settings, evolve
-from fbnetv3.search.latency_table import calibrate, measure_operators, operators_of
+from fbnetv3.search.operator_timing import calibrate, measure_operators
+from fbnetv3.search.operators import operators_of
 from fbnetv3.search.predictor import make_predictor
 from fbnetv3.search.space import Matrix, Space
 from fbnetv3.search.spaces import get_space, recipe_only

@@ -486,11 +486,11 @@ def add_neighbours() -> None:
     """Adds the commands that live beside their areas."""
     from fbnetv3.search import cli_train
 
-    from . import cli_demo, cli_deploy
+    from . import cli_demo, cli_deploy, cli_latency
 
     app.command("export")(cli_deploy.export)
     app.command("quantize")(cli_deploy.quantize)
-    app.command("latency")(cli_deploy.latency)
+    app.command("latency")(cli_latency.latency)
     app.command("demo")(cli_demo.demo)
     app.command("train")(cli_train.train)
     app.command("eval")(cli_train.evaluate)

@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from .engine import InlineEngine
 from .objective import TableObjective
-from .optimize import SEARCH_KINDS, Plan, Problem
+from .optimize import SEARCH_KINDS
+from .problem import Plan, Problem
 from .run import Answer, search
 from .store import Store
 

@@ -111,7 +111,7 @@ def run(
             --set epochs=10 --set num_train=10000 --limit "macs<=3e6,params<=3e5"
     """
     from .export import import_labels, read_labels
-    from .optimize import Plan
+    from .problem import Plan
     from .run import create, problem_of
     from .spec import open_space
 

@@ -83,7 +83,7 @@ def bench(
     """
     from .bench import bench_table
     from .objective import load_table
-    from .optimize import Plan
+    from .problem import Plan
 
     made = load_table(space, table)
     plan = Plan(
@@ -145,7 +145,8 @@ def latency_table(
     """
     import numpy as np
 
-    from .latency_table import calibrate, measure_operators, operators_of_space
+    from .operator_timing import calibrate, measure_operators
+    from .operators import operators_of_space
     from .plan import known_device
     from .spec import open_space
 

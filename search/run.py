@@ -27,8 +27,9 @@ from .evolve import Evolved, Limit, evolve
 from .export import describe, write_answers
 from .latency_table import LatencyTable
 from .objective import TableObjective
-from .optimize import PREDICTOR, Notify, Optimizer, Plan, Problem, pool_of
+from .optimize import PREDICTOR, Notify, Optimizer
 from .predictor import Predictor, load_predictor
+from .problem import Plan, Problem, pool_of
 from .space import Matrix, Space
 from .spec import identity, load_objective, space_of
 from .store import Store

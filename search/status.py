@@ -6,7 +6,8 @@ import json
 from typing import Any
 
 from .lock import OWNER
-from .optimize import SEARCH_KINDS, Plan
+from .optimize import SEARCH_KINDS
+from .problem import Plan
 from .store import Store
 
 

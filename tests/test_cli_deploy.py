@@ -12,8 +12,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fbnetv3.bench import Row
-from fbnetv3.cli_deploy import export, latency, quantize
+from fbnetv3.cli_deploy import export, quantize
 from fbnetv3.cli_group import CommandGroup
+from fbnetv3.cli_latency import latency
 from fbnetv3.export import Exported
 from fbnetv3.int8_speed import compare_speed, operator_times
 from fbnetv3.labelled import labelled_images

@@ -13,7 +13,7 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
-from fbnetv3 import calibration, cli_deploy, completion, runners
+from fbnetv3 import calibration, cli_deploy, cli_latency, completion, runners
 from fbnetv3 import cli as zoo_cli
 from fbnetv3.registry import list_models, list_weights
 from fbnetv3.search import cli as search_cli
@@ -75,7 +75,7 @@ def test_commands_and_options_are_completed(shell: str) -> None:
 
 def test_the_fixed_words_are_those_that_the_library_takes() -> None:
     assert calibration.METHODS == cli_deploy._METHODS
-    assert runners.TORCH_BACKENDS == cli_deploy._TORCH_BACKENDS
+    assert runners.TORCH_BACKENDS == cli_latency._TORCH_BACKENDS
     assert set(cli_words.SPACES) == set(SPACES)
     assert set(cli_words.BINS) == {*BINS, optimize.IN_TURN}
     assert set(PRESETS) <= set(offered("bash", "fbnetv3 train --recipe "))

@@ -73,7 +73,7 @@ ROOMS = {
 TORCH_FREE = {
     "fbnetv3": "arch convert counts images json_record labels labelled license_policy preprocess "
     "pretrained_cfg registry tables weights cli completion cli_demo cli_deploy cli_group "
-    "demo_server optional",
+    "cli_latency demo_server optional",
     "fbnetv3.search": "cost evolve gene objective optimize recipe run scale select space spaces "
     "store cli",
 }
@@ -96,8 +96,8 @@ AT_THE_TOP = {
     "detectron2": "detectron2_backbone detectron2_hooks detectron2_weights",
     "timm": "timm_entrypoints",
     "torchvision": "torchvision_backbone",
-    "typer": "cli cli_demo cli_deploy cli_group search.cli_ask search.cli_run search.cli_spaces "
-    "search.cli_train search.cli_words",
+    "typer": "cli cli_demo cli_deploy cli_group cli_latency search.cli_ask search.cli_run "
+    "search.cli_spaces search.cli_train search.cli_words",
 }
 # Required, but slow to import.
 SLOW = {"fvcore", "huggingface_hub", "onnx", "onnxruntime", "onnxscript", "rich", "timm"} | {

@@ -25,7 +25,7 @@ from fbnetv3.optional import INSTALLS
 from fbnetv3.search import cli as search_cli
 from fbnetv3.search import run
 from fbnetv3.search.gene import Gene
-from fbnetv3.search.optimize import Plan
+from fbnetv3.search.problem import Plan
 from fbnetv3.search.space import Space
 
 zoo_cli.add_neighbours()

@@ -11,7 +11,7 @@ from typing import Any
 from fbnetv3.search.coordinator import Policy
 from fbnetv3.search.engine import Engine, LocalEngine
 from fbnetv3.search.gene import Gene
-from fbnetv3.search.optimize import Plan
+from fbnetv3.search.problem import Plan
 from fbnetv3.search.run import create, run
 from fbnetv3.search.space import Space
 from fbnetv3.search.store import Store

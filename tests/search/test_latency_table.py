@@ -8,15 +8,9 @@ import numpy as np
 import pytest
 
 from fbnetv3.counts import count
-from fbnetv3.search.latency_table import (
-    LatencyTable,
-    Operator,
-    Timing,
-    calibrate,
-    measure_operators,
-    operators_of,
-    operators_of_space,
-)
+from fbnetv3.search.latency_table import LatencyTable, Timing
+from fbnetv3.search.operator_timing import calibrate, measure_operators
+from fbnetv3.search.operators import Operator, operators_of, operators_of_space
 from fbnetv3.search.spaces import get_space, recipe_only
 from fbnetv3.tables import ARCHS
 

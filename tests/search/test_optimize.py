@@ -11,7 +11,8 @@ from fbnetv3.search.coordinator import Coordinator, Policy
 from fbnetv3.search.earlystop import find_early_stop
 from fbnetv3.search.engine import InlineEngine
 from fbnetv3.search.gene import Gene
-from fbnetv3.search.optimize import Optimizer, Plan, Problem, usable
+from fbnetv3.search.optimize import Optimizer, usable
+from fbnetv3.search.problem import Plan, Problem
 from fbnetv3.search.run import check
 from fbnetv3.search.space import Matrix, Space
 from fbnetv3.search.spec import load_objective

@@ -13,7 +13,7 @@ from fbnetv3.search.engine import InlineEngine
 from fbnetv3.search.export import LABEL, import_labels, read_candidates, to_optuna, write_csv
 from fbnetv3.search.gene import Gene
 from fbnetv3.search.objective import TableObjective
-from fbnetv3.search.optimize import Plan, Problem
+from fbnetv3.search.problem import Plan, Problem
 from fbnetv3.search.recipe import Recipe
 from fbnetv3.search.run import Answer, create, evolve_for, open_predictor, problem_of, run
 from fbnetv3.search.space import Space
