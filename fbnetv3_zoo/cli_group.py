@@ -192,22 +192,25 @@ def _plain(value: Any) -> Any:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
-    """Prints rows under column heads; numbers go right. Wide as the terminal, or as needed."""
+    """Prints rows under column heads; numbers go right.
+
+    Columns that no row has a value for are left out. Nothing is cut: where a terminal is too narrow
+    it breaks the lines.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left")
-    for number, column in enumerate(columns):
+    used = [n for n in range(len(columns)) if not rows or any(row[n] is not None for row in rows)]
+    for number in used:
         cells = [row[number] for row in rows]
         numeric = bool(cells) and all(isinstance(cell, int | float) for cell in cells)
-        table.add_column(column, justify="right" if numeric else "left", no_wrap=True)
+        table.add_column(columns[number], justify="right" if numeric else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*("" if cell is None else _cell(cell) for cell in row))
-    console = Console()
-    if not console.is_terminal:
-        # A table takes no more than it needs; with less than that rich cuts its heads too.
-        console = Console(width=1000)
+        table.add_row(*("" if row[n] is None else _cell(row[n]) for n in used))
+    # A table takes no more than it needs; with less than that rich cuts its heads too.
+    console = Console(width=1000)
     # Printed by us, since rich ends the program by itself where nobody reads.
     with console.capture() as printed:
         console.print(table)

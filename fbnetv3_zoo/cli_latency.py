@@ -246,7 +246,7 @@ def _print_rows(rows: Sequence[Row]) -> None:
                 row.peak_mib,
                 row.agreement_pct,
                 row.top1_pct,
-                "yes" if row.keeps_accuracy else "unproven" if row.agreement_pct is None else "no",
+                None if row.agreement_pct is None else "yes" if row.keeps_accuracy else "no",
                 row.latency.verdict,
             )
             for row in rows

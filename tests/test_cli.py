@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -293,9 +294,14 @@ def test_list_imports_neither_torch_nor_numpy() -> None:
     assert not modules & {"torch", "numpy", "timm", "onnx", "onnxruntime", "PIL"}
 
 
-def test_a_table_in_a_pipe_is_as_wide_as_it_needs(capsys: pytest.CaptureFixture[str]) -> None:
-    heads = ("model", "threads", "verdict")
-    print_table(heads, [("fbnetv3_nano.cifar10", 1, "noisy: " + "busy " * 100)])
-    shown = capsys.readouterr().out.splitlines()
-    assert all(head in shown[1] for head in heads)
+@pytest.mark.parametrize("terminal", ["", "1"])
+def test_a_table_is_as_wide_as_it_needs_and_has_no_empty_column(
+    terminal: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("TTY_COMPATIBLE", terminal)  # rich takes the output for a terminal
+    heads = ("model", "threads", "peak MiB", "verdict")
+    print_table(heads, [("fbnetv3_nano.cifar10", 1, None, "noisy: " + "busy " * 100)])
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    assert shown[1].split() == ["model", "threads", "verdict"]
     assert "busy " * 99 in shown[3]
