@@ -1,6 +1,6 @@
 r"""Every network in every option against torch float32, on photos: error and same top-1.
 
-    python benchmarks/parity.py --photos ../shared/data/imagenet_sample_1000.zip --num 1000 \
+    python -m benchmarks.parity --photos ../shared/data/imagenet_sample_1000.zip --num 1000 \
         --out benchmarks/results/parity.jsonl --work /tmp/parity
 
 Weights are the golden data's, fitted to the photos as far as that needs no labels: batch-norms have

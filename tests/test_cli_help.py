@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import csv
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,17 +18,15 @@ from typer.testing import CliRunner
 
 import fbnetv3
 from fbnetv3 import __version__
-from fbnetv3 import cli as zoo_cli
 from fbnetv3.checkpoint import write_tensors
 from fbnetv3.convert import from_fbnetv3
 from fbnetv3.model import FBNetV3
-from fbnetv3.search import cli as search_cli
 from fbnetv3.search.gene import Gene
 from fbnetv3.search.space import Space
 
+from .shell import APPS, Done, carried_out
+
 PHOTOS = Path(fbnetv3.__file__).parent / "data" / "photos"
-zoo_cli.add_neighbours()
-APPS = {"fbnetv3": zoo_cli.app, "fbnetv3-search": search_cli.app}
 PROGRAMS: dict[str, Any] = {name: typer.main.get_command(app) for name, app in APPS.items()}
 COMMANDS = [(program, name) for program, group in PROGRAMS.items() for name in group.commands]
 
@@ -190,24 +185,10 @@ def place(tmp_path_factory: pytest.TempPathFactory, small_model: FBNetV3) -> Ite
     shutil.rmtree(folder)
 
 
-def carried_out(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Returns what a shell makes of a line with the installed programs, without a network."""
-    scripts = Path(sys.executable).parent
-    return subprocess.run(
-        ["/bin/sh", "-c", line],
-        cwd=folder,
-        env={
-            **os.environ,
-            "PATH": f"{scripts}:{os.environ['PATH']}",
-            "FBNETV3_HOME": str(folder / "cache"),
-            "FBNETV3_OFFLINE": "1",
-            "HF_HUB_OFFLINE": "1",
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=280,
-    )
+def without_network(line: str, folder: Path) -> Done:
+    """Carries a line out in a folder, with a cache of its own."""
+    offline = {"FBNETV3_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
+    return carried_out(line, folder, {"FBNETV3_HOME": str(folder / "cache"), **offline})
 
 
 # What one example writes and others need: they are made once, in this order.
@@ -232,10 +213,10 @@ def test_an_example_works(line: str, place: Path) -> None:
     for name, command in MADE.items():
         needed = name in words or f"local-dir:{name}" in words
         if needed and words[0] not in ("run", "train") and not (place / name).exists():
-            made = carried_out(command, place)
-            assert made.returncode == 0, made.stderr
-    done = carried_out(line, place)
-    if done.returncode == 3:
-        pytest.skip(done.stderr.strip())
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
+            made = without_network(command, place)
+            assert made.code == 0, made.err
+    done = without_network(line, place)
+    if done.code == 3:
+        pytest.skip(done.err.strip())
+    assert done.code == 0, done.out + done.err
+    assert "Traceback" not in done.err

@@ -7,7 +7,6 @@ import importlib
 import importlib.util
 import io
 import itertools
-import os
 import re
 import shutil
 import subprocess
@@ -23,6 +22,7 @@ import pytest
 import fbnetv3
 
 from .modules import module_of_file
+from .shell import carried_out
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -94,21 +94,6 @@ def missing_line(shown: Sequence[str], printed: Sequence[str], *, vary: bool) ->
     return None
 
 
-def run_shell(text: str, folder: Path) -> str:
-    """Returns what a shell prints with the installed programs, offline; it has to succeed."""
-    done = subprocess.run(
-        ["/bin/sh", "-eu", "-c", text],
-        cwd=folder,
-        env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=280,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 def run_python(text: str, names: dict[str, Any], where: str) -> str:
     """Returns what Python prints; names stay from block to block of a page."""
     with contextlib.redirect_stdout(io.StringIO()) as printed:
@@ -134,7 +119,9 @@ def test_a_tutorial_does_what_it_shows(
     for block in blocks(page):
         where = f"{page.name}, line {block.line}"
         if block.kind == "sh" and block.is_run:
-            printed = run_shell(block.text, tmp_path)
+            done = carried_out(block.text, tmp_path, {})
+            assert done.code == 0, f"{where}: {done.out}{done.err}"
+            printed = done.out
         elif block.kind == "python" and block.is_run:
             printed = run_python(block.text, names, where)
         elif block.kind == "text":
@@ -200,11 +187,11 @@ SEARCH_NAMES = [
     "objective.Objective",
     "objective.TableObjective",
     "objective.load_table",
-    "optimize.Plan",
     "plan.Hardware",
     "plan.Run",
     "predictor.make_predictor",
     "presets.get_recipe",
+    "problem.Plan",
     "ray_engine.RayEngine",
     "recipe.Recipe",
     "run.create",
