@@ -176,6 +176,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=3, help="of the trainings")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--limits", nargs="+", choices=tuple(LIMITS), default=list(LIMITS))
     parser.add_argument("--report", action="store_true", help="only write the table")
     args = parser.parse_args()
     if not args.report:
@@ -187,12 +188,12 @@ def main() -> None:
             (a for a in found if (a.arm, a.limit) == ("nars", max(LIMITS, key=LIMITS.__getitem__))),
             None,
         )
+        wanted = [one for one in found if one.arm in args.arms and one.limit in args.limits]
         for seed in range(args.seeds):
-            for one in found:
-                if one.arm in args.arms:
-                    trainer.line(one, seed)
-            for one in found:
-                if one.arm == "nars" and "nars" in args.arms and largest is not None:
+            for one in wanted:
+                trainer.line(one, seed)
+            for one in wanted:
+                if one.arm == "nars" and largest is not None:
                     trainer.line(one, seed, teacher=largest)
     table = report(read_lines(LINES))
     (RESULTS / "retrained.md").write_text(table)
