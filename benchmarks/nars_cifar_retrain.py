@@ -51,7 +51,7 @@ def answers(folder: Path, epochs: int) -> Iterator[Answer]:
     """Yields the answers of the arms that have ended."""
     for arm in ARMS:
         for number, limit in enumerate(LIMITS):
-            found = _answer(folder, arm, limit, number)
+            found = answer_of(folder, arm, limit, number)
             if found is None:
                 continue
             space, genes = found
@@ -60,7 +60,8 @@ def answers(folder: Path, epochs: int) -> Iterator[Answer]:
             yield Answer(arm, limit, arch, Recipe.from_dict(whole))
 
 
-def _answer(folder: Path, arm: str, limit: str, number: int) -> tuple[Space, list[int]] | None:
+def answer_of(folder: Path, arm: str, limit: str, number: int) -> tuple[Space, list[int]] | None:
+    """Returns the space and genes of an arm's answer for the limit of a number, None before."""
     listed = folder / f"{arm}_answers.json"
     if listed.exists():
         return JOINT, json.loads(listed.read_text())["answers"][limit][0]["genes"]

@@ -140,3 +140,13 @@ def test_all_trainings_become_a_table_that_loads(
     assert (place >= 0).all()
     assert table.labels[place[0], 1, -1] == list_.label(rows[0], 1)
     assert np.isnan(table.labels[place[1], 1]).all()
+
+
+def test_exchanged_recipes_leave_the_network_as_it_is(nars: ModuleType) -> None:
+    exchange = importlib.import_module("benchmarks.nars_cifar_exchange")
+    one, two = nars.JOINT.sample(2, np.random.default_rng(1))
+    made = exchange.crossed(nars.JOINT.values(one), nars.JOINT.values(two))
+    assert nars.JOINT.decode(made)[0] == nars.JOINT.decode(one)[0]
+    assert nars.JOINT.recipe(made) == nars.JOINT.recipe(two) != nars.JOINT.recipe(one)
+    labels = {(n, r): [60.0 + (n != r), 62.0 + (n != r)] for n in "sml" for r in "sml"}
+    assert exchange.report(labels).count("62.00 (+1.00 +- 0.00)") == 6
