@@ -207,9 +207,9 @@ WEIGHTS: dict[str, Weights] = {
         # model, SHA-256, top-1, top-5 on the test set: `fbnetv3 eval NAME --data CIFAR10`
         _cifar10(
             "fbnetv3_a",
-            "42039e5076ec3f006cd46cb052915d25c611578be181b06dc384a006d0c4e518",
-            86.94,
-            99.33,
+            "7d6043b78e42ad0679182b6550aa91b3d9da67c52e9525884fbe846cc452bd25",
+            90.36,
+            99.63,
         ),
         _cifar10(
             "fbnetv3_nano",
