@@ -124,7 +124,11 @@ def to_openvino(onnx_path: str | Path, path: str | Path) -> Parity:
 
 
 def quantize_openvino(
-    onnx_path: str | Path, path: str | Path, batches: Iterable[NDArray[np.float32]]
+    onnx_path: str | Path,
+    path: str | Path,
+    batches: Iterable[NDArray[np.float32]],
+    *,
+    half_range: bool = False,
 ) -> Artefact:
     """Writes an exported ONNX file as int8 OpenVINO IR; its agreement is for `quantize` to judge.
 
@@ -135,6 +139,8 @@ def quantize_openvino(
         onnx_path: an exported fp32 file.
         path: `.xml` to write.
         batches: calibration images as `Artefact.preprocess` makes them, any number a batch.
+        half_range: weights of seven bits, whose products a processor without VNNI can add without
+            saturating; else only the first layer's.
 
     Raises:
         ImportError: OpenVINO or NNCF is missing.
@@ -154,12 +160,16 @@ def quantize_openvino(
     if not fed:
         raise ValueError("no calibration images; give at least one, a few hundred are better")
     logging.getLogger("nncf").setLevel(logging.ERROR)
+    fixes = nncf.OverflowFix
     with contextlib.redirect_stdout(io.StringIO()):  # progress bars
         small = nncf.quantize(
             model,
             nncf.Dataset(fed),
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(fed),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(
+                overflow_fix=fixes.ENABLE if half_range else fixes.FIRST_LAYER
+            ),
         )
     artefact = dataclasses.replace(
         backend.artefact,
@@ -168,6 +178,7 @@ def quantize_openvino(
         quantization={
             "runtime": "openvino",
             "tool": f"nncf {nncf.__version__}",
+            "weights": "seven bits" if half_range else "eight bits, of the first layer seven",
             "calibration": "mean of minima and maxima, bias correction",
             "num_images": len(fed),
         },
@@ -208,6 +219,19 @@ def _saved(model: Any, path: Path) -> Iterator[Path]:
     if path.suffix != ".xml":
         raise ValueError(f"output is {path}; OpenVINO writes two files, name the .xml one")
     openvino = _openvino()
+    with whole_pair(path) as part:
+        openvino.save_model(model, str(part), compress_to_fp16=False)
+        yield part
+        openvino.save_model(model, str(part), compress_to_fp16=False)
+
+
+@contextlib.contextmanager
+def whole_pair(path: Path) -> Iterator[Path]:
+    """Gives a temporary place for an .xml and its .bin; both are at `path` after a clean end.
+
+    Raises:
+        ValueError: nothing can be written beside `path`.
+    """
     try:
         folder = tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent)
     except OSError as error:
@@ -217,9 +241,7 @@ def _saved(model: Any, path: Path) -> Iterator[Path]:
         ) from error
     with folder as name:
         part = Path(name) / path.name
-        openvino.save_model(model, str(part), compress_to_fp16=False)
         yield part
-        openvino.save_model(model, str(part), compress_to_fp16=False)
         part.with_suffix(".bin").replace(path.with_suffix(".bin"))
         part.replace(path)
 

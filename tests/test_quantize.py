@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from fbnetv3.model import FBNetV3, build
 from fbnetv3.onnx_graph import operators
 from fbnetv3.onnx_session import OnnxBackend, read_artefact
 from fbnetv3.preprocess import CIFAR10_MEAN, CIFAR10_STD, Preprocess
-from fbnetv3.quantize import Quantized, quantize
+from fbnetv3.quantize import Quantized, _Score, quantize
 
 NUM_CLASSES = 4
 ARCH = Arch(
@@ -231,6 +232,32 @@ def test_openvino_int8_keeps_the_network_too(exported: Exported, tmp_path: Path)
     assert found.top1_pct >= found.top1_float_pct - 5
     assert found.artefact.precision == "int8"
     assert path.with_suffix(".bin").stat().st_size < 0.5 * exported.num_bytes
+
+
+@pytest.mark.parametrize(("drops", "bits"), [((0, 9), "eight"), ((9, 0), "seven"), ((9, 9), "")])
+def test_openvino_takes_seven_bits_where_eight_break_the_budget(
+    exported: Exported,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    drops: tuple[float, ...],
+    bits: str,
+) -> None:
+    # Whether eight bits saturate is the processor's affair, so that the judge is told what to say.
+    pytest.importorskip("nncf", reason="the extra `openvino` is not installed")
+    verdicts = iter((*drops, 9))  # the last is for the message
+    monkeypatch.setattr(_Score, "drop_pct", property(lambda _: next(verdicts)))
+    path = tmp_path / "x.xml"
+    path.write_text("the older file")
+    images, _ = pictures(16, seed=50)
+    call = partial(quantize, exported.path, path, images, runtime="openvino", max_drop_pct=1.0)
+    if not bits:
+        with pytest.raises(ValueError, match="with weights of eight bits or seven"):
+            call()
+        assert path.read_text() == "the older file"
+        assert list(tmp_path.iterdir()) == [path]
+        return
+    assert call().artefact.quantization["weights"].startswith(bits)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.bin", "x.xml"]
 
 
 @pytest.mark.parametrize("method", ["minmax", "mean_minmax", "percentile_99.9", "mse"])
