@@ -6,6 +6,7 @@ runs on an image where it accepts them.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from pathlib import Path
@@ -183,8 +184,10 @@ def _mutated(draw: Random, metadata: dict[str, str]) -> list[tuple[str, str]]:
             case _:
                 key = PREFIX + draw.choice(_JSON_FIELDS)
                 if key in pairs and _is_json(pairs[key]):
-                    text = mutate_json(draw, json.loads(pairs[key]))
-                    pairs[key] = text.encode("utf-8", "replace").decode()
+                    # What can just be read may be nested too deeply to be copied or written.
+                    with contextlib.suppress(RecursionError):
+                        text = mutate_json(draw, json.loads(pairs[key]))
+                        pairs[key] = text.encode("utf-8", "replace").decode()
     return list(pairs.items())
 
 
@@ -247,7 +250,7 @@ def _change_tensor(draw: Random, model: Any) -> None:
         return
     tensor = draw.choice(list(model.graph.initializer))
     match draw.randrange(3):
-        case 0:
+        case 0 if tensor.dims:
             tensor.dims[0] = draw.choice((0, 1, 3, 5, 1 << 40, -1))
         case 1:
             tensor.data_location = TensorProto.EXTERNAL

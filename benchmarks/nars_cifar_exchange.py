@@ -42,8 +42,7 @@ def answers(folder: Path) -> dict[str, dict[str, Any]]:
 def crossed(network: dict[str, Any], recipe: dict[str, Any]) -> Matrix:
     """Returns the candidate that has the network of one and the recipe of another."""
     names = {gene.name for gene in JOINT.genes if gene.group == "recipe"}
-    own = {name: value for name, value in network.items() if name not in names}
-    return JOINT.from_values({**own, **{n: v for n, v in recipe.items() if n in names}})
+    return JOINT.from_values({**network, **{name: recipe[name] for name in names}})
 
 
 def report(labels: dict[tuple[str, str], list[float]]) -> str:

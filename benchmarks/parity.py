@@ -14,7 +14,6 @@ part; `--num 100` gives a tenth.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import io
 import itertools
 import json
@@ -39,22 +38,17 @@ from fbnetv3.parity import error_of_std
 from fbnetv3.preprocess import Preprocess
 from fbnetv3.runners import torch_runner
 from fbnetv3.tables import ARCHS
+from fbnetv3.verify import golden_tensor
 
 Run = Callable[[NDArray[Any]], NDArray[Any]]
-RULE = Path(__file__).parents[1] / "tests" / "golden" / "golden_rule.py"
 BATCH = 8
 
 
 def golden(name: str) -> FBNetV3:
     """Returns a network with the golden data's weights."""
-    spec = importlib.util.spec_from_file_location("golden_rule", RULE)
-    assert spec is not None
-    assert spec.loader is not None
-    rule = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(rule)
     model = build(ARCHS[name], device="meta")
     state = {
-        key: torch.from_numpy(rule.golden_tensor(key, tensor.shape))
+        key: torch.from_numpy(golden_tensor(key, tuple(tensor.shape)))
         for key, tensor in model.state_dict().items()
     }
     model.load_state_dict(state, assign=True)
@@ -89,8 +83,8 @@ def photos(path: Path, number: int, preprocess: Preprocess) -> Iterator[NDArray[
 def options_of(model: FBNetV3, artefact: Artefact, work: Path, name: str) -> dict[str, Run]:
     """Returns every option: what it is called, and how it is run."""
     found: dict[str, Run] = {}
-    precisions = (False, True) if has_bf16() else (False,)
-    for backend in ("torch-channels-last", "torch-optimized", "torch-bf16")[: 1 + len(precisions)]:
+    bf16 = has_bf16()
+    for backend in ("torch-channels-last", "torch-optimized", *(["torch-bf16"] if bf16 else [])):
         found[backend] = torch_runner(model, backend, threads=1).logits
     files: dict[str, dict[str, Any]] = {
         "onnx": {},
@@ -105,9 +99,11 @@ def options_of(model: FBNetV3, artefact: Artefact, work: Path, name: str) -> dic
         found[option] = OnnxBackend(path, threads=1).run_batch
     path = work / f"{name} onnx.onnx"
     to_openvino(path, path.with_suffix(".xml"))
-    for bf16 in precisions:
-        openvino = OpenVinoBackend(path.with_suffix(".xml"), threads=1, bf16=bf16)
-        found["openvino bf16" if bf16 else "openvino"] = openvino.run_batch
+    for option in ("openvino", *(["openvino bf16"] if bf16 else [])):
+        openvino = OpenVinoBackend(
+            path.with_suffix(".xml"), threads=1, bf16=option.endswith("bf16")
+        )
+        found[option] = openvino.run_batch
     return found
 
 

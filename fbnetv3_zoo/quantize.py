@@ -134,8 +134,8 @@ def quantize(
         runtime: which is to run the file.
         method: one of `calibration.METHODS`; the one that agrees best unless given.
         max_drop_pct: most points of top-1 accuracy (without labels: of agreement) that may be lost
-            on `evaluation`. Layers are left in float, the dearest first, until it holds; for
-            OpenVINO weights take seven bits, whose sums do not saturate where there is no VNNI.
+            on `evaluation`. Where eight bits break it, layers are left in float, the dearest first;
+            OpenVINO's weights take seven bits, whose sums do not saturate without VNNI.
         sensitivity: quantise each layer alone for the report; one inference pass a layer.
 
     Raises:

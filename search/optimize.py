@@ -27,7 +27,7 @@ from .predictor import (
     save_predictor,
     tau,
 )
-from .problem import Plan, Problem, pool_of
+from .problem import IN_TURN, Plan, Problem, pool_of
 from .select import Selection, best_within, next_best, select_batch, select_in_turn
 from .space import Floats, Matrix
 from .store import Store
@@ -36,7 +36,6 @@ from .trials import Batch, Labels, Proposal, Trial
 Notify = Callable[[str, Mapping[str, Any]], None]
 PREDICTOR = "predictor.safetensors"
 SEARCH_KINDS = ("random", "bins")
-IN_TURN = "limits"
 # What a predictor learns from: rounds, and labels of earlier searches.
 LABEL_KINDS = (*SEARCH_KINDS, "import")
 # Cross-validation needs so many labels, and looks at no more, as its cost grows faster than they.

@@ -49,7 +49,8 @@ def carried_out(text: str, folder: Path, env: Mapping[str, str]) -> Done:
 
 
 def _is_plain(line: str) -> bool:
-    return line.split(maxsplit=1)[0] in APPS and not set("|*$;&#") & set(line) and " > " not in line
+    ours = line.startswith(tuple(f"{program} " for program in APPS))
+    return ours and not set("|*$;&#") & set(line) and " > " not in line
 
 
 def _by_a_shell(text: str, folder: Path, env: Mapping[str, str]) -> Done:

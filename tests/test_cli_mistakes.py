@@ -20,14 +20,12 @@ import pytest
 from typer.testing import CliRunner
 
 import fbnetv3
-from fbnetv3 import cli as zoo_cli
 from fbnetv3 import cli_group
-from fbnetv3.search import cli as search_cli
 from fbnetv3.search.gene import Gene
 from fbnetv3.search.space import Space
 
-zoo_cli.add_neighbours()
-APPS = {"fbnetv3": zoo_cli.app, "fbnetv3-search": search_cli.app}
+from .shell import APPS
+
 PHOTO = Path(fbnetv3.__file__).parent / "data" / "photos" / "chelsea.jpg"
 SPACE = Space("toy", tuple(Gene(f"g{n}", tuple(range(4)), kind="ordered") for n in range(6)))
 OBJECTIVES = {

@@ -14,16 +14,15 @@ import typer.main
 from typer.testing import CliRunner
 
 from fbnetv3 import calibration, cli_deploy, cli_latency, completion, runners
-from fbnetv3 import cli as zoo_cli
 from fbnetv3.registry import list_models, list_weights
-from fbnetv3.search import cli as search_cli
-from fbnetv3.search import cli_words, optimize, predictor
+from fbnetv3.search import cli_words, predictor
 from fbnetv3.search.presets import PRESETS
+from fbnetv3.search.problem import IN_TURN
 from fbnetv3.search.select import BINS
 from fbnetv3.search.spaces import SPACES
 
-zoo_cli.add_neighbours()
-APPS = {"fbnetv3": zoo_cli.app, "fbnetv3-search": search_cli.app}
+from .shell import APPS
+
 SHELLS = ("bash", "zsh", "fish")
 
 
@@ -77,7 +76,7 @@ def test_the_fixed_words_are_those_that_the_library_takes() -> None:
     assert calibration.METHODS == cli_deploy._METHODS
     assert runners.TORCH_BACKENDS == cli_latency._TORCH_BACKENDS
     assert set(cli_words.SPACES) == set(SPACES)
-    assert set(cli_words.BINS) == {*BINS, optimize.IN_TURN}
+    assert set(cli_words.BINS) == {*BINS, IN_TURN}
     assert set(PRESETS) <= set(offered("bash", "fbnetv3 train --recipe "))
     assert set(cli_words.PREDICTORS) == set(predictor.KINDS)
 

@@ -74,8 +74,8 @@ TORCH_FREE = {
     "fbnetv3": "arch convert counts images json_record labels labelled license_policy preprocess "
     "pretrained_cfg registry tables weights cli completion cli_demo cli_deploy cli_group "
     "cli_latency demo_server optional",
-    "fbnetv3.search": "cost evolve gene objective optimize recipe run scale select space spaces "
-    "store cli",
+    "fbnetv3.search": "cost evolve gene latency_table objective operators optimize problem recipe "
+    "run scale select space spaces store trials cli cli_ask cli_run cli_spaces cli_words",
 }
 NUMPY_FREE = {"fbnetv3": "arch counts labels license_policy registry tables weights cli completion"}
 

@@ -19,17 +19,15 @@ from packaging.requirements import Requirement
 from typer.testing import CliRunner
 
 import fbnetv3
-from fbnetv3 import cli as zoo_cli
 from fbnetv3.coco_folder import CocoFolder
 from fbnetv3.optional import INSTALLS
-from fbnetv3.search import cli as search_cli
 from fbnetv3.search import run
 from fbnetv3.search.gene import Gene
 from fbnetv3.search.problem import Plan
 from fbnetv3.search.space import Space
 
-zoo_cli.add_neighbours()
-APPS = {"fbnetv3": zoo_cli.app, "fbnetv3-search": search_cli.app}
+from .shell import APPS
+
 ROOT = Path(__file__).parent.parent
 PHOTOS = Path(fbnetv3.__file__).parent / "data" / "photos"
 # What only some functions need; onnxruntime is there unless somebody left it out.
