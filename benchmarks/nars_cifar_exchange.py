@@ -76,7 +76,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the search")
     parser.add_argument("--seeds", type=int, default=5, help="of each pair's trainings")
     args = parser.parse_args()
-    found = answers(args.work / f"seed{args.seed}")
+    try:
+        found = answers(args.work / f"seed{args.seed}")
+    except ValueError as error:
+        parser.error(str(error))
     trainings = recorded(JOINT.name, str(args.data), str(LINES), "exchange")
     seeds = range(SEEDS, SEEDS + args.seeds)
     labels = {

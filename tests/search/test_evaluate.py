@@ -90,6 +90,14 @@ def test_a_network_that_hardly_learnt_is_not_said_to_have_another_order() -> Non
     assert "another order" in class_order_warning(torch.stack([half, half]), list("abcde"))
 
 
+def test_a_wrong_order_is_seen_of_a_network_that_is_seldom_right_too() -> None:
+    # A third is right in the network's own order, the rest spread evenly.
+    half = torch.full((10, 10), 7)
+    half[torch.arange(10), torch.arange(10).roll(1)] = 37
+    names = [f"c{n}" for n in range(10)]
+    assert "another order" in class_order_warning(torch.stack([half, half]), names)
+
+
 def test_names_are_matched_whatever_their_case_and_ids_count() -> None:
     labels = (("tench", "n01440764"), ("Great_White-Shark", "n01484850"))
     found = match_classes(["n01484850", "Tench"], labels)
