@@ -263,13 +263,14 @@ def evolution_arm(trainings: Recorded, seed: int) -> Matrix:
     return np.stack(everything)
 
 
-def confirm(trainings: Recorded, rows: Matrix) -> dict[str, list[dict[str, Any]]]:
+def confirm(
+    trainings: Recorded, rows: Matrix, labels: Sequence[float]
+) -> dict[str, list[dict[str, Any]]]:
     """Trains each limit's five best with more seeds; returns them, best mean first."""
-    labels = np.array([trainings.label(row) for row in rows])
     macs = macs_of(rows)
     answers = {}
     for name, limit in LIMITS.items():
-        order = np.argsort(np.where(macs <= limit, -labels, np.inf), kind="stable")[:TOP]
+        order = np.argsort(np.where(macs <= limit, -np.array(labels), np.inf), kind="stable")[:TOP]
         found = [
             {
                 "genes": rows[n].tolist(),
@@ -337,8 +338,13 @@ def search(args: argparse.Namespace) -> None:
     else:
         trainings = recorded(JOINT.name, str(args.data), str(LINES), args.arm)
         rows = {"random": random_arm, "evolution": evolution_arm}[args.arm](trainings, args.seed)
-        answers = confirm(trainings, rows)
-        found = {"answers": answers, "conditions": conditions()}
+        labels = [trainings.label(row) for row in rows]
+        found = {
+            "rows": rows.tolist(),
+            "labels": labels,
+            "answers": confirm(trainings, rows, labels),
+            "conditions": conditions(),
+        }
         (folder / f"{args.arm}_answers.json").write_text(json.dumps(found, indent=1) + "\n")
 
 

@@ -47,7 +47,8 @@ def test_arms_spend_the_budget_once_and_answer_within_limits(
     made, first = trainings(nars, tmp_path)
     rows = arm(first, 0)
     assert made.count == len({nars.JOINT.digest(row) for row in rows}) == nars.BUDGET
-    answers = nars.confirm(first, rows)
+    labels = [first.label(row) for row in rows]
+    answers = nars.confirm(first, rows, labels)
     for limit, macs in nars.LIMITS.items():
         assert len(answers[limit]) == nars.TOP
         assert all(one["macs"] <= macs and len(one["labels"]) == 3 for one in answers[limit])
@@ -55,7 +56,7 @@ def test_arms_spend_the_budget_once_and_answer_within_limits(
         assert means == sorted(means, reverse=True)
     again, second = trainings(nars, tmp_path)
     assert np.array_equal(arm(second, 0), rows)
-    assert nars.confirm(second, rows) == answers
+    assert nars.confirm(second, rows, labels) == answers
     assert again.count == 0
 
 
