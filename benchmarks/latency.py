@@ -25,7 +25,7 @@ from torch import nn
 from fbnetv3.latency import environment, measure
 from fbnetv3.model import build
 from fbnetv3.openvino_model import has_bf16
-from fbnetv3.roofline import Roofline, measure_roofline
+from fbnetv3.roofline import measure_roofline
 from fbnetv3.runners import Runner, onnx_runner, openvino_runner, torch_runner
 from fbnetv3.tables import ARCHS
 
@@ -184,7 +184,6 @@ def measure_network(
     compiled: bool,
     min_runs: int,
     seconds: float,
-    roofline: Roofline,
 ) -> list[dict[str, Any]]:
     """Returns a row for each backend and number of threads, all measured in turns."""
     x = np.random.default_rng(0).standard_normal((batch, 3, network.side, network.side), np.float32)
@@ -203,8 +202,6 @@ def measure_network(
     }
     rows = []
     for (number, runner), result in zip(tried, found, strict=True):
-        bf16 = "bf16" in runner.name
-        floor = roofline.floor_ms(batch * network.macs, network.num_bytes // (2 if bf16 else 1))
         rows.append(
             {
                 "network": network.name,
@@ -216,7 +213,6 @@ def measure_network(
                 "params": network.num_bytes // 4,
                 "latency": result.to_dict(),
                 "speedup_over_eager": eager[number] / result.median_ms,
-                "share_of_fp32_roofline": floor / result.median_ms if number == 1 else None,
             }
         )
     return rows
@@ -262,7 +258,6 @@ def main() -> None:
                 compiled=options.compiled,
                 min_runs=options.min_runs,
                 seconds=options.seconds,
-                roofline=roofline,
             )
             about = {
                 "roofline": roofline.to_dict(),

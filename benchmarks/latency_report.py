@@ -16,6 +16,7 @@ from typing import Any
 
 from benchmarks.startup import write_block
 from fbnetv3.plot import plot_rows
+from fbnetv3.roofline import Roofline
 from fbnetv3.weights import WEIGHTS
 
 Rows = list[dict[str, Any]]
@@ -55,6 +56,39 @@ def table(rows: Rows, networks: Sequence[str], backends: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
+def shares(rows: Rows, networks: Sequence[str], batch: int) -> str:
+    """Returns what share of the roofline each backend reaches on one thread, as Markdown.
+
+    The roofline is the larger of multiply-adds over the machine's fastest matrix product, in the
+    backend's precision, and weights over its reading speed. int8 has none: no peak is measured.
+    """
+    backends = [b for b in SHOWN if b != "openvino-int8" and any(r["backend"] == b for r in rows)]
+    lines = [
+        f"| network | floor fp32, ms | {' | '.join(backends)} |",
+        f"| --- | --- |{' --- |' * len(backends)}",
+    ]
+    for network in networks:
+        own = {
+            row["backend"]: row
+            for row in rows
+            if (row["network"], row["batch"], row["threads"]) == (network, batch, 1)
+        }
+        if not own:
+            continue
+        cells = [
+            f"{floor_ms(own[b]) / milliseconds(own[b]):.0%}" if b in own else "" for b in backends
+        ]
+        lines.append(f"| `{network}` | {floor_ms(own['torch']):.1f} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def floor_ms(row: dict[str, Any]) -> float:
+    """Returns the least time that a row's arithmetic and weights take."""
+    bf16 = "bf16" in row["backend"]
+    num_bytes = row["params"] * (2 if bf16 else 4)
+    return Roofline(**row["roofline"]).floor_ms(row["batch"] * row["macs"], num_bytes, bf16=bf16)
+
+
 def report(rows: Rows) -> str:
     """Returns all tables."""
     first = rows[0]
@@ -80,6 +114,22 @@ def report(rows: Rows) -> str:
                 table(chosen, networks, backends),
                 f"{noisy} of {len(chosen)} medians are marked noisy by the measurement itself.",
             ]
+    peaks = [Roofline(**row["roofline"]) for row in rows]
+    fp32, bf16, read = (
+        sorted(getattr(peak, name) for peak in peaks)[len(peaks) // 2]
+        for name in ("fp32_gmacs", "bf16_gmacs", "read_gbytes")
+    )
+    has_bf16 = any("bf16" in backend for backend in backends)
+    said = f" and {bf16:.0f} in bfloat16" if has_bf16 else ""
+    parts += [
+        "## Share of the roofline",
+        f"One thread. The fastest matrix product has {fp32:.0f} billion multiply-adds a second"
+        f"{said}, and memory gives {read:.0f} GB/s (medians; measured before each network). The "
+        "share is the time that a backend would need at those rates, over its median; for int8 no "
+        "peak is measured. More than 100 % is a library that multiplies faster than torch does.",
+    ]
+    for batch in sorted({row["batch"] for row in rows}):
+        parts += [f"Batch {batch}:", shares(rows, networks, batch)]
     return "\n\n".join(parts) + "\n"
 
 
