@@ -57,7 +57,11 @@ def compare_speed(
         around = sum(ms for name, ms in operators.items() if name in _AROUND)
         if spent:
             text += f"; {100 * around / spent:.0f} % of its time is spent between int8 and float"
-        text += "; `fbnetv3 quantize --runtime openvino` runs whole blocks in int8"
+        fastest = min(rows, key=lambda r: r.latency.median_ms)
+        if fastest is not int8:
+            text += f"; {fastest.backend} is the fastest"
+        if small_path.suffix == ".onnx":
+            text += "; `fbnetv3 quantize --runtime openvino` runs whole blocks in int8"
     others = [row for row in rows if row.backend.startswith("openvino")]
     if others:
         times = ", ".join(f"{r.backend} {r.latency.median_ms:.2f} ms" for r in others)
