@@ -2,8 +2,8 @@
 
     python -m benchmarks.time_by_part --work /tmp/latency
 
-One thread, one image, random weights: speed does not depend on them. Writes results/time_by_part.json
-and .md. A minute on a machine that does nothing else.
+One thread, one image, random weights: speed does not depend on them. Writes results/
+time_by_part.json and .md. A minute on a machine that does nothing else.
 """
 
 from __future__ import annotations
