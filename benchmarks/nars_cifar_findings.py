@@ -63,7 +63,7 @@ def stored(folder: Path, limits: Sequence[str]) -> dict[str, Any] | None:
         trials = {trial.seq: trial for trial in store.trials("done")}
         answers = {
             limit: [
-                {"genes": one["indices"], "macs": one["costs"]["macs_paper"], **one}
+                {**one, "genes": one["indices"], "macs": one["costs"]["macs_paper"]}
                 for one in answer["contenders"]
             ]
             for limit, answer in zip(limits, stage["answers"], strict=True)
@@ -209,9 +209,9 @@ def picture(arms: dict[str, dict[str, Any]]) -> str:
     for limit, macs in LIMITS.items():
         series = []
         for arm, found in arms.items():
-            inside = np.array(found["macs"]) <= macs
-            values = np.where(inside, np.array(found["labels"], float), -np.inf)
-            best = np.maximum.accumulate(np.nan_to_num(values, nan=-np.inf))
+            values = np.array(found["labels"], float)
+            counted = np.isfinite(values) & (np.array(found["macs"]) <= macs)
+            best = np.maximum.accumulate(np.where(counted, values, -np.inf))
             known = np.flatnonzero(np.isfinite(best))
             series.append(
                 Series(arm, (known + 1).tolist(), best[known].tolist(), "steps", COLOURS[arm])
