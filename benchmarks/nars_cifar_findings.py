@@ -20,9 +20,10 @@ from scipy.stats import kendalltau
 from benchmarks.conditions import conditions
 from benchmarks.nars_cifar import BUDGET, JOINT, LIMITS, LINES, RESULTS, macs_of, values_of
 from benchmarks.nars_cifar_retrain import ARMS
+from benchmarks.plots import page, section
 from benchmarks.training_ablation import read_lines
 from fbnetv3.search.optimize import SEARCH_KINDS
-from fbnetv3.search.report import STYLE, write_report
+from fbnetv3.search.report import write_report
 from fbnetv3.search.spec import space_of
 from fbnetv3.search.store import Store
 from fbnetv3.search.svg import Series, chart
@@ -218,14 +219,12 @@ def picture(arms: dict[str, dict[str, Any]]) -> str:
             )
         drawn = chart(series, x="trainings", y="best label, %", cut_tail=True)
         title = f"{limit}: at most {macs / 1e6:g} M multiply-adds"
-        parts.append(f"<section><h2>{title}</h2>{drawn}</section>")
-    return (
-        "<!doctype html><html lang='en'><head><meta charset='utf-8'><title>Arms at equal cost"
-        f"</title><style>{STYLE}</style></head><body><header><h1>Arms at equal cost</h1><p>Best "
-        f"single proxy training so far within each limit; {BUDGET} trainings an arm. An arm that "
-        "searches limit after limit begins late in the later ones.</p></header><main>"
-        f"{''.join(parts)}</main></body></html>\n"
+        parts.append(section(title, drawn))
+    text = (
+        f"Best single proxy training so far within each limit; {BUDGET} trainings an arm. An arm "
+        "that searches limit after limit begins late in the later ones."
     )
+    return page("Arms at equal cost", text, parts)
 
 
 def main() -> None:

@@ -26,19 +26,28 @@ def write_plots(path: Path, summary: Mapping[str, Any]) -> None:
             for problem in sorted({row["problem"] for row in rows}):
                 own = [row for row in rows if row["problem"] == problem]
                 drawn = _bars(own) if problem == "M" else _curves(own)
-                parts.append(_section(f"Regret, {table}: {PROBLEMS[problem]}", drawn))
+                parts.append(section(f"Regret, {table}: {PROBLEMS[problem]}", drawn))
         elif what == "predictors" and not table.endswith("_efficiency"):
-            parts.append(_section(f"Predictors, {table}: rank correlation", _arms(rows, "tau")))
-            parts.append(_section(f"Predictors, {table}: error", _arms(rows, "mse_median")))
-    path.write_text(
-        "<!doctype html><html lang='en'><head><meta charset='utf-8'><title>Search benchmark</title>"
-        f"<style>{STYLE}</style></head><body><header><h1>Search benchmark</h1><p>Median regret and "
-        "quartiles over runs; labels are single trainings, the truth is the mean over seeds.</p>"
-        f"</header><main>{''.join(parts)}</main></body></html>\n"
+            parts.append(section(f"Predictors, {table}: rank correlation", _arms(rows, "tau")))
+            parts.append(section(f"Predictors, {table}: error", _arms(rows, "mse_median")))
+    text = (
+        "Median regret and quartiles over runs; labels are single trainings, the truth is the mean "
+        "over seeds."
+    )
+    path.write_text(page("Search benchmark", text, parts))
+
+
+def page(title: str, text: str, sections: Sequence[str]) -> str:
+    """Returns a whole HTML page; the title and the text are HTML already."""
+    return (
+        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{title}</title>"
+        f"<style>{STYLE}</style></head><body><header><h1>{title}</h1><p>{text}</p>"
+        f"</header><main>{''.join(sections)}</main></body></html>\n"
     )
 
 
-def _section(title: str, body: str) -> str:
+def section(title: str, body: str) -> str:
+    """Returns a section of a page; the title is plain text."""
     return f"<section><h2>{html.escape(title)}</h2>{body}</section>"
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import openvino
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.conditions import conditions
 from benchmarks.latency import prepare
@@ -39,25 +40,17 @@ def part_of(name: str) -> str:
 
 def macs_by_part(module: nn.Module, side: int) -> dict[str, int]:
     """Returns the multiply-adds of convolutions and matrix products of one image."""
-    found: collections.Counter[str] = collections.Counter()
-
-    def hook(name: str) -> Any:
-        def note(layer: nn.Module, _: Any, out: torch.Tensor) -> None:
-            weight = layer.weight
-            assert isinstance(weight, torch.Tensor)
-            found[part_of(name)] += out.numel() * weight[0].numel()
-
-        return note
-
-    hooks = [
-        layer.register_forward_hook(hook(name))
-        for name, layer in module.named_modules()
-        if isinstance(layer, nn.Conv2d | nn.Linear)
-    ]
-    with torch.no_grad():
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
         module(torch.zeros(1, 3, side, side))
-    for one in hooks:
-        one.remove()
+    layers = {
+        name for name, one in module.named_modules() if isinstance(one, nn.Conv2d | nn.Linear)
+    }
+    found: collections.Counter[str] = collections.Counter()
+    for path, operators in counter.get_flop_counts().items():
+        # Below the name of the network's class.
+        name = path.partition(".")[2]
+        if name in layers:
+            found[part_of(name)] += sum(operators.values()) // 2
     return dict(found)
 
 
@@ -90,7 +83,6 @@ def measure(name: str, work: Path, peak: Roofline) -> list[dict[str, Any]]:
     macs = macs_by_part(network.module, network.side)
     rows = []
     for precision in ("f32", *(("bf16",) if has_bf16() else ())):
-        rate = peak.bf16_gmacs if precision == "bf16" else peak.fp32_gmacs
         spent = milliseconds_by_part(network.onnx_path, network.side, precision)
         rows += [
             {
@@ -99,7 +91,7 @@ def measure(name: str, work: Path, peak: Roofline) -> list[dict[str, Any]]:
                 "part": part,
                 "ms": spent.get(part, 0.0),
                 "macs": macs.get(part, 0),
-                "floor_ms": macs.get(part, 0) / rate / 1e6,
+                "floor_ms": peak.floor_ms(macs.get(part, 0), 0, bf16=precision == "bf16"),
             }
             for part in PARTS
         ]
@@ -147,8 +139,9 @@ def main() -> None:
     rows = [row for name in args.networks for row in measure(name, args.work, peak)]
     record = {"rows": rows, "roofline": peak.to_dict(), "conditions": conditions()}
     (RESULTS / "time_by_part.json").write_text(json.dumps(record, indent=1) + "\n")
-    (RESULTS / "time_by_part.md").write_text(report(rows, peak))
-    print(report(rows, peak))
+    page = report(rows, peak)
+    (RESULTS / "time_by_part.md").write_text(page)
+    print(page)
 
 
 if __name__ == "__main__":
