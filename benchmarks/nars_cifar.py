@@ -10,6 +10,7 @@ Arms, each of 150 proxy trainings and then five candidates a limit with two more
 * `recipe_only`: the same on FBNetV3-A scaled down by hand to each limit, 50 trainings a limit.
 * `random`: 150 of the pool.
 * `evolution`: regularised evolution, 50 trainings a limit.
+* `hand`: no search, and one candidate a limit: FBNetV3-A scaled down by hand, a person's recipe.
 
 Every finished training of every arm is a line of results/nars_cifar/trainings.jsonl and is not run
 again: after a kill, or on another machine that has the file, the same command goes on. Each arm
@@ -31,7 +32,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from benchmarks.conditions import conditions
 from benchmarks.training_ablation import read_lines
 from fbnetv3.arch import Arch, round_channels
 from fbnetv3.counts import count
@@ -52,6 +52,7 @@ from fbnetv3.tables import ARCHS
 RESULTS = Path(__file__).parent / "results" / "nars_cifar"
 DATA = Path(__file__).parent / "data"
 LINES = RESULTS / "trainings.jsonl"
+ARMS = ("nars", "evolution", "random", "arch_only", "recipe_only", "hand")
 # Multiply-adds, in the paper's convention.
 LIMITS = {"s": 1.5e6, "m": 2.25e6, "l": 3.25e6}
 BUDGET, FIRST, TOP, SEEDS = 150, 30, 5, 3
@@ -99,10 +100,17 @@ def recipe_only(limit: str) -> Space:
     )
 
 
+def space_of_arm(arm: str, limit: str) -> Space:
+    """Returns the space of what an arm finds for a limit."""
+    if arm == "arch_only":
+        return arch_only()
+    return recipe_only(limit) if arm in ("recipe_only", "hand") else JOINT
+
+
 def scaled_a(macs: float) -> Arch:
     """Returns FBNetV3-A for 32 pixels, narrower and shallower by like factors, nearest to a cost.
 
-    Widths are multiples of 8 and depths whole, so that one factor for both would stay far below.
+    B has the same table. Widths are multiples of 8 and depths whole, so that one factor for both would stay far below.
     """
     base = cifar_arch(ARCHS["fbnetv3_a"])
     best: tuple[int, Arch] | None = None
@@ -216,9 +224,9 @@ def _numbers(curve: Sequence[float | None]) -> list[float]:
     return [np.nan if x is None else x for x in curve]
 
 
-def macs_of(rows: Matrix) -> npt.NDArray[np.float64]:
-    """Returns multiply-adds of candidates of the joint space."""
-    return np.asarray(costs(JOINT, rows, num_classes=10).as_dict()["macs_paper"], np.float64)
+def macs_of(rows: Matrix, space: Space = JOINT) -> npt.NDArray[np.float64]:
+    """Returns multiply-adds of candidates."""
+    return np.asarray(costs(space, rows, num_classes=10).as_dict()["macs_paper"], np.float64)
 
 
 def feasible(limit: float) -> Callable[[Matrix], npt.NDArray[np.bool_]]:
@@ -283,6 +291,30 @@ def confirm(
     return answers
 
 
+def hand_arm(data: Path, folder: Path) -> dict[str, Any]:
+    """Trains what a person would take for each limit, with the seeds of the answers."""
+    answers = {}
+    for name in LIMITS:
+        space = recipe_only(name)
+        path = folder / f"hand_{name}_space.json"
+        path.write_text(space.to_json())
+        trainings = recorded(str(path), str(data), str(LINES), "hand")
+        row = space.from_values(HAND_RECIPE)
+        answers[name] = [
+            {
+                "genes": row.tolist(),
+                "macs": int(macs_of(row[None], space)[0]),
+                "labels": [trainings.label(row, seed) for seed in range(SEEDS)],
+            }
+        ]
+    firsts = [found[0] for found in answers.values()]
+    return {
+        "macs": [one["macs"] for one in firsts],
+        "labels": [one["labels"][0] for one in firsts],
+        "answers": answers,
+    }
+
+
 # Arms
 
 
@@ -336,46 +368,59 @@ def search(args: argparse.Namespace) -> None:
             name = f"recipe_only_{limit}"
             search_arm(name, recipe_only(limit), args.data, folder / name, args.seed)
     else:
-        trainings = recorded(JOINT.name, str(args.data), str(LINES), args.arm)
-        rows = {"random": random_arm, "evolution": evolution_arm}[args.arm](trainings, args.seed)
-        labels = [trainings.label(row) for row in rows]
-        found = {
-            "rows": rows.tolist(),
-            "labels": labels,
-            "answers": confirm(trainings, rows, labels),
-            "conditions": conditions(),
-        }
+        if args.arm == "hand":
+            found = hand_arm(args.data, folder)
+        else:
+            trainings = recorded(JOINT.name, str(args.data), str(LINES), args.arm)
+            take = {"random": random_arm, "evolution": evolution_arm}[args.arm]
+            rows = take(trainings, args.seed)
+            labels = [trainings.label(row) for row in rows]
+            found = {
+                "macs": macs_of(rows).tolist(),
+                "labels": labels,
+                "answers": confirm(trainings, rows, labels),
+            }
         (folder / f"{args.arm}_answers.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
-# The table of all trainings
+# The tables of all trainings
 
 
-def write_table() -> None:
-    """Writes every training of the joint space as one CSV, and the space beside it."""
+def write_tables() -> None:
+    """Writes every training as CSV, a table for each space, and the spaces beside them."""
+    lines = read_lines(LINES)
+    for space in (JOINT, *map(recipe_only, LIMITS)):
+        own = [line for line in lines if line["space"] == space.name]
+        if not own:
+            continue
+        name = space.name.replace("cifar", "nars_cifar").removesuffix("_joint")
+        DATA.mkdir(parents=True, exist_ok=True)
+        candidates, labels = write_table(space, own, DATA / f"{name}.csv")
+        (DATA / f"{name}_space.json").write_text(space.to_json() + "\n")
+        print(f"{name}: {candidates} candidates, {labels} labels")
+
+
+def write_table(space: Space, lines: list[dict[str, Any]], path: Path) -> tuple[int, int]:
+    """Writes the trainings of one space; returns how many candidates and labels there are."""
     found: dict[str, dict[tuple[int, int], float]] = {}
     values: dict[str, Mapping[str, Any]] = {}
-    for record in read_lines(LINES):
-        if record["space"] != JOINT.name:
-            continue
-        values[record["digest"]] = record["values"]
-        labels = found.setdefault(record["digest"], {})
-        curve = enumerate(_numbers(record["curve"]), 1)
-        labels.update({(record["seed"], n): x for n, x in curve if np.isfinite(x)})
+    for line in lines:
+        values[line["digest"]] = line["values"]
+        labels = found.setdefault(line["digest"], {})
+        curve = enumerate(_numbers(line["curve"]), 1)
+        labels.update({(line["seed"], n): x for n, x in curve if np.isfinite(x)})
     keys = sorted({key for labels in found.values() for key in labels})
-    names = [gene.name for gene in JOINT.genes]
-    DATA.mkdir(parents=True, exist_ok=True)
-    (DATA / "nars_cifar_space.json").write_text(JOINT.to_json() + "\n")
-    with (DATA / "nars_cifar.csv").open("w", newline="") as file:
-        table = csv.writer(file)
+    names = [gene.name for gene in space.genes]
+    with path.open("w", newline="") as file:
+        table = csv.writer(file, lineterminator="\n")
         columns = [f"label:{seed}:{epoch}" for seed, epoch in keys]
         table.writerow([*names, "cost:macs_paper", *columns])
         for digest in sorted(found):
-            row = JOINT.from_values(values[digest])
-            known, macs = JOINT.values(row), int(macs_of(row[None])[0])
+            row = space.from_values(values[digest])
+            known, macs = space.values(row), int(macs_of(row[None], space)[0])
             cells = [found[digest].get(key, "") for key in keys]
             table.writerow([*(known.get(name, "") for name in names), macs, *cells])
-    print(f"{len(found)} candidates, {sum(map(len, found.values()))} labels")
+    return len(found), sum(map(len, found.values()))
 
 
 def main() -> None:
@@ -384,12 +429,11 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
     one = commands.add_parser("search", help="carry out an arm")
     one.add_argument("--data", type=Path, required=True)
-    one.add_argument("--arm", required=True, choices=("nars", "arch_only", "recipe_only", "random",
-                                                      "evolution"))  # fmt: skip
+    one.add_argument("--arm", required=True, choices=ARMS)
     one.add_argument("--seed", type=int, default=0)
     one.set_defaults(call=search)
     two = commands.add_parser("table", help="write all trainings as CSV")
-    two.set_defaults(call=lambda _: write_table())
+    two.set_defaults(call=lambda _: write_tables())
     one.add_argument("--work", type=Path, required=True)
     args = parser.parse_args()
     args.call(args)

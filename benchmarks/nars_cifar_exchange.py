@@ -1,6 +1,6 @@
 """Whether recipes that were found with one network suit a smaller or a larger one.
 
-    python -m benchmarks.nars_cifar_exchange --data cifar-10-batches-py --work runs/nars
+    python -m benchmarks.nars_cifar_exchange --data cifar-10-batches-py
 
 Every network that `nars_cifar search --arm nars` answered with is trained with the recipe of every
 answer, its own too: as proxies, with seeds that the search did not use. The paper says that recipes
@@ -19,22 +19,22 @@ import numpy as np
 
 from benchmarks.conditions import conditions
 from benchmarks.nars_cifar import JOINT, LIMITS, LINES, RESULTS, SEEDS, recorded
-from benchmarks.nars_cifar_retrain import answer_of
+from benchmarks.nars_cifar_retrain import SEARCH, answer_of
 from benchmarks.training_ablation import spread
 from fbnetv3.search.space import Matrix
 
 
-def answers(folder: Path) -> dict[str, dict[str, Any]]:
+def answers() -> dict[str, dict[str, Any]]:
     """Returns the values of the genes of each limit's answer.
 
     Raises:
         ValueError: the search has not ended.
     """
     found = {}
-    for number, limit in enumerate(LIMITS):
-        answer = answer_of(folder, "nars", limit, number)
+    for limit in LIMITS:
+        answer = answer_of("nars", limit)
         if answer is None:
-            raise ValueError(f"{folder} has no answers; run `nars_cifar search --arm nars` first")
+            raise ValueError(f"{SEARCH} has no answers; run `nars_cifar_findings` first")
         found[limit] = dict(JOINT.values(np.array(answer[1], np.int16)))
     return found
 
@@ -72,12 +72,10 @@ def main() -> None:
     """Trains what is missing, writes numbers and table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--work", type=Path, required=True, help="as `nars_cifar search` was given")
-    parser.add_argument("--seed", type=int, default=0, help="of the search")
     parser.add_argument("--seeds", type=int, default=5, help="of each pair's trainings")
     args = parser.parse_args()
     try:
-        found = answers(args.work / f"seed{args.seed}")
+        found = answers()
     except ValueError as error:
         parser.error(str(error))
     trainings = recorded(JOINT.name, str(args.data), str(LINES), "exchange")

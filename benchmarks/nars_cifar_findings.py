@@ -18,8 +18,7 @@ import numpy as np
 from scipy.stats import kendalltau
 
 from benchmarks.conditions import conditions
-from benchmarks.nars_cifar import BUDGET, JOINT, LIMITS, LINES, RESULTS, macs_of, values_of
-from benchmarks.nars_cifar_retrain import ARMS
+from benchmarks.nars_cifar import ARMS, BUDGET, JOINT, LIMITS, LINES, RESULTS, values_of
 from benchmarks.plots import page, section
 from benchmarks.training_ablation import read_lines
 from fbnetv3.search.optimize import SEARCH_KINDS
@@ -28,16 +27,15 @@ from fbnetv3.search.spec import space_of
 from fbnetv3.search.store import Store
 from fbnetv3.search.svg import Series, chart
 
-COLOURS = dict(zip(ARMS, ("accent", "c0", "ink", "c1", "c2"), strict=True))
+COLOURS = dict(zip(ARMS, ("accent", "c0", "ink", "c1", "c2", "c3"), strict=True))
 
 
 def arm_of(folder: Path, arm: str) -> dict[str, Any] | None:
     """Returns an arm's trainings in order, and its answers by limit; None before its end."""
     listed = folder / f"{arm}_answers.json"
     if listed.exists():
-        found = json.loads(listed.read_text())
-        macs = macs_of(np.array(found["rows"], np.int16)).tolist()
-        return {"macs": macs, "labels": found["labels"], "answers": found["answers"]}
+        found: dict[str, Any] = json.loads(listed.read_text())
+        return found
     if arm != "recipe_only":
         return stored(folder / arm, list(LIMITS))
     parts = [stored(folder / f"{arm}_{limit}", [limit]) for limit in LIMITS]

@@ -1,13 +1,13 @@
 """Retrains what the arms of `nars_cifar` found, at full length on all of CIFAR-10.
 
-    python -m benchmarks.nars_cifar_retrain --data cifar-10-batches-py --work runs/nars
+    python -m benchmarks.nars_cifar_retrain --data cifar-10-batches-py --work runs/retrained
     python -m benchmarks.nars_cifar_retrain --report
 
-Each arm's answer for each limit is trained with its own recipe, longer, with three seeds, on the
-50,000 training images, and judged on the 10,000 test images at the end; `nars` also in two steps:
-its network of the largest limit first, and then all three distilled from it. A finished training is
-a line of results/nars_cifar/retrained.jsonl and is not run again; a stopped one goes on from its
-last epoch.
+Each arm's answer for each limit (results/nars_cifar/search.json) is trained with its own recipe,
+longer, with three seeds, on the 50,000 training images, and judged on the 10,000 test images at the
+end; `nars` also in two steps: its network of the largest limit first, and then all three distilled
+from it. A finished training is a line of results/nars_cifar/retrained.jsonl and is not run again; a
+stopped one goes on from its last epoch.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.conditions import conditions
-from benchmarks.nars_cifar import JOINT, LIMITS, PROXY, RESULTS
+from benchmarks.nars_cifar import ARMS, LIMITS, PROXY, RESULTS, space_of_arm
 from benchmarks.training_ablation import fresh, read_lines, spread
 from fbnetv3.arch import Arch
 from fbnetv3.counts import count
@@ -31,11 +31,10 @@ from fbnetv3.search.distill import NetworkTeacher
 from fbnetv3.search.images import ImageSet
 from fbnetv3.search.recipe import SCHEMA, Recipe
 from fbnetv3.search.space import Space
-from fbnetv3.search.store import Store
 from fbnetv3.search.train import Run, train
 
 LINES = RESULTS / "retrained.jsonl"
-ARMS = ("nars", "evolution", "random", "arch_only", "recipe_only")
+SEARCH = RESULTS / "search.json"
 
 
 class Answer(NamedTuple):
@@ -47,11 +46,11 @@ class Answer(NamedTuple):
     recipe: Recipe
 
 
-def answers(folder: Path, epochs: int) -> Iterator[Answer]:
+def answers(epochs: int) -> Iterator[Answer]:
     """Yields the answers of the arms that have ended."""
-    for arm in ARMS:
-        for number, limit in enumerate(LIMITS):
-            found = answer_of(folder, arm, limit, number)
+    for limit in LIMITS:
+        for arm in ARMS:
+            found = answer_of(arm, limit)
             if found is None:
                 continue
             space, genes = found
@@ -60,21 +59,12 @@ def answers(folder: Path, epochs: int) -> Iterator[Answer]:
             yield Answer(arm, limit, arch, Recipe.from_dict(whole))
 
 
-def answer_of(folder: Path, arm: str, limit: str, number: int) -> tuple[Space, list[int]] | None:
-    """Returns the space and genes of an arm's answer for the limit of a number, None before."""
-    listed = folder / f"{arm}_answers.json"
-    if listed.exists():
-        return JOINT, json.loads(listed.read_text())["answers"][limit][0]["genes"]
-    alone = arm == "recipe_only"
-    place = folder / (f"{arm}_{limit}" if alone else arm)
-    if not place.exists():
+def answer_of(arm: str, limit: str) -> tuple[Space, list[int]] | None:
+    """Returns the space and genes of what an arm found within a limit, None before its end."""
+    found = json.loads(SEARCH.read_text())["arms"].get(arm) if SEARCH.exists() else None
+    if found is None:
         return None
-    with Store.read(place) as store:
-        stage = store.stage("answers")
-        space = Space.from_json(json.dumps(store.settings["space"]))
-    if stage is None:
-        return None
-    return space, stage["answers"][0 if alone else number]["contenders"][0]["indices"]
+    return space_of_arm(arm, limit), found["answers"][limit][0]["genes"]
 
 
 class Trainer:
@@ -125,7 +115,7 @@ class Trainer:
             recipe=one.recipe,
             preprocess=default_preprocess(self.images, one.arch.resolution),
             seed=seed,
-            folder=self.work / "retrained" / name,
+            folder=self.work / name,
             validate_epochs=one.recipe.epochs,
         )
         model = fresh(one.arch, one.recipe, len(self.images.classes), seed)
@@ -172,9 +162,8 @@ def main() -> None:
     """Parses, trains what is missing, writes the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path)
-    parser.add_argument("--work", type=Path, help="the folder that `nars_cifar search` was given")
-    parser.add_argument("--seed", type=int, default=0, help="of the searches")
-    parser.add_argument("--epochs", type=int, default=20)
+    parser.add_argument("--work", type=Path, help="folder of the runs' checkpoints")
+    parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=3, help="of the trainings")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--limits", nargs="+", choices=tuple(LIMITS), default=list(LIMITS))
@@ -183,7 +172,7 @@ def main() -> None:
     if not args.report:
         if args.data is None or args.work is None:
             parser.error("give --data and --work, or --report")
-        found = list(answers(args.work / f"seed{args.seed}", args.epochs))
+        found = list(answers(args.epochs))
         trainer = Trainer(*open_train_val(args.data), args.work)
         largest = next(
             (a for a in found if (a.arm, a.limit) == ("nars", max(LIMITS, key=LIMITS.__getitem__))),

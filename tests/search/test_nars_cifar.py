@@ -133,7 +133,7 @@ def test_all_trainings_become_a_table_that_loads(
     list_.label(rows[0], 1)
     monkeypatch.setattr(nars, "DATA", tmp_path / "data")
     monkeypatch.setattr(nars, "LINES", tmp_path / "lines.jsonl")
-    nars.write_table()
+    nars.write_tables()
     data = tmp_path / "data"
     table = load_table(data / "nars_cifar_space.json", data / "nars_cifar.csv")
     assert table.labels.shape == (4, 2, nars.PROXY["epochs"])
