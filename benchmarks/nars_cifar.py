@@ -110,7 +110,8 @@ def space_of_arm(arm: str, limit: str) -> Space:
 def scaled_a(macs: float) -> Arch:
     """Returns FBNetV3-A for 32 pixels, narrower and shallower by like factors, nearest to a cost.
 
-    B has the same table. Widths are multiples of 8 and depths whole, so that one factor for both would stay far below.
+    B has the same table. Widths are multiples of 8 and depths whole, so that one factor for both
+    would stay far below.
     """
     base = cifar_arch(ARCHS["fbnetv3_a"])
     best: tuple[int, Arch] | None = None

@@ -2,8 +2,8 @@
 
 Sources: A..G, A0 and 20G are the numbers published with the official models (mobile-vision,
 2020-12-01); FBNetV2-L3 is the nearest public form of the base network of the paper's recipe-only
-search; nano is ours. `tests/test_tables.py` checks every block against the golden list, and
-parameters and MACs against the published figures to the last digit.
+search; nano is ours, and nars_cifar our search's. `tests/test_tables.py` checks every block against
+the golden list, and parameters and MACs against the published figures to the last digit.
 
 Columns of a Row: name, kernel, expansion, channels, repeats, stride, SE, then by keyword the
 exceptions: `padding` of the first block where it is not kernel // 2, `groups`, `act`.
@@ -191,5 +191,49 @@ ARCHS: dict[str, Arch] = {
         ),
         head_expansion=4,
         head_channels=512,
+    ),
+    # Found on CIFAR-10 by this project's own search (`benchmarks/results/nars_cifar/`), within 1.5,
+    # 2.25 and 3.25 M multiply-adds. Made for 32 pixels: MB2 has stride 1.
+    "nars_cifar_s": Arch(
+        resolution=32,
+        stem_channels=16,
+        rows=(
+            Row("MB1", (3, 3), (1, 1), 8, 2, 1, False),
+            Row("MB2", (3, 3), (3, 3), 8, 1, 1, False),
+            Row("MB3", (3, 3), (3, 3), 24, 1, 2, True),
+            Row("MB4", (3, 3), (5, 5), 32, 1, 2, False),
+            Row("MB5", (5, 3), (5, 2), 32, 2, 1, True),
+            Row("MB6", (5, 5), (5, 5), 48, 1, 2, True),
+        ),
+        head_expansion=3,
+        head_channels=256,
+    ),
+    "nars_cifar_m": Arch(
+        resolution=32,
+        stem_channels=16,
+        rows=(
+            Row("MB1", (3, 3), (1, 1), 16, 1, 1, False),
+            Row("MB2", (3, 3), (2, 2), 16, 1, 1, False),
+            Row("MB3", (3, 3), (3, 3), 32, 1, 2, True),
+            Row("MB4", (3, 3), (5, 5), 32, 1, 2, False),
+            Row("MB5", (5, 3), (5, 4), 32, 2, 1, True),
+            Row("MB6", (5, 5), (5, 5), 80, 1, 2, True),
+        ),
+        head_expansion=3,
+        head_channels=256,
+    ),
+    "nars_cifar_l": Arch(
+        resolution=32,
+        stem_channels=16,
+        rows=(
+            Row("MB1", (3, 3), (1, 1), 16, 1, 1, False),
+            Row("MB2", (3, 3), (2, 2), 16, 1, 1, False),
+            Row("MB3", (5, 5), (4, 4), 32, 1, 2, True),
+            Row("MB4", (3, 3), (5, 5), 32, 1, 2, False),
+            Row("MB5", (5, 5), (5, 4), 48, 2, 1, True),
+            Row("MB6", (5, 5), (5, 2), 80, 2, 2, True),
+        ),
+        head_expansion=3,
+        head_channels=256,
     ),
 }

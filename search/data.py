@@ -160,7 +160,10 @@ def cifar_arch(arch: Arch) -> Arch:
 
     The paper gives 32 for the base network and larger inputs to larger ones, no figures. Here the
     side is resolution * 32 / 224, to the nearest even pixel: A 32, B, C and D 36, E and F 38, G 46.
+    A network that was made for small images, of up to 64 px, stays as it is.
     """
+    if arch.resolution <= 64:
+        return arch
     return arch.small_image(max(8, 2 * math.floor(arch.resolution * 32 / 224 / 2 + 0.5)))
 
 

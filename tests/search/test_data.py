@@ -216,12 +216,16 @@ def test_holding_out_splits_without_overlap() -> None:
 
 
 def test_cifar_networks_take_inputs_in_proportion_and_one_stride_less() -> None:
-    sides = {name[-1]: cifar_arch(ARCHS[name]).resolution for name in ARCHS if name[-2] == "_"}
-    assert {key: sides[key] for key in "abcdefg"} == dict(
-        zip("abcdefg", (32, 36, 36, 36, 38, 38, 46), strict=True)
-    )
+    sides = [cifar_arch(ARCHS[f"fbnetv3_{letter}"]).resolution for letter in "abcdefg"]
+    assert sides == [32, 36, 36, 36, 38, 38, 46]
     strides = [row.stride for row in cifar_arch(ARCHS["fbnetv3_a"]).rows]
     assert strides == [1, 1, 2, 2, 1, 2, 1]
+
+
+@pytest.mark.parametrize("limit", ["s", "m", "l"])
+def test_a_network_made_for_small_images_stays_as_it_is(limit: str) -> None:
+    arch = ARCHS[f"nars_cifar_{limit}"]
+    assert cifar_arch(arch) is arch
 
 
 def test_every_image_is_evaluated_once_over_all_processes() -> None:
