@@ -120,7 +120,7 @@ def steps(work: Path) -> Mapping[str, list[str]]:
     torchrun += ["--nproc-per-node", "2", "-m", "fbnetv3.search.cli_train"]
     finals = {n: work / f"final{n}" for n in (0, 1)}
     cli = [sys.executable, "-m", "fbnetv3"]
-    begun = (work / "search" / "trials.db").exists()
+    begun = (work / "search" / "search.sqlite").exists()
     start = [*search, "resume", str(work / "search")] if begun else [
         *search, "run", str(work / "search"), "--space", "paper_joint", "--data", data,
         "--limit", "macs<=4e8", "--limit", "macs<=6e8", "--pool", "2000", "--batch", "4",
