@@ -18,7 +18,7 @@ import numpy as np
 from scipy.stats import kendalltau
 
 from benchmarks.conditions import conditions
-from benchmarks.nars_cifar import ARMS, BUDGET, JOINT, LIMITS, LINES, RESULTS, values_of
+from benchmarks.nars_cifar import ARMS, BUDGET, JOINT, LIMITS, LINES, RESULTS, macs_of, values_of
 from benchmarks.plots import page, section
 from benchmarks.training_ablation import read_lines
 from fbnetv3.search.optimize import SEARCH_KINDS
@@ -27,7 +27,7 @@ from fbnetv3.search.spec import space_of
 from fbnetv3.search.store import Store
 from fbnetv3.search.svg import Series, chart
 
-COLOURS = dict(zip(ARMS, ("accent", "c0", "ink", "c1", "c2", "c3"), strict=True))
+COLOURS = dict(zip(ARMS, ("accent", "c0", "ink", "c1", "c2"), strict=False))
 
 
 def arm_of(folder: Path, arm: str) -> dict[str, Any] | None:
@@ -59,16 +59,20 @@ def stored(folder: Path, limits: Sequence[str]) -> dict[str, Any] | None:
         if stage is None:
             return None
         labels = store.labels(kinds=SEARCH_KINDS)
-        trials = {trial.seq: trial for trial in store.trials("done")}
+        space = space_of(store.settings)
         answers = {
             limit: [
-                {**one, "genes": one["indices"], "macs": one["costs"]["macs_paper"]}
-                for one in answer["contenders"]
+                {"genes": one["indices"], "macs": int(macs), "labels": one["labels"]}
+                for one, macs in zip(
+                    answer["contenders"],
+                    macs_of(np.array([one["indices"] for one in answer["contenders"]]), space),
+                    strict=True,
+                )
             ]
             for limit, answer in zip(limits, stage["answers"], strict=True)
         }
     return {
-        "macs": [trials[seq].costs["macs_paper"] for seq in labels.seq.tolist()],
+        "macs": macs_of(labels.matrix, space).tolist(),
         "labels": labels.values.tolist(),
         "answers": answers,
     }
@@ -205,9 +209,10 @@ def noise() -> dict[str, float]:
 def picture(arms: dict[str, dict[str, Any]]) -> str:
     """Returns a page of the best label within each limit against trainings."""
     parts = []
+    searched = {arm: found for arm, found in arms.items() if arm != "hand"}
     for limit, macs in LIMITS.items():
         series = []
-        for arm, found in arms.items():
+        for arm, found in searched.items():
             values = np.array(found["labels"], float)
             counted = np.isfinite(values) & (np.array(found["macs"]) <= macs)
             best = np.maximum.accumulate(np.where(counted, values, -np.inf))

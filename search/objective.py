@@ -33,7 +33,12 @@ FORMATS = (".csv", ".npz", ".parquet")
 
 
 class Objective(Protocol):
-    """What gives labels to candidates."""
+    """What gives labels to candidates.
+
+    It may have attributes too, which a new search reads: `epochs` of a full training (1 without),
+    `num_classes` that costs count (1,000 without), `target` as in `TableObjective`, and `costs`, a
+    function of candidates (P, num_genes) that replaces the cost model.
+    """
 
     def evaluate(self, genes: Sequence[int], *, seed: int, epochs: int) -> Iterable[float]:
         """Yields the label after each epoch of one training, higher is better.

@@ -1,6 +1,7 @@
 """The real search's other arms: limits and budget hold, finished trainings are not run again."""
 
 import importlib
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -151,3 +152,29 @@ def test_exchanged_recipes_leave_the_network_as_it_is(nars: ModuleType) -> None:
     assert nars.JOINT.recipe(made) == nars.JOINT.recipe(two) != nars.JOINT.recipe(one)
     labels = {(n, r): [60.0 + (n != r), 62.0 + (n != r)] for n in "sml" for r in "sml"}
     assert exchange.report(labels).count("62.00 (+1.00 +- 0.00)") == 6
+
+
+def test_the_committed_tables_are_what_the_lines_make(
+    nars: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    committed = nars.DATA
+    if not nars.LINES.exists():
+        pytest.skip("results/nars_cifar/trainings.jsonl is not here; run from a clone")
+    monkeypatch.setattr(nars, "DATA", tmp_path)
+    nars.write_tables()
+    made = sorted(path.name for path in tmp_path.iterdir())
+    assert made == sorted(path.name for path in committed.iterdir() if path.suffix != ".md")
+    for name in made:
+        assert (tmp_path / name).read_bytes() == (committed / name).read_bytes(), (
+            f"{name}: run: python -m benchmarks.nars_cifar table"
+        )
+
+
+def test_the_committed_table_gives_labels_and_costs_of_the_joint_space(nars: ModuleType) -> None:
+    table = load_table(nars.DATA / "nars_cifar_space.json", nars.DATA / "nars_cifar.csv")
+    assert table.epochs == nars.PROXY["epochs"]
+    answer = json.loads((nars.RESULTS / "search.json").read_text())["arms"]["nars"]["answers"]["m"]
+    row = np.array(answer[0]["genes"], np.int16)
+    place = table.find(row[None])[0]
+    assert table.labels[place, : nars.SEEDS, -1].tolist() == answer[0]["labels"]
+    assert table.costs(row[None])["macs_paper"] == nars.macs_of(row[None]) == answer[0]["macs"]
