@@ -21,8 +21,10 @@ from benchmarks.conditions import conditions
 from benchmarks.nars_cifar import ARMS, BUDGET, JOINT, LIMITS, LINES, RESULTS, macs_of, values_of
 from benchmarks.plots import page, section
 from benchmarks.training_ablation import read_lines
-from fbnetv3.search.optimize import SEARCH_KINDS
+from fbnetv3.search.optimize import PREDICTOR, SEARCH_KINDS
+from fbnetv3.search.predictor import load_predictor
 from fbnetv3.search.report import write_report
+from fbnetv3.search.run import problem_of
 from fbnetv3.search.spec import space_of
 from fbnetv3.search.store import Store
 from fbnetv3.search.svg import Series, chart
@@ -189,6 +191,59 @@ def stages(folder: Path) -> tuple[str, list[dict[str, Any]]]:
     return "\n".join(out), rows
 
 
+def unseen(folder: Path) -> tuple[str, list[dict[str, Any]]]:
+    """Returns how well the last predictor of `nars` ranks what other arms trained and it did not.
+
+    Intervals are bootstrapped over candidates.
+    """
+    with Store.read(folder) as store:
+        known = {JOINT.digest(row) for row in store.labels(kinds=SEARCH_KINDS).matrix}
+        problem = problem_of(store.settings)
+    predictor = load_predictor(folder / PREDICTOR, costs=problem.costs)
+    rng, rows = np.random.default_rng(0), []
+    for arm in ("random", "evolution", "arch_only"):
+        lines = [
+            line
+            for line in read_lines(LINES)
+            if (line["arm"], line["space"], line["seed"]) == (arm, JOINT.name, 0)
+            and line["digest"] not in known
+            and line["curve"][-1] is not None
+        ]
+        matrix = np.stack([JOINT.from_values(line["values"]) for line in lines])
+        labels = np.array([line["curve"][-1] for line in lines])
+        better = labels >= np.median(labels)
+        row: dict[str, Any] = {"arm": arm, "candidates": len(labels)}
+        for name, guess in (
+            ("predictor", predictor.predict(matrix).mean),
+            ("macs", macs_of(matrix)),
+        ):
+            draws = rng.integers(len(labels), size=(1000, len(labels)))
+            taus = [kendalltau(guess[draw], labels[draw]).statistic for draw in draws]
+            row |= {
+                f"{name}_tau": float(kendalltau(guess, labels).statistic),
+                f"{name}_interval": np.quantile(taus, (0.025, 0.975)).tolist(),
+                f"{name}_tau_better_half": float(
+                    kendalltau(guess[better], labels[better]).statistic
+                ),
+            }
+        rows.append(row)
+    out = [
+        "| trained by | candidates | tau of the predictor | 95 % interval | in the better half | "
+        "tau of MACs | 95 % interval |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        first, second = (
+            " to ".join(f"{end:.2f}" for end in row[f"{name}_interval"])
+            for name in ("predictor", "macs")
+        )
+        out.append(
+            f"| {row['arm']} | {row['candidates']} | {row['predictor_tau']:.2f} | {first} | "
+            f"{row['predictor_tau_better_half']:.2f} | {row['macs_tau']:.2f} | {second} |"
+        )
+    return "\n".join(out), rows
+
+
 def noise() -> dict[str, float]:
     """Returns the standard deviation over seeds of one candidate, pooled, and over candidates."""
     groups: dict[tuple[str, str], list[float]] = {}
@@ -242,6 +297,7 @@ def main() -> None:
         parser.error(f"{folder} has no answers; run `nars_cifar search --arm nars` first")
     round_table, round_rows = rounds(folder / "nars")
     stage_table, stage_rows = stages(folder / "nars")
+    unseen_table, unseen_rows = unseen(folder / "nars")
     spread = noise()
     recipes = {
         arm: {limit: recipe_of(found["answers"][limit][0]) for limit in LIMITS}
@@ -255,6 +311,8 @@ def main() -> None:
         round_table,
         "## Stage 3 against stage 2",
         stage_table,
+        "## The predictor on candidates that other arms trained",
+        unseen_table,
         "## Noise",
         f"One candidate over seeds has a standard deviation of {spread['sd_over_seeds']:.2f} "
         f"points (pooled over {spread['with_several_seeds']} candidates); {spread['candidates']} "
@@ -265,6 +323,7 @@ def main() -> None:
         "arms": arms,
         "rounds": round_rows,
         "stages": stage_rows,
+        "unseen": unseen_rows,
         "noise": spread,
         "recipes": recipes,
         "conditions": conditions(),
