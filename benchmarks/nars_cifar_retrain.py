@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.conditions import conditions
-from benchmarks.nars_cifar import ARMS, LIMITS, PROXY, RESULTS, space_of_arm
+from benchmarks.nars_cifar import ARMS, HAND_RECIPE, JOINT, LIMITS, PROXY, RESULTS, space_of_arm
 from benchmarks.training_ablation import fresh, read_lines, spread
 from fbnetv3.arch import Arch
 from fbnetv3.counts import count
@@ -34,6 +34,8 @@ from fbnetv3.search.space import Space
 from fbnetv3.search.train import Run, train
 
 LINES = RESULTS / "retrained.jsonl"
+# The networks of `nars` with the recipe that a person would take: is it the network, or the recipe?
+HAND_TRAINED = "nars_hand_recipe"
 SEARCH = RESULTS / "search.json"
 
 
@@ -55,8 +57,15 @@ def answers(epochs: int) -> Iterator[Answer]:
                 continue
             space, genes = found
             arch, fields = space.decode(np.array(genes, np.int16))
-            whole = {"schema": SCHEMA, **fields, **PROXY["recipe"], "epochs": epochs}
-            yield Answer(arm, limit, arch, Recipe.from_dict(whole))
+            yield Answer(arm, limit, arch, recipe_of(fields, epochs))
+            if arm == "nars":
+                by_hand = JOINT.layout.settings(HAND_RECIPE)
+                yield Answer(HAND_TRAINED, limit, arch, recipe_of(by_hand, epochs))
+
+
+def recipe_of(fields: dict[str, Any], epochs: int) -> Recipe:
+    """Returns the recipe of a candidate's settings, longer than the proxy's."""
+    return Recipe.from_dict({"schema": SCHEMA, **fields, **PROXY["recipe"], "epochs": epochs})
 
 
 def answer_of(arm: str, limit: str) -> tuple[Space, list[int]] | None:
@@ -165,8 +174,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="folder of the runs' checkpoints")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=3, help="of the trainings")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--arms", nargs="+", choices=(*ARMS, HAND_TRAINED), default=list(ARMS))
     parser.add_argument("--limits", nargs="+", choices=tuple(LIMITS), default=list(LIMITS))
+    parser.add_argument("--labels-only", action="store_true", help="without the distilled ones")
     parser.add_argument("--report", action="store_true", help="only write the table")
     args = parser.parse_args()
     if not args.report:
@@ -183,7 +193,7 @@ def main() -> None:
             for one in wanted:
                 trainer.line(one, seed)
             for one in wanted:
-                if one.arm == "nars" and largest is not None:
+                if one.arm == "nars" and largest is not None and not args.labels_only:
                     trainer.line(one, seed, teacher=largest)
     table = report(read_lines(LINES))
     (RESULTS / "retrained.md").write_text(table)

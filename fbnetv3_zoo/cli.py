@@ -34,6 +34,13 @@ License = Annotated[
         autocompletion=completion.licenses,
     ),
 ]
+Policy = Annotated[
+    str | None,
+    typer.Option(
+        help="'commercial' refuses weights that forbid it.",
+        autocompletion=completion.choices("commercial"),
+    ),
+]
 Offline = Annotated[bool | None, typer.Option(help="Never reach for the network.")]
 CacheDir = Annotated[Path | None, typer.Option(help="Folder of weights, not the usual cache.")]
 
@@ -80,6 +87,8 @@ def list_(
             )
             if row.name in names
         ]
+        if not found:
+            note("no weights match")
         if json:
             print_json(found)
             return
@@ -106,7 +115,9 @@ def list_(
 def info(
     name: Annotated[
         str,
-        typer.Argument(help="Model, or weights model.tag.", autocompletion=completion.networks),
+        typer.Argument(
+            help="Model, weights model.tag, or architecture JSON.", autocompletion=_TABLES
+        ),
     ],
     json: Json = False,
 ) -> None:
@@ -119,11 +130,12 @@ def info(
         fbnetv3 info fbnetv3_e
         fbnetv3 info fbnetv3_b.ra2_in1k --json
     """
+    from .arch import Arch
     from .counts import count
     from .registry import get_arch
     from .weights import WEIGHTS
 
-    arch = get_arch(name)
+    arch = Arch.from_json(Path(name).read_bytes()) if name.endswith(".json") else get_arch(name)
     known = [w for w in WEIGHTS.values() if name in (w.name, w.model)]
     counts = count(arch)
     if json:
@@ -172,7 +184,7 @@ def classify(
     top_k: Annotated[int, typer.Option(help="Classes to show.")] = 5,
     batch_size: Annotated[int, typer.Option(help="Images a run of the network.")] = 16,
     threads: Annotated[int, typer.Option(help="Of torch or onnxruntime.")] = 1,
-    license: License = None,
+    license: Policy = None,
     offline: Offline = None,
     cache_dir: CacheDir = None,
     json: Json = False,
@@ -272,7 +284,7 @@ def flops(
     resolution: Annotated[
         int | None, typer.Option("--resolution", "-r", help="Input side in pixels.")
     ] = None,
-    layers: Annotated[bool, typer.Option(help="Show every layer.")] = True,
+    layers: Annotated[bool, typer.Option(help="Show every layer.")] = False,
     json: Json = False,
 ) -> None:
     """Count multiply-adds, as the paper does and as fvcore does.
@@ -281,7 +293,7 @@ def flops(
 
     Examples:
         fbnetv3 flops fbnetv3_a
-        fbnetv3 flops fbnetv3_a --resolution 256 --no-layers
+        fbnetv3 flops fbnetv3_a --resolution 256 --layers
         fbnetv3 flops mine.json --json
     """
     from .flop_count import flops as counted
@@ -334,12 +346,14 @@ def fetch(
         raise ValueError("nothing to fetch; give names, or --all")
     if names and all_:
         raise ValueError(f"--all and {names[0]} exclude each other; give one of them")
-    chosen = list_weights(license=license) if all_ else [get_weights(n).name for n in names or ()]
+    allowed = list_weights(license=license)
+    chosen = allowed if all_ else [get_weights(n).name for n in names or ()]
     rows, failed = [], 0
     for name in chosen:
         weights = get_weights(name)
         try:
-            hub.check_license(weights, license if license == "commercial" else None)
+            if name not in allowed:
+                raise ValueError(f"its licence is {weights.license}; --license asks for {license}")
             path = hub.fetch(weights, cache_dir=cache_dir)
             rows.append({"name": name, "path": str(path), "error": None})
         except (OSError, ValueError) as error:

@@ -259,15 +259,17 @@ def quantize(
 def created(model: str, pretrained: bool | None, checkpoint: Path | None) -> FBNetV3:
     """Returns the network that a command names; None loads the trained weights if there are any."""
     from .model import FBNetV3
-    from .registry import create, get_weights
+    from .registry import FOLDERS, create, get_weights
 
+    if pretrained is None and checkpoint is None and model.startswith(FOLDERS):
+        pretrained = True
     if pretrained is None:
         try:
             pretrained = checkpoint is None and get_weights(model) is not None
         except ValueError:
-            pretrained = False  # a path, a repository or a name without weights
+            pretrained = False  # a table's path, or a name without weights
         if not pretrained and checkpoint is None:
-            note(f"{model}: no weights belong to this name; they are fresh unless it is a folder's")
+            note(f"{model}: no weights belong to this name; they are fresh")
     made = create(model, pretrained=pretrained, checkpoint=checkpoint)
     assert isinstance(made, FBNetV3)
     return made

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from .features import FeaturePyramid
     from .model import FBNetV3
 
+# How the name of a published folder begins, here or on the hub.
+FOLDERS = ("local-dir:", "hf-hub:", "hf_hub:")
 # Tables added by `register`; the published ones stay what they are.
 _REGISTERED: dict[str, Arch] = {}
 
@@ -250,7 +252,7 @@ def unknown_model(name: str) -> ValueError:
     tags = [weights.tag for weights in WEIGHTS.values() if name.startswith(weights.model + ".")]
     if tags:
         hint = f"; its tags are {', '.join(tags)}."
-    return ValueError(f"unknown model {name!r}{hint} See fbnetv3.list_models()")
+    return ValueError(f"unknown model {name!r}{hint} See `fbnetv3 list` or fbnetv3.list_models()")
 
 
 def _archs() -> dict[str, Arch]:

@@ -19,7 +19,7 @@ from .loading import build_from_state
 from .model import FBNetV3, build
 from .pretrained import read_pretrained
 from .pretrained_cfg import pretrained_cfg
-from .registry import get_arch, get_weights
+from .registry import FOLDERS, get_arch, get_weights
 from .weights import WEIGHTS
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def resolve(
         )
     if isinstance(model, Path) or model.endswith(".json"):
         return _fresh(str(model), Arch.from_json(_read_json(str(model), offline)), pretrained)
-    if model.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
+    if model.startswith(FOLDERS):
         return _published(model, pretrained, license, cache_dir, offline)
     if "/" in model or "\\" in model:
         raise ValueError(

@@ -85,7 +85,7 @@ def evolve(
 
     Examples:
         fbnetv3-search evolve runs/t --limit "macs<=110" --limit "macs<=105"
-        fbnetv3-search evolve runs/s --latency phone.json --limit "latency_ms<=4"
+        fbnetv3-search evolve runs/s --latency here.json --limit "latency_ms<=4"
     """
     from .run import evolve_for, open_predictor, problem_of, with_latency
     from .store import Store

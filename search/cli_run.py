@@ -59,7 +59,11 @@ def run(
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Of the objective: field=value, such as num_train=5000."),
+        typer.Option(
+            "--set",
+            help="Of the objective, as field=value; with --data: num_classes, num_train, num_val, "
+            "split_seed, device, recipe.",
+        ),
     ] = None,
     limit: Limits = None,
     within: Annotated[str, typer.Option(help="What every candidate keeps: macs>=4e8,...")] = "",
@@ -108,7 +112,7 @@ def run(
         fbnetv3-search run runs/o --space space.json --objective mine.py:make \
             --batch 6 --rounds 1 --pool 200 --top 2 --final-seeds 2
         fbnetv3-search run runs/s --space cifar_joint --data cifar-10-batches-py \
-            --set epochs=10 --set num_train=10000 --limit "macs<=3e6,params<=3e5"
+            --epochs 10 --set num_train=10000 --limit "macs<=3e6,params<=3e5"
     """
     from .export import import_labels, read_labels
     from .problem import Plan
@@ -168,8 +172,8 @@ def resume(
 ) -> None:
     """Go on with a search that was stopped, killed or has failed.
 
-    The result is the one of an undisturbed search. Writes FOLDER, as `run` does; where the search
-    is finished it only writes its answers and report again.
+    The result is the one of an undisturbed search. Options of the engine are not remembered: give
+    them again. Writes FOLDER, as `run` does; of a finished search only answers and report, again.
 
     Examples:
         fbnetv3-search resume runs/t
@@ -321,8 +325,11 @@ def _engine_maker(
         raise ValueError(f"--workers is {workers}; expected 1 or more")
     if name == "ray":
         need("ray")
-    if name == "local" and (address is not None or max_running is not None):
-        raise ValueError("--address and --max-running are for --engine ray")
+    others = {"--address": address, "--max-running": max_running, "--gpus-each": gpus_each}
+    if name == "local" and (wrong := [option for option, value in others.items() if value]):
+        raise ValueError(f"{', '.join(wrong)}: for --engine ray; --gpus is for this machine's")
+    if name == "ray" and gpus:
+        raise ValueError(f"--gpus is {gpus}, for --engine local; on Ray give --gpus-each 1")
 
     def make(store: Any) -> Any:
         spec = store.settings["objective"]
@@ -350,7 +357,7 @@ def _carry_out(store: Any, make: Callable[[Any], Any], policy: Any, as_json: boo
         with contextlib.closing(make(store)) as engine, Live(store, quiet=as_json) as live:
             answers = carry_out(store, engine, policy=policy, notify=live.note)
     except KeyboardInterrupt:
-        note(f"stopped; go on with: fbnetv3-search resume {store.folder}")
+        note(f"stopped; go on with: fbnetv3-search resume {store.folder} (and the same --engine)")
         raise
     for message in store.messages:
         typer.echo(message, err=True)

@@ -17,6 +17,7 @@ from .cli_words import (
     Bins,
     Limits,
     Predictor,
+    cost_names,
     parse_limit,
 )
 
@@ -83,15 +84,16 @@ def bench(
     """
     from .bench import bench_table
     from .objective import load_table
-    from .problem import Plan
+    from .problem import Plan, Problem
 
     made = load_table(space, table)
+    names = cost_names(Problem(made.space, made.costs, made.allowed, made.rows))
     plan = Plan(
         batch=batch,
         rounds=rounds,
         predictor=predictor,
         bins=bins,
-        limits=tuple(parse_limit(text) for text in limit or [""]),
+        limits=tuple(parse_limit(text, names) for text in limit or [""]),
         epochs=made.epochs,
         target=made.target,
     )
@@ -135,12 +137,12 @@ def latency_table(
 ) -> None:
     """Time every distinct operator of a space once.
 
-    Writes the table OUT, which `run` and `evolve` take with --latency. Sums of operators are
-    corrected on half of --networks and judged on the other half. It takes minutes, goes on where it
-    was stopped, and is worth something on an idle machine only.
+    It times the machine that it runs on. Writes the table OUT, which `run` and `evolve` take with
+    --latency. Sums of operators are corrected on half of --networks and judged on the other half.
+    It takes minutes, goes on where it was stopped, and is worth something on an idle machine only.
 
     Examples:
-        fbnetv3-search latency-table phone.json --space cifar_joint
+        fbnetv3-search latency-table here.json --space cifar_joint --num-classes 10
         fbnetv3-search latency-table gpu.json --space paper_joint --device cuda
     """
     import numpy as np

@@ -12,6 +12,7 @@ import typer
 from fbnetv3 import completion
 from fbnetv3.cli_group import Command, note
 from fbnetv3.optional import need
+from fbnetv3.registry import FOLDERS
 
 from .presets import PRESETS
 from .recipe import Recipe
@@ -49,7 +50,10 @@ def train(
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="In place of the recipe's.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="In place of the recipe's.")] = None,
-    lr: Annotated[float | None, typer.Option(help="In place of the recipe's.")] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(help="In place of the recipe's, of RMSProp; SGD takes four times it."),
+    ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", help="Another field of the recipe, as field=value; repeatable."),
@@ -291,7 +295,7 @@ class _Progress:
 
 
 def _has_weights(name: str) -> bool:
-    return name.startswith(("local-dir:", "hf-hub:")) or (
+    return name.startswith(FOLDERS) or (
         "." in name and not name.endswith(".json") and ":" not in name
     )
 

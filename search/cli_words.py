@@ -21,7 +21,7 @@ A_SPACE = completion.any_of(completion.choices(*SPACES), completion.files(".json
 Folder = Annotated[Path, typer.Argument(help="The search's folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
 Workers = Annotated[int, typer.Option(help="Processes of this machine that train at once.")]
-Gpus = Annotated[str, typer.Option(help="Devices of the workers, such as 0,1,2,3.")]
+Gpus = Annotated[str, typer.Option(help="Devices of local workers, such as 0,1,2,3.")]
 EngineName = Annotated[
     str,
     typer.Option(
@@ -36,7 +36,10 @@ Cpus = Annotated[float, typer.Option(help="Cores of a trial, on Ray.")]
 GpusEach = Annotated[float, typer.Option(help="GPUs of a trial, on Ray.")]
 Straggler = Annotated[
     float | None,
-    typer.Option(help="Close a round at this many median times; not repeatable, off by default."),
+    typer.Option(
+        help="Close a round after so many times a trial's median duration; "
+        "two such searches differ. Off by default."
+    ),
 ]
 Attempts = Annotated[int, typer.Option(help="Failed attempts after which a trial is replaced.")]
 Timeout = Annotated[float | None, typer.Option(help="Seconds after which an attempt has failed.")]

@@ -156,7 +156,7 @@ def copy_answers(store: Store, space: Space, out: Path) -> list[Path]:
     """Copies the answers' files to another folder; returns them.
 
     Where the search trained networks and kept weights, those of each winner's best seed go to
-    `<number>/network`, a folder that `fbnetv3.create("local-dir:...")` loads.
+    `<number>/network`, a folder that `fbnetv3.create("local-dir:...", pretrained=True)` loads.
 
     Raises:
         ValueError: the search has not come to its end.

@@ -64,7 +64,10 @@ class LatencyTable:
         """
         for operator in operators:
             if operator not in self.timings:
-                raise ValueError(f"{operator} is not in the table; measure this space's operators")
+                raise ValueError(
+                    f"{operator} is not in the table; measure this space's operators with "
+                    "`fbnetv3-search latency-table`, and --num-classes as many as there are"
+                )
         return sum(self.timings[operator].median_ms for operator in operators)
 
     def predict_arch(self, arch: Arch, *, num_classes: int = 1000) -> float:

@@ -169,7 +169,7 @@ class TrainObjective:
 
 
 def weights_name(space: Space, row: Sequence[int], seed: int) -> str:
-    """Returns the name of a training's folder, which `fbnetv3.create("local-dir:...")` loads."""
+    """Returns the name of a training's folder, which `fbnetv3.create` loads as a local-dir."""
     return f"{space.digest(np.array(row))[:24]}-{seed}"
 
 

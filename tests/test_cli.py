@@ -110,6 +110,27 @@ def test_flops_of_a_table_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
     path.write_text(ARCHS["fbnetv3_nano"].to_json())
     assert run_json("flops", path)["params"] == count(ARCHS["fbnetv3_nano"]).params
+    assert run_json("info", path)["arch"] == ARCHS["fbnetv3_nano"].to_dict()
+
+
+def test_layers_are_shown_when_asked_for() -> None:
+    assert "backbone" not in run("flops", "fbnetv3_nano")[1]
+    assert len(run("flops", "fbnetv3_nano", "--layers")[1].splitlines()) > 30
+
+
+def test_no_match_is_said() -> None:
+    code, out, err = run("list", "--min-top1", "99.9", "--json")
+    assert (code, json.loads(out), err) == (0, [], "note: no weights match\n")
+
+
+def test_fetch_keeps_to_a_licence(tmp_path: Path) -> None:
+    code, out, _ = run(
+        "fetch", "fbnetv3_e.meta_in1k", "fbnetv3_nano.cifar10",
+        "--license", "Apache-2.0", "--cache-dir", tmp_path,
+    )  # fmt: skip
+    assert code == 1
+    assert "its licence is CC-BY-NC-4.0; --license asks for Apache-2.0" in out
+    assert "fbnetv3_nano.cifar10.safetensors" in out
 
 
 def test_classify_answers_for_a_folder(saved: str, photos: Path) -> None:

@@ -12,13 +12,18 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from fbnetv3.bench import Row
+from fbnetv3.classify import Classifier
 from fbnetv3.cli_deploy import export, quantize
 from fbnetv3.cli_group import CommandGroup
 from fbnetv3.cli_latency import latency
 from fbnetv3.export import Exported
 from fbnetv3.int8_speed import compare_speed, operator_times
 from fbnetv3.labelled import labelled_images
+from fbnetv3.model import FBNetV3
+from fbnetv3.onnx_model import OnnxClassifier
 from fbnetv3.onnx_session import read_artefact
+from fbnetv3.preprocess import Preprocess
+from fbnetv3.pretrained import save_pretrained
 
 APP = typer.Typer(cls=CommandGroup)
 for command in (export, quantize, latency):
@@ -54,6 +59,26 @@ def test_a_name_becomes_a_proved_file(tmp_path: Path) -> None:
     assert found["num_bytes"] == path.stat().st_size
     assert [target["target"] for target in found["targets"]][:1] == ["nnapi"]
     assert read_artefact(path).name == "fbnetv3_nano"
+
+
+def test_a_folder_is_exported_with_its_weights(
+    small_model: FBNetV3, small_preprocess: Preprocess, tmp_path: Path
+) -> None:
+    save_pretrained(
+        small_model,
+        tmp_path / "mine",
+        preprocess=small_preprocess,
+        labels=[f"thing {n}" for n in range(10)],
+    )
+    path = tmp_path / "mine.onnx"
+    code, _, err = run("export", f"local-dir:{tmp_path / 'mine'}", "-o", path)
+    assert code == 0, err
+    assert "fresh" not in err
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8))
+    [there] = OnnxClassifier(path)([image])
+    [here] = Classifier(f"local-dir:{tmp_path / 'mine'}")([image])
+    assert there.labels == here.labels
+    np.testing.assert_allclose(there.probabilities, here.probabilities, atol=1e-5)
 
 
 def test_a_file_is_quantised_and_the_speed_is_said(

@@ -159,11 +159,19 @@ LINES = "fbnetv3-search latency-table t.json --space cifar_joint"
         ("fbnetv3-search run new --space cifar_joint --data photos --set device=tpu", 2, "'tpu'"),
         # What excludes each other.
         ("fbnetv3 fetch fbnetv3_e --all", 2, "exclude each other"),
+        ("fbnetv3 fetch fbnetv3_e --license MIT", 2, "license is 'MIT'; expected 'commercial' or"),
+        ("fbnetv3 classify photo.jpg --license MIT", 2, "license policy is 'MIT'"),
+        (f"{TABLE} --gpus-each 1", 2, "--gpus-each: for --engine ray"),
+        (
+            f"{TABLE} --max-running 4 --address auto",
+            2,
+            "--address, --max-running: for --engine ray",
+        ),
         ("fbnetv3 latency text.onnx --backend torch", 2, "text.onnx is a file; torch's backends"),
         (f"{QUICK} --plot x.svg", 2, "give --images"),
         (f"{QUICK} --images photos/cat --plot x.svg", 2, "no folders called after the classes"),
         ("fbnetv3 export fbnetv3_a -o x.pte --precision fp16", 2, "leave options out"),
-        (f"{TABLE} --address here", 2, "are for --engine ray"),
+        (f"{TABLE} --address here", 2, "--address: for --engine ray"),
         # Somebody's own objective.
         (f"{RUN} --objective good.py", 2, "expected 'module:name' or 'file.py:name'"),
         (f"{RUN} --objective good.py:other", 2, "has no 'other'"),

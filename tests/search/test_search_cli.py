@@ -106,7 +106,7 @@ def test_bench_reads_a_table(tmp_path: Path, space_file: Path) -> None:
     rows = SPACE.unique(SPACE.sample(300, np.random.default_rng(0)))
     with table.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow([*(f"g{n}" for n in range(6)), "cost:macs", "label:0", "label:1"])
+        writer.writerow([*(f"g{n}" for n in range(6)), "cost:macs_paper", "label:0", "label:1"])
         for row in rows.tolist():
             label = 60 + float(np.dot(row, WEIGHTS))
             writer.writerow([*row, 100 + sum(row), label, label + 0.1])
