@@ -252,6 +252,10 @@ def unknown_model(name: str) -> ValueError:
     tags = [weights.tag for weights in WEIGHTS.values() if name.startswith(weights.model + ".")]
     if tags:
         hint = f"; its tags are {', '.join(tags)}."
+    if name.endswith((".onnx", ".xml", ".pte")):
+        hint = (
+            ", an exported file: `fbnetv3 latency` measures .onnx and .xml, `classify` runs .onnx."
+        )
     return ValueError(f"unknown model {name!r}{hint} See `fbnetv3 list` or fbnetv3.list_models()")
 
 

@@ -10,8 +10,8 @@ from fbnetv3.cli_group import Program
 from . import cli_ask, cli_run, cli_spaces
 
 app = Program(
-    "NARS: search a network and its training recipe together, within limits on its cost. A search "
-    "is a folder; it can be stopped at any moment and resumed."
+    "NARS (Neural Architecture-Recipe Search): search a network and its training recipe together, "
+    "within limits on its cost. A search is a folder; it can be stopped at any moment and resumed."
 )
 for _command in (
     cli_run.run,

@@ -46,7 +46,10 @@ def run(
     folder: Folder,
     space: Annotated[
         str,
-        typer.Option(help="Name of a shipped space, or space.json.", autocompletion=A_SPACE),
+        typer.Option(
+            help="Name of a shipped space, or space.json; with --table its JSON.",
+            autocompletion=A_SPACE,
+        ),
     ],
     table: Annotated[
         Path | None,

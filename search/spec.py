@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,6 +46,12 @@ def load_objective(spec: Mapping[str, Any]) -> Objective:
         if kind == "train":
             from .train_objective import TrainObjective
 
+            known = list(inspect.signature(TrainObjective).parameters)
+            if unknown := [name for name in fields if name not in known]:
+                raise ValueError(
+                    f"the train objective has no field {unknown[0]!r}; expected one of "
+                    f"{', '.join(known)}"
+                )
             return TrainObjective(**fields)
         return _checked(_python(**fields))
     except TypeError as error:

@@ -84,6 +84,7 @@ NANO = "--model fbnetv3_nano.cifar10"
 TRAIN = f"fbnetv3 train --data photos {NANO}"
 LATENCY = "fbnetv3 latency fbnetv3_nano.cifar10 --threads 1"
 QUICK = f"{LATENCY} --seconds 0.1"
+DATA = "fbnetv3-search run new --space cifar_joint --data photos"
 LINES = "fbnetv3-search latency-table t.json --space cifar_joint"
 
 
@@ -134,6 +135,13 @@ LINES = "fbnetv3-search latency-table t.json --space cifar_joint"
         ("fbnetv3-search latency-table no/t.json --space cifar_joint", 2, "no folder no"),
         # Words and numbers.
         ("fbnetv3 list nosuch", 2, "unknown model 'nosuch'"),
+        ("fbnetv3 classify photo.jpg --model nano.xml", 2, "an exported file: `fbnetv3 latency`"),
+        ("fbnetv3 eval text.onnx --data photos", 2, "an exported file: `fbnetv3 latency`"),
+        (
+            "fbnetv3-search run new --space cifar_joint --data photos --set foo=1",
+            2,
+            "no field 'foo'",
+        ),
         ("fbnetv3 list fbnetv3_ee", 2, "did you mean 'fbnetv3_e'"),
         ("fbnetv3 classify photo.jpg --embedded --top-k 0", 2, "top_k is 0"),
         (f"{QUICK} --batch 0", 2, "batch size is 0"),
@@ -156,7 +164,7 @@ LINES = "fbnetv3-search latency-table t.json --space cifar_joint"
         (f"{LINES} --device tpu", 2, "device is 'tpu'"),
         (f"{LINES} --networks 1", 2, "--networks is 1; expected 4"),
         (f"{LINES} --num-classes 0", 2, "--num-classes is 0"),
-        ("fbnetv3-search run new --space cifar_joint --data photos --set device=tpu", 2, "'tpu'"),
+        (f"{DATA} --set device=tpu", 2, "'tpu'"),
         # What excludes each other.
         ("fbnetv3 fetch fbnetv3_e --all", 2, "exclude each other"),
         ("fbnetv3 fetch fbnetv3_e --license MIT", 2, "license is 'MIT'; expected 'commercial' or"),
