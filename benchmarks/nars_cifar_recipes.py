@@ -4,9 +4,9 @@
 
 The proxies of `nars_cifar` are 250 steps long, the trainings that follow 7,800: what suits the one
 need not suit the other. Here the network is fixed and its recipe is searched by labels of 1,250
-steps: 12 at random, three rounds of 12, the three best with a second seed. Each recipe is also
+steps: 12 at random, two rounds of 12, the three best with a second seed. Each recipe is also
 trained as a proxy, to see whether the short trainings rank as the longer ones do. Killed, the same
-command goes on. Writes results/nars_cifar/recipes_ARM_LIMIT.json; about 80 minutes of one core.
+command goes on. Writes results/nars_cifar/recipes_ARM_LIMIT.json; about an hour of one core.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from fbnetv3.search.space import Space
 from fbnetv3.search.store import Store
 
 LONGER = {**PROXY, "num_train": 20_000}
-PLAN = Plan(batch=12, rounds=3, bins="none", limits=({},), top=3, final_seeds=2, early_stop=False)
+PLAN = Plan(batch=12, rounds=2, bins="none", limits=({},), top=3, final_seeds=2, early_stop=False)
 
 
 def recipes_of(arm: str, limit: str) -> tuple[Space, dict[str, Any]]:
