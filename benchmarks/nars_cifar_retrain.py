@@ -36,6 +36,8 @@ from fbnetv3.search.train import Run, train
 LINES = RESULTS / "retrained.jsonl"
 # The networks of `nars` with the recipe that a person would take: is it the network, or the recipe?
 HAND_TRAINED = "nars_hand_recipe"
+# After an arm's name: its networks with the recipes that `nars_cifar_recipes` found for them.
+LONGER = "_longer_recipe"
 SEARCH = RESULTS / "search.json"
 
 
@@ -61,6 +63,10 @@ def answers(epochs: int) -> Iterator[Answer]:
             if arm == "nars":
                 by_hand = JOINT.layout.settings(HAND_RECIPE)
                 yield Answer(HAND_TRAINED, limit, arch, recipe_of(by_hand, epochs))
+            longer = RESULTS / f"recipes_{arm}_{limit}.json"
+            if longer.exists():
+                fields = JOINT.layout.settings(json.loads(longer.read_text())["recipe"])
+                yield Answer(f"{arm}{LONGER}", limit, arch, recipe_of(fields, epochs))
 
 
 def recipe_of(fields: dict[str, Any], epochs: int) -> Recipe:
@@ -174,7 +180,12 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="folder of the runs' checkpoints")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=3, help="of the trainings")
-    parser.add_argument("--arms", nargs="+", choices=(*ARMS, HAND_TRAINED), default=list(ARMS))
+    parser.add_argument(
+        "--arms",
+        nargs="+",
+        choices=(*ARMS, HAND_TRAINED, f"nars{LONGER}", f"arch_only{LONGER}"),
+        default=list(ARMS),
+    )
     parser.add_argument("--limits", nargs="+", choices=tuple(LIMITS), default=list(LIMITS))
     parser.add_argument("--labels-only", action="store_true", help="without the distilled ones")
     parser.add_argument("--report", action="store_true", help="only write the table")
