@@ -5,8 +5,9 @@
 The proxies of `nars_cifar` are 250 steps long, the trainings that follow 7,800: what suits the one
 need not suit the other. Here the network is fixed and its recipe is searched by labels of 1,250
 steps: 12 at random, two rounds of 12, the three best with a second seed. Each recipe is also
-trained as a proxy, to see whether the short trainings rank as the longer ones do. Killed, the same
-command goes on. Writes results/nars_cifar/recipes_ARM_LIMIT.json; about an hour of one core.
+trained as a proxy, to see whether the short trainings rank as the longer ones do; and the recipe of
+the answer and a person's are trained so long too. Killed, the same command goes on. Writes
+results/nars_cifar/recipes_ARM_LIMIT.json; about an hour of one core.
 """
 
 from __future__ import annotations
@@ -21,7 +22,16 @@ import numpy as np
 from scipy.stats import kendalltau
 
 from benchmarks.conditions import conditions
-from benchmarks.nars_cifar import JOINT, LIMITS, LINES, PROXY, RESULTS, recorded, values_of
+from benchmarks.nars_cifar import (
+    HAND_RECIPE,
+    JOINT,
+    LIMITS,
+    LINES,
+    PROXY,
+    RESULTS,
+    recorded,
+    values_of,
+)
 from benchmarks.nars_cifar_exchange import crossed
 from benchmarks.nars_cifar_retrain import answer_of
 from fbnetv3.search.engine import LocalEngine
@@ -30,6 +40,7 @@ from fbnetv3.search.optimize import SEARCH_KINDS
 from fbnetv3.search.problem import Plan
 from fbnetv3.search.run import create, run
 from fbnetv3.search.space import Space
+from fbnetv3.search.spec import load_objective
 from fbnetv3.search.store import Store
 
 LONGER = {**PROXY, "num_train": 20_000}
@@ -69,11 +80,12 @@ def search(space: Space, data: Path, folder: Path) -> None:
 
 
 def record(space: Space, network: dict[str, Any], data: Path, folder: Path) -> dict[str, Any]:
-    """Returns every recipe with its label and its proxy's, and the best by its mean."""
+    """Returns every recipe with its label and its proxy's, the best by its mean, references."""
     proxies = recorded(JOINT.name, str(data), str(LINES), "recipes")
     with Store.read(folder) as store:
         labels = store.labels(kinds=SEARCH_KINDS)
         stage = store.stage("answers")
+        settings = store.settings["objective"]
     assert stage is not None
     rows = [
         {
@@ -85,10 +97,23 @@ def record(space: Space, network: dict[str, Any], data: Path, folder: Path) -> d
     ]
     long, short = (np.array([row[name] for row in rows]) for name in ("label", "proxy"))
     better = long >= np.median(long)
+    objective = load_objective(settings)
+    known = {"own": network, "hand": HAND_RECIPE}
+    references = {
+        name: list(
+            objective.evaluate(
+                space.from_values({gene.name: fields[gene.name] for gene in space.genes}).tolist(),
+                seed=0,
+                epochs=LONGER["epochs"],
+            )
+        )[-1]
+        for name, fields in known.items()
+    }
     first = stage["answers"][0]["contenders"][0]
     return {
         "recipe": dict(space.values(np.array(first["indices"], np.int16))),
         "labels": first["labels"],
+        "references": references,
         "tau_of_proxies": float(kendalltau(short, long).statistic),
         "tau_of_proxies_better_half": float(kendalltau(short[better], long[better]).statistic),
         "rows": rows,
@@ -111,7 +136,7 @@ def main() -> None:
     search(space, args.data, args.work / name)
     found = record(space, network, args.data, args.work / name)
     (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
-    print({key: found[key] for key in ("recipe", "labels", "tau_of_proxies")})
+    print({key: found[key] for key in ("recipe", "labels", "references", "tau_of_proxies")})
 
 
 if __name__ == "__main__":
