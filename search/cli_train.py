@@ -12,7 +12,6 @@ import typer
 from fbnetv3 import completion
 from fbnetv3.cli_group import Command, note
 from fbnetv3.optional import need
-from fbnetv3.registry import FOLDERS
 
 from .presets import PRESETS
 from .recipe import Recipe
@@ -103,7 +102,7 @@ def train(
     from .batches import default_preprocess
     from .data import open_train_val
     from .foreign import is_foreign, write_record
-    from .networks import check_input, open_network
+    from .networks import check_input, has_weights, open_network
     from .parallel import joined
 
     _check_words(teacher, teacher_cache, plot)
@@ -112,7 +111,7 @@ def train(
     with joined(hardware.device) as world:
         images, val_images = open_train_val(data, val_share=val_share, seed=seed)
         small = images.pixels is not None and images.pixels.shape[1] <= 48
-        tuned = pretrained if pretrained is not None else _has_weights(model)
+        tuned = pretrained if pretrained is not None else has_weights(model)
         plan = _recipe(recipe or ("fine-tune" if tuned else "short"), epochs, batch_size, lr, set_)
         if batch_size is None and recipe is None:
             plan = _fitting(plan, len(images))
@@ -292,12 +291,6 @@ class _Progress:
         """Takes the bar away."""
         if self._bar is not None:
             self._bar.stop()
-
-
-def _has_weights(name: str) -> bool:
-    return name.startswith(FOLDERS) or (
-        "." in name and not name.endswith(".json") and ":" not in name
-    )
 
 
 def _recipe(

@@ -14,11 +14,12 @@ from fbnetv3.labels import class_ids, class_names
 from fbnetv3.model import build
 from fbnetv3.preprocess import Preprocess
 from fbnetv3.pretrained_cfg import class_names_of
+from fbnetv3.registry import FOLDERS
 
 from .data import cifar_arch
 from .foreign import RECORD, is_foreign, open_foreign, open_run
 
-LOCAL_DIR, HF_HUB = "local-dir:", "hf-hub:"
+LOCAL_DIR = "local-dir:"
 
 
 class Network(NamedTuple):
@@ -69,15 +70,19 @@ def open_network(
     folder = Path(name.removeprefix(LOCAL_DIR))
     if name.startswith(LOCAL_DIR) and (folder / RECORD).is_file():
         return Network(*open_run(folder, num_classes, dropout=dropout, drop_path=drop_path))
-    has_weights = name.startswith((LOCAL_DIR, HF_HUB)) or (
-        "." in name and not name.endswith(".json")
-    )
-    if pretrained or (pretrained is None and has_weights):
+    if pretrained or (pretrained is None and has_weights(name)):
         return _with_weights(name, num_classes, rates)
     arch = _arch(name)
     arch = cifar_arch(arch) if small_images else arch
     sized = {} if num_classes is None else {"num_classes": num_classes}
     return Network(build(arch, **rates | sized))
+
+
+def has_weights(name: str) -> bool:
+    """Returns whether a name says which trained weights: by a tag, or as a published folder."""
+    return name.startswith(FOLDERS) or (
+        "." in name and ":" not in name and not name.endswith(".json")
+    )
 
 
 @torch.no_grad()
@@ -119,7 +124,7 @@ def _with_weights(name: str, num_classes: int | None, rates: dict[str, Any]) -> 
 
     model = fbnetv3.create(name, pretrained=True, num_classes=num_classes, **rates)
     preprocess = Preprocess.from_timm_cfg(model.pretrained_cfg)
-    if name.startswith((LOCAL_DIR, HF_HUB)):
+    if name.startswith(FOLDERS):
         names = tuple((label,) for label in class_names_of(model))
         return Network(model, preprocess, names or None)
     labels = WEIGHTS[name].labels if name in WEIGHTS else fbnetv3.get_weights(name).labels
