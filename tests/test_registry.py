@@ -235,10 +235,10 @@ def test_options_reach_the_network_and_none_means_the_default() -> None:
 @pytest.mark.parametrize(
     ("args", "kwargs", "message"),
     [
-        (["fbnetv3_h"], {}, r"unknown model 'fbnetv3_h'; did you mean 'fbnetv3_.'\? See fbnetv3"),
+        (["fbnetv3_h"], {}, r"unknown model 'fbnetv3_h'; did you mean 'fbnetv3_.'\? See `fbnetv3"),
         (["fbnetv3_anno"], {}, "did you mean 'fbnetv3_nano'"),
         (["fbnetv3_a.in1k"], {}, "unknown model 'fbnetv3_a.in1k'; its tags are meta_in1k"),
-        (["qqq"], {}, r"unknown model 'qqq'\. See fbnetv3\.list_models\(\)"),
+        (["qqq"], {}, r"unknown model 'qqq'\. See `fbnetv3 list` or fbnetv3\.list_models\(\)"),
         (["x/y"], {}, "model is 'x/y'; expected a name, or a path .* 'hf-hub:ORG/REPO'"),
         (["x\\y"], {}, "expected a name, or a path"),
         (["hf-hub:nano"], {}, "neither a folder nor ORG/REPO"),
