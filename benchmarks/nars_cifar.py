@@ -394,12 +394,12 @@ def search(args: argparse.Namespace) -> None:
 def write_tables() -> None:
     """Writes every training as CSV, a table for each space, and the spaces beside them."""
     lines = read_lines(LINES)
+    DATA.mkdir(parents=True, exist_ok=True)
     for space in (JOINT, *map(recipe_only, LIMITS)):
         own = [line for line in lines if line["space"] == space.name]
         if not own:
             continue
         name = space.name.replace("cifar", "nars_cifar").removesuffix("_joint")
-        DATA.mkdir(parents=True, exist_ok=True)
         candidates, labels = write_table(space, own, DATA / f"{name}.csv")
         (DATA / f"{name}_space.json").write_text(space.to_json() + "\n")
         print(f"{name}: {candidates} candidates, {labels} labels")

@@ -29,6 +29,7 @@ from fbnetv3.search.spec import space_of
 from fbnetv3.search.store import Store
 from fbnetv3.search.svg import Series, chart
 
+# Of the arms that search; `hand` has one candidate a limit.
 COLOURS = dict(zip(ARMS, ("accent", "c0", "ink", "c1", "c2"), strict=False))
 
 
@@ -264,7 +265,7 @@ def noise() -> dict[str, float]:
 def picture(arms: dict[str, dict[str, Any]]) -> str:
     """Returns a page of the best label within each limit against trainings."""
     parts = []
-    searched = {arm: found for arm, found in arms.items() if arm != "hand"}
+    searched = {arm: found for arm, found in arms.items() if arm in COLOURS}
     for limit, macs in LIMITS.items():
         series = []
         for arm, found in searched.items():

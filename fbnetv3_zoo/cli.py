@@ -354,6 +354,7 @@ def fetch(
         try:
             if name not in allowed:
                 raise ValueError(f"its licence is {weights.license}; --license asks for {license}")
+            hub.check_license(weights, license if license == "commercial" else None)
             path = hub.fetch(weights, cache_dir=cache_dir)
             rows.append({"name": name, "path": str(path), "error": None})
         except (OSError, ValueError) as error:

@@ -261,11 +261,11 @@ def created(model: str, pretrained: bool | None, checkpoint: Path | None) -> FBN
     from .model import FBNetV3
     from .registry import FOLDERS, create, get_weights
 
-    if pretrained is None and checkpoint is None and model.startswith(FOLDERS):
-        pretrained = True
     if pretrained is None:
         try:
-            pretrained = checkpoint is None and get_weights(model) is not None
+            pretrained = checkpoint is None and (
+                model.startswith(FOLDERS) or get_weights(model) is not None
+            )
         except ValueError:
             pretrained = False  # a table's path, or a name without weights
         if not pretrained and checkpoint is None:

@@ -328,8 +328,9 @@ def _engine_maker(
         raise ValueError(f"--workers is {workers}; expected 1 or more")
     if name == "ray":
         need("ray")
-    others = {"--address": address, "--max-running": max_running, "--gpus-each": gpus_each}
-    if name == "local" and (wrong := [option for option, value in others.items() if value]):
+    others = {"--address": address, "--max-running": max_running, "--gpus-each": gpus_each or None}
+    wrong = [option for option, value in others.items() if value is not None]
+    if name == "local" and wrong:
         raise ValueError(f"{', '.join(wrong)}: for --engine ray; --gpus is for this machine's")
     if name == "ray" and gpus:
         raise ValueError(f"--gpus is {gpus}, for --engine local; on Ray give --gpus-each 1")
@@ -360,7 +361,7 @@ def _carry_out(store: Any, make: Callable[[Any], Any], policy: Any, as_json: boo
         with contextlib.closing(make(store)) as engine, Live(store, quiet=as_json) as live:
             answers = carry_out(store, engine, policy=policy, notify=live.note)
     except KeyboardInterrupt:
-        note(f"stopped; go on with: fbnetv3-search resume {store.folder} (and the same --engine)")
+        note(f"stopped; with the same engine, go on: fbnetv3-search resume {store.folder}")
         raise
     for message in store.messages:
         typer.echo(message, err=True)

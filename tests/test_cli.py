@@ -133,6 +133,15 @@ def test_fetch_keeps_to_a_licence(tmp_path: Path) -> None:
     assert "fbnetv3_nano.cifar10.safetensors" in out
 
 
+def test_fetch_keeps_to_the_policy_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FBNETV3_LICENSE", "commercial")
+    code, out, _ = run("fetch", "fbnetv3_e.meta_in1k", "--cache-dir", tmp_path)
+    assert code == 1
+    assert "no commercial use" in out
+
+
 def test_classify_answers_for_a_folder(saved: str, photos: Path) -> None:
     found = run_json("classify", photos, "--model", saved, "--top-k", 3)
     assert found["model"] == saved

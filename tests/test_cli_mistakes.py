@@ -137,11 +137,7 @@ LINES = "fbnetv3-search latency-table t.json --space cifar_joint"
         ("fbnetv3 list nosuch", 2, "unknown model 'nosuch'"),
         ("fbnetv3 classify photo.jpg --model nano.xml", 2, "an exported file: `fbnetv3 latency`"),
         ("fbnetv3 eval text.onnx --data photos", 2, "an exported file: `fbnetv3 latency`"),
-        (
-            "fbnetv3-search run new --space cifar_joint --data photos --set foo=1",
-            2,
-            "no field 'foo'",
-        ),
+        (f"{DATA} --set foo=1", 2, "no field 'foo'"),
         ("fbnetv3 list fbnetv3_ee", 2, "did you mean 'fbnetv3_e'"),
         ("fbnetv3 classify photo.jpg --embedded --top-k 0", 2, "top_k is 0"),
         (f"{QUICK} --batch 0", 2, "batch size is 0"),
@@ -169,6 +165,7 @@ LINES = "fbnetv3-search latency-table t.json --space cifar_joint"
         ("fbnetv3 fetch fbnetv3_e --all", 2, "exclude each other"),
         ("fbnetv3 fetch fbnetv3_e --license MIT", 2, "license is 'MIT'; expected 'commercial' or"),
         ("fbnetv3 classify photo.jpg --license MIT", 2, "license policy is 'MIT'"),
+        (f"{TABLE} --max-running 0", 2, "--max-running: for --engine ray"),
         (f"{TABLE} --gpus-each 1", 2, "--gpus-each: for --engine ray"),
         (
             f"{TABLE} --max-running 4 --address auto",
