@@ -7,12 +7,15 @@ does not wait for torch.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from . import completion
 from .cli_group import FAILED, Program, note, print_json, print_table
+
+if TYPE_CHECKING:
+    from .arch import Arch
 
 # Answers where no better weights can be had, and where the caller asks for it.
 EMBEDDED = "fbnetv3_nano.cifar10"
@@ -130,12 +133,10 @@ def info(
         fbnetv3 info fbnetv3_e
         fbnetv3 info fbnetv3_b.ra2_in1k --json
     """
-    from .arch import Arch
     from .counts import count
-    from .registry import get_arch
     from .weights import WEIGHTS
 
-    arch = Arch.from_json(Path(name).read_bytes()) if name.endswith(".json") else get_arch(name)
+    arch = _arch(name)
     known = [w for w in WEIGHTS.values() if name in (w.name, w.model)]
     counts = count(arch)
     if json:
@@ -297,10 +298,8 @@ def flops(
         fbnetv3 flops mine.json --json
     """
     from .flop_count import flops as counted
-    from .registry import create, get_arch
 
-    target = create(Path(name)) if name.endswith(".json") else get_arch(name)
-    found = counted(target, resolution)
+    found = counted(_arch(name), resolution)
     if json:
         print_json({"name": name, **found.to_dict()})
         return
@@ -415,13 +414,12 @@ def convert(
     from .convert import detect_dialect, from_fbnetv3, to_fbnetv3
     from .loading import STEM, stored_classes
     from .model import build
-    from .registry import create, get_arch
 
     if to not in ("fbnetv3", "official", "timm"):
         raise ValueError(f"--to is {to!r}; expected fbnetv3, official or timm")
     if target.suffix != ".safetensors":
         raise ValueError(f"target is {target}; expected a name that ends in .safetensors")
-    arch = create(Path(model)).arch if model.endswith(".json") else get_arch(model)
+    arch = _arch(model)
     tensors = read_tensors(source)
     found = detect_dialect(tensors)
     ours = to_fbnetv3(tensors, arch, found)
@@ -495,6 +493,14 @@ def doctor(json: Json = False) -> None:
             print(f"{'ok  ' if check.ok else 'FAIL'} {check.name}: {check.found}{cure}")
     if not all(check.ok for check in checks):
         raise typer.Exit(FAILED)
+
+
+def _arch(name: str) -> Arch:
+    """Returns the table of a model, of weights, or of an architecture's JSON."""
+    from .arch_file import read_arch
+    from .registry import get_arch
+
+    return read_arch(name) if name.endswith(".json") else get_arch(name)
 
 
 def add_neighbours() -> None:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import http.client
-import urllib.request
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlparse
 
 from . import convert, hub, license_policy
 from .arch import Arch
+from .arch_file import read_arch
 from .checkpoint import read_tensors
-from .hub_repo import is_offline
 from .loading import build_from_state
 from .model import FBNetV3, build
 from .pretrained import read_pretrained
@@ -24,9 +21,6 @@ from .weights import WEIGHTS
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-_MAX_JSON_BYTES = 1 << 20
-_TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -65,7 +59,7 @@ def resolve(
             "architecture's JSON"
         )
     if isinstance(model, Path) or model.endswith(".json"):
-        return _fresh(str(model), Arch.from_json(_read_json(str(model), offline)), pretrained)
+        return _fresh(str(model), read_arch(str(model), offline=offline), pretrained)
     if model.startswith(FOLDERS):
         return _published(model, pretrained, license, cache_dir, offline)
     if "/" in model or "\\" in model:
@@ -142,23 +136,3 @@ def _published(
         found.pretrained_cfg,
         load=(lambda: found.state) if pretrained else None,
     )
-
-
-def _read_json(place: str, offline: bool | None) -> bytes:
-    scheme = urlparse(place).scheme
-    if scheme not in ("http", "https"):
-        path = Path(place)
-        if not path.is_file():
-            raise FileNotFoundError(f"no architecture file at {path}; check the path")
-        return path.read_bytes()
-    if is_offline(offline):
-        raise FileNotFoundError(f"offline, so {place} is not fetched; give the path of a copy")
-    try:
-        with urllib.request.urlopen(place, timeout=_TIMEOUT_S) as response:  # scheme checked above
-            content: bytes = response.read(_MAX_JSON_BYTES + 1)
-    except (OSError, http.client.HTTPException) as error:
-        reason = str(error).strip() or type(error).__name__
-        raise FileNotFoundError(f"cannot fetch {place}: {reason}; check the address") from error
-    if len(content) > _MAX_JSON_BYTES:
-        raise ValueError(f"{place} is larger than {_MAX_JSON_BYTES} bytes; no architecture is")
-    return content

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from fbnetv3.arch import Arch
+from fbnetv3.arch_file import read_arch
 from fbnetv3.checkpoint import load_strict, read_tensors
 from fbnetv3.labels import class_ids, class_names
 from fbnetv3.model import build
@@ -135,8 +136,4 @@ def _with_weights(name: str, num_classes: int | None, rates: dict[str, Any]) -> 
 def _arch(name: str) -> Arch:
     from fbnetv3.registry import get_arch
 
-    if not name.endswith(".json"):
-        return get_arch(name)
-    if not Path(name).is_file():
-        raise FileNotFoundError(f"no architecture file at {name}; check the path")
-    return Arch.from_json(Path(name).read_bytes())
+    return read_arch(name) if name.endswith(".json") else get_arch(name)

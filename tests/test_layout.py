@@ -25,6 +25,7 @@ FOLDERS = {"fbnetv3": ROOT / "fbnetv3_zoo", "fbnetv3.search": ROOT / "search"}
 SEARCH_USES = frozenset(
     {
         "arch",
+        "arch_file",
         "checkpoint",
         "cli_group",
         "completion",
@@ -50,6 +51,7 @@ ROOMS = {
     "arch": {"json_record", "messages"},
     "json_record": {"messages"},
     "messages": set(),
+    "arch_file": {"arch", "hub_repo"},
     "tables": {"arch"},
     "counts": {"arch"},
     "blocks": set(),
@@ -71,9 +73,9 @@ ROOMS = {
 }
 # Files that can be used where torch is not wanted, with all that they import at once.
 TORCH_FREE = {
-    "fbnetv3": "arch convert counts images json_record labels labelled license_policy preprocess "
-    "pretrained_cfg registry tables weights cli completion cli_demo cli_deploy cli_group "
-    "cli_latency demo_server optional",
+    "fbnetv3": "arch arch_file convert counts images json_record labels labelled license_policy "
+    "preprocess pretrained_cfg registry tables weights cli completion cli_demo cli_deploy "
+    "cli_group cli_latency demo_server optional",
     "fbnetv3.search": "cost evolve gene latency_table objective operators optimize problem recipe "
     "run scale select space spaces store trials cli cli_ask cli_run cli_spaces cli_words",
 }
