@@ -33,7 +33,8 @@ from benchmarks.report import write_report
 from benchmarks.truths import SHARES, TRUTHS, load
 from fbnetv3.search.evolve import Limit
 from fbnetv3.search.objective import TableObjective
-from fbnetv3.search.predictor import MlpPredictor, Predictor, make_predictor, quality
+from fbnetv3.search.predictor import MlpPredictor, Predictor, make_predictor
+from fbnetv3.search.quality import quality
 
 OUT = Path(__file__).parent / "results" / "search"
 BUDGET, MARKS = 240, (48, 96, 144, 192, 240)

@@ -150,15 +150,23 @@ def _timm(model: str, resize: int, crop: int, top1_pct: float) -> Weights:
     )
 
 
-def _cifar10(model: str, sha256: str, top1_pct: float, top5_pct: float) -> Weights:
+def _cifar10(
+    model: str,
+    sha256: str,
+    top1_pct: float,
+    top5_pct: float,
+    *,
+    variant: Literal["published", "small_image"] = "small_image",
+) -> Weights:
     name = f"{model}.cifar10"
-    side = ARCHS[model].small_image().resolution
+    arch = ARCHS[model]
+    side = (arch.small_image() if variant == "small_image" else arch).resolution
     return Weights(
         model=model,
         tag="cifar10",
         source=Embedded(filename=f"{name}.safetensors", sha256=sha256),
         dialect="fbnetv3",
-        variant="small_image",
+        variant=variant,
         num_classes=10,
         labels="cifar10",
         preprocess=Preprocess(

@@ -21,13 +21,12 @@ from .predictor import (
     AutoPredictor,
     MlpPredictor,
     Predictor,
-    cross_validate,
     load_predictor,
     make_predictor,
     save_predictor,
-    tau,
 )
 from .problem import IN_TURN, Plan, Problem, pool_of
+from .quality import cross_validate, tau
 from .select import Selection, best_within, next_best, select_batch, select_in_turn
 from .space import Floats, Matrix
 from .store import Store

@@ -19,14 +19,11 @@ from fbnetv3.search.predictor import (
     GpPredictor,
     MlpPredictor,
     Scale,
-    cross_validate,
     load_predictor,
     make_predictor,
-    quality,
     save_predictor,
-    spearman,
-    tau,
 )
+from fbnetv3.search.quality import cross_validate, quality, spearman, tau
 from fbnetv3.search.space import Floats, Matrix, Space
 from fbnetv3.search.spaces import get_space
 
