@@ -7,15 +7,13 @@ does not wait for torch.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from . import completion
 from .cli_group import FAILED, Program, note, print_json, print_table
-
-if TYPE_CHECKING:
-    from .arch import Arch
+from .cli_options import TABLES, CacheDir, Json, License, Offline, Policy, arch_of
 
 # Answers where no better weights can be had, and where the caller asks for it.
 EMBEDDED = "fbnetv3_nano.cifar10"
@@ -26,26 +24,6 @@ app = Program(
     "FBNetV3-A..G exactly as published: classify, export, quantize, measure, train. Everything "
     "works offline with the small weights inside the package, fbnetv3_nano.cifar10."
 )
-
-_TABLES = completion.any_of(completion.networks, completion.files(".json"))
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-License = Annotated[
-    str | None,
-    typer.Option(
-        help="'commercial' leaves out what forbids it, or an SPDX name.",
-        autocompletion=completion.licenses,
-    ),
-]
-Policy = Annotated[
-    str | None,
-    typer.Option(
-        help="'commercial' refuses weights that forbid it.",
-        autocompletion=completion.choices("commercial"),
-    ),
-]
-Offline = Annotated[bool | None, typer.Option(help="Never reach for the network.")]
-CacheDir = Annotated[Path | None, typer.Option(help="Folder of weights, not the usual cache.")]
 
 
 @app.command("list")
@@ -119,7 +97,7 @@ def info(
     name: Annotated[
         str,
         typer.Argument(
-            help="Model, weights model.tag, or architecture JSON.", autocompletion=_TABLES
+            help="Model, weights model.tag, or architecture JSON.", autocompletion=TABLES
         ),
     ],
     json: Json = False,
@@ -136,7 +114,7 @@ def info(
     from .counts import count
     from .weights import WEIGHTS
 
-    arch = _arch(name)
+    arch = arch_of(name)
     known = [w for w in WEIGHTS.values() if name in (w.name, w.model)]
     counts = count(arch)
     if json:
@@ -279,7 +257,7 @@ def flops(
     name: Annotated[
         str,
         typer.Argument(
-            help="Model, weights model.tag, or architecture JSON.", autocompletion=_TABLES
+            help="Model, weights model.tag, or architecture JSON.", autocompletion=TABLES
         ),
     ],
     resolution: Annotated[
@@ -299,7 +277,7 @@ def flops(
     """
     from .flop_count import flops as counted
 
-    found = counted(_arch(name), resolution)
+    found = counted(arch_of(name), resolution)
     if json:
         print_json({"name": name, **found.to_dict()})
         return
@@ -315,160 +293,6 @@ def flops(
     print(f"  paper  {found.macs_paper:>14,}  convolutions, classifier and pooling")
     print(f"  fvcore {found.macs_fvcore:>14,}  fvcore's total, with batch-norm")
     print(f"  parameters {found.params:,}, of them weights {found.weight_params:,}")
-
-
-@app.command()
-def fetch(
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(help="Weights, or models.", autocompletion=completion.networks),
-    ] = None,
-    all_: Annotated[bool, typer.Option("--all", help="Everything in the table.")] = False,
-    license: License = None,
-    cache_dir: CacheDir = None,
-    json: Json = False,
-) -> None:
-    """Bring weights onto this machine, verified.
-
-    Writes to the cache, or --cache-dir, and says where. A download that was cut goes on where it
-    was; a file whose SHA-256 is not the recorded one is refused.
-
-    Examples:
-        fbnetv3 fetch fbnetv3_e.meta_in1k
-        fbnetv3 fetch fbnetv3_nano --json
-        fbnetv3 fetch --all --license commercial --cache-dir weights
-    """
-    from . import hub
-    from .registry import get_weights, list_weights
-
-    if not names and not all_:
-        raise ValueError("nothing to fetch; give names, or --all")
-    if names and all_:
-        raise ValueError(f"--all and {names[0]} exclude each other; give one of them")
-    allowed = list_weights(license=license)
-    chosen = allowed if all_ else [get_weights(n).name for n in names or ()]
-    rows, failed = [], 0
-    for name in chosen:
-        weights = get_weights(name)
-        try:
-            if name not in allowed:
-                raise ValueError(f"its licence is {weights.license}; --license asks for {license}")
-            hub.check_license(weights, license if license == "commercial" else None)
-            path = hub.fetch(weights, cache_dir=cache_dir)
-            rows.append({"name": name, "path": str(path), "error": None})
-        except (OSError, ValueError) as error:
-            failed += 1
-            rows.append({"name": name, "path": None, "error": str(error)})
-        if not json:
-            print(f"{name}: {rows[-1]['path'] or 'error: ' + str(rows[-1]['error'])}")
-    if json:
-        print_json(rows)
-    if failed:
-        note(f"{failed} of {len(chosen)} could not be fetched")
-        raise typer.Exit(FAILED)
-
-
-@app.command()
-def convert(
-    source: Annotated[
-        Path,
-        typer.Argument(
-            help="Checkpoint in any of the three layouts.",
-            autocompletion=completion.files(".safetensors", ".pth", ".pt", ".bin", ".ckpt"),
-        ),
-    ],
-    target: Annotated[
-        Path,
-        typer.Argument(
-            help="File to write, .safetensors.", autocompletion=completion.endings(".safetensors")
-        ),
-    ],
-    model: Annotated[
-        str,
-        typer.Option(
-            help="Model, or architecture JSON, that it belongs to.", autocompletion=_TABLES
-        ),
-    ],
-    to: Annotated[
-        str,
-        typer.Option(
-            help="fbnetv3, official or timm.",
-            autocompletion=completion.choices("fbnetv3", "official", "timm"),
-        ),
-    ] = "fbnetv3",
-    force: Annotated[
-        bool, typer.Option(help="Write timm's layout although timm's network computes otherwise.")
-    ] = False,
-) -> None:
-    r"""Convert a checkpoint to our layout, the official or timm's.
-
-    The layout of SOURCE is recognised; a published pickle is decoded without running it. Writes
-    TARGET, once all tensors have been proved to fit the model.
-
-    Examples:
-        fbnetv3 convert model.pth e.safetensors --model fbnetv3_e
-        fbnetv3 convert mine.safetensors official.safetensors \
-            --model mine.json --to official
-    """
-    from .checkpoint import load_strict, read_tensors, write_tensors
-    from .convert import detect_dialect, from_fbnetv3, to_fbnetv3
-    from .loading import STEM, stored_classes
-    from .model import build
-
-    if to not in ("fbnetv3", "official", "timm"):
-        raise ValueError(f"--to is {to!r}; expected fbnetv3, official or timm")
-    if target.suffix != ".safetensors":
-        raise ValueError(f"target is {target}; expected a name that ends in .safetensors")
-    arch = _arch(model)
-    tensors = read_tensors(source)
-    found = detect_dialect(tensors)
-    ours = to_fbnetv3(tensors, arch, found)
-    chans = ours[STEM].shape[1] if STEM in ours else 3
-    load_strict(
-        build(arch, device="meta", num_classes=stored_classes(ours), in_chans=chans),
-        ours,
-        assign=True,
-        source=str(source),
-    )
-    written = from_fbnetv3(ours, arch, to, force=force)  # type: ignore[arg-type]  # checked above
-    write_tensors(target, written, {"format": "pt", "fbnetv3.arch_sha256": arch.sha256})
-    print(f"{source} ({found}) -> {target} ({to}): {len(written)} tensors")
-
-
-@app.command()
-def verify(
-    names: Annotated[
-        list[str],
-        typer.Argument(
-            help="Models, or weights that were fetched.", autocompletion=completion.networks
-        ),
-    ],
-    cache_dir: CacheDir = None,
-    json: Json = False,
-) -> None:
-    """Check networks against published outputs, and weights by hash.
-
-    A model is compared with the published counts and with logits of the official implementation;
-    weights must have their recorded SHA-256. Fetches and writes nothing; exit code 1 if any fails.
-
-    Examples:
-        fbnetv3 verify fbnetv3_a0
-        fbnetv3 verify fbnetv3_nano.cifar10 --json
-        fbnetv3 verify fbnetv3_e.meta_in1k
-    """
-    from .verify import verify as verified
-
-    rows: list[dict[str, Any]] = []
-    for name in names:
-        for result in verified(name, cache_dir=None if cache_dir is None else str(cache_dir)):
-            rows.append({"model": name, **vars(result)})
-            if not json:
-                mark = "ok  " if result.ok else "FAIL"
-                print(f"{mark} {name}: {result.name}: {result.detail}")
-    if json:
-        print_json(rows)
-    if not all(row["ok"] for row in rows):
-        raise typer.Exit(FAILED)
 
 
 @app.command()
@@ -495,20 +319,15 @@ def doctor(json: Json = False) -> None:
         raise typer.Exit(FAILED)
 
 
-def _arch(name: str) -> Arch:
-    """Returns the table of a model, of weights, or of an architecture's JSON."""
-    from .arch_file import read_arch
-    from .registry import get_arch
-
-    return read_arch(name) if name.endswith(".json") else get_arch(name)
-
-
 def add_neighbours() -> None:
     """Adds the commands that live beside their areas."""
     from fbnetv3.search import cli_train
 
-    from . import cli_demo, cli_deploy, cli_latency
+    from . import cli_demo, cli_deploy, cli_latency, cli_weights
 
+    app.command("fetch")(cli_weights.fetch)
+    app.command("convert")(cli_weights.convert)
+    app.command("verify")(cli_weights.verify)
     app.command("export")(cli_deploy.export)
     app.command("quantize")(cli_deploy.quantize)
     app.command("latency")(cli_latency.latency)

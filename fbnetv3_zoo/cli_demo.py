@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from . import completion
-from .cli import EMBEDDED, CacheDir, Offline
+from .cli import EMBEDDED
+from .cli_options import CacheDir, Offline
 
 
 def demo(

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from fbnetv3 import __version__
 from fbnetv3.checkpoint import read_tensors, write_tensors
-from fbnetv3.cli import EMBEDDED, app
+from fbnetv3.cli import EMBEDDED
 from fbnetv3.cli_group import print_table
 from fbnetv3.convert import from_fbnetv3
 from fbnetv3.counts import count
@@ -32,9 +32,11 @@ from fbnetv3.pretrained import save_pretrained
 from fbnetv3.tables import ARCHS
 from fbnetv3.weights import WEIGHTS
 
+from .shell import APPS
+
 
 def run(*arguments: object) -> tuple[int, str, str]:
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    result = CliRunner().invoke(APPS["fbnetv3"], [str(argument) for argument in arguments])
     assert not isinstance(result.exception, Exception), result.exception
     return result.exit_code, result.stdout, result.stderr
 

@@ -75,9 +75,10 @@ ROOMS = {
 TORCH_FREE = {
     "fbnetv3": "arch arch_file convert counts images json_record labels labelled license_policy "
     "preprocess pretrained_cfg registry tables weights cli completion cli_demo cli_deploy "
-    "cli_group cli_latency demo_server optional",
+    "cli_group cli_latency cli_options cli_weights demo_server optional",
     "fbnetv3.search": "cost evolve gene latency_table objective operators optimize problem recipe "
-    "run scale select space spaces store trials cli cli_ask cli_run cli_spaces cli_words",
+    "quality report_style run scale select space spaces store trials cli cli_ask cli_run "
+    "cli_spaces cli_words",
 }
 NUMPY_FREE = {"fbnetv3": "arch counts labels license_policy registry tables weights cli completion"}
 
@@ -98,8 +99,8 @@ AT_THE_TOP = {
     "detectron2": "detectron2_backbone detectron2_hooks detectron2_weights",
     "timm": "timm_entrypoints",
     "torchvision": "torchvision_backbone",
-    "typer": "cli cli_demo cli_deploy cli_group cli_latency search.cli_ask search.cli_run "
-    "search.cli_spaces search.cli_train search.cli_words",
+    "typer": "cli cli_demo cli_deploy cli_group cli_latency cli_options cli_weights search.cli_ask "
+    "search.cli_run search.cli_spaces search.cli_train search.cli_words",
 }
 # Required, but slow to import.
 SLOW = {"fvcore", "huggingface_hub", "onnx", "onnxruntime", "onnxscript", "rich", "timm"} | {

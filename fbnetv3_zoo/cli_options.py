@@ -1,0 +1,41 @@
+"""Options and arguments that several commands of `fbnetv3` share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from . import completion
+
+if TYPE_CHECKING:
+    from .arch import Arch
+
+TABLES = completion.any_of(completion.networks, completion.files(".json"))
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+License = Annotated[
+    str | None,
+    typer.Option(
+        help="'commercial' leaves out what forbids it, or an SPDX name.",
+        autocompletion=completion.licenses,
+    ),
+]
+Policy = Annotated[
+    str | None,
+    typer.Option(
+        help="'commercial' refuses weights that forbid it.",
+        autocompletion=completion.choices("commercial"),
+    ),
+]
+Offline = Annotated[bool | None, typer.Option(help="Never reach for the network.")]
+CacheDir = Annotated[Path | None, typer.Option(help="Folder of weights, not the usual cache.")]
+
+
+def arch_of(name: str) -> Arch:
+    """Returns the table of a model, of weights, or of an architecture's JSON."""
+    from .arch_file import read_arch
+    from .registry import get_arch
+
+    return read_arch(name) if name.endswith(".json") else get_arch(name)
