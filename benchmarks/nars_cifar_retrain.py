@@ -13,6 +13,7 @@ stopped one goes on from its last epoch.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,6 +39,12 @@ LINES = RESULTS / "retrained.jsonl"
 HAND_TRAINED = "nars_hand_recipe"
 # After an arm's name: its networks with the recipes that `nars_cifar_recipes` found for them.
 LONGER = "_longer_recipe"
+# After the name of either: the weight decay times the steps that it was found with, over those that
+# are trained. A decay acts once a step, so that one of a short training is too strong for a long
+# one (Wang & Aitchison 2024, "How to set AdamW's weight decay as you scale model and dataset size",
+# keep rate x decay x steps).
+SCALED = "_decay_scaled"
+NUM_TRAIN = 50_000
 SEARCH = RESULTS / "search.json"
 
 
@@ -61,17 +68,33 @@ def answers(epochs: int) -> Iterator[Answer]:
             arch, fields = space.decode(np.array(genes, np.int16))
             yield Answer(arm, limit, arch, recipe_of(fields, epochs))
             if arm == "nars":
+                yield Answer(f"{arm}{SCALED}", limit, arch, recipe_of(fields, epochs, PROXY))
                 by_hand = JOINT.layout.settings(HAND_RECIPE)
                 yield Answer(HAND_TRAINED, limit, arch, recipe_of(by_hand, epochs))
             longer = RESULTS / f"recipes_{arm}_{limit}.json"
             if longer.exists():
-                fields = JOINT.layout.settings(json.loads(longer.read_text())["recipe"])
+                made = json.loads(longer.read_text())
+                fields = JOINT.layout.settings(made["recipe"])
                 yield Answer(f"{arm}{LONGER}", limit, arch, recipe_of(fields, epochs))
+                scaled = recipe_of(fields, epochs, made["training"])
+                yield Answer(f"{arm}{LONGER}{SCALED}", limit, arch, scaled)
 
 
-def recipe_of(fields: dict[str, Any], epochs: int) -> Recipe:
-    """Returns the recipe of a candidate's settings, longer than the proxy's."""
-    return Recipe.from_dict({"schema": SCHEMA, **fields, **PROXY["recipe"], "epochs": epochs})
+def recipe_of(
+    fields: dict[str, Any], epochs: int, searched: dict[str, Any] | None = None
+) -> Recipe:
+    """Returns the recipe of a candidate's settings, longer than the proxy's.
+
+    Args:
+        fields: the settings.
+        epochs: of all images.
+        searched: the training that the settings were found with, to scale the weight decay by.
+    """
+    recipe = Recipe.from_dict({"schema": SCHEMA, **fields, **PROXY["recipe"], "epochs": epochs})
+    if searched is None:
+        return recipe
+    share = searched["epochs"] * searched["num_train"] / (epochs * NUM_TRAIN)
+    return dataclasses.replace(recipe, weight_decay=recipe.weight_decay * share)
 
 
 def answer_of(arm: str, limit: str) -> tuple[Space, list[int]] | None:
@@ -183,7 +206,12 @@ def main() -> None:
     parser.add_argument(
         "--arms",
         nargs="+",
-        choices=(*ARMS, HAND_TRAINED, f"nars{LONGER}", f"arch_only{LONGER}"),
+        choices=(
+            *ARMS,
+            HAND_TRAINED,
+            f"nars{SCALED}",
+            *(f"{arm}{LONGER}{end}" for arm in ("nars", "arch_only") for end in ("", SCALED)),
+        ),
         default=list(ARMS),
     )
     parser.add_argument("--limits", nargs="+", choices=tuple(LIMITS), default=list(LIMITS))

@@ -256,6 +256,7 @@ BOMBS = {
     "more than stored": _tensor_pickle(1 << 50, 0, (1 << 50,), 1),
     "negative offset": _tensor_pickle(4, -2, (2,), 1),
     "negative size": _tensor_pickle(4, 0, (-2,), 1),
+    "stride for another shape": _tensor_pickle(4, 0, (2, 2), 1),
     "too many dimensions": _tensor_pickle(4, 0, (1,) * 65, *(1,) * 65),
     "stride beyond 64 bits": _tensor_pickle(4, 0, (1,), 1 << 70),
     "sizes that overflow, empty": _tensor_pickle(4, 0, (0, 1 << 62, 1 << 62), 1, 1, 1),
@@ -385,6 +386,21 @@ def test_a_torchscript_archive_is_refused(tmp_path: Path) -> None:
         archive.writestr("m/data.pkl", pickle.dumps(Unknown(), 2))
         archive.writestr("m/code/__torch__.py", "raise SystemExit")
     with pytest.raises(ValueError, match="an object of class"):
+        read_tensors(path)
+
+
+def test_numbers_of_the_other_byte_order_are_refused(tmp_path: Path) -> None:
+    path = _zip_around(_tensor_pickle(4, 0, (2, 2), 2, 1), tmp_path / "m.pth")
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("archive/byteorder", "big")
+    with pytest.raises(ValueError, match="big-endian; only little-endian"):
+        read_tensors(path)
+
+
+def test_a_file_of_the_old_layout_that_ends_in_its_numbers_is_cut_off(tmp_path: Path) -> None:
+    path = _save({"w": torch.ones(100)}, tmp_path / "m.pth", new_layout=False)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ValueError, match=r"ends inside storage .*; it is cut off"):
         read_tensors(path)
 
 

@@ -342,6 +342,12 @@ def test_an_argument_that_cannot_be_honoured_is_refused(
         Classifier(model, **{"preprocess": CIFAR, "class_names": LABELS, **arguments})
 
 
+def test_a_backend_keeps_its_own_device_and_threads(classifier: Classifier) -> None:
+    for argument in ({"device": "cpu"}, {"num_threads": 1}):
+        with pytest.raises(ValueError, match="this backend has its own"):
+            Classifier(classifier.backend, preprocess=CIFAR, class_names=LABELS, **argument)
+
+
 def test_models_that_cannot_classify_are_refused() -> None:
     with pytest.raises(ValueError, match="give preprocess="):
         Classifier(nn.Flatten(), class_names=LABELS)

@@ -138,3 +138,12 @@ def test_spaces_without_exact_cost_are_refused() -> None:
     moving = Space(name="x", genes=genes, layout=Layout(arch={**arch, "rows": rows}, recipe=recipe))
     with pytest.raises(ValueError, match="stride depends on a gene"):
         costs(moving, moving.sample(1, np.random.default_rng(0)))
+
+
+def test_ranges_that_are_too_fine_to_tabulate_are_refused() -> None:
+    coarse = user_space()
+    fine = {"c": Gene.grid("c", 8, 4000), "stem": Gene.grid("stem", 8, 4000)}
+    genes = tuple(fine.get(gene.name, gene) for gene in coarse.genes)
+    space = Space(name="fine", genes=genes, layout=coarse.layout)
+    with pytest.raises(ValueError, match=r"the genes .* have \d+ settings; use coarser ranges"):
+        costs(space, space.sample(1, np.random.default_rng(0)))

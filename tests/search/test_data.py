@@ -129,6 +129,13 @@ def test_parquet_of_hugging_face_gives_the_same_images(tmp_path: Path) -> None:
     assert torch.equal(val.labels, plain.labels)
 
 
+def test_parquet_of_other_parts_names_those_expected(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    (tmp_path / "unlabelled-00000-of-00001.parquet").write_bytes(b"PAR1")
+    with pytest.raises(FileNotFoundError, match=r"no parquet file named .*train"):
+        open_images(tmp_path, "train")
+
+
 def test_parquet_without_pyarrow_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -329,3 +329,35 @@ def test_wrong_objective_settings_are_named(
 ) -> None:
     with pytest.raises(error, match=message):
         load_objective(spec)
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "message"),
+    [
+        ("class One\n", ValueError, r"one\.py is no valid Python"),
+        ("import no_such_module_here\n", ImportError, "needs no_such_module_here; install it"),
+        ("1 / 0\n", ValueError, "division by zero"),
+    ],
+)
+def test_an_objectives_file_that_does_not_load_is_named(
+    tmp_path: Path, code: str, error: type[Exception], message: str
+) -> None:
+    (tmp_path / "one.py").write_text(code)
+    with pytest.raises(error, match=message):
+        load_objective({"kind": "python", "target": f"{tmp_path / 'one.py'}:One"})
+
+
+def test_workers_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="workers is 0"):
+        LocalEngine(toy(), tmp_path, workers=0)
+    with pytest.raises(ValueError, match="1 GPUs for 2 workers"):
+        LocalEngine(toy(), tmp_path, workers=2, gpus=("0",))
+
+
+def test_a_task_beyond_the_capacity_is_refused(tmp_path: Path) -> None:
+    engine = LocalEngine(toy(), tmp_path, workers=1)
+    engine.submit(task(tmp_path, 1, 1))
+    assert engine.capacity() == 0
+    with pytest.raises(RuntimeError, match=r"all 1 workers are busy; see capacity\(\)"):
+        engine.submit(task(tmp_path, 1, 2, trial="u"))
+    engine.close()

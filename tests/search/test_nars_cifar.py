@@ -1,5 +1,6 @@
 """The real search's other arms: limits and budget hold, finished trainings are not run again."""
 
+import dataclasses
 import importlib
 import json
 from collections.abc import Iterator, Sequence
@@ -178,3 +179,14 @@ def test_the_committed_table_gives_labels_and_costs_of_the_joint_space(nars: Mod
     place = table.find(row[None])[0]
     assert table.labels[place, : nars.SEEDS, -1].tolist() == answer[0]["labels"]
     assert table.costs(row[None])["macs_paper"] == nars.macs_of(row[None]) == answer[0]["macs"]
+
+
+def test_a_weight_decay_found_with_few_steps_is_scaled_down_for_many(nars: ModuleType) -> None:
+    retrain = importlib.import_module("benchmarks.nars_cifar_retrain")
+    fields = nars.JOINT.layout.settings(nars.HAND_RECIPE)
+    same, scaled = (
+        retrain.recipe_of(fields, 8, searched) for searched in (None, {**nars.PROXY, "epochs": 4})
+    )
+    # 4 epochs of 4,000 images, against 8 of 50,000.
+    assert scaled.weight_decay == pytest.approx(same.weight_decay * 16 / 400)
+    assert dataclasses.replace(scaled, weight_decay=same.weight_decay) == same

@@ -122,6 +122,21 @@ def test_another_librarys_run_is_opened_again_also_for_other_classes(tmp_path: P
     assert other.eval()(x).shape == (1, 5)
 
 
+def test_a_damaged_record_of_another_librarys_run_is_named(tmp_path: Path) -> None:
+    model = open_network("torchvision:shufflenet_v2_x0_5", num_classes=3, pretrained=False).model
+    write_weights(
+        tmp_path / "model.safetensors",
+        model.state_dict(),
+        preprocess=default_preprocess(tiny_images(), 32),
+        classes=("a", "b", "c"),
+    )
+    write_record(tmp_path, "torchvision:shufflenet_v2_x0_5")
+    (record,) = tmp_path.glob("*.json")
+    record.write_text("{")
+    with pytest.raises(ValueError, match="is no finished run, or damaged"):
+        open_network(f"local-dir:{tmp_path}")
+
+
 def test_an_input_that_a_network_cannot_take_is_refused_before_training() -> None:
     model = open_network("torchvision:alexnet", num_classes=3).model
     with pytest.raises(ValueError, match=r"32 x 32 pixels.*--set resolution"):
