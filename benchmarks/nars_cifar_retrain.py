@@ -5,9 +5,8 @@
 
 Each arm's answer for each limit (results/nars_cifar/search.json) is trained with its own recipe,
 longer, with three seeds, on the 50,000 training images, and judged on the 10,000 test images at the
-end; `nars` also in two steps: its network of the largest limit first, and then all three distilled
-from it. A finished training is a line of results/nars_cifar/retrained.jsonl and is not run again; a
-stopped one goes on from its last epoch.
+end; with `--teacher` also distilled from that network. A finished training is a line of
+results/nars_cifar/retrained.jsonl and is not run again; a stopped one goes on from its last epoch.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from fbnetv3.arch import Arch
 from fbnetv3.counts import count
 from fbnetv3.search.batches import default_preprocess
 from fbnetv3.search.data import open_train_val
-from fbnetv3.search.distill import NetworkTeacher
+from fbnetv3.search.distill import open_teacher
 from fbnetv3.search.images import ImageSet
 from fbnetv3.search.recipe import SCHEMA, Recipe
 from fbnetv3.search.space import Space
@@ -111,17 +110,12 @@ class Trainer:
     def __init__(self, images: ImageSet, test: ImageSet, work: Path) -> None:
         self.images, self.test, self.work = images, test, work
 
-    def line(self, one: Answer, seed: int, *, teacher: Answer | None = None) -> None:
+    def line(self, one: Answer, seed: int, *, teacher: str | None = None) -> None:
         """Trains one answer, unless that is done, and appends its line."""
-        key = self._key(one, seed, distilled=teacher is not None)
+        key = f"{one.arm}-{one.limit}{'' if teacher is None else '-distilled'}-{seed}"
         if key in {line["name"] for line in read_lines(LINES)}:
             return
-        taught_by = None
-        if teacher is not None:
-            made = self._train(teacher, seed, self._key(teacher, seed, distilled=False))
-            preprocess = default_preprocess(self.images, one.arch.resolution)
-            taught_by = NetworkTeacher(made.best, preprocess=preprocess, student=preprocess)
-        result = self._train(one, seed, key, taught_by)
+        result = self._train(one, seed, key, teacher)
         last = result.curve[-1]
         counts = count(one.arch, one.arch.resolution, num_classes=len(self.images.classes))
         line = {
@@ -130,6 +124,7 @@ class Trainer:
             "limit": one.limit,
             "seed": seed,
             "distilled": teacher is not None,
+            "teacher": teacher,
             "epochs": one.recipe.epochs,
             "macs": counts.macs_paper,
             "params": counts.params,
@@ -144,20 +139,20 @@ class Trainer:
             file.write(json.dumps(line) + "\n")
         print(f"{key}: {top1(line):.2f} %", flush=True)
 
-    @staticmethod
-    def _key(one: Answer, seed: int, *, distilled: bool) -> str:
-        return f"{one.arm}-{one.limit}{'-distilled' if distilled else ''}-{seed}"
-
-    def _train(self, one: Answer, seed: int, name: str, teacher: Any = None) -> Any:
+    def _train(self, one: Answer, seed: int, name: str, teacher: str | None) -> Any:
+        preprocess = default_preprocess(self.images, one.arch.resolution)
         run = Run(
             recipe=one.recipe,
-            preprocess=default_preprocess(self.images, one.arch.resolution),
+            preprocess=preprocess,
             seed=seed,
             folder=self.work / name,
             validate_epochs=one.recipe.epochs,
         )
         model = fresh(one.arch, one.recipe, len(self.images.classes), seed)
-        return train(model, self.images, self.test, run, teacher=teacher)
+        taught_by = (
+            None if teacher is None else open_teacher(teacher, self.images.classes, preprocess)
+        )
+        return train(model, self.images, self.test, run, teacher=taught_by)
 
 
 def top1(line: dict[str, Any]) -> float:
@@ -184,7 +179,7 @@ def report(lines: list[dict[str, Any]]) -> str:
         ours = groups.get((limit, "nars", False), {})
         both = sorted(ours.keys() & rows.keys())
         ahead = ""
-        if both and (arm != "nars" or distilled):
+        if both and arm != "nars" and not distilled:
             gap = spread([top1(ours[s]) - top1(rows[s]) for s in both])
             ahead = f"{gap['mean']:+.2f} +- {gap['reach']:.2f}"
         one = next(iter(rows.values()))
@@ -193,6 +188,13 @@ def report(lines: list[dict[str, Any]]) -> str:
             f"{one['params']:,} | {found['mean']:.2f} | {found['reach']:.2f} | {found['n']} | "
             f"{ahead} |"
         )
+    for (limit, arm, distilled), rows in sorted(groups.items()):
+        plain = groups.get((limit, arm, False), {})
+        both = sorted(plain.keys() & rows.keys())
+        if distilled and both:
+            gap = spread([top1(rows[s]) - top1(plain[s]) for s in both])
+            text = f"{gap['mean']:+.2f} +- {gap['reach']:.2f}, {gap['n']} seeds"
+            out += ["", f"Distilled less the same with labels, {arm}, {limit}: {text}."]
     return "\n".join(out) + "\n"
 
 
@@ -215,25 +217,21 @@ def main() -> None:
         default=list(ARMS),
     )
     parser.add_argument("--limits", nargs="+", choices=tuple(LIMITS), default=list(LIMITS))
-    parser.add_argument("--labels-only", action="store_true", help="without the distilled ones")
+    parser.add_argument("--teacher", help="distil from it too, such as local-dir:RUN")
     parser.add_argument("--report", action="store_true", help="only write the table")
     args = parser.parse_args()
     if not args.report:
         if args.data is None or args.work is None:
             parser.error("give --data and --work, or --report")
-        found = list(answers(args.epochs))
         trainer = Trainer(*open_train_val(args.data), args.work)
-        largest = next(
-            (a for a in found if (a.arm, a.limit) == ("nars", max(LIMITS, key=LIMITS.__getitem__))),
-            None,
-        )
-        wanted = [one for one in found if one.arm in args.arms and one.limit in args.limits]
+        wanted = [
+            one for one in answers(args.epochs) if one.arm in args.arms and one.limit in args.limits
+        ]
         for seed in range(args.seeds):
             for one in wanted:
                 trainer.line(one, seed)
-            for one in wanted:
-                if one.arm == "nars" and largest is not None and not args.labels_only:
-                    trainer.line(one, seed, teacher=largest)
+                if args.teacher is not None:
+                    trainer.line(one, seed, teacher=args.teacher)
     table = report(read_lines(LINES))
     (RESULTS / "retrained.md").write_text(table)
     print(table)
