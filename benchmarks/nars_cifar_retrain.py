@@ -38,10 +38,7 @@ LINES = RESULTS / "retrained.jsonl"
 HAND_TRAINED = "nars_hand_recipe"
 # After an arm's name: its networks with the recipes that `nars_cifar_recipes` found for them.
 LONGER = "_longer_recipe"
-# After the name of either: the weight decay times the steps that it was found with, over those that
-# are trained. A decay acts once a step, so that one of a short training is too strong for a long
-# one (Wang & Aitchison 2024, "How to set AdamW's weight decay as you scale model and dataset size",
-# keep rate x decay x steps).
+# After the name of either: its weight decay scaled to the length, as `Recipe.lengthened` does.
 SCALED = "_decay_scaled"
 NUM_TRAIN = 50_000
 SEARCH = RESULTS / "search.json"
@@ -92,8 +89,8 @@ def recipe_of(
     recipe = Recipe.from_dict({"schema": SCHEMA, **fields, **PROXY["recipe"], "epochs": epochs})
     if searched is None:
         return recipe
-    share = searched["epochs"] * searched["num_train"] / (epochs * NUM_TRAIN)
-    return dataclasses.replace(recipe, weight_decay=recipe.weight_decay * share)
+    short = dataclasses.replace(recipe, epochs=searched["epochs"])
+    return short.lengthened(epochs, data_times=NUM_TRAIN / searched["num_train"])
 
 
 def answer_of(arm: str, limit: str) -> tuple[Space, list[int]] | None:

@@ -112,6 +112,24 @@ class Recipe:
             return peak * 0.5 * (1.0 + math.cos(math.pi * done))
         return peak * (1.0 - done) if self.schedule == "linear" else peak
 
+    def lengthened(self, epochs: int, *, data_times: float = 1.0) -> Recipe:
+        """Returns the recipe for a longer training: rate x decay x steps stays as it was.
+
+        A weight decay acts once a step, so that one that was found by short trainings is too strong
+        for a long one (Wang & Aitchison 2024, arXiv 2405.13698). Nothing else is changed.
+
+        Args:
+            epochs: of the longer training.
+            data_times: how many times the images that the recipe was found with are trained on.
+
+        Raises:
+            ValueError: an argument is out of range.
+        """
+        _number("data_times", data_times, 1e-6, 1e9)
+        longer = dataclasses.replace(self, epochs=epochs)
+        times = epochs / self.epochs * data_times
+        return dataclasses.replace(longer, weight_decay=self.weight_decay / times)
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the recipe as plain JSON types, with its schema's name."""
         return {"schema": SCHEMA, **dataclasses.asdict(self)}

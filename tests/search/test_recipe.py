@@ -26,6 +26,18 @@ def test_the_identity_tells_recipes_apart_and_ignores_how_a_number_is_written() 
     )
 
 
+def test_a_longer_training_keeps_rate_times_decay_times_steps() -> None:
+    short = dataclasses.replace(PLAIN, weight_decay=1e-3)
+    assert short.lengthened(10) == short
+    longer = short.lengthened(40, data_times=5)
+    assert longer.weight_decay == pytest.approx(1e-3 / 20)
+    assert dataclasses.replace(longer, epochs=10, weight_decay=1e-3) == short
+    with pytest.raises(ValueError, match="epochs is 0"):
+        short.lengthened(0)
+    with pytest.raises(ValueError, match="data_times is 0"):
+        short.lengthened(10, data_times=0)
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
