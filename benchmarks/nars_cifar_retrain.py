@@ -178,12 +178,12 @@ def report(lines: list[dict[str, Any]]) -> str:
         ahead = ""
         if both and arm != "nars" and not distilled:
             gap = spread([top1(ours[s]) - top1(rows[s]) for s in both])
-            ahead = f"{gap['mean']:+.2f} +- {gap['reach']:.2f}"
+            ahead = f"{gap['mean']:+.2f}" + (f" +- {gap['reach']:.2f}" if len(both) > 1 else "")
+        reach = f"{found['reach']:.2f}" if len(rows) > 1 else ""
         one = next(iter(rows.values()))
         out.append(
             f"| {limit} | {arm}{', distilled' if distilled else ''} | {one['macs'] / 1e6:.2f} | "
-            f"{one['params']:,} | {found['mean']:.2f} | {found['reach']:.2f} | {found['n']} | "
-            f"{ahead} |"
+            f"{one['params']:,} | {found['mean']:.2f} | {reach} | {found['n']} | {ahead} |"
         )
     for (limit, arm, distilled), rows in sorted(groups.items()):
         plain = groups.get((limit, arm, False), {})
