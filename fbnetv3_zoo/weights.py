@@ -225,5 +225,19 @@ WEIGHTS: dict[str, Weights] = {
             88.73,
             99.58,
         ),
+        _cifar10(
+            "nars_cifar_s",
+            "58da2970d04c8ad0379b9c1a7b82a1e8bd20a1d8d587911101f9380bf802e9b8",
+            83.01,
+            99.16,
+            variant="published",
+        ),
+        _cifar10(
+            "nars_cifar_m",
+            "9068b0adfbf267df7fb0f905e7af9aed3793a3fc6a13f8750cb3751a6bd2aeb5",
+            84.11,
+            99.39,
+            variant="published",
+        ),
     )
 }
