@@ -239,5 +239,12 @@ WEIGHTS: dict[str, Weights] = {
             99.39,
             variant="published",
         ),
+        _cifar10(
+            "nars_cifar_l",
+            "748359a610311e3c38e48b81212d57f54ac6324de37ceeac9edfc65ece34a648",
+            84.85,
+            99.45,
+            variant="published",
+        ),
     )
 }
