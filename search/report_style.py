@@ -1,5 +1,6 @@
 """What the pages of reports look like, and how their tables are sorted."""
 
+# Also that of the benchmark's plots.
 STYLE = """
 :root{--bg:#fff;--ink:#1c2733;--soft:#5b6875;--line:#d9dfe5;--card:#fff;--page:#f4f6f8;
 --c0:#2563a8;--c1:#c2571a;--c2:#3d8b5f;--accent:#d1335b;
