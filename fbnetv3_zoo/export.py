@@ -8,12 +8,10 @@ of this file: it makes floating-point files; `quantize` makes them int8, `target
 from __future__ import annotations
 
 import contextlib
-import copy
 import dataclasses
 import hashlib
 import io
 import logging
-import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,16 +21,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from ._version import __version__
 from .artefact import INPUT, OUTPUT, Artefact, written_whole
-from .counts import count
-from .inference import fold_batch_norm
+from .describe import describe
+from .export_graph import inference_graph, reference_of
 from .model import FBNetV3
-from .parity import Parity, compare, inputs_for
-from .preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
-from .pretrained_cfg import class_names_of, preprocess_of, weights_of
+from .parity import TOLERANCE, Parity, compare, inputs_for
+from .preprocess import Preprocess
 
 Dynamic = Literal["batch", "batch+size"]
 Precision = Literal["fp32", "fp16"]
@@ -42,9 +38,6 @@ Precision = Literal["fp32", "fp16"]
 MIN_OPSET = 18
 # A protobuf file ends at 2 GiB.
 _MAX_BYTES = 1_800_000_000
-# Largest difference over the spread of an image's logits. fp32: both sides are this far from
-# float64 at most; see `compare`. fp16: 60 to 80 layers of 11-bit arithmetic.
-TOLERANCE = {"fp32": 1e-3, "fp16": 5e-2}
 
 
 @dataclass(frozen=True)
@@ -148,151 +141,6 @@ def to_onnx(
         parity=parity,
         artefact=artefact,
     )
-
-
-def describe(
-    model: FBNetV3,
-    *,
-    preprocess: Preprocess | None = None,
-    class_names: Sequence[str] | None = None,
-    precision: str = "fp32",
-    in_graph: bool = False,
-    opset: int | None = None,
-) -> Artefact:
-    """Returns what an exported file says about a model, before it has been compared.
-
-    Args:
-        model: its `pretrained_cfg` names the weights.
-        preprocess: in place of the model's own.
-        class_names: in place of those of the weights.
-        precision: of the file.
-        in_graph: whether the graph normalises.
-        opset: of the file, where it is ONNX.
-
-    Raises:
-        ValueError: `class_names` are not as many as the model has classes.
-    """
-    import onnx
-    import onnxscript
-
-    weights = weights_of(model)
-    if class_names is None:
-        class_names = class_names_of(model)
-    elif len(class_names) != model.num_classes:
-        raise ValueError(
-            f"{len(class_names)} class_names for {model.num_classes} classes; give one a class"
-        )
-    preprocess = preprocess or preprocess_of(model) or _usual_preprocess(model)
-    counts = count(
-        model.arch,
-        preprocess.crop,
-        num_classes=model.num_classes,
-        in_chans=model.in_chans,
-    )
-    name = str(model.pretrained_cfg.get("architecture", "fbnetv3"))
-    return Artefact(
-        name=weights.name if weights else name,
-        arch=model.arch,
-        preprocess=preprocess,
-        in_graph=in_graph,
-        class_names=tuple(class_names),
-        weights_tag=weights.tag if weights else "",
-        weights_sha256=getattr(weights and weights.source, "sha256", None) or tensors_sha256(model),
-        license=weights.license if weights else "",
-        source_url=weights.origin if weights else "",
-        macs_paper=counts.macs_paper,
-        params=sum(parameter.numel() for parameter in model.parameters()),
-        precision=precision,
-        exported_with={
-            "fbnetv3": __version__,
-            "torch": torch.__version__,
-            "onnx": onnx.__version__,
-            "onnxscript": onnxscript.__version__,
-            **({"opset": str(opset)} if opset else {}),
-        },
-    )
-
-
-def tensors_sha256(model: nn.Module) -> str:
-    """Returns the SHA-256 of a model's tensors: names, shapes and bytes, sorted by name."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class Reference:
-    """The model's own answers: arrays as the file takes them, to logits."""
-
-    logits: Callable[[NDArray[Any]], NDArray[Any]]
-    exact_logits: Callable[[NDArray[Any]], NDArray[Any]]
-
-
-def reference_of(model: FBNetV3, artefact: Artefact) -> Reference:
-    """Returns the model's logits in float32, and in float64 for when the two sides differ."""
-    plain = copy.deepcopy(model).cpu().float().eval()
-
-    def run(batch: NDArray[Any], dtype: torch.dtype) -> NDArray[Any]:
-        x = torch.from_numpy(batch)
-        if artefact.in_graph:
-            # In the order of `Preprocess`, not of the graph: the comparison covers both.
-            mean, std = _mean_and_std(artefact.preprocess)
-            x = (x.permute(0, 3, 1, 2).contiguous().to(dtype) / 255 - mean) / std
-        with torch.inference_mode():
-            logits: Tensor = plain.to(dtype)(x.to(dtype))
-        return logits.numpy()
-
-    return Reference(
-        lambda batch: run(batch, torch.float32), lambda batch: run(batch, torch.float64)
-    )
-
-
-class _MeanPool(nn.Module):
-    """Average over the map. `AdaptiveAvgPool2d` exports with shape arithmetic for some layouts."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns (N, C, 1, 1) of (N, C, H, W)."""
-        return x.mean((2, 3), keepdim=True)
-
-
-class _Whole(nn.Module):
-    """What the file computes: the network, with casts and normalisation where asked for."""
-
-    def __init__(self, model: FBNetV3, artefact: Artefact) -> None:
-        super().__init__()
-        self.model = model
-        self.in_graph = artefact.in_graph
-        self.half_inside = artefact.precision == "fp16"
-        mean, std = _mean_and_std(artefact.preprocess)
-        self.shift = nn.Buffer(mean * 255)
-        self.scale = nn.Buffer(1 / (std * 255))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Returns float32 logits (N, num_classes)."""
-        if self.in_graph:
-            # Normalised in float32 also where the rest is fp16: 255 steps need 8 of its 11 bits.
-            x = (x.permute(0, 3, 1, 2).float() - self.shift) * self.scale
-        if self.half_inside:
-            return self.model(x.half()).float()  # type: ignore[no-any-return]
-        return self.model(x)  # type: ignore[no-any-return]
-
-
-def inference_graph(model: FBNetV3, artefact: Artefact) -> nn.Module:
-    """Returns what a file computes, ready for an exporter: folded, plain, on the processor."""
-    folded = fold_batch_norm(model).cpu().float()
-    folded = folded.to(memory_format=torch.contiguous_format)
-    for module in folded.modules():
-        for name, child in module.named_children():
-            if isinstance(child, nn.AdaptiveAvgPool2d):
-                setattr(module, name, _MeanPool())
-        # In-place activations are decomposed and recomposed by the exporter: five times slower.
-        if getattr(module, "inplace", False):
-            setattr(module, "inplace", False)  # noqa: B010  # no attribute of nn.Module
-    if artefact.precision == "fp16":
-        folded = folded.half()
-    return _Whole(folded, artefact).eval()
 
 
 def _trace(model: FBNetV3, artefact: Artefact, dynamic: Dynamic | None, opset: int) -> Any:
@@ -425,22 +273,3 @@ def _check_arguments(
         raise ValueError(
             f"include_preprocess needs 3 input channels, the model has {model.in_chans}"
         )
-
-
-def _usual_preprocess(model: FBNetV3) -> Preprocess:
-    # Nobody has chosen; timm's usual share is cut off, and nothing of a thumbnail.
-    side = model.arch.resolution
-    resize = side if side < 64 else math.floor(side / 0.95)
-    return Preprocess(
-        resize=resize,
-        crop=side,
-        interpolation="bilinear",
-        antialias=True,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-    )
-
-
-def _mean_and_std(preprocess: Preprocess) -> tuple[Tensor, Tensor]:
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (preprocess.mean, preprocess.std))
-    return mean, std

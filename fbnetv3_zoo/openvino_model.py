@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from .artefact import PREFIX, Artefact
 from .onnx_session import OnnxBackend
 from .optional import missing
-from .parity import Parity, as_pixels, compare, inputs_for
+from .parity import TOLERANCE, Parity, as_pixels, compare, inputs_for
 
 _SECTION = "fbnetv3"
 
@@ -118,7 +118,7 @@ def to_openvino(onnx_path: str | Path, path: str | Path) -> Parity:
     batches = _batches(backend)
     with _saved(model, Path(path)) as part:
         # Some OpenVINO kernels sum in another order; the limit is that of the export.
-        parity = compare(_infer(part), backend.run_raw, batches, tolerance=1e-3)
+        parity = compare(_infer(part), backend.run_raw, batches, tolerance=TOLERANCE["fp32"])
         _describe_in(model, dataclasses.replace(backend.artefact, parity=parity.to_dict()))
     return parity
 

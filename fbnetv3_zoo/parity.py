@@ -22,6 +22,9 @@ from .labels import example_photos
 
 Run = Callable[[NDArray[Any]], NDArray[Any]]
 SEED = 0
+# Largest error that passes. fp32: both sides are this far from float64 at most; see `compare`.
+# fp16: 60 to 80 layers of 11-bit arithmetic.
+TOLERANCE = {"fp32": 1e-3, "fp16": 5e-2}
 # Where fp32 arithmetic itself is that far off (fresh, ill-conditioned networks), a file may be this
 # many times as far from float64 as torch is.
 _SLACK = 4.0

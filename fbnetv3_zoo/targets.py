@@ -18,10 +18,11 @@ import torch
 from numpy.typing import NDArray
 
 from .artefact import written_whole
-from .export import TOLERANCE, describe, inference_graph, reference_of
+from .describe import describe
+from .export_graph import inference_graph, reference_of
 from .model import FBNetV3
 from .optional import missing
-from .parity import Parity, compare, inputs_for
+from .parity import TOLERANCE, Parity, compare, inputs_for
 from .preprocess import Preprocess
 
 TARGETS = ("nnapi", "coreml-neuralnetwork", "coreml-mlprogram", "tensorrt")

@@ -17,15 +17,15 @@ import pytest
 import torch
 from torch import nn
 
-from fbnetv3 import export
 from fbnetv3.arch import Arch
 from fbnetv3.artefact import Artefact, written_whole
 from fbnetv3.counts import count
+from fbnetv3.describe import describe
 from fbnetv3.export import Exported, to_onnx
 from fbnetv3.model import FBNetV3, build
 from fbnetv3.onnx_graph import operators
 from fbnetv3.onnx_session import read_artefact
-from fbnetv3.parity import compare, error_of_std
+from fbnetv3.parity import TOLERANCE, compare, error_of_std
 from fbnetv3.preprocess import Preprocess
 from fbnetv3.tables import ARCHS
 
@@ -116,7 +116,7 @@ def test_weights_and_their_licence_are_named(golden_network: Make, tmp_path: Pat
     weights = WEIGHTS["fbnetv3_b.ra2_in1k"]
     model = build(weights.arch)
     model.pretrained_cfg = pretrained_cfg("fbnetv3_b", weights.arch, weights)
-    artefact = export.describe(model)
+    artefact = describe(model)
     assert artefact.name == "fbnetv3_b.ra2_in1k"
     assert artefact.weights_tag == "ra2_in1k"
     assert artefact.license == "Apache-2.0"
@@ -125,7 +125,7 @@ def test_weights_and_their_licence_are_named(golden_network: Make, tmp_path: Pat
     assert len(artefact.class_names) == 1000
     assert len(artefact.weights_sha256) == 64
     model.reset_classifier(7)
-    assert export.describe(model).class_names == ()
+    assert describe(model).class_names == ()
 
 
 def test_metadata_comes_back_from_strings(exported: Exported) -> None:
@@ -221,7 +221,7 @@ def test_a_file_that_differs_is_not_written(
 ) -> None:
     path = tmp_path / "x.onnx"
     path.write_bytes(b"the older file")
-    monkeypatch.setitem(export.TOLERANCE, "fp16", 1e-6)
+    monkeypatch.setitem(TOLERANCE, "fp16", 1e-6)
     with pytest.raises(ValueError, match=r"logits differ by .* expected at most .* Nothing was"):
         to_onnx(small_model, path, precision="fp16", dynamic=None)
     assert path.read_bytes() == b"the older file"
