@@ -19,7 +19,8 @@ from fbnetv3.model import FBNetV3, build
 from fbnetv3.onnx_graph import operators
 from fbnetv3.onnx_session import OnnxBackend, read_artefact
 from fbnetv3.preprocess import CIFAR10_MEAN, CIFAR10_STD, Preprocess
-from fbnetv3.quantize import Quantized, _Score, quantize
+from fbnetv3.quantize import Quantized, quantize
+from fbnetv3.quantize_score import Score
 
 NUM_CLASSES = 4
 ARCH = Arch(
@@ -245,7 +246,7 @@ def test_openvino_takes_seven_bits_where_eight_break_the_budget(
     # Whether eight bits saturate is the processor's affair, so that the judge is told what to say.
     pytest.importorskip("nncf", reason="the extra `openvino` is not installed")
     verdicts = iter((*drops, 9))  # the last is for the message
-    monkeypatch.setattr(_Score, "drop_pct", property(lambda _: next(verdicts)))
+    monkeypatch.setattr(Score, "drop_pct", property(lambda _: next(verdicts)))
     path = tmp_path / "x.xml"
     path.write_text("the older file")
     images, _ = pictures(16, seed=50)
