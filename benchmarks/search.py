@@ -28,8 +28,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.peers import CURVES, JOINT, MANY, METHODS, PLANNED, SEEDS, Task, run
+from benchmarks.peers import CURVES, JOINT, MANY, METHODS, PLANNED, SEEDS
 from benchmarks.report import write_report
+from benchmarks.table_task import Task, run
 from benchmarks.truths import SHARES, TRUTHS, load
 from fbnetv3.search.evolve import Limit
 from fbnetv3.search.objective import TableObjective

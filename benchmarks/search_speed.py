@@ -20,9 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peers import Nars, Task
+from benchmarks.nars_on_table import Nars
 from benchmarks.search import limits_of
 from benchmarks.search_scale import conditions
+from benchmarks.table_task import Task
 from benchmarks.truths import load
 from fbnetv3.flop_count import flops
 from fbnetv3.model import build
