@@ -13,7 +13,7 @@ import typer
 
 from . import completion
 from .cli_group import FAILED, Program, note, print_json, print_table
-from .cli_options import TABLES, CacheDir, Json, License, Offline, Policy, arch_of
+from .cli_options import TABLES, CacheDir, Json, License, Offline, Policy
 
 # Answers where no better weights can be had, and where the caller asks for it.
 EMBEDDED = "fbnetv3_nano.cifar10"
@@ -112,9 +112,10 @@ def info(
         fbnetv3 info fbnetv3_b.ra2_in1k --json
     """
     from .counts import count
+    from .registry import get_arch
     from .weights import WEIGHTS
 
-    arch = arch_of(name)
+    arch = get_arch(name)
     known = [w for w in WEIGHTS.values() if name in (w.name, w.model)]
     counts = count(arch)
     if json:
@@ -277,7 +278,7 @@ def flops(
     """
     from .flop_count import flops as counted
 
-    found = counted(arch_of(name), resolution)
+    found = counted(name, resolution)
     if json:
         print_json({"name": name, **found.to_dict()})
         return

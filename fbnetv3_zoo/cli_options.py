@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from . import completion
-
-if TYPE_CHECKING:
-    from .arch import Arch
 
 TABLES = completion.any_of(completion.networks, completion.files(".json"))
 
@@ -31,11 +28,3 @@ Policy = Annotated[
 ]
 Offline = Annotated[bool | None, typer.Option(help="Never reach for the network.")]
 CacheDir = Annotated[Path | None, typer.Option(help="Folder of weights, not the usual cache.")]
-
-
-def arch_of(name: str) -> Arch:
-    """Returns the table of a model, of weights, or of an architecture's JSON."""
-    from .arch_file import read_arch
-    from .registry import get_arch
-
-    return read_arch(name) if name.endswith(".json") else get_arch(name)

@@ -9,7 +9,7 @@ import typer
 
 from . import completion
 from .cli_group import FAILED, note, print_json
-from .cli_options import TABLES, CacheDir, Json, License, arch_of
+from .cli_options import TABLES, CacheDir, Json, License
 
 
 def fetch(
@@ -107,12 +107,13 @@ def convert(
     from .convert import detect_dialect, from_fbnetv3, to_fbnetv3
     from .loading import STEM, stored_classes
     from .model import build
+    from .registry import get_arch
 
     if to not in ("fbnetv3", "official", "timm"):
         raise ValueError(f"--to is {to!r}; expected fbnetv3, official or timm")
     if target.suffix != ".safetensors":
         raise ValueError(f"target is {target}; expected a name that ends in .safetensors")
-    arch = arch_of(model)
+    arch = get_arch(model)
     tensors = read_tensors(source)
     found = detect_dialect(tensors)
     ours = to_fbnetv3(tensors, arch, found)

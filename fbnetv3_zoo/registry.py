@@ -121,13 +121,22 @@ def find(
 
 
 def get_arch(name: str) -> Arch:
-    """Returns the table of a model, or the one that weights `model.tag` fit.
+    """Returns the table of a model, of weights `model.tag`, or of an architecture's JSON.
+
+    Args:
+        name: of a model or of weights; or the path or address of a file that ends in .json.
 
     Raises:
-        ValueError: there is no such name; suggests the nearest.
+        ValueError: there is no such name, and the nearest is suggested; or the file is no
+            architecture.
+        FileNotFoundError: there is no such file, or it cannot be fetched.
     """
     if name in WEIGHTS:
         return WEIGHTS[name].arch
+    if name.endswith(".json"):
+        from .arch_file import read_arch
+
+        return read_arch(name)
     archs = _archs()
     if name not in archs:
         raise unknown_model(name)

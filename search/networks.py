@@ -8,14 +8,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from fbnetv3.arch import Arch
-from fbnetv3.arch_file import read_arch
 from fbnetv3.checkpoint import load_strict, read_tensors
 from fbnetv3.labels import class_ids, class_names
 from fbnetv3.model import build
 from fbnetv3.preprocess import Preprocess
 from fbnetv3.pretrained_cfg import class_names_of
-from fbnetv3.registry import FOLDERS
+from fbnetv3.registry import FOLDERS, get_arch
 
 from .data import cifar_arch
 from .foreign import RECORD, is_foreign, open_foreign, open_run
@@ -73,7 +71,7 @@ def open_network(
         return Network(*open_run(folder, num_classes, dropout=dropout, drop_path=drop_path))
     if pretrained or (pretrained is None and has_weights(name)):
         return _with_weights(name, num_classes, rates)
-    arch = _arch(name)
+    arch = get_arch(name)
     arch = cifar_arch(arch) if small_images else arch
     sized = {} if num_classes is None else {"num_classes": num_classes}
     return Network(build(arch, **rates | sized))
@@ -131,9 +129,3 @@ def _with_weights(name: str, num_classes: int | None, rates: dict[str, Any]) -> 
     labels = WEIGHTS[name].labels if name in WEIGHTS else fbnetv3.get_weights(name).labels
     known = tuple(zip(class_names(labels), class_ids(labels), strict=True))
     return Network(model, preprocess, known)
-
-
-def _arch(name: str) -> Arch:
-    from fbnetv3.registry import get_arch
-
-    return read_arch(name) if name.endswith(".json") else get_arch(name)

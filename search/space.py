@@ -22,7 +22,8 @@ from fbnetv3.json_record import keywords_of, read_json
 from fbnetv3.messages import shown
 
 from .gene import Gene, span
-from .layout import WIDTHS, Layout, Value, is_number, same
+from .layout import WIDTHS, Layout, Value, same
+from .space_checks import check_space
 
 SCHEMA = "fbnetv3-space/1"
 
@@ -56,62 +57,7 @@ class Space:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "genes", tuple(self.genes))
-        if not (
-            isinstance(self.name, str) and self.name.isprintable() and 0 < len(self.name) <= 80
-        ):
-            raise ValueError(
-                f"the space's name is {shown(self.name)}; expected up to 80 printable letters"
-            )
-        if isinstance(self.version, bool) or not isinstance(self.version, int) or self.version < 1:
-            raise ValueError(
-                f"the space's version is {shown(self.version)}; expected a whole number from 1"
-            )
-        if not self.genes:
-            raise ValueError(f"space {self.name!r} is empty; expected at least one gene")
-        names = [item.name for item in self.genes]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"space {self.name!r} has gene {twice[0]!r} twice")
-        cells = list(self.layout.cells())
-        for cell, _, place in cells:
-            if cell not in names:
-                raise ValueError(
-                    f"{place} names gene {shown('$' + cell)}; the space has {shown(names)}"
-                )
-        self._check_widths(cells)
-        parents = {gene.when[0] for gene in self.genes if gene.when}
-        unused = [n for n in names if n not in parents and n not in {c[0] for c in cells}]
-        if cells and unused:
-            raise ValueError(f"gene {unused[0]!r} is in no cell of the layout; use it or drop it")
-        for index, gene in enumerate(self.genes):
-            if gene.when is None:
-                continue
-            if gene.when[0] not in names[:index]:
-                raise ValueError(
-                    f"gene {gene.name!r} depends on {shown(gene.when[0])}; expected an earlier gene"
-                )
-            for value in gene.when[1]:
-                self.genes[names.index(gene.when[0])].index(value)
-        self._check_packs(names, parents)
-
-    def _check_widths(self, cells: list[tuple[str, str, str]]) -> None:
-        for name, kind, place in cells:
-            if kind in WIDTHS and not all(map(is_number, self.gene(name).values)):
-                raise ValueError(f"{place} is gene {name!r}; expected a gene of numbers")
-
-    def _check_packs(self, names: list[str], parents: set[str]) -> None:
-        packed = [name for members, _ in self.packs for name in members]
-        for members, value in self.packs:
-            if not members or any(packed.count(name) > 1 for name in members):
-                raise ValueError(f"pack {shown(members)}: expected genes that are in no other pack")
-            for name in members:
-                if name not in names or self.gene(name).values != self.gene(members[0]).values:
-                    raise ValueError(f"pack {shown(members)}: expected genes with the same values")
-                if self.gene(name).when or name in parents:
-                    raise ValueError(
-                        f"pack {shown(members)}: {name!r} is conditional; use free genes"
-                    )
-            self.gene(members[0]).index(value)
+        check_space(self)
 
     # What the space is
 

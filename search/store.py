@@ -28,11 +28,11 @@ from typing import Any
 
 import numpy as np
 from filelock import FileLock
-from numpy.typing import NDArray
 
 from .lock import StoreError, beat, give_lock, reported, take_lock
 from .results import read_epochs, write_json
-from .trials import Batch, Labels, Proposal, State, Trial
+from .store_queries import Queries
+from .trials import Batch, Proposal, Trial
 
 DATABASE, SETTINGS = "search.sqlite", "search.json"
 SCHEMA = "fbnetv3-search/1"
@@ -59,7 +59,7 @@ CREATE TABLE metric (
 
 
 @dataclass
-class Store:
+class Store(Queries):
     """An open search folder. Made by `create`, `open` or `read`; a context manager.
 
     Attributes:
@@ -328,56 +328,6 @@ class Store:
                     (reason, self.trial_id(proposal)),
                 )
 
-    def batches(self) -> list[Batch]:
-        """Returns all rounds in order."""
-        rows = self._database.execute(
-            "SELECT number, kind, rng_state, predictor FROM batch ORDER BY number"
-        )
-        return [Batch(n, kind, json.loads(state), sha) for n, kind, state, sha in rows]
-
-    def trials(self, *states: State, batch: int | None = None) -> list[Trial]:
-        """Returns trials in the order of their proposal: of some states, of one round, or all."""
-        where, values = ["1"], list[Any](states)
-        if states:
-            where.append(f"state IN ({','.join('?' * len(states))})")
-        if batch is not None:
-            where.append("batch=?")
-            values.append(batch)
-        return self._select(" AND ".join(where), values)
-
-    def _select(self, where: str, values: list[Any]) -> list[Trial]:
-        rows = self._database.execute(
-            "SELECT seq,id,batch,slot,genes,costs,seed,epochs,predicted,origin,state,attempt,"
-            f"failures,started,ended,reason FROM trial WHERE {where} ORDER BY seq",
-            values,
-        )
-        return [
-            Trial(
-                *row[:4], tuple(np.frombuffer(row[4], "<i2").tolist()), json.loads(row[5]), *row[6:]
-            )  # type: ignore[call-arg]  # sixteen columns for sixteen fields
-            for row in rows
-        ]
-
-    def trial(self, seq: int) -> Trial:
-        """Returns one trial."""
-        return self._select("seq=?", [seq])[0]
-
-    def counts(self) -> dict[str, int]:
-        """Returns the number of trials in each state."""
-        rows = self._database.execute("SELECT state, COUNT(*) FROM trial GROUP BY state")
-        return {"queued": 0, "leased": 0, "done": 0, "failed": 0, **dict(rows.fetchall())}
-
-    def known_genes(self, upto: int | None = None) -> NDArray[np.int16]:
-        """Returns (N, genes) of every trial, failed ones too: none of them is proposed again.
-
-        Args:
-            upto: the last round that counts; None is all.
-        """
-        rows = self._database.execute(
-            "SELECT genes FROM trial WHERE ?1 IS NULL OR batch <= ?1 ORDER BY seq", (upto,)
-        ).fetchall()
-        return _matrix([row[0] for row in rows])
-
     def lease(self, trial: Trial, owner: str, seconds: float) -> int:
         """Marks a trial as running until the lease ends; returns the number of its attempt."""
         now = time.time()
@@ -434,69 +384,6 @@ class Store:
                 )
         return complete
 
-    def curve(self, seq: int) -> list[float | None]:
-        """Returns a trial's labels by epoch, the latest attempt's where there are several."""
-        rows = self._database.execute(
-            "SELECT epoch, value FROM metric WHERE trial=? ORDER BY epoch, attempt", (seq,)
-        )
-        return list(dict(rows.fetchall()).values())
-
-    def labels(
-        self,
-        epoch: int | None = None,
-        *,
-        kinds: Sequence[str] = (),
-        before: int | None = None,
-        seed: int | None = None,
-    ) -> Labels:
-        """Returns the labels of finished trials, in the order of their proposal.
-
-        A trial that was trained for less than `epoch` epochs has no label and is left out.
-
-        Args:
-            epoch: after how many epochs; None is after a trial's last. Imported labels, of which
-                there is one only, always count.
-            kinds: of rounds; empty keeps all.
-            before: keeps rounds with a lower number.
-            seed: keeps trials of the search with this seed.
-        """
-        rows = self._database.execute(
-            f"""
-            SELECT t.seq, t.genes, (
-                SELECT m.value FROM metric m WHERE m.trial = t.seq AND m.epoch <= w.epoch
-                ORDER BY m.epoch DESC, m.attempt DESC LIMIT 1)
-            FROM trial t JOIN batch b ON b.number = t.batch
-            JOIN (SELECT seq, CASE WHEN :epoch IS NULL OR origin <> 'search' THEN epochs
-                  ELSE :epoch END AS epoch FROM trial) w ON w.seq = t.seq
-            WHERE t.state = 'done' AND t.epochs >= w.epoch
-            AND (:before IS NULL OR b.number < :before)
-            AND (:seed IS NULL OR t.seed = :seed OR t.origin <> 'search')
-            {f"AND b.kind IN ({','.join(repr(str(kind)) for kind in kinds)})" if kinds else ""}
-            ORDER BY t.seq
-            """,
-            {"epoch": epoch, "before": before, "seed": seed},
-        ).fetchall()
-        return Labels(
-            np.array([row[0] for row in rows], np.int64),
-            _matrix([row[1] for row in rows]),
-            np.array([np.nan if row[2] is None else row[2] for row in rows], np.float64),
-        )
-
-    def best_label(self, bounds: Mapping[str, tuple[float, float]]) -> float | None:
-        """Returns the highest label of finished trials within bounds on costs, or None."""
-        where, values = ["t.state = 'done'"], list[Any]()
-        for name, ends in bounds.items():
-            for sign, end in zip((">=", "<="), ends, strict=True):
-                if np.isfinite(end):
-                    where.append(f"json_extract(t.costs, ?) {sign} ?")
-                    values += [f'$."{name}"', end]
-        row = self._database.execute(
-            "SELECT MAX(m.value) FROM metric m JOIN trial t ON t.seq = m.trial "
-            f"WHERE {' AND '.join(where)}",
-            values,
-        ).fetchone()
-        return None if row[0] is None else float(row[0])
-
     def set_stage(self, name: str, content: Mapping[str, Any]) -> None:
         """Remembers what a stage found; every stage can be worked out again from the rounds."""
         with self.transaction():
@@ -504,21 +391,6 @@ class Store:
                 "INSERT OR REPLACE INTO stage VALUES (?,?,?)",
                 (name, json.dumps(content), time.time()),
             )
-
-    def stage(self, name: str) -> dict[str, Any] | None:
-        """Returns what a stage found, or None if it has not ended."""
-        row = self._database.execute("SELECT content FROM stage WHERE name=?", (name,)).fetchone()
-        return None if row is None else dict(json.loads(row[0]))
-
-    def stages(self) -> dict[str, dict[str, Any]]:
-        """Returns what all stages found, in the order of their end."""
-        rows = self._database.execute("SELECT name, content FROM stage ORDER BY finished, rowid")
-        return {name: json.loads(content) for name, content in rows}
-
-
-def _matrix(rows: list[bytes]) -> NDArray[np.int16]:
-    width = len(rows[0]) // 2 if rows else 0
-    return np.frombuffer(b"".join(rows), "<i2").reshape(len(rows), width).astype(np.int16)
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:

@@ -25,7 +25,6 @@ FOLDERS = {"fbnetv3": ROOT / "fbnetv3_zoo", "fbnetv3.search": ROOT / "search"}
 SEARCH_USES = frozenset(
     {
         "arch",
-        "arch_file",
         "checkpoint",
         "cli_group",
         "completion",
@@ -67,7 +66,7 @@ ROOMS = {
     "download": {"checkpoint"},
     "hub_repo": {"download", "weights"},
     "loading": {"arch", "checkpoint", "model"},
-    "registry": {"arch", "counts", "features", "model", "source", "tables", "weights"},
+    "registry": {"arch", "arch_file", "counts", "features", "model", "source", "tables", "weights"},
     "flop_count": {"arch", "model", "registry", "weights"},
     "latency": set(),
 }
@@ -77,8 +76,8 @@ TORCH_FREE = {
     "preprocess pretrained_cfg registry tables weights cli completion cli_demo cli_deploy "
     "cli_group cli_latency cli_options cli_weights demo_server optional",
     "fbnetv3.search": "cost evolve gene latency_table objective operators optimize problem recipe "
-    "quality report_style run scale select space spaces store trials cli cli_ask cli_run "
-    "cli_spaces cli_words",
+    "quality report_style run scale select space space_checks spaces store store_queries trials "
+    "cli cli_ask cli_run cli_spaces cli_words",
 }
 NUMPY_FREE = {"fbnetv3": "arch counts labels license_policy registry tables weights cli completion"}
 

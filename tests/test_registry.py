@@ -427,6 +427,15 @@ def test_tables_and_records_are_found_by_both_names() -> None:
             look_up("fbnet_b")
 
 
+def test_the_table_of_a_file_is_had_as_create_has_it(tmp_path: Path) -> None:
+    path = tmp_path / "tiny.json"
+    path.write_text(TINY.to_json())
+    assert fbnetv3.get_arch(str(path)) == TINY
+    assert fbnetv3.flops(str(path)).macs_paper == fbnetv3.count(TINY).macs_paper
+    with pytest.raises(FileNotFoundError, match="no architecture file at mine"):
+        fbnetv3.get_arch("mine.json")
+
+
 def test_a_registered_table_is_a_model_like_any_other() -> None:
     fbnetv3.register("mine", TINY)
     fbnetv3.register("mine", TINY)  # the same again is no mistake
