@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fbnetv3.artefact import Artefact
-from fbnetv3.export import describe, to_onnx
+from fbnetv3.describe import describe
+from fbnetv3.export import to_onnx
 from fbnetv3.images import open_image
 from fbnetv3.latency import environment
 from fbnetv3.model import FBNetV3, build

@@ -7,13 +7,16 @@ does not wait for torch.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from . import completion
 from .cli_group import FAILED, Program, note, print_json, print_table
 from .cli_options import TABLES, CacheDir, Json, License, Offline, Policy
+
+if TYPE_CHECKING:
+    from .arch import Arch
 
 # Answers where no better weights can be had, and where the caller asks for it.
 EMBEDDED = "fbnetv3_nano.cifar10"
@@ -97,7 +100,7 @@ def info(
     name: Annotated[
         str,
         typer.Argument(
-            help="Model, weights model.tag, or architecture JSON.", autocompletion=TABLES
+            help="Model, weights model.tag, local-dir:DIR, or JSON.", autocompletion=TABLES
         ),
     ],
     json: Json = False,
@@ -112,17 +115,19 @@ def info(
         fbnetv3 info fbnetv3_b.ra2_in1k --json
     """
     from .counts import count
-    from .registry import get_arch
     from .weights import WEIGHTS
 
-    arch = get_arch(name)
+    arch, sides, stated = _described(name)
     known = [w for w in WEIGHTS.values() if name in (w.name, w.model)]
-    counts = count(arch)
+    counts = count(arch, **sides)
     if json:
-        print_json({"name": name, "counts": counts, "weights": known, "arch": arch.to_dict()})
+        print_json(
+            {"name": name, "counts": counts, "weights": known, "arch": arch.to_dict(), **stated}
+        )
         return
     print(
         f"{name}: {counts.macs_paper / 1e6:.1f} M MACs at {counts.resolution} pixels, "
+        f"{sides['num_classes']} classes, "
         f"{counts.params / 1e6:.2f} M parameters, stem {arch.stem_channels}, "
         f"head {arch.head_mid_channels} -> {arch.head_channels}"
     )
@@ -146,8 +151,25 @@ def info(
         terms = "" if w.commercial else ", non-commercial use only"
         print(
             f"{w.name}: top-1 {w.top1_pct:.2f} % on {w.labels} at {w.preprocess.crop} "
-            f"(by {w.evaluated_by}); {w.license}{terms}; from {w.origin}"
+            f"(by {w.evaluated_by}); {w.license}{terms}; source: {w.origin}"
         )
+    for license in stated.values():
+        print(f"{name}: licence {license or 'not stated'}")
+
+
+def _described(name: str) -> tuple[Arch, dict[str, int], dict[str, str]]:
+    """Returns the table, the numbers of classes and channels, and the licence of a folder."""
+    from .registry import FOLDERS, get_arch
+    from .weights import WEIGHTS
+
+    if not name.startswith(FOLDERS):
+        num_classes = WEIGHTS[name].num_classes if name in WEIGHTS else 1000
+        return get_arch(name), {"num_classes": num_classes}, {}
+    from .pretrained import read_pretrained
+
+    found = read_pretrained(name)
+    sides = {key: int(found.model_args[key]) for key in ("num_classes", "in_chans")}
+    return found.arch, sides, {"license": found.license}
 
 
 @app.command()
@@ -258,7 +280,7 @@ def flops(
     name: Annotated[
         str,
         typer.Argument(
-            help="Model, weights model.tag, or architecture JSON.", autocompletion=TABLES
+            help="Model, weights model.tag, local-dir:DIR, or JSON.", autocompletion=TABLES
         ),
     ],
     resolution: Annotated[

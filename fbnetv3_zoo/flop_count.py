@@ -86,8 +86,8 @@ def flops(model: nn.Module | Arch | str, resolution: int | None = None) -> Flops
     """Returns the cost of one image through a network.
 
     Args:
-        model: a built model (it is run once, in its own device and dtype), a table, or a name; the
-            name of weights counts their classes.
+        model: a built model (it is run once, in its own device and dtype), a table, or a name as
+            `create` takes it, with the classes of the weights that it names.
         resolution: side of the square input in pixels; the network's own unless given.
 
     Raises:
@@ -179,11 +179,9 @@ def _analyse(module: nn.Module, x: Tensor) -> tuple[dict[str, int], dict[str, in
 
 def _module_of(model: nn.Module | Arch | str) -> nn.Module:
     if isinstance(model, str):
-        from .registry import get_arch
-        from .weights import WEIGHTS
+        from .registry import create
 
-        num_classes = WEIGHTS[model].num_classes if model in WEIGHTS else 1000
-        return build(get_arch(model), num_classes=num_classes)
+        return create(model)
     return build(model) if isinstance(model, Arch) else model
 
 

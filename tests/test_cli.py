@@ -26,7 +26,7 @@ from fbnetv3.convert import from_fbnetv3
 from fbnetv3.counts import count
 from fbnetv3.export import Exported
 from fbnetv3.images import list_images
-from fbnetv3.model import FBNetV3
+from fbnetv3.model import FBNetV3, build
 from fbnetv3.preprocess import Preprocess
 from fbnetv3.pretrained import save_pretrained
 from fbnetv3.tables import ARCHS
@@ -106,6 +106,26 @@ def test_flops_are_the_published_figures() -> None:
     assert found["macs_fvcore"] == count(ARCHS["fbnetv3_a"]).macs_fvcore
     assert sum(layer["macs"] for layer in found["layers"]) == found["macs_fvcore"]
     assert run_json("flops", "fbnetv3_a", "-r", "256")["macs_paper"] > 356_598_280
+
+
+def test_weights_are_counted_with_their_own_classes() -> None:
+    listed = {row["name"]: row["macs_paper"] for row in run_json("list", "--pretrained")}
+    for name in ("fbnetv3_nano.cifar10", "fbnetv3_e.meta_in1k"):
+        assert run_json("flops", name)["macs_paper"] == listed[name]
+        assert run_json("info", name)["counts"]["macs_paper"] == listed[name]
+    assert "10 classes" in run("info", "fbnetv3_nano.cifar10")[1]
+
+
+def test_a_folder_is_counted_and_described(tmp_path: Path) -> None:
+    model = build(ARCHS["fbnetv3_nano"], num_classes=3, in_chans=1)
+    save_pretrained(model, tmp_path, labels=["a", "b", "c"], license="mit")
+    name = f"local-dir:{tmp_path}"
+    counts = count(ARCHS["fbnetv3_nano"], num_classes=3, in_chans=1)
+    assert run_json("flops", name)["macs_paper"] == counts.macs_paper
+    found = run_json("info", name)
+    assert found["counts"]["params"] == counts.params
+    assert found["license"] == "mit"
+    assert f"{name}: licence mit" in run("info", name)[1]
 
 
 def test_flops_of_a_table_of_ones_own(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ ROOMS = {
     "hub_repo": {"download", "weights"},
     "loading": {"arch", "checkpoint", "model"},
     "registry": {"arch", "arch_file", "counts", "features", "model", "source", "tables", "weights"},
-    "flop_count": {"arch", "model", "registry", "weights"},
+    "flop_count": {"arch", "model", "registry"},
     "latency": set(),
 }
 # Files that can be used where torch is not wanted, with all that they import at once.

@@ -1,5 +1,6 @@
 """The benchmark's rules hold for every method: budgets, shares of trainings, what answers are."""
 
+import importlib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,9 +13,7 @@ from fbnetv3.search.gene import Gene
 from fbnetv3.search.objective import TableObjective
 from fbnetv3.search.space import Space
 
-from ..modules import module_of_file
-
-PEERS = Path(__file__).parents[2] / "benchmarks" / "peers.py"
+ROOT = Path(__file__).parents[2]
 NAMES = ("arch", "arch", "recipe", "recipe", "arch")
 SPACE = Space(
     "small",
@@ -26,10 +25,11 @@ NEEDS_OPTUNA = ("tpe", "tpe_free", "asha", "hyperband", "optuna_tpe", "optuna_ns
 SHARES = (0.25, 0.5, 1.0)
 
 
-@pytest.fixture(scope="module")
-def peers() -> ModuleType:
+@pytest.fixture
+def peers(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script as a module."""
-    return module_of_file(PEERS)
+    monkeypatch.syspath_prepend(str(ROOT))
+    return importlib.import_module("benchmarks.peers")
 
 
 def table() -> TableObjective:
