@@ -17,7 +17,10 @@ from .presets import PRESETS
 from .recipe import Recipe
 
 if TYPE_CHECKING:
+    from .images import ImageSet
     from .logbook import EpochLog
+    from .loop import Teacher
+    from .plan import Run
 
 _NETWORKS = completion.any_of(completion.networks, completion.files(".json"))
 _DEVICES = completion.choices("cpu", "cuda")
@@ -99,10 +102,9 @@ def train(
     import torch
 
     from . import train as training
-    from .batches import default_preprocess
     from .data import open_train_val
     from .foreign import is_foreign, write_record
-    from .networks import check_input, has_weights, open_network
+    from .networks import check_input, has_weights, open_network, preprocess_for
     from .parallel import joined
 
     _check_words(teacher, teacher_cache, plot)
@@ -124,14 +126,8 @@ def train(
             dropout=plan.dropout,
             drop_path=plan.drop_path,
         )
-        side = plan.resolution or (
-            network.preprocess.crop if network.preprocess else _resolution(network.model, images)
-        )
-        known = network.preprocess
-        preprocess = known if known and known.crop == side else default_preprocess(images, side)
-        if known and known.crop != side:
-            preprocess = dataclasses.replace(preprocess, mean=known.mean, std=known.std)
-        check_input(network.model, side, model)
+        preprocess = preprocess_for(network, images, plan.resolution)
+        check_input(network.model, preprocess.crop, model)
         if is_foreign(model) and world.rank == 0:
             write_record(out, model)
         shown = _Progress(plan.epochs, silent=world.rank > 0)
@@ -146,15 +142,7 @@ def train(
             workers=workers,
             hardware=hardware,
         )
-        taught: training.Teacher | None = None
-        if teacher is not None:
-            from .distill import cached_teacher, open_teacher
-
-            taught = opened = open_teacher(teacher, images.classes, preprocess, hardware=hardware)
-            if teacher_cache is not None:
-                taught = cached_teacher(
-                    opened, images, preprocess, teacher_cache, hardware=hardware, workers=workers
-                )
+        taught = None if teacher is None else _taught(teacher, teacher_cache, images, run)
         try:
             result = training.train(
                 network.model,
@@ -256,6 +244,18 @@ def _check_words(teacher: str | None, teacher_cache: Path | None, plot: bool) ->
         need("matplotlib")
 
 
+def _taught(name: str, cache: Path | None, images: ImageSet, run: Run) -> Teacher:
+    """Returns the teacher of a run, from its cache of logits where there is to be one."""
+    from .distill import cached_teacher, open_teacher
+
+    teacher = open_teacher(name, images.classes, run.preprocess, hardware=run.hardware)
+    if cache is None:
+        return teacher
+    return cached_teacher(
+        teacher, images, run.preprocess, cache, hardware=run.hardware, workers=run.workers
+    )
+
+
 class _Progress:
     """A bar on a terminal, else a line an epoch."""
 
@@ -332,13 +332,6 @@ def _fitting(recipe: Recipe, num_images: int) -> Recipe:
     while batch > 2 and batch * 8 > num_images:
         batch //= 2
     return dataclasses.replace(recipe, batch_size=batch, lr=recipe.lr * batch / recipe.batch_size)
-
-
-def _resolution(model: Any, images: Any) -> int:
-    arch = getattr(model, "arch", None)
-    if arch is not None:
-        return int(arch.resolution)
-    return int(images.pixels.shape[1]) if images.pixels is not None else 224
 
 
 # The command is called so; in a module the name is Python's own.

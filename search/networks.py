@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,13 +11,15 @@ from torch import nn
 
 from fbnetv3.checkpoint import load_strict, read_tensors
 from fbnetv3.labels import class_ids, class_names
-from fbnetv3.model import build
+from fbnetv3.model import FBNetV3, build
 from fbnetv3.preprocess import Preprocess
 from fbnetv3.pretrained_cfg import class_names_of
 from fbnetv3.registry import FOLDERS, get_arch
 
+from .batches import default_preprocess
 from .data import cifar_arch
 from .foreign import RECORD, is_foreign, open_foreign, open_run
+from .images import ImageSet
 
 LOCAL_DIR = "local-dir:"
 
@@ -115,6 +118,31 @@ def load_raw(network: Network, name: str) -> None:
         raise ValueError(f"{name!r} is no run's folder; expected local-dir:PATH for raw weights")
     path = Path(name.removeprefix(LOCAL_DIR)) / "model_raw.safetensors"
     load_strict(network.model, read_tensors(path), source=str(path))
+
+
+def preprocess_for(network: Network, images: ImageSet, resolution: int | None = None) -> Preprocess:
+    """Returns what images go through to train a network on them.
+
+    That is the network's own preprocessing where its side is right, else what fits the images, with
+    the mean and the deviation of the network's own if it has one.
+
+    Args:
+        network: to be trained.
+        images: to train on.
+        resolution: side in pixels; None takes the network's, else that of small images, else 224.
+    """
+    known = network.preprocess
+    side = resolution or (known.crop if known else _side(network.model, images))
+    if known and known.crop == side:
+        return known
+    fitting = default_preprocess(images, side)
+    return dataclasses.replace(fitting, mean=known.mean, std=known.std) if known else fitting
+
+
+def _side(model: nn.Module, images: ImageSet) -> int:
+    if isinstance(model, FBNetV3):
+        return model.arch.resolution
+    return 224 if images.pixels is None else int(images.pixels.shape[1])
 
 
 def _with_weights(name: str, num_classes: int | None, rates: dict[str, Any]) -> Network:

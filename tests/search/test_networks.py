@@ -14,7 +14,7 @@ from torchvision.ops import StochasticDepth
 from fbnetv3.search.batches import default_preprocess
 from fbnetv3.search.foreign import _preprocess_of, write_record
 from fbnetv3.search.logbook import write_weights
-from fbnetv3.search.networks import check_input, open_network
+from fbnetv3.search.networks import Network, check_input, open_network, preprocess_for
 
 from .tiny import tiny_images
 
@@ -45,6 +45,22 @@ def test_a_network_with_heads_for_training_gives_logits_alone(name: str) -> None
     found = model(torch.zeros(2, 3, 96, 96))
     assert isinstance(found, torch.Tensor)
     assert found.shape == (2, 3)
+
+
+def test_images_go_through_what_the_network_knows_at_the_side_that_is_asked_for() -> None:
+    images = tiny_images()
+    known = open_network("fbnetv3_nano.cifar10").preprocess
+    assert known is not None
+    assert preprocess_for(Network(nn.Identity(), known), images) == known
+    assert preprocess_for(Network(nn.Identity(), known), images, known.crop) == known
+    larger = preprocess_for(Network(nn.Identity(), known), images, 48)
+    assert (larger.crop, larger.resize) == (48, 48)
+    assert (larger.mean, larger.std) == (known.mean, known.std)
+    fresh = open_network("fbnetv3_a")
+    assert preprocess_for(fresh, images) == default_preprocess(images, 224)
+    assert images.pixels is not None
+    side = int(images.pixels.shape[1])
+    assert preprocess_for(Network(nn.Identity()), images) == default_preprocess(images, side)
 
 
 def test_rates_reach_the_networks_of_torchvision() -> None:
