@@ -256,7 +256,9 @@ def create(
 def unknown_model(name: str) -> ValueError:
     """Returns the error for a name that is neither a model nor weights; suggests the nearest."""
     known = [*_archs(), *WEIGHTS]
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+    plain = name.lower().replace("-", "_")
+    whole = f"fbnetv3_{plain}"  # a letter alone
+    near = [whole] if whole in known else difflib.get_close_matches(plain, known, n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]!r}?" if near else "."
     tags = [weights.tag for weights in WEIGHTS.values() if name.startswith(weights.model + ".")]
     if tags:

@@ -77,6 +77,8 @@ def test_type_checkers_see_the_same_names_in_the_same_files() -> None:
 
 
 def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="module 'fbnetv3' has no attribute 'nonsense'"):
+    with pytest.raises(AttributeError, match="'create_model'; did you mean 'create'"):
+        _ = fbnetv3.create_model
+    with pytest.raises(AttributeError, match=r"module 'fbnetv3' has no attribute 'nonsense'$"):
         _ = fbnetv3.nonsense
     assert not hasattr(fbnetv3, "np")

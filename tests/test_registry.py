@@ -237,6 +237,9 @@ def test_options_reach_the_network_and_none_means_the_default() -> None:
     [
         (["fbnetv3_h"], {}, r"unknown model 'fbnetv3_h'; did you mean 'fbnetv3_.'\? See `fbnetv3"),
         (["fbnetv3_anno"], {}, "did you mean 'fbnetv3_nano'"),
+        (["FBNetV3_E"], {}, "did you mean 'fbnetv3_e'"),
+        (["fbnetv3-g"], {}, "did you mean 'fbnetv3_g'"),
+        (["E"], {}, "did you mean 'fbnetv3_e'"),
         (["fbnetv3_a.in1k"], {}, "unknown model 'fbnetv3_a.in1k'; its tags are meta_in1k"),
         (["qqq"], {}, r"unknown model 'qqq'\. See `fbnetv3 list` or fbnetv3\.list_models\(\)"),
         (["x/y"], {}, "model is 'x/y'; expected a name, or a path .* 'hf-hub:ORG/REPO'"),
