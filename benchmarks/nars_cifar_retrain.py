@@ -121,7 +121,7 @@ class Trainer:
             "limit": one.limit,
             "seed": seed,
             "distilled": teacher is not None,
-            "teacher": teacher,
+            "teacher": None if teacher is None else Path(teacher).name,
             "epochs": one.recipe.epochs,
             "macs": counts.macs_paper,
             "params": counts.params,

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import tempfile
 import time
@@ -74,8 +75,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         programs = install(folder)
-        model = folder / f"{args.model}.onnx"
-        to_onnx(create(args.model), model)
+        # Where the commands run, so that what they print has no path of this machine.
+        model = f"{args.model}.onnx"
+        to_onnx(create(args.model), folder / model)
+        photo = Path(shutil.copy(PHOTO, folder)).name
         rows = measure(
             {
                 "python": [str(programs / "python"), "-c", "pass"],
@@ -84,13 +87,13 @@ def main() -> None:
                     "-c",
                     "import onnxruntime, numpy, PIL.Image",
                 ],
-                "OnnxClassifier": [str(programs / "python"), "-c", API, str(model), str(PHOTO)],
+                "OnnxClassifier": [str(programs / "python"), "-c", API, model, photo],
                 "fbnetv3 classify --model": [
                     str(programs / "fbnetv3"),
                     "classify",
-                    str(PHOTO),
+                    photo,
                     "--model",
-                    str(model),
+                    model,
                 ],
             },
             args.n,
