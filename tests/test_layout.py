@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -324,3 +325,15 @@ def test_looking_things_up_loads_no_large_library(code: str) -> None:
     assert not loaded & ({"torch", "numpy", "PIL"} | (SLOW - {"typer"}) | set(OPTIONAL))
     if code == "import fbnetv3":
         assert {name for name in loaded if name.startswith("fbnetv3.")} == set()
+
+
+def test_no_record_names_a_path_of_the_machine_that_made_it() -> None:
+    records = [
+        path
+        for path in (ROOT / "benchmarks").rglob("*")
+        if path.suffix in {".json", ".jsonl", ".md", ".html", ".svg", ".csv"}
+    ]
+    assert len(records) > 50
+    own = re.compile(r"(?<![\w.])/(root|work|home|Users|mnt|tmp/tmp\w+)/\w[^\s\"']*")
+    for path in records:
+        assert not own.search(path.read_text()), path
