@@ -55,7 +55,10 @@ def run(
         Path | None,
         typer.Option(help="Labels that were measured before.", autocompletion=TABLES),
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Images to train on.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Images to train on: class folders, train/, CIFAR-10, parquet."),
+    ] = None,
     objective: Annotated[
         str | None,
         typer.Option(help="module:name or file.py:name.", autocompletion=completion.files(".py")),

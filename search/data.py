@@ -56,6 +56,16 @@ def open_images(folder: Path, split: str | None = None) -> ImageSet:
     return read_folders(part or folder)
 
 
+def open_training(folder: Path) -> ImageSet:
+    """Returns the training images of a folder: its train part, or all where it has no parts.
+
+    Raises:
+        FileNotFoundError: see `open_images`.
+        ValueError: see `open_images`.
+    """
+    return open_images(folder, None if _has_no_parts(folder) else "train")
+
+
 def open_train_val(
     folder: Path, *, val_share: float = 0.1, seed: int = 0
 ) -> tuple[ImageSet, ImageSet]:
@@ -68,8 +78,7 @@ def open_train_val(
         FileNotFoundError: see `open_images`.
         ValueError: see `open_images`; or the two parts differ in their classes.
     """
-    plain = folder.is_dir() and _part(folder, VAL_NAMES) is None and _is_class_folders(folder)
-    if plain:
+    if _has_no_parts(folder):
         return split_by_class(open_images(folder), share=val_share, seed=seed)
     train, val = open_images(folder, "train"), open_images(folder, "val")
     missing = sorted(set(train.classes) - set(val.classes))
@@ -171,7 +180,12 @@ def _part(folder: Path, names: Sequence[str]) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_dir()), None)
 
 
-def _is_class_folders(folder: Path) -> bool:
-    parts = [folder / name for name in TRAIN_NAMES if (folder / name).is_dir()]
+def _has_no_parts(folder: Path) -> bool:
+    """Returns whether it is a folder of class folders, with no part for training or validation."""
     cifar = (folder / "test_batch").is_file() or (folder / "cifar-10-batches-py").is_dir()
-    return not parts and not cifar and next(folder.rglob("*.parquet"), None) is None
+    return (
+        folder.is_dir()
+        and _part(folder, (*TRAIN_NAMES, *VAL_NAMES)) is None
+        and not cifar
+        and next(folder.rglob("*.parquet"), None) is None
+    )

@@ -1,5 +1,6 @@
 """The objective of a real search: labels are validation accuracies of trainings that repeat."""
 
+import json
 import math
 import shutil
 from pathlib import Path
@@ -98,3 +99,26 @@ def test_classes_are_drawn_by_the_split_seed(data: Path, tmp_path: Path) -> None
     assert len(labels(made, candidate(), 0, 1)) == 1
     with pytest.raises(ValueError, match=r"num_classes is 4; expected 2 to 3"):
         objective(tmp_path, num_classes=4)
+
+
+def test_class_folders_without_parts_are_searched_on_as_they_are(data: Path) -> None:
+    small = {"batch_size": 8}
+    made = TrainObjective("cifar_joint", str(data / "train"), epochs=1, recipe=small)
+    whole = TrainObjective("cifar_joint", str(data), epochs=1, recipe=small)
+    assert len(made._val) == len(whole._val) == (len(made._train) + len(made._val)) // 5
+    assert len(made._train) == len(whole._train)
+    assert made.num_classes == whole.num_classes
+
+
+def test_a_batch_that_the_images_do_not_fill_is_said_before_any_trial(
+    data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=r'64 images .* batch of 128; .*recipe={"batch_size": 8}'):
+        TrainObjective("cifar_joint", str(data), epochs=1)
+    space = get_space("cifar_joint").to_dict()
+    space["layout"]["recipe"]["batch_size"] = "$batch"
+    space["genes"].append({"name": "batch", "values": [16, 256], "group": "recipe"})
+    path = tmp_path / "space.json"
+    path.write_text(json.dumps(space))
+    with pytest.raises(ValueError, match="batch of 256"):
+        TrainObjective(str(path), str(data), epochs=1)
