@@ -128,7 +128,11 @@ LINES = "fbnetv3-search latency-table t.json --space cifar_joint"
         (f"{TABLE} --labels outside.csv", 2, "outside.csv, line 2: gene 'g0' cannot be 9"),
         (f"{TABLE} --labels photo.jpg", 2, "photo.jpg is no CSV text"),
         (f"{TABLE} --latency other.json", 2, "this is no latency table"),
-        ("fbnetv3-search run new --space cifar_joint --data empty", 2, "empty has no train part"),
+        (
+            "fbnetv3-search run new --space cifar_joint --data empty",
+            2,
+            "empty holds no class folders",
+        ),
         ("fbnetv3-search resume empty", 2, "empty holds no search"),
         ("fbnetv3-search report file", 2, "file holds no search"),
         ("fbnetv3-search space other.json", 2, "schema is None"),
