@@ -6,7 +6,6 @@ Label of an epoch: top-1 in percent on images that were held out of the training
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import queue
 import shutil
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .layout import gene_of
 from .recipe import SCHEMA, Recipe
 from .spec import open_space
 
@@ -100,7 +100,7 @@ class TrainObjective:
             raise ValueError(
                 f"{data} has {len(self._train)} images to train on, less than one batch of "
                 f"{largest}; give a smaller batch, as an eighth of the images: "
-                f'recipe={{"batch_size": {max(2, len(self._train) // 8)}}}'
+                f'recipe={{"batch_size": {2 * max(1, len(self._train) // 16)}}}'
             )
 
     @property
@@ -109,10 +109,13 @@ class TrainObjective:
         return len(self._train.classes)
 
     def _largest_batch(self) -> int:
-        usual = {field.name: field.default for field in dataclasses.fields(Recipe)}
-        cell: Any = {**usual, **self._space.layout.recipe, **self._fixed}["batch_size"]
-        is_gene = isinstance(cell, str)
-        return int(max(self._space.gene(cell[1:]).values)) if is_gene else int(cell)
+        """Returns the largest batch of any candidate, by recipes as they will be trained."""
+        gene = gene_of(self._space.layout.recipe.get("batch_size"))
+        size = 1 if gene is None else len(self._space.gene(gene).values)
+        rows = np.zeros((size, len(self._space.genes)), np.int16)
+        if gene is not None:
+            rows[:, self._space.column(gene)] = np.arange(size)
+        return max(self.recipe(row).batch_size for row in rows.tolist())
 
     @staticmethod
     def _some(images: ImageSet, num: int, seed: int) -> ImageSet:

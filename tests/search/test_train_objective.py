@@ -122,3 +122,24 @@ def test_a_batch_that_the_images_do_not_fill_is_said_before_any_trial(
     path.write_text(json.dumps(space))
     with pytest.raises(ValueError, match="batch of 256"):
         TrainObjective(str(path), str(data), epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"batch_size": None}, "recipe: batch_size is None; expected a whole number"),
+        ({"batch_size": "abc"}, "recipe: batch_size is 'abc'; expected a whole number"),
+        ({"batch_size": 0}, "recipe: batch_size is 0; expected a whole number"),
+        ({"nope": 1}, "recipe has unknown field 'nope'"),
+    ],
+)
+def test_a_wrong_recipe_is_said_before_any_trial(
+    data: Path, fields: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        objective(data, recipe=fields)
+
+
+def test_the_batch_that_is_proposed_can_be_halved_for_mixup(data: Path) -> None:
+    with pytest.raises(ValueError, match=r'has 40 images .*recipe={"batch_size": 4}'):
+        TrainObjective("cifar_joint", str(data), epochs=1, num_train=40)
