@@ -117,13 +117,12 @@ def info(
     from .counts import count
     from .weights import WEIGHTS
 
-    arch, sides, stated = _described(name)
+    arch, sides, license = _described(name)
     known = [w for w in WEIGHTS.values() if name in (w.name, w.model)]
     counts = count(arch, **sides)
     if json:
-        print_json(
-            {"name": name, "counts": counts, "weights": known, "arch": arch.to_dict(), **stated}
-        )
+        found = {"name": name, "counts": counts, "weights": known, "arch": arch.to_dict()}
+        print_json(found if license is None else {**found, "license": license})
         return
     print(
         f"{name}: {counts.macs_paper / 1e6:.1f} M MACs at {counts.resolution} pixels, "
@@ -148,28 +147,33 @@ def info(
         ],
     )
     for w in known:
-        terms = "" if w.commercial else ", non-commercial use only"
         print(
             f"{w.name}: top-1 {w.top1_pct:.2f} % on {w.labels} at {w.preprocess.crop} "
-            f"(by {w.evaluated_by}); {w.license}{terms}; source: {w.origin}"
+            f"(by {w.evaluated_by}); {_terms(w.license)}; source: {w.origin}"
         )
-    for license in stated.values():
-        print(f"{name}: licence {license or 'not stated'}")
+    if license is not None:
+        print(f"{name}: licence {_terms(license) or 'not stated'}")
 
 
-def _described(name: str) -> tuple[Arch, dict[str, int], dict[str, str]]:
-    """Returns the table, the numbers of classes and channels, and the licence of a folder."""
+def _terms(license: str) -> str:
+    from .weights import is_commercial
+
+    return license if is_commercial(license) else f"{license}, non-commercial use only"
+
+
+def _described(name: str) -> tuple[Arch, dict[str, int], str | None]:
+    """Returns the table, the numbers of classes and channels, and what a folder's licence is."""
     from .registry import FOLDERS, get_arch
     from .weights import WEIGHTS
 
     if not name.startswith(FOLDERS):
         num_classes = WEIGHTS[name].num_classes if name in WEIGHTS else 1000
-        return get_arch(name), {"num_classes": num_classes}, {}
+        return get_arch(name), {"num_classes": num_classes}, None
     from .pretrained import read_pretrained
 
     found = read_pretrained(name)
     sides = {key: int(found.model_args[key]) for key in ("num_classes", "in_chans")}
-    return found.arch, sides, {"license": found.license}
+    return found.arch, sides, found.license
 
 
 @app.command()

@@ -20,7 +20,7 @@ from .checkpoint import write_atomically
 from .license_policy import check_terms
 from .onnx_session import OnnxBackend
 from .web_runtime import RUNTIME, WebRuntime, fetch_runtime, unpack_runtime
-from .weights import NON_COMMERCIAL, WEIGHTS
+from .weights import WEIGHTS, is_commercial
 
 _DATA = Path(__file__).parent / "data"
 _PAGE_FILES = ("index.html", "style.css", "demo.mjs", "preprocess.mjs")
@@ -157,7 +157,7 @@ def _described(backend: OnnxBackend, runtime: WebRuntime, place: Path) -> dict[s
         "in_graph": artefact.in_graph,
         "license": artefact.license,
         "license_url": weights.license_url if weights else "",
-        "commercial": artefact.license.upper() not in NON_COMMERCIAL,
+        "commercial": is_commercial(artefact.license),
         "source_url": artefact.source_url,
         "precision": artefact.precision,
         "params": artefact.params,

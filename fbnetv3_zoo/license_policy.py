@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 
-from .weights import NON_COMMERCIAL, Weights
+from .weights import Weights, is_commercial
 
 VARIABLE = "FBNETV3_LICENSE"
 _warned: set[str] = set()
@@ -37,7 +37,7 @@ def check_terms(name: str, license: str, policy: str | None = None) -> None:
             f"license policy is {policy!r}; expected 'commercial' or None (license= or the "
             f"environment variable {VARIABLE})"
         )
-    if license.upper() not in NON_COMMERCIAL:
+    if is_commercial(license):
         return
     if policy == "commercial":
         raise ValueError(

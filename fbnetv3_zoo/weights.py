@@ -18,7 +18,12 @@ from .preprocess import CIFAR10_MEAN, CIFAR10_STD, IMAGENET_MEAN, IMAGENET_STD, 
 from .tables import ARCHS
 
 # Licences that forbid commercial use; every other SPDX name in the table allows it.
-NON_COMMERCIAL = frozenset({"CC-BY-NC-4.0"})
+_NON_COMMERCIAL = frozenset({"CC-BY-NC-4.0"})
+
+
+def is_commercial(license: str) -> bool:
+    """Returns whether a licence allows commercial use, by its SPDX name in any case of letters."""
+    return license.upper() not in _NON_COMMERCIAL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +101,7 @@ class Weights:
     @property
     def commercial(self) -> bool:
         """Whether the licence allows commercial use."""
-        return self.license not in NON_COMMERCIAL
+        return is_commercial(self.license)
 
     @property
     def arch(self) -> Arch:

@@ -126,6 +126,8 @@ def test_a_folder_is_counted_and_described(tmp_path: Path) -> None:
     assert found["counts"]["params"] == counts.params
     assert found["license"] == "mit"
     assert f"{name}: licence mit" in run("info", name)[1]
+    save_pretrained(model, tmp_path, license="cc-by-nc-4.0")
+    assert f"{name}: licence cc-by-nc-4.0, non-commercial use only" in run("info", name)[1]
 
 
 def test_flops_of_a_table_of_ones_own(tmp_path: Path) -> None:

@@ -75,7 +75,8 @@ ROOMS = {
 TORCH_FREE = {
     "fbnetv3": "arch arch_file convert counts images json_record labels labelled license_policy "
     "preprocess pretrained_cfg registry tables weights cli completion cli_demo cli_deploy "
-    "cli_group cli_latency cli_options cli_weights demo_server optional",
+    "cli_group cli_latency cli_options cli_weights demo_server optional "
+    "qdq quantize quantize_score",
     "fbnetv3.search": "cost evolve gene latency_table objective operators optimize problem recipe "
     "quality report_style run scale select space space_checks spaces store store_queries trials "
     "cli cli_ask cli_run cli_spaces cli_words",
