@@ -338,3 +338,20 @@ def test_no_record_names_a_path_of_the_machine_that_made_it() -> None:
     own = re.compile(r"(?<![\w.])/(root|work|home|Users|mnt|tmp/tmp\w+)/\w[^\s\"']*")
     for path in records:
         assert not own.search(path.read_text()), path
+
+
+def test_a_benchmark_is_named_as_it_can_be_started() -> None:
+    pages = [ROOT / "README.md", ROOT / "MODEL_CARD.md", *(ROOT / "docs").rglob("*.md")]
+    pages += [*(ROOT / "benchmarks").rglob("*.md"), *(ROOT / "benchmarks").glob("*.py")]
+    named = {
+        (how, name)
+        for page in pages
+        for how, name in re.findall(r"python (-m benchmarks\.|benchmarks/)(\w+)", page.read_text())
+    }
+    assert len(named) > 20
+    for how, name in named:
+        path = ROOT / "benchmarks" / f"{name}.py"
+        assert path.is_file(), f"{how}{name}"
+        # Started by its path, a script does not find its neighbours.
+        alone = not any(entry.module.startswith("benchmarks") for entry in imports(path, "x"))
+        assert alone or how.startswith("-m"), f"python {how}{name}.py"
