@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from fbnetv3.latency import environment
+from fbnetv3.measure.latency import environment
 
 
 def conditions() -> dict[str, Any]:

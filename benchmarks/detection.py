@@ -28,9 +28,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from benchmarks.conditions import conditions
-from fbnetv3 import torchvision_backbone
-from fbnetv3.checkpoint import read_tensors, write_tensors
-from fbnetv3.coco_folder import CocoFolder, draw_shapes
+from fbnetv3.checkpoints.checkpoint import read_tensors, write_tensors
+from fbnetv3.integrations import torchvision_backbone
+from fbnetv3.integrations.coco_folder import CocoFolder, draw_shapes
 
 DETECTORS: dict[str, Callable[..., nn.Module]] = {
     "faster_rcnn": torchvision_backbone.faster_rcnn,

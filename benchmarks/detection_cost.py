@@ -6,8 +6,8 @@ The detector is Faster R-CNN on the map at stride 16 (C4): the trunk up to it, a
 of a copy of its last row's blocks, and the network's own last rows on each proposed region of 6 x 6
 as box head. Multiply-adds are those of convolutions and matrix products, for one image of 432 x 576
 pixels and 75 regions (`fbnetv3.detectron2_config` says why); parameters are all trainable numbers.
-Nothing is timed, so the result is the same everywhere, and `tests/test_detection_cost.py` holds it
-to built modules.
+Nothing is timed, so the result is the same everywhere, and
+`tests/benchmarks/test_detection_cost.py` holds it to built modules.
 
 Two comparisons, because the paper's detector A is not the classifier A:
 
@@ -30,8 +30,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from fbnetv3.arch import Arch, Block, Row, round_channels
-from fbnetv3.tables import ARCHS
+from fbnetv3.arch.arch import Arch, Block, Row, round_channels
+from fbnetv3.arch.tables import ARCHS
 
 HEIGHT, WIDTH, REGIONS = 432, 576, 75
 REGION_SIDE, NUM_ANCHORS, NUM_CLASSES = 6, 15, 80

@@ -27,9 +27,9 @@ from detectron2.data.datasets import register_coco_instances
 from detectron2.engine import launch
 
 from benchmarks.conditions import conditions
-from fbnetv3.coco_folder import ANNOTATIONS, IMAGES, CocoFolder
 from fbnetv3.detectron2_config import CONFIGS, NMS_READINGS, PAPER_NMS, get_config
 from fbnetv3.detectron2_hooks import Trainer
+from fbnetv3.integrations.coco_folder import ANNOTATIONS, IMAGES, CocoFolder
 
 
 def configure(options: argparse.Namespace) -> Any:

@@ -24,8 +24,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import detection
 
 from benchmarks.conditions import conditions
-from fbnetv3 import torchvision_backbone as ours
-from fbnetv3.latency import Contestant, measure
+from fbnetv3.integrations import torchvision_backbone as ours
+from fbnetv3.measure.latency import Contestant, measure
 
 NUM_CLASSES = 91
 NO_WEIGHTS: dict[str, Any] = {"weights": None, "weights_backbone": None}

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from fbnetv3.checkpoint import read_tensors, sha256_of, write_tensors
+from fbnetv3.checkpoints.checkpoint import read_tensors, sha256_of, write_tensors
 
 
 def main() -> None:

@@ -15,16 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from fbnetv3.arch import Arch, Row
-from fbnetv3.counts import count
-from fbnetv3.model import build
-from fbnetv3.search.latency_table import LatencyTable, Timing
-from fbnetv3.search.operators import Operator
-from fbnetv3.search.presets import PRESETS
-from fbnetv3.search.recipe import Recipe
-from fbnetv3.search.space import Space
-from fbnetv3.search.spaces import SPACES
-from fbnetv3.tables import ARCHS
+from fbnetv3.arch.arch import Arch, Row
+from fbnetv3.arch.counts import count
+from fbnetv3.arch.tables import ARCHS
+from fbnetv3.models.model import build
+from fbnetv3.search.cost.latency_table import LatencyTable, Timing
+from fbnetv3.search.cost.operators import Operator
+from fbnetv3.search.space.space import Space
+from fbnetv3.search.space.spaces import SPACES
+from fbnetv3.search.training.presets import PRESETS
+from fbnetv3.search.training.recipe import Recipe
 
 from .fuzz_mutate import mutate_json
 

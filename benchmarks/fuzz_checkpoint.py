@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fbnetv3.checkpoint import read_metadata, read_tensors
+from fbnetv3.checkpoints.checkpoint import read_metadata, read_tensors
 
 from .fuzz_mutate import mutate_bytes, mutate_json
 

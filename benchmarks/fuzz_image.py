@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from fbnetv3.classify import Classifier, Prediction
-from fbnetv3.images import open_image
-from fbnetv3.preprocess import CIFAR10_MEAN, CIFAR10_STD, Preprocess
+from fbnetv3.deploy.classify import Classifier, Prediction
+from fbnetv3.images.images import open_image
+from fbnetv3.images.preprocess import CIFAR10_MEAN, CIFAR10_STD, Preprocess
 
 from .fuzz_mutate import mutate_bytes
 

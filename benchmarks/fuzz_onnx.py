@@ -18,10 +18,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from fbnetv3.arch import Arch, Row
-from fbnetv3.artefact import INPUT, OUTPUT, PREFIX, Artefact
-from fbnetv3.classify import Prediction
-from fbnetv3.onnx_model import OnnxClassifier
+from fbnetv3.arch.arch import Arch, Row
+from fbnetv3.deploy.artefact import INPUT, OUTPUT, PREFIX, Artefact
+from fbnetv3.deploy.classify import Prediction
+from fbnetv3.deploy.onnx_model import OnnxClassifier
 
 from .fuzz_image import PREPROCESS, SIDE
 from .fuzz_mutate import mutate_bytes, mutate_json

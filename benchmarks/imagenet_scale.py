@@ -25,11 +25,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.conditions import conditions
-from fbnetv3.counts import count
-from fbnetv3.search.cost import costs
-from fbnetv3.search.problem import Plan
-from fbnetv3.search.spaces import get_space
-from fbnetv3.tables import ARCHS
+from fbnetv3.arch.counts import count
+from fbnetv3.arch.tables import ARCHS
+from fbnetv3.search.cost.cost import costs
+from fbnetv3.search.nars.problem import Plan
+from fbnetv3.search.space.spaces import get_space
 
 RESULTS = Path(__file__).parent / "results" / "nars_cifar" / "imagenet_dry_run.json"
 IMAGENET_IMAGES, IMAGENET_CLASSES = 1_281_167, 1000

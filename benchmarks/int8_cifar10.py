@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fbnetv3.bench import best, entries, sweep
-from fbnetv3.export import to_onnx
-from fbnetv3.int8_speed import compare_speed, operator_times
-from fbnetv3.latency import environment
-from fbnetv3.model import FBNetV3
-from fbnetv3.quantize import quantize
-from fbnetv3.registry import create
+from fbnetv3.deploy.export import to_onnx
+from fbnetv3.deploy.quantize import quantize
+from fbnetv3.hub.registry import create
+from fbnetv3.measure.bench import best, entries, sweep
+from fbnetv3.measure.int8_speed import compare_speed, operator_times
+from fbnetv3.measure.latency import environment
+from fbnetv3.models.model import FBNetV3
 
 
 def read(path: Path) -> tuple[list[NDArray[np.uint8]], list[int]]:
@@ -93,7 +93,7 @@ def main() -> None:
 
 
 def _opened(images: list[NDArray[np.uint8]]) -> list[Any]:
-    from fbnetv3.images import open_image
+    from fbnetv3.images.images import open_image
 
     return [open_image(image) for image in images]
 

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from benchmarks.search import environment
 from benchmarks.truths import TRUTHS, load
-from fbnetv3.search.objective import TableObjective
+from fbnetv3.search.execution.objective import TableObjective
 
 WAYS = {"arch_only": ("arch",), "recipe_only": ("recipe",), "arch_then_recipe": ("arch", "recipe")}
 TABLES = tuple(name for name in TRUTHS if name.startswith(("fcnet", "jahs")))

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fbnetv3.latency import environment
+from fbnetv3.measure.latency import environment
 
 ROOT = Path(__file__).parent.parent
 ENVIRONMENTS = ("3.11", "3.12", "3.13", "3.11:lowest")
@@ -36,7 +36,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 import fbnetv3
-from fbnetv3.search.gene import Gene
+from fbnetv3.search.space.gene import Gene
 from fbnetv3.search.space import Space
 
 photos = Path("photos")
@@ -107,7 +107,7 @@ LACKING = {
     "ray": "fbnetv3-search resume s --engine ray",
     "optuna": "fbnetv3-search export s --optuna sqlite:///study.db",
     "pyarrow": "fbnetv3-search run t --space space.json --table labels.parquet",
-    "pycocotools": "python -c 'from fbnetv3.coco_folder import CocoFolder; CocoFolder(\"photos\")'",
+    "pycocotools": "python -c 'import fbnetv3.integrations.coco_folder as f; f.CocoFolder(\"p\")'",
     "detectron2": "python -c 'import fbnetv3.detectron2_backbone'",
 }
 _VERSIONS = """

@@ -22,12 +22,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from fbnetv3.latency import environment, measure
-from fbnetv3.model import build
-from fbnetv3.openvino_model import has_bf16
-from fbnetv3.roofline import measure_roofline
-from fbnetv3.runners import Runner, onnx_runner, openvino_runner, torch_runner
-from fbnetv3.tables import ARCHS
+from fbnetv3.arch.tables import ARCHS
+from fbnetv3.deploy.openvino_model import has_bf16
+from fbnetv3.measure.latency import environment, measure
+from fbnetv3.measure.roofline import measure_roofline
+from fbnetv3.measure.runners import Runner, onnx_runner, openvino_runner, torch_runner
+from fbnetv3.models.model import build
 
 OURS = tuple(f"fbnetv3_{letter}" for letter in "abcdefg")
 PEERS = (
@@ -108,8 +108,8 @@ def timm_network(name: str, side: int | None) -> nn.Module | None:
 def export(name: str, module: nn.Module, side: int, path: Path) -> None:
     """Writes a module as ONNX: ours with `to_onnx`, timm's with torch's exporter as it is."""
     if name in ARCHS:
-        from fbnetv3.export import to_onnx
-        from fbnetv3.model import FBNetV3
+        from fbnetv3.deploy.export import to_onnx
+        from fbnetv3.models.model import FBNetV3
 
         assert isinstance(module, FBNetV3)
         to_onnx(module, path)

@@ -2,8 +2,8 @@
 
     python -m benchmarks.latency_report benchmarks/results/latency.jsonl --write-readme
 
-Accuracies are the published ones of the official weights (`fbnetv3.weights`), which `latency.py`
-does not load: speed does not depend on weights.
+Accuracies are the published ones of the official weights (`fbnetv3.hub.weights`), which
+`latency.py` does not load: speed does not depend on weights.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.startup import write_block
-from fbnetv3.plot import plot_rows
-from fbnetv3.roofline import Roofline
-from fbnetv3.weights import WEIGHTS
+from fbnetv3.hub.weights import WEIGHTS
+from fbnetv3.measure.plot import plot_rows
+from fbnetv3.measure.roofline import Roofline
 
 Rows = list[dict[str, Any]]
 EAGER = ("timm", "torch")

@@ -14,9 +14,9 @@ from typing import Any
 from huggingface_hub import EvalResult
 from huggingface_hub.repocard_data import CardData, eval_results_to_model_index
 
-from fbnetv3.counts import count
-from fbnetv3.tables import ARCHS
-from fbnetv3.weights import WEIGHTS, Weights
+from fbnetv3.arch.counts import count
+from fbnetv3.arch.tables import ARCHS
+from fbnetv3.hub.weights import WEIGHTS, Weights
 
 CARD = Path(__file__).parent.parent / "MODEL_CARD.md"
 # By label list: the hub's name of the data set, its display name, and the images that were judged.

@@ -37,21 +37,21 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.training_ablation import read_lines
-from fbnetv3.arch import Arch, round_channels
-from fbnetv3.counts import count
-from fbnetv3.search.cost import costs
-from fbnetv3.search.data import cifar_arch
-from fbnetv3.search.engine import LocalEngine
-from fbnetv3.search.layout import Layout
-from fbnetv3.search.objective import Objective
-from fbnetv3.search.problem import Plan
-from fbnetv3.search.run import create, run
-from fbnetv3.search.scale import Scaling, scale
-from fbnetv3.search.space import Matrix, Space
-from fbnetv3.search.spaces import get_space
-from fbnetv3.search.spec import load_objective, open_space
-from fbnetv3.search.store import Store
-from fbnetv3.tables import ARCHS
+from fbnetv3.arch.arch import Arch, round_channels
+from fbnetv3.arch.counts import count
+from fbnetv3.arch.tables import ARCHS
+from fbnetv3.search.cost.cost import costs
+from fbnetv3.search.cost.scale import Scaling, scale
+from fbnetv3.search.data.datasets import cifar_arch
+from fbnetv3.search.execution.engine import LocalEngine
+from fbnetv3.search.execution.objective import Objective
+from fbnetv3.search.execution.spec import load_objective, open_space
+from fbnetv3.search.nars.problem import Plan
+from fbnetv3.search.nars.run import create, run
+from fbnetv3.search.space.layout import Layout
+from fbnetv3.search.space.space import Matrix, Space
+from fbnetv3.search.space.spaces import get_space
+from fbnetv3.search.storage.store import Store
 
 RESULTS = Path(__file__).parent / "results" / "nars_cifar"
 DATA = Path(__file__).parent / "data"

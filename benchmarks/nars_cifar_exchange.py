@@ -21,7 +21,7 @@ from benchmarks.conditions import conditions
 from benchmarks.nars_cifar import JOINT, LIMITS, LINES, RESULTS, SEEDS, recorded
 from benchmarks.nars_cifar_retrain import SEARCH, answer_of
 from benchmarks.training_ablation import spread
-from fbnetv3.search.space import Matrix
+from fbnetv3.search.space.space import Matrix
 
 
 def answers() -> dict[str, dict[str, Any]]:

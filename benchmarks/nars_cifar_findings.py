@@ -21,13 +21,13 @@ from benchmarks.conditions import conditions
 from benchmarks.nars_cifar import ARMS, BUDGET, JOINT, LIMITS, LINES, RESULTS, macs_of, values_of
 from benchmarks.plots import page, section
 from benchmarks.training_ablation import read_lines
-from fbnetv3.search.optimize import PREDICTOR, SEARCH_KINDS
-from fbnetv3.search.predictor import load_predictor
-from fbnetv3.search.report import write_report
-from fbnetv3.search.run import problem_of
-from fbnetv3.search.spec import space_of
-from fbnetv3.search.store import Store
-from fbnetv3.search.svg import Series, chart
+from fbnetv3.search.execution.spec import space_of
+from fbnetv3.search.nars.rounds import PREDICTOR, SEARCH_KINDS
+from fbnetv3.search.nars.run import problem_of
+from fbnetv3.search.predictors.predictor import load_predictor
+from fbnetv3.search.report.page import write_report
+from fbnetv3.search.report.svg import Series, chart
+from fbnetv3.search.storage.store import Store
 
 # Of the arms that search; `hand` has one candidate a limit.
 COLOURS = dict(zip(ARMS, ("accent", "c0", "ink", "c1", "c2"), strict=False))

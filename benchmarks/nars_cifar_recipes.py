@@ -34,14 +34,14 @@ from benchmarks.nars_cifar import (
 )
 from benchmarks.nars_cifar_exchange import crossed
 from benchmarks.nars_cifar_retrain import answer_of
-from fbnetv3.search.engine import LocalEngine
-from fbnetv3.search.layout import Layout
-from fbnetv3.search.optimize import SEARCH_KINDS
-from fbnetv3.search.problem import Plan
-from fbnetv3.search.run import create, run
-from fbnetv3.search.space import Space
-from fbnetv3.search.spec import load_objective
-from fbnetv3.search.store import Store
+from fbnetv3.search.execution.engine import LocalEngine
+from fbnetv3.search.execution.spec import load_objective
+from fbnetv3.search.nars.problem import Plan
+from fbnetv3.search.nars.rounds import SEARCH_KINDS
+from fbnetv3.search.nars.run import create, run
+from fbnetv3.search.space.layout import Layout
+from fbnetv3.search.space.space import Space
+from fbnetv3.search.storage.store import Store
 
 LONGER = {**PROXY, "num_train": 20_000}
 PLAN = Plan(batch=12, rounds=2, bins="none", limits=({},), top=3, final_seeds=2, early_stop=False)

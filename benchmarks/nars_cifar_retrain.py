@@ -23,15 +23,15 @@ import numpy as np
 from benchmarks.conditions import conditions
 from benchmarks.nars_cifar import ARMS, HAND_RECIPE, JOINT, LIMITS, PROXY, RESULTS, space_of_arm
 from benchmarks.training_ablation import fresh, read_lines, spread
-from fbnetv3.arch import Arch
-from fbnetv3.counts import count
-from fbnetv3.search.batches import default_preprocess
-from fbnetv3.search.data import open_train_val
-from fbnetv3.search.distill import open_teacher
-from fbnetv3.search.images import ImageSet
-from fbnetv3.search.recipe import SCHEMA, Recipe
-from fbnetv3.search.space import Space
-from fbnetv3.search.train import Run, train
+from fbnetv3.arch.arch import Arch
+from fbnetv3.arch.counts import count
+from fbnetv3.search.data.datasets import open_train_val
+from fbnetv3.search.data.image_set import ImageSet
+from fbnetv3.search.space.space import Space
+from fbnetv3.search.training.batches import default_preprocess
+from fbnetv3.search.training.distill import open_teacher
+from fbnetv3.search.training.recipe import SCHEMA, Recipe
+from fbnetv3.search.training.train import Run, train
 
 LINES = RESULTS / "retrained.jsonl"
 # The networks of `nars` with the recipe that a person would take: is it the network, or the recipe?

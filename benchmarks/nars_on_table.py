@@ -8,11 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.table_task import POOL, Floats, Ints, Method, Task, run
-from fbnetv3.search.earlystop import find_early_stop
-from fbnetv3.search.evolve import Settings, evolve
-from fbnetv3.search.objective import TableObjective
-from fbnetv3.search.predictor import Predictor, make_predictor
-from fbnetv3.search.select import select_batch
+from fbnetv3.search.execution.objective import TableObjective
+from fbnetv3.search.nars.early_stop import find_early_stop
+from fbnetv3.search.nars.evolution import Settings, evolve
+from fbnetv3.search.nars.selection import select_batch
+from fbnetv3.search.predictors.predictor import Predictor, make_predictor
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.startup import PHOTO, summary
-from fbnetv3.export import to_onnx
-from fbnetv3.latency import environment
-from fbnetv3.registry import create
+from fbnetv3.deploy.export import to_onnx
+from fbnetv3.hub.registry import create
+from fbnetv3.measure.latency import environment
 
 ROOT = Path(__file__).parent.parent
 API = """

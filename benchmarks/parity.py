@@ -27,19 +27,19 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fbnetv3.artefact import Artefact
-from fbnetv3.describe import describe
-from fbnetv3.export import to_onnx
-from fbnetv3.images import open_image
-from fbnetv3.latency import environment
-from fbnetv3.model import FBNetV3, build
-from fbnetv3.onnx_session import OnnxBackend
-from fbnetv3.openvino_model import OpenVinoBackend, has_bf16, to_openvino
-from fbnetv3.parity import error_of_std
-from fbnetv3.preprocess import Preprocess
-from fbnetv3.runners import torch_runner
-from fbnetv3.tables import ARCHS
-from fbnetv3.verify import golden_tensor
+from fbnetv3.arch.tables import ARCHS
+from fbnetv3.deploy.artefact import Artefact
+from fbnetv3.deploy.describe import describe
+from fbnetv3.deploy.export import to_onnx
+from fbnetv3.deploy.onnx_session import OnnxBackend
+from fbnetv3.deploy.openvino_model import OpenVinoBackend, has_bf16, to_openvino
+from fbnetv3.deploy.parity import error_of_std
+from fbnetv3.hub.verify import golden_tensor
+from fbnetv3.images.images import open_image
+from fbnetv3.images.preprocess import Preprocess
+from fbnetv3.measure.latency import environment
+from fbnetv3.measure.runners import torch_runner
+from fbnetv3.models.model import FBNetV3, build
 
 Run = Callable[[NDArray[Any]], NDArray[Any]]
 BATCH = 8

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fbnetv3.search.report_style import STYLE
-from fbnetv3.search.svg import Series, bars, chart
+from fbnetv3.search.report.style import STYLE
+from fbnetv3.search.report.svg import Series, bars, chart
 
 COLOURS = ("c0", "c1", "c2", "accent", "ink", "faint", "r6", "r3")
 # Drawn where they were run, in this order of colours; the tables have all.

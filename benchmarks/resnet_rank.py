@@ -29,11 +29,11 @@ from torch import Tensor, nn
 from benchmarks.conditions import conditions
 from benchmarks.nars_cifar import RESULTS
 from benchmarks.training_ablation import read_lines, spread
-from fbnetv3.search.batches import default_preprocess
-from fbnetv3.search.data import open_train_val
-from fbnetv3.search.presets import get_recipe
-from fbnetv3.search.recipe import Recipe
-from fbnetv3.search.train import Run, train
+from fbnetv3.search.data.datasets import open_train_val
+from fbnetv3.search.training.batches import default_preprocess
+from fbnetv3.search.training.presets import get_recipe
+from fbnetv3.search.training.recipe import Recipe
+from fbnetv3.search.training.train import Run, train
 
 LINES = RESULTS / "resnet_rank.jsonl"
 NUM_IMAGES, SEEDS, RESOLUTION = 5_000, 10, 32

@@ -32,10 +32,10 @@ from benchmarks.peers import CURVES, JOINT, MANY, METHODS, PLANNED, SEEDS
 from benchmarks.report import write_report
 from benchmarks.table_task import Task, run
 from benchmarks.truths import SHARES, TRUTHS, load
-from fbnetv3.search.evolve import Limit
-from fbnetv3.search.objective import TableObjective
-from fbnetv3.search.predictor import MlpPredictor, Predictor, make_predictor
-from fbnetv3.search.quality import quality
+from fbnetv3.search.execution.objective import TableObjective
+from fbnetv3.search.nars.evolution import Limit
+from fbnetv3.search.predictors.predictor import MlpPredictor, Predictor, make_predictor
+from fbnetv3.search.predictors.quality import quality
 
 OUT = Path(__file__).parent / "results" / "search"
 BUDGET, MARKS = 240, (48, 96, 144, 192, 240)

@@ -26,16 +26,16 @@ from typing import Any
 import numpy as np
 
 import fbnetv3
-from fbnetv3.search.coordinator import Coordinator, Policy
-from fbnetv3.search.gene import Gene
-from fbnetv3.search.optimize import Optimizer
-from fbnetv3.search.problem import Plan, Problem
-from fbnetv3.search.results import write_epoch
-from fbnetv3.search.space import Matrix, Space
-from fbnetv3.search.status import status_of
-from fbnetv3.search.store import Store
-from fbnetv3.search.trials import Batch, Proposal
-from fbnetv3.search.worker import Outcome, Task
+from fbnetv3.search.execution.coordinator import Coordinator, Policy
+from fbnetv3.search.execution.worker import Outcome, Task
+from fbnetv3.search.nars.problem import Plan, Problem
+from fbnetv3.search.nars.rounds import Optimizer
+from fbnetv3.search.nars.status import status_of
+from fbnetv3.search.space.gene import Gene
+from fbnetv3.search.space.space import Matrix, Space
+from fbnetv3.search.storage.results import write_epoch
+from fbnetv3.search.storage.store import Store
+from fbnetv3.search.storage.trials import Batch, Proposal
 
 TOYS = Path(__file__).resolve().parents[1] / "tests" / "search"
 SPACE = Space("wide", tuple(Gene(f"g{n}", tuple(range(6)), kind="ordered") for n in range(20)))

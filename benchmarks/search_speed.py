@@ -25,16 +25,16 @@ from benchmarks.search import limits_of
 from benchmarks.search_scale import conditions
 from benchmarks.table_task import Task
 from benchmarks.truths import load
-from fbnetv3.flop_count import flops
-from fbnetv3.model import build
-from fbnetv3.search.cost import costs as exact
-from fbnetv3.search.evolve import Limit, Settings, evolve
-from fbnetv3.search.operator_timing import calibrate, measure_operators
-from fbnetv3.search.operators import operators_of
-from fbnetv3.search.predictor import make_predictor
-from fbnetv3.search.space import Matrix, Space
-from fbnetv3.search.spaces import get_space, recipe_only
-from fbnetv3.tables import ARCHS
+from fbnetv3.arch.tables import ARCHS
+from fbnetv3.measure.flop_count import flops
+from fbnetv3.models.model import build
+from fbnetv3.search.cost.cost import costs as exact
+from fbnetv3.search.cost.operator_timing import calibrate, measure_operators
+from fbnetv3.search.cost.operators import operators_of
+from fbnetv3.search.nars.evolution import Limit, Settings, evolve
+from fbnetv3.search.predictors.predictor import make_predictor
+from fbnetv3.search.space.space import Matrix, Space
+from fbnetv3.search.space.spaces import get_space, recipe_only
 
 RELEASED = tuple(f"fbnetv3_{letter}" for letter in "abcdefg")
 

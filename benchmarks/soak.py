@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fbnetv3.labels import example_photos
-from fbnetv3.latency import environment
-from fbnetv3.onnx_model import OnnxClassifier
+from fbnetv3.deploy.onnx_model import OnnxClassifier
+from fbnetv3.images.labels import example_photos
+from fbnetv3.measure.latency import environment
 
 
 def rss_mib() -> float:

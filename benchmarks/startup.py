@@ -23,10 +23,10 @@ from typing import Any
 
 import torch
 
-from fbnetv3.checkpoint import write_tensors
-from fbnetv3.convert import from_fbnetv3
-from fbnetv3.latency import environment
-from fbnetv3.registry import create
+from fbnetv3.checkpoints.checkpoint import write_tensors
+from fbnetv3.checkpoints.convert import from_fbnetv3
+from fbnetv3.hub.registry import create
+from fbnetv3.measure.latency import environment
 
 README = Path(__file__).parent.parent / "README.md"
 PHOTO = Path(__file__).parent.parent / "fbnetv3_zoo" / "data" / "photos" / "chelsea.jpg"
@@ -53,7 +53,7 @@ def make_weights(home: Path) -> None:
 def contestants(home: Path) -> dict[str, list[str]]:
     """Returns name -> command."""
     program = str(Path(sys.executable).with_name("fbnetv3"))
-    ours, theirs = "import fbnetv3, fbnetv3.source, fbnetv3.loading", "import timm"
+    ours, theirs = "import fbnetv3, fbnetv3.hub.source, fbnetv3.hub.loading", "import timm"
 
     def python(imports: str, call: str) -> list[str]:
         return [sys.executable, "-c", CALL.format(imports=imports, call=call)]

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from fbnetv3.search.evolve import Limit
-from fbnetv3.search.objective import TableObjective
+from fbnetv3.search.execution.objective import TableObjective
+from fbnetv3.search.nars.evolution import Limit
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

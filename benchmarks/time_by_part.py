@@ -22,8 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.conditions import conditions
 from benchmarks.latency import prepare
-from fbnetv3.openvino_model import has_bf16
-from fbnetv3.roofline import Roofline, measure_roofline
+from fbnetv3.deploy.openvino_model import has_bf16
+from fbnetv3.measure.roofline import Roofline, measure_roofline
 
 RESULTS = Path(__file__).parent / "results"
 PARTS = ("stem", "expand", "depthwise", "se", "project", "head", "layout")

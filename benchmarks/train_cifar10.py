@@ -24,9 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fbnetv3.checkpoint import write_atomically, write_tensors
-from fbnetv3.model import build
-from fbnetv3.tables import ARCHS
+from fbnetv3.arch.tables import ARCHS
+from fbnetv3.checkpoints.checkpoint import write_atomically, write_tensors
+from fbnetv3.models.model import build
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 PADDING, CUTOUT = 4, 8

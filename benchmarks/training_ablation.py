@@ -26,17 +26,17 @@ import torch
 from torch import nn
 
 from benchmarks.conditions import conditions
-from fbnetv3.arch import Arch
-from fbnetv3.counts import count
-from fbnetv3.model import build
-from fbnetv3.search.batches import default_preprocess
-from fbnetv3.search.data import cifar_arch, open_train_val
-from fbnetv3.search.distill import NetworkTeacher
-from fbnetv3.search.images import ImageSet
-from fbnetv3.search.presets import get_recipe
-from fbnetv3.search.recipe import Recipe
-from fbnetv3.search.train import Run, train
-from fbnetv3.tables import ARCHS
+from fbnetv3.arch.arch import Arch
+from fbnetv3.arch.counts import count
+from fbnetv3.arch.tables import ARCHS
+from fbnetv3.models.model import build
+from fbnetv3.search.data.datasets import cifar_arch, open_train_val
+from fbnetv3.search.data.image_set import ImageSet
+from fbnetv3.search.training.batches import default_preprocess
+from fbnetv3.search.training.distill import NetworkTeacher
+from fbnetv3.search.training.presets import get_recipe
+from fbnetv3.search.training.recipe import Recipe
+from fbnetv3.search.training.train import Run, train
 
 RESULTS = Path(__file__).parent / "results" / "training"
 LINES = RESULTS / "ablation.jsonl"

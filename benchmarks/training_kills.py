@@ -28,13 +28,13 @@ import torch
 
 from benchmarks.conditions import conditions
 from benchmarks.training_ablation import fresh, networks
-from fbnetv3.checkpoint import read_tensors
-from fbnetv3.search import checkpointing
-from fbnetv3.search.batches import default_preprocess
-from fbnetv3.search.data import open_train_val
-from fbnetv3.search.images import ImageSet
-from fbnetv3.search.presets import get_recipe
-from fbnetv3.search.train import Hardware, Run, train
+from fbnetv3.checkpoints.checkpoint import read_tensors
+from fbnetv3.search.data.datasets import open_train_val
+from fbnetv3.search.data.image_set import ImageSet
+from fbnetv3.search.training import checkpointing
+from fbnetv3.search.training.batches import default_preprocess
+from fbnetv3.search.training.presets import get_recipe
+from fbnetv3.search.training.train import Hardware, Run, train
 
 RESULTS = Path(__file__).parent / "results" / "training"
 NUM_IMAGES, NUM_VAL, EPOCHS, CHECKPOINT_STEPS = 2_560, 500, 6, 4

@@ -10,7 +10,7 @@ are equal. timm's processes decode up to eight batches ahead while ours has its 
 from our share of the processor and not from theirs. Each loop's batches are then timed without
 training: that they come faster than they are used shows that the loader is no bottleneck. Photos
 are decoded by as many processes in both. Where our loop has its own gradient of depthwise layers
-(`search/depthwise.py`), it is also timed with torch's. About five minutes on small images.
+(`search/training/depthwise.py`), it is also timed with torch's. About five minutes on small images.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from benchmarks.conditions import conditions
-from fbnetv3.arch import Arch
-from fbnetv3.counts import count
-from fbnetv3.model import build
-from fbnetv3.search.batches import default_preprocess
-from fbnetv3.search.data import cifar_arch, open_train_val
-from fbnetv3.search.depthwise import helps
-from fbnetv3.search.images import ImageSet
-from fbnetv3.search.loop import Loop
-from fbnetv3.search.presets import get_recipe
-from fbnetv3.search.recipe import Recipe
-from fbnetv3.search.train import Hardware, Run
-from fbnetv3.tables import ARCHS
+from fbnetv3.arch.arch import Arch
+from fbnetv3.arch.counts import count
+from fbnetv3.arch.tables import ARCHS
+from fbnetv3.models.model import build
+from fbnetv3.search.data.datasets import cifar_arch, open_train_val
+from fbnetv3.search.data.image_set import ImageSet
+from fbnetv3.search.training.batches import default_preprocess
+from fbnetv3.search.training.depthwise import helps
+from fbnetv3.search.training.loop import Loop
+from fbnetv3.search.training.presets import get_recipe
+from fbnetv3.search.training.recipe import Recipe
+from fbnetv3.search.training.train import Hardware, Run
 
 RESULTS = Path(__file__).parent / "results" / "training"
 # timm's default.
@@ -165,7 +165,7 @@ def throughput(args: argparse.Namespace) -> None:
     loops = {"ours": ours(arch, images, recipe, hardware)}
     loops["timm"] = timms(arch, images, recipe, hardware)
     if helps(hardware.device):
-        with mock.patch("fbnetv3.search.loop.helps", return_value=False):
+        with mock.patch("fbnetv3.search.training.loop.helps", return_value=False):
             loops["ours, torch's gradients"] = ours(arch, images, recipe, hardware)
     seconds: dict[str, list[float]] = {name: [] for name in loops}
     alone: dict[str, list[float]] = {name: [] for name in loops}

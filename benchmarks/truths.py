@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fbnetv3.search.gene import Gene
-from fbnetv3.search.objective import TableObjective
-from fbnetv3.search.space import Space
+from fbnetv3.search.execution.objective import TableObjective
+from fbnetv3.search.space.gene import Gene
+from fbnetv3.search.space.space import Space
 
 JAHS_EPOCHS = (12, 25, 50, 100, 200)
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

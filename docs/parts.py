@@ -17,8 +17,8 @@ from typing import Any
 import typer.main
 
 import fbnetv3
-from fbnetv3 import cli
-from fbnetv3.search import cli as search_cli
+from fbnetv3.cli import app as cli
+from fbnetv3.search.cli import app as search_cli
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"

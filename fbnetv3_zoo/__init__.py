@@ -11,62 +11,62 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ._version import __version__ as __version__
-    from .arch import Arch as Arch
-    from .arch import Row as Row
-    from .classify import Classifier as Classifier
-    from .classify import Prediction as Prediction
-    from .counts import count as count
-    from .flop_count import flops as flops
-    from .images import list_images as list_images
-    from .images import open_image as open_image
-    from .inference import optimize as optimize
-    from .labels import class_names as class_names
-    from .model import FBNetV3 as FBNetV3
-    from .model import build as build
-    from .onnx_model import OnnxClassifier as OnnxClassifier
-    from .preprocess import Preprocess as Preprocess
-    from .pretrained import from_pretrained as from_pretrained
-    from .pretrained import push_to_hub as push_to_hub
-    from .pretrained import save_pretrained as save_pretrained
-    from .registry import create as create
-    from .registry import find as find
-    from .registry import get_arch as get_arch
-    from .registry import get_weights as get_weights
-    from .registry import list_models as list_models
-    from .registry import list_weights as list_weights
-    from .registry import register as register
-    from .timm_entrypoints import register_timm as register_timm
-    from .weights import Weights as Weights
+    from .arch.arch import Arch as Arch
+    from .arch.arch import Row as Row
+    from .arch.counts import count as count
+    from .deploy.classify import Classifier as Classifier
+    from .deploy.classify import Prediction as Prediction
+    from .deploy.onnx_model import OnnxClassifier as OnnxClassifier
+    from .hub.pretrained import from_pretrained as from_pretrained
+    from .hub.pretrained import push_to_hub as push_to_hub
+    from .hub.pretrained import save_pretrained as save_pretrained
+    from .hub.registry import create as create
+    from .hub.registry import find as find
+    from .hub.registry import get_arch as get_arch
+    from .hub.registry import get_weights as get_weights
+    from .hub.registry import list_models as list_models
+    from .hub.registry import list_weights as list_weights
+    from .hub.registry import register as register
+    from .hub.weights import Weights as Weights
+    from .images.images import list_images as list_images
+    from .images.images import open_image as open_image
+    from .images.labels import class_names as class_names
+    from .images.preprocess import Preprocess as Preprocess
+    from .integrations.timm_entrypoints import register_timm as register_timm
+    from .measure.flop_count import flops as flops
+    from .models.inference import optimize as optimize
+    from .models.model import FBNetV3 as FBNetV3
+    from .models.model import build as build
 
 # Public name -> the file that has it; sorted.
 _HOMES = {
-    "Arch": "arch",
-    "Classifier": "classify",
-    "FBNetV3": "model",
-    "OnnxClassifier": "onnx_model",
-    "Prediction": "classify",
-    "Preprocess": "preprocess",
-    "Row": "arch",
-    "Weights": "weights",
+    "Arch": "arch.arch",
+    "Classifier": "deploy.classify",
+    "FBNetV3": "models.model",
+    "OnnxClassifier": "deploy.onnx_model",
+    "Prediction": "deploy.classify",
+    "Preprocess": "images.preprocess",
+    "Row": "arch.arch",
+    "Weights": "hub.weights",
     "__version__": "_version",
-    "build": "model",
-    "class_names": "labels",
-    "count": "counts",
-    "create": "registry",
-    "find": "registry",
-    "flops": "flop_count",
-    "from_pretrained": "pretrained",
-    "get_arch": "registry",
-    "get_weights": "registry",
-    "list_images": "images",
-    "list_models": "registry",
-    "list_weights": "registry",
-    "open_image": "images",
-    "optimize": "inference",
-    "push_to_hub": "pretrained",
-    "register": "registry",
-    "register_timm": "timm_entrypoints",
-    "save_pretrained": "pretrained",
+    "build": "models.model",
+    "class_names": "images.labels",
+    "count": "arch.counts",
+    "create": "hub.registry",
+    "find": "hub.registry",
+    "flops": "measure.flop_count",
+    "from_pretrained": "hub.pretrained",
+    "get_arch": "hub.registry",
+    "get_weights": "hub.registry",
+    "list_images": "images.images",
+    "list_models": "hub.registry",
+    "list_weights": "hub.registry",
+    "open_image": "images.images",
+    "optimize": "models.inference",
+    "push_to_hub": "hub.pretrained",
+    "register": "hub.registry",
+    "register_timm": "integrations.timm_entrypoints",
+    "save_pretrained": "hub.pretrained",
 }
 
 __all__ = list(_HOMES)

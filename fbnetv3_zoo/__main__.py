@@ -1,6 +1,6 @@
 """`python -m fbnetv3` is the command line."""
 
-from .cli import main
+from fbnetv3.cli.app import main
 
 if __name__ == "__main__":
     main()

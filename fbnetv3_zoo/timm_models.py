@@ -4,6 +4,6 @@ import fbnetv3.timm_models
 timm.create_model("meta_fbnetv3_e", pretrained=True)
 """
 
-from .timm_entrypoints import register_timm
+from fbnetv3.integrations.timm_entrypoints import register_timm
 
 register_timm()

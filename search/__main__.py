@@ -1,6 +1,6 @@
 """`python -m fbnetv3.search` is `fbnetv3-search`."""
 
-from .cli import main
+from fbnetv3.search.cli.app import main
 
 if __name__ == "__main__":
     main()

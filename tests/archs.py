@@ -7,7 +7,7 @@ import dataclasses
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from fbnetv3.arch import Arch, Row
+from fbnetv3.arch.arch import Arch, Row
 
 # A row of every kind: without expansion, with stride, with squeeze-and-excite, with repeats.
 TINY = Arch(

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from fbnetv3.arch import Arch
-from fbnetv3.export import Exported, to_onnx
-from fbnetv3.model import FBNetV3, build
-from fbnetv3.preprocess import CIFAR10_MEAN, CIFAR10_STD, Preprocess
-from fbnetv3.tables import ARCHS
+from fbnetv3.arch.arch import Arch
+from fbnetv3.arch.tables import ARCHS
+from fbnetv3.deploy.export import Exported, to_onnx
+from fbnetv3.images.preprocess import CIFAR10_MEAN, CIFAR10_STD, Preprocess
+from fbnetv3.models.model import FBNetV3, build
+from tests.modules import module_of_file
+from tests.paths import GOLDEN
 
-from .modules import module_of_file
-
-RULE = Path(__file__).parent / "golden" / "golden_rule.py"
+RULE = GOLDEN / "golden_rule.py"
 
 
 def pytest_configure() -> None:

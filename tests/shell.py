@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 from typer.testing import CliRunner
 
-from fbnetv3 import cli as zoo_cli
-from fbnetv3.search import cli as search_cli
+from fbnetv3.cli import app as zoo_cli
+from fbnetv3.search.cli import app as search_cli
 
 zoo_cli.add_neighbours()
 APPS = {"fbnetv3": zoo_cli.app, "fbnetv3-search": search_cli.app}

@@ -20,11 +20,11 @@ from typing import Any
 import pytest
 
 import fbnetv3
+from tests.paths import ROOT
 
 from .modules import module_of_file
 from .shell import carried_out
 
-ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 TUTORIALS = sorted((DOCS / "tutorials").glob("*.md"))

@@ -17,9 +17,9 @@ import pytest
 from packaging.requirements import Requirement
 
 import fbnetv3
-from fbnetv3.weights import WEIGHTS, Embedded
+from fbnetv3.hub.weights import WEIGHTS, Embedded
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 PACKAGE = Path(fbnetv3.__file__).parent
 # Weights inside the package, together.
 MAX_DATA_BYTES = 20 << 20
@@ -155,7 +155,10 @@ def test_every_photo_has_its_licence() -> None:
 def test_both_programs_are_installed() -> None:
     scripts = importlib.metadata.entry_points(group="console_scripts")
     found = {e.name: e.value for e in scripts if e.value.startswith("fbnetv3.")}
-    assert found == {"fbnetv3": "fbnetv3.cli:main", "fbnetv3-search": "fbnetv3.search.cli:main"}
+    assert found == {
+        "fbnetv3": "fbnetv3.cli.app:main",
+        "fbnetv3-search": "fbnetv3.search.cli.app:main",
+    }
 
 
 def test_required_packages_are_within_their_ranges() -> None:

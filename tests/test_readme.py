@@ -10,9 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 import fbnetv3
-from fbnetv3.cli import add_neighbours, app
+from fbnetv3.cli.app import add_neighbours, app
+from tests.paths import ROOT
 
-ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^\$ fbnetv3 (.+)$", TEXT, re.MULTILINE)
 

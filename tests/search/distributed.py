@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from fbnetv3.search.parallel import joined
-from fbnetv3.search.train import train
+from fbnetv3.search.training.parallel import joined
+from fbnetv3.search.training.train import train
 
 from .tiny import tiny_images, tiny_model, tiny_recipe, tiny_run
 

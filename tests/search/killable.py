@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fbnetv3.search.coordinator import Policy
-from fbnetv3.search.engine import Engine, LocalEngine
-from fbnetv3.search.gene import Gene
-from fbnetv3.search.problem import Plan
-from fbnetv3.search.run import create, run
-from fbnetv3.search.space import Space
-from fbnetv3.search.store import Store
+from fbnetv3.search.execution.coordinator import Policy
+from fbnetv3.search.execution.engine import Engine, LocalEngine
+from fbnetv3.search.nars.problem import Plan
+from fbnetv3.search.nars.run import create, run
+from fbnetv3.search.space.gene import Gene
+from fbnetv3.search.space.space import Space
+from fbnetv3.search.storage.store import Store
 
 SPACE = Space("toy", tuple(Gene(f"g{n}", tuple(range(4)), kind="ordered") for n in range(6)))
 INFINITE = float("inf")
@@ -58,7 +58,7 @@ def main() -> None:
     store = create(folder, space=SPACE, objective=spec, plan=PLAN) if fresh else Store.open(folder)
     engine: Engine
     if len(sys.argv) > 3:
-        from fbnetv3.search.ray_engine import RayEngine
+        from fbnetv3.search.execution.ray_engine import RayEngine
 
         engine = RayEngine(spec, folder, address=sys.argv[3], max_running=4)
     else:

@@ -12,10 +12,10 @@ from killable import PLAN, SPACE, summary, toy  # type: ignore[import-not-found]
 from killing import needless, results  # type: ignore[import-not-found]  # a script's
 from ray_nodes import add_node, ray_cluster  # type: ignore[import-not-found]  # a script's
 
-from fbnetv3.search.coordinator import Policy
-from fbnetv3.search.engine import LocalEngine
-from fbnetv3.search.ray_engine import RayEngine
-from fbnetv3.search.run import create, run
+from fbnetv3.search.execution.coordinator import Policy
+from fbnetv3.search.execution.engine import LocalEngine
+from fbnetv3.search.execution.ray_engine import RayEngine
+from fbnetv3.search.nars.run import create, run
 
 
 def undergo_nodes(folder: Path, *, kills: int, sleep_s: float) -> dict[str, Any]:

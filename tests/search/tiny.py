@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 
-from fbnetv3.arch import Arch, Row
-from fbnetv3.model import FBNetV3, build
-from fbnetv3.search.batches import default_preprocess
-from fbnetv3.search.images import ImageSet
-from fbnetv3.search.recipe import Recipe
-from fbnetv3.search.train import Hardware, Run
+from fbnetv3.arch.arch import Arch, Row
+from fbnetv3.models.model import FBNetV3, build
+from fbnetv3.search.data.image_set import ImageSet
+from fbnetv3.search.training.batches import default_preprocess
+from fbnetv3.search.training.recipe import Recipe
+from fbnetv3.search.training.train import Hardware, Run
 
 TINY = Arch(
     resolution=16,
@@ -94,7 +94,7 @@ def tiny_run(folder: Path | None = None, recipe: Recipe | None = None, **fields:
 
 def work(folder: Path) -> None:
     """Trains into the folder, with a checkpoint every second step."""
-    from fbnetv3.search.train import train
+    from fbnetv3.search.training.train import train
 
     recipe = tiny_recipe(epochs=EPOCHS)
     model = tiny_model(drop_rate=recipe.dropout, drop_path_rate=recipe.drop_path)

@@ -1,0 +1,4 @@
+"""Architectures as data: their rows, the published ones, counts in closed form.
+
+Imports `_internal`.
+"""

@@ -1,0 +1,344 @@
+"""Tensors from files and back: torch pickles that are read without being run, and safetensors.
+
+`torch.load` is not used, because beside the pickle it also unpacks tar files, compares class
+sources and hands TorchScript archives to a compiler; `torch_pickle` decodes without running
+anything. Both torch layouts are read: the zip archive, and the stream of pickles that torch wrote
+until 2020.
+
+The edge of this file: it knows files, names and tensors, and no model.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import math
+import os
+import struct
+import uuid
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from fbnetv3._internal.messages import one_line
+
+from .torch_pickle import Machine, Storage, Stored, describe
+
+# The first value of every file in the stream-of-pickles layout.
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_LEGACY_PROTOCOL = 1001
+
+# In this order: averaged weights are the ones that were evaluated.
+_WRAPPERS = ("model_ema", "state_dict", "model")
+_NUM_LISTED = 8
+# Tied weights are stored once and stand under several names; more copies than this are an attack.
+_MAX_COPIES = 4
+
+# Everything that decoding a damaged or hostile file can raise. OSError is not among them: a disk
+# that fails is reported as such.
+_DECODE_ERRORS = (
+    AssertionError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    NotImplementedError,
+    OverflowError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    Warning,  # where the caller turned warnings into errors
+    struct.error,
+    zipfile.BadZipFile,
+    safetensors.SafetensorError,
+)
+
+_Value = TypeVar("_Value")
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Returns name -> contiguous CPU tensor; no two tensors share memory.
+
+    The layout is told from the content: safetensors, torch zip or torch stream of pickles. Of a
+    training checkpoint the averaged weights (`model_ema`) are taken, else `state_dict`, else
+    `model`. One leading `module.` is dropped from each name.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is damaged, or is no checkpoint; names what was found in it.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint file at {path}; check the path or fetch it again")
+    content = path.read_bytes()
+    try:
+        return _read_content(content)
+    except _DECODE_ERRORS as error:
+        reason = one_line(str(error) or type(error).__name__)
+        raise ValueError(
+            f"cannot read checkpoint {path} ({len(content)} bytes): {reason}. Expected a "
+            "safetensors file or a torch checkpoint that maps names to tensors; delete the file "
+            "and fetch it again, or give another one"
+        ) from error
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Returns the text entries in the head of a safetensors file, {} if it has none.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is not safetensors, or is damaged.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no safetensors file at {path}; check the path")
+    try:
+        with safetensors.safe_open(path, framework="pt") as opened:
+            return dict(opened.metadata() or {})
+    except _DECODE_ERRORS as error:
+        raise ValueError(
+            f"cannot read metadata of {path}: {one_line(str(error))}. Expected a safetensors file; "
+            "write one with fbnetv3.checkpoints.checkpoint.write_tensors()"
+        ) from error
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Writes a safetensors file; `path` holds either what it held before or all of it.
+
+    Args:
+        path: the file.
+        tensors: name -> tensor, on any device; tied ones are written apart.
+        metadata: texts for the file's head.
+
+    Raises:
+        OSError: the disk is full or not writable; nothing is left behind.
+    """
+    # Cloned, because safetensors refuses tensors that share memory, as tied weights do.
+    copies = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+    write_atomically(path, safetensors.torch.save(copies, dict(metadata)))
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Writes a file by way of a neighbour that is renamed onto it, or removed on failure.
+
+    Raises:
+        OSError: the disk is full or not writable; nothing is left behind.
+    """
+    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def load_strict(
+    model: nn.Module, tensors: Mapping[str, Tensor], *, assign: bool = False, source: str
+) -> None:
+    """Loads every tensor into `model`, or none of them.
+
+    Args:
+        model: what is loaded into; with `assign` it may live on the meta device.
+        tensors: one for each parameter and persistent buffer, and no others.
+        assign: put the tensors themselves into the model in place of copying their values.
+        source: where the tensors come from, for the error.
+
+    Raises:
+        ValueError: names differ or shapes differ; lists both sides.
+    """
+    own = model.state_dict()
+    findings = [
+        _listing("missing from it", [name for name in own if name not in tensors]),
+        _listing("left over in it", [name for name in tensors if name not in own]),
+        _listing(
+            "of another shape",
+            [
+                f"{name} {tuple(tensors[name].shape)} (model: {tuple(own[name].shape)})"
+                for name in own
+                if name in tensors and tensors[name].shape != own[name].shape
+            ],
+        ),
+    ]
+    if any(findings):
+        raise ValueError(
+            f"weights from {source} do not fit {type(model).__name__}: "
+            + "; ".join(finding for finding in findings if finding)
+            + f". Expected exactly the model's {len(own)} entries; check that the architecture, "
+            "the number of classes and the checkpoint dialect belong together"
+        )
+    model.load_state_dict(dict(tensors), strict=True, assign=assign)
+
+
+def sha256_of(path: Path) -> str:
+    """Returns the SHA-256 of a file as 64 lower-case hex digits, without reading it at once."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _listing(heading: str, items: list[str]) -> str:
+    if not items:
+        return ""
+    rest = f", ... ({len(items) - _NUM_LISTED} more)" if len(items) > _NUM_LISTED else ""
+    return f"{len(items)} {heading}: {', '.join(items[:_NUM_LISTED])}{rest}"
+
+
+def _read_content(content: bytes) -> dict[str, Tensor]:
+    # First, as the length at its start may begin with any byte, also with those of the others.
+    if content[8:9] == b"{" and int.from_bytes(content[:8], "little") <= len(content) - 8:
+        # The library gives them in an order that changes from call to call.
+        return _strip_module(dict(sorted(safetensors.torch.load(content).items())))
+    if content.startswith(b"PK\x03\x04"):
+        return _read_zip(content)
+    if content.startswith(b"\x80"):
+        return _read_legacy(content)
+    if not content:
+        raise ValueError("the file is empty")
+    start = content[:256].lstrip().lower()
+    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise ValueError("it is a web page, perhaps a host's error page")
+    raise ValueError(f"it starts with {content[:16]!r}, which no checkpoint does")
+
+
+def _read_zip(content: bytes) -> dict[str, Tensor]:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        roots = [
+            name.removesuffix("/data.pkl")
+            for name in archive.namelist()
+            if name.endswith("/data.pkl") and name.count("/") == 1
+        ]
+        if len(roots) != 1:
+            raise ValueError(f"this zip archive has {len(roots)} data.pkl; expected 1")
+        root = roots[0]
+        if f"{root}/byteorder" in archive.namelist():
+            _check_byte_order(_read_stored(archive, f"{root}/byteorder").decode("ascii"))
+        found = Machine().run(io.BytesIO(_read_stored(archive, f"{root}/data.pkl")))
+
+        @functools.cache
+        def storage_content(storage: Storage) -> bytes:
+            return _read_stored(archive, f"{root}/data/{storage.key}")
+
+        return _materialise_all(_unwrap(found), storage_content, len(content))
+
+
+def _read_stored(archive: zipfile.ZipFile, name: str) -> bytes:
+    # torch never compresses; a compressed member could unpack to any size.
+    if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"{name} in this zip archive is compressed; torch writes it plain")
+    return archive.read(name)
+
+
+def _read_legacy(content: bytes) -> dict[str, Tensor]:
+    stream = io.BytesIO(content)
+    head = [Machine().run(stream)]
+    if head == [_LEGACY_MAGIC]:
+        head.append(Machine().run(stream))
+    if head != [_LEGACY_MAGIC, _LEGACY_PROTOCOL]:
+        raise ValueError(f"it is a pickle of {describe(head[0])}, not written by torch.save()")
+    system = Machine().run(stream)
+    little = not isinstance(system, dict) or system.get("little_endian", True)
+    _check_byte_order("little" if little else "big")
+    machine = Machine()
+    found = machine.run(stream)
+    keys = Machine().run(stream)
+    if not isinstance(keys, list):
+        raise ValueError(f"its list of storages is {describe(keys)}; expected a list")
+
+    spans: dict[str, tuple[int, int]] = {}
+    position = stream.tell()
+    for key in keys:
+        (num_elements,) = struct.unpack_from("<q", content, position)
+        start = position + 8
+        position = start + num_elements * machine.storages[key].dtype.itemsize
+        if not start <= position <= len(content):
+            raise ValueError(f"it ends inside storage {key!r}; it is cut off or damaged")
+        spans[key] = (start, position)
+
+    def storage_content(storage: Storage) -> memoryview:
+        start, stop = spans[storage.key]
+        return memoryview(content)[start:stop]
+
+    return _materialise_all(_unwrap(found), storage_content, len(content))
+
+
+def _check_byte_order(order: str) -> None:
+    if order != "little":
+        raise ValueError(f"its numbers are {order}-endian; only little-endian files are read")
+
+
+def _unwrap(found: object) -> dict[str, Stored]:
+    where = "it"
+    if isinstance(found, dict):
+        for wrapper in _WRAPPERS:
+            inner = found.get(wrapper)
+            if inner is not None and not isinstance(inner, Stored):
+                where, found = f"its entry {wrapper!r}", inner
+                break
+    if not isinstance(found, dict):
+        raise ValueError(f"{where} holds {describe(found)}; expected names and tensors")
+    if not found:
+        raise ValueError(f"{where} holds no tensor")
+    for name, value in found.items():
+        if not isinstance(name, str) or not isinstance(value, Stored):
+            raise ValueError(
+                f"{where} holds {describe(found)}, where {name!r} is {describe(value)}; "
+                f"expected tensors only, or one of {_WRAPPERS} with tensors in it"
+            )
+    return _strip_module(found)
+
+
+def _strip_module(named: Mapping[str, _Value]) -> dict[str, _Value]:
+    stripped = {name.removeprefix("module."): value for name, value in named.items()}
+    if len(stripped) != len(named):
+        raise ValueError("it has the same name both with and without a leading 'module.'")
+    return stripped
+
+
+def _materialise_all(
+    named: Mapping[str, Stored],
+    storage_content: Callable[[Storage], bytes | memoryview],
+    num_bytes: int,
+) -> dict[str, Tensor]:
+    """Returns the tensors, after checking that they cannot outgrow a file of `num_bytes`."""
+    storages = {stored.storage for stored in named.values()}
+    stored_bytes = sum(storage.num_elements * storage.dtype.itemsize for storage in storages)
+    tensor_bytes = sum(
+        math.prod(stored.size) * stored.storage.dtype.itemsize for stored in named.values()
+    )
+    if stored_bytes > num_bytes or tensor_bytes > _MAX_COPIES * num_bytes:
+        raise ValueError(
+            f"it claims {stored_bytes} bytes of numbers for {tensor_bytes} bytes of tensors, more "
+            f"than a file of {num_bytes} bytes can hold"
+        )
+    return {name: _materialise(name, value, storage_content) for name, value in named.items()}
+
+
+def _materialise(
+    name: str, stored: Stored, storage_content: Callable[[Storage], bytes | memoryview]
+) -> Tensor:
+    storage, size = stored.storage, stored.size
+    if 0 in size:
+        return torch.empty(size, dtype=storage.dtype)
+    stop = stored.offset + 1 + sum((n - 1) * s for n, s in zip(size, stored.stride, strict=True))
+    # A stride of 0 lets a few bytes claim any size.
+    if max(stop, math.prod(size)) > storage.num_elements:
+        raise ValueError(f"{name!r} claims more numbers than the {storage.num_elements} stored")
+    width = storage.dtype.itemsize
+    content = storage_content(storage)
+    if len(content) != storage.num_elements * width:
+        raise ValueError(
+            f"{name!r} is stored in {len(content)} bytes; expected {storage.num_elements * width}"
+        )
+    numbers = bytearray(memoryview(content)[stored.offset * width : stop * width])
+    flat = torch.frombuffer(numbers, dtype=storage.dtype)
+    return flat.as_strided(size, stored.stride).clone(memory_format=torch.contiguous_format)

@@ -1,0 +1,376 @@
+"""The command line `fbnetv3`: parse, call the library, print.
+
+Exit codes are in `cli_group`. Each command imports what it needs when it runs, so that `list`
+does not wait for torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import completion
+from .group import FAILED, Program, note, print_json, print_table
+from .options import TABLES, CacheDir, Json, License, Offline, Policy
+
+if TYPE_CHECKING:
+    from fbnetv3.arch.arch import Arch
+
+# Answers where no better weights can be had, and where the caller asks for it.
+EMBEDDED = "fbnetv3_nano.cifar10"
+# ImageNet weights that anyone may use.
+DEFAULT = "fbnetv3_b.ra2_in1k"
+
+app = Program(
+    "FBNetV3-A..G exactly as published: classify, export, quantize, measure, train. Everything "
+    "works offline with the small weights inside the package, fbnetv3_nano.cifar10."
+)
+
+
+@app.command("list")
+def list_(
+    filter: Annotated[
+        str, typer.Argument(help="Pattern such as 'fbnetv3_*'.", autocompletion=completion.models)
+    ] = "",
+    pretrained: Annotated[bool, typer.Option(help="List trained weights, not models.")] = False,
+    license: License = None,
+    max_macs: Annotated[float | None, typer.Option(help="In millions.")] = None,
+    max_params: Annotated[float | None, typer.Option(help="In millions.")] = None,
+    min_top1: Annotated[float | None, typer.Option(help="In percent.")] = None,
+    json: Json = False,
+) -> None:
+    """List models, or trained weights within limits.
+
+    Plain, it lists networks with their cost at the published resolution. With --pretrained,
+    --license or a limit it lists trained weights, the most accurate first. Writes nothing.
+
+    Examples:
+        fbnetv3 list
+        fbnetv3 list --pretrained --license commercial
+        fbnetv3 list "fbnetv3_?" --max-macs 600 --min-top1 80 --json
+    """
+    from fbnetv3.arch.counts import count
+    from fbnetv3.hub.registry import find, get_arch, list_models, list_weights, unknown_model
+
+    if filter and not list_models(filter) and not list_weights(filter):
+        raise unknown_model(filter)
+    limited = any(limit is not None for limit in (max_macs, max_params, min_top1))
+    if pretrained or license or limited:
+        names = set(list_weights(filter, license=license))
+        found = [
+            row
+            for labels in ("imagenet1k", "cifar10")
+            for row in find(
+                max_macs=None if max_macs is None else max_macs * 1e6,
+                max_params=None if max_params is None else max_params * 1e6,
+                min_top1=min_top1,
+                license=license,
+                labels=labels,
+            )
+            if row.name in names
+        ]
+        if not found:
+            note("no weights match")
+        if json:
+            print_json(found)
+            return
+        columns = ("weights", "MACs (M)", "params (M)", "top-1 (%)", "on", "license")
+        print_table(
+            columns,
+            [
+                (r.name, r.macs_paper / 1e6, r.params / 1e6, r.top1_pct, r.labels, r.license)
+                for r in found
+            ],
+        )
+        return
+    counted = {name: count(get_arch(name)) for name in list_models(filter)}
+    if json:
+        print_json([{"name": name, **vars(c)} for name, c in counted.items()])
+        return
+    print_table(
+        ("model", "resolution", "MACs (M)", "params (M)"),
+        [(n, c.resolution, c.macs_paper / 1e6, c.params / 1e6) for n, c in counted.items()],
+    )
+
+
+@app.command()
+def info(
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="Model, weights model.tag, local-dir:DIR, or JSON.", autocompletion=TABLES
+        ),
+    ],
+    json: Json = False,
+) -> None:
+    """Show a network's table, cost, weights and their licences.
+
+    The table is the published one, row by row; weights come with their accuracy, who measured it,
+    the licence and the source. Writes nothing.
+
+    Examples:
+        fbnetv3 info fbnetv3_e
+        fbnetv3 info fbnetv3_b.ra2_in1k --json
+    """
+    from fbnetv3.arch.counts import count
+    from fbnetv3.hub.weights import WEIGHTS
+
+    arch, sides, license = _described(name)
+    known = [w for w in WEIGHTS.values() if name in (w.name, w.model)]
+    counts = count(arch, **sides)
+    if json:
+        found = {"name": name, "counts": counts, "weights": known, "arch": arch.to_dict()}
+        print_json(found if license is None else {**found, "license": license})
+        return
+    print(
+        f"{name}: {counts.macs_paper / 1e6:.1f} M MACs at {counts.resolution} pixels, "
+        f"{sides['num_classes']} classes, "
+        f"{counts.params / 1e6:.2f} M parameters, stem {arch.stem_channels}, "
+        f"head {arch.head_mid_channels} -> {arch.head_channels}"
+    )
+    print_table(
+        ("row", "kernel", "expansion", "channels", "blocks", "stride", "SE", "padding"),
+        [
+            (
+                r.name,
+                "/".join(map(str, r.kernel)),
+                "/".join(map(str, r.expansion)),
+                r.channels,
+                r.repeats,
+                r.stride,
+                "yes" if r.se else "",
+                "" if r.padding is None else str(r.padding),
+            )
+            for r in arch.rows
+        ],
+    )
+    for w in known:
+        print(
+            f"{w.name}: top-1 {w.top1_pct:.2f} % on {w.labels} at {w.preprocess.crop} "
+            f"(by {w.evaluated_by}); {_terms(w.license)}; source: {w.origin}"
+        )
+    if license is not None:
+        print(f"{name}: licence {_terms(license) or 'not stated'}")
+
+
+def _terms(license: str) -> str:
+    from fbnetv3.hub.weights import is_commercial
+
+    return license if is_commercial(license) else f"{license}, non-commercial use only"
+
+
+def _described(name: str) -> tuple[Arch, dict[str, int], str | None]:
+    """Returns the table, the numbers of classes and channels, and what a folder's licence is."""
+    from fbnetv3.hub.registry import FOLDERS, get_arch
+    from fbnetv3.hub.weights import WEIGHTS
+
+    if not name.startswith(FOLDERS):
+        num_classes = WEIGHTS[name].num_classes if name in WEIGHTS else 1000
+        return get_arch(name), {"num_classes": num_classes}, None
+    from fbnetv3.hub.pretrained import read_pretrained
+
+    found = read_pretrained(name)
+    sides = {key: int(found.model_args[key]) for key in ("num_classes", "in_chans")}
+    return found.arch, sides, found.license
+
+
+@app.command()
+def classify(
+    images: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.")],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Name, name.tag, local-dir:DIR, or an exported .onnx file.",
+            autocompletion=completion.any_of(completion.networks, completion.files(".onnx")),
+        ),
+    ] = None,
+    embedded: Annotated[bool, typer.Option(help=f"Use {EMBEDDED}, inside the package.")] = False,
+    top_k: Annotated[int, typer.Option(help="Classes to show.")] = 5,
+    batch_size: Annotated[int, typer.Option(help="Images a run of the network.")] = 16,
+    threads: Annotated[int, typer.Option(help="Of torch or onnxruntime.")] = 1,
+    license: Policy = None,
+    offline: Offline = None,
+    cache_dir: CacheDir = None,
+    json: Json = False,
+) -> None:
+    """Say what is on photos.
+
+    A photo that cannot be read is named and the others go on; the exit code is then 1. Without
+    --model and --embedded, ImageNet weights from the hub answer, or the embedded ones where no hub
+    is reachable; the output says which. Writes nothing but fetched weights, to the cache.
+
+    Examples:
+        fbnetv3 classify photo.jpg --embedded
+        fbnetv3 classify photos/ --model fbnetv3_b.ra2_in1k --top-k 1 --json
+        fbnetv3 classify photo.jpg photos/ --model nano.onnx
+    """
+    if embedded and model is not None:
+        raise ValueError(f"--embedded and --model {model} exclude each other; give one of them")
+    missing = [str(path) for path in images if not path.exists()]
+    if len(missing) == len(images):
+        raise ValueError(f"no such file or folder: {', '.join(missing)}")
+    photos = list(_photos(images))
+    if not photos:
+        raise ValueError(f"no images in {', '.join(map(str, images))}; expected .jpg, .png, ...")
+    options: dict[str, Any] = {"top_k": top_k, "batch_size": batch_size, "num_threads": threads}
+    asked = EMBEDDED if embedded else model
+    if asked is not None and asked.endswith(".onnx"):
+        from fbnetv3.deploy.onnx_model import OnnxClassifier
+
+        answering, classifier = asked, OnnxClassifier(asked, **options)
+    else:
+        answering, classifier = _torch_classifier(asked, license, offline, cache_dir, options)
+    failed, records = 0, []
+    if not json:
+        print(f"model: {answering}")
+    for prediction in classifier.stream(photos):
+        failed += prediction.error is not None
+        if json:
+            records.append(prediction)
+        elif prediction.error is not None:
+            print(f"{prediction.source}: error: {prediction.error}")
+        else:
+            pairs = zip(prediction.labels, prediction.probabilities, strict=True)
+            print(f"{prediction.source}: " + ", ".join(f"{n} {100 * p:.1f} %" for n, p in pairs))
+    if json:
+        print_json({"model": answering, "predictions": records})
+    if failed:
+        note(f"{failed} of the images could not be classified")
+        raise typer.Exit(FAILED)
+
+
+def _torch_classifier(
+    asked: str | None,
+    license: str | None,
+    offline: bool | None,
+    cache_dir: Path | None,
+    options: dict[str, Any],
+) -> tuple[str, Any]:
+    """Returns the name of the weights that answer, and their classifier."""
+    from fbnetv3.deploy.classify import Classifier
+    from fbnetv3.hub.download import FetchError
+    from fbnetv3.hub.registry import create, get_weights
+
+    name = asked or DEFAULT
+    source: dict[str, Any] = {"license": license, "offline": offline, "cache_dir": cache_dir}
+    try:
+        made = create(name, pretrained=True, **source)
+    except FetchError as error:
+        if asked is not None:
+            raise
+        note(f"{DEFAULT} cannot be had here ({str(error).partition(';')[0]})")
+        name = EMBEDDED
+        made = create(name, pretrained=True, **source)
+        note(f"{name}, which is inside the package, answers: it knows only the CIFAR-10 classes")
+    if ":" not in name:
+        name = get_weights(name).name
+    return name, Classifier(made, **options)
+
+
+def _photos(images: list[Path]) -> Any:
+    from fbnetv3.images.images import list_images
+
+    for path in images:
+        if path.is_dir():
+            yield from list_images(path)
+        else:
+            yield path
+
+
+@app.command()
+def flops(
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="Model, weights model.tag, local-dir:DIR, or JSON.", autocompletion=TABLES
+        ),
+    ],
+    resolution: Annotated[
+        int | None, typer.Option("--resolution", "-r", help="Input side in pixels.")
+    ] = None,
+    layers: Annotated[bool, typer.Option(help="Show every layer.")] = False,
+    json: Json = False,
+) -> None:
+    """Count multiply-adds, as the paper does and as fvcore does.
+
+    Both come from fvcore's trace of the network; the paper leaves batch-norm out. Writes nothing.
+
+    Examples:
+        fbnetv3 flops fbnetv3_a
+        fbnetv3 flops fbnetv3_a --resolution 256 --layers
+        fbnetv3 flops mine.json --json
+    """
+    from fbnetv3.measure.flop_count import flops as counted
+
+    found = counted(name, resolution)
+    if json:
+        print_json({"name": name, **found.to_dict()})
+        return
+    if layers:
+        print_table(
+            ("layer", "kind", "MACs", "params", "output"),
+            [
+                (x.name, x.kind, x.macs, x.params, "x".join(map(str, x.output)))
+                for x in found.layers
+            ],
+        )
+    print(f"{name} at {found.resolution} pixels, one image, multiply-adds:")
+    print(f"  paper  {found.macs_paper:>14,}  convolutions, classifier and pooling")
+    print(f"  fvcore {found.macs_fvcore:>14,}  fvcore's total, with batch-norm")
+    print(f"  parameters {found.params:,}, of them weights {found.weight_params:,}")
+
+
+@app.command()
+def doctor(json: Json = False) -> None:
+    """Look at the installation and name the cure for what is wrong.
+
+    Versions, whether torch and torchvision fit each other, providers of onnxruntime, the cache,
+    threads. Writes nothing; exit code 1 if something is wrong.
+
+    Examples:
+        fbnetv3 doctor
+        fbnetv3 doctor --json
+    """
+    from .doctor import diagnose
+
+    checks = diagnose()
+    if json:
+        print_json(checks)
+    else:
+        for check in checks:
+            cure = f"  -> {check.cure}" if check.cure else ""
+            print(f"{'ok  ' if check.ok else 'FAIL'} {check.name}: {check.found}{cure}")
+    if not all(check.ok for check in checks):
+        raise typer.Exit(FAILED)
+
+
+def add_neighbours() -> None:
+    """Adds the commands that live beside their areas."""
+    from fbnetv3.search.cli import train as cli_train
+
+    from . import demo as cli_demo
+    from . import deploy as cli_deploy
+    from . import latency as cli_latency
+    from . import weights as cli_weights
+
+    app.command("fetch")(cli_weights.fetch)
+    app.command("convert")(cli_weights.convert)
+    app.command("verify")(cli_weights.verify)
+    app.command("export")(cli_deploy.export)
+    app.command("quantize")(cli_deploy.quantize)
+    app.command("latency")(cli_latency.latency)
+    app.command("demo")(cli_demo.demo)
+    app.command("train")(cli_train.train)
+    app.command("eval")(cli_train.evaluate)
+
+
+def main() -> None:
+    """Runs the command line."""
+    add_neighbours()
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,282 @@
+"""The commands `export` and `quantize`: parsing and printing around the library."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fbnetv3._internal.optional import need
+
+from . import completion
+from .group import note, print_json, print_table
+
+if TYPE_CHECKING:
+    from fbnetv3.models.model import FBNetV3
+
+# More images than this say little more about agreement and take minutes.
+_MAX_CALIBRATION = 300
+# Looked for before a model is made.
+_NEEDS = {".pte": "executorch", ".xml": "openvino"}
+# Offered by the shell; the libraries that know them are slow to import.
+_METHODS = ("minmax", "mean_minmax", "percentile_99.99", "percentile_99.9", "mse")
+
+
+def export(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Name, name.tag, arch.json, local-dir:DIR, ...",
+            autocompletion=completion.any_of(completion.networks, completion.files(".json")),
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help=".onnx, .xml (OpenVINO) or .pte (ExecuTorch).",
+            autocompletion=completion.endings(".onnx", ".xml", ".pte"),
+        ),
+    ],
+    pretrained: Annotated[
+        bool | None, typer.Option(help="Load the trained weights; default: if the name has any.")
+    ] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Weights to load instead.")] = None,
+    dynamic: Annotated[
+        str,
+        typer.Option(
+            help="Free sides of the input: batch, batch+size or none.",
+            autocompletion=completion.choices("batch", "batch+size", "none"),
+        ),
+    ] = "batch",
+    precision: Annotated[
+        str,
+        typer.Option(help="fp32 or fp16.", autocompletion=completion.choices("fp32", "fp16")),
+    ] = "fp32",
+    opset: Annotated[int, typer.Option(help="18 or later.")] = 18,
+    include_preprocess: Annotated[
+        bool, typer.Option(help="Take uint8 (N, H, W, 3) and normalise in the graph.")
+    ] = False,
+    check_target: Annotated[
+        bool, typer.Option(help="Report what mobile providers and TensorRT take of it.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Write a network to ONNX, OpenVINO or ExecuTorch, proved equal.
+
+    Writes OUTPUT (and the .bin beside an .xml) once its answers have been compared with the
+    model's; what differs is not written. The file carries its table, labels, preprocessing and
+    licence. OpenVINO and ExecuTorch are optional parts.
+
+    Examples:
+        fbnetv3 export fbnetv3_nano.cifar10 -o nano.onnx
+        fbnetv3 export fbnetv3_nano.cifar10 -o half.onnx --precision fp16
+        fbnetv3 export local-dir:run -o run.xml
+        fbnetv3 export fbnetv3_a -o a.onnx --no-pretrained --check-target
+    """
+    if output.suffix not in (".onnx", ".xml", ".pte"):
+        raise ValueError(f"output is {output}; expected a name that ends in .onnx, .xml or .pte")
+    plain = (dynamic, precision) == ("batch", "fp32") and not (include_preprocess or check_target)
+    if output.suffix == ".pte" and not plain:
+        raise ValueError("an ExecuTorch program takes one float32 image; leave options out")
+    if output.suffix in _NEEDS:
+        need(_NEEDS[output.suffix])
+    from fbnetv3.deploy.export import to_onnx
+
+    made = created(model, pretrained, checkpoint)
+    if output.suffix == ".pte":
+        from fbnetv3.deploy.targets import to_executorch
+
+        _print_export(output, to_executorch(made, output).to_dict(), json=json)
+        return
+    options: dict[str, Any] = {
+        "dynamic": None if dynamic == "none" else dynamic,
+        "precision": precision,
+        "opset": opset,
+        "include_preprocess": include_preprocess,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        onnx_path = output if output.suffix == ".onnx" else Path(folder) / "model.onnx"
+        found = to_onnx(made, onnx_path, **options)
+        parity = found.parity.to_dict()
+        if output.suffix == ".xml":
+            from fbnetv3.deploy.openvino_model import to_openvino
+
+            parity = to_openvino(onnx_path, output).to_dict()
+        coverage = []
+        if check_target:
+            from fbnetv3.deploy.targets import check_targets
+
+            coverage = check_targets(onnx_path)
+    _print_export(output, parity, json=json, coverage=coverage, sha256=found.sha256)
+
+
+def _print_export(
+    output: Path,
+    parity: dict[str, float],
+    *,
+    json: bool,
+    coverage: Sequence[Any] = (),
+    sha256: str | None = None,
+) -> None:
+    if json:
+        size = output.stat().st_size
+        print_json(
+            {
+                "path": output,
+                "num_bytes": size,
+                "sha256": sha256 if output.suffix == ".onnx" else None,
+                "parity": parity,
+                "targets": list(coverage),
+            }
+        )
+        return
+    print(
+        f"{output}: {output.stat().st_size / 1e6:.1f} MB; largest difference of a logit "
+        f"{parity['max_error_of_std']:.0e} of their spread, same top-1 on "
+        f"{100 * parity['top1_agreement']:.0f} % of {parity['num_inputs']} inputs"
+    )
+    if coverage:
+        print_table(
+            ("target", "operators", "taken", "pieces", "left", "suitable", "notes"),
+            [
+                (
+                    c.target,
+                    c.num_nodes,
+                    c.num_taken,
+                    c.num_partitions,
+                    ", ".join(c.left),
+                    c.verdict,
+                    "; ".join(c.notes),
+                )
+                for c in coverage
+            ],
+        )
+
+
+def quantize(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            help="An fp32 file that `fbnetv3 export` wrote.",
+            autocompletion=completion.files(".onnx"),
+        ),
+    ],
+    calib: Annotated[Path, typer.Option(help="Folder of images like those of later use.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help=".onnx, or .xml for OpenVINO.",
+            autocompletion=completion.endings(".onnx", ".xml"),
+        ),
+    ],
+    evaluate: Annotated[
+        Path | None,
+        typer.Option(help="Folder to judge the result on; folders called after classes: labels."),
+    ] = None,
+    runtime: Annotated[
+        str | None,
+        typer.Option(
+            help="onnxruntime or openvino; by the output's ending.",
+            autocompletion=completion.choices("onnxruntime", "openvino"),
+        ),
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="How ranges are taken; default: what agrees best.",
+            autocompletion=completion.choices(*_METHODS),
+        ),
+    ] = None,
+    max_drop: Annotated[
+        float | None, typer.Option(help="Most points of top-1 that may be lost; else refused.")
+    ] = None,
+    sensitivity: Annotated[bool, typer.Option(help="Measure what each layer costs.")] = True,
+    latency: Annotated[bool, typer.Option(help="Measure the speed against fp32.")] = True,
+    threads: Annotated[int, typer.Option(help="For that measurement.")] = 1,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    r"""Make an int8 file, judge it, and say whether it pays here.
+
+    Writes OUTPUT. It is calibrated on images, judged on others against fp32, and its speed measured
+    on this machine; with --max-drop the layers that cost most stay in float until it holds.
+
+    Examples:
+        fbnetv3 quantize nano.onnx --calib photos -o nano_int8.onnx
+        fbnetv3 quantize nano.onnx --calib photos -o i8.onnx --method minmax
+        fbnetv3 quantize nano.onnx --calib photos --evaluate photos \
+            -o int8.xml --max-drop 1
+    """
+    from fbnetv3.deploy.onnx_session import read_artefact
+    from fbnetv3.deploy.quantize import quantize as quantized
+    from fbnetv3.images.class_folders import labelled_images
+    from fbnetv3.measure.int8_speed import compare_speed
+
+    runtime = runtime or ("openvino" if output.suffix == ".xml" else "onnxruntime")
+    if runtime == "openvino":
+        need("nncf")
+    names = read_artefact(file).class_names
+    images, _ = labelled_images(calib, names)
+    judged, labels = labelled_images(evaluate, names) if evaluate else (None, None)
+    found = quantized(
+        file,
+        output,
+        thinned(images),
+        evaluation=judged,
+        labels=labels,
+        runtime=runtime,  # type: ignore[arg-type]  # checked there
+        method=method,
+        max_drop_pct=max_drop,
+        sensitivity=sensitivity,
+    )
+    speed = compare_speed(file, output, threads=threads) if latency else None
+    if json:
+        print_json({"quantized": found, "speed": speed})
+        return
+    print(
+        f"{output}: {found.num_bytes / 1e6:.2f} MB of {found.num_bytes_float / 1e6:.2f}; ranges by "
+        f"{found.method} over {found.num_calibration} images"
+    )
+    if found.num_unreadable:
+        note(f"{found.num_unreadable} images could not be read and were passed over")
+    print(f"same top-1 as fp32 on {found.agreement_pct:.2f} % of {found.num_evaluation} images")
+    if found.top1_pct is not None:
+        print(f"top-1 {found.top1_pct:.2f} %, fp32 {found.top1_float_pct:.2f} %")
+    if found.layers:
+        rows = [
+            (la.node, la.error_of_std, "float" if la.in_float else "int8") for la in found.layers
+        ]
+        print_table(("layer", "error alone", "kept in"), rows[:10], "the ten dearest layers")
+    if speed:
+        print(speed.verdict)
+
+
+def created(model: str, pretrained: bool | None, checkpoint: Path | None) -> FBNetV3:
+    """Returns the network that a command names; None loads the trained weights if there are any."""
+    from fbnetv3.hub.registry import FOLDERS, create, get_weights
+    from fbnetv3.models.model import FBNetV3
+
+    if pretrained is None:
+        try:
+            pretrained = checkpoint is None and (
+                model.startswith(FOLDERS) or get_weights(model) is not None
+            )
+        except ValueError:
+            pretrained = False  # a table's path, or a name without weights
+        if not pretrained and checkpoint is None:
+            note(f"{model}: no weights belong to this name; they are fresh")
+    made = create(model, pretrained=pretrained, checkpoint=checkpoint)
+    assert isinstance(made, FBNetV3)
+    return made
+
+
+def thinned(images: Sequence[Path]) -> list[Path]:
+    """Returns as many images as calibration is worth, evenly taken."""
+    step = max(1, -(-len(images) // _MAX_CALIBRATION))
+    return list(images[::step])

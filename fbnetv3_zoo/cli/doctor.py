@@ -1,0 +1,134 @@
+"""What is installed and whether its parts fit each other, with the cure where they do not."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+
+from fbnetv3._version import __version__
+from fbnetv3.hub import hub
+from fbnetv3.hub.hub_repo import is_offline
+
+_REQUIRED = (
+    "torch",
+    "torchvision",
+    "timm",
+    "onnx",
+    "onnxruntime",
+    "huggingface-hub",
+    "fvcore",
+    "safetensors",
+    "numpy",
+    "scipy",
+    "pillow",
+)
+_MIN_FREE_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding.
+
+    Attributes:
+        name: what was looked at.
+        ok: whether it is as it should be.
+        found: what it is.
+        cure: what to do where it is not, else "".
+    """
+
+    name: str
+    ok: bool
+    found: str
+    cure: str = ""
+
+
+def diagnose() -> list[Check]:
+    """Returns a check for each required package, then for how they work together."""
+    checks = [
+        Check("fbnetv3", True, __version__),
+        Check("python", True, f"{platform.python_version()} on {platform.platform()}"),
+        *(_package(name) for name in _REQUIRED),
+        _import("torch", "install torch from the same index as torchvision"),
+        _torchvision(),
+        _import("timm", "timm imports torchvision: cure torchvision first"),
+        _providers(),
+        _cache(),
+        Check("offline", True, "yes" if is_offline() else "no"),
+        Check("license policy", True, os.environ.get("FBNETV3_LICENSE") or "none"),
+        _threads(),
+    ]
+    return checks
+
+
+def _package(name: str) -> Check:
+    try:
+        return Check(name, True, importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        return Check(name, False, "not installed", f"pip install {name}")
+
+
+def _import(name: str, cure: str) -> Check:
+    try:
+        importlib.import_module(name)
+    except Exception as error:  # a build mismatch raises RuntimeError, others what they like
+        return Check(f"import {name}", False, f"{type(error).__name__}: {error}", cure)
+    return Check(f"import {name}", True, "works")
+
+
+def _torchvision() -> Check:
+    check = _import("torchvision", "")
+    if check.ok:
+        return check
+    try:
+        import torch
+
+        build = torch.__version__
+        tag = build.partition("+")[2] or "default"
+    except Exception as error:  # torch itself is broken, which its own check reports
+        return Check(check.name, False, check.found, f"cure torch first: {error}")
+    cure = (
+        f"torch is {build}; torchvision was built for another torch. Install both in one command "
+        f"from one index: pip install --force-reinstall torch torchvision (here the {tag} build)"
+    )
+    return Check(check.name, False, check.found, cure)
+
+
+def _providers() -> Check:
+    try:
+        import onnxruntime
+
+        return Check(
+            "onnxruntime providers", True, ", ".join(onnxruntime.get_available_providers())
+        )
+    except Exception as error:  # reported whatever it is
+        return Check("onnxruntime providers", False, str(error), "pip install onnxruntime")
+
+
+def _cache() -> Check:
+    folder = hub.cache_dir()
+    existing = folder
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
+    found = f"{folder} ({free / 1e9:.1f} GB free)"
+    if not os.access(existing, os.W_OK):
+        return Check(
+            "cache", False, found, "it is not writable: set FBNETV3_HOME to another folder"
+        )
+    if free < _MIN_FREE_BYTES:
+        return Check("cache", False, found, "free some space, or set FBNETV3_HOME")
+    return Check("cache", True, found)
+
+
+def _threads() -> Check:
+    try:
+        import torch
+
+        found = f"{torch.get_num_threads()} of {os.cpu_count()} cores"
+    except Exception as error:  # torch itself is broken, which its own check reports
+        return Check("torch threads", False, str(error), "cure torch first")
+    return Check("torch threads", True, found)

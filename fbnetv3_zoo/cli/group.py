@@ -1,0 +1,223 @@
+"""What all commands share: help, errors as one line, exit codes that differ, JSON or text.
+
+Exit codes: 0 done; 1 the work failed, or some of it; 2 wrong usage, a wrong value or a file that is
+not there; 3 an optional part is not installed; 130 interrupted; 141 the output's reader went away.
+An exception's class may say its own, `EXIT_CODE`. FBNETV3_DEBUG=1 shows an error's traceback too.
+
+A command's docstring is its help: what it does, what it writes, and `Examples:`, which are shown
+below the options as they stand and are run by the tests.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+import json
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, TypeVar
+
+import typer
+import typer.core
+
+from fbnetv3._version import __version__
+
+FAILED, USAGE, MISSING, INTERRUPTED, CLOSED_PIPE = 1, 2, 3, 130, 141
+_EXIT_CODES = (
+    "Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 an optional part is missing, "
+    "130 interrupted. FBNETV3_DEBUG=1 shows where an error comes from."
+)
+_EXAMPLES = "Examples:"
+_IN_A_WORKER = "Original Traceback (most recent call last)"
+_WRONG_PATH = FileNotFoundError | FileExistsError | IsADirectoryError | NotADirectoryError
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+class _PlainEnds:
+    """A user's mistake ends in one line on the error output, never in a traceback."""
+
+    def make_context(self, *arguments: Any, **settings: Any) -> Any:
+        """Returns the parsed words; prints the help where that is asked for."""
+        with _plain_ends():
+            return super().make_context(*arguments, **settings)  # type: ignore[misc]  # a mixin
+
+    def invoke(self, ctx: Any) -> Any:
+        """Returns what the command returns."""
+        warnings.showwarning = _show_warning  # type: ignore[assignment]  # it needs only two
+        with _plain_ends():
+            result = super().invoke(ctx)  # type: ignore[misc]  # a mixin
+            sys.stdout.flush()
+            return result
+
+
+class Command(_PlainEnds, typer.core.TyperCommand):
+    """A command whose help ends in the examples of its docstring, line for line."""
+
+    def __init__(self, name: str | None, *, help: str | None = None, **settings: Any) -> None:
+        about, _, examples = (help or "").partition(_EXAMPLES)
+        super().__init__(name, help=about.strip(), **settings)
+        self.examples = inspect.cleandoc(examples).splitlines()
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        """Writes the examples."""
+        super().format_epilog(ctx, formatter)
+        if self.examples:
+            with formatter.section(_EXAMPLES.rstrip(":")):
+                for line in self.examples:
+                    formatter.write(f"  {line}".rstrip() + "\n")
+
+
+class CommandGroup(_PlainEnds, typer.core.TyperGroup):
+    """Commands that end plainly."""
+
+
+class Program(typer.Typer):
+    """A program of commands with the same help, options and exit codes as its neighbours.
+
+    The help is plain text: rich's table cuts the names of options where a terminal has 80 columns.
+
+    Args:
+        about: what the program is for, one sentence.
+    """
+
+    def __init__(self, about: str) -> None:
+        super().__init__(
+            cls=CommandGroup,
+            help=about,
+            epilog=_EXIT_CODES,
+            no_args_is_help=True,
+            rich_markup_mode=None,
+            pretty_exceptions_enable=False,
+            context_settings={"help_option_names": ["-h", "--help"]},
+        )
+        self.callback()(_options)
+
+    def command(self, name: str | None = None, **settings: Any) -> Callable[[_Function], _Function]:
+        """Returns the decorator that makes a function a command."""
+        return super().command(name, cls=Command, **settings)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"fbnetv3-zoo {__version__}")
+        raise typer.Exit
+
+
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print it and stop."),
+    ] = False,
+) -> None:
+    pass
+
+
+@contextlib.contextmanager
+def _plain_ends() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:
+        # What is left in the buffer must not raise again when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(CLOSED_PIPE) from None
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise typer.Exit(INTERRUPTED) from None
+    except Exception as error:
+        code = _code_of(error)
+        if code is None:
+            raise
+        if os.environ.get("FBNETV3_DEBUG"):
+            traceback.print_exc()
+        print(f"error: {_line_of(error)}", file=sys.stderr)
+        raise typer.Exit(code) from None
+
+
+def _code_of(error: Exception) -> int | None:
+    """Returns the exit code of what a user can do something about, None for our own bugs."""
+    own = getattr(error, "EXIT_CODE", None)
+    if own is not None:
+        return int(own)
+    if isinstance(error, ImportError):
+        return MISSING
+    if isinstance(error, ValueError | _WRONG_PATH):
+        return USAGE
+    out_of_memory = isinstance(error, RuntimeError) and "memory" in str(error)
+    return FAILED if isinstance(error, OSError | MemoryError) or out_of_memory else None
+
+
+def _line_of(error: Exception) -> str:
+    """Returns what an error says, on one line."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        text = f"cannot use {error.filename}: {error.strerror}"
+    elif isinstance(error, ModuleNotFoundError) and "pip install" not in text:
+        text += '; pip install --upgrade "fbnetv3-zoo", then see `fbnetv3 doctor`'
+    elif _IN_A_WORKER in text:
+        # A process that decodes images failed: torch puts its whole traceback into the message.
+        text = text.strip().splitlines()[-1].partition(": ")[2]
+    return " ".join(text.split()) or type(error).__name__
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
+    # Ours are UserWarnings; what libraries deplore in each other is not for the user's eyes.
+    if category is UserWarning:
+        print(f"note: {message}", file=sys.stderr)
+
+
+def note(text: str) -> None:
+    """Prints a remark on the error output, so that the output itself stays clean."""
+    print(f"note: {text}", file=sys.stderr)
+
+
+def print_json(value: Any) -> None:
+    """Prints records, mappings or lists of them as JSON."""
+    print(json.dumps(_plain(value), indent=2))
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "to_dict"):
+        return _plain(value.to_dict())
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _plain(dataclasses.asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
+    """Prints rows under column heads; numbers go right.
+
+    Columns that no row has a value for are left out. Nothing is cut: where a terminal is too narrow
+    it breaks the lines.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left")
+    used = [n for n in range(len(columns)) if not rows or any(row[n] is not None for row in rows)]
+    for number in used:
+        cells = [row[number] for row in rows]
+        numeric = bool(cells) and all(isinstance(cell, int | float) for cell in cells)
+        table.add_column(columns[number], justify="right" if numeric else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*("" if row[n] is None else _cell(row[n]) for n in used))
+    # A table takes no more than it needs; with less than that rich cuts its heads too.
+    console = Console(width=1000)
+    # Printed by us, since rich ends the program by itself where nobody reads.
+    with console.capture() as printed:
+        console.print(table)
+    print(printed.get(), end="")
+
+
+def _cell(cell: object) -> str:
+    if isinstance(cell, bool) or not isinstance(cell, int):
+        return f"{cell:.2f}" if isinstance(cell, float) else str(cell)
+    return f"{cell:,}"

@@ -1,0 +1,254 @@
+"""The command `latency`: parsing and printing around `bench`."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import completion
+from .deploy import created, thinned
+from .group import note, print_json, print_table
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from fbnetv3.deploy.artefact import Artefact
+    from fbnetv3.measure.bench import Row
+
+# Offered by the shell; the library that knows them is slow to import.
+_TORCH_BACKENDS = (
+    "torch",
+    "torch-channels-last",
+    "torch-optimized",
+    "torch-bf16",
+    "torch-compile",
+    "torch-compile-bf16",
+    "torch-cuda-graph",
+)
+
+
+def latency(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            help="Names, or exported .onnx and .xml files.",
+            autocompletion=completion.any_of(
+                completion.networks, completion.files(".onnx", ".xml")
+            ),
+        ),
+    ],
+    backend: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Torch's to add: torch, torch-optimized, torch-compile, ...; repeatable",
+            autocompletion=completion.choices(*_TORCH_BACKENDS),
+        ),
+    ] = None,
+    batch: Annotated[list[int] | None, typer.Option(help="Images a run; repeatable.")] = None,
+    threads: Annotated[
+        list[int] | None, typer.Option(help="Repeatable; default: one, and all there are.")
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(help="Folder for agreement, and accuracy if its folders are classes."),
+    ] = None,
+    pretrained: Annotated[
+        bool | None, typer.Option(help="Load the trained weights; default: with --images.")
+    ] = None,
+    best: Annotated[
+        bool, typer.Option(help="Print the fastest way that keeps the accuracy.")
+    ] = False,
+    memory: Annotated[bool, typer.Option(help="Also measure peak memory.")] = False,
+    min_runs: Annotated[int, typer.Option(help="Samples of each.")] = 100,
+    seconds: Annotated[float, typer.Option(help="Limit for each network and batch size.")] = 60.0,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Append rows to this JSON Lines file.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw a .svg or .png.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    r"""Measure ways of running networks against each other here.
+
+    Every backend that is installed takes its turn; rows have median, spread and agreement. Writes
+    nothing unless asked to: --output appends rows, --plot draws them (an optional part).
+
+    Examples:
+        fbnetv3 latency fbnetv3_nano.cifar10 --threads 1 --seconds 5
+        fbnetv3 latency nano.onnx --images photos --best --threads 1 --seconds 5
+        fbnetv3 latency fbnetv3_a fbnetv3_b --backend torch-optimized -o rows.jsonl
+        fbnetv3 latency fbnetv3_nano.cifar10 --images photos --plot rows.svg \
+            --threads 1 --seconds 5
+    """
+    from fbnetv3.measure.bench import best as fastest
+    from fbnetv3.measure.bench import write_rows
+    from fbnetv3.measure.plot import check_plot
+
+    # Looked at first: measuring takes minutes.
+    if output is not None and not output.parent.is_dir():
+        raise FileNotFoundError(f"no folder {output.parent} to write {output.name} to")
+    if plot is not None:
+        check_plot(plot)
+        if images is None:
+            raise ValueError(
+                "--plot shows accuracy; give --images, a folder with one for each class"
+            )
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number, name in enumerate(models):
+            place = Path(folder) / str(number)
+            place.mkdir()
+            rows += _rows_of(
+                name,
+                place,
+                backends=backend or (),
+                batch_sizes=batch or (1,),
+                threads=threads or (),
+                folder=images,
+                labelled=plot is not None,
+                pretrained=pretrained,
+                min_runs=min_runs,
+                max_seconds=seconds,
+                memory=memory,
+            )
+    if output:
+        write_rows(rows, output)
+    if plot:
+        from fbnetv3.measure.plot import plot_rows
+
+        plot_rows([row.to_dict() for row in rows], plot)
+    if json:
+        print_json(fastest(rows) if best else rows)
+        return
+    _print_rows(rows)
+    if best:
+        row = fastest(rows)
+        print(f"best: {row.model} by {row.backend} with {row.threads} threads, batch {row.batch}")
+
+
+def _rows_of(
+    name: str,
+    place: Path,
+    *,
+    backends: Sequence[str],
+    batch_sizes: Sequence[int],
+    threads: Sequence[int],
+    folder: Path | None,
+    labelled: bool,
+    pretrained: bool | None,
+    **measuring: Any,
+) -> list[Row]:
+    from fbnetv3.measure.bench import artefact_of, entries, sweep
+
+    path, module = Path(name), None
+    if path.suffix in (".onnx", ".xml"):
+        if backends:
+            raise ValueError(f"{name} is a file; torch's backends need a model's name")
+        files = [path]
+    else:
+        from fbnetv3.deploy.export import to_onnx
+
+        # Speed does not depend on the weights; agreement and accuracy do.
+        module = created(name, folder is not None if pretrained is None else pretrained, None)
+        files = [to_onnx(module, place / "fp32.onnx").path]
+    artefact = artefact_of(files[0])
+    batch, labels, paths = _prepared(folder, artefact)
+    if labelled and labels is None:
+        raise ValueError(f"{folder} has no folders called after the classes of {name}, for --plot")
+    if module is not None and paths:
+        files += _int8(files[0], place, paths)
+    rows = sweep(
+        entries(files, backends, threads),
+        artefact,
+        module=module,
+        batch_sizes=batch_sizes,
+        images=batch,
+        labels=labels,
+        **measuring,
+    )
+    return [dataclasses.replace(row, model=artefact.name) for row in rows]
+
+
+def _prepared(
+    folder: Path | None, artefact: Artefact
+) -> tuple[NDArray[np.float32] | None, list[int] | None, list[Path]]:
+    from fbnetv3.images.class_folders import labelled_images
+    from fbnetv3.images.images import open_image
+
+    if folder is None:
+        return None, None, []
+    import numpy as np
+
+    paths, labels = labelled_images(folder, artefact.class_names)
+    batch = np.stack([artefact.preprocess(open_image(path)) for path in paths])
+    return batch, labels, paths
+
+
+def _int8(float_path: Path, place: Path, images: Sequence[Path]) -> list[Path]:
+    """Writes int8 files for every runtime there is; the images are judged on by `sweep`."""
+    from fbnetv3.deploy.quantize import quantize as quantized
+
+    made = []
+    for runtime, suffix in (("onnxruntime", "onnx"), ("openvino", "xml")):
+        path = place / f"int8.{suffix}"
+        try:
+            quantized(
+                float_path,
+                path,
+                thinned(images),
+                runtime=runtime,  # type: ignore[arg-type]  # one of the two
+                sensitivity=False,
+            )
+        except ImportError as error:
+            note(str(error))
+            continue
+        made.append(path)
+    return made
+
+
+def _print_rows(rows: Sequence[Row]) -> None:
+    columns = (
+        "model",
+        "backend",
+        "threads",
+        "batch",
+        "median ms",
+        "95 %",
+        "p90",
+        "img/s",
+        "first ms",
+        "MB",
+        "peak MiB",
+        "agree %",
+        "top-1 %",
+        "keeps",
+        "verdict",
+    )
+    print_table(
+        columns,
+        [
+            (
+                row.model,
+                row.backend,
+                row.threads,
+                row.batch,
+                row.latency.median_ms,
+                f"{row.latency.low_ms:.2f}-{row.latency.high_ms:.2f}",
+                row.latency.p90_ms,
+                row.images_per_s,
+                row.latency.first_ms,
+                None if row.num_bytes is None else row.num_bytes / 1e6,
+                row.peak_mib,
+                row.agreement_pct,
+                row.top1_pct,
+                None if row.agreement_pct is None else "yes" if row.keeps_accuracy else "no",
+                row.latency.verdict,
+            )
+            for row in rows
+        ],
+    )

@@ -1,0 +1,164 @@
+"""The commands `fetch`, `convert` and `verify`: parsing and printing around files of weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import completion
+from .group import FAILED, note, print_json
+from .options import TABLES, CacheDir, Json, License
+
+
+def fetch(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Weights, or models.", autocompletion=completion.networks),
+    ] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Everything in the table.")] = False,
+    license: License = None,
+    cache_dir: CacheDir = None,
+    json: Json = False,
+) -> None:
+    """Bring weights onto this machine, verified.
+
+    Writes to the cache, or --cache-dir, and says where. A download that was cut goes on where it
+    was; a file whose SHA-256 is not the recorded one is refused.
+
+    Examples:
+        fbnetv3 fetch fbnetv3_e.meta_in1k
+        fbnetv3 fetch fbnetv3_nano --json
+        fbnetv3 fetch --all --license commercial --cache-dir weights
+    """
+    from fbnetv3.hub import hub
+    from fbnetv3.hub.registry import get_weights, list_weights
+
+    if not names and not all_:
+        raise ValueError("nothing to fetch; give names, or --all")
+    if names and all_:
+        raise ValueError(f"--all and {names[0]} exclude each other; give one of them")
+    allowed = list_weights(license=license)
+    chosen = allowed if all_ else [get_weights(n).name for n in names or ()]
+    rows, failed = [], 0
+    for name in chosen:
+        weights = get_weights(name)
+        try:
+            if name not in allowed:
+                raise ValueError(f"its licence is {weights.license}; --license asks for {license}")
+            hub.check_license(weights, license if license == "commercial" else None)
+            path = hub.fetch(weights, cache_dir=cache_dir)
+            rows.append({"name": name, "path": str(path), "error": None})
+        except (OSError, ValueError) as error:
+            failed += 1
+            rows.append({"name": name, "path": None, "error": str(error)})
+        if not json:
+            print(f"{name}: {rows[-1]['path'] or 'error: ' + str(rows[-1]['error'])}")
+    if json:
+        print_json(rows)
+    if failed:
+        note(f"{failed} of {len(chosen)} could not be fetched")
+        raise typer.Exit(FAILED)
+
+
+def convert(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="Checkpoint in any of the three layouts.",
+            autocompletion=completion.files(".safetensors", ".pth", ".pt", ".bin", ".ckpt"),
+        ),
+    ],
+    target: Annotated[
+        Path,
+        typer.Argument(
+            help="File to write, .safetensors.", autocompletion=completion.endings(".safetensors")
+        ),
+    ],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Model, or architecture JSON, that it belongs to.", autocompletion=TABLES
+        ),
+    ],
+    to: Annotated[
+        str,
+        typer.Option(
+            help="fbnetv3, official or timm.",
+            autocompletion=completion.choices("fbnetv3", "official", "timm"),
+        ),
+    ] = "fbnetv3",
+    force: Annotated[
+        bool, typer.Option(help="Write timm's layout although timm's network computes otherwise.")
+    ] = False,
+) -> None:
+    r"""Convert a checkpoint to our layout, the official or timm's.
+
+    The layout of SOURCE is recognised; a published pickle is decoded without running it. Writes
+    TARGET, once all tensors have been proved to fit the model.
+
+    Examples:
+        fbnetv3 convert model.pth e.safetensors --model fbnetv3_e
+        fbnetv3 convert mine.safetensors official.safetensors \
+            --model mine.json --to official
+    """
+    from fbnetv3.checkpoints.checkpoint import load_strict, read_tensors, write_tensors
+    from fbnetv3.checkpoints.convert import detect_dialect, from_fbnetv3, to_fbnetv3
+    from fbnetv3.hub.loading import STEM, stored_classes
+    from fbnetv3.hub.registry import get_arch
+    from fbnetv3.models.model import build
+
+    if to not in ("fbnetv3", "official", "timm"):
+        raise ValueError(f"--to is {to!r}; expected fbnetv3, official or timm")
+    if target.suffix != ".safetensors":
+        raise ValueError(f"target is {target}; expected a name that ends in .safetensors")
+    arch = get_arch(model)
+    tensors = read_tensors(source)
+    found = detect_dialect(tensors)
+    ours = to_fbnetv3(tensors, arch, found)
+    chans = ours[STEM].shape[1] if STEM in ours else 3
+    load_strict(
+        build(arch, device="meta", num_classes=stored_classes(ours), in_chans=chans),
+        ours,
+        assign=True,
+        source=str(source),
+    )
+    written = from_fbnetv3(ours, arch, to, force=force)  # type: ignore[arg-type]  # checked above
+    write_tensors(target, written, {"format": "pt", "fbnetv3.arch_sha256": arch.sha256})
+    print(f"{source} ({found}) -> {target} ({to}): {len(written)} tensors")
+
+
+def verify(
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            help="Models, or weights that were fetched.", autocompletion=completion.networks
+        ),
+    ],
+    cache_dir: CacheDir = None,
+    json: Json = False,
+) -> None:
+    """Check networks against published outputs, and weights by hash.
+
+    A model is compared with the published counts and with logits of the official implementation;
+    weights must have their recorded SHA-256. Fetches and writes nothing; exit code 1 if any fails.
+
+    Examples:
+        fbnetv3 verify fbnetv3_a0
+        fbnetv3 verify fbnetv3_nano.cifar10 --json
+        fbnetv3 verify fbnetv3_e.meta_in1k
+    """
+    from fbnetv3.hub.verify import verify as verified
+
+    rows: list[dict[str, Any]] = []
+    for name in names:
+        for result in verified(name, cache_dir=None if cache_dir is None else str(cache_dir)):
+            rows.append({"model": name, **vars(result)})
+            if not json:
+                mark = "ok  " if result.ok else "FAIL"
+                print(f"{mark} {name}: {result.name}: {result.detail}")
+    if json:
+        print_json(rows)
+    if not all(row["ok"] for row in rows):
+        raise typer.Exit(FAILED)

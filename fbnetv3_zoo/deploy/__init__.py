@@ -1,0 +1,4 @@
+"""Exported files: writing, proving, quantising and running them.
+
+Imports `hub` and the rooms above it.
+"""

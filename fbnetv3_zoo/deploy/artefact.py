@@ -1,0 +1,200 @@
+"""What a deployed file says about itself: architecture, weights, classes, preprocessing, parity.
+
+The record travels as strings in the metadata of an ONNX file (keys `fbnetv3.*`) and in the runtime
+information of an OpenVINO one, so that a file is usable without this package's tables. The edge of
+this file: it knows neither torch nor onnx, and opens no model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fbnetv3._internal.json_record import read_json
+from fbnetv3._internal.messages import one_line, shown
+from fbnetv3.arch.arch import Arch
+from fbnetv3.images.preprocess import Preprocess
+
+SCHEMA = "fbnetv3-artefact/1"
+PREFIX = "fbnetv3."
+INPUT, OUTPUT = "input", "logits"
+_JSON_NAMES = {bool: "true or false", dict: "a JSON object", list: "a list"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artefact:
+    """What is known about an exported network.
+
+    Attributes:
+        name: what it was created as, such as "fbnetv3_e.meta_in1k".
+        arch: its table.
+        preprocess: what an image goes through before it.
+        in_graph: whether the graph itself scales and normalises: the input is then uint8
+            (N, H, W, 3), else float32 (N, 3, H, W).
+        class_names: in the order of the logits; empty where they are not known.
+        weights_tag: which trained weights; empty for weights of the user's own.
+        weights_sha256: of the file they came from; of the tensors where there was none.
+        license: SPDX name of the weights' licence; empty where there is none known.
+        source_url: page that published the weights.
+        macs_paper: multiply-adds of one image in the paper's convention.
+        params: trainable numbers before batch-norm was folded.
+        precision: "fp32", "fp16", "bf16" or "int8".
+        exported_with: tool -> version.
+        parity: figures of the comparison with the network this was made from.
+        quantization: how it was quantised; empty where it was not.
+        task: what it does.
+    """
+
+    name: str
+    arch: Arch
+    preprocess: Preprocess
+    in_graph: bool
+    class_names: tuple[str, ...]
+    weights_tag: str
+    weights_sha256: str
+    license: str
+    source_url: str
+    macs_paper: int
+    params: int
+    precision: str
+    exported_with: Mapping[str, str]
+    parity: Mapping[str, Any] = field(default_factory=dict)
+    quantization: Mapping[str, Any] = field(default_factory=dict)
+    task: str = "image-classification"
+
+    def to_metadata(self) -> dict[str, str]:
+        """Returns the record as string pairs, sorted by key."""
+        layout = "NHWC uint8 0..255" if self.in_graph else "NCHW float32"
+        fields = {
+            "schema": SCHEMA,
+            "name": self.name,
+            "arch": _compact(self.arch.to_dict()),
+            "arch_sha256": self.arch.sha256,
+            "weights_tag": self.weights_tag,
+            "weights_sha256": self.weights_sha256,
+            "license": self.license,
+            "source_url": self.source_url,
+            "task": self.task,
+            "labels": _compact(list(self.class_names)),
+            "preprocess": _compact(self.preprocess.to_dict()),
+            "input": _compact({"layout": layout, "channel_order": "RGB"}),
+            "in_graph": _compact(self.in_graph),
+            "macs_paper": str(self.macs_paper),
+            "params": str(self.params),
+            "precision": self.precision,
+            "exported_with": _compact(dict(self.exported_with)),
+            "parity": _compact(dict(self.parity)),
+            "quantization": _compact(dict(self.quantization)),
+        }
+        return {PREFIX + key: fields[key] for key in sorted(fields)}
+
+    @staticmethod
+    def from_metadata(metadata: Mapping[str, str], *, source: str) -> Artefact:
+        """Returns the record that `to_metadata` wrote; other keys are passed over.
+
+        Args:
+            metadata: the file's string pairs.
+            source: the file, for errors.
+
+        Raises:
+            ValueError: the file was not exported by this package, or a field cannot be read.
+        """
+        schema = metadata.get(PREFIX + "schema")
+        if schema != SCHEMA:
+            found = f"schema {shown(schema)}" if schema else "none of our metadata"
+            raise ValueError(
+                f"{source} was not exported by this version of fbnetv3 ({found}, expected "
+                f"{SCHEMA!r}); make it with `fbnetv3 export`"
+            )
+        try:
+            texts = {k.removeprefix(PREFIX): v for k, v in metadata.items() if k.startswith(PREFIX)}
+            arch = Arch.from_json(texts["arch"])
+            if arch.sha256 != texts["arch_sha256"]:
+                raise ValueError("arch does not match arch_sha256")
+            return Artefact(
+                name=texts["name"],
+                arch=arch,
+                preprocess=Preprocess.from_dict(_value(texts, "preprocess", dict)),
+                in_graph=_value(texts, "in_graph", bool),
+                class_names=_names(texts),
+                weights_tag=texts["weights_tag"],
+                weights_sha256=texts["weights_sha256"],
+                license=texts["license"],
+                source_url=texts["source_url"],
+                macs_paper=_whole(texts, "macs_paper"),
+                params=_whole(texts, "params"),
+                precision=texts["precision"],
+                exported_with=_value(texts, "exported_with", dict),
+                parity=_value(texts, "parity", dict),
+                quantization=_value(texts, "quantization", dict),
+                task=texts["task"],
+            )
+        except (KeyError, ValueError) as error:
+            reason = f"{error} is missing" if isinstance(error, KeyError) else one_line(str(error))
+            raise ValueError(
+                f"{source} has damaged metadata ({reason}); make it again with `fbnetv3 export`"
+            ) from error
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Gives a temporary file beside `path` that takes its name at the end, or vanishes on error.
+
+    Raises:
+        ValueError: nothing can be written there; found out before the body is run.
+    """
+    if path.is_dir():
+        raise ValueError(f"cannot write {path}: it is a folder; give a file name in it")
+    try:
+        handle, name = tempfile.mkstemp(
+            prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent
+        )
+        os.close(handle)
+        # mkstemp makes files private; an exported one is as readable as any other new file.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(name, 0o666 & ~mask)
+    except OSError as error:
+        raise ValueError(
+            f"cannot write {path}: {error.strerror}; give an output in a folder that exists and "
+            "is writable"
+        ) from error
+    part = Path(name)
+    try:
+        yield part
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _value(texts: Mapping[str, str], key: str, kind: type) -> Any:
+    value = read_json(texts[key], key)
+    if not isinstance(value, kind):
+        raise ValueError(f"{key} is {shown(value)}; expected {_JSON_NAMES[kind]}")
+    return value
+
+
+def _names(texts: Mapping[str, str]) -> tuple[str, ...]:
+    names = _value(texts, "labels", list)
+    for name in names:
+        if not isinstance(name, str):
+            raise ValueError(f"labels has {shown(name)}; expected text")
+    return tuple(names)
+
+
+def _whole(texts: Mapping[str, str], key: str) -> int:
+    text = texts[key]
+    # int() would also take blanks, underscores and the digits of other scripts.
+    if not (text.isascii() and text.isdigit() and len(text) <= 20):
+        raise ValueError(f"{key} is {shown(text)}; expected a whole number")
+    return int(text)
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), sort_keys=True)

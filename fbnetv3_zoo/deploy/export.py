@@ -1,0 +1,276 @@
+"""A model to one ONNX file that has been proved equal to it.
+
+`to_onnx` folds batch-norm, lets torch's exporter write the graph, cleans it, and compares the file
+with the model in onnxruntime before the file gets its name. A file that exists has passed. The edge
+of this file: it makes floating-point files; `quantize` makes them int8, `targets` other formats.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fbnetv3._version import __version__
+from fbnetv3.images.preprocess import Preprocess
+from fbnetv3.models.model import FBNetV3
+
+from .artefact import INPUT, OUTPUT, Artefact, written_whole
+from .describe import describe
+from .export_graph import inference_graph, reference_of
+from .parity import TOLERANCE, Parity, compare, inputs_for
+
+Dynamic = Literal["batch", "batch+size"]
+Precision = Literal["fp32", "fp16"]
+
+# The exporter has implementations for 18 and later: asked for less it writes 18 and only logs so.
+# 18 is the default because the most runtimes read it; nothing in these networks needs more.
+MIN_OPSET = 18
+# A protobuf file ends at 2 GiB.
+_MAX_BYTES = 1_800_000_000
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that has passed.
+
+    Attributes:
+        path: where it lies.
+        sha256: of the file.
+        num_bytes: of the file.
+        opset: as the file has it.
+        num_nodes: operators in the graph.
+        parity: how near it is to the model.
+        artefact: what the file says about itself.
+    """
+
+    path: Path
+    sha256: str
+    num_bytes: int
+    opset: int
+    num_nodes: int
+    parity: Parity
+    artefact: Artefact
+
+
+def to_onnx(
+    model: FBNetV3,
+    path: str | Path,
+    *,
+    dynamic: Dynamic | None = "batch",
+    precision: Precision = "fp32",
+    opset: int = MIN_OPSET,
+    include_preprocess: bool = False,
+    preprocess: Preprocess | None = None,
+    class_names: Sequence[str] | None = None,
+) -> Exported:
+    """Writes `model` as an ONNX file, compares the file with it, and returns what was written.
+
+    The input is called `input` and is float32 (N, C, H, W), the output `logits`, float32
+    (N, num_classes). The same model gives the same bytes.
+
+    Args:
+        model: of any mode and device; left as it is.
+        path: the file to write; an older one is replaced only by one that has passed.
+        dynamic: which sides of the input are free: the batch, the batch and the image's height and
+            width, or none, which fixes a batch of one.
+        precision: of weights and arithmetic; fp16 keeps float32 at both ends.
+        opset: ONNX operator set, 18 or later.
+        include_preprocess: take uint8 (N, H, W, 3) and scale and normalise in the graph. Resizing
+            and cropping stay outside.
+        preprocess: what images go through; the model's own unless given.
+        class_names: in the order of the logits; those of the model's weights unless given.
+
+    Raises:
+        ValueError: an argument is out of range, the path cannot be written, or the file gives
+            other logits than the model: nothing is written then.
+        RuntimeError: torch's exporter failed or did not do what was asked.
+    """
+    import onnx
+
+    path = Path(path)
+    _check_arguments(model, dynamic, precision, opset, include_preprocess)
+    artefact = describe(
+        model,
+        preprocess=preprocess,
+        class_names=class_names,
+        precision=precision,
+        in_graph=include_preprocess,
+        opset=opset,
+    )
+    with written_whole(path) as part:
+        proto = _trace(model, artefact, dynamic, opset)
+        reference = reference_of(model, artefact)
+        batches = inputs_for(
+            artefact,
+            in_chans=model.in_chans,
+            batch_sizes=(1, 3) if dynamic else (1,),
+            free_size=dynamic == "batch+size",
+        )
+        parity = compare(
+            _runner(proto.SerializeToString()),
+            reference.logits,
+            batches,
+            tolerance=TOLERANCE[precision],
+            exact=reference.exact_logits,
+        )
+        artefact = dataclasses.replace(artefact, parity=parity.to_dict())
+        _describe_in(proto, artefact)
+        content = proto.SerializeToString(deterministic=True)
+        if len(content) > _MAX_BYTES:
+            raise ValueError(f"the file would have {len(content)} bytes; expected < {_MAX_BYTES}")
+        part.write_bytes(content)
+        onnx.checker.check_model(str(part), full_check=True)
+        _check_same(part, proto, artefact)
+    return Exported(
+        path=path,
+        sha256=hashlib.sha256(content).hexdigest(),
+        num_bytes=len(content),
+        opset=opset,
+        num_nodes=len(proto.graph.node),
+        parity=parity,
+        artefact=artefact,
+    )
+
+
+def _trace(model: FBNetV3, artefact: Artefact, dynamic: Dynamic | None, opset: int) -> Any:
+    from .onnx_graph import clean
+
+    side = artefact.preprocess.crop
+    batch = 2 if dynamic else 1
+    example = (
+        torch.zeros(batch, side, side, 3, dtype=torch.uint8)
+        if artefact.in_graph
+        else torch.zeros(batch, model.in_chans, side, side)
+    )
+    free: dict[int, str] = {0: "batch"} if dynamic else {}
+    if dynamic == "batch+size":
+        height, width = (1, 2) if artefact.in_graph else (2, 3)
+        free |= {height: "height", width: "width"}
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                inference_graph(model, artefact),
+                (example,),
+                dynamo=True,
+                opset_version=opset,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                dynamic_shapes=(free,) if free else None,
+                external_data=False,
+                verbose=False,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise RuntimeError(f"torch's exporter failed: {error}") from error
+    assert program is not None
+    proto = program.model_proto
+    written = {entry.domain: entry.version for entry in proto.opset_import}
+    if written != {"": opset}:
+        raise ValueError(
+            f"opset {opset} was asked for and torch {torch.__version__} wrote {written}; use "
+            f"opset={MIN_OPSET} or another that it honours"
+        )
+    clean(proto)
+    return proto
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the exporter's progress and version-conversion chatter from the caller's terminal."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _describe_in(proto: Any, artefact: Artefact) -> None:
+    import onnx
+
+    proto.producer_name = "fbnetv3"
+    proto.producer_version = __version__
+    proto.domain = "fbnetv3"
+    proto.model_version = 1
+    proto.doc_string = (
+        f"{artefact.name}: image classification, {len(artefact.class_names)} named classes"
+    )
+    onnx.helper.set_model_props(proto, artefact.to_metadata())
+
+
+def _runner(model: bytes | str) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    # One thread, so that the parity figures in the file are the same at every export.
+    options.intra_op_num_threads = 1
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return lambda batch: np.asarray(session.run([OUTPUT], {INPUT: batch})[0])
+
+
+def _check_same(part: Path, proto: Any, artefact: Artefact) -> None:
+    """Runs the file as it lies on the disk once more: it must be what was compared."""
+    dims = [dim.dim_value or 0 for dim in proto.graph.input[0].type.tensor_type.shape.dim]
+    side = artefact.preprocess.crop
+    shape = [1, *(dim or side for dim in dims[1:])]
+    dtype = np.uint8 if artefact.in_graph else np.float32
+    batch = np.random.default_rng(1).integers(0, 256, shape).astype(dtype)
+    if not np.array_equal(_runner(str(part))(batch), _runner(proto.SerializeToString())(batch)):
+        raise RuntimeError(f"{part} read back gives other logits than before it was written")
+
+
+def _check_arguments(
+    model: FBNetV3,
+    dynamic: str | None,
+    precision: str,
+    opset: int,
+    include_preprocess: bool,
+) -> None:
+    if not isinstance(model, FBNetV3):
+        raise ValueError(
+            f"model is a {type(model).__name__}; expected an FBNetV3, see fbnetv3.create()"
+        )
+    if model.pool_type == "":
+        raise ValueError(
+            "the model has no pooling (global_pool=''); its output is not (N, classes)"
+        )
+    if dynamic not in ("batch", "batch+size", None):
+        raise ValueError(f"dynamic is {dynamic!r}; expected 'batch', 'batch+size' or None")
+    if precision not in TOLERANCE:
+        raise ValueError(f"precision is {precision!r}; expected one of {list(TOLERANCE)}")
+    if isinstance(opset, bool) or not isinstance(opset, int) or opset < MIN_OPSET:
+        raise ValueError(
+            f"opset is {opset!r}; torch's exporter writes {MIN_OPSET} and later, which "
+            "onnxruntime reads since 1.14"
+        )
+    import onnx
+
+    if opset > onnx.defs.onnx_opset_version():
+        raise ValueError(
+            f"opset is {opset}; the installed onnx {onnx.__version__} knows up to "
+            f"{onnx.defs.onnx_opset_version()}"
+        )
+    if include_preprocess and model.in_chans != 3:
+        raise ValueError(
+            f"include_preprocess needs 3 input channels, the model has {model.in_chans}"
+        )

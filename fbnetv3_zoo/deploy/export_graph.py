@@ -1,0 +1,96 @@
+"""Both sides of an export: the folded, plain module an exporter gets, and the model's answers."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fbnetv3.images.preprocess import Preprocess
+from fbnetv3.models.inference import fold_batch_norm
+from fbnetv3.models.model import FBNetV3
+
+from .artefact import Artefact
+
+
+@dataclass(frozen=True)
+class Reference:
+    """The model's own answers: arrays as the file takes them, to logits."""
+
+    logits: Callable[[NDArray[Any]], NDArray[Any]]
+    exact_logits: Callable[[NDArray[Any]], NDArray[Any]]
+
+
+def reference_of(model: FBNetV3, artefact: Artefact) -> Reference:
+    """Returns the model's logits in float32, and in float64 for when the two sides differ."""
+    plain = copy.deepcopy(model).cpu().float().eval()
+
+    def run(batch: NDArray[Any], dtype: torch.dtype) -> NDArray[Any]:
+        x = torch.from_numpy(batch)
+        if artefact.in_graph:
+            # In the order of `Preprocess`, not of the graph: the comparison covers both.
+            mean, std = _mean_and_std(artefact.preprocess)
+            x = (x.permute(0, 3, 1, 2).contiguous().to(dtype) / 255 - mean) / std
+        with torch.inference_mode():
+            logits: Tensor = plain.to(dtype)(x.to(dtype))
+        return logits.numpy()
+
+    return Reference(
+        lambda batch: run(batch, torch.float32), lambda batch: run(batch, torch.float64)
+    )
+
+
+class _MeanPool(nn.Module):
+    """Average over the map. `AdaptiveAvgPool2d` exports with shape arithmetic for some layouts."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns (N, C, 1, 1) of (N, C, H, W)."""
+        return x.mean((2, 3), keepdim=True)
+
+
+class _Whole(nn.Module):
+    """What the file computes: the network, with casts and normalisation where asked for."""
+
+    def __init__(self, model: FBNetV3, artefact: Artefact) -> None:
+        super().__init__()
+        self.model = model
+        self.in_graph = artefact.in_graph
+        self.half_inside = artefact.precision == "fp16"
+        mean, std = _mean_and_std(artefact.preprocess)
+        self.shift = nn.Buffer(mean * 255)
+        self.scale = nn.Buffer(1 / (std * 255))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns float32 logits (N, num_classes)."""
+        if self.in_graph:
+            # Normalised in float32 also where the rest is fp16: 255 steps need 8 of its 11 bits.
+            x = (x.permute(0, 3, 1, 2).float() - self.shift) * self.scale
+        if self.half_inside:
+            return self.model(x.half()).float()  # type: ignore[no-any-return]
+        return self.model(x)  # type: ignore[no-any-return]
+
+
+def inference_graph(model: FBNetV3, artefact: Artefact) -> nn.Module:
+    """Returns what a file computes, ready for an exporter: folded, plain, on the processor."""
+    folded = fold_batch_norm(model).cpu().float()
+    folded = folded.to(memory_format=torch.contiguous_format)
+    for module in folded.modules():
+        for name, child in module.named_children():
+            if isinstance(child, nn.AdaptiveAvgPool2d):
+                setattr(module, name, _MeanPool())
+        # In-place activations are decomposed and recomposed by the exporter: five times slower.
+        if getattr(module, "inplace", False):
+            setattr(module, "inplace", False)  # noqa: B010  # no attribute of nn.Module
+    if artefact.precision == "fp16":
+        folded = folded.half()
+    return _Whole(folded, artefact).eval()
+
+
+def _mean_and_std(preprocess: Preprocess) -> tuple[Tensor, Tensor]:
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (preprocess.mean, preprocess.std))
+    return mean, std

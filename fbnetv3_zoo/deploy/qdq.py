@@ -1,0 +1,162 @@
+"""One ONNX graph made int8 in onnxruntime's QDQ form, in the ways that are to be compared.
+
+Weights are int8 per channel, activations uint8, with ranges from one pass over the images.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fbnetv3.images.images import ImageSource
+
+from .artefact import Artefact
+from .calibration import Statistics, collect
+from .onnx_session import OnnxBackend
+from .parity import as_pixels, error_of_std
+from .quantize_score import Judge, Score, over_budget
+
+logger = logging.getLogger("fbnetv3")
+
+_OPERATORS = ["Conv", "Gemm", "Add", "Mul", "GlobalAveragePool"]
+_WEIGHTED = ("Conv", "Gemm")
+# Images on which methods and layers are compared; more cost time and change little.
+_NUM_TRIED = 64
+_NUM_SENSITIVITY = 8
+
+
+@dataclass(frozen=True)
+class LayerError:
+    """What it costs to quantise one layer alone.
+
+    Attributes:
+        node: name in the graph, which is the module's name.
+        error_of_std: mean over images of the largest change of a logit, in standard deviations of
+            the image's logits.
+        in_float: whether it was left in float for that.
+    """
+
+    node: str
+    error_of_std: float
+    in_float: bool
+
+
+class QdqSearch:
+    """The float graph, its statistics, and int8 graphs made of them."""
+
+    def __init__(
+        self, source: Path, part: Path, judge: Judge, calibration: Sequence[ImageSource]
+    ) -> None:
+        import onnx
+
+        self.part = part
+        self.judge = judge
+        self.model = onnx.shape_inference.infer_shapes(onnx.load(source))
+        self.nodes = [node.name for node in self.model.graph.node if node.op_type in _WEIGHTED]
+        fed = (self._fed(batch) for batch in judge.reader.batches(calibration))
+        self.statistics: dict[str, Statistics] = collect(self.model, fed)
+        tried = list(itertools.islice(calibration, _NUM_TRIED))
+        self.tried = list(judge.reader.batches(tried))
+        self.expected = [judge.float_model.run_batch(batch) for batch in self.tried]
+
+    def _fed(self, batch: NDArray[np.float32]) -> NDArray[Any]:
+        artefact = self.judge.float_model.artefact
+        return as_pixels(batch, artefact) if artefact.in_graph else batch
+
+    def build(
+        self, method: str, *, only: Sequence[str] | None = None, without: Sequence[str] = ()
+    ) -> OnnxBackend:
+        """Writes an int8 file and returns it, ready to run.
+
+        Args:
+            method: how ranges are taken.
+            only: nodes to quantise; all unless given.
+            without: nodes to leave in float.
+        """
+        import onnx
+        from onnxruntime.quantization import QuantType
+        from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData
+        from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+        ranges = {
+            name: tuple(np.array(edge, np.float32) for edge in found.range(method))
+            for name, found in self.statistics.items()
+        }
+        model = onnx.ModelProto()
+        model.CopyFrom(self.model)
+        quantizer = QDQQuantizer(
+            model,
+            True,  # weights per channel
+            False,  # eight bits of them, not seven
+            QuantType.QInt8,
+            QuantType.QUInt8,
+            TensorsData(CalibrationMethod.MinMax, ranges),
+            list(only or ()),
+            list(without),
+            _OPERATORS,
+            {"MinimumRealRange": 1e-6},
+        )
+        quantizer.quantize_model()
+        quantizer.model.topological_sort()
+        onnx.save(quantizer.model.model, self.part)
+        return OnnxBackend(self.part)
+
+    def compare_methods(self, methods: Sequence[str]) -> dict[str, tuple[float, float]]:
+        """Returns method -> (agreement with the float file in percent, mean error)."""
+        found = {}
+        for method in methods:
+            small = self.build(method)
+            agreed: list[bool] = []
+            errors: list[float] = []
+            for batch, expected in zip(self.tried, self.expected, strict=True):
+                got = small.run_batch(batch)
+                agreed.extend(got.argmax(1) == expected.argmax(1))
+                errors.extend(error_of_std(got, expected))
+            found[method] = (100 * float(np.mean(agreed)), float(np.mean(errors)))
+            logger.info("calibration %s: agreement %.2f %%, error %.3f", method, *found[method])
+        return found
+
+    def layer_errors(self, method: str) -> list[LayerError]:
+        """Returns what each layer costs when it alone is quantised, the dearest first."""
+        batch = self.tried[0][:_NUM_SENSITIVITY]
+        expected = self.expected[0][:_NUM_SENSITIVITY]
+        found = []
+        for node in self.nodes:
+            error = error_of_std(self.build(method, only=[node]).run_batch(batch), expected)
+            found.append(LayerError(node, float(error.mean()), in_float=False))
+        return sorted(found, key=lambda layer: -layer.error_of_std)
+
+    def within_budget(
+        self, method: str, layers: Sequence[LayerError], max_drop_pct: float | None
+    ) -> tuple[Score, int]:
+        """Builds the file with as few float layers as the budget needs; returns how many."""
+        tried = [0, *(2**n for n in range(len(layers).bit_length())), len(layers)]
+        for number in sorted({min(n, len(layers)) for n in tried}):
+            if number and number == len(layers):
+                break  # a file without an int8 layer is no int8 file
+            small = self.build(method, without=[layer.node for layer in layers[:number]])
+            score = self.judge.score(small)
+            if max_drop_pct is None or score.drop_pct <= max_drop_pct:
+                return score, number
+        raise over_budget(score, max_drop_pct, "whatever is left in float")
+
+    def finish(self, artefact: Artefact) -> None:
+        """Puts the record into the built file: the quantiser may drop or keep what was there."""
+        import onnx
+
+        model = onnx.load(self.part)
+        del model.metadata_props[:]
+        onnx.helper.set_model_props(model, artefact.to_metadata())
+        model.producer_name = "fbnetv3"
+        model.producer_version = artefact.exported_with["fbnetv3"]
+        del model.graph.value_info[:]
+        self.part.write_bytes(model.SerializeToString(deterministic=True))
+        onnx.checker.check_model(str(self.part))
+        OnnxBackend(self.part)

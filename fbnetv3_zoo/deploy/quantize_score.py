@@ -1,0 +1,118 @@
+"""How good a quantised file is on images: agreement with the float file, accuracy, points lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fbnetv3.images.images import ImageSource, open_image
+from fbnetv3.images.preprocess import Preprocess
+
+from .classify import Backend
+from .onnx_session import OnnxBackend
+
+_BATCH = 16
+
+
+@dataclass
+class Score:
+    """Agreement with the float network, and accuracy where labels are known."""
+
+    agreement_pct: float
+    top1_float_pct: float | None
+    top1_pct: float | None
+    num_images: int
+
+    @property
+    def drop_pct(self) -> float:
+        """Points of accuracy lost; without labels every disagreement counts as lost."""
+        if self.top1_pct is None or self.top1_float_pct is None:
+            return 100 - self.agreement_pct
+        return self.top1_float_pct - self.top1_pct
+
+
+class Reader:
+    """Images to batches, one at a time; what cannot be read is counted and passed over."""
+
+    def __init__(self, preprocess: Preprocess) -> None:
+        self.preprocess = preprocess
+        self.unreadable: set[int] = set()
+        # Of each pass that ran to its end.
+        self.num_read: list[int] = []
+
+    def batches(self, images: Iterable[ImageSource]) -> Iterator[NDArray[np.float32]]:
+        """Yields float32 (N, C, H, W)."""
+        for batch, _ in self.numbered(images):
+            yield batch
+
+    def numbered(
+        self, images: Iterable[ImageSource]
+    ) -> Iterator[tuple[NDArray[np.float32], list[int]]]:
+        """Yields batches with the places of their images in `images`."""
+        kept: list[NDArray[np.float32]] = []
+        places: list[int] = []
+        number, error = 0, None
+        for place, image in enumerate(images):
+            try:
+                kept.append(self.preprocess(open_image(image)))
+            except (ValueError, FileNotFoundError) as reason:
+                error = error or reason
+                self.unreadable.add(id(image))
+                continue
+            places.append(place)
+            number += 1
+            if len(kept) == _BATCH:
+                yield np.stack(kept), places
+                kept, places = [], []
+        if kept:
+            yield np.stack(kept), places
+        if not number:
+            raise ValueError(f"no calibration or evaluation image can be read; the first: {error}")
+        self.num_read.append(number)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Holds a quantised file against the float one, on images.
+
+    Attributes:
+        float_model: the float file.
+        reader: of the images.
+        images: to judge on.
+        labels: the class of each; None where they are not known.
+    """
+
+    float_model: OnnxBackend
+    reader: Reader
+    images: Sequence[ImageSource]
+    labels: Sequence[int] | None
+
+    def score(self, small: Backend) -> Score:
+        """Returns how good a quantised network is."""
+        agreed: list[bool] = []
+        right: list[tuple[bool, bool]] = []
+        for batch, places in self.reader.numbered(self.images):
+            expected, got = self.float_model.run_batch(batch), small.run_batch(batch)
+            agreed.extend(got.argmax(1) == expected.argmax(1))
+            if self.labels is not None:
+                truth = np.array([self.labels[place] for place in places])
+                right.extend(zip(expected.argmax(1) == truth, got.argmax(1) == truth, strict=True))
+        top1 = 100 * np.mean(right, axis=0) if right else (None, None)
+        return Score(
+            agreement_pct=100 * float(np.mean(agreed)),
+            top1_float_pct=None if top1[0] is None else float(top1[0]),
+            top1_pct=None if top1[1] is None else float(top1[1]),
+            num_images=len(agreed),
+        )
+
+
+def over_budget(score: Score, max_drop_pct: float | None, tried: str) -> ValueError:
+    """Returns the error of a file that loses more than it may, whatever was `tried`."""
+    return ValueError(
+        f"int8 loses {score.drop_pct:.2f} points on {score.num_images} images, more than "
+        f"max_drop_pct={max_drop_pct}, {tried}; nothing was written. Give more calibration images "
+        "or a larger budget"
+    )

@@ -1,0 +1,386 @@
+"""A model as a folder or a repository: config.json and model.safetensors, as timm reads them.
+
+`config.json` is timm's, with an entry `fbnetv3` more that holds the table, so that any network
+can be read back by `from_pretrained`. The rest depends on who can build the network:
+
+* a table that is timm's own fbnetv3_b, d or g (D, G, and B with same padding): architecture
+  "fbnetv3_b", ... with the tensors in timm's layout. timm alone loads it. The stem's bias is folded
+  into the running mean, so that logits agree to rounding, not to the bit.
+* a published table: architecture "meta_fbnetv3_a" to "g" in our layout. timm loads it where
+  `fbnetv3.timm_models` is imported.
+* any other table: read by `from_pretrained` only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from fbnetv3._internal.json_record import read_json
+from fbnetv3.arch.arch import Arch
+from fbnetv3.arch.tables import ARCHS
+from fbnetv3.checkpoints.checkpoint import read_tensors, write_atomically, write_tensors
+from fbnetv3.checkpoints.convert import Dialect, detect_dialect, from_fbnetv3, to_fbnetv3
+from fbnetv3.images.preprocess import Preprocess
+from fbnetv3.models.model import FBNetV3, build
+
+from .download import FetchError
+from .hub_repo import download_hub_file, find_hub_file, is_offline
+from .license_policy import check_terms
+from .loading import STEM, build_from_state, stored_classes
+from .weights import WEIGHTS, HubFile
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SCHEMA = "fbnetv3-model/1"
+CONFIG, WEIGHTS_FILE = "config.json", "model.safetensors"
+_TIMM_NAMES = ("fbnetv3_b", "fbnetv3_d", "fbnetv3_g")
+# Where weights came from says nothing about the ones that are saved.
+_SOURCE_FIELDS = frozenset(
+    {"architecture", "file", "hf_hub_filename", "hf_hub_id", "source", "state_dict", "url"}
+)
+_TIMEOUT_S = 20.0
+
+
+@dataclass(frozen=True)
+class Published:
+    """What a folder or repository holds.
+
+    Attributes:
+        place: where it was read from, for errors.
+        arch: the table.
+        state: name -> tensor in our layout.
+        model_args: arguments that its network was built with.
+        pretrained_cfg: timm's description of it.
+        license: SPDX name in lower case, "" where none is given.
+    """
+
+    place: str
+    arch: Arch
+    state: dict[str, Tensor]
+    model_args: dict[str, Any]
+    pretrained_cfg: dict[str, Any]
+    license: str
+
+
+def save_pretrained(
+    model: FBNetV3,
+    folder: str | Path,
+    *,
+    license: str | None = None,
+    labels: Sequence[str] | None = None,
+    preprocess: Preprocess | None = None,
+) -> Path:
+    """Writes a model as a folder that `from_pretrained` reads, and timm where it can build it.
+
+    Args:
+        model: what to save.
+        folder: where; made if absent, files of the same names are replaced.
+        license: SPDX name; None keeps that of the weights the model was loaded with.
+        labels: names of the classes in order.
+        preprocess: what an image goes through; None keeps what the model was loaded with.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: the model's layers are not those of its table, or labels do not fit.
+    """
+    model_args = _model_args(model)
+    _check_layers(model, model_args)
+    if labels is not None and len(labels) != model.num_classes:
+        raise ValueError(f"there are {len(labels)} labels for {model.num_classes} classes")
+    architecture, dialect = _timm_name(model.arch)
+    cfg = {
+        key: value
+        for key, value in model.pretrained_cfg.items()
+        if key not in _SOURCE_FIELDS and value is not None
+    }
+    if preprocess is not None:
+        cfg |= {
+            "input_size": (model.in_chans, preprocess.crop, preprocess.crop),
+            "crop_pct": preprocess.crop_pct,
+            "interpolation": preprocess.interpolation,
+            "mean": preprocess.mean,
+            "std": preprocess.std,
+        }
+    cfg |= {
+        "num_classes": model.num_classes,
+        "first_conv": "conv_stem" if dialect == "timm" else "stem.conv",
+        "classifier": "classifier",
+    }
+    if license is not None:
+        cfg["license"] = license.lower()
+    config = {
+        "architecture": architecture,
+        "num_classes": model.num_classes,
+        "num_features": model.num_features,
+        "global_pool": model.pool_type,
+        **({"label_names": list(labels)} if labels is not None else {}),
+        **({"model_args": model_args} if model_args else {}),
+        "pretrained_cfg": cfg,
+        "fbnetv3": {
+            "schema": SCHEMA,
+            "arch": model.arch.to_dict(),
+            "arch_sha256": model.arch.sha256,
+            "dialect": dialect,
+            "license": cfg.get("license", ""),
+        },
+    }
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = from_fbnetv3(model.state_dict(), model.arch, dialect)
+    metadata = {"format": "pt", "fbnetv3.arch_sha256": model.arch.sha256}
+    write_tensors(folder / WEIGHTS_FILE, tensors, metadata)
+    write_atomically(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+    write_atomically(folder / "README.md", _card(config).encode())
+    return folder
+
+
+def read_pretrained(
+    place: str | Path,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    offline: bool | None = None,
+) -> Published:
+    """Returns what a folder or repository holds, its tensors in our layout.
+
+    Args:
+        place: a folder (also "local-dir:PATH"), or "ORG/REPO", "ORG/REPO@REVISION" (also with
+            "hf-hub:" before it) on the Hugging Face hub.
+        revision: branch, tag or commit of a repository; "main" unless given.
+        cache_dir: hub cache; None is the hub's own.
+        offline: ask no network; None takes it from HF_HUB_OFFLINE or FBNETV3_OFFLINE.
+
+    Raises:
+        FetchError: it is not here and cannot be fetched.
+        FileNotFoundError: the folder lacks a file.
+        ValueError: a file is damaged, or is no FBNetV3.
+    """
+    text = str(place)
+    local = Path(text.removeprefix("local-dir:"))
+    if text.startswith("local-dir:") or local.is_dir():
+        config_path, weights_path = local / CONFIG, local / WEIGHTS_FILE
+        for path in (config_path, weights_path):
+            if not path.is_file():
+                raise FileNotFoundError(f"no {path}; expected a folder with {path.name} in it")
+    else:
+        repo, _, at = re.sub(r"^hf[-_]hub:", "", text).partition("@")
+        if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
+            raise ValueError(f"{text!r} is neither a folder nor ORG/REPO on the hub; check it")
+        revision = revision or at or "main"
+        config_path, revision = _hub_file(repo, CONFIG, revision, cache_dir, offline)
+        weights_path, _ = _hub_file(repo, WEIGHTS_FILE, revision, cache_dir, offline)
+    config = read_json(config_path.read_text(), str(config_path))
+    arch = _arch_of(config, config_path)
+    tensors = read_tensors(weights_path)
+    cfg = dict(_mapping(config.get("pretrained_cfg")))
+    license = _mapping(config.get("fbnetv3")).get("license") or cfg.get("license") or ""
+    state = to_fbnetv3(tensors, arch, detect_dialect(tensors))
+    return Published(
+        place=text,
+        arch=arch,
+        state=state,
+        model_args={
+            "in_chans": state[STEM].shape[1],
+            "num_classes": stored_classes(state),
+            **_mapping(config.get("model_args")),
+        },
+        # timm writes the names of the classes beside its own record.
+        pretrained_cfg={"label_names": config.get("label_names")}
+        | cfg
+        | {"first_conv": "stem.conv"}
+        | {key: tuple(value) for key, value in cfg.items() if isinstance(value, list)},
+        license=str(license),
+    )
+
+
+def from_pretrained(
+    place: str | Path,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    offline: bool | None = None,
+    license: str | None = None,
+    **kwargs: Any,
+) -> FBNetV3:
+    """Returns the model of a folder or repository, in evaluation mode.
+
+    Reads what `save_pretrained` wrote, and what timm wrote of an FBNetV3.
+
+    Args:
+        place: as in `read_pretrained`.
+        revision: as in `read_pretrained`.
+        cache_dir: as in `read_pretrained`.
+        offline: as in `read_pretrained`.
+        license: "commercial" refuses weights that forbid it; also by FBNETV3_LICENSE.
+        **kwargs: those of `build`, in place of what was saved.
+
+    Raises:
+        ValueError: as `read_pretrained`, or the licence is refused.
+    """
+    found = read_pretrained(place, revision=revision, cache_dir=cache_dir, offline=offline)
+    check_terms(found.place, found.license, license)
+    arguments = found.model_args | kwargs
+    model = build_from_state(found.arch, found.state, source=found.place, **arguments)
+    model.pretrained_cfg = model.default_cfg = found.pretrained_cfg | {
+        "num_classes": model.num_classes
+    }
+    return model.eval()
+
+
+def push_to_hub(
+    model: FBNetV3,
+    repo_id: str,
+    *,
+    license: str | None = None,
+    labels: Sequence[str] | None = None,
+    preprocess: Preprocess | None = None,
+    private: bool = False,
+    revision: str | None = None,
+    token: str | None = None,
+    endpoint: str | None = None,
+) -> str:
+    """Uploads a model to the Hugging Face hub, making the repository if needed.
+
+    Args:
+        model: what to upload.
+        repo_id: "ORG/REPO".
+        license: as in `save_pretrained`.
+        labels: as in `save_pretrained`.
+        preprocess: as in `save_pretrained`.
+        private: whether a new repository is private.
+        revision: branch; None is the main one.
+        token: access token; None takes the one that huggingface-hub finds.
+        endpoint: address of the hub; None is the one that huggingface-hub uses.
+
+    Returns:
+        Address of the commit.
+
+    Raises:
+        ValueError: as `save_pretrained`.
+        huggingface_hub.errors.HfHubHTTPError: the hub refuses.
+    """
+    from huggingface_hub import HfApi
+
+    api = HfApi(endpoint=endpoint, token=token)
+    with tempfile.TemporaryDirectory() as folder:
+        save_pretrained(model, folder, license=license, labels=labels, preprocess=preprocess)
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            revision=revision,
+            commit_message="Add FBNetV3 model",
+        )
+    return commit.commit_url
+
+
+def _model_args(model: FBNetV3) -> dict[str, Any]:
+    """Returns what `build` needs beyond the table, where it is not the default."""
+    found: dict[str, Any] = {"in_chans": model.in_chans, "global_pool": model.pool_type}
+    if isinstance(model.stem.bn, nn.BatchNorm2d):
+        found |= {"bn_eps": model.stem.bn.eps, "bn_momentum": model.stem.bn.momentum}
+    defaults = {"in_chans": 3, "global_pool": "avg", "bn_eps": 1e-5, "bn_momentum": 0.1}
+    return {key: value for key, value in found.items() if value != defaults[key]}
+
+
+def _check_layers(model: FBNetV3, model_args: Mapping[str, Any]) -> None:
+    """Refuses a model with exchanged, pruned or dilated layers: no file could say so."""
+    plain = build(model.arch, device="meta", num_classes=model.num_classes, **model_args)
+    for (name, own), expected in zip(model.named_children(), plain.children(), strict=True):
+        if _shape(own) != _shape(expected):
+            raise ValueError(
+                f"the layers of {name!r} are not those of the model's table; expected a model "
+                "without norm_layer, act_layer, output_stride or pruning. Save its state_dict "
+                "with safetensors instead"
+            )
+
+
+def _shape(module: nn.Module) -> str:
+    # Stochastic depth is a setting of training.
+    return re.sub(r"DropPath\(rate=[\d.]+\)", "Identity()", repr(module))
+
+
+def _timm_name(arch: Arch) -> tuple[str, Dialect]:
+    """Returns the architecture's name for timm, and the layout it expects."""
+
+    def fits(table: Arch) -> bool:
+        # At the table's side: it may be too deep for the side of a network for small images.
+        if table.resolution < arch.min_side:
+            return False
+        return dataclasses.replace(arch, resolution=table.resolution).sha256 == table.sha256
+
+    for name in _TIMM_NAMES:
+        if fits(ARCHS[name].same_padding()):
+            return name, "timm"
+    names = [name for name, table in ARCHS.items() if fits(table)]
+    # A and B are one table at two resolutions.
+    names.sort(key=lambda name: ARCHS[name].resolution != arch.resolution)
+    if not names:
+        return "fbnetv3", "fbnetv3"
+    published = f"{names[0]}.meta_in1k" in WEIGHTS
+    return f"meta_{names[0]}" if published else names[0], "fbnetv3"
+
+
+def _arch_of(config: Any, path: Path) -> Arch:
+    entry = _mapping(_mapping(config).get("fbnetv3"))
+    if "arch" in entry:
+        return Arch.from_dict(entry["arch"])
+    name = _mapping(config).get("architecture")
+    if name in _TIMM_NAMES:
+        return ARCHS[name].same_padding()
+    plain = name.removeprefix("meta_") if isinstance(name, str) else None
+    if plain not in ARCHS:
+        raise ValueError(
+            f"{path} has architecture {name!r} and no entry 'fbnetv3'; expected an FBNetV3, such "
+            "as 'fbnetv3_b'"
+        )
+    return ARCHS[plain]
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _hub_file(
+    repo: str, filename: str, revision: str, cache_dir: str | Path | None, offline: bool | None
+) -> tuple[Path, str]:
+    source = HubFile(repo=repo, filename=filename, revision=revision)
+    if is_offline(offline):
+        found = find_hub_file(source, revision, cache_dir)
+        if found is None:
+            raise FetchError(
+                f"offline, and {filename} of {repo} is not on this machine; download the "
+                "repository's files into a folder and give its path"
+            )
+        return found, revision
+    return download_hub_file(source, revision, cache_dir, timeout_s=_TIMEOUT_S)
+
+
+def _card(config: Mapping[str, Any]) -> str:
+    """Returns the repository's README: what a reader and the hub need to know."""
+    license = config["pretrained_cfg"].get("license")
+    by_timm = config["fbnetv3"]["dialect"] == "timm"
+    library = "timm" if by_timm else "fbnetv3"
+    head = f"pipeline_tag: image-classification\nlibrary_name: {library}\n"
+    if license:
+        head += f"license: {license}\n"
+    use = "fbnetv3.from_pretrained('ORG/REPO')\n"
+    if by_timm:
+        use += "timm.create_model('hf-hub:ORG/REPO', pretrained=True)\n"
+    return (
+        f"---\n{head}tags:\n- image-classification\n- fbnetv3\n---\n\n"
+        f"# {config['architecture']}\n\n"
+        f"An FBNetV3 with {config['num_classes']} classes.\n\n```python\n{use}```\n"
+    )

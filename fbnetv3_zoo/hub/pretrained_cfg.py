@@ -1,0 +1,93 @@
+"""timm's description of a model's weights and input: made of our records, and read back.
+
+`FBNetV3.pretrained_cfg` is this mapping, so that `timm.data.resolve_model_data_config(model)` and
+whatever else reads it works on our models too.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from fbnetv3.arch.arch import Arch
+from fbnetv3.images import labels
+from fbnetv3.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
+
+from .weights import WEIGHTS, HubFile, Url, Weights
+
+
+def pretrained_cfg(architecture: str, arch: Arch, weights: Weights | None) -> dict[str, Any]:
+    """Returns timm's `pretrained_cfg` of a model, with or without weights.
+
+    Args:
+        architecture: the model's name.
+        arch: its table.
+        weights: what it is loaded with.
+    """
+    side = weights.preprocess.crop if weights else arch.resolution
+    cfg: dict[str, Any] = {
+        "architecture": architecture,
+        "num_classes": weights.num_classes if weights else 1000,
+        "input_size": (3, side, side),
+        "pool_size": _last_map(arch, side),
+        "crop_pct": 0.95,
+        "interpolation": "bilinear",
+        "mean": IMAGENET_MEAN,
+        "std": IMAGENET_STD,
+        "first_conv": "stem.conv",
+        "classifier": "classifier",
+        "paper_ids": "arXiv:2006.02049",
+        "paper_name": "FBNetV3: Joint Architecture-Recipe Search using Predictor Pretraining",
+    }
+    if weights is None:
+        return cfg
+    cfg |= {
+        "tag": weights.tag,
+        "interpolation": weights.preprocess.interpolation,
+        "crop_pct": weights.preprocess.crop_pct,
+        "mean": weights.preprocess.mean,
+        "std": weights.preprocess.std,
+        "license": weights.license.lower(),
+        "origin_url": weights.origin,
+    }
+    if isinstance(weights.source, Url):
+        cfg["url"] = weights.source.url
+    elif isinstance(weights.source, HubFile):
+        cfg["hf_hub_id"] = weights.source.repo
+    return cfg
+
+
+def weights_of(model: object) -> Weights | None:
+    """Returns the record of the weights that a model, ours or timm's, was loaded with."""
+    cfg = _cfg_of(model)
+    return WEIGHTS.get(f"{cfg.get('architecture')}.{cfg.get('tag')}")
+
+
+def preprocess_of(model: object) -> Preprocess | None:
+    """Returns what an image goes through before a model; None where the model does not say."""
+    weights, cfg = weights_of(model), _cfg_of(model)
+    if weights is not None:
+        return weights.preprocess
+    return Preprocess.from_timm_cfg(cfg) if cfg else None
+
+
+def class_names_of(model: object) -> tuple[str, ...]:
+    """Returns the classes of a model in the order of its logits; () where it does not say."""
+    weights, cfg = weights_of(model), _cfg_of(model)
+    num_classes = getattr(model, "num_classes", None)
+    if weights is not None and weights.num_classes == num_classes:
+        return labels.class_names(weights.labels)
+    names = tuple(cfg.get("label_names") or ())
+    return names if len(names) == num_classes else ()
+
+
+def _cfg_of(model: object) -> dict[str, Any]:
+    cfg: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
+    return cfg
+
+
+def _last_map(arch: Arch, side: int) -> tuple[int, int]:
+    side = math.ceil(side / 2)
+    for block in arch.blocks():
+        side = (side + 2 * block.padding - block.kernel) // block.stride + 1
+    return side, side

@@ -1,0 +1,300 @@
+"""Names to models: `create` and the look-ups around it.
+
+A name is `model` or `model.tag`, the tag choosing among trained weights. Nothing here imports
+torch before a model is really made, so that looking things up stays fast.
+"""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from fbnetv3.arch.arch import Arch
+from fbnetv3.arch.counts import count
+from fbnetv3.arch.tables import ARCHS
+
+from .weights import WEIGHTS, Weights
+
+if TYPE_CHECKING:
+    import torch
+
+    from fbnetv3.models.features import FeaturePyramid
+    from fbnetv3.models.model import FBNetV3
+
+# How the name of a published folder begins, here or on the hub.
+FOLDERS = ("local-dir:", "hf-hub:", "hf_hub:")
+# Tables added by `register`; the published ones stay what they are.
+_REGISTERED: dict[str, Arch] = {}
+
+
+@dataclass(frozen=True)
+class Found:
+    """One row of `find`: a set of weights.
+
+    Attributes:
+        name: `model.tag`.
+        macs_paper: multiply-adds for one image at the weights' resolution.
+        params: every trainable number.
+        top1_pct: published or measured top-1 in percent.
+        labels: the data set of that accuracy.
+        license: SPDX name of the weights' licence.
+    """
+
+    name: str
+    macs_paper: int
+    params: int
+    top1_pct: float
+    labels: str
+    license: str
+
+
+def list_models(
+    filter: str | Sequence[str] = "",
+    *,
+    pretrained: bool = False,
+    license: str | None = None,
+) -> list[str]:
+    """Returns the models' names, sorted; with `pretrained` the names `model.tag` of weights.
+
+    Args:
+        filter: a pattern such as "fbnetv3_*", or several; all where it is empty.
+        pretrained: list what can be loaded in place of what can be built.
+        license: "commercial" or an SPDX name; implies `pretrained`.
+    """
+    if pretrained or license:
+        return list_weights(filter, license=license)
+    return _matching(_archs(), filter)
+
+
+def list_weights(filter: str | Sequence[str] = "", *, license: str | None = None) -> list[str]:
+    """Returns the names `model.tag` of all trained weights, sorted.
+
+    Args:
+        filter: a pattern for the full name or the model, or several.
+        license: "commercial" keeps those that may be used commercially, an SPDX name only those.
+    """
+    names = _matching(WEIGHTS, filter)
+    return [name for name in names if _allowed(WEIGHTS[name], license)]
+
+
+def find(
+    *,
+    max_macs: float | None = None,
+    max_params: float | None = None,
+    min_top1: float | None = None,
+    license: str | None = None,
+    labels: str = "imagenet1k",
+) -> list[Found]:
+    """Returns trained weights within limits, the most accurate first.
+
+    Args:
+        max_macs: multiply-adds for one image, in the paper's convention.
+        max_params: trainable numbers.
+        min_top1: top-1 in percent, as published or measured by whom the weights' record names.
+        license: "commercial" or an SPDX name.
+        labels: the classes that the network knows, "imagenet1k" or "cifar10".
+    """
+    rows = []
+    for name in list_weights(license=license):
+        weights = WEIGHTS[name]
+        counts = count(weights.arch, weights.preprocess.crop, num_classes=weights.num_classes)
+        if (
+            weights.labels == labels
+            and (max_macs is None or counts.macs_paper <= max_macs)
+            and (max_params is None or counts.params <= max_params)
+            and (min_top1 is None or weights.top1_pct >= min_top1)
+        ):
+            rows.append(
+                Found(
+                    name,
+                    counts.macs_paper,
+                    counts.params,
+                    weights.top1_pct,
+                    weights.labels,
+                    weights.license,
+                )
+            )
+    return sorted(rows, key=lambda row: -row.top1_pct)
+
+
+def get_arch(name: str) -> Arch:
+    """Returns the table of a model, of weights `model.tag`, or of an architecture's JSON.
+
+    Args:
+        name: of a model or of weights; or the path or address of a file that ends in .json.
+
+    Raises:
+        ValueError: there is no such name, and the nearest is suggested; or the file is no
+            architecture.
+        FileNotFoundError: there is no such file, or it cannot be fetched.
+    """
+    if name in WEIGHTS:
+        return WEIGHTS[name].arch
+    if name.endswith(".json"):
+        from .arch_file import read_arch
+
+        return read_arch(name)
+    archs = _archs()
+    if name not in archs:
+        raise unknown_model(name)
+    return archs[name]
+
+
+def get_weights(name: str) -> Weights:
+    """Returns the record of weights `model.tag`, or of a model's first weights.
+
+    Raises:
+        ValueError: there is no such name, or the model has no weights.
+    """
+    if name in WEIGHTS:
+        return WEIGHTS[name]
+    if name not in _archs():
+        raise unknown_model(name)
+    for weights in WEIGHTS.values():
+        if weights.model == name:
+            return weights
+    trained = ", ".join(sorted({weights.model for weights in WEIGHTS.values()}))
+    raise ValueError(f"{name!r} has no pretrained weights; models that have: {trained}")
+
+
+def register(name: str, arch: Arch) -> None:
+    """Makes `create(name)` build `arch`.
+
+    Raises:
+        ValueError: the name is taken by another table, or has a dot, slash or colon.
+    """
+    if not name or any(mark in name for mark in "./:"):
+        raise ValueError(f"name is {name!r}; expected a word without '.', '/' and ':'")
+    if _archs().get(name, arch) != arch:
+        raise ValueError(f"{name!r} is already another network; choose a new name")
+    _REGISTERED[name] = arch
+
+
+@overload
+def create(
+    model: str | Arch | Path,
+    pretrained: bool = False,
+    *,
+    features_only: Literal[False] = False,
+    **kwargs: Any,
+) -> FBNetV3: ...
+
+
+@overload
+def create(
+    model: str | Arch | Path,
+    pretrained: bool = False,
+    *,
+    features_only: Literal[True],
+    **kwargs: Any,
+) -> FeaturePyramid: ...
+
+
+def create(
+    model: str | Arch | Path,
+    pretrained: bool = False,
+    *,
+    checkpoint: str | Path | None = None,
+    license: str | None = None,
+    cache_dir: str | Path | None = None,
+    offline: bool | None = None,
+    features_only: bool = False,
+    out_indices: int | Sequence[int] | None = None,
+    feature_cls: str | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    **kwargs: Any,
+) -> FBNetV3 | FeaturePyramid:
+    """Returns a model, with trained weights where asked.
+
+    Args:
+        model: a name (`fbnetv3_e`, `fbnetv3_e.meta_in1k`), a table, the path or https address of
+            an architecture's JSON, `hf-hub:org/repo@revision`, or `local-dir:path`.
+        pretrained: load the weights that belong to the name. Official weights are for
+            non-commercial use.
+        checkpoint: file of weights to load instead, in our, the official or timm's layout.
+        license: "commercial" refuses weights that forbid it; also by FBNETV3_LICENSE.
+        cache_dir: where fetched weights lie, in place of the usual cache.
+        offline: never reach for the network; also by FBNETV3_OFFLINE or HF_HUB_OFFLINE.
+        features_only: return the feature maps (a `FeaturePyramid`) in place of logits.
+        out_indices: which feature maps: the last n, a list, None for all.
+        feature_cls: "list" or "dict", what a `FeaturePyramid` returns.
+        device: where the model goes.
+        dtype: type of its parameters.
+        **kwargs: those of `FBNetV3`: `num_classes`, `in_chans`, `drop_rate`, `drop_path_rate`,
+            `global_pool`, `output_stride`, `norm_layer`, `act_layer`, ... None means the default.
+
+    Raises:
+        ValueError: the name is unknown, an argument is out of range, weights do not fit, or the
+            licence policy refuses them.
+        FileNotFoundError: a path does not exist, or weights cannot be fetched.
+    """
+    from fbnetv3.models.features import FeaturePyramid
+
+    from . import source
+
+    kwargs = {key: value for key, value in kwargs.items() if value is not None}
+    if kwargs.pop("pad_type", ""):
+        raise ValueError("pad_type is not supported; create get_arch(name).same_padding() instead")
+    if pretrained and checkpoint is not None:
+        raise ValueError("pretrained=True and checkpoint= exclude each other; give one of them")
+    if out_indices is not None and not features_only:
+        raise ValueError(f"out_indices is {out_indices!r}; it needs features_only=True")
+    if feature_cls not in (None, "list", "dict"):
+        raise ValueError(f"feature_cls is {feature_cls!r}; expected 'list' or 'dict'")
+    found = source.resolve(model, pretrained, license=license, cache_dir=cache_dir, offline=offline)
+    if checkpoint is not None:
+        found = source.with_checkpoint(found, Path(checkpoint))
+    made = source.build_source(found, device=device, dtype=dtype, **kwargs)
+    if not features_only:
+        return made
+    return FeaturePyramid(made, out_indices, as_dict=feature_cls == "dict")
+
+
+def unknown_model(name: str) -> ValueError:
+    """Returns the error for a name that is neither a model nor weights; suggests the nearest."""
+    known = [*_archs(), *WEIGHTS]
+    plain = name.lower().replace("-", "_")
+    whole = f"fbnetv3_{plain}"  # a letter alone
+    near = [whole] if whole in known else difflib.get_close_matches(plain, known, n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    tags = [weights.tag for weights in WEIGHTS.values() if name.startswith(weights.model + ".")]
+    if tags:
+        hint = f"; its tags are {', '.join(tags)}."
+    if name.endswith((".onnx", ".xml", ".pte")):
+        hint = (
+            ", an exported file: `fbnetv3 latency` measures .onnx and .xml, `classify` runs .onnx."
+        )
+    return ValueError(f"unknown model {name!r}{hint} See `fbnetv3 list` or fbnetv3.list_models()")
+
+
+def _archs() -> dict[str, Arch]:
+    return {**ARCHS, **_REGISTERED}
+
+
+def _matching(names: Iterable[str], filter: str | Sequence[str]) -> list[str]:
+    patterns = [filter] if isinstance(filter, str) else list(filter)
+    return sorted(
+        name
+        for name in names
+        if not any(patterns)
+        or any(
+            fnmatch.fnmatch(name, pattern) or fnmatch.fnmatch(name.split(".")[0], pattern)
+            for pattern in patterns
+        )
+    )
+
+
+def _allowed(weights: Weights, license: str | None) -> bool:
+    if license is None:
+        return True
+    if license == "commercial":
+        return weights.commercial
+    known = {other.license for other in WEIGHTS.values()}
+    if license not in known:
+        raise ValueError(f"license is {license!r}; expected 'commercial' or one of {sorted(known)}")
+    return weights.license == license

@@ -1,0 +1,154 @@
+"""Whether a network here is the published one, and its weights the ones that were fetched.
+
+`data/golden.json` holds, for each official network whose reference outputs are known, the first
+logits of the official implementation in float64 on weights and an input that anyone can make again
+from the names and shapes of its state dict (`golden_tensor`, `golden_input`).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from fbnetv3.arch.counts import count
+
+from . import hub
+from .registry import get_arch
+from .weights import WEIGHTS, Weights
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Result:
+    """One check of `verify`.
+
+    Attributes:
+        name: what was checked.
+        ok: whether it holds.
+        detail: the figures.
+    """
+
+    name: str
+    ok: bool
+    detail: str
+
+
+def verify(name: str, *, cache_dir: str | None = None) -> list[Result]:
+    """Returns the checks of a model, or of weights `model.tag` that are on this machine.
+
+    Raises:
+        ValueError: there is no such name.
+        FileNotFoundError: the weights are not on this machine.
+    """
+    arch_name = name.partition(".")[0]
+    results = [*_architecture(arch_name)]
+    if name in WEIGHTS:
+        results += _weights(WEIGHTS[name], cache_dir)
+    return results
+
+
+def golden_tensor(key: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Returns the golden value of one state-dict entry of the official layout.
+
+    The rule is that of `tests/golden/golden_rule.py`: one generator a key, seeded by its CRC-32.
+    """
+    import numpy as np
+
+    generator = np.random.Generator(np.random.PCG64(zlib.crc32(key.encode("ascii"))))
+    leaf = key.rpartition(".")[2]
+    if leaf == "num_batches_tracked":
+        return np.zeros(shape, np.int64)
+    if leaf == "running_var" or (leaf == "weight" and len(shape) == 1):
+        return generator.uniform(0.5, 1.5, shape).astype(np.float32)
+    z = generator.standard_normal(shape)
+    if leaf == "bias":
+        z = 0.5 + 0.2 * z
+    elif leaf == "running_mean":
+        z = 0.1 * z
+    else:
+        gain = 0.4 if ".se." in key else 1.4 if shape[0] > shape[1] else 0.55
+        z = gain / math.sqrt(math.prod(shape[1:])) * z
+    return z.astype(np.float32)
+
+
+def golden_input(side: int) -> NDArray[np.float32]:
+    """Returns the golden images, (2, 3, side, side)."""
+    import numpy as np
+
+    generator = np.random.Generator(np.random.PCG64(0))
+    return generator.standard_normal((2, 3, side, side), dtype=np.float32)
+
+
+@functools.cache
+def _golden() -> dict[str, Any]:
+    text = resources.files("fbnetv3").joinpath("data", "golden.json").read_text()
+    loaded: dict[str, Any] = json.loads(text)
+    return loaded
+
+
+def _architecture(name: str) -> Iterable[Result]:
+    import torch
+
+    from fbnetv3.checkpoints.checkpoint import load_strict
+    from fbnetv3.checkpoints.convert import from_fbnetv3, to_fbnetv3
+    from fbnetv3.models.model import build
+
+    arch = get_arch(name)
+    counts = count(arch)
+    golden = _golden().get(name)
+    detail = f"{counts.macs_paper:,} MACs, {counts.weight_params:,} weights at {counts.resolution}"
+    if golden is None:
+        yield Result("architecture", True, f"{detail}; no reference outputs are known for it")
+        return
+    published = golden["macs_paper"], golden["weight_params"]
+    yield Result("published counts", published == (counts.macs_paper, counts.weight_params), detail)
+    model = build(arch, device="meta")
+    official = from_fbnetv3(model.state_dict(), arch, "official")
+    made = {
+        key: torch.from_numpy(golden_tensor(key, tuple(tensor.shape)))
+        for key, tensor in official.items()
+    }
+    load_strict(model, to_fbnetv3(made, arch, "official"), assign=True, source="the golden rule")
+    with torch.inference_mode():
+        logits = model.eval()(torch.from_numpy(golden_input(golden["resolution"])))
+    expected = torch.tensor(golden["logits"], dtype=torch.float64)
+    difference = float((logits[0, : len(expected)].double() - expected).abs().max())
+    yield Result(
+        "golden logits",
+        difference <= _TOLERANCE,
+        f"largest difference {difference:.1e} from the official implementation's "
+        f"at {golden['resolution']}",
+    )
+
+
+def _weights(weights: Weights, cache_dir: str | None) -> Iterable[Result]:
+    from .loading import build_from_state
+
+    path = hub.cached(weights, cache_dir=cache_dir)
+    if path is None:
+        raise FileNotFoundError(
+            f"{weights.name} is not on this machine; run: fbnetv3 fetch {weights.name}"
+        )
+    try:
+        yield Result("sha256", True, hub.verify_file(weights, path, cache_dir=cache_dir))
+    except ValueError as error:
+        yield Result("sha256", False, str(error))
+        return
+    try:
+        state = hub.load_state(weights, cache_dir=cache_dir, offline=True, progress=False)
+        build_from_state(weights.arch, state, source=weights.name)
+    except (ValueError, FileNotFoundError) as error:
+        yield Result("load", False, str(error))
+        return
+    yield Result("load", True, f"{len(state)} tensors fit {weights.name}")

@@ -1,0 +1,261 @@
+"""Trained weights as records: what they are, where they lie, who measured them, their licence.
+
+Nothing here reads or fetches a file: `hub` does. Accuracies were published by the owners named in
+`evaluated_by` and were not measured again by us unless it says so.
+
+Sources: the official networks' addresses, resize, resolution and accuracies are those published
+with them (mobile-vision, 2020-12-01); timm's are on the hub pages of the three repositories.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from fbnetv3.arch.arch import Arch
+from fbnetv3.arch.tables import ARCHS
+from fbnetv3.checkpoints.convert import Dialect
+from fbnetv3.images.preprocess import (
+    CIFAR10_MEAN,
+    CIFAR10_STD,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Preprocess,
+)
+
+# Licences that forbid commercial use; every other SPDX name in the table allows it.
+_NON_COMMERCIAL = frozenset({"CC-BY-NC-4.0"})
+
+
+def is_commercial(license: str) -> bool:
+    """Returns whether a licence allows commercial use, by its SPDX name in any case of letters."""
+    return license.upper() not in _NON_COMMERCIAL
+
+
+@dataclass(frozen=True, kw_only=True)
+class Url:
+    """A file at a plain address. Without a hash, `hub` records the one of the first download."""
+
+    url: str
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubFile:
+    """A file in a Hugging Face repository.
+
+    A revision that is not a commit hash, such as "main", is pinned by use: `hub` records the
+    commit and the hash of the first download and asks for that commit ever after.
+    """
+
+    repo: str
+    filename: str
+    revision: str
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedded:
+    """A file inside this package, in `data/`."""
+
+    filename: str
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """One trained set of weights.
+
+    Attributes:
+        model: name in `tables.ARCHS`.
+        tag: what distinguishes it from other weights of the same model.
+        source: where the file lies.
+        dialect: whose state-dict layout the file has.
+        variant: how the table is changed before it is built: as published, with padding
+            kernel // 2, or for small images.
+        num_classes: logits.
+        labels: class list in `data/`, such as "imagenet1k".
+        preprocess: what an image goes through before this network.
+        license: SPDX name.
+        license_url: where the licence's text is.
+        origin: page that published the weights.
+        top1_pct: top-1 accuracy in percent on the data set of `labels`, at `preprocess`.
+        top5_pct: top-5 accuracy in percent, None where none was published.
+        evaluated_by: who measured the accuracy.
+    """
+
+    model: str
+    tag: str
+    source: Url | HubFile | Embedded
+    dialect: Dialect
+    variant: Literal["published", "same_padding", "small_image"]
+    num_classes: int
+    labels: str
+    preprocess: Preprocess
+    license: str
+    license_url: str
+    origin: str
+    top1_pct: float
+    top5_pct: float | None
+    evaluated_by: str
+
+    @property
+    def name(self) -> str:
+        """The full name, `model.tag`."""
+        return f"{self.model}.{self.tag}"
+
+    @property
+    def commercial(self) -> bool:
+        """Whether the licence allows commercial use."""
+        return is_commercial(self.license)
+
+    @property
+    def arch(self) -> Arch:
+        """The table that these weights fit."""
+        arch = ARCHS[self.model]
+        if self.variant == "same_padding":
+            return arch.same_padding()
+        return arch.small_image() if self.variant == "small_image" else arch
+
+
+def _official(model: str, job: str, resize: int, top1_pct: float, top5_pct: float) -> Weights:
+    return Weights(
+        model=model,
+        tag="meta_in1k",
+        source=Url(
+            url="https://dl.fbaipublicfiles.com/fbnet/models/20201201/GtOtfw/"
+            f"FBNetV3_{model[-1].upper()}_{job}/model.pth"
+        ),
+        dialect="official",
+        variant="published",
+        num_classes=1000,
+        labels="imagenet1k",
+        preprocess=_imagenet(resize, ARCHS[model].resolution),
+        license="CC-BY-NC-4.0",
+        license_url="https://creativecommons.org/licenses/by-nc/4.0/",
+        origin="https://github.com/facebookresearch/mobile-vision",
+        top1_pct=top1_pct,
+        top5_pct=top5_pct,
+        evaluated_by="Meta",
+    )
+
+
+def _timm(model: str, resize: int, crop: int, top1_pct: float) -> Weights:
+    repo = f"timm/{model}.ra2_in1k"
+    return Weights(
+        model=model,
+        tag="ra2_in1k",
+        # No commit of these repositories could be looked up where this table was written.
+        source=HubFile(repo=repo, filename="model.safetensors", revision="main"),
+        dialect="timm",
+        variant="same_padding",
+        num_classes=1000,
+        labels="imagenet1k",
+        preprocess=_imagenet(resize, crop),
+        license="Apache-2.0",
+        license_url="https://www.apache.org/licenses/LICENSE-2.0",
+        origin=f"https://huggingface.co/{repo}",
+        top1_pct=top1_pct,
+        top5_pct=None,
+        evaluated_by="timm",
+    )
+
+
+def _cifar10(
+    model: str,
+    sha256: str,
+    top1_pct: float,
+    top5_pct: float,
+    *,
+    variant: Literal["published", "small_image"] = "small_image",
+) -> Weights:
+    name = f"{model}.cifar10"
+    arch = ARCHS[model]
+    side = (arch.small_image() if variant == "small_image" else arch).resolution
+    return Weights(
+        model=model,
+        tag="cifar10",
+        source=Embedded(filename=f"{name}.safetensors", sha256=sha256),
+        dialect="fbnetv3",
+        variant=variant,
+        num_classes=10,
+        labels="cifar10",
+        preprocess=Preprocess(
+            resize=side,
+            crop=side,
+            interpolation="bilinear",
+            antialias=True,
+            mean=CIFAR10_MEAN,
+            std=CIFAR10_STD,
+        ),
+        license="Apache-2.0",
+        license_url="https://www.apache.org/licenses/LICENSE-2.0",
+        origin="trained by this project, inside the package",
+        top1_pct=top1_pct,
+        top5_pct=top5_pct,
+        evaluated_by="fbnetv3-zoo",
+    )
+
+
+def _imagenet(resize: int, crop: int) -> Preprocess:
+    return Preprocess(
+        resize=resize,
+        crop=crop,
+        interpolation="bilinear",
+        antialias=True,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+    )
+
+
+WEIGHTS: dict[str, Weights] = {
+    weights.name: weights
+    for weights in (
+        # model, job, resize, top-1, top-5; at the table's resolution
+        _official("fbnetv3_a", "f235707940", 242, 79.574, 94.712),
+        _official("fbnetv3_b", "f233607847", 266, 80.206, 94.944),
+        _official("fbnetv3_c", "f234529537", 272, 80.826, 95.286),
+        _official("fbnetv3_d", "f231225742", 277, 81.042, 95.436),
+        _official("fbnetv3_e", "f230158956", 291, 81.254, 95.488),
+        _official("fbnetv3_f", "f230161092", 296, 82.062, 95.874),
+        _official("fbnetv3_g", "f226438997", 325, 82.794, 96.3),
+        # model, resize = floor(crop / 0.95), crop, top-1; larger than the training resolution
+        _timm("fbnetv3_b", 269, 256, 79.154),
+        _timm("fbnetv3_d", 269, 256, 79.682),
+        _timm("fbnetv3_g", 303, 288, 82.034),
+        # model, SHA-256, top-1, top-5 on the test set: `fbnetv3 eval NAME --data CIFAR10`
+        _cifar10(
+            "fbnetv3_a",
+            "7d6043b78e42ad0679182b6550aa91b3d9da67c52e9525884fbe846cc452bd25",
+            90.36,
+            99.63,
+        ),
+        _cifar10(
+            "fbnetv3_nano",
+            "1d2ea6b247589632dd89150dc1948caeb75201a940d6e91707ddd7ecb6e0ab25",
+            88.73,
+            99.58,
+        ),
+        _cifar10(
+            "nars_cifar_s",
+            "58da2970d04c8ad0379b9c1a7b82a1e8bd20a1d8d587911101f9380bf802e9b8",
+            83.01,
+            99.16,
+            variant="published",
+        ),
+        _cifar10(
+            "nars_cifar_m",
+            "9068b0adfbf267df7fb0f905e7af9aed3793a3fc6a13f8750cb3751a6bd2aeb5",
+            84.12,
+            99.39,
+            variant="published",
+        ),
+        _cifar10(
+            "nars_cifar_l",
+            "748359a610311e3c38e48b81212d57f54ac6324de37ceeac9edfc65ece34a648",
+            84.85,
+            99.45,
+            variant="published",
+        ),
+    )
+}

@@ -1,0 +1,4 @@
+"""Photos and folders of photos: opening, preprocessing, class names.
+
+Imports `_internal`.
+"""

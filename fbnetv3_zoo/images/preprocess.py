@@ -1,0 +1,235 @@
+"""What an image goes through before a network, as a record that travels with the weights.
+
+The record runs on Pillow and numpy alone; `Preprocess.torchvision` gives the same steps as
+torchvision transforms, equal to the last bit on a PIL image, because both then resize with Pillow.
+The edge of this file: it takes RGB images. `images.open_image` makes them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from fbnetv3._internal.json_record import keywords_of
+from fbnetv3._internal.messages import shown
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+CIFAR10_MEAN = (0.4914, 0.4822, 0.4465)
+CIFAR10_STD = (0.2470, 0.2435, 0.2616)
+
+Interpolation = Literal["nearest", "bilinear", "bicubic"]
+INTERPOLATIONS: tuple[str, ...] = get_args(Interpolation)
+
+# Beyond this ratio of the sides only the middle is resized: a strip of 1 x 60,000 pixels would
+# become 224 x 13,440,000. Pillow keeps such a box in float32, so that pixels may differ by 1 of 255
+# from those of the whole image.
+_MAX_ASPECT = 32
+# Of means and deviations: the steps are done in float32, where the rest would overflow.
+_MAX_SCALE = 1e6
+# timm's names, for `from_timm_cfg`.
+_TIMM_FIELDS = ("input_size", "interpolation", "crop_pct", "mean", "std")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocess:
+    """Resize, centre crop, scale to 0..1, normalise: an RGB image to (3, crop, crop) float32.
+
+    The rules are those of torchvision's `Resize(resize)` and `CenterCrop(crop)`: the shorter side
+    becomes `resize`, the longer one `int(resize * longer / shorter)`; where the resized image is
+    smaller than the crop it is padded with black.
+
+    Attributes:
+        resize: pixels of the shorter side after resizing.
+        crop: side in pixels of the square cut from the middle; the network's input.
+        interpolation: of the resizing.
+        antialias: whether shrinking averages over all pixels, as Pillow does; always so except
+            with "nearest", which never does.
+        mean: per channel, red first, on the scale 0..1.
+        std: per channel.
+
+    Raises:
+        ValueError: a field is out of range; the message names the field.
+    """
+
+    resize: int
+    crop: int
+    interpolation: Interpolation
+    antialias: bool
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        for field in ("resize", "crop"):
+            value = getattr(self, field)
+            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 8192:
+                raise _refuse(field, value, "a whole number of pixels from 1 to 8192")
+        if self.interpolation not in INTERPOLATIONS:
+            raise _refuse("interpolation", self.interpolation, f"one of {INTERPOLATIONS}")
+        if self.antialias is not (self.interpolation != "nearest"):
+            expected = "False with 'nearest'" if self.antialias else "True, as Pillow resizes"
+            raise _refuse("antialias", self.antialias, expected)
+        for field, low in (("mean", -_MAX_SCALE), ("std", 1 / _MAX_SCALE)):
+            object.__setattr__(self, field, _triple(field, getattr(self, field), low))
+
+    def __call__(self, image: Image.Image) -> NDArray[np.float32]:
+        """Returns the network's input, (3, crop, crop) float32, contiguous.
+
+        Raises:
+            ValueError: the image is not RGB.
+        """
+        import numpy as np
+
+        out = self.pixels(image).transpose(2, 0, 1).astype(np.float32, order="C")
+        # The same three operations in the same order as torchvision's, hence equal bits.
+        out *= np.float32(1.0 / 255)
+        out -= np.array(self.mean, np.float32).reshape(3, 1, 1)
+        out /= np.array(self.std, np.float32).reshape(3, 1, 1)
+        return out
+
+    def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
+        """Returns what is normalised, (crop, crop, 3) uint8: for graphs that do so themselves.
+
+        Raises:
+            ValueError: the image is not RGB.
+        """
+        import numpy as np
+
+        if image.mode != "RGB":
+            raise ValueError(
+                f"the image has mode {image.mode!r}; expected 'RGB', see fbnetv3.open_image()"
+            )
+        return np.asarray(self._cut(self._resized(image)))
+
+    def _resized(self, image: Image.Image) -> Image.Image:
+        from PIL.Image import Resampling
+
+        short, long = sorted(image.size)
+        resample = Resampling[self.interpolation.upper()]
+        new_long = int(self.resize * long / short)
+        if long <= _MAX_ASPECT * short:
+            wide = image.width > image.height
+            size = (new_long, self.resize) if wide else (self.resize, new_long)
+            return image if size == image.size else image.resize(size, resample)
+        kept = min(new_long, self.crop)
+        left, scale = round((new_long - kept) / 2), long / new_long
+        start, stop = left * scale, min((left + kept) * scale, long)
+        if image.width > image.height:
+            return image.resize((kept, self.resize), resample, box=(start, 0, stop, short))
+        return image.resize((self.resize, kept), resample, box=(0, start, short, stop))
+
+    def _cut(self, image: Image.Image) -> Image.Image:
+        # Where the crop is larger, torchvision pads the half rounded down on the left and on top.
+        # Where it is smaller, Python's rounding of halves to even numbers decides.
+        left, top = (
+            -((self.crop - side) // 2) if side < self.crop else round((side - self.crop) / 2)
+            for side in image.size
+        )
+        return image.crop((left, top, left + self.crop, top + self.crop))
+
+    def torchvision(self) -> Any:
+        """Returns the same steps as a `torchvision.transforms.v2.Compose`.
+
+        On a PIL image it resizes with Pillow, and the result is equal to calling the record. On a
+        tensor it resizes with torch, which works on wider numbers inside: pixels then differ by
+        about 1 of 255.
+        """
+        import torch
+        from torchvision.transforms import v2
+
+        return v2.Compose(
+            [
+                v2.Resize(
+                    self.resize,
+                    interpolation=v2.InterpolationMode(self.interpolation),
+                    antialias=True,  # no effect on "nearest", and False would warn
+                ),
+                v2.CenterCrop(self.crop),
+                v2.ToImage(),
+                v2.ToDtype(torch.float32, scale=True),
+                v2.Normalize(mean=list(self.mean), std=list(self.std)),
+                v2.ToPureTensor(),
+            ]
+        )
+
+    @property
+    def crop_pct(self) -> float:
+        """The crop's side over the resized image's, from which timm computes `resize` back.
+
+        timm takes floor(crop / crop_pct); the last digit is such that this gives `resize` exactly.
+        """
+        ratio = self.crop / self.resize
+        while math.floor(self.crop / ratio) < self.resize:
+            ratio = math.nextafter(ratio, 0.0)
+        return ratio
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the record as plain JSON types."""
+        fields = dataclasses.asdict(self)
+        return {**fields, "mean": list(self.mean), "std": list(self.std)}
+
+    @staticmethod
+    def from_dict(fields: Mapping[str, Any]) -> Preprocess:
+        """Returns the record of a mapping as `to_dict` writes it.
+
+        Raises:
+            ValueError: a field is missing, unknown or out of range; the message names it.
+        """
+        return Preprocess(**keywords_of(Preprocess, fields, "preprocess"))
+
+    @staticmethod
+    def from_timm_cfg(cfg: Mapping[str, Any], *, use_test_size: bool = False) -> Preprocess:
+        """Returns the record of a timm `pretrained_cfg`, or of its resolved data config.
+
+        Args:
+            cfg: with `input_size`, `interpolation`, `crop_pct`, `mean` and `std`.
+            use_test_size: take `test_input_size` and `test_crop_pct` where the mapping has them,
+                as timm does for the accuracies it publishes.
+
+        Raises:
+            ValueError: a field is missing or out of range, or asks for another kind of crop.
+        """
+        missing = [name for name in _TIMM_FIELDS if cfg.get(name) is None]
+        if missing:
+            raise ValueError(f"timm config lacks {missing[0]!r}; needed: {', '.join(_TIMM_FIELDS)}")
+        size, crop_pct = cfg["input_size"], cfg["crop_pct"]
+        if use_test_size:
+            size = cfg.get("test_input_size") or size
+            crop_pct = cfg.get("test_crop_pct") or crop_pct
+        if len(size) != 3 or size[0] != 3 or size[1] != size[2]:
+            raise _refuse("input_size", size, "(3, side, side)")
+        if cfg.get("crop_mode", "center") != "center":
+            raise _refuse("crop_mode", cfg["crop_mode"], "'center'")
+        if isinstance(crop_pct, bool) or not isinstance(crop_pct, int | float) or crop_pct <= 0:
+            raise _refuse("crop_pct", crop_pct, "a positive number")
+        return Preprocess(
+            resize=math.floor(size[1] / crop_pct),
+            crop=size[1],
+            interpolation=cfg["interpolation"],
+            antialias=cfg["interpolation"] != "nearest",
+            mean=cfg["mean"],
+            std=cfg["std"],
+        )
+
+
+def _refuse(field: str, value: object, expected: str) -> ValueError:
+    return ValueError(f"{field} is {shown(value)}; expected {expected}")
+
+
+def _triple(field: str, values: Any, low: float) -> tuple[float, float, float]:
+    numbers = list(values) if isinstance(values, list | tuple) else []
+    for number in numbers:
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            numbers = []
+    if len(numbers) != 3 or not all(low <= n <= _MAX_SCALE for n in numbers):
+        expected = f"three numbers from {low:g} to {_MAX_SCALE:g}, one a channel"
+        raise _refuse(field, values, expected)
+    return (float(numbers[0]), float(numbers[1]), float(numbers[2]))

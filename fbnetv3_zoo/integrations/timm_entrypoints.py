@@ -1,0 +1,147 @@
+"""Our networks under timm's names, registered by `register_timm`.
+
+    fbnetv3.register_timm()
+    timm.create_model("meta_fbnetv3_e", pretrained=True)
+
+All seven official networks are `meta_fbnetv3_a` to `meta_fbnetv3_g`; `fbnetv3_a`, `c`, `e` and `f`,
+which timm leaves free, are the same. timm's own `fbnetv3_b`, `d` and `g` are other networks (same
+padding) and stay timm's. Weights come through `fbnetv3.hub.hub`: verified, never unpickled.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from timm.models import (
+    build_model_with_cfg,
+    generate_default_cfgs,
+    is_model,
+    model_entrypoint,
+    register_model,
+)
+from torch import Tensor, nn
+
+from fbnetv3.arch.tables import ARCHS
+from fbnetv3.checkpoints import convert
+from fbnetv3.hub import hub
+from fbnetv3.hub.pretrained_cfg import pretrained_cfg
+from fbnetv3.hub.weights import WEIGHTS
+from fbnetv3.models.model import FBNetV3, build
+
+NAMES = (*(f"meta_fbnetv3_{x}" for x in "abcdefg"), *(f"fbnetv3_{x}" for x in "acef"))
+# timm's `register_model` appends to it.
+__all__: list[str] = []
+
+_TAG = "meta_in1k"
+
+
+def _zoo_name(name: str) -> str:
+    return name.removeprefix("meta_")
+
+
+def _timm_cfg(name: str) -> dict[str, Any]:
+    weights = WEIGHTS[f"{_zoo_name(name)}.{_TAG}"]
+    cfg = pretrained_cfg(name, weights.arch, weights)
+    # timm's registry keeps these two itself.
+    return {key: value for key, value in cfg.items() if key not in ("architecture", "tag")}
+
+
+default_cfgs = generate_default_cfgs({f"{name}.{_TAG}": _timm_cfg(name) for name in NAMES})
+
+
+def register_timm(
+    names: str | Iterable[str] | None = None, *, overwrite: bool = False
+) -> tuple[str, ...]:
+    """Makes `timm.create_model` know our networks; a second call changes nothing.
+
+    Args:
+        names: some of `NAMES`; None for all that no one else has registered.
+        overwrite: take a name that someone else has registered. timm's own `fbnetv3_b`, `d` and
+            `g` are not among `NAMES` and can never be taken.
+
+    Returns:
+        The names, of those asked for, under which timm now makes our networks.
+
+    Raises:
+        ValueError: a name is not among `NAMES`, or is asked for and someone else's.
+    """
+    asked = NAMES if names is None else (names,) if isinstance(names, str) else tuple(names)
+    for name in asked:
+        if name not in NAMES:
+            raise ValueError(f"name is {name!r}; expected some of {', '.join(NAMES)}")
+    ours = []
+    for name in asked:
+        if not is_model(name):
+            register_model(_entrypoint(name))
+        elif model_entrypoint(name).__module__ != __name__:
+            if overwrite:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # timm warns of what is asked for here
+                    register_model(_entrypoint(name))
+            elif names is None:
+                continue
+            else:
+                raise ValueError(
+                    f"{name!r} is registered in timm by {model_entrypoint(name).__module__}; give "
+                    "overwrite=True to take it, or use the name that begins with 'meta_'"
+                )
+        ours.append(name)
+    return tuple(ours)
+
+
+def checkpoint_filter_fn(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Returns tensors of any of the three layouts in ours; timm calls it on what it loads."""
+    if not isinstance(model, FBNetV3):
+        raise ValueError(f"model is a {type(model).__name__}; expected FBNetV3")
+    for wrapper in ("model_ema", "state_dict", "model"):
+        if isinstance(state.get(wrapper), Mapping):
+            state = state[wrapper]  # type: ignore[assignment]  # a checkpoint around the tensors
+            break
+    return convert.to_fbnetv3(state, model.arch, convert.detect_dialect(state))
+
+
+def _entrypoint(name: str) -> Callable[..., nn.Module]:
+    def entrypoint(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+        return _create(name, pretrained, **kwargs)
+
+    entrypoint.__name__ = entrypoint.__qualname__ = name
+    entrypoint.__module__ = __name__
+    entrypoint.__doc__ = f"Returns {_zoo_name(name)}, as `fbnetv3.create` makes it."
+    return entrypoint
+
+
+def _create(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
+    arch = ARCHS[_zoo_name(name)]
+    weights = WEIGHTS[f"{_zoo_name(name)}.{_TAG}"]
+    overlay = dict(kwargs.pop("pretrained_cfg_overlay", None) or {})
+    given = kwargs.get("pretrained_cfg")
+    own = _is_ours(given) and not {"file", "url", "hf_hub_id", "state_dict"} & set(overlay)
+    if pretrained and own:
+        overlay["state_dict"] = hub.load_state(weights, cache_dir=kwargs.get("cache_dir"))
+
+    def make(**model_args: Any) -> FBNetV3:
+        return build(arch, **model_args)
+
+    model: nn.Module = build_model_with_cfg(
+        make,
+        name,
+        pretrained,
+        pretrained_cfg_overlay=overlay or None,
+        pretrained_filter_fn=checkpoint_filter_fn,
+        # Flattened for timm's other feature classes, which look for the rows at the top.
+        feature_cfg={"feature_cls": "getter", "flatten_sequential": True},
+        **kwargs,
+    )
+    model.pretrained_cfg.pop("state_dict", None)  # type: ignore[union-attr,operator]  # timm's dict
+    return model
+
+
+def _is_ours(given: Any) -> bool:
+    """Whether the weights asked for are the official ones, and not a file of the caller's."""
+    if given is None or isinstance(given, str):
+        return given in (None, _TAG)
+    fields = given if isinstance(given, Mapping) else vars(given)
+    other = ("file", "hf_hub_id", "state_dict")
+    return fields.get("tag") == _TAG and not any(fields.get(key) for key in other)

@@ -1,0 +1,398 @@
+"""FBNetV3 in torchvision's detectors and segmentation models, one call each.
+
+    from fbnetv3.torchvision_backbone import faster_rcnn
+    model = faster_rcnn("fbnetv3_e", num_classes=91, pretrained=True)
+
+The models are torchvision's classes, fed with a `trunk.Trunk`. Images are RGB in 0..1 as in all of
+torchvision; the detectors normalise them with ImageNet's statistics, the segmentation models expect
+them normalised. torchvision's pyramid takes its sizes from the finer map, so that every network
+works with either padding.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN, MaskRCNN, RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator, DefaultBoxGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
+from torchvision.models.detection.ssd import SSD
+from torchvision.models.detection.ssdlite import SSDLiteHead
+from torchvision.models.segmentation import LRASPP, DeepLabV3
+from torchvision.models.segmentation.deeplabv3 import DeepLabHead
+from torchvision.models.segmentation.fcn import FCNHead
+from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d, MultiScaleRoIAlign
+from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
+
+from fbnetv3.arch.arch import Arch
+from fbnetv3.models.blocks import ConvBnAct, NormFactory
+from fbnetv3.models.model import ACTS, FBNetV3
+
+from .trunk import Padding, ProposalHead, RegionHead, Trunk, load_network
+
+__all__ = [
+    "NORMS",
+    "PYRAMID",
+    "Options",
+    "Pyramid",
+    "Renamed",
+    "SsdMaps",
+    "deeplab",
+    "faster_rcnn",
+    "faster_rcnn_c4",
+    "lraspp",
+    "mask_rcnn",
+    "retinanet",
+    "ssdlite",
+]
+
+NORMS: dict[str, NormFactory | None] = {
+    "BN": None,
+    "SyncBN": nn.SyncBatchNorm,
+    "FrozenBN": FrozenBatchNorm2d,
+}
+Model = str | Arch | Path
+PYRAMID = ("res2", "res3", "res4", "res5")
+ANCHOR_SIZES = (32, 64, 128, 256, 512)
+ASPECT_RATIOS = (0.5, 1.0, 2.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How the trunk is built, where the defaults do not do.
+
+    Attributes:
+        checkpoint: file of a classifier's weights in place of the name's own.
+        license: "commercial" refuses weights that forbid it.
+        padding: "same" or "faithful", see `trunk.load_network`.
+        norm: "BN", "SyncBN" or "FrozenBN".
+        freeze_at: 0 to 5, see `trunk.Trunk`.
+        drop_path_rate: stochastic depth.
+        grad_checkpointing: run rows again in the backward pass, for less memory.
+    """
+
+    checkpoint: str | Path | None = None
+    license: str | None = None
+    padding: Padding = "same"
+    norm: str = "BN"
+    freeze_at: int = 0
+    drop_path_rate: float = 0.0
+    grad_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        if self.norm not in NORMS:
+            raise ValueError(f"norm is {self.norm!r}; expected one of {', '.join(NORMS)}")
+
+    def network(self, model: Model, pretrained: bool, output_stride: int = 32) -> FBNetV3:
+        """Returns the whole network."""
+        return load_network(
+            model,
+            pretrained=pretrained,
+            checkpoint=self.checkpoint,
+            license=self.license,
+            padding=self.padding,
+            norm_layer=NORMS[self.norm],
+            drop_path_rate=self.drop_path_rate,
+            output_stride=output_stride,
+        )
+
+    def trunk(self, network: FBNetV3, features: Sequence[str], output_stride: int = 32) -> Trunk:
+        """Returns the rows of a network that the features need."""
+        return Trunk(
+            network,
+            features,
+            output_stride=output_stride,
+            freeze_at=self.freeze_at,
+            freeze_norms=_freeze_norms,
+            grad_checkpointing=self.grad_checkpointing,
+        )
+
+
+DEFAULT = Options()
+
+
+class Renamed(nn.Module):
+    """A trunk whose maps have the names that a torchvision model asks for.
+
+    Args:
+        body: the trunk.
+        names: one for each of its features, fine to coarse.
+    """
+
+    def __init__(self, body: Trunk, names: Sequence[str]) -> None:
+        super().__init__()
+        self.body = body
+        self.names = list(names)
+        self.out_channels = body.features[-1].channels
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Returns name -> map (N, C, H, W), fine to coarse."""
+        return OrderedDict(zip(self.names, self.body(x).values(), strict=True))
+
+
+class Pyramid(nn.Module):
+    """A trunk and torchvision's feature pyramid: maps "0", "1", ... and the extra ones.
+
+    Args:
+        body: the trunk; each of its features becomes a level.
+        out_channels: channels of every level.
+        extra: makes further levels.
+        norm: normalisation in the pyramid; none unless given.
+    """
+
+    def __init__(
+        self,
+        body: Trunk,
+        *,
+        out_channels: int = 256,
+        extra: ExtraFPNBlock | None = None,
+        norm: NormFactory | None = None,
+    ) -> None:
+        super().__init__()
+        self.body = Renamed(body, [str(n) for n in range(len(body.features))])
+        channels = [feature.channels for feature in body.features]
+        self.fpn = FeaturePyramidNetwork(channels, out_channels, extra, norm)
+        self.out_channels = out_channels
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Returns name -> map (N, out_channels, H, W), fine to coarse."""
+        levels: dict[str, Tensor] = self.fpn(self.body(x))
+        return levels
+
+
+class SsdMaps(nn.Module):
+    """A trunk's two coarsest maps and four more, each half the one before, for SSDlite.
+
+    Args:
+        body: a trunk with two features.
+        widths: channels of the further maps.
+    """
+
+    def __init__(self, body: Trunk, widths: Sequence[int] = (512, 256, 256, 128)) -> None:
+        super().__init__()
+        self.body = body
+        self.channels = [feature.channels for feature in body.features] + list(widths)
+        inputs = self.channels[len(body.features) - 1 :]
+        self.extra = nn.ModuleList(_halving(a, b) for a, b in pairwise(inputs))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Returns "0", "1", ... -> map, fine to coarse."""
+        maps = list(self.body(x).values())
+        for block in self.extra:
+            maps.append(block(maps[-1]))
+        return OrderedDict((str(n), y) for n, y in enumerate(maps))
+
+
+def faster_rcnn(
+    model: Model,
+    *,
+    num_classes: int,
+    pretrained: bool = False,
+    options: Options = DEFAULT,
+    out_channels: int = 256,
+    features: Sequence[str] = PYRAMID,
+    **kwargs: Any,
+) -> FasterRCNN:
+    """Returns Faster R-CNN with a feature pyramid.
+
+    Args:
+        model: what `fbnetv3.create` takes.
+        num_classes: with the background.
+        pretrained: load the network's weights; the detector's heads are fresh.
+        options: how the trunk is built.
+        out_channels: channels of the pyramid.
+        features: the trunk's maps that become levels. With fewer than four, every level has anchors
+            of all sizes, as in torchvision's mobile detectors: `("res4", "res5")` costs a quarter.
+        **kwargs: those of torchvision's `FasterRCNN`: `min_size`, `box_nms_thresh`, ...
+    """
+    pyramid = _pyramid(model, pretrained, options, out_channels, LastLevelMaxPool(), features)
+    if len(features) < len(PYRAMID) and "rpn_anchor_generator" not in kwargs:
+        levels = len(features) + 1
+        anchors = AnchorGenerator((ANCHOR_SIZES,) * levels, (ASPECT_RATIOS,) * levels)
+        kwargs["rpn_anchor_generator"] = anchors
+    return FasterRCNN(pyramid, num_classes, **kwargs)
+
+
+def mask_rcnn(
+    model: Model,
+    *,
+    num_classes: int,
+    pretrained: bool = False,
+    options: Options = DEFAULT,
+    out_channels: int = 256,
+    **kwargs: Any,
+) -> MaskRCNN:
+    """Returns Mask R-CNN with a feature pyramid; arguments as in `faster_rcnn`."""
+    pyramid = _pyramid(model, pretrained, options, out_channels, LastLevelMaxPool())
+    return MaskRCNN(pyramid, num_classes, **kwargs)
+
+
+def retinanet(
+    model: Model,
+    *,
+    num_classes: int,
+    pretrained: bool = False,
+    options: Options = DEFAULT,
+    out_channels: int = 256,
+    **kwargs: Any,
+) -> RetinaNet:
+    """Returns RetinaNet on levels 3 to 7; arguments as in `faster_rcnn`.
+
+    `num_classes` counts the background, as torchvision's own has it.
+    """
+    extra = LastLevelP6P7(out_channels, out_channels)
+    pyramid = _pyramid(model, pretrained, options, out_channels, extra, ("res3", "res4", "res5"))
+    return RetinaNet(pyramid, num_classes, **kwargs)
+
+
+def faster_rcnn_c4(
+    model: Model,
+    *,
+    num_classes: int,
+    pretrained: bool = False,
+    options: Options = DEFAULT,
+    anchor_sizes: Sequence[int] = ANCHOR_SIZES,
+    **kwargs: Any,
+) -> FasterRCNN:
+    """Returns Faster R-CNN on `res4` alone, with the network's own rows as heads, as in the paper.
+
+    The box head is MB6 and MB7 on regions of 6 x 6, the proposal head a copy of MB5's repeats.
+
+    Args:
+        model: what `fbnetv3.create` takes.
+        num_classes: with the background.
+        pretrained: load the network's weights, also those of the heads' rows.
+        options: how trunk and heads are built.
+        anchor_sizes: sides in pixels, each in three aspect ratios.
+        **kwargs: those of torchvision's `FasterRCNN`.
+    """
+    # Three networks, since the proposal head's rows are a copy of the trunk's.
+    trunk, box, proposals = (options.network(model, pretrained) for _ in range(3))
+    backbone = Renamed(options.trunk(trunk, ["res4"]), ["0"])
+    anchors = AnchorGenerator((tuple(anchor_sizes),), (ASPECT_RATIOS,))
+    head = RegionHead(box, grad_checkpointing=options.grad_checkpointing)
+    return FasterRCNN(
+        backbone,
+        rpn_anchor_generator=anchors,
+        rpn_head=ProposalHead(
+            proposals,
+            in_channels=backbone.out_channels,
+            num_anchors=anchors.num_anchors_per_location()[0],
+        ),
+        box_roi_pool=MultiScaleRoIAlign(["0"], output_size=6, sampling_ratio=2),
+        box_head=head,
+        box_predictor=FastRCNNPredictor(head.tail.out_channels, num_classes),
+        **kwargs,
+    )
+
+
+def ssdlite(
+    model: Model,
+    *,
+    num_classes: int,
+    pretrained: bool = False,
+    options: Options = DEFAULT,
+    size: int = 320,
+    **kwargs: Any,
+) -> SSD:
+    """Returns SSDlite on `res4`, `res5` and four smaller maps.
+
+    Args:
+        model: what `fbnetv3.create` takes.
+        num_classes: with the background.
+        pretrained: load the network's weights.
+        options: how the trunk is built.
+        size: side in pixels that every image is resized to.
+        **kwargs: those of torchvision's `SSD`.
+    """
+    maps = SsdMaps(options.trunk(options.network(model, pretrained), ["res4", "res5"]))
+    anchors = DefaultBoxGenerator([[2, 3]] * len(maps.channels), min_ratio=0.2, max_ratio=0.95)
+    head = SSDLiteHead(
+        maps.channels, anchors.num_anchors_per_location(), num_classes, nn.BatchNorm2d
+    )
+    defaults = {
+        "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225],
+        "nms_thresh": 0.55,
+    }
+    return SSD(maps, anchors, (size, size), num_classes, head=head, **(defaults | kwargs))
+
+
+def deeplab(
+    model: Model,
+    *,
+    num_classes: int,
+    pretrained: bool = False,
+    options: Options = DEFAULT,
+    output_stride: int = 16,
+    aux: bool = False,
+) -> DeepLabV3:
+    """Returns DeepLabV3 on the dilated last map.
+
+    Args:
+        model: what `fbnetv3.create` takes.
+        num_classes: with the background.
+        pretrained: load the network's weights.
+        options: how the trunk is built.
+        output_stride: 8, 16 or 32: from there on strides are dilations.
+        aux: add a second classifier on `res4`, for training.
+    """
+    network = options.network(model, pretrained, output_stride)
+    features = ["res4", "res5"] if aux else ["res5"]
+    body = options.trunk(network, features, output_stride)
+    backbone = Renamed(body, ["aux", "out"] if aux else ["out"])
+    second = FCNHead(body.features[0].channels, num_classes) if aux else None
+    return DeepLabV3(backbone, DeepLabHead(backbone.out_channels, num_classes), second)
+
+
+def lraspp(
+    model: Model,
+    *,
+    num_classes: int,
+    pretrained: bool = False,
+    options: Options = DEFAULT,
+    output_stride: int = 16,
+    inter_channels: int = 128,
+) -> LRASPP:
+    """Returns Lite R-ASPP on `res3` and the dilated last map; arguments as in `deeplab`."""
+    network = options.network(model, pretrained, output_stride)
+    body = options.trunk(network, ["res3", "res5"], output_stride)
+    low, high = (feature.channels for feature in body.features)
+    return LRASPP(Renamed(body, ["low", "high"]), low, high, num_classes, inter_channels)
+
+
+def _pyramid(
+    model: Model,
+    pretrained: bool,
+    options: Options,
+    out_channels: int,
+    extra: ExtraFPNBlock,
+    features: Sequence[str] = PYRAMID,
+) -> Pyramid:
+    body = options.trunk(options.network(model, pretrained), features)
+    return Pyramid(body, out_channels=out_channels, extra=extra)
+
+
+def _halving(in_channels: int, out_channels: int) -> nn.Sequential:
+    """Returns 1x1, depthwise 3x3 with stride 2, 1x1, as SSDlite's extra layers are."""
+    make = partial(ConvBnAct, bias=False, dilation=1, norm=nn.BatchNorm2d, act=ACTS["hard_swish"])
+    mid = out_channels // 2
+    return nn.Sequential(
+        make(in_channels, mid, kernel=1, stride=1, padding=0, groups=1),
+        make(mid, mid, kernel=3, stride=2, padding=1, groups=mid),
+        make(mid, out_channels, kernel=1, stride=1, padding=0, groups=1),
+    )
+
+
+def _freeze_norms(module: nn.Module) -> nn.Module:
+    from timm.layers import freeze_batch_norm_2d  # type: ignore[attr-defined]  # re-exported
+
+    frozen: nn.Module = freeze_batch_norm_2d(module)  # type: ignore[no-untyped-call]  # timm
+    return frozen

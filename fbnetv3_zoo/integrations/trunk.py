@@ -1,0 +1,383 @@
+"""A network cut up for detectors: the trunk up to a named map, the rows behind it, a row's repeats.
+
+Nothing here knows a detection library; `detectron2_backbone` and `torchvision_backbone` dress these
+parts in their hosts' contracts. Maps are named by the stride they have without dilation: `res2` to
+`res5` at 4, 8, 16, 32 as in Detectron2, or d2go's `trunk1` to `trunk4`; `res1` and `trunk0` are at
+2. Each is the narrow bottleneck in front of the next stride.
+
+Parts keep the names that their tensors have in a whole network (`stem.*`, `stages.<row>.*`), so
+that one file of weights fits the trunk and the parts that a detector's heads are made of.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from fbnetv3.arch.arch import Arch
+from fbnetv3.hub import source
+from fbnetv3.models.features import Geometry
+from fbnetv3.models.model import FBNetV3
+
+Padding = Literal["same", "faithful"]
+# Returns a module with every batch-norm in it frozen; each host has its own frozen layer.
+FreezeNorms = Callable[[nn.Module], nn.Module]
+
+NETWORK_ID = "network_id"
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One map of a network: behind `depth` rows, `channels` wide, at 1 / `stride`."""
+
+    name: str
+    channels: int
+    stride: int
+    depth: int
+
+
+def features_of(arch: Arch, output_stride: int = 32) -> dict[str, Feature]:
+    """Returns name -> feature of every map that a detector can ask for, under both names.
+
+    Args:
+        arch: the network.
+        output_stride: from there on strides are dilations; names stay, strides do not.
+    """
+    found = {}
+    for tap in Geometry.of(arch, 32).taps:
+        level = tap.reduction.bit_length() - 1
+        for name in (f"res{level}", f"trunk{level - 1}"):
+            stride = min(tap.reduction, output_stride)
+            found[name] = Feature(name, tap.channels, stride, tap.depth)
+    return found
+
+
+def pick_features(arch: Arch, names: Sequence[str], output_stride: int = 32) -> tuple[Feature, ...]:
+    """Returns the named features, fine to coarse.
+
+    Raises:
+        ValueError: a name does not exist, is named twice, or there is none.
+    """
+    known = features_of(arch, output_stride)
+    names = list(names)
+    unknown = [name for name in names if name not in known]
+    if unknown or not names or len(set(names)) != len(names):
+        raise ValueError(
+            f"out_features is {names!r}; expected different names out of {', '.join(known)}"
+            + (f", there is no {unknown[0]!r}" if unknown else "")
+        )
+    return tuple(sorted((known[name] for name in names), key=lambda feature: feature.depth))
+
+
+def load_network(
+    model: str | Arch | Path,
+    *,
+    pretrained: bool = False,
+    checkpoint: str | Path | None = None,
+    license: str | None = None,
+    padding: Padding = "same",
+    **kwargs: Any,
+) -> FBNetV3:
+    """Returns a whole network without classifier, to be cut up.
+
+    Args:
+        model: what `fbnetv3.create` takes: a name (`fbnetv3_a`, `fbnetv3_a.meta_in1k`), a table,
+            the path of an architecture's JSON, or "local-dir:PATH".
+        pretrained: load the weights that belong to the name.
+        checkpoint: file of a whole network's weights in our, the official or timm's layout.
+        license: "commercial" refuses weights that forbid it.
+        padding: "same" makes every map halve exactly, which detectors expect; where the published
+            network differs (A, B, C, E, F) it is another function than the weights were trained
+            for, and fine-tuning makes up for it. "faithful" keeps the published paddings.
+        **kwargs: those of `FBNetV3`: `norm_layer`, `in_chans`, `drop_path_rate`, `output_stride`.
+
+    Raises:
+        ValueError: an argument is out of range, or weights do not fit the network.
+        FileNotFoundError: a file is missing, or weights cannot be fetched.
+    """
+    if padding not in ("same", "faithful"):
+        raise ValueError(f"padding is {padding!r}; expected 'same' or 'faithful'")
+    if pretrained and checkpoint is not None:
+        raise ValueError("pretrained=True and checkpoint= exclude each other; give one of them")
+    found = source.resolve(model, pretrained, license=license, cache_dir=None, offline=None)
+    if checkpoint is not None:
+        found = source.with_checkpoint(found, Path(checkpoint))
+    if padding == "same":
+        found = dataclasses.replace(found, arch=found.arch.same_padding())
+    return source.build_source(found, **{**kwargs, "num_classes": 0})
+
+
+def network_id(arch: Arch) -> Tensor:
+    """Returns 32 bytes that are equal for networks whose tensors can be exchanged.
+
+    Padding and resolution change no tensor and are left out, so that A's and B's are equal.
+    """
+    same = dataclasses.replace(arch.same_padding(), resolution=1024)
+    digest = hashlib.sha256(same.sha256.encode()).digest()
+    return torch.tensor(list(digest), dtype=torch.uint8)
+
+
+class _Part(nn.Module):
+    """Rows of a network, which refuse the tensors of another network.
+
+    Detection libraries load what fits and only log what does not; a checkpoint of another variant
+    would leave a half-random network. The part's id, a buffer of 32 bytes, travels with its
+    tensors and is compared on loading. Tensors without an id are taken as they are.
+    """
+
+    def __init__(self, arch: Arch) -> None:
+        super().__init__()
+        self.arch = arch
+        self.register_buffer(NETWORK_ID, network_id(arch))
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        name = prefix + NETWORK_ID
+        own = network_id(self.arch)
+        if name in state_dict and not torch.equal(torch.as_tensor(state_dict[name]).cpu(), own):
+            raise ValueError(
+                f"the checkpoint's {prefix.rstrip('.') or 'network'} belongs to another network "
+                f"(id {bytes(state_dict[name].tolist()).hex()[:12]}, expected "
+                f"{bytes(own.tolist()).hex()[:12]}); build the one it was saved from"
+            )
+        super()._load_from_state_dict({name: own, **state_dict}, prefix, *args)
+
+
+class Trunk(_Part):
+    """The rows that the asked features need: images (N, C, H, W) to a dict of maps.
+
+    Loading a checkpoint that has none of its tensors is an error, also where the host would only
+    log it, as Detectron2 does for the ResNet that many base configurations name.
+
+    Args:
+        network: a whole network of `load_network`; its layers are taken, not copied.
+        out_features: names of the maps, see the module's text.
+        freeze_at: 0 trains everything; 1 freezes the stem and the rows up to stride 2, each
+            further step the rows of one stride more: 2 up to `res2`, 5 everything.
+        freeze_norms: freezes the batch-norms of the frozen rows; needed with `freeze_at`.
+        grad_checkpointing: run rows again in the backward pass, for less memory. Batch-norm then
+            sees each batch twice.
+
+    Raises:
+        ValueError: a feature does not exist, or `freeze_at` is out of range.
+    """
+
+    def __init__(
+        self,
+        network: FBNetV3,
+        out_features: Sequence[str],
+        *,
+        output_stride: int = 32,
+        freeze_at: int = 0,
+        freeze_norms: FreezeNorms | None = None,
+        grad_checkpointing: bool = False,
+    ) -> None:
+        super().__init__(network.arch)
+        self.features = pick_features(network.arch, out_features, output_stride)
+        self.output_stride = output_stride
+        self.grad_checkpointing = grad_checkpointing
+        self.stem: nn.Module = network.stem
+        self.stages = network.stages[: self.features[-1].depth]
+        self._freeze(freeze_at, freeze_norms)
+
+    def _freeze(self, freeze_at: int, freeze_norms: FreezeNorms | None) -> None:
+        if isinstance(freeze_at, bool) or not isinstance(freeze_at, int) or not 0 <= freeze_at <= 5:
+            raise ValueError(f"freeze_at is {freeze_at!r}; expected a whole number from 0 to 5")
+        if freeze_at == 0:
+            return
+        if freeze_norms is None:
+            raise ValueError(f"freeze_at={freeze_at} needs freeze_norms")
+        taps = Geometry.of(self.arch, 32).taps
+        depth = max([tap.depth for tap in taps if tap.reduction <= 2**freeze_at], default=0)
+        self.stem = freeze_norms(self.stem).requires_grad_(False)
+        for number in range(min(depth, len(self.stages))):
+            self.stages[number] = freeze_norms(self.stages[number]).requires_grad_(False)
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
+        own = [prefix + name for name in self.state_dict() if name != NETWORK_ID]
+        # Inside a detector this is only what begins with the prefix; a foreign file leaves nothing.
+        if not any(name in state_dict for name in own):
+            raise ValueError(
+                f"the checkpoint has no tensor of the trunk; expected names such as {own[0]!r}. "
+                "Give weights of the zoo, or a checkpoint of a detector with this trunk"
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def sizes(self, height: int, width: int) -> dict[str, tuple[int, int]]:
+        """Returns the real (height, width) of each map for an input in pixels."""
+        sizes = Geometry.of(self.arch, self.output_stride).sizes(height, width)
+        return {feature.name: sizes[feature.depth] for feature in self.features}
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Returns name -> map (N, channels, H / stride, W / stride), fine to coarse."""
+        names = {feature.depth: feature.name for feature in self.features}
+        maps = {}
+        x = self.stem(x)
+        if 0 in names:
+            maps[names[0]] = x
+        for depth, stage in enumerate(self.stages, start=1):
+            x = run(stage, x, self.grad_checkpointing)
+            if depth in names:
+                maps[names[depth]] = x
+        return maps
+
+
+class Tail(_Part):
+    """The rows between two features, for a detector's head: (N, C, H, W) to (N, C', H', W').
+
+    Behind `res4` these are the network's own last stage (MB6 and MB7), halving the map once.
+
+    Args:
+        network: a whole network of `load_network`.
+        behind: the feature that it is fed with.
+        until: the feature that it ends with.
+    """
+
+    def __init__(
+        self,
+        network: FBNetV3,
+        *,
+        behind: str = "res4",
+        until: str = "res5",
+        grad_checkpointing: bool = False,
+    ) -> None:
+        super().__init__(network.arch)
+        first, last = pick_features(network.arch, (behind, until))
+        self.in_channels, self.out_channels = first.channels, last.channels
+        self.grad_checkpointing = grad_checkpointing
+        self.stages = _named_rows(network, range(first.depth, last.depth))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the last map."""
+        for stage in self.stages:
+            x = run(stage, x, self.grad_checkpointing)
+        return x
+
+
+class Repeats(_Part):
+    """The blocks of the row that ends in a feature, but for its first: width and size stay.
+
+    The paper's detectors use a copy of them as the hidden layers of the region proposal network.
+
+    Args:
+        network: a whole network of `load_network`.
+        feature: the feature whose row is meant.
+    """
+
+    def __init__(self, network: FBNetV3, *, feature: str = "res4") -> None:
+        super().__init__(network.arch)
+        (tap,) = pick_features(network.arch, (feature,))
+        row = tap.depth - 1
+        if row < 0 or network.arch.rows[row].repeats < 2:
+            raise ValueError(f"the row of {feature!r} has one block, and nothing repeats in it")
+        self.out_channels = tap.channels
+        blocks = list(network.stages[row].children())[1:]
+        # Names as in the whole network, where the row's first block is 0.
+        self.stages = nn.Sequential(
+            OrderedDict(
+                {
+                    str(row): nn.Sequential(
+                        OrderedDict((str(n), block) for n, block in enumerate(blocks, start=1))
+                    )
+                }
+            )
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns a map of the same shape (N, C, H, W)."""
+        x = self.stages(x)
+        return x
+
+
+class ProposalHead(nn.Module):
+    """A region proposal network's head: a row's repeats, then objectness and box deltas.
+
+    As in the paper's C4 detectors; it reads the bare trunk. Detectron2 and torchvision call it in
+    the same way.
+
+    Args:
+        network: a whole network of `load_network`.
+        in_channels: channels of the maps; those of `feature`, nothing else fits.
+        num_anchors: anchors a position.
+        box_dim: numbers a box.
+        feature: the feature whose row is meant.
+    """
+
+    def __init__(
+        self,
+        network: FBNetV3,
+        *,
+        in_channels: int,
+        num_anchors: int,
+        box_dim: int = 4,
+        feature: str = "res4",
+    ) -> None:
+        super().__init__()
+        self.repeats = Repeats(network, feature=feature)
+        channels = self.repeats.out_channels
+        if in_channels != channels:
+            raise ValueError(
+                f"in_channels is {in_channels}; the row of {feature!r} is {channels} wide. This "
+                "head reads the bare trunk; take the host's own head behind a feature pyramid"
+            )
+        self.objectness_logits = nn.Conv2d(channels, num_anchors, 1)
+        self.anchor_deltas = nn.Conv2d(channels, num_anchors * box_dim, 1)
+        for layer in (self.objectness_logits, self.anchor_deltas):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.constant_(layer.get_parameter("bias"), 0.0)
+
+    def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Returns (objectness, deltas) a map: (N, A, H, W) and (N, A * box_dim, H, W)."""
+        hidden = [self.repeats(x) for x in features]
+        return [self.objectness_logits(x) for x in hidden], [self.anchor_deltas(x) for x in hidden]
+
+
+class RegionHead(nn.Module):
+    """The rows behind a feature, averaged: regions (N, C, H, W) to (N, C').
+
+    As in the paper's C4 detectors: MB6 and MB7 read what RoIAlign cuts out of `res4`.
+
+    Args: those of `Tail`.
+    """
+
+    def __init__(self, network: FBNetV3, **kwargs: Any) -> None:
+        super().__init__()
+        self.tail = Tail(network, **kwargs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns one vector a region."""
+        return self.tail(x).mean(dim=(2, 3))  # type: ignore[no-any-return]  # module calls are Any
+
+
+def run(module: nn.Module, x: Tensor, checkpointed: bool) -> Tensor:
+    """Returns module(x), run again in the backward pass if `checkpointed`."""
+    if checkpointed and torch.is_grad_enabled():
+        again: Tensor = checkpoint(module, x, use_reentrant=False)
+        return again
+    y: Tensor = module(x)
+    return y
+
+
+def _named_rows(network: FBNetV3, rows: range) -> nn.Sequential:
+    return nn.Sequential(OrderedDict((str(n), network.stages[n]) for n in rows))
+
+
+def part_state(network: FBNetV3) -> dict[str, Tensor]:
+    """Returns the tensors of a whole network that trunks and heads share, with its id.
+
+    Head and classifier are left out: detectors have no use for them.
+    """
+    state = {
+        name: tensor
+        for name, tensor in network.state_dict().items()
+        if name.startswith(("stem.", "stages."))
+    }
+    return state | {NETWORK_ID: network_id(network.arch)}

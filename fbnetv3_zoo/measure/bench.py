@@ -1,0 +1,334 @@
+"""Which way of running a network is fastest here, and does it keep the accuracy?
+
+`sweep` measures the backends of one network against each other; each row binds a latency to the
+file that was run, to how well it agrees with the float32 network, and to the machine. `best` picks.
+The edge of this file: `latency` times, `runners` runs, `quantize` makes int8.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fbnetv3.deploy.artefact import Artefact
+from fbnetv3.deploy.onnx_session import available_cpus, read_artefact
+from fbnetv3.deploy.parity import as_pixels, inputs_for
+
+from .latency import Latency, environment, measure
+from .runners import Runner, onnx_runner, openvino_runner, torch_runner
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# Most points of top-1 that a path may lose to be called the best, where labels are known.
+MAX_DROP_PCT = {"bf16": 0.1, "fp16": 0.1, "int8": 0.5, "fp32": 0.0}
+# Without labels: least share of images with the same top-1 as float32.
+MIN_AGREEMENT_PCT = 99.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way of running one network, measured.
+
+    Attributes:
+        model: the network.
+        backend: how it ran.
+        precision: of its arithmetic.
+        threads: that it was given; None is the backend's own default.
+        batch: images in one run.
+        latency: of one run.
+        images_per_s: from the median.
+        artefact_sha256: of the file that ran; of the tensors where torch ran them.
+        num_bytes: of that file; None for torch.
+        agreement_pct: share of images with the same top-1 as float32, None where none were given.
+        top1_pct: accuracy on the images, None where no labels were given.
+        top1_float_pct: accuracy in float32 on the same images.
+        num_images: behind the last three.
+        peak_mib: most memory of a process that does only this, None where not measured.
+        macs_paper: multiply-adds of one image.
+        params: trainable numbers.
+    """
+
+    model: str
+    backend: str
+    precision: str
+    threads: int | None
+    batch: int
+    latency: Latency
+    images_per_s: float
+    artefact_sha256: str
+    num_bytes: int | None
+    agreement_pct: float | None
+    top1_pct: float | None
+    top1_float_pct: float | None
+    num_images: int
+    peak_mib: float | None
+    macs_paper: int
+    params: int
+
+    @property
+    def keeps_accuracy(self) -> bool:
+        """Whether it loses no more than its precision may; float32 always does."""
+        if self.precision == "fp32":
+            return True
+        if self.top1_pct is not None and self.top1_float_pct is not None:
+            return self.top1_float_pct - self.top1_pct <= MAX_DROP_PCT[self.precision] + 1e-9
+        return self.agreement_pct is not None and self.agreement_pct >= MIN_AGREEMENT_PCT
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the row as plain JSON types."""
+        return {**dataclasses.asdict(self), "keeps_accuracy": self.keeps_accuracy}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A way of running a network that is to be measured.
+
+    Attributes:
+        backend: one of `runners.TORCH_BACKENDS`, or "onnxruntime-int8" and the like for a file.
+        precision: of its arithmetic.
+        threads: that it is given; None is the backend's own default.
+        path: the file; None where torch runs the module.
+    """
+
+    backend: str
+    precision: str
+    threads: int | None
+    path: Path | None = None
+
+
+def entries(
+    files: Sequence[Path], backends: Sequence[str] = (), threads: Sequence[int | None] = ()
+) -> list[Entry]:
+    """Returns every way of running a network that this machine has.
+
+    Args:
+        files: exported files of the network: ONNX and OpenVINO, of any precision.
+        backends: of torch, "torch" and the like, to be measured too.
+        threads: numbers of threads to try; one and all that may be used unless given.
+    """
+    from fbnetv3.deploy.openvino_model import has_bf16
+
+    tried = list(threads) or sorted({1, available_cpus()})
+    found = [
+        Entry(backend, "bf16" if "bf16" in backend else "fp32", number)
+        for backend in backends
+        for number in tried
+    ]
+    has_openvino = find_spec("openvino") is not None
+    bf16 = bool(files) and has_openvino and has_bf16()
+    for path in files:
+        precision = artefact_of(path).precision
+        suffix = "" if precision == "fp32" else f"-{precision}"
+        for number in tried:
+            if path.suffix == ".onnx":
+                found.append(Entry(f"onnxruntime{suffix}", precision, number, path))
+            openvino = path.suffix == ".xml" or (precision == "fp32" and path.suffix == ".onnx")
+            if has_openvino and openvino:
+                found.append(Entry(f"openvino{suffix}", precision, number, path))
+                if precision == "fp32" and bf16:
+                    found.append(Entry("openvino-bf16", "bf16", number, path))
+    return found
+
+
+def sweep(
+    tried: Sequence[Entry],
+    artefact: Artefact,
+    *,
+    module: nn.Module | None = None,
+    batch_sizes: Sequence[int] = (1,),
+    images: NDArray[np.float32] | None = None,
+    labels: Sequence[int] | None = None,
+    min_runs: int = 100,
+    max_seconds: float = 60.0,
+    memory: bool = False,
+) -> list[Row]:
+    """Returns a row for each entry and batch size, all of one batch size measured in turns.
+
+    Args:
+        tried: what to measure.
+        artefact: of the network.
+        module: what torch's entries run.
+        batch_sizes: images in one run.
+        images: prepared, (N, 3, H, W), to compare each entry with float32 on.
+        labels: the class of each image.
+        min_runs: as for `measure`.
+        max_seconds: as for `measure`, for each batch size.
+        memory: also run each entry alone in a process of its own and take its peak.
+
+    Raises:
+        ValueError: there is nothing to measure, an entry needs `module`, or a batch is empty.
+    """
+    if not tried:
+        raise ValueError("nothing to measure; give a backend or a file")
+    if min(batch_sizes) < 1:
+        raise ValueError(f"batch size is {min(batch_sizes)}; expected a whole number from 1")
+    runners = [_runner(entry, module, number) for number, entry in enumerate(tried)]
+    quality = _compare(runners, tried, artefact, images, labels)
+    rows = []
+    for batch_size in batch_sizes:
+        batch = noise_for(artefact, batch_size)
+        # Runs are paired with what they were asked for; a contestant holds its own input.
+        contestants = [runner.contestant(batch) for runner in runners]
+        timed = measure(contestants, min_runs=min_runs, max_seconds=max_seconds)
+        for number, (entry, latency) in enumerate(zip(tried, timed, strict=True)):
+            sha256, size = _identity(entry, artefact)
+            peak = peak_memory(entry, batch_size) if memory and entry.path is not None else None
+            rows.append(
+                Row(
+                    model=artefact.name,
+                    backend=entry.backend,
+                    precision=entry.precision,
+                    threads=entry.threads,
+                    batch=batch_size,
+                    latency=dataclasses.replace(latency, name=entry.backend),
+                    images_per_s=1000 * batch_size / latency.median_ms,
+                    artefact_sha256=sha256,
+                    num_bytes=size,
+                    peak_mib=peak,
+                    macs_paper=artefact.macs_paper,
+                    params=artefact.params,
+                    **quality[number],
+                )
+            )
+    return rows
+
+
+def best(rows: Iterable[Row]) -> Row:
+    """Returns the fastest row that keeps the accuracy.
+
+    Raises:
+        ValueError: there is none.
+    """
+    kept = [row for row in rows if row.keeps_accuracy]
+    if not kept:
+        raise ValueError("no row keeps the accuracy; measure a float32 backend too")
+    return min(kept, key=lambda row: row.latency.median_ms / row.batch)
+
+
+def write_rows(rows: Iterable[Row], path: Path) -> None:
+    """Appends rows to a JSON Lines file, each with the machine it was measured on."""
+    machine = environment()
+    with path.open("a", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps({**row.to_dict(), "environment": machine}) + "\n")
+
+
+def peak_memory(entry: Entry, batch_size: int) -> float:
+    """Returns the most memory, in MiB, of a fresh process that loads a file and runs it thrice.
+
+    Raises:
+        ValueError: the entry is torch's, whose process holds a module that no file has.
+        RuntimeError: the process failed.
+    """
+    if entry.path is None:
+        raise ValueError(f"{entry.backend} has no file; its peak memory is not measured")
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "peak"
+        arguments = [str(entry.path), entry.backend, str(entry.threads or 0), str(batch_size)]
+        done = subprocess.run(
+            [sys.executable, "-m", f"{__package__}.peak_memory", *arguments, str(result)],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ},
+        )
+        if done.returncode:
+            raise RuntimeError(f"measuring the memory of {entry.backend} failed: {done.stderr}")
+        return float(result.read_text())
+
+
+def file_runner(path: Path, backend: str, threads: int | None, name: str = "") -> Runner:
+    """Returns a file in the runtime that a backend's name begins with."""
+    if backend.startswith("openvino"):
+        return openvino_runner(path, threads=threads, bf16=backend.endswith("bf16"), name=name)
+    return onnx_runner(path, threads=threads, name=name)
+
+
+def _runner(entry: Entry, module: nn.Module | None, number: int) -> Runner:
+    name = f"{entry.backend} {number}"
+    if entry.path is not None:
+        return file_runner(entry.path, entry.backend, entry.threads, name)
+    if module is None:
+        raise ValueError(f"{entry.backend} needs a torch module; give module=")
+    return torch_runner(module, entry.backend, threads=entry.threads, name=name)
+
+
+def _compare(
+    runners: Sequence[Runner],
+    tried: Sequence[Entry],
+    artefact: Artefact,
+    images: NDArray[np.float32] | None,
+    labels: Sequence[int] | None,
+) -> list[dict[str, Any]]:
+    """Returns each runner's agreement and accuracy; entries that differ in threads share theirs."""
+    nothing = {"agreement_pct": None, "top1_pct": None, "top1_float_pct": None, "num_images": 0}
+    if images is None or not len(images):
+        return [nothing] * len(runners)
+    answers: dict[tuple[str, Path | None], NDArray[np.intp]] = {}
+    for runner, entry in zip(runners, tried, strict=True):
+        key = (entry.backend, entry.path)
+        if key not in answers:
+            runner.prepare()
+            as_pixel = artefact.in_graph and entry.path is not None
+            fed = as_pixels(images, artefact) if as_pixel else images
+            parts = [runner.logits(fed[n : n + 16]).argmax(1) for n in range(0, len(fed), 16)]
+            answers[key] = np.concatenate(parts)
+    exact = next(
+        (answers[entry.backend, entry.path] for entry in tried if entry.precision == "fp32"), None
+    )
+    found = []
+    for entry in tried:
+        got = answers[entry.backend, entry.path]
+        truth = None if labels is None else np.asarray(labels)
+        found.append(
+            {
+                "agreement_pct": None if exact is None else 100 * float((got == exact).mean()),
+                "top1_pct": None if truth is None else 100 * float((got == truth).mean()),
+                "top1_float_pct": None
+                if truth is None or exact is None
+                else 100 * float((exact == truth).mean()),
+                "num_images": len(images),
+            }
+        )
+    return found
+
+
+def noise_for(artefact: Artefact, batch_size: int) -> NDArray[Any]:
+    """Returns a batch of noise as a network's file takes it."""
+    sizes = inputs_for(artefact, in_chans=3, batch_sizes=(batch_size,), free_size=False)
+    return next(sizes)
+
+
+def _identity(entry: Entry, artefact: Artefact) -> tuple[str, int | None]:
+    if entry.path is None:
+        return artefact.weights_sha256, None
+    files = [entry.path, entry.path.with_suffix(".bin")] if entry.path.suffix == ".xml" else []
+    digest, size = hashlib.sha256(), 0
+    for path in files or [entry.path]:
+        content = path.read_bytes()
+        digest.update(content)
+        size += len(content)
+    return digest.hexdigest(), size
+
+
+def artefact_of(path: Path) -> Artefact:
+    """Returns what an exported ONNX or OpenVINO file says about itself."""
+    if path.suffix == ".xml":
+        from fbnetv3.deploy.openvino_model import read_openvino
+
+        return read_openvino(path)
+    return read_artefact(path)

@@ -1,0 +1,212 @@
+"""Where the maps of a network are tapped, their real sizes, and the network as a feature pyramid.
+
+Nominal reductions (2, 4, 8, ...) are what timm and Detectron2 ask for. The published paddings of
+A, B, C, E and F make maps that do not halve exactly; `FeatureInfo.size_at` gives the real sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from fbnetv3.arch.arch import Arch
+
+
+def take_indices(num_features: int, indices: int | Sequence[int] | None) -> list[int]:
+    """Returns indices from the start: of the last n, of a list with negatives, or of all.
+
+    Raises:
+        ValueError: an index does not exist.
+    """
+    if indices is None:
+        return list(range(num_features))
+    asked = range(-indices, 0) if isinstance(indices, int) else indices
+    if not len(asked) or any(not -num_features <= n < num_features for n in asked):
+        raise ValueError(f"feature indices are {indices!r}; there are {num_features} features")
+    return [n % num_features for n in asked]
+
+
+@dataclass(frozen=True)
+class Conv:
+    """How one block's depthwise convolution, or the stem, moves over the map."""
+
+    kernel: int
+    stride: int
+    padding: int
+    dilation: int
+
+    def size(self, side: int) -> int:
+        """Returns the output's side for an input's side."""
+        return (side + 2 * self.padding - self.dilation * (self.kernel - 1) - 1) // self.stride + 1
+
+
+@dataclass(frozen=True)
+class Tap:
+    """One feature: behind `depth` rows (0 is behind the stem), nominally 1 / `reduction`.
+
+    Where strides are dilations, several features have the output stride as their reduction.
+    """
+
+    depth: int
+    channels: int
+    reduction: int
+
+    @property
+    def module(self) -> str:
+        """The name of the module whose output is tapped."""
+        return f"stages.{self.depth - 1}" if self.depth else "stem"
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Strides, paddings and dilations of a network's blocks, and its taps."""
+
+    arch: Arch
+    convs: tuple[Conv, ...]
+    taps: tuple[Tap, ...]
+
+    @staticmethod
+    def of(arch: Arch, output_stride: int) -> Geometry:
+        """Returns the geometry with strides turned into dilations beyond `output_stride`."""
+        convs, taps = [], [Tap(0, arch.stem_channels, 2)]
+        reduction, dilation = 2, 1
+        for block in arch.blocks():
+            stride, padding = block.stride, block.padding
+            if stride == 1:
+                # A feature is taken behind the last row before a stride, also a dilated one.
+                taps.pop()
+            if stride == 2 and reduction >= output_stride:
+                # The strided convolution itself still sees neighbours at the old distance.
+                stride, padding = 1, dilation * (block.kernel // 2)
+                convs.append(Conv(block.kernel, stride, padding, dilation))
+                dilation *= 2
+            else:
+                reduction *= stride
+                padding = padding if dilation == 1 else dilation * (block.kernel // 2)
+                convs.append(Conv(block.kernel, stride, padding, dilation))
+            taps.append(Tap(block.row + 1, block.out_channels, reduction))
+        return Geometry(arch, tuple(convs), tuple(taps))
+
+    def sizes(self, height: int, width: int) -> dict[int, tuple[int, int]]:
+        """Returns depth -> (height, width) of the map behind so many rows."""
+        self.arch.check_side(min(height, width), "input side")
+        stem = Conv(3, 2, 1, 1)
+        size = stem.size(height), stem.size(width)
+        found = {0: size}
+        for block, conv in zip(self.arch.blocks(), self.convs, strict=True):
+            size = conv.size(size[0]), conv.size(size[1])
+            found[block.row + 1] = size
+        return found
+
+
+class FeatureInfo(list[dict[str, Any]]):
+    """The features of a network: a list of records, as timm has it, with its look-ups.
+
+    Each record has `num_chs`, `reduction` (nominal), `module`, `stage` and `index`.
+    """
+
+    def __init__(self, geometry: Geometry, out_indices: Iterable[int]) -> None:
+        self.out_indices = list(out_indices)
+        self._geometry = geometry
+        super().__init__(
+            {
+                "num_chs": tap.channels,
+                "reduction": tap.reduction,
+                "module": tap.module,
+                "stage": tap.depth,
+                "index": index,
+            }
+            for index, tap in enumerate(geometry.taps)
+        )
+
+    def only(self, out_indices: Sequence[int]) -> FeatureInfo:
+        """Returns the same features with others selected."""
+        return FeatureInfo(self._geometry, out_indices)
+
+    def up_to(self, depth: int) -> FeatureInfo:
+        """Returns the features that a network of `depth` rows still has, all selected."""
+        taps = tuple(tap for tap in self._geometry.taps if tap.depth <= depth)
+        return FeatureInfo(replace(self._geometry, taps=taps), range(len(taps)))
+
+    def depths(self) -> list[int]:
+        """Returns the number of rows in front of each feature, selected or not."""
+        return [tap.depth for tap in self._geometry.taps]
+
+    def get(self, key: str, idx: int | Sequence[int] | None = None) -> Any:
+        """Returns one entry of the selected records, or of record `idx`, or of a list of them."""
+        if isinstance(idx, int):
+            return self[idx][key]
+        return [self[n][key] for n in (self.out_indices if idx is None else idx)]
+
+    def get_dicts(
+        self, keys: Sequence[str] | None = None, idx: int | Sequence[int] | None = None
+    ) -> Any:
+        """Returns the selected records, reduced to `keys`."""
+        if isinstance(idx, int):
+            return {key: self[idx][key] for key in keys or self[idx]}
+        return [self.get_dicts(keys, n) for n in (self.out_indices if idx is None else idx)]
+
+    def channels(self, idx: int | Sequence[int] | None = None) -> Any:
+        """Returns the channels of the selected features."""
+        return self.get("num_chs", idx)
+
+    def reduction(self, idx: int | Sequence[int] | None = None) -> Any:
+        """Returns the nominal reductions of the selected features."""
+        return self.get("reduction", idx)
+
+    def module_name(self, idx: int | Sequence[int] | None = None) -> Any:
+        """Returns the names of the tapped modules."""
+        return self.get("module", idx)
+
+    def size_at(self, height: int, width: int) -> list[tuple[int, int]]:
+        """Returns the real (height, width) of each selected map for an input in pixels.
+
+        Raises:
+            ValueError: the input is so small that a map vanishes; says what is enough.
+        """
+        sizes = self._geometry.sizes(height, width)
+        return [sizes[self[n]["stage"]] for n in self.out_indices]
+
+
+class FeaturePyramid(nn.Module):
+    """A network without its head: images (N, C, H, W) to a list of maps, fine to coarse.
+
+    Args:
+        model: an `FBNetV3`; it is pruned to the rows that the features need.
+        out_indices: which features: the last n, a list (negative from the end), None for all.
+        as_dict: return a dict keyed by module name in place of a list.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        out_indices: int | Sequence[int] | None = None,
+        *,
+        as_dict: bool = False,
+    ) -> None:
+        super().__init__()
+        info: FeatureInfo = model.feature_info
+        self.out_indices = sorted(take_indices(len(info), out_indices))
+        model.prune_intermediate_layers(self.out_indices)
+        self.model = model
+        self.feature_info = info.only(self.out_indices)
+        self.as_dict = as_dict
+        self.in_chans = model.in_chans
+        self.pretrained_cfg = model.pretrained_cfg
+        self.default_cfg = model.pretrained_cfg
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trades time for memory: rows are run again in the backward pass."""
+        self.model.set_grad_checkpointing(enable)
+
+    def forward(self, x: Tensor) -> list[Tensor] | dict[str, Tensor]:
+        """Returns the selected maps of images (N, C, H, W)."""
+        maps = self.model.forward_intermediates(
+            x, indices=self.out_indices, intermediates_only=True, stop_early=True
+        )
+        if self.as_dict:
+            return dict(zip(self.feature_info.module_name(), maps, strict=True))
+        return maps  # type: ignore[no-any-return]  # the contract's return type depends on a flag

@@ -1,0 +1,36 @@
+"""The program `fbnetv3-search`: its commands in the order of its help.
+
+Exit codes are in `fbnetv3.cli.group`.
+"""
+
+from __future__ import annotations
+
+from fbnetv3.cli.group import Program
+
+from . import ask as cli_ask
+from . import run as cli_run
+from . import spaces as cli_spaces
+
+app = Program(
+    "NARS (Neural Architecture-Recipe Search): search a network and its training recipe together, "
+    "within limits on its cost. A search is a folder; it can be stopped at any moment and resumed."
+)
+for _command in (
+    cli_run.run,
+    cli_run.resume,
+    cli_run.status,
+    cli_ask.predict,
+    cli_ask.evolve,
+    cli_ask.report,
+    cli_spaces.bench,
+    cli_ask.export,
+    cli_spaces.space,
+):
+    app.command()(_command)
+app.command("latency-table")(cli_spaces.latency_table)
+app.command()(cli_run.rebuild)
+
+
+def main() -> None:
+    """Runs the command line."""
+    app()

@@ -1,0 +1,377 @@
+"""The commands of `fbnetv3-search` that carry a search out: run, resume, status, rebuild."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fbnetv3._internal.optional import need
+from fbnetv3.cli import completion
+from fbnetv3.cli.group import note
+
+from .words import (
+    A_SPACE,
+    TABLES,
+    Address,
+    AsJson,
+    Attempts,
+    Bins,
+    Cpus,
+    EngineName,
+    Folder,
+    Gpus,
+    GpusEach,
+    Latency,
+    Limits,
+    MaxRunning,
+    Predictor,
+    Straggler,
+    Timeout,
+    Workers,
+    cost_names,
+    parse_limit,
+    read_latency_table,
+)
+
+# Of a full training on --data; enough to rank networks on images of CIFAR-10's size.
+_EPOCHS = 10
+
+
+def run(
+    folder: Folder,
+    space: Annotated[
+        str,
+        typer.Option(
+            help="Name of a shipped space, or space.json; with --table its JSON.",
+            autocompletion=A_SPACE,
+        ),
+    ],
+    table: Annotated[
+        Path | None,
+        typer.Option(help="Labels that were measured before.", autocompletion=TABLES),
+    ] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Images to train on: class folders, train/, CIFAR-10, parquet."),
+    ] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(help="module:name or file.py:name.", autocompletion=completion.files(".py")),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Of the objective, as field=value; with --data: num_classes, num_train, num_val, "
+            "split_seed, device, recipe.",
+        ),
+    ] = None,
+    limit: Limits = None,
+    within: Annotated[str, typer.Option(help="What every candidate keeps: macs>=4e8,...")] = "",
+    seed: Annotated[int, typer.Option(help="Of every choice.")] = 0,
+    pool: Annotated[int, typer.Option(help="Candidates that rounds choose from.")] = 20_000,
+    batch: Annotated[int, typer.Option(help="Trials of a round.")] = 48,
+    rounds: Annotated[int, typer.Option(help="Rounds after the random first one.")] = 5,
+    epochs: Annotated[
+        int, typer.Option(help=f"Of a full training; 0: the objective's, of --data {_EPOCHS}.")
+    ] = 0,
+    early_stop: Annotated[bool, typer.Option(help="Shorten trainings where ranks allow.")] = True,
+    bins: Bins = "",
+    bin_by: Annotated[str, typer.Option(help="The cost that rounds are spread over.")] = "",
+    predictor: Predictor = "auto",
+    top: Annotated[int, typer.Option(help="Candidates a limit that are trained again.")] = 5,
+    final_seeds: Annotated[int, typer.Option(help="Seeds of that.")] = 3,
+    latency: Latency = None,
+    labels: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="CSV of labels to learn from; repeatable.",
+            autocompletion=completion.files(".csv"),
+        ),
+    ] = None,
+    workers: Workers = 1,
+    gpus: Gpus = "",
+    engine: EngineName = "local",
+    address: Address = None,
+    max_running: MaxRunning = None,
+    cpus: Cpus = 1.0,
+    gpus_each: GpusEach = 0.0,
+    straggler: Straggler = None,
+    attempts: Attempts = 3,
+    timeout: Timeout = None,
+    as_json: AsJson = False,
+) -> None:
+    r"""Start a search and carry it to its end.
+
+    One objective gives the labels: --data trains networks, --table looks them up, --objective asks
+    your own code. Writes FOLDER: the database, every trial's results, answers and report.html.
+    Ctrl-C stops it, `resume` goes on.
+
+    Examples:
+        fbnetv3-search run runs/t --space space.json --table labels.csv \
+            --batch 8 --rounds 1 --predictor gp --limit "macs<=110"
+        fbnetv3-search run runs/o --space space.json --objective mine.py:make \
+            --batch 6 --rounds 1 --pool 200 --top 2 --final-seeds 2
+        fbnetv3-search run runs/s --space cifar_joint --data cifar-10-batches-py \
+            --epochs 10 --set num_train=10000 --limit "macs<=3e6,params<=3e5"
+    """
+    from fbnetv3.search.execution.spec import open_space
+    from fbnetv3.search.nars.export import import_labels, read_labels
+    from fbnetv3.search.nars.problem import Plan
+    from fbnetv3.search.nars.run import create, problem_of
+
+    spec = _objective(space, table, data, objective, set_, folder, epochs)
+    made = _table_space(space) if table is not None else open_space(space)
+    names = cost_names(problem_of(_bare_settings(made, spec)))
+    plan = Plan(
+        seed=seed,
+        pool=pool,
+        batch=batch,
+        rounds=rounds,
+        epochs=epochs,
+        early_stop=early_stop,
+        bins=bins,
+        bin_by=names.get(bin_by, bin_by),
+        within=parse_limit(within, names),
+        predictor=predictor,
+        limits=tuple(parse_limit(text, names) for text in limit or [""]),
+        top=top,
+        final_seeds=final_seeds,
+    )
+    timed = None if latency is None else read_latency_table(latency)
+    for path in labels or ():
+        read_labels(made, path)  # what is wrong with them shows before there is a folder
+    make = _engine_maker(engine, workers, gpus, address, max_running, cpus, gpus_each)
+    policy = _policy(straggler, attempts, timeout)
+    with create(folder, space=made, objective=spec, plan=plan, latency=timed) as store:
+        for path in labels or ():
+            problem = problem_of(store.settings)
+            full = store.settings["plan"]["epochs"]
+            import_labels(store, made, problem.costs, path, epochs=full)
+        _carry_out(store, make, policy, as_json)
+
+
+def resume(
+    folder: Folder,
+    labels: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="CSV of further labels to learn from.", autocompletion=completion.files(".csv")
+        ),
+    ] = None,
+    workers: Workers = 1,
+    gpus: Gpus = "",
+    engine: EngineName = "local",
+    address: Address = None,
+    max_running: MaxRunning = None,
+    cpus: Cpus = 1.0,
+    gpus_each: GpusEach = 0.0,
+    straggler: Straggler = None,
+    attempts: Attempts = 3,
+    timeout: Timeout = None,
+    as_json: AsJson = False,
+) -> None:
+    """Go on with a search that was stopped, killed or has failed.
+
+    The result is the one of an undisturbed search. Options of the engine are not remembered: give
+    them again. Writes FOLDER, as `run` does; of a finished search only answers and report, again.
+
+    Examples:
+        fbnetv3-search resume runs/t
+        fbnetv3-search resume runs/s --workers 2 --labels more.csv
+    """
+    from fbnetv3.search.nars.export import import_labels
+    from fbnetv3.search.nars.run import problem_of
+    from fbnetv3.search.storage.store import Store
+
+    with Store.open(folder) as store:
+        problem = problem_of(store.settings) if labels else None
+        for path in labels or ():
+            assert problem is not None
+            full = store.settings["plan"]["epochs"]
+            import_labels(store, problem.space, problem.costs, path, epochs=full)
+        make = _engine_maker(engine, workers, gpus, address, max_running, cpus, gpus_each)
+        _carry_out(store, make, _policy(straggler, attempts, timeout), as_json)
+
+
+def status(folder: Folder, as_json: AsJson = False) -> None:
+    """Say how far a search is; it may be running.
+
+    Rounds, trials, and the best label within each limit so far. Writes nothing.
+
+    Examples:
+        fbnetv3-search status runs/t
+        fbnetv3-search status runs/t --json
+    """
+    from fbnetv3.search.nars.status import status_of
+    from fbnetv3.search.storage.store import Store
+
+    with Store.read(folder) as store:
+        found = status_of(store)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    counts = found["trials"]
+    typer.echo(
+        f"{found['state']}: round {found['rounds']} of {found['of_rounds']}, "
+        f"{counts['done']} done, {counts['leased']} running, {counts['queued']} waiting, "
+        f"{counts['failed']} failed"
+    )
+    for one in found["best"]:
+        value = "none yet" if one["label"] is None else f"{one['label']:.3f}"
+        typer.echo(f"best within {one['limit'] or 'no limit'}: {value}")
+    if found["coordinator"]:
+        typer.echo(f"coordinator: {found['coordinator']}")
+
+
+def rebuild(folder: Folder) -> None:
+    """Make the database again from the search's other files.
+
+    For a lost or damaged search.sqlite; writes FOLDER/search.sqlite. Nothing is trained again.
+
+    Examples:
+        fbnetv3-search rebuild runs/t
+    """
+    from fbnetv3.search.storage.store import Store
+
+    with Store.rebuild(folder) as store:
+        counts = store.counts()
+        for message in store.messages:
+            typer.echo(message, err=True)
+    typer.echo(f"{sum(counts.values())} trials, {counts['done']} of them with a label")
+
+
+def _bare_settings(space: Any, spec: Mapping[str, Any]) -> dict[str, Any]:
+    return {"space": space.to_dict(), "objective": dict(spec), "num_classes": 1000}
+
+
+def _table_space(path: str) -> Any:
+    from fbnetv3._internal.json_record import read_json
+    from fbnetv3.search.space.space import Space
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no space at {path}; a table needs its space as JSON")
+    fields = read_json(Path(path).read_bytes(), Path(path).name)
+    own = fields.get("space", fields) if isinstance(fields, dict) else fields
+    return Space.from_json(json.dumps(own))
+
+
+def _objective(
+    space: str,
+    table: Path | None,
+    data: Path | None,
+    target: str | None,
+    settings: list[str] | None,
+    folder: Path,
+    epochs: int,
+) -> dict[str, Any]:
+    """Returns the settings of the one objective that was asked for."""
+    given = [name for name, value in (("--table", table), ("--data", data),
+                                      ("--objective", target)) if value is not None]  # fmt: skip
+    if len(given) != 1:
+        raise ValueError(
+            f"{' and '.join(given) or 'no objective'} given; expected one of --table, --data, "
+            "--objective"
+        )
+    fields = dict(_setting(text) for text in settings or ())
+    if table is not None:
+        return {"kind": "table", "space": str(Path(space).resolve()),
+                "table": str(table.resolve())}  # fmt: skip
+    if data is not None:
+        where = str(Path(space).resolve()) if space.endswith(".json") else space
+        return {
+            "kind": "train",
+            "space": where,
+            "data": str(data.resolve()),
+            "checkpoints": str((folder / "checkpoints").resolve()),
+            "epochs": epochs or _EPOCHS,
+            **fields,
+        }
+    assert target is not None
+    file, colon, name = target.rpartition(":")
+    absolute = f"{Path(file).resolve()}{colon}{name}" if file.endswith(".py") else target
+    return {"kind": "python", "target": absolute, "arguments": fields}
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--set {text!r} is not understood; expected field=value")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _policy(straggler: float | None, attempts: int, timeout: float | None) -> Any:
+    from fbnetv3.search.execution.coordinator import Policy
+
+    return Policy(straggler_factor=straggler, max_attempts=attempts, timeout_s=timeout)
+
+
+def _engine_maker(
+    name: str,
+    workers: int,
+    gpus: str,
+    address: str | None,
+    max_running: int | None,
+    cpus: float,
+    gpus_each: float,
+) -> Callable[[Any], Any]:
+    """Returns what makes the engine for a store; the words are looked at here, before any work."""
+    if name not in ("local", "ray"):
+        raise ValueError(f"engine is {name!r}; expected local or ray")
+    if workers < 1:
+        raise ValueError(f"--workers is {workers}; expected 1 or more")
+    if name == "ray":
+        need("ray")
+    others = {"--address": address, "--max-running": max_running, "--gpus-each": gpus_each or None}
+    wrong = [option for option, value in others.items() if value is not None]
+    if name == "local" and wrong:
+        raise ValueError(f"{', '.join(wrong)}: for --engine ray; --gpus is for this machine's")
+    if name == "ray" and gpus:
+        raise ValueError(f"--gpus is {gpus}, for --engine local; on Ray give --gpus-each 1")
+
+    def make(store: Any) -> Any:
+        spec = store.settings["objective"]
+        if name == "ray":
+            from fbnetv3.search.execution.ray_engine import RayEngine
+
+            return RayEngine(spec, store.folder, address=address, max_running=max_running,
+                             cpus=cpus, gpus=gpus_each)  # fmt: skip
+        from fbnetv3.search.execution.engine import LocalEngine
+
+        devices = [device for device in gpus.split(",") if device]
+        return LocalEngine(spec, store.folder, gpus=devices, workers=len(devices) or workers)
+
+    return make
+
+
+def _carry_out(store: Any, make: Callable[[Any], Any], policy: Any, as_json: bool) -> None:
+    from fbnetv3.search.execution.spec import space_of
+    from fbnetv3.search.nars.export import describe
+    from fbnetv3.search.nars.run import run as carry_out
+    from fbnetv3.search.report.live import Live, round_line
+    from fbnetv3.search.report.page import write_report
+
+    try:
+        with contextlib.closing(make(store)) as engine, Live(store, quiet=as_json) as live:
+            answers = carry_out(store, engine, policy=policy, notify=live.note)
+    except KeyboardInterrupt:
+        note(f"stopped; with the same engine, go on: fbnetv3-search resume {store.folder}")
+        raise
+    for message in store.messages:
+        typer.echo(message, err=True)
+    write_report(store, store.folder / "report.html")
+    space = space_of(store.settings)
+    if as_json:
+        typer.echo(json.dumps([describe(space, one) for one in answers], indent=2))
+        return
+    for number, answer in enumerate(answers):
+        typer.echo(round_line(number, answer))
+    typer.echo(f"report: {store.folder / 'report.html'}")

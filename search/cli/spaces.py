@@ -1,0 +1,170 @@
+"""The commands of `fbnetv3-search` that need no search: space, bench, latency-table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fbnetv3.cli import completion
+
+from .words import A_SPACE, TABLES, AsJson, Bins, Limits, Predictor, cost_names, parse_limit
+
+
+def space(
+    name: Annotated[
+        str,
+        typer.Argument(help="Name of a shipped space, or space.json.", autocompletion=A_SPACE),
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Show a space: its genes, and how many candidates it has.
+
+    Each gene comes with its range and, where the source of that is not sure, how sure it is.
+    Writes nothing; --json prints the form that space.json has.
+
+    Examples:
+        fbnetv3-search space cifar_joint
+        fbnetv3-search space paper_joint --json
+        fbnetv3-search space space.json
+    """
+    from fbnetv3.search.execution.spec import open_space
+    from fbnetv3.search.space.gene import span
+
+    made = open_space(name)
+    if as_json:
+        typer.echo(made.to_json(), nl=False)
+        return
+    for gene in made.genes:
+        note = f"  # {gene.confidence}" if gene.confidence else ""
+        typer.echo(f"{gene.group:<7} {gene.name:<22} {span(gene.values)}{note}")
+    typer.echo(
+        f"{made.name}: {float(made.cardinality()):.3g} distinct candidates, "
+        f"{float(made.raw_cardinality()):.3g} settings of {len(made.genes)} genes"
+    )
+
+
+def bench(
+    table: Annotated[
+        Path,
+        typer.Option(
+            help="Labels, see `fbnetv3.search.execution.objective`.", autocompletion=TABLES
+        ),
+    ],
+    space: Annotated[
+        Path,
+        typer.Option(help="The table's space as JSON.", autocompletion=completion.files(".json")),
+    ],
+    seeds: Annotated[int, typer.Option(help="Searches, each with a seed of its own.")] = 20,
+    limit: Limits = None,
+    batch: Annotated[int, typer.Option(help="Trials of a round.")] = 48,
+    rounds: Annotated[int, typer.Option(help="Rounds after the random first one.")] = 4,
+    predictor: Predictor = "auto",
+    bins: Bins = "",
+    as_json: AsJson = False,
+) -> None:
+    r"""Measure the search on a table of labels.
+
+    It searches the table once for each seed and prints the regret, the distance to the best label
+    within the limit, after each round and at the end. Writes nothing.
+
+    Examples:
+        fbnetv3-search bench --table labels.csv --space space.json
+        fbnetv3-search bench --table labels.csv --space space.json --seeds 1 \
+            --batch 8 --rounds 1 --predictor gp --limit "macs<=110" --json
+    """
+    from fbnetv3.search.execution.objective import load_table
+    from fbnetv3.search.nars.problem import Plan, Problem
+    from fbnetv3.search.nars.regret import bench_table
+
+    made = load_table(space, table)
+    names = cost_names(Problem(made.space, made.costs, made.allowed, made.rows))
+    plan = Plan(
+        batch=batch,
+        rounds=rounds,
+        predictor=predictor,
+        bins=bins,
+        limits=tuple(parse_limit(text, names) for text in limit or [""]),
+        epochs=made.epochs,
+        target=made.target,
+    )
+    progress = None if as_json else lambda n: typer.echo(f"{n} of {seeds}", err=True)
+    found = bench_table(made, plan, seeds=seeds, progress=progress)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    for one in found["limits"]:
+        typer.echo(f"limit {one['limit'] or 'none'}, best true label {one['best']:.3f}:")
+        for row in one["regret"]:
+            typer.echo(
+                f"  {row['trials']:>5} trials: regret {row['median']:.3f} "
+                f"[{row['q25']:.3f} {row['q75']:.3f}], mean {row['mean']:.3f}  {row['stage']}"
+            )
+
+
+def latency_table(
+    out: Annotated[
+        Path,
+        typer.Argument(
+            help="File; goes on where an earlier run ended.",
+            autocompletion=completion.endings(".json"),
+        ),
+    ],
+    space: Annotated[
+        str,
+        typer.Option(help="Name of a shipped space, or space.json.", autocompletion=A_SPACE),
+    ],
+    device: Annotated[
+        str,
+        typer.Option(help="cpu or cuda.", autocompletion=completion.choices("cpu", "cuda")),
+    ] = "cpu",
+    images: Annotated[int, typer.Option("--batch", help="Images at once.")] = 1,
+    networks: Annotated[
+        int, typer.Option(help="Networks to correct and to judge the sum by.")
+    ] = 40,
+    seconds: Annotated[float, typer.Option(help="For each operator.")] = 0.2,
+    num_classes: Annotated[int, typer.Option(help="Of the classifier.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Draws the networks.")] = 0,
+) -> None:
+    """Time every distinct operator of a space once.
+
+    It times the machine that it runs on. Writes the table OUT, which `run` and `evolve` take with
+    --latency. Sums of operators are corrected on half of --networks and judged on the other half.
+    It takes minutes, goes on where it was stopped, and is worth something on an idle machine only.
+
+    Examples:
+        fbnetv3-search latency-table here.json --space cifar_joint --num-classes 10
+        fbnetv3-search latency-table gpu.json --space paper_joint --device cuda
+    """
+    import numpy as np
+
+    from fbnetv3.search.cost.operator_timing import calibrate, measure_operators
+    from fbnetv3.search.cost.operators import operators_of_space
+    from fbnetv3.search.execution.spec import open_space
+    from fbnetv3.search.training.config import known_device
+
+    known_device(device)
+    numbers = (("batch", images, 1), ("networks", networks, 4), ("num-classes", num_classes, 1))
+    for option, value, least in numbers:
+        if value < least:
+            raise ValueError(f"--{option} is {value}; expected {least} or more")
+    if not out.parent.is_dir():
+        raise FileNotFoundError(f"no folder {out.parent} to write {out.name} to; make it first")
+    made = open_space(space)
+    rows = made.unique(made.sample(networks, np.random.default_rng(seed)))
+    archs = [made.decode(row)[0] for row in rows]
+    table = measure_operators(
+        operators_of_space(made, num_classes=num_classes),
+        path=out,
+        device=device,
+        batch=images,
+        seconds_each=seconds,
+        notify=lambda done, number: typer.echo(f"{done} of {number} operators", err=True),
+    )
+    table = calibrate(table, archs, path=out, num_classes=num_classes)
+    typer.echo(
+        f"{out}: {len(table.timings)} operators; error on {table.num_networks[1]} networks "
+        f"held out: {table.error_pct:.1f} %"
+    )

@@ -1,0 +1,354 @@
+"""The commands `train` and `eval`: parsing and printing around `train` and `evaluate`."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fbnetv3._internal.optional import need
+from fbnetv3.cli import completion
+from fbnetv3.cli.group import Command, note
+from fbnetv3.search.training.presets import PRESETS
+from fbnetv3.search.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from fbnetv3.search.data.image_set import ImageSet
+    from fbnetv3.search.training.config import Run
+    from fbnetv3.search.training.logbook import EpochLog
+    from fbnetv3.search.training.loop import Teacher
+
+_NETWORKS = completion.any_of(completion.networks, completion.files(".json"))
+_DEVICES = completion.choices("cpu", "cuda")
+
+
+def train(
+    data: Annotated[
+        Path,
+        typer.Option(help="Class folders, train/ and val/ of them, CIFAR-10's folder, or parquet."),
+    ],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Name, name.tag, arch.json, local-dir:DIR, timm:NAME, ...",
+            autocompletion=_NETWORKS,
+        ),
+    ] = "fbnetv3_a",
+    out: Annotated[Path, typer.Option(help="Folder of the run; an unfinished one goes on.")] = Path(
+        "run"
+    ),
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help="Preset or recipe.json. Default: fine-tune with weights, short without.",
+            autocompletion=completion.any_of(
+                completion.choices(*PRESETS), completion.files(".json")
+            ),
+        ),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help="In place of the recipe's.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="In place of the recipe's.")] = None,
+    lr: Annotated[
+        float | None,
+        typer.Option(help="In place of the recipe's, of RMSProp; SGD takes four times it."),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Another field of the recipe, as field=value; repeatable."),
+    ] = None,
+    pretrained: Annotated[
+        bool | None,
+        typer.Option(help="Start from trained weights; default: if the name has a tag."),
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(help="Distil from this network.", autocompletion=completion.weights),
+    ] = None,
+    teacher_cache: Annotated[
+        Path | None,
+        typer.Option(help="File of the teacher's logits, computed once; needs augment=none."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of weights, order, augmentation.")] = 0,
+    val_share: Annotated[
+        float, typer.Option(help="Of every class, where the data is one folder.")
+    ] = 0.1,
+    checkpoint_steps: Annotated[
+        int, typer.Option(help="A checkpoint every so many steps beside the one each epoch.")
+    ] = 0,
+    validate_epochs: Annotated[int, typer.Option(help="Validate every so many epochs.")] = 1,
+    accumulate: Annotated[int, typer.Option(help="Passes that make a step.")] = 1,
+    workers: Annotated[int, typer.Option(help="Decoding processes for photos.")] = 2,
+    device: Annotated[
+        str | None,
+        typer.Option(help="cpu, cuda; default: cuda if any.", autocompletion=_DEVICES),
+    ] = None,
+    plot: Annotated[bool, typer.Option(help="Draw curve.png; needs matplotlib.")] = False,
+) -> None:
+    """Train or fine-tune a network on a folder of images.
+
+    Writes the folder --out: weights (model.safetensors, which local-dir:DIR loads), the recipe, a
+    log and checkpoints. After a stop or a crash the same command goes on where it was.
+
+    Examples:
+        fbnetv3 train --data photos --model fbnetv3_nano.cifar10 --out run
+        fbnetv3 train --data photos --model fbnetv3_b.ra2_in1k --epochs 10 --plot
+        fbnetv3 train --data cifar-10-batches-py --recipe cifar10 --set dropout=0.1
+        torchrun --nproc-per-node 4 -m fbnetv3.search.cli_train --data imagenet
+    """
+    import torch
+
+    from fbnetv3.search.data.datasets import open_train_val
+    from fbnetv3.search.training import train as training
+    from fbnetv3.search.training.foreign import is_foreign, write_record
+    from fbnetv3.search.training.networks import (
+        check_input,
+        has_weights,
+        open_network,
+        preprocess_for,
+    )
+    from fbnetv3.search.training.parallel import joined
+
+    _check_words(teacher, teacher_cache, plot)
+
+    hardware = training.Hardware.of(device)
+    with joined(hardware.device) as world:
+        images, val_images = open_train_val(data, val_share=val_share, seed=seed)
+        small = images.pixels is not None and images.pixels.shape[1] <= 48
+        tuned = pretrained if pretrained is not None else has_weights(model)
+        plan = _recipe(recipe or ("fine-tune" if tuned else "short"), epochs, batch_size, lr, set_)
+        if batch_size is None and recipe is None:
+            plan = _fitting(plan, len(images))
+        torch.manual_seed(seed)
+        network = open_network(
+            model,
+            num_classes=len(images.classes),
+            pretrained=pretrained,
+            small_images=small,
+            dropout=plan.dropout,
+            drop_path=plan.drop_path,
+        )
+        preprocess = preprocess_for(network, images, plan.resolution)
+        check_input(network.model, preprocess.crop, model)
+        if is_foreign(model) and world.rank == 0:
+            write_record(out, model)
+        shown = _Progress(plan.epochs, silent=world.rank > 0)
+        run = training.Run(
+            recipe=plan,
+            preprocess=preprocess,
+            seed=seed,
+            folder=out,
+            checkpoint_steps=checkpoint_steps,
+            validate_epochs=validate_epochs,
+            accumulate=accumulate,
+            workers=workers,
+            hardware=hardware,
+        )
+        taught = None if teacher is None else _taught(teacher, teacher_cache, images, run)
+        try:
+            result = training.train(
+                network.model,
+                images,
+                val_images,
+                run,
+                teacher=taught,
+                on_epoch=shown.epoch,
+                on_step=shown.step,
+            )
+        except KeyboardInterrupt:
+            note("stopped; the same command goes on")
+            raise
+        finally:
+            shown.close()
+        if world.rank == 0:
+            if plot:
+                from fbnetv3.search.training.logbook import plot_curve
+
+                plot_curve(out / "curve.png", result.curve)
+            typer.echo(f"top1 {result.top1_pct:.2f} %, weights in {out / 'model.safetensors'}")
+
+
+def evaluate(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="Name.tag, local-dir:DIR of a run, timm:NAME, torchvision:NAME.",
+            autocompletion=completion.weights,
+        ),
+    ],
+    data: Annotated[Path, typer.Option(help="Class folders, CIFAR-10's folder, or parquet.")],
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="train or val, where there are both.",
+            autocompletion=completion.choices("train", "val"),
+        ),
+    ] = None,
+    raw: Annotated[
+        bool, typer.Option(help="Of a run: the raw weights in place of the averaged ones.")
+    ] = False,
+    batch_size: Annotated[int, typer.Option(help="Images a pass.")] = 250,
+    workers: Annotated[int, typer.Option(help="Decoding processes for photos.")] = 2,
+    device: Annotated[
+        str | None,
+        typer.Option(help="cpu, cuda; default: cuda if any.", autocompletion=_DEVICES),
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Measure a network's accuracy on a folder of images.
+
+    Folders are classes, matched with the network's by name or number; figures come with their 95 %
+    interval. Writes nothing.
+
+    Examples:
+        fbnetv3 eval local-dir:run --data photos
+        fbnetv3 eval fbnetv3_nano.cifar10 --data cifar-10-batches-py --json
+        fbnetv3 eval timm:resnet18.a1_in1k --data imagenet --split val
+    """
+    import json
+
+    from fbnetv3.search.data.datasets import open_images
+    from fbnetv3.search.training.config import Hardware
+    from fbnetv3.search.training.evaluate import evaluate as measure
+    from fbnetv3.search.training.networks import load_raw, open_network
+
+    images = open_images(data, split)
+    network = open_network(model, pretrained=True)
+    if raw:
+        load_raw(network, model)
+    found = measure(
+        network,
+        images,
+        hardware=Hardware.of(device),
+        batch_size=batch_size,
+        workers=workers,
+    )
+    if json_:
+        typer.echo(json.dumps({"model": model, **found.to_dict()}, indent=1))
+        return
+    for result in found.classes:
+        typer.echo(f"{result.name:>24}  {result.num_images:6d} images  {result.top1:6.2f} %")
+    for name, value, (low, high) in (
+        ("top1", found.top1, found.top1_interval),
+        ("top5", found.top5, found.top5_interval),
+    ):
+        typer.echo(f"{name} {value:.2f} %  (95 % interval {low:.2f} to {high:.2f})")
+    typer.echo(f"{found.num_images} images of {found.data}, classes matched by {found.matched_by}")
+    if found.warning:
+        typer.echo(f"warning: {found.warning}", err=True)
+
+
+def _check_words(teacher: str | None, teacher_cache: Path | None, plot: bool) -> None:
+    """Looks at what would else show only after the training."""
+    if teacher_cache is not None and teacher is None:
+        raise ValueError("--teacher-cache is given without --teacher; expected both")
+    if plot:
+        need("matplotlib")
+
+
+def _taught(name: str, cache: Path | None, images: ImageSet, run: Run) -> Teacher:
+    """Returns the teacher of a run, from its cache of logits where there is to be one."""
+    from fbnetv3.search.training.distill import cached_teacher, open_teacher
+
+    teacher = open_teacher(name, images.classes, run.preprocess, hardware=run.hardware)
+    if cache is None:
+        return teacher
+    return cached_teacher(
+        teacher, images, run.preprocess, cache, hardware=run.hardware, workers=run.workers
+    )
+
+
+class _Progress:
+    """A bar on a terminal, else a line an epoch."""
+
+    def __init__(self, epochs: int, *, silent: bool) -> None:
+        self._epochs, self._silent = epochs, silent
+        self._bar: Any = None
+        if sys.stderr.isatty() and not silent:
+            from rich.console import Console
+            from rich.progress import Progress
+
+            self._bar = Progress(console=Console(stderr=True))
+            self._bar.start()
+            self._task = self._bar.add_task("training")
+
+    def step(self, epoch: int, done: int, steps: int) -> None:
+        """Moves the bar."""
+        if self._bar is not None:
+            self._bar.update(
+                self._task,
+                description=f"epoch {epoch} of {self._epochs}",
+                completed=(epoch - 1) * steps + done,
+                total=self._epochs * steps,
+            )
+
+    def epoch(self, log: EpochLog) -> None:
+        """Prints the line of an epoch."""
+        if self._bar is not None:
+            self._bar.console.print(log.line())
+        elif not self._silent:
+            typer.echo(log.line())
+
+    def close(self) -> None:
+        """Takes the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def _recipe(
+    name: str,
+    epochs: int | None,
+    batch_size: int | None,
+    lr: float | None,
+    others: list[str] | None,
+) -> Recipe:
+    """Returns a preset or a file's recipe with the given fields replaced."""
+    import json
+
+    from fbnetv3.search.training.presets import get_recipe
+
+    if not name.endswith(".json"):
+        found = get_recipe(name)
+    elif not Path(name).is_file():
+        raise FileNotFoundError(f"no recipe at {name}; expected a preset or a recipe's JSON")
+    else:
+        found = Recipe.from_json(Path(name).read_bytes())
+    fields: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
+    fields = {key: value for key, value in fields.items() if value is not None}
+    if epochs is not None and found.warmup_epochs > epochs:
+        fields["warmup_epochs"] = 0.0
+    for item in others or ():
+        key, equals, text = item.partition("=")
+        if not equals:
+            raise ValueError(f"--set {item!r} is not understood; expected field=value")
+        try:
+            fields[key] = json.loads(text)
+        except ValueError:
+            fields[key] = text
+    return Recipe.from_dict({**found.to_dict(), **fields})
+
+
+def _fitting(recipe: Recipe, num_images: int) -> Recipe:
+    """Returns the recipe with a batch of at most an eighth of a small set, the rate with it."""
+    batch = recipe.batch_size
+    while batch > 2 and batch * 8 > num_images:
+        batch //= 2
+    return dataclasses.replace(recipe, batch_size=batch, lr=recipe.lr * batch / recipe.batch_size)
+
+
+# The command is called so; in a module the name is Python's own.
+eval = evaluate
+
+
+def main() -> None:
+    """Runs `train` alone, as torchrun starts it in each process."""
+    program = typer.Typer(
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    program.command(cls=Command)(train)
+    program()

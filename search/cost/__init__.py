@@ -1,0 +1,4 @@
+"""The cost of a candidate, exact or from a latency table; compound scaling.
+
+Imports `space`.
+"""

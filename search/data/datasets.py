@@ -1,0 +1,191 @@
+"""Image sets: what is read from disk before training, and how it is split.
+
+Four layouts are told apart by what lies in the folder: CIFAR-10 as torchvision unpacks it, class
+folders of images, Hugging Face parquet files, and `train`/`val` folders of any of the last two.
+Sets of small images of one size are decoded once into memory; others stay encoded and
+`batches` decodes them. The edge of this file: it augments nothing and batches nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from fbnetv3.arch.arch import Arch
+
+from .formats import read_cifar10, read_folders, read_parquet
+from .image_set import ImageSet
+
+TRAIN_NAMES = ("train", "training")
+VAL_NAMES = ("val", "valid", "validation", "test")
+CIFAR10_TRAIN = tuple(f"data_batch_{n}" for n in range(1, 6))
+_NUM_LISTED = 5
+
+
+def open_images(folder: Path, split: str | None = None) -> ImageSet:
+    """Returns the images of a folder, whichever layout it has.
+
+    Args:
+        folder: `cifar-10-batches-py` or its parent, class folders, `train`/`val` folders, or a
+            Hugging Face data set of parquet files.
+        split: "train" or "val"; None takes class folders as they are, else the "val" part.
+
+    Raises:
+        FileNotFoundError: the folder or the part is not there.
+        ValueError: no layout is recognised, a file is damaged, or a label is out of range.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no data folder at {folder}; expected class folders of images")
+    if split not in (None, "train", "val"):
+        raise ValueError(f"split is {split!r}; expected 'train', 'val' or None")
+    cifar = next(
+        (f for f in (folder, folder / "cifar-10-batches-py") if (f / "test_batch").is_file()), None
+    )
+    if cifar is not None:
+        return read_cifar10(cifar, CIFAR10_TRAIN if split == "train" else ("test_batch",))
+    if next(folder.rglob("*.parquet"), None) is not None:
+        return read_parquet(folder, TRAIN_NAMES if split == "train" else VAL_NAMES)
+    part = _part(folder, TRAIN_NAMES if split == "train" else VAL_NAMES)
+    if part is None and split is not None:
+        expected = TRAIN_NAMES if split == "train" else VAL_NAMES
+        raise FileNotFoundError(f"{folder} has no {split} part; expected {' or '.join(expected)}")
+    return read_folders(part or folder)
+
+
+def open_training(folder: Path) -> ImageSet:
+    """Returns the training images of a folder: its train part, or all where it has no parts.
+
+    Raises:
+        FileNotFoundError: see `open_images`.
+        ValueError: see `open_images`.
+    """
+    return open_images(folder, None if _has_no_parts(folder) else "train")
+
+
+def open_train_val(
+    folder: Path, *, val_share: float = 0.1, seed: int = 0
+) -> tuple[ImageSet, ImageSet]:
+    """Returns (training images, validation images) of a folder.
+
+    A folder that has no parts of its own is split by `seed`, with `val_share` of every class, and
+    at least one image of it, going to validation.
+
+    Raises:
+        FileNotFoundError: see `open_images`.
+        ValueError: see `open_images`; or the two parts differ in their classes.
+    """
+    if _has_no_parts(folder):
+        return split_by_class(open_images(folder), share=val_share, seed=seed)
+    train, val = open_images(folder, "train"), open_images(folder, "val")
+    missing = sorted(set(train.classes) - set(val.classes))
+    extra = sorted(set(val.classes) - set(train.classes))
+    if missing or extra:
+        raise ValueError(
+            f"{train.name} and {val.name} differ in their classes: missing in validation "
+            f"{missing[:_NUM_LISTED]}, only in validation {extra[:_NUM_LISTED]}; give both the "
+            "same class folders"
+        )
+    if train.classes != val.classes:
+        order = torch.tensor([train.classes.index(name) for name in val.classes])
+        val = dataclasses.replace(val, classes=train.classes, labels=order[val.labels])
+    return train, val
+
+
+def split_by_class(images: ImageSet, *, share: float, seed: int) -> tuple[ImageSet, ImageSet]:
+    """Returns (rest, `share` of every class drawn by seed), at least one image each.
+
+    Raises:
+        ValueError: `share` is not between 0 and 1, or a class has a single image.
+    """
+    if not 0 < share < 1:
+        raise ValueError(f"share is {share!r}; expected a number between 0 and 1")
+    generator = torch.Generator().manual_seed(seed)
+    rest, held = [], []
+    for label, name in enumerate(images.classes):
+        members = (images.labels == label).nonzero().flatten()
+        if len(members) < 2:
+            raise ValueError(
+                f"class {name!r} of {images.name} has {len(members)} image(s); expected at least "
+                "2, one to train on and one to validate on; or give train and val folders"
+            )
+        members = members[torch.randperm(len(members), generator=generator)]
+        num_held = min(len(members) - 1, max(1, round(share * len(members))))
+        held.append(members[:num_held])
+        rest.append(members[num_held:])
+    parts = (torch.cat(part).sort().values for part in (rest, held))
+    train, val = (images.subset(part) for part in parts)
+    return (
+        dataclasses.replace(train, name=f"{images.name} (training part)"),
+        dataclasses.replace(val, name=f"{images.name} (validation part)"),
+    )
+
+
+def hold_out(images: ImageSet, num_held: int, *, seed: int) -> tuple[ImageSet, ImageSet]:
+    """Returns (rest, `num_held` images drawn by seed), each in the original order.
+
+    Raises:
+        ValueError: `num_held` leaves nothing on one side.
+    """
+    if not 0 < num_held < len(images):
+        raise ValueError(f"num_held is {num_held}; expected 1 to {len(images) - 1}")
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
+    held, rest = order[:num_held].sort().values, order[num_held:].sort().values
+    return images.subset(rest), images.subset(held)
+
+
+def search_split(
+    images: ImageSet, *, num_classes: int = 200, num_held: int = 10_000, seed: int
+) -> tuple[ImageSet, ImageSet]:
+    """Returns the paper's search set of ImageNet's training images: (training, validation).
+
+    `num_classes` classes are drawn by seed, and `num_held` of their images held out (the paper: 200
+    and 10,000, section 4.1). Labels are renumbered from 0 in the order of the class names.
+
+    Raises:
+        ValueError: the set has fewer classes or images.
+    """
+    if not 1 < num_classes <= len(images.classes):
+        raise ValueError(f"num_classes is {num_classes}; expected 2 to {len(images.classes)}")
+    generator = torch.Generator().manual_seed(seed)
+    kept = torch.randperm(len(images.classes), generator=generator)[:num_classes].sort().values
+    renumber = torch.full((len(images.classes),), -1)
+    renumber[kept] = torch.arange(num_classes)
+    members = (renumber[images.labels] >= 0).nonzero().flatten()
+    chosen = images.subset(members)
+    chosen = dataclasses.replace(
+        chosen,
+        classes=tuple(images.classes[i] for i in kept),
+        labels=renumber[chosen.labels],
+    )
+    return hold_out(chosen, num_held, seed=seed + 1)
+
+
+def cifar_arch(arch: Arch) -> Arch:
+    """Returns the network for CIFAR-10: `arch.small_image` at 32 px per 224 px of its own input.
+
+    The paper gives 32 for the base network and larger inputs to larger ones, no figures. Here the
+    side is resolution * 32 / 224, to the nearest even pixel: A 32, B, C and D 36, E and F 38, G 46.
+    A network that was made for small images, of up to 64 px, stays as it is.
+    """
+    if arch.resolution <= 64:
+        return arch
+    return arch.small_image(max(8, 2 * math.floor(arch.resolution * 32 / 224 / 2 + 0.5)))
+
+
+def _part(folder: Path, names: Sequence[str]) -> Path | None:
+    return next((folder / name for name in names if (folder / name).is_dir()), None)
+
+
+def _has_no_parts(folder: Path) -> bool:
+    """Returns whether it is a folder of class folders, with no part for training or validation."""
+    cifar = (folder / "test_batch").is_file() or (folder / "cifar-10-batches-py").is_dir()
+    return (
+        folder.is_dir()
+        and _part(folder, (*TRAIN_NAMES, *VAL_NAMES)) is None
+        and not cifar
+        and next(folder.rglob("*.parquet"), None) is None
+    )

@@ -1,0 +1,249 @@
+"""Gets a round's trials done on an engine: leases, retries, replacements, stragglers.
+
+What is tried and in which order is decided elsewhere; here only that each trial ends in a label, or
+after the last attempt in a replacement. The order in which trials end has no influence on anything.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from fbnetv3.search.storage.lock import StoreError
+from fbnetv3.search.storage.results import HEARTBEAT, attempt_folder
+from fbnetv3.search.storage.store import Store
+from fbnetv3.search.storage.trials import Proposal, Trial
+
+from .engine import Engine
+from .worker import Outcome, Task
+
+POLL_S = 1.0
+# With the straggler rule a round may close with this share of its labels: 46 of 48.
+ENOUGH = 46 / 48
+
+
+class TrialError(RuntimeError):
+    """Trials fail one after another, so that going on makes no sense."""
+
+    EXIT_CODE = 1  # of the command line
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """How patient the coordinator is.
+
+    Attributes:
+        max_attempts: after so many failed attempts a trial is failed and replaced.
+        lease_s: a running trial whose heartbeat stands still for so long has failed its attempt.
+        timeout_s: so has one that runs for longer; None is no limit.
+        straggler_factor: close a round that has nearly all labels once its slowest trials take
+            this many times the median; their labels join the next fit. None waits for all, and
+            only then is a search repeatable: which trials are late is chance.
+    """
+
+    max_attempts: int = 3
+    lease_s: float = 120.0
+    timeout_s: float | None = None
+    straggler_factor: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_attempts < 1 or self.lease_s <= 0:
+            raise ValueError(
+                f"max_attempts is {self.max_attempts}, lease_s {self.lease_s}; expected at least 1 "
+                "and more than 0"
+            )
+        if self.timeout_s is not None and self.timeout_s <= 0:
+            raise ValueError(f"timeout_s is {self.timeout_s}; expected more than 0")
+        if self.straggler_factor is not None and self.straggler_factor < 1:
+            raise ValueError(f"straggler_factor is {self.straggler_factor}; expected 1 or more")
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a round is.
+
+    Attributes:
+        done: trials that ended with a label since the round began to run.
+        failed: trials that failed for good.
+        running: trials at work.
+        waiting: trials not yet started.
+        seconds_left: estimate from the median trial; None before the first has ended.
+    """
+
+    done: int
+    failed: int
+    running: int
+    waiting: int
+    seconds_left: float | None
+
+
+@dataclass(slots=True)
+class _Running:
+    trial: Trial
+    attempt: int
+    started: float
+    beat: float
+    beat_seen: float
+
+
+Replace = Callable[[Trial], Proposal | None]
+Report = Callable[[Progress], None]
+
+
+class Coordinator:
+    """The one process that hands trials to an engine and writes down what comes of them."""
+
+    def __init__(self, store: Store, engine: Engine, policy: Policy) -> None:
+        self._store, self._engine, self._policy = store, engine, policy
+        self._owner = f"{engine.name}:{os.getpid()}"
+        self._running: dict[str, _Running] = {}
+        self._waiting: deque[Trial] = deque()
+        self._durations: list[float] = []
+        self._checked = 0.0
+
+    def complete(self, replace: Replace, report: Report | None = None) -> None:
+        """Trains every open trial of the store until each is done, or failed and replaced.
+
+        Args:
+            replace: gives the trial that takes the place of one that has failed for good, or None.
+            report: called about once a second and at the end.
+
+        Raises:
+            StoreError: the disk is full, here or at a worker.
+            TrialError: no trial succeeds, or more fail than were asked for.
+        """
+        self._waiting = deque(
+            t for t in self._store.trials("queued", "leased") if t.id not in self._running
+        )
+        wanted = len(self._waiting) + len(self._running)
+        done, failures = 0, list[Trial]()
+        while self._waiting or self._running:
+            self._start()
+            ended = self._engine.poll(POLL_S) if self._running else []
+            # A failure and its replacement are one transaction, so that no round ends short.
+            with self._store.transaction():
+                ends = [self._end(outcome) for outcome in ended]
+                ends += self._lost()
+                done += sum(end is None for end in ends)
+                for trial in (end for end in ends if end is not None and end.state == "failed"):
+                    failures.append(trial)
+                    self._check_failures(done, failures, wanted)
+                    proposal = replace(trial)
+                    if proposal is not None:
+                        self._waiting.append(self._store.add_replacement(trial, proposal))
+            self._store.beat()
+            if report is not None:
+                report(self._progress(done, len(failures)))
+            if self._may_close(done, wanted):
+                return
+
+    def cancel(self) -> None:
+        """Stops what is still running; it stays open in the store."""
+        for name in list(self._running):
+            self._engine.cancel(name)
+            del self._running[name]
+
+    def _start(self) -> None:
+        free = min(self._engine.capacity(), len(self._waiting))
+        if free <= 0:
+            return
+        starts = []
+        with self._store.transaction():
+            for _ in range(free):
+                trial = self._waiting.popleft()
+                starts.append((trial, self._store.lease(trial, self._owner, self._policy.lease_s)))
+        for trial, attempt in starts:
+            now = time.monotonic()
+            self._running[trial.id] = _Running(trial, attempt, now, 0.0, now)
+            self._engine.submit(
+                Task(
+                    folder=str(self._store.folder.resolve()),
+                    trial=trial.id,
+                    attempt=attempt,
+                    genes=trial.genes,
+                    seed=trial.seed,
+                    epochs=trial.epochs,
+                )
+            )
+
+    def _end(self, outcome: Outcome) -> Trial | None:
+        """Returns None where the trial is done, else the trial as it is after its failure."""
+        running = self._running.pop(outcome.trial)
+        if self._store.ingest(running.trial):
+            self._durations.append(time.monotonic() - running.started)
+            return None
+        if outcome.fatal:
+            raise StoreError(
+                f"a worker cannot write to {self._store.folder} ({outcome.error}); free some "
+                f"space, then: fbnetv3-search resume {self._store.folder}; nothing is lost"
+            )
+        return self._fail(running, outcome.error or "its result files are missing or damaged")
+
+    def _fail(self, running: _Running, reason: str) -> Trial:
+        failed = self._store.release(running.trial, reason, self._policy.max_attempts)
+        trial = self._store.trial(running.trial.seq)
+        if not failed:
+            self._waiting.append(trial)
+        return trial
+
+    def _lost(self) -> list[Trial]:
+        """Ends attempts whose heartbeat stands still, or that take too long."""
+        now, policy = time.monotonic(), self._policy
+        if now - self._checked < min(5.0, policy.lease_s / 4):
+            return []
+        self._checked = now
+        ends = []
+        for name, running in list(self._running.items()):
+            reason = ""
+            if policy.timeout_s is not None and now - running.started > policy.timeout_s:
+                reason = f"took longer than {policy.timeout_s:.0f} s"
+            elif self._engine.heartbeats and now - self._last_beat(running, now) > policy.lease_s:
+                reason = f"no heartbeat for {policy.lease_s:.0f} s"
+            if reason:
+                self._engine.cancel(name)
+                del self._running[name]
+                ends.append(self._fail(running, reason))
+        self._store.extend_leases(self._owner, policy.lease_s)
+        return ends
+
+    def _last_beat(self, running: _Running, now: float) -> float:
+        # By change, not by the file's time: a worker's clock may differ from ours.
+        place = attempt_folder(self._store.folder, running.trial.id, running.attempt)
+        try:
+            beat = (place / HEARTBEAT).stat().st_mtime
+        except OSError:
+            beat = 0.0
+        if beat != running.beat:
+            running.beat, running.beat_seen = beat, now
+        return running.beat_seen
+
+    def _check_failures(self, done: int, failures: list[Trial], wanted: int) -> None:
+        hopeless = len(failures) >= min(3, wanted) and not done
+        if hopeless or len(failures) > wanted:
+            first = failures[0]
+            raise TrialError(
+                f"{len(failures)} trials failed after {self._policy.max_attempts} attempts each, "
+                f"{done} succeeded; the first, {first.id[:12]}, failed with: {first.reason}; see "
+                f"{self._store.folder / 'workers'} for the workers' output"
+            )
+
+    def _progress(self, done: int, failed: int) -> Progress:
+        left = None
+        if self._durations:
+            slots = max(1, len(self._running) + self._engine.capacity())
+            rounds = math.ceil(len(self._waiting) / slots) + 0.5 * bool(self._running)
+            left = rounds * statistics.median(self._durations[-1000:])
+        return Progress(done, failed, len(self._running), len(self._waiting), left)
+
+    def _may_close(self, done: int, wanted: int) -> bool:
+        factor = self._policy.straggler_factor
+        if factor is None or self._waiting or done < math.ceil(ENOUGH * wanted):
+            return False
+        limit = factor * statistics.median(self._durations)
+        now = time.monotonic()
+        return all(now - running.started > limit for running in self._running.values())

@@ -1,0 +1,231 @@
+"""Where trials run: one protocol, and the engine for this machine.
+
+An engine takes tasks and reports how each attempt ended; labels go through result files. It takes
+no decisions: retries, order and replacement are the coordinator's, which is why a search gives the
+same trials on any engine. `ray_engine` is the engine for many machines.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing import connection
+from pathlib import Path
+from typing import Any, Protocol
+
+from .objective import Objective
+from .worker import Outcome, Task, run_task
+
+
+class Engine(Protocol):
+    """Runs tasks somewhere."""
+
+    name: str
+    # Whether workers touch heartbeat files that the coordinator can see.
+    heartbeats: bool
+
+    def capacity(self) -> int:
+        """Returns how many more tasks may be submitted now."""
+
+    def submit(self, task: Task) -> None:
+        """Starts a task; at most `capacity()` of them."""
+
+    def poll(self, timeout_s: float) -> list[Outcome]:
+        """Returns the attempts that ended; waits up to `timeout_s` for the first."""
+
+    def cancel(self, trial: str) -> None:
+        """Stops a trial, if it runs, without an outcome."""
+
+    def close(self) -> None:
+        """Stops everything."""
+
+
+@dataclass
+class _Worker:
+    """A process, and the task it is at."""
+
+    slot: int
+    process: subprocess.Popen[bytes]
+    task: Task | None = None
+    buffer: bytes = b""
+
+
+class LocalEngine:
+    """Worker processes on this machine, one for each GPU or group of cores.
+
+    A worker that dies is noticed at once and replaced when next needed. Workers are fresh
+    interpreters (nothing is forked, nothing pickled) and die with the coordinator.
+
+    Args:
+        objective: settings of the objective, for the workers.
+        folder: the search's folder; each worker's output goes to `workers/<slot>.log` there.
+        workers: number of processes.
+        gpus: device of each worker, as CUDA_VISIBLE_DEVICES names it; empty for the CPU.
+        threads: threads of each worker's arithmetic; None shares this machine's cores out.
+    """
+
+    name = "local"
+    heartbeats = True
+
+    def __init__(
+        self,
+        objective: Mapping[str, Any],
+        folder: Path,
+        *,
+        workers: int = 1,
+        gpus: Sequence[str] = (),
+        threads: int | None = None,
+    ) -> None:
+        if workers < 1:
+            raise ValueError(f"workers is {workers}; expected 1 or more")
+        if gpus and len(gpus) != workers:
+            raise ValueError(f"{len(gpus)} GPUs for {workers} workers; name one for each")
+        self._objective, self._folder, self._gpus = dict(objective), folder, tuple(gpus)
+        self._threads = threads or max(1, (os.cpu_count() or 1) // workers)
+        self._workers: list[_Worker | None] = [None] * workers
+
+    def capacity(self) -> int:
+        """Returns how many workers are free."""
+        return sum(worker is None or worker.task is None for worker in self._workers)
+
+    def submit(self, task: Task) -> None:
+        """Hands a task to a free worker, starting one if need be.
+
+        Raises:
+            RuntimeError: no worker is free.
+        """
+        for slot, found in enumerate(self._workers):
+            if found is not None and found.task is not None:
+                continue
+            alive = found is not None and found.process.poll() is None
+            worker = found if found is not None and alive else self._start(slot)
+            self._workers[slot] = worker
+            worker.task = task
+            # A worker that died just now cannot take the line: the next poll reports its death.
+            _send(worker, task.to_json())
+            return
+        raise RuntimeError(f"all {len(self._workers)} workers are busy; see capacity()")
+
+    def poll(self, timeout_s: float) -> list[Outcome]:
+        """Returns the attempts that ended, by themselves or by their worker's death."""
+        busy = {
+            worker.process.stdout.fileno(): worker
+            for worker in self._workers
+            if worker is not None and worker.task is not None and worker.process.stdout is not None
+        }
+        ready = connection.wait(list(busy), timeout_s) if busy else []
+        outcomes = [self._receive(busy[pipe]) for pipe in ready if isinstance(pipe, int)]
+        return [outcome for outcome in outcomes if outcome is not None]
+
+    def cancel(self, trial: str) -> None:
+        """Kills the worker that runs a trial."""
+        for slot, worker in enumerate(self._workers):
+            if worker is not None and worker.task is not None and worker.task.trial == trial:
+                _stop(worker)
+                self._workers[slot] = None
+
+    def close(self) -> None:
+        """Kills all workers."""
+        for slot, worker in enumerate(self._workers):
+            if worker is not None:
+                _stop(worker)
+                self._workers[slot] = None
+
+    def pids(self) -> list[int]:
+        """Returns the processes of the workers that are alive."""
+        alive = [w for w in self._workers if w is not None and w.process.poll() is None]
+        return [worker.process.pid for worker in alive]
+
+    def _start(self, slot: int) -> _Worker:
+        environment = dict(os.environ)
+        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+            environment[name] = str(self._threads)
+        if self._gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = self._gpus[slot]
+        log = self._folder / "workers" / f"{slot}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "fbnetv3.search.execution.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=output,
+                env=environment,
+                bufsize=0,
+                # Ctrl-C is for the coordinator, which then stops its workers.
+                start_new_session=True,
+            )
+        worker = _Worker(slot, process)
+        _send(worker, json.dumps(self._objective))
+        return worker
+
+    def _receive(self, worker: _Worker) -> Outcome | None:
+        assert worker.process.stdout is not None
+        assert worker.task is not None
+        chunk = os.read(worker.process.stdout.fileno(), 65536)
+        worker.buffer += chunk
+        if not chunk:
+            code = worker.process.wait()
+            self._workers[worker.slot] = None
+            _stop(worker)
+            return Outcome(worker.task.trial, worker.task.attempt, f"worker died ({_died(code)})")
+        line, newline, rest = worker.buffer.partition(b"\n")
+        if not newline:
+            return None
+        worker.task, worker.buffer = None, rest
+        return Outcome(**json.loads(line))
+
+
+class InlineEngine:
+    """Trials one after another in this process, for labels that cost next to nothing."""
+
+    name = "inline"
+    heartbeats = False
+
+    def __init__(self, objective: Objective) -> None:
+        self._objective, self._waiting = objective, list[Task]()
+
+    def capacity(self) -> int:
+        """Returns how many more tasks fit into a poll."""
+        return 256 - len(self._waiting)
+
+    def submit(self, task: Task) -> None:
+        """Queues a task for the next poll."""
+        self._waiting.append(task)
+
+    def poll(self, timeout_s: float) -> list[Outcome]:
+        """Runs all queued tasks."""
+        tasks, self._waiting = self._waiting, []
+        return [run_task(self._objective, task) for task in tasks]
+
+    def cancel(self, trial: str) -> None:
+        """Forgets a queued task."""
+        self._waiting = [task for task in self._waiting if task.trial != trial]
+
+    def close(self) -> None:
+        """Forgets everything."""
+        self._waiting = []
+
+
+def _send(worker: _Worker, line: str) -> None:
+    assert worker.process.stdin is not None
+    try:
+        worker.process.stdin.write(line.encode() + b"\n")
+    except BrokenPipeError:
+        return
+
+
+def _stop(worker: _Worker) -> None:
+    worker.process.kill()
+    worker.process.wait()
+    for pipe in (worker.process.stdin, worker.process.stdout):
+        if pipe is not None:
+            pipe.close()
+
+
+def _died(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"exit code {code}"

@@ -1,0 +1,262 @@
+"""Where labels come from: the protocol, and tables of labels that were measured before.
+
+A table is a CSV, npz or Parquet file with a column for each gene of a space (values, not indices;
+a gene without a meaning in a row may be anything), and any of these:
+
+* `cost:NAME`: a cost that is known without training, such as `cost:macs`.
+* `label`, or `label:SEED`, or `label:SEED:EPOCH`: what a training gave, higher is better. A seed is
+  a whole number from 0; epochs count from 1. An empty cell is a training that was not made.
+* in an npz, `label` may be an array (rows, seeds) or (rows, seeds, epochs) instead.
+
+Labels are accuracies in percent unless the space's file says otherwise beside the space:
+`{"space": {...}, "target": "raw"}`.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fbnetv3._internal.json_record import read_json
+from fbnetv3._internal.optional import missing
+from fbnetv3.search.space.space import Floats, Mask, Matrix, Space
+
+FORMATS = (".csv", ".npz", ".parquet")
+
+
+class Objective(Protocol):
+    """What gives labels to candidates.
+
+    It may have attributes too, which a new search reads: `epochs` of a full training (1 without),
+    `num_classes` that costs count (1,000 without), `target` as in `TableObjective`, and `costs`, a
+    function of candidates (P, num_genes) that replaces the cost model.
+    """
+
+    def evaluate(self, genes: Sequence[int], *, seed: int, epochs: int) -> Iterable[float]:
+        """Yields the label after each epoch of one training, higher is better.
+
+        Args:
+            genes: one candidate's indices.
+            seed: of initialisation and data order.
+            epochs: how many to train and yield.
+        """
+
+
+class TableObjective:
+    """Labels of trainings that were made before, one or more for each candidate.
+
+    Attributes:
+        space: the candidates.
+        target: "log_error" where labels are accuracies in percent, else "raw".
+        rows: (N, num_genes) the candidates of the table, canonical and distinct.
+        labels: (N, seeds, epochs), NaN where no training was made.
+        known: name -> (N,) costs.
+
+    Raises:
+        ValueError: sizes do not fit, a candidate stands twice with different numbers, or there is
+            no label.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        rows: Matrix,
+        labels: Floats,
+        known: Mapping[str, Floats],
+        *,
+        target: str = "log_error",
+    ) -> None:
+        wide = labels.reshape(len(labels), -1, 1) if labels.ndim < 3 else labels
+        if len(wide) != len(rows) or any(len(value) != len(rows) for value in known.values()):
+            raise ValueError(f"{len(rows)} candidates, {len(wide)} labels; expected one length")
+        if not len(rows) or np.isnan(wide).all():
+            raise ValueError("the table has no labels")
+        canonical = space.canonical(rows)
+        hashes = space.hashes(canonical)
+        order, first, back = np.unique(hashes, return_index=True, return_inverse=True)
+        # Some tables repeat a candidate; it keeps every label that is not a copy.
+        repeats = _repeats(back, first, wide)
+        self.space, self.target = space, target
+        self.rows = canonical[first]
+        self.labels = repeats
+        self.known = {name: np.asarray(value)[first] for name, value in known.items()}
+        self._hashes = order
+
+    @property
+    def epochs(self) -> int:
+        """Length of a label's curve."""
+        return int(self.labels.shape[2])
+
+    def evaluate(self, genes: Sequence[int], *, seed: int, epochs: int) -> list[float]:
+        """Returns the labels of one training after epochs 1 to `epochs`.
+
+        A seed picks among the candidate's trainings, the same one each time.
+
+        Raises:
+            ValueError: the table does not have the candidate, or curves so long.
+        """
+        row = np.asarray(genes, np.int16)[None]
+        place = self.find(row)[0]
+        if place < 0:
+            raise ValueError(f"the table has no candidate {self.space.values(row[0])}")
+        curves = self.labels[place]
+        made = curves[~np.isnan(curves).all(axis=1)]
+        if not 1 <= epochs <= self.epochs:
+            raise ValueError(f"epochs is {epochs}; the table has curves of {self.epochs}")
+        pick = np.random.default_rng([seed, int(place)]).integers(len(made))
+        return [float(value) for value in made[pick, :epochs]]
+
+    def find(self, rows: Matrix) -> npt.NDArray[np.int64]:
+        """Returns where each candidate (P, num_genes) stands in the table, -1 where it does not."""
+        hashes = self.space.hashes(rows)
+        place = np.minimum(np.searchsorted(self._hashes, hashes), len(self._hashes) - 1)
+        return np.where(self._hashes[place] == hashes, place, -1)
+
+    def costs(self, rows: Matrix) -> dict[str, Floats]:
+        """Returns name -> (P,); NaN for candidates that the table does not have."""
+        place = self.find(rows)
+        return {
+            name: np.where(place >= 0, value[place].astype(np.float64), np.nan)
+            for name, value in self.known.items()
+        }
+
+    def allowed(self, rows: Matrix) -> Mask:
+        """Returns (P,): whether the table has each candidate."""
+        return self.find(rows) >= 0
+
+    def truth(self) -> Floats:
+        """Returns (N,) the mean over seeds of each candidate's last label."""
+        return np.asarray(np.nanmean(self.labels[:, :, -1], axis=1))
+
+
+def _repeats(back: npt.NDArray[np.int64], first: npt.NDArray[np.int64], labels: Floats) -> Floats:
+    """Returns labels (N, seeds, epochs) by candidate, with those of repeated rows side by side."""
+    if len(first) == len(back):
+        return labels[first]
+    gathered: list[list[Floats]] = [[] for _ in first]
+    for row, candidate in enumerate(back.ravel().tolist()):
+        held = gathered[candidate]
+        copy = any(np.array_equal(labels[row], other, equal_nan=True) for other in held)
+        if not copy:
+            held.append(labels[row])
+    seeds = max(sum(len(part) for part in held) for held in gathered)
+    out = np.full((len(first), seeds, labels.shape[2]), np.nan)
+    for candidate, held in enumerate(gathered):
+        joined = np.concatenate(held)
+        out[candidate, : len(joined)] = joined
+    return out
+
+
+def load_table(space: Path, table: Path) -> TableObjective:
+    """Returns the objective of a space's JSON and a table as this module's text describes it.
+
+    Raises:
+        FileNotFoundError: a file does not exist.
+        ValueError: a column is missing or unknown, a cell no value of its gene.
+        ImportError: a Parquet table without pyarrow.
+    """
+    for path in (space, table):
+        if not path.is_file():
+            raise FileNotFoundError(f"no file {path}")
+    made, target = _read_space(space)
+    columns = _read_columns(table)
+    rows = np.empty((len(next(iter(columns.values()), ())), len(made.genes)), np.int16)
+    for column, gene in enumerate(made.genes):
+        if gene.name not in columns:
+            raise ValueError(f"{table.name} lacks the gene's column {gene.name!r}")
+        index = {_cell(value): place for place, value in enumerate(gene.values)}
+        for row, value in enumerate(columns[gene.name].tolist()):
+            place = index.get(_cell(value), -1)
+            if place < 0 and gene.when is None:
+                raise ValueError(
+                    f"{table.name}, row {row + 1}: {gene.name} is {value!r}; expected one of "
+                    f"{', '.join(map(str, gene.values))}"
+                )
+            rows[row, column] = max(place, 0)
+    known = {
+        name.removeprefix("cost:"): np.asarray(value, np.float64)
+        for name, value in columns.items()
+        if name.startswith("cost:")
+    }
+    return TableObjective(made, rows, _labels(columns, table.name), known, target=target)
+
+
+def _read_space(path: Path) -> tuple[Space, str]:
+    text = path.read_text()
+    fields = read_json(text, path.name)
+    if isinstance(fields, dict) and "space" in fields:
+        return Space.from_json(json.dumps(fields["space"])), fields.get("target", "log_error")
+    return Space.from_json(text), "log_error"
+
+
+def _read_columns(path: Path) -> dict[str, npt.NDArray[Any]]:
+    if path.suffix == ".csv":
+        with path.open(newline="") as file:
+            reader = csv.reader(file)
+            names = next(reader, [])
+            rows = list(reader)
+        for number, row in enumerate(rows, 2):
+            if len(row) != len(names):
+                raise ValueError(
+                    f"{path.name}, line {number}: {len(row)} cells; expected {len(names)}, as many "
+                    "as names in the first line"
+                )
+        return {name: np.array([row[n] for row in rows]) for n, name in enumerate(names)}
+    if path.suffix == ".npz":
+        try:
+            with np.load(path, allow_pickle=False) as held:
+                return {name: held[name] for name in held.files}
+        except (ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+            raise ValueError(f"{path.name} is no npz file of plain arrays") from error
+    if path.suffix == ".parquet":
+        try:
+            from pyarrow import parquet  # type: ignore[import-untyped,unused-ignore]
+        except ImportError as error:
+            raise missing("pyarrow", error) from error
+        read = parquet.read_table(path)
+        return {name: read[name].to_numpy() for name in read.column_names}
+    raise ValueError(f"{path.name} is of no known form; expected {', '.join(FORMATS)}")
+
+
+def _labels(columns: Mapping[str, npt.NDArray[Any]], name: str) -> Floats:
+    """Returns labels (rows, seeds, epochs)."""
+    if "label" in columns:
+        held = _floats(columns["label"])
+        return held.reshape(len(held), -1, 1) if held.ndim < 3 else held
+    found = {}
+    for column, value in columns.items():
+        head, *rest = column.split(":")
+        if head == "label" and 1 <= len(rest) <= 2 and all(part.isdigit() for part in rest):
+            seed, epoch = int(rest[0]), int(rest[1]) if len(rest) == 2 else 1
+            found[seed, epoch] = _floats(value)
+    if not found:
+        raise ValueError(f"{name} has no label; expected a column label, label:0 or label:0:1")
+    seeds = sorted({seed for seed, _ in found})
+    epochs = max(epoch for _, epoch in found)
+    num = len(next(iter(found.values())))
+    out = np.full((num, len(seeds), epochs), np.nan)
+    for (seed, epoch), value in found.items():
+        out[:, seeds.index(seed), epoch - 1] = value
+    return out
+
+
+def _floats(values: npt.NDArray[Any]) -> Floats:
+    if values.dtype.kind in "US":
+        values = np.where(np.char.strip(values) == "", "nan", values)
+    return values.astype(np.float64)
+
+
+def _cell(value: Any) -> str:
+    """Returns a cell as one text, whichever form a file holds it in: 3, 3.0 and "3" are one."""
+    text = str(value).strip()
+    try:
+        return repr(float(text)) if not isinstance(value, bool) else text.lower()
+    except ValueError:
+        return text.lower() if text.lower() in ("true", "false") else text

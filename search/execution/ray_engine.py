@@ -1,0 +1,148 @@
+"""The engine for many machines, on Ray (extra `ray`).
+
+Each trial is one task in a placement group of its own, so that a cluster that grows on demand sees
+what is wanted. Ray retries nothing: the coordinator counts attempts. Nodes may die. Arguments and
+results are JSON, and labels come back with the result too, so that no shared disk is needed; the
+package must be installed on every node.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fbnetv3._internal.optional import need
+from fbnetv3.search.storage.results import attempt_folder, epoch_name, read_epochs, write_epoch
+
+from .spec import load_objective
+from .worker import Outcome, Task, run_task
+
+if TYPE_CHECKING:
+    from .objective import Objective
+
+_objectives: dict[str, Objective] = {}
+
+
+class RayEngine:
+    """Trials as Ray tasks.
+
+    Args:
+        objective: settings of the objective, for the workers.
+        folder: the search's folder on the coordinator's disk.
+        address: of the cluster; None starts or joins the one of this machine.
+        cpus: cores reserved for a trial.
+        gpus: GPUs reserved for a trial.
+        max_running: trials handed to Ray at once; None is what the cluster's present nodes hold.
+            Set it on a cluster that grows on demand, as waiting trials are what makes it grow.
+
+    Raises:
+        ImportError: Ray is not installed.
+    """
+
+    name = "ray"
+    # A worker's files may be on another machine; Ray itself notices the death of workers.
+    heartbeats = False
+
+    def __init__(
+        self,
+        objective: Mapping[str, Any],
+        folder: Path,
+        *,
+        address: str | None = None,
+        cpus: float = 1,
+        gpus: float = 0,
+        max_running: int | None = None,
+    ) -> None:
+        need("ray")
+        import ray
+
+        self._ray: Any = ray  # its decorators defeat strict types
+        self._owns_ray = not ray.is_initialized()
+        if self._owns_ray:
+            ray.init(address=address, include_dashboard=False, log_to_driver=False)
+        self._objective, self._folder = json.dumps(dict(objective), sort_keys=True), folder
+        self._bundle = {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
+        self._max_running = max_running
+        self._run = self._ray.remote(_run_remotely)
+        self._options = {"num_cpus": cpus, "num_gpus": gpus, "max_retries": 0}
+        # Reference of the result -> the task and its placement group.
+        self._running: dict[Any, tuple[Task, Any]] = {}
+
+    def capacity(self) -> int:
+        """Returns how many more trials Ray may be given."""
+        if self._max_running is not None:
+            return max(0, self._max_running - len(self._running))
+        have = self._ray.cluster_resources()
+        fit = min(int(have.get(name, 0) // need) for name, need in self._bundle.items() if need)
+        return max(0, fit - len(self._running))
+
+    def submit(self, task: Task) -> None:
+        """Queues a trial in a placement group of its own."""
+        from ray.util import placement_group
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        group = placement_group([self._bundle], strategy="STRICT_PACK")
+        strategy = PlacementGroupSchedulingStrategy(placement_group=group)
+        options = {**self._options, "scheduling_strategy": strategy}
+        reference = self._run.options(**options).remote(self._objective, task.to_json())
+        self._running[reference] = (task, group)
+
+    def poll(self, timeout_s: float) -> list[Outcome]:
+        """Returns the trials that ended, whether well or with their node."""
+        if not self._running:
+            return []
+        ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=timeout_s)
+        if ready:
+            everything = list(self._running)
+            ready, _ = self._ray.wait(everything, num_returns=len(everything), timeout=0)
+        return [self._receive(reference) for reference in ready]
+
+    def cancel(self, trial: str) -> None:
+        """Kills a trial's worker."""
+        for reference, (task, _) in list(self._running.items()):
+            if task.trial == trial:
+                self._ray.cancel(reference, force=True)
+                self._forget(reference)
+
+    def close(self) -> None:
+        """Kills all trials, and leaves the cluster if this engine joined it."""
+        for task, _ in list(self._running.values()):
+            self.cancel(task.trial)
+        if self._owns_ray:
+            self._ray.shutdown()
+
+    def _forget(self, reference: Any) -> Task:
+        from ray.util import remove_placement_group
+
+        task, group = self._running.pop(reference)
+        remove_placement_group(group)
+        return task
+
+    def _receive(self, reference: Any) -> Outcome:
+        task = self._forget(reference)
+        try:
+            answer = json.loads(self._ray.get(reference))
+        except self._ray.exceptions.RayError as error:
+            text = " ".join(str(error).split())[:300]
+            return Outcome(task.trial, task.attempt, f"{type(error).__name__}: {text}")
+        place = attempt_folder(self._folder, task.trial, task.attempt)
+        for epoch, value in answer["labels"]:
+            if not (place / epoch_name(epoch)).exists():
+                label = float("nan") if value is None else value
+                write_epoch(self._folder, task.trial, task.attempt, epoch, label)
+        return Outcome(**answer["outcome"])
+
+
+def _run_remotely(spec: str, line: str) -> str:
+    """Trains one trial on some node; returns its outcome and labels as JSON."""
+    if spec not in _objectives:
+        _objectives[spec] = load_objective(json.loads(spec))
+    fields = json.loads(line)
+    task = Task(**{**fields, "genes": tuple(fields["genes"])})
+    outcome = run_task(_objectives[spec], task)
+    epochs = read_epochs(Path(task.folder), task.trial, [])
+    labels = [(e.epoch, e.value) for e in epochs if e.attempt == task.attempt]
+    return json.dumps({"outcome": dataclasses.asdict(outcome), "labels": labels})

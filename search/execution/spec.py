@@ -1,0 +1,163 @@
+"""Objectives as settings: how a worker, in a process of its own, gets what gives it labels.
+
+Settings are plain JSON, so that nothing is pickled:
+
+    {"kind": "table", "space": "space.json", "table": "table.npz"}
+    {"kind": "train", ...}                                  fields of `train_objective`
+    {"kind": "python", "target": "my_package.module:make", "arguments": {...}}
+    {"kind": "python", "target": "/somewhere/file.py:make", "arguments": {...}}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fbnetv3.search.space.space import Space
+
+    from .objective import Objective
+
+KINDS = ("table", "train", "python")
+
+
+def load_objective(spec: Mapping[str, Any]) -> Objective:
+    """Returns the objective that settings describe.
+
+    Raises:
+        ValueError: the settings are of no known kind, or lack a field or have one too many, or
+            name no Python.
+        FileNotFoundError: a file that they name does not exist.
+        ImportError: a target needs a package that is not installed.
+    """
+    fields = {key: value for key, value in spec.items() if key != "kind"}
+    kind = spec.get("kind")
+    if kind not in KINDS:
+        raise ValueError(f"the objective's kind is {kind!r}; expected one of {', '.join(KINDS)}")
+    try:
+        if kind == "table":
+            return _table(**fields)
+        if kind == "train":
+            from .train_objective import TrainObjective
+
+            known = list(inspect.signature(TrainObjective).parameters)
+            if unknown := [name for name in fields if name not in known]:
+                raise ValueError(
+                    f"the train objective has no field {unknown[0]!r}; expected one of "
+                    f"{', '.join(known)}"
+                )
+            return TrainObjective(**fields)
+        return _checked(_python(**fields))
+    except TypeError as error:
+        raise ValueError(f"the settings of the {kind} objective do not fit: {error}") from error
+
+
+def identity(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what of an objective's settings makes a label another one: not where things lie."""
+    kept = {k: v for k, v in spec.items() if k not in ("checkpoints", "device", "space")}
+    if spec.get("kind") == "table":
+        path = Path(str(spec.get("table")))
+        if not path.is_file():
+            raise FileNotFoundError(f"no table at {path}; expected a table of labels")
+        kept["table"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    if str(kept.get("target")).partition(":")[0].endswith(".py"):
+        kept["target"] = Path(kept["target"]).name
+    if "data" in kept:
+        kept["data"] = Path(kept["data"]).name
+    return kept
+
+
+def open_space(name: str) -> Space:
+    """Returns a shipped space by name, or the space of a JSON file.
+
+    Raises:
+        ValueError: there is no such name, or the file holds no space.
+        FileNotFoundError: the file does not exist.
+    """
+    from fbnetv3.search.space.space import Space
+    from fbnetv3.search.space.spaces import get_space
+
+    if not name.endswith(".json"):
+        return get_space(name)
+    if not Path(name).is_file():
+        raise FileNotFoundError(f"no space at {name}; see Space.to_json() for the form")
+    return Space.from_json(Path(name).read_bytes())
+
+
+def space_of(settings: Mapping[str, Any]) -> Space:
+    """Returns the space that a search's settings hold."""
+    from fbnetv3.search.space.space import Space
+
+    return Space.from_json(json.dumps(settings["space"]))
+
+
+def _table(*, space: str, table: str) -> Objective:
+    from .objective import load_table
+
+    return load_table(Path(space), Path(table))
+
+
+def _python(*, target: str, arguments: Mapping[str, Any] | None = None) -> Objective:
+    where, _, name = target.rpartition(":")
+    if not where or not name:
+        raise ValueError(f"target is {target!r}; expected 'module:name' or 'file.py:name'")
+    module = _module_of_file(Path(where)) if where.endswith(".py") else _import(where)
+    if not hasattr(module, name):
+        raise ValueError(f"{where} has no {name!r}; expected a function that makes an objective")
+    try:
+        made: Objective = getattr(module, name)(**dict(arguments or {}))
+    except (TypeError, ValueError, OSError, ImportError):
+        raise
+    except Exception as error:  # somebody else's code raises what it likes
+        raise _failed(target, error) from error
+    return made
+
+
+def _checked(made: Any) -> Objective:
+    if not callable(getattr(made, "evaluate", None)):
+        raise ValueError(
+            f"the target gave a {type(made).__name__}; expected an object with "
+            "evaluate(genes, *, seed, epochs)"
+        )
+    objective: Objective = made
+    return objective
+
+
+def _failed(what: str, error: Exception) -> ValueError:
+    return ValueError(f"{what} raised {type(error).__name__}: {error}; FBNETV3_DEBUG=1 shows where")
+
+
+def _import(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise ImportError(f"objective {name!r} needs {error.name}; install it") from error
+        raise ValueError(
+            f"no module {name!r} for the objective; expected one that Python finds, or file.py:name"
+        ) from error
+
+
+def _module_of_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}; expected a Python file of an objective")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except ModuleNotFoundError as error:
+        raise ImportError(f"objective {path} needs {error.name}; install it") from error
+    except SyntaxError as error:
+        raise ValueError(f"{path} is no valid Python: {error}") from error
+    except Exception as error:  # somebody else's code raises what it likes
+        raise _failed(str(path), error) from error
+    return module

@@ -1,0 +1,204 @@
+"""The objective of a real search: a candidate is trained, its label is validation accuracy.
+
+Label of an epoch: top-1 in percent on images that were held out of the training set by
+`split_seed`, with averaged weights where the recipe has them. Diverged training gives NaN.
+"""
+
+from __future__ import annotations
+
+import math
+import queue
+import shutil
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fbnetv3.search.space.layout import gene_of
+from fbnetv3.search.training.recipe import SCHEMA, Recipe
+
+from .spec import open_space
+
+if TYPE_CHECKING:
+    from fbnetv3.search.data.image_set import ImageSet
+    from fbnetv3.search.space.space import Space
+    from fbnetv3.search.training.logbook import EpochLog
+
+
+# Known to 0.8 points for half of them right.
+_NUM_VAL = 4000
+
+
+class TrainObjective:
+    """Trains candidates of a space with `train.train`.
+
+    A trial's seed decides first weights, order of images and augmentation; the images themselves
+    are the same for all trials. Checkpoints make a trial that was killed go on from its last
+    epoch, with the same result.
+
+    Args:
+        space: name of a shipped space, or path of one as JSON; it must describe networks.
+        data: folder of images, see `data.open_training`.
+        epochs: length of the schedule, of which early stopping trains the first part only.
+        num_classes: classes drawn by `split_seed`, as the paper searched on 200 of ImageNet's; None
+            takes all.
+        num_train: images of the training part to train on; None is all that are not held out.
+        num_val: images of the training part to validate on; None is 4,000, or a fifth of them
+            where that is less.
+        split_seed: draws all three.
+        checkpoints: where running trials keep their state, and whole trainings their weights;
+            None keeps none.
+        device: "cpu", "cuda"; None is the GPU where there is one.
+        recipe: recipe fields for all candidates, such as `{"batch_size": 64}`.
+
+    Raises:
+        ValueError: the space describes no network, the data are too few, or there is no such
+            device.
+        FileNotFoundError: the data are not there.
+    """
+
+    def __init__(
+        self,
+        space: str,
+        data: str,
+        *,
+        epochs: int,
+        num_classes: int | None = None,
+        num_train: int | None = None,
+        num_val: int | None = None,
+        split_seed: int = 0,
+        checkpoints: str | None = None,
+        device: str | None = None,
+        recipe: Mapping[str, Any] | None = None,
+    ) -> None:
+        from fbnetv3.search.data.datasets import hold_out, open_training, search_split
+        from fbnetv3.search.training.config import known_device
+
+        self._space = open_space(space)
+        self.epochs, self._device = epochs, device
+        self._fixed = {**dict(recipe or {}), "epochs": epochs}
+        self._checkpoints = Path(checkpoints) if checkpoints else None
+        if device is not None:
+            known_device(device)
+        images = open_training(Path(data))
+        if num_val is None:
+            num_val = min(_NUM_VAL, len(images) // 5)
+        if not 0 < num_val < len(images):
+            raise ValueError(
+                f"num_val is {num_val}; {data} has {len(images)} images to train and validate on"
+            )
+        if num_classes is None:
+            rest, self._val = hold_out(images, num_val, seed=split_seed)
+        else:
+            rest, self._val = search_split(
+                images, num_classes=num_classes, num_held=num_val, seed=split_seed
+            )
+        self._train = rest if num_train is None else self._some(rest, num_train, split_seed)
+        largest = self._largest_batch()
+        if largest > len(self._train):
+            raise ValueError(
+                f"{data} has {len(self._train)} images to train on, less than one batch of "
+                f"{largest}; give a smaller batch, as an eighth of the images: "
+                f'recipe={{"batch_size": {2 * max(1, len(self._train) // 16)}}}'
+            )
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the data."""
+        return len(self._train.classes)
+
+    def _largest_batch(self) -> int:
+        """Returns the largest batch of any candidate, by recipes as they will be trained."""
+        gene = gene_of(self._space.layout.recipe.get("batch_size"))
+        size = 1 if gene is None else len(self._space.gene(gene).values)
+        rows = np.zeros((size, len(self._space.genes)), np.int16)
+        if gene is not None:
+            rows[:, self._space.column(gene)] = np.arange(size)
+        return max(self.recipe(row).batch_size for row in rows.tolist())
+
+    @staticmethod
+    def _some(images: ImageSet, num: int, seed: int) -> ImageSet:
+        from fbnetv3.search.data.datasets import hold_out
+
+        return images if num >= len(images) else hold_out(images, num, seed=seed + 1)[1]
+
+    def recipe(self, row: Sequence[int]) -> Recipe:
+        """Returns the recipe that a candidate is trained with."""
+        fields = {"schema": SCHEMA, **self._space.recipe(np.array(row)), **self._fixed}
+        return Recipe.from_dict(fields)
+
+    def evaluate(self, row: Sequence[int], *, seed: int, epochs: int) -> Iterator[float]:
+        """Yields top-1 in percent after each of `epochs` epochs, as they come; NaN ends it.
+
+        Raises:
+            ValueError: `epochs` exceeds the schedule.
+        """
+        if not 1 <= epochs <= self.epochs:
+            raise ValueError(f"epochs is {epochs}; expected 1 to {self.epochs}, the schedule")
+        labels: queue.SimpleQueue[float | BaseException | None] = queue.SimpleQueue()
+
+        def work() -> None:
+            try:
+                self._run(row, seed, epochs, lambda log: labels.put(_label(log)))
+                labels.put(None)
+            except BaseException as error:
+                labels.put(error)
+
+        threading.Thread(target=work, daemon=True).start()
+        while (label := labels.get()) is not None:
+            if isinstance(label, BaseException):
+                raise label
+            yield label
+
+    def _run(self, row: Sequence[int], seed: int, epochs: int, on_epoch: Any) -> None:
+        import torch
+
+        from fbnetv3.models.model import build
+        from fbnetv3.search.training.batches import default_preprocess, derive_seed
+        from fbnetv3.search.training.train import Diverged, Hardware, Run, train
+
+        arch = self._space.decode(np.array(row))[0]
+        plan = self.recipe(row)
+        side = plan.resolution or arch.resolution
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed(seed, "weights"))
+            model = build(
+                arch,
+                num_classes=self.num_classes,
+                drop_rate=plan.dropout,
+                drop_path_rate=plan.drop_path,
+            )
+        folder = None
+        if self._checkpoints is not None:
+            folder = self._checkpoints / weights_name(self._space, row, seed)
+        run = Run(
+            recipe=plan,
+            preprocess=default_preprocess(self._train, side),
+            seed=seed,
+            folder=folder,
+            stop_epoch=epochs,
+            hardware=Hardware.of(self._device),
+        )
+        try:
+            train(model, self._train, self._val, run, on_epoch=on_epoch)
+        except Diverged:
+            on_epoch(None)
+        if folder is not None:
+            # Weights of thousands of shortened trainings are not wanted; those of whole ones are
+            # what `fbnetv3-search export` hands out.
+            unwanted = folder / "checkpoints" if epochs == self.epochs else folder
+            shutil.rmtree(unwanted, ignore_errors=True)
+
+
+def weights_name(space: Space, row: Sequence[int], seed: int) -> str:
+    """Returns the name of a training's folder, which `fbnetv3.create` loads as a local-dir."""
+    return f"{space.digest(np.array(row))[:24]}-{seed}"
+
+
+def _label(log: EpochLog | None) -> float:
+    if log is None:
+        return math.nan
+    found = log.top1_pct if log.ema_top1_pct is None else log.ema_top1_pct
+    return math.nan if found is None else found

@@ -1,0 +1,154 @@
+"""A worker: trains the trials it is told and writes their labels. It never sees the database.
+
+`python -m fbnetv3.search.execution.worker` reads one JSON object a line from its standard
+input: first the objective, then tasks; and answers each task with one line. It ends
+itself as soon as its coordinator is gone, so that no two workers share a device after a crash.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import os
+import queue
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fbnetv3.search.storage.results import HEARTBEAT, attempt_folder, is_disk_full, write_epoch
+
+from .spec import load_objective
+
+if TYPE_CHECKING:
+    from .objective import Objective
+
+HEARTBEAT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One attempt at one trial, as it goes to a worker.
+
+    Attributes:
+        folder: the search's folder, where results go.
+        trial: the trial's id.
+        attempt: 1 for the first.
+        genes: canonical gene indices.
+        seed: of initialisation and data order.
+        epochs: how long to train.
+    """
+
+    folder: str
+    trial: str
+    attempt: int
+    genes: tuple[int, ...]
+    seed: int
+    epochs: int
+
+    def to_json(self) -> str:
+        """Returns the task as one line."""
+        return json.dumps(dataclasses.asdict(self))
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an attempt ended. The labels themselves are in its result files.
+
+    Attributes:
+        trial: the trial's id.
+        attempt: which attempt.
+        error: why it failed; empty where it did not.
+        fatal: whether every other trial would fail too (a full disk).
+    """
+
+    trial: str
+    attempt: int
+    error: str = ""
+    fatal: bool = False
+
+
+def run_task(objective: Objective, task: Task) -> Outcome:
+    """Trains one trial, writing each epoch's label as it comes. Errors end the attempt only."""
+    try:
+        place = attempt_folder(Path(task.folder), task.trial, task.attempt)
+        place.mkdir(parents=True, exist_ok=True)
+        with _heartbeat(place / HEARTBEAT):
+            curve = objective.evaluate(task.genes, seed=task.seed, epochs=task.epochs)
+            count = 0
+            for count, value in enumerate(curve, 1):
+                write_epoch(Path(task.folder), task.trial, task.attempt, count, float(value))
+                if count == task.epochs or not math.isfinite(value):
+                    return Outcome(task.trial, task.attempt)
+        return _failed(task, f"the objective gave {count} labels; expected {task.epochs}")
+    except OSError as error:
+        return _failed(task, _describe(error), fatal=is_disk_full(error))
+    except Exception as error:
+        # Whatever a trial's own code raises is a failure of that attempt; the worker lives on.
+        traceback.print_exc()
+        return _failed(task, _describe(error))
+
+
+def _failed(task: Task, error: str, fatal: bool = False) -> Outcome:
+    return Outcome(task.trial, task.attempt, error, fatal)
+
+
+def _describe(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:500]
+
+
+@contextlib.contextmanager
+def _heartbeat(path: Path) -> Iterator[None]:
+    ended = threading.Event()
+
+    def beat() -> None:
+        while True:
+            with contextlib.suppress(OSError):
+                path.touch()
+            if ended.wait(HEARTBEAT_S):
+                return
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def main() -> None:
+    """Serves one coordinator until its standard input ends."""
+    # What an objective prints must not get between the answers.
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def listen() -> None:
+        for line in sys.stdin:
+            lines.put(line)
+        os._exit(0)
+
+    threading.Thread(target=listen, daemon=True).start()
+    objective: Objective | None = None
+    spec = json.loads(lines.get())
+    while True:
+        fields = json.loads(lines.get())
+        task = Task(**{**fields, "genes": tuple(fields["genes"])})
+        try:
+            objective = objective or load_objective(spec)
+            outcome = run_task(objective, task)
+        except Exception as error:
+            traceback.print_exc()
+            outcome = _failed(task, _describe(error))
+        answers.write(json.dumps(dataclasses.asdict(outcome)) + "\n")
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()

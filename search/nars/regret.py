@@ -1,0 +1,142 @@
+"""The search measured on a table of labels: how far its answers are from the best there is.
+
+Regret is what the best candidate within a limit has more in the table's mean over seeds than the
+candidate that the search would answer with: the best label so far after each round, the chosen
+contender at the end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fbnetv3.search.execution.engine import InlineEngine
+from fbnetv3.search.execution.objective import TableObjective
+from fbnetv3.search.storage.store import Store
+
+from .problem import Plan, Problem
+from .rounds import SEARCH_KINDS
+from .run import Answer, search
+
+
+def bench_table(
+    table: TableObjective,
+    plan: Plan,
+    *,
+    seeds: int,
+    progress: Callable[[int], object] | None = None,
+) -> dict[str, Any]:
+    """Returns the regret for each limit, median and quartiles over searches.
+
+    Args:
+        table: the labels.
+        plan: of each search; its seed is the first of `seeds` in a row.
+        seeds: number of searches.
+        progress: called with the number of searches that have ended.
+
+    Raises:
+        ValueError: no candidate of the table is within a limit, or `seeds` is below 1.
+    """
+    if seeds < 1:
+        raise ValueError(f"seeds is {seeds}; expected 1 or more")
+    problem = Problem(table.space, table.costs, table.allowed, table.rows)
+    truth = table.truth()
+    best = [_best(problem, truth, limit) for limit in plan.limits]
+    regrets: list[list[list[float]]] = []
+    trials: list[int] = []
+    for number in range(seeds):
+        one = dataclasses.replace(plan, seed=plan.seed + number)
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name) / "search"
+            with Store.create(folder, {"plan": one.to_dict()}) as store:
+                answers = search(store, problem, InlineEngine(table))
+                found, trials = _regrets(store, table, problem, one, truth, best, answers)
+        regrets.append(found)
+        if progress is not None:
+            progress(number + 1)
+    values = np.array(regrets)
+    stages = [f"round {n}" if n else "random" for n in range(plan.rounds + 1)] + ["trained again"]
+    return {
+        "seeds": seeds,
+        "plan": plan.to_dict(),
+        "limits": [
+            {
+                "limit": {name: _finite(ends) for name, ends in limit.items()},
+                "best": best[n],
+                "regret": [
+                    {"stage": stage, "trials": count, **_spread(values[:, n, step])}
+                    for step, (stage, count) in enumerate(zip(stages, trials, strict=True))
+                ],
+            }
+            for n, limit in enumerate(plan.limits)
+        ],
+        "mean_over_limits": [
+            {"stage": stage, "trials": count, **_spread(values[:, :, step].mean(axis=1))}
+            for step, (stage, count) in enumerate(zip(stages, trials, strict=True))
+        ],
+    }
+
+
+def _best(
+    problem: Problem, truth: NDArray[np.float64], limit: Mapping[str, tuple[float, float]]
+) -> float:
+    assert problem.rows is not None
+    inside = problem.feasible(limit)(problem.rows)
+    if not inside.any():
+        raise ValueError(f"no candidate of the table is within {dict(limit)}")
+    return float(truth[inside].max())
+
+
+def _regrets(
+    store: Store,
+    table: TableObjective,
+    problem: Problem,
+    plan: Plan,
+    truth: NDArray[np.float64],
+    best: list[float],
+    answers: list[Answer],
+) -> tuple[list[list[float]], list[int]]:
+    """Returns limit -> stage -> regret, and stage -> trials so far."""
+    rounds = [batch.number for batch in store.batches() if batch.kind in SEARCH_KINDS]
+    counts = [sum(len(store.trials(batch=n)) for n in rounds[: k + 1]) for k in range(len(rounds))]
+    regrets = []
+    for limit, top, answer in zip(plan.limits, best, answers, strict=True):
+        steps = []
+        for number in rounds:
+            labels = store.labels(kinds=SEARCH_KINDS, before=number + 1)
+            inside = problem.feasible(limit)(labels.matrix) & np.isfinite(labels.values)
+            steps.append(np.nan)
+            if inside.any():
+                pick = labels.matrix[inside][np.argmax(labels.values[inside])]
+                steps[-1] = top - float(truth[table.find(pick[None])[0]])
+        final = np.nan
+        if answer.contenders:
+            genes = np.array(answer.contenders[0].genes, np.int16)
+            final = top - float(truth[table.find(genes[None])[0]])
+        regrets.append([*steps, final])
+    return regrets, [*counts, len(store.trials())]
+
+
+def _spread(values: NDArray[np.float64]) -> dict[str, float]:
+    """Returns mean, median and quartiles; a search without an answer counts as none."""
+    known = values[np.isfinite(values)]
+    if not len(known):
+        return {"mean": np.nan, "median": np.nan, "q25": np.nan, "q75": np.nan, "answers": 0}
+    q25, median, q75 = np.quantile(known, [0.25, 0.5, 0.75])
+    return {
+        "mean": float(known.mean()),
+        "median": float(median),
+        "q25": float(q25),
+        "q75": float(q75),
+        "answers": len(known),
+    }
+
+
+def _finite(ends: tuple[float, float]) -> list[float | None]:
+    return [float(end) if np.isfinite(end) else None for end in ends]

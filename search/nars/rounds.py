@@ -1,0 +1,346 @@
+"""Stages 1 and 2: a pool, an encoder pretrained on its costs, rounds of propose, train, refit.
+
+Everything is decided from what the store holds: the settings' seed, the generator state of the
+round before, and labels in the order of proposal. So a search that is killed and resumed proposes
+the same trials in the same order, whichever engine trains them and in whatever order they end.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fbnetv3.search.execution.coordinator import Coordinator, Progress
+from fbnetv3.search.predictors.predictor import (
+    AutoPredictor,
+    MlpPredictor,
+    Predictor,
+    load_predictor,
+    make_predictor,
+    save_predictor,
+)
+from fbnetv3.search.predictors.quality import cross_validate, tau
+from fbnetv3.search.space.space import Floats, Matrix
+from fbnetv3.search.storage.store import Store
+from fbnetv3.search.storage.trials import Batch, Labels, Proposal, Trial
+
+from .early_stop import find_early_stop
+from .problem import IN_TURN, Plan, Problem, pool_of
+from .selection import Selection, best_within, next_best, select_batch, select_in_turn
+
+Notify = Callable[[str, Mapping[str, Any]], None]
+PREDICTOR = "predictor.safetensors"
+SEARCH_KINDS = ("random", "bins")
+# What a predictor learns from: rounds, and labels of earlier searches.
+LABEL_KINDS = (*SEARCH_KINDS, "import")
+# Cross-validation needs so many labels, and looks at no more, as its cost grows faster than they.
+FEWEST_LABELS, MOST_LABELS = 10, 1000
+# Of more labels than this an even share is learnt from: a network 24 wide has no use for more.
+MOST_FITTED = 4000
+
+
+def usable(labels: Labels) -> Floats:
+    """Returns the labels as numbers to learn from: training that diverged is as bad as the worst.
+
+    Raises:
+        ValueError: there is no finite label.
+    """
+    finite = labels.values[np.isfinite(labels.values)]
+    if not len(finite):
+        raise ValueError(
+            f"all {len(labels.values)} labels are NaN, so there is nothing to learn from; lower "
+            "the learning rates of the space, or mend the labels"
+        )
+    return np.where(np.isfinite(labels.values), labels.values, finite.min())
+
+
+def _chosen_of(predictor: Predictor) -> Predictor:
+    """Returns the predictor that `auto` has chosen, or the predictor itself."""
+    return predictor.members[predictor.kind] if isinstance(predictor, AutoPredictor) else predictor
+
+
+def _encoder_of(predictor: Predictor) -> MlpPredictor | None:
+    """Returns what can be pretrained of a predictor."""
+    found = predictor.members["nars"] if isinstance(predictor, AutoPredictor) else predictor
+    return found if isinstance(found, MlpPredictor) else None
+
+
+class Optimizer:
+    """Stages 1 and 2 of one search. Every step asks the store what is done already."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        plan: Plan,
+        store: Store,
+        coordinator: Coordinator,
+        notify: Notify = lambda _name, _fields: None,
+    ) -> None:
+        self._problem, self._plan, self._store = problem, plan, store
+        self._coordinator, self._notify = coordinator, notify
+        self.pool = pool_of(problem, plan)
+        self.costs = self.costs_of(self.pool)
+        self.bin_by = plan.bin_by or next(iter(self.costs), "")
+        self.predictor = self._make_predictor()
+        self._hashes = problem.space.hashes(self.pool)
+        self._inside = np.stack([problem.feasible(limit)(self.pool) for limit in plan.limits])
+        self._fitted = -1
+        self._scores: Floats = np.zeros(0)
+
+    def _make_predictor(self) -> Predictor:
+        varied = any(np.ptp(cost) > 0 for cost in self.costs.values())
+        return make_predictor(
+            self._plan.predictor,
+            self._problem.space,
+            target=self._plan.target,
+            seed=self._plan.seed,
+            costs=self._problem.costs if varied else None,
+        )
+
+    @property
+    def epoch(self) -> int:
+        """After how many epochs labels are compared: early stopping's answer, or all."""
+        found = self._store.stage("early_stop")
+        return self._plan.epochs if found is None else int(found["epoch"])
+
+    def pretrain(self) -> None:
+        """Stage 1: pretrains the predictor's encoder on the costs of the pool, or reads it back."""
+        encoder = _encoder_of(self.predictor)
+        varied = {name: cost for name, cost in self.costs.items() if np.ptp(cost) > 0}
+        if encoder is None or not varied:
+            return
+        path = self._store.folder / "pretrained.safetensors"
+        if self._store.stage("pretraining") is not None and path.exists():
+            encoder.restore(*load_predictor(path).state())
+            return
+        found = encoder.pretrain(self.pool, varied)
+        save_predictor(encoder, path)
+        shown = {
+            name: {
+                "r2": float(found.r2[name]),
+                "truth": found.truth[name][:400].round(4).tolist(),
+                "predicted": found.predicted[name][:400].round(4).tolist(),
+            }
+            for name in found.r2
+        }
+        self._store.set_stage("pretraining", {"pool": len(self.pool), "costs": shown})
+        self._notify("pretraining", {name: cost["r2"] for name, cost in shown.items()})
+
+    def run(self) -> None:
+        """Stage 2: all rounds, each trained to its end; leaves the predictor fitted to them."""
+        for index in range(self._plan.rounds + 1):
+            if index >= len(self._rounds()):
+                self.propose(index)
+            batch = self._rounds()[index]
+            self._notify("round", {"index": index, "rounds": self._plan.rounds})
+            self._coordinator.complete(partial(self._replacement, index), self.report)
+            if index == 0:
+                self._stop_early(batch)
+            self._close(index)
+
+    def fit(self, index: int) -> None:
+        """Fits the predictor to all labels older than round `index`."""
+        if self._fitted == index:
+            return
+        rounds = self._rounds()
+        before = rounds[index].number if index < len(rounds) else None
+        labels = self.labels(before)
+        values = usable(labels)
+        some = np.linspace(0, len(values) - 1, min(len(values), MOST_FITTED)).astype(int)
+        fitted = self.predictor
+        if isinstance(fitted, AutoPredictor) and len(values) > MOST_LABELS:
+            # A Gaussian process of more labels costs their cube, and has no edge left.
+            fitted.kind = "nars"
+            fitted = fitted.members["nars"]
+        fitted.fit(labels.matrix[some], values[some])
+        self._fitted = index
+        self._scores = self.predictor.predict(self.pool).mean
+
+    def labels(self, before: int | None = None) -> Labels:
+        """Returns what the predictor learns from: labels of rounds below a number, or of all."""
+        return self._store.labels(
+            self.epoch, kinds=LABEL_KINDS, before=before, seed=self._plan.seed
+        )
+
+    def costs_of(self, rows: Matrix) -> dict[str, Floats]:
+        """Returns cost -> (P,) of candidates."""
+        return {k: np.asarray(v, np.float64) for k, v in self._problem.costs(rows).items()}
+
+    def _rounds(self) -> list[Batch]:
+        return [batch for batch in self._store.batches() if batch.kind in SEARCH_KINDS]
+
+    def _rng(self, index: int) -> np.random.Generator:
+        """Returns the generator as the round before `index` left it."""
+        rng = np.random.default_rng(self._plan.seed)
+        if index:
+            rng.bit_generator.state = self._rounds()[index - 1].rng_state
+        return rng
+
+    def propose(self, index: int) -> None:
+        """Writes a round's trials into the store, all at once, before any of them starts."""
+        rng = self._rng(index)
+        taken = self._taken()
+        if index == 0:
+            free = np.flatnonzero(~taken)
+            chosen = rng.permutation(free)[: self._plan.batch]
+            slots, predicted = np.arange(len(chosen)), None
+        else:
+            self.fit(index)
+            selection = self._select(taken)
+            chosen, slots, predicted = selection.indices, selection.bins, self._scores
+        if not len(chosen):
+            raise ValueError("every candidate of the pool is trained; enlarge the pool")
+        proposals = [
+            self._proposal(int(row), int(slot), predicted)
+            for row, slot in zip(chosen, slots, strict=True)
+        ]
+        batches = self._store.batches()
+        batch = Batch(
+            batches[-1].number + 1 if batches else 0,
+            SEARCH_KINDS[min(index, 1)],
+            rng.bit_generator.state,
+            self.predictor.kind if index else "",
+        )
+        self._store.add_batch(batch, proposals)
+
+    def _proposal(self, row: int, slot: int, predicted: Floats | None) -> Proposal:
+        return Proposal(
+            genes=tuple(self.pool[row].tolist()),
+            costs={name: float(cost[row]) for name, cost in self.costs.items()},
+            epochs=self.epoch,
+            seed=self._plan.seed,
+            slot=slot,
+            predicted=None if predicted is None else float(predicted[row]),
+        )
+
+    def _taken(self) -> npt.NDArray[np.bool_]:
+        known = self._store.known_genes()
+        if not len(known):
+            return np.zeros(len(self.pool), np.bool_)
+        return np.isin(self._hashes, self._problem.space.hashes(known))
+
+    def _select(self, taken: npt.NDArray[np.bool_]) -> Selection:
+        if self._plan.bins == IN_TURN:
+            return select_in_turn(self._scores, self._inside, num=self._plan.batch, taken=taken)
+        costs = self.costs.get(self.bin_by, np.zeros(len(self.pool)))
+        bins = self._plan.bins if np.ptp(costs) > 0 else "none"
+        ends = self._plan.within.get(self.bin_by)
+        finite = ends is not None and bool(np.isfinite(ends).all())
+        return select_batch(
+            self._scores,
+            costs,
+            num=self._plan.batch,
+            bins=bins,
+            limits=ends if finite else None,
+            taken=taken,
+        )
+
+    def _replacement(self, index: int, trial: Trial) -> Proposal:
+        """Returns what takes the place of a trial that failed: the next best of its bin."""
+        taken = self._taken()
+        if index == 0:
+            free = np.flatnonzero(~taken)
+            if not len(free):
+                raise ValueError("no candidate of the pool is left to replace a failed one")
+            row, predicted = int(free[0]), None
+        else:
+            self.fit(index)
+            if self._plan.bins == IN_TURN:
+                row = best_within(self._scores, self._inside[trial.slot], taken)
+                return self._proposal(row, trial.slot, self._scores)
+            older = [b.number for b in self._rounds()[:index]]
+            known = self._store.known_genes(upto=older[-1])
+            then = np.isin(self._hashes, self._problem.space.hashes(known))
+            costs = self.costs.get(self.bin_by, np.zeros(len(self.pool)))
+            selection = self._select(then)
+            row = next_best(selection, trial.slot, self._scores, costs, taken)
+            predicted = self._scores
+        return self._proposal(row, trial.slot, predicted)
+
+    def _stop_early(self, batch: Batch) -> None:
+        if self._store.stage("early_stop") is not None:
+            return
+        trials = self._store.trials("done", batch=batch.number)
+        full = self._plan.epochs
+        if not self._plan.early_stop or full == 1 or len(trials) < 3:
+            self._store.set_stage("early_stop", {"epoch": full, "found": False, "tried": False})
+            return
+        curves = np.full((len(trials), full), np.nan)
+        for row, trial in enumerate(trials):
+            curve = self._store.curve(trial.seq)
+            curves[row, : len(curve)] = [np.nan if v is None else v for v in curve]
+        found = find_early_stop(curves, self._rng(1))
+        self._store.set_stage("early_stop", {**dataclasses.asdict(found), "tried": True})
+        self._notify("early_stop", {"epoch": found.epoch, "found": found.found, "epochs": full})
+
+    def _close(self, index: int) -> None:
+        """Writes down how good the predictor is now, and refits it to all labels."""
+        name = f"round_{index}"
+        if self._store.stage(name) is None:
+            rounds = self._rounds()
+            labels = self.labels(rounds[index + 1].number if index + 1 < len(rounds) else None)
+            values = usable(labels)
+            self.fit(index + 1)
+            importance = self._importance()
+            content = {
+                "trials": len(values),
+                "epoch": self.epoch,
+                "best": float(values.max()),
+                **self._quality(labels, values),
+            }
+            # Cross-validation left the predictor fitted to a part of the labels.
+            self._fitted = -1
+            self._store.set_stage("importance", {"genes": importance})
+            self._store.set_stage(name, content)
+            self._notify("closed", {"index": index, **content})
+        self.fit(index + 1)
+        save_predictor(self.predictor, self._store.folder / PREDICTOR)
+
+    def _quality(self, labels: Labels, values: Floats) -> dict[str, Any]:
+        if len(values) < FEWEST_LABELS:
+            return {}
+        some = np.linspace(0, len(values) - 1, min(len(values), MOST_LABELS)).astype(int)
+        rows, values = labels.matrix[some], values[some]
+        chosen = _chosen_of(self.predictor)
+        found = cross_validate(lambda: chosen, rows, values, seed=self._plan.seed)
+        figures: dict[str, Any] = {
+            "tau": found.tau,
+            "spearman": found.spearman,
+            "mse": found.mse,
+            "tau_better_half": found.tau_better_half,
+            "predicted": found.predicted.round(4).tolist(),
+            "truth": values.round(4).tolist(),
+            "predictor": chosen.kind,
+        }
+        if chosen is _encoder_of(self.predictor) and self._store.stage("pretraining"):
+            plain = _chosen_of(self._make_predictor())
+            unpretrained = cross_validate(lambda: plain, rows, values, seed=self._plan.seed)
+            figures["tau_unpretrained"] = unpretrained.tau
+            figures["mse_unpretrained"] = unpretrained.mse
+            figures["predicted_unpretrained"] = unpretrained.predicted.round(4).tolist()
+        if self.bin_by:
+            figures["tau_of_cost"] = abs(tau(self.costs_of(rows)[self.bin_by], values))
+            figures["worse_than_cost"] = bool(figures["tau"] <= figures["tau_of_cost"])
+        return figures
+
+    def _importance(self) -> dict[str, float]:
+        """Returns gene -> share of the variance of the pool's scores that it explains alone."""
+        centred = self._scores - self._scores.mean()
+        total = float((centred**2).sum())
+        shares = {}
+        for column, gene in enumerate(self._problem.space.genes):
+            values = self.pool[:, column]
+            count = np.bincount(values, minlength=len(gene.values))
+            sums = np.bincount(values, weights=centred, minlength=len(gene.values))
+            between = float((sums**2 / np.maximum(count, 1)).sum())
+            shares[gene.name] = between / total if total else 0.0
+        return shares
+
+    def report(self, progress: Progress) -> None:
+        """Passes a round's progress on."""
+        self._notify("progress", dataclasses.asdict(progress))

@@ -1,0 +1,49 @@
+"""How far a search is, read from its store in well under a second whatever its size."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from fbnetv3.search.storage.lock import OWNER
+from fbnetv3.search.storage.store import Store
+
+from .problem import Plan
+from .rounds import SEARCH_KINDS
+
+
+def status_of(store: Store) -> dict[str, Any]:
+    """Returns the state of a search as plain JSON types."""
+    plan = Plan.from_dict(store.settings["plan"])
+    rounds = [batch for batch in store.batches() if batch.kind in SEARCH_KINDS]
+    finished = store.stage("answers") is not None
+    owner = store.folder / OWNER
+    coordinator = ""
+    if owner.exists():
+        found = json.loads(owner.read_text())
+        coordinator = f"process {found['pid']} on host {found['host']}"
+    return {
+        "state": "finished" if finished else "running" if coordinator else "stopped",
+        "coordinator": coordinator,
+        "rounds": len(rounds),
+        "of_rounds": plan.rounds + 1,
+        "trials": store.counts(),
+        "best": best_of(store),
+        "early_stop": store.stage("early_stop"),
+    }
+
+
+def best_of(store: Store) -> list[dict[str, Any]]:
+    """Returns the best label within each limit of the plan, None where there is none."""
+    plan = Plan.from_dict(store.settings["plan"])
+    return [
+        {
+            "limit": ", ".join(
+                f"{'' if low == -float('inf') else f'{low:g}<='}{name}"
+                f"{'' if high == float('inf') else f'<={high:g}'}"
+                for name, (low, high) in limit.items()
+            ),
+            "label": store.best_label(limit),
+        }
+        for limit in plan.limits
+    ]

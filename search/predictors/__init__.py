@@ -1,0 +1,4 @@
+"""Predictors of accuracy, trained on the candidates evaluated so far.
+
+Imports `space`.
+"""

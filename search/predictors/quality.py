@@ -1,0 +1,94 @@
+"""How well a predictor orders labels that it has not seen: rank correlations, cross-validation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from fbnetv3.search.space.space import Floats, Matrix
+
+if TYPE_CHECKING:
+    from .predictor import Predictor
+
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How well predictions order and meet labels they have not seen.
+
+    Attributes:
+        tau: Kendall's rank correlation.
+        spearman: Spearman's.
+        mse: mean squared error in the labels' unit.
+        tau_better_half: tau among the labels above the median, what a search depends on.
+        predicted: (n,) the prediction for each label.
+    """
+
+    tau: float
+    spearman: float
+    mse: float
+    tau_better_half: float
+    predicted: Floats
+
+
+def quality(predicted: Floats, labels: Floats) -> Quality:
+    """Returns the figures of predictions (n,) against labels (n,)."""
+    better = labels >= np.median(labels)
+    return Quality(
+        tau=tau(predicted, labels),
+        spearman=spearman(predicted, labels),
+        mse=float(((predicted - labels) ** 2).mean()),
+        tau_better_half=tau(predicted[better], labels[better]),
+        predicted=predicted,
+    )
+
+
+def cross_validate(
+    make: Callable[[], Predictor], rows: Matrix, labels: Floats, *, seed: int = 0
+) -> Quality:
+    """Returns the figures of five-fold cross-validation.
+
+    Args:
+        make: returns a predictor to fit; the same one each time is fine, as `fit` starts anew.
+        rows: (n, num_genes).
+        labels: (n,).
+        seed: of the split.
+
+    Raises:
+        ValueError: fewer than ten labels.
+    """
+    values = np.asarray(labels, np.float64)
+    if len(values) < 2 * FOLDS:
+        raise ValueError(f"{len(values)} labels; expected at least {2 * FOLDS} to cross-validate")
+    fold = np.random.default_rng(seed).permutation(len(values)) % FOLDS
+    predicted = np.empty(len(values))
+    for number in range(FOLDS):
+        held = fold == number
+        predictor = make()
+        predictor.fit(rows[~held], values[~held])
+        predicted[held] = predictor.predict(rows[held]).mean
+    return quality(predicted, values)
+
+
+def tau(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
+    """Returns Kendall's tau-b of two lists, 0 where either is constant."""
+    a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
+    up, over = np.sign(a[:, None] - a), np.sign(b[:, None] - b)
+    spread = float(np.sqrt((up**2).sum() * (over**2).sum()))
+    return float((up * over).sum() / spread) if spread else 0.0
+
+
+def spearman(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
+    """Returns Spearman's rank correlation, equal values sharing their mean rank; 0 if constant."""
+    ranks = []
+    for values in (first, second):
+        _, place, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
+        ranks.append((np.cumsum(counts) - (counts + 1) / 2)[place.ravel()])
+    a, b = (rank - rank.mean() for rank in ranks)
+    spread = float(np.sqrt((a**2).sum() * (b**2).sum()))
+    return float((a * b).sum() / spread) if spread else 0.0

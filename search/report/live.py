@@ -1,0 +1,136 @@
+"""What a search shows while it runs: one line of progress on a terminal, a line an event else."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from fbnetv3.search.nars.run import Answer
+    from fbnetv3.search.storage.store import Store
+
+# A line of progress so often where the output is no terminal.
+PLAIN_S = 60.0
+
+
+class Live:
+    """Shows notes of a search on standard error; a context manager."""
+
+    def __init__(self, store: Store, *, quiet: bool = False) -> None:
+        self._store, self._quiet, self._round = store, quiet, ""
+        self._terminal = not quiet and sys.stderr.isatty()
+        self._said = 0.0
+        self._status: Any = None
+
+    def __enter__(self) -> Live:
+        if self._terminal:
+            from rich.console import Console
+
+            self._status = Console(stderr=True).status("starting")
+            self._status.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._status is not None:
+            self._status.__exit__(None, None, None)
+
+    def note(self, name: str, fields: Mapping[str, Any]) -> None:
+        """Takes a note as `run.run` gives them."""
+        if self._quiet:
+            return
+        if name == "progress":
+            self._progress(fields)
+        elif name == "round":
+            last = fields["index"] > fields["rounds"]
+            self._round = "last" if last else f"round {fields['index']} of {fields['rounds']}"
+        elif text := _TEXTS.get(name, lambda _fields: "")(fields):
+            self._say(text)
+
+    def _say(self, text: str) -> None:
+        if self._status is not None:
+            self._status.console.print(text, highlight=False)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def _progress(self, fields: Mapping[str, Any]) -> None:
+        left = fields["seconds_left"]
+        text = (
+            f"{self._round}: {fields['done']} done, {fields['running']} running, "
+            f"{fields['waiting']} waiting"
+            + (f", {fields['failed']} failed" if fields["failed"] else "")
+            + (f", about {_duration(left)} left in this round" if left else "")
+        )
+        if self._status is not None:
+            self._status.update(f"{text}; {self._best()}")
+        elif time.monotonic() - self._said > PLAIN_S:
+            self._said = time.monotonic()
+            self._say(f"{text}; {self._best()}")
+
+    def _best(self) -> str:
+        from fbnetv3.search.nars.status import best_of
+
+        best = best_of(self._store)
+        shown = [
+            f"{one['label']:.2f}" + (f" ({one['limit']})" if one["limit"] else "")
+            for one in best
+            if one["label"] is not None
+        ]
+        return f"best so far {', '.join(shown)}" if shown else "no label yet"
+
+
+def _closed(fields: Mapping[str, Any]) -> str:
+    text = f"round {fields['index']}: {fields['trials']} labels, best {fields['best']:.3f}"
+    if "tau" in fields:
+        text += (
+            f"; predictor {fields['predictor']}, held out: tau {fields['tau']:.3f}, Spearman "
+            f"{fields['spearman']:.3f}, MSE {fields['mse']:.3g}, tau of the better half "
+            f"{fields['tau_better_half']:.3f}"
+        )
+    if fields.get("worse_than_cost"):
+        text += (
+            f"; warning: no better than the cost alone (tau {fields['tau_of_cost']:.3f}), do not "
+            "trust its choice yet"
+        )
+    return text
+
+
+def _early_stop(fields: Mapping[str, Any]) -> str:
+    if fields["found"]:
+        return f"early stopping: ranks stay from epoch {fields['epoch']} of {fields['epochs']} on"
+    return f"early stopping: no epoch before the last will do, all {fields['epochs']} are trained"
+
+
+_TEXTS: dict[str, Any] = {
+    "pretraining": lambda fields: (
+        "stage 1: encoder pretrained, "
+        + ", ".join(f"R2 of {name} {value:.4f}" for name, value in fields.items())
+    ),
+    "early_stop": _early_stop,
+    "closed": _closed,
+    "evolved": lambda fields: f"stage 3: best candidates for {fields['limits']} limit(s)",
+}
+
+
+def round_line(number: int, answer: Answer) -> str:
+    """Returns an answer as one line."""
+    limit = ", ".join(
+        f"{'' if low == -np.inf else f'{low:g}<='}{name}{'' if high == np.inf else f'<={high:g}'}"
+        for name, (low, high) in answer.limit.items()
+    )
+    where = f"answer {number} ({limit or 'no limit'})"
+    if not answer.contenders:
+        nearest = ", ".join(f"{name} {value:g}" for name, value in answer.nearest.items())
+        return f"{where}: out of reach, the nearest has {nearest}"
+    best = answer.contenders[0]
+    costs = ", ".join(f"{name} {value:.6g}" for name, value in best.costs.items())
+    return f"{where}: {best.mean:.3f} +- {best.sd:.3f} over {len(best.labels)} seed(s), {costs}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

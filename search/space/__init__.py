@@ -1,0 +1,4 @@
+"""Search spaces: genes, how they become an architecture and a recipe, the ready-made spaces.
+
+Of the search, imports no other room.
+"""

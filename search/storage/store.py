@@ -1,0 +1,407 @@
+"""The trials of one search on disk: nothing finished is lost by a kill at any moment.
+
+One process, the coordinator, has the database open for writing; `Store.open` refuses a second.
+A round enters in one transaction before any of its trials starts. Workers never see the database:
+they write result files (`results`), which are read in here as often as one likes. Database lost?
+`rebuild` makes it again from the folder:
+
+    search.json                 the settings
+    search.sqlite               this module's database (WAL; on a local disk)
+    batches/<number>.json       each round as proposed
+    trials/<id>/<attempt>/      what workers wrote
+
+The store takes no decisions about the search.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+from .lock import StoreError, beat, give_lock, reported, take_lock
+from .queries import Queries
+from .results import read_epochs, write_json
+from .trials import Batch, Proposal, Trial
+
+DATABASE, SETTINGS = "search.sqlite", "search.json"
+SCHEMA = "fbnetv3-search/1"
+
+_TABLES = """
+CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE stage (name TEXT PRIMARY KEY, content TEXT NOT NULL, finished REAL NOT NULL);
+CREATE TABLE batch (
+    number INTEGER PRIMARY KEY, kind TEXT NOT NULL, rng_state TEXT NOT NULL,
+    predictor TEXT NOT NULL, created REAL NOT NULL, filed INTEGER NOT NULL DEFAULT 0);
+CREATE TABLE trial (
+    seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE,
+    batch INTEGER NOT NULL REFERENCES batch(number), slot INTEGER NOT NULL,
+    genes BLOB NOT NULL, costs TEXT NOT NULL, seed INTEGER NOT NULL, epochs INTEGER NOT NULL,
+    predicted REAL, origin TEXT NOT NULL, state TEXT NOT NULL,
+    attempt INTEGER NOT NULL DEFAULT 0, failures INTEGER NOT NULL DEFAULT 0,
+    owner TEXT, lease_until REAL, started REAL, ended REAL, reason TEXT);
+CREATE INDEX trial_state ON trial(state);
+CREATE INDEX trial_batch ON trial(batch);
+CREATE TABLE metric (
+    trial INTEGER NOT NULL REFERENCES trial(seq), epoch INTEGER NOT NULL,
+    attempt INTEGER NOT NULL, value REAL, PRIMARY KEY (trial, epoch, attempt)) WITHOUT ROWID;
+"""
+
+
+@dataclass
+class Store(Queries):
+    """An open search folder. Made by `create`, `open` or `read`; a context manager.
+
+    Attributes:
+        folder: the search's.
+        settings: space, objective and plan as JSON, as `run.create` makes them.
+        messages: what a person should know of, such as damaged files that were passed over.
+    """
+
+    folder: Path
+    settings: dict[str, Any]
+    messages: list[str] = field(default_factory=list)
+    _database: sqlite3.Connection = field(init=False, repr=False)
+    _lock: FileLock | None = field(init=False, default=None, repr=False)
+    _depth: int = field(init=False, default=0, repr=False)
+
+    @staticmethod
+    def create(folder: Path, settings: Mapping[str, Any]) -> Store:
+        """Returns a new, empty store in a folder that has none.
+
+        Raises:
+            ValueError: the folder already holds a search.
+        """
+        if (folder / SETTINGS).exists():
+            raise ValueError(f"{folder} already holds a search; resume it or name another folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        with reported(folder):
+            write_json(folder / SETTINGS, {"schema": SCHEMA, **settings})
+        return Store.open(folder)
+
+    @staticmethod
+    def open(folder: Path) -> Store:
+        """Returns the store as its only coordinator; trials that were running are queued again.
+
+        Raises:
+            FileNotFoundError: there is no search in the folder.
+            StoreError: another coordinator is at work, or the database is damaged or full.
+        """
+        store = Store(folder, _read_settings(folder))
+        store._lock = take_lock(folder)
+        try:
+            with reported(folder):
+                store._connect()
+                store._recover()
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    @staticmethod
+    def read(folder: Path) -> Store:
+        """Returns the store for reading only; a coordinator may be at work meanwhile.
+
+        Raises:
+            FileNotFoundError: there is no search in the folder, or it has no database.
+            StoreError: the database is damaged.
+        """
+        store = Store(folder, _read_settings(folder))
+        path = folder / DATABASE
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is missing; make it again: fbnetv3-search rebuild")
+        with reported(folder):
+            store._database = sqlite3.connect(
+                f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=30
+            )
+            store._database.execute("SELECT COUNT(*) FROM batch").fetchone()
+        return store
+
+    @staticmethod
+    def rebuild(folder: Path) -> Store:
+        """Returns the store with its database made again from the folder's other files.
+
+        An existing database is kept as `search.sqlite.old`.
+        """
+        settings = _read_settings(folder)
+        lock = take_lock(folder)
+        for suffix in ("", "-wal", "-shm"):
+            old = folder / (DATABASE + suffix)
+            if old.exists():
+                os.replace(old, folder / f"{DATABASE}.old{suffix}")
+        store = Store(folder, settings)
+        store._lock = lock
+        try:
+            with reported(folder):
+                store._connect(rebuilding=True)
+                with store.transaction():
+                    for path in sorted((folder / "batches").glob("*.json")):
+                        store._load_batch(path)
+                store._recover()
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    def _connect(self, *, rebuilding: bool = False) -> None:
+        path = self.folder / DATABASE
+        if not rebuilding and not path.exists() and any((self.folder / "batches").glob("*.json")):
+            raise StoreError(
+                f"{path} is missing but rounds are there; make it again: "
+                f"fbnetv3-search rebuild {self.folder}"
+            )
+        self._database = sqlite3.connect(path, isolation_level=None, timeout=30)
+        self._database.execute("PRAGMA journal_mode=WAL")
+        self._database.execute("PRAGMA synchronous=FULL")
+        self._database.execute("PRAGMA foreign_keys=ON")
+        with self.transaction():
+            if not self._database.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+                for statement in _TABLES.split(";"):
+                    self._database.execute(statement)
+
+    def _recover(self) -> None:
+        """Files rounds that a crash left unfiled, reads all results in, frees what was running."""
+        self._file_batches()
+        with self.transaction():
+            for trial in self.trials("queued", "leased"):
+                self.ingest(trial)
+            # The workers died with their coordinator: this is no failure of the trial.
+            self._database.execute(
+                "UPDATE trial SET state='queued', owner=NULL, lease_until=NULL WHERE state='leased'"
+            )
+
+    def close(self) -> None:
+        """Closes the database and gives up the coordinator's lock."""
+        if hasattr(self, "_database"):
+            self._database.close()
+        if self._lock is not None:
+            give_lock(self.folder, self._lock)
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def beat(self) -> None:
+        """Shows coordinators on other hosts that this one is alive."""
+        beat(self.folder)
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing of what is written inside; nests into the outermost.
+
+        Raises:
+            StoreError: the disk is full, or the database is damaged; nothing was written.
+        """
+        if self._depth:
+            yield
+            return
+        with reported(self.folder):
+            self._database.execute("BEGIN IMMEDIATE")
+            self._depth = 1
+            try:
+                yield
+                self._database.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    self._database.execute("ROLLBACK")
+                raise
+            finally:
+                self._depth = 0
+            self._file_batches()
+
+    def trial_id(self, proposal: Proposal) -> str:
+        """Returns the trial's content hash: equal trials are one trial, wherever they come from."""
+        identity = {
+            **self.settings.get("identity", {}),
+            "genes": [int(gene) for gene in proposal.genes],
+            "epochs": proposal.epochs,
+            "seed": proposal.seed,
+        }
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+    def add_batch(self, batch: Batch, proposals: Sequence[Proposal]) -> int:
+        """Writes a round and its trials in one transaction; returns how many trials are new."""
+        with self.transaction():
+            self._database.execute(
+                "INSERT INTO batch VALUES (?,?,?,?,?,0)",
+                (
+                    batch.number,
+                    batch.kind,
+                    json.dumps(batch.rng_state),
+                    batch.predictor,
+                    time.time(),
+                ),
+            )
+            return self._insert(batch.number, proposals)
+
+    def add_replacement(self, failed: Trial, proposal: Proposal) -> Trial:
+        """Returns the trial that takes the place of a failed one, added to the same round.
+
+        Raises:
+            ValueError: the proposed trial is known already.
+        """
+        with self.transaction():
+            if not self._insert(failed.batch, [proposal]):
+                raise ValueError(f"{proposal.genes} was tried already; expected an untried one")
+            self._database.execute("UPDATE batch SET filed=0 WHERE number=?", (failed.batch,))
+            return self.trials("queued", batch=failed.batch)[-1]
+
+    def _insert(self, number: int, proposals: Sequence[Proposal]) -> int:
+        before = self._database.total_changes
+        self._database.executemany(
+            "INSERT OR IGNORE INTO trial (id,batch,slot,genes,costs,seed,epochs,predicted,origin,"
+            "state) VALUES (?,?,?,?,?,?,?,?,?,?)",
+            (
+                (
+                    self.trial_id(p), number, p.slot, np.asarray(p.genes, "<i2").tobytes(),
+                    json.dumps(dict(p.costs)), p.seed, p.epochs, p.predicted, p.origin,
+                    "queued" if p.value is None else "done",
+                )
+                for p in proposals
+            ),
+        )  # fmt: skip
+        new = self._database.total_changes - before
+        self._database.executemany(
+            "INSERT OR IGNORE INTO metric SELECT seq, epochs, 0, ? FROM trial WHERE id=?",
+            ((p.value, self.trial_id(p)) for p in proposals if p.value is not None),
+        )
+        return new
+
+    def _file_batches(self) -> None:
+        for (number,) in self._database.execute(
+            "SELECT number FROM batch WHERE filed=0"
+        ).fetchall():
+            self._file_batch(number)
+
+    def _file_batch(self, number: int) -> None:
+        row = self._database.execute(
+            "SELECT kind, rng_state, predictor FROM batch WHERE number=?", (number,)
+        ).fetchone()
+        trials = self.trials(batch=number)
+        content = {
+            "number": number,
+            "kind": row[0],
+            "rng_state": json.loads(row[1]),
+            "predictor": row[2],
+            "trials": [
+                {
+                    "genes": list(t.genes), "costs": dict(t.costs), "epochs": t.epochs,
+                    "seed": t.seed, "slot": t.slot, "predicted": t.predicted, "origin": t.origin,
+                    **({"failed": t.reason} if t.state == "failed" else {}),
+                    **({"value": self.curve(t.seq)[-1]} if t.origin != "search" else {}),
+                }
+                for t in trials
+            ],
+        }  # fmt: skip
+        write_json(self.folder / "batches" / f"{number:05d}.json", content)
+        self._database.execute("UPDATE batch SET filed=1 WHERE number=?", (number,))
+
+    def _load_batch(self, path: Path) -> None:
+        try:
+            content = json.loads(path.read_text())
+            failed = [trial.pop("failed", None) for trial in content["trials"]]
+            proposals = [
+                Proposal(**{**trial, "genes": tuple(trial["genes"])}) for trial in content["trials"]
+            ]
+            row = (content["number"], content["kind"], json.dumps(content["rng_state"]),
+                   content["predictor"], time.time())  # fmt: skip
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{path} is damaged ({error}); restore it from a copy") from None
+        self._database.execute("INSERT INTO batch VALUES (?,?,?,?,?,1)", row)
+        self._insert(content["number"], proposals)
+        for proposal, reason in zip(proposals, failed, strict=True):
+            if reason is not None:
+                self._database.execute(
+                    "UPDATE trial SET state='failed', reason=? WHERE id=?",
+                    (reason, self.trial_id(proposal)),
+                )
+
+    def lease(self, trial: Trial, owner: str, seconds: float) -> int:
+        """Marks a trial as running until the lease ends; returns the number of its attempt."""
+        now = time.time()
+        with self.transaction():
+            self._database.execute(
+                "UPDATE trial SET state='leased', attempt=attempt+1, owner=?, lease_until=?,"
+                "started=? WHERE seq=?",
+                (owner, now + seconds, now, trial.seq),
+            )
+        return trial.attempt + 1
+
+    def extend_leases(self, owner: str, seconds: float) -> None:
+        """Extends the leases of all trials that an owner runs."""
+        with self.transaction():
+            self._database.execute(
+                "UPDATE trial SET lease_until=? WHERE state='leased' AND owner=?",
+                (time.time() + seconds, owner),
+            )
+
+    def release(self, trial: Trial, reason: str, max_attempts: int) -> bool:
+        """Counts a failure of a running trial; returns whether it has now failed for good."""
+        failed = trial.failures + 1 >= max_attempts
+        with self.transaction():
+            self._database.execute(
+                "UPDATE trial SET state=?, failures=failures+1, owner=NULL, lease_until=NULL,"
+                "reason=? WHERE seq=?",
+                ("failed" if failed else "queued", reason, trial.seq),
+            )
+            if failed:
+                self._database.execute("UPDATE batch SET filed=0 WHERE number=?", (trial.batch,))
+        return failed
+
+    def ingest(self, trial: Trial) -> bool:
+        """Reads a trial's result files in, again if need be; returns whether it is complete.
+
+        Complete means a label for every epoch, or one that says that training diverged.
+        """
+        found = list(read_epochs(self.folder, trial.id, self.messages))
+        if not found:
+            return False
+        curve = {epoch.epoch: epoch.value for epoch in found}
+        diverged = any(value is None for value in curve.values())
+        complete = diverged or all(k in curve for k in range(1, trial.epochs + 1))
+        with self.transaction():
+            self._database.executemany(
+                "INSERT OR IGNORE INTO metric VALUES (?,?,?,?)",
+                ((trial.seq, e.epoch, e.attempt, e.value) for e in found),
+            )
+            if complete:
+                self._database.execute(
+                    "UPDATE trial SET state='done', ended=?, owner=NULL, lease_until=NULL "
+                    "WHERE seq=? AND state<>'done'",
+                    (time.time(), trial.seq),
+                )
+        return complete
+
+    def set_stage(self, name: str, content: Mapping[str, Any]) -> None:
+        """Remembers what a stage found; every stage can be worked out again from the rounds."""
+        with self.transaction():
+            self._database.execute(
+                "INSERT OR REPLACE INTO stage VALUES (?,?,?)",
+                (name, json.dumps(content), time.time()),
+            )
+
+
+def _read_settings(folder: Path) -> dict[str, Any]:
+    path = folder / SETTINGS
+    if not path.exists():
+        raise FileNotFoundError(f"{folder} holds no search ({SETTINGS} is missing); start one: "
+                                "fbnetv3-search run")  # fmt: skip
+    try:
+        settings = dict(json.loads(path.read_text()))
+    except ValueError as error:
+        raise StoreError(f"{path} is damaged ({error}); restore it from a copy") from None
+    if settings.get("schema") != SCHEMA:
+        raise StoreError(f"{path} has schema {settings.get('schema')!r}; expected {SCHEMA!r}")
+    return settings

@@ -1,0 +1,4 @@
+"""Training one network by one recipe: the loop, distillation, evaluation.
+
+Imports `data`.
+"""

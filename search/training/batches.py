@@ -1,0 +1,321 @@
+"""Batches of an image set: shuffled and augmented for training, in order for evaluation.
+
+What a batch holds follows from the seed, the epoch and the step alone, so that a run resumes
+anywhere without saved generators, and processes share a batch without talking. Images come out
+normalised, (n, 3, side, side) float32, channels last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from fbnetv3.images.preprocess import (
+    CIFAR10_MEAN,
+    CIFAR10_STD,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Preprocess,
+)
+from fbnetv3.search.data.augment import NUM_DRAWS, augment
+from fbnetv3.search.data.image_set import ImageSet, decode
+
+from .parallel import World
+from .recipe import Recipe
+
+# An image's position in its set, and the seed of its augmentation; None is for evaluation.
+_Sample = tuple[int, int | None]
+# Share of a set that may be unreadable before training on what is left would be dishonest.
+MAX_DAMAGED_SHARE = 0.01
+
+
+class Batch(NamedTuple):
+    """Images (n, 3, side, side), labels (n,), and the images' positions in their set (n,)."""
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+
+
+def default_preprocess(images: ImageSet, resolution: int) -> Preprocess:
+    """Returns what fits a set: small images whole, photos as ImageNet's with a crop of 224/242."""
+    small = images.pixels is not None
+    return Preprocess(
+        resize=resolution if small else round(resolution * 242 / 224),
+        crop=resolution,
+        interpolation="bilinear",
+        antialias=True,
+        mean=CIFAR10_MEAN if small else IMAGENET_MEAN,
+        std=CIFAR10_STD if small else IMAGENET_STD,
+    )
+
+
+def derive_seed(seed: int, *words: object) -> int:
+    """Returns a seed for one use, unrelated to that of every other use: below 2 ** 63."""
+    digest = hashlib.sha256(repr((seed, *words)).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def seed_all(seed: int) -> None:
+    """Seeds the global generators of torch, numpy and Python."""
+    random.seed(seed)
+    np.random.seed(seed % (1 << 32))
+    torch.manual_seed(seed)
+
+
+class TrainBatches:
+    """A process's share of the shuffled, augmented batches of every epoch.
+
+    An image that cannot be decoded is replaced by the next readable one and counted in `damaged`;
+    above 1 % of the set training stops. Images left over behind the last whole batch wait for
+    another epoch's order.
+
+    Args:
+        images: the training set.
+        recipe: its batch size, per node, and augmentation.
+        preprocess: its crop, mean and std.
+        seed: of order and augmentation.
+        world: which share is this process's.
+        device: where batches are made and come out.
+        workers: processes that decode images which are not in memory.
+
+    Raises:
+        ValueError: the set is smaller than a batch, or a batch does not divide by processes.
+    """
+
+    def __init__(
+        self,
+        images: ImageSet,
+        recipe: Recipe,
+        preprocess: Preprocess,
+        *,
+        seed: int,
+        world: World,
+        device: torch.device,
+        workers: int = 0,
+    ) -> None:
+        self.total = recipe.batch_size * world.nodes
+        if self.total % world.size:
+            raise ValueError(
+                f"a batch of {self.total} does not divide by {world.size} processes; "
+                "choose a batch_size that does"
+            )
+        self.steps = len(images) // self.total
+        if not self.steps:
+            raise ValueError(
+                f"{images.name} has {len(images)} images, less than one batch of {self.total}; "
+                "choose a smaller batch_size"
+            )
+        self.damaged: set[int] = set()
+        self._images, self._recipe, self._preprocess = images, recipe, preprocess
+        self._seed, self._device, self._workers = seed, device, workers
+        share = self.total // world.size
+        self._mine = slice(world.rank * share, (world.rank + 1) * share)
+        self._labels = images.labels.to(device)
+        self._pixels = None if images.pixels is None else images.pixels.to(device)
+        self._samples: list[list[_Sample]] = []
+        self._loader: DataLoader[Any] | None = None
+
+    def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """Yields the batches of an epoch from a step on."""
+        order = self._order(epoch)
+        if self._pixels is None:
+            yield from self._decoded(epoch, order, first_step)
+            return
+        for step in range(first_step, self.steps):
+            picked = order[step * self.total : (step + 1) * self.total][self._mine]
+            generator = _generator(self._seed, "augment", epoch, step)
+            u = torch.rand(self.total, NUM_DRAWS, generator=generator)[self._mine]
+            indices = picked.to(self._device)
+            pixels = self._pixels.index_select(0, indices)
+            pixels = augment(pixels, u.to(self._device), self._recipe.augment)
+            x = normalised(pixels, self._preprocess, self._preprocess.crop)
+            yield Batch(x, self._labels[indices], indices)
+
+    def _order(self, epoch: int) -> Tensor:
+        return torch.randperm(len(self._images), generator=_generator(self._seed, "order", epoch))
+
+    def _decoded(self, epoch: int, order: Tensor, first_step: int) -> Iterator[Batch]:
+        self._samples[:] = [
+            [
+                (index, derive_seed(self._seed, "augment", epoch, index))
+                for index in order[step * self.total : (step + 1) * self.total][self._mine].tolist()
+            ]
+            for step in range(first_step, self.steps)
+        ]
+        if self._loader is None:
+            self._loader = DataLoader(
+                _Decoding(self._images, photo_transform(self._recipe, self._preprocess)),
+                # Filled anew for every epoch, so that its processes live as long as the run.
+                batch_sampler=self._samples,
+                num_workers=self._workers,
+                persistent_workers=self._workers > 0,
+                pin_memory=self._device.type == "cuda",
+            )
+        for decoded, indices, damaged in _undisturbed(self._loader):
+            self._count(damaged)
+            labels = self._images.labels[indices].to(self._device, non_blocking=True)
+            x = decoded.to(self._device, non_blocking=True, memory_format=torch.channels_last)
+            yield Batch(x, labels, indices.to(self._device))
+
+    def _count(self, damaged: Tensor) -> None:
+        self.damaged |= set(damaged[damaged >= 0].tolist())
+        if len(self.damaged) > max(1, MAX_DAMAGED_SHARE * len(self._images)):
+            names = ", ".join(self._images.described(i) for i in sorted(self.damaged)[:5])
+            raise ValueError(
+                f"{len(self.damaged)} of the {len(self._images)} images of {self._images.name} "
+                f"cannot be read, above 1 %; remove or replace them: {names}"
+            )
+
+
+def eval_batches(
+    images: ImageSet,
+    preprocess: Preprocess,
+    *,
+    batch_size: int,
+    world: World,
+    device: torch.device,
+    workers: int = 0,
+) -> Iterator[Batch]:
+    """Yields this process's share of a set, every image once over all processes, in order.
+
+    Raises:
+        ValueError: an image is damaged; names it, as an accuracy over fewer images is another one.
+    """
+    mine = torch.arange(len(images))[world.rank :: world.size]
+    if images.pixels is not None:
+        for indices in torch.split(mine, batch_size):
+            pixels = images.pixels.index_select(0, indices).to(device)
+            x = _center_crop(normalised(pixels, preprocess, preprocess.resize), preprocess.crop)
+            yield Batch(x, images.labels[indices].to(device), indices.to(device))
+        return
+    loader = DataLoader(
+        _Decoding(images, photo_transform(None, preprocess)),
+        batch_sampler=[[(i, None) for i in part] for part in _lists(mine, batch_size)],
+        num_workers=workers,
+    )
+    for decoded, indices, _ in _undisturbed(loader):
+        x = decoded.to(device, memory_format=torch.channels_last)
+        yield Batch(x, images.labels[indices].to(device), indices.to(device))
+
+
+def _undisturbed(loader: DataLoader[Any]) -> Iterator[Any]:
+    """Returns a loader's batches; its processes never see Ctrl-C, which a terminal sends to all.
+
+    They end with this process. Else each would print a traceback of its own.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        return iter(loader)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        # Started here, with what this thread has blocked.
+        return iter(loader)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def normalised(pixels: Tensor, preprocess: Preprocess, side: int) -> Tensor:
+    """Returns (n, 3, side', side') float32 of (n, H, W, 3) uint8, the shorter side being `side`."""
+    x = pixels.permute(0, 3, 1, 2).float()
+    height, width = x.shape[2:]
+    if min(height, width) != side:
+        scale = side / min(height, width)
+        size = [round(height * scale), round(width * scale)]
+        aligned = None if preprocess.interpolation == "nearest" else False
+        x = F.interpolate(
+            x,
+            size,
+            mode=preprocess.interpolation,
+            align_corners=aligned,
+            antialias=preprocess.antialias and aligned is not None,
+        )
+    mean = torch.tensor(preprocess.mean, device=x.device).view(1, 3, 1, 1) * 255
+    scale_by = 1 / (torch.tensor(preprocess.std, device=x.device).view(1, 3, 1, 1) * 255)
+    return x.sub_(mean).mul_(scale_by)
+
+
+def photo_transform(recipe: Recipe | None, preprocess: Preprocess) -> Callable[[Any], Tensor]:
+    """Returns what turns a PIL image into a normalised (3, crop, crop); None is for evaluation."""
+    from timm.data.transforms_factory import create_transform
+    from torchvision import transforms
+
+    kind = "none" if recipe is None else recipe.augment
+    if kind in ("none", "flip"):
+        steps = [transforms.RandomHorizontalFlip()] if kind == "flip" else []
+        return transforms.Compose([*steps, _Plain(preprocess)])  # type: ignore[no-any-return]  # untyped
+    made: Any = create_transform(
+        preprocess.crop,
+        is_training=True,
+        interpolation=preprocess.interpolation,
+        mean=preprocess.mean,
+        std=preprocess.std,
+        color_jitter=0.0,
+        auto_augment="original" if kind == "autoaugment" else None,
+        re_prob=0.25 if kind == "cutout" else 0.0,
+        re_mode="pixel",
+    )
+    if kind == "trivial":
+        # Behind the resized crop and the flip, before the image becomes a tensor.
+        made.transforms.insert(2, transforms.TrivialAugmentWide())
+    return made  # type: ignore[no-any-return]  # a list of transforms, called with an image
+
+
+class _Plain:
+    """The preprocessing as a step of a transform; a class, as it has to reach other processes."""
+
+    def __init__(self, preprocess: Preprocess) -> None:
+        self._preprocess = preprocess
+
+    def __call__(self, image: Any) -> Tensor:
+        return torch.from_numpy(self._preprocess(image))
+
+
+class _Decoding(Dataset[tuple[Tensor, int, int]]):
+    """Decodes and transforms one image; its item is (image, index used, index damaged or -1)."""
+
+    def __init__(self, images: ImageSet, transform: Callable[[Any], Tensor]) -> None:
+        self._images, self._transform = images, transform
+
+    def __getitem__(self, sample: _Sample) -> tuple[Tensor, int, int]:
+        from PIL import Image
+
+        index, seed = sample
+        assert self._images.sources is not None
+        for tried in range(len(self._images)):
+            use = (index + tried) % len(self._images)
+            try:
+                pixels = decode(self._images.sources[use])
+            except OSError as error:
+                if seed is None:
+                    raise ValueError(
+                        f"{self._images.described(use)} cannot be read ({error}); evaluation needs "
+                        "every image: replace it, or remove it from the set"
+                    ) from error
+                continue
+            if seed is not None:
+                seed_all(seed)
+            image = self._transform(Image.fromarray(pixels.numpy()))
+            return image, use, index if tried else -1
+        raise ValueError(f"no image of {self._images.name} can be read")
+
+
+def _lists(indices: Tensor, size: int) -> list[list[int]]:
+    return [part.tolist() for part in torch.split(indices, size)]
+
+
+def _center_crop(x: Tensor, side: int) -> Tensor:
+    top, left = (x.shape[2] - side) // 2, (x.shape[3] - side) // 2
+    return x[:, :, top : top + side, left : left + side]
+
+
+def _generator(seed: int, *words: object) -> torch.Generator:
+    return torch.Generator().manual_seed(derive_seed(seed, *words))

@@ -1,0 +1,104 @@
+"""What a run is told: its recipe, its seed, its folder, and how a device computes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from fbnetv3.images.preprocess import Preprocess
+
+from .recipe import Recipe
+
+
+def known_device(name: torch.device | str) -> torch.device:
+    """Returns the device of a name.
+
+    Raises:
+        ValueError: there is none of that name, or no GPU that torch can use.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device is {name!r}; expected cpu, cuda or cuda:1") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"device is {name!r}; torch {torch.__version__} finds no GPU here: use cpu, or see "
+            "`fbnetv3 doctor`"
+        )
+    return device
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hardware:
+    """How a device computes. `Hardware.of` has what is fastest where it was measured.
+
+    Attributes:
+        device: where the model lives.
+        bf16: forward and loss under bfloat16 autocast; weights stay float32.
+        channels_last: memory layout.
+        compile: `torch.compile`; pays back after some thousand steps on a GPU only.
+    """
+
+    device: torch.device
+    bf16: bool = False
+    channels_last: bool = True
+    compile: bool = False
+
+    @staticmethod
+    def of(device: torch.device | str | None = None) -> Hardware:
+        """Returns the settings for a device, the GPU where there is one unless given.
+
+        On a CPU float32 with channels last wins: bfloat16 autocast is 2 to 4 times slower there
+        (measured on AVX512 with bf16), and compiling costs more than a short run.
+
+        Raises:
+            ValueError: there is no such device.
+        """
+        chosen = known_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        return Hardware(device=chosen, bf16=chosen.type == "cuda")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """Everything about a run but its network and its data.
+
+    Attributes:
+        recipe: what to follow.
+        preprocess: of validation; its crop, mean and std also of training.
+        seed: of order, augmentation, dropout and mixup. First weights are the caller's.
+        folder: where checkpoints, logs and weights go; None keeps nothing.
+        stop_epoch: end after this many epochs of the recipe's schedule; None is all of them.
+        checkpoint_steps: a checkpoint every so many steps beside those after epochs; 0: none.
+        validate_epochs: validate every so many epochs, and after the last.
+        accumulate: forward and backward passes that make a step, each with its part of the batch.
+        workers: processes that decode images which are not in memory.
+        hardware: how to compute.
+    """
+
+    recipe: Recipe
+    preprocess: Preprocess
+    seed: int = 0
+    folder: Path | None = None
+    stop_epoch: int | None = None
+    checkpoint_steps: int = 0
+    validate_epochs: int = 1
+    accumulate: int = 1
+    workers: int = 0
+    hardware: Hardware = field(default_factory=Hardware.of)
+
+    def __post_init__(self) -> None:
+        for name, low in (("checkpoint_steps", 0), ("validate_epochs", 1), ("accumulate", 1)):
+            if getattr(self, name) < low:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected at least {low}")
+        if self.stop_epoch is not None and not 1 <= self.stop_epoch <= self.recipe.epochs:
+            raise ValueError(
+                f"stop_epoch is {self.stop_epoch}; expected 1 to {self.recipe.epochs}, the epochs "
+                "of the recipe"
+            )
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs are trained."""
+        return self.stop_epoch or self.recipe.epochs

@@ -1,0 +1,276 @@
+"""Distillation: learning from a teacher's logits, and the paper's two steps (section 4.2).
+
+Step 1 trains the largest network with labels; step 2 trains every network, that one included,
+from it: 0.8 of the loss is cross-entropy with the teacher's softmax, 0.2 that with labels.
+The paper's other teacher is RegNetY-32GF: `open_teacher("timm:regnety_320...", ...)`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fbnetv3.checkpoints.checkpoint import read_metadata, read_tensors, write_tensors
+from fbnetv3.images.preprocess import Preprocess
+from fbnetv3.search.data.image_set import ImageSet
+
+from .batches import Batch, eval_batches
+from .config import Hardware, Run
+from .logbook import EpochLog
+from .networks import open_network
+from .parallel import World
+from .recipe import Recipe
+from .train import Trained, train
+
+DISTILLATION_WEIGHT = 0.8
+_CACHE_BATCH = 250
+
+
+class NetworkTeacher:
+    """A network that sees each batch as the student does, augmented and mixed.
+
+    Args:
+        model: the teacher; any module that gives logits for the student's classes.
+        preprocess: what the teacher expects: its crop, mean and std.
+        student: what the student's batches went through.
+        weight: share of the loss.
+        hardware: how to compute.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        preprocess: Preprocess,
+        student: Preprocess,
+        weight: float = DISTILLATION_WEIGHT,
+        hardware: Hardware | None = None,
+    ) -> None:
+        _check_weight(weight)
+        self._hardware = hardware or Hardware.of()
+        self._model = model.to(self._hardware.device).eval().requires_grad_(False)
+        self._preprocess = preprocess
+        self.weight = weight
+        self.identity = _digest(model)
+        mean, std, new_mean, new_std = (
+            torch.tensor(values, device=self._hardware.device).view(1, 3, 1, 1)
+            for values in (student.mean, student.std, preprocess.mean, preprocess.std)
+        )
+        self._scale, self._shift = std / new_std, (mean - new_mean) / new_std
+
+    def check(self, recipe: Recipe, images: ImageSet) -> None:
+        """Does nothing: this teacher sees what the student sees, whatever the recipe."""
+
+    @torch.no_grad()
+    def logits(self, batch: Batch) -> Tensor:
+        """Returns (n, classes)."""
+        x, side = batch.images, self._preprocess.crop
+        x = x * self._scale + self._shift
+        if x.shape[2] != side or x.shape[3] != side:
+            x = F.interpolate(x, (side, side), mode="bilinear", align_corners=False, antialias=True)
+        device = self._hardware.device
+        with torch.autocast(device.type, torch.bfloat16, enabled=self._hardware.bf16):
+            found: Tensor = self._model(x)
+        return found
+
+
+class CachedTeacher:
+    """Logits computed once for each image; sound only where the student sees it always alike.
+
+    Made by `cached_teacher`.
+    """
+
+    def __init__(self, logits: Tensor, *, weight: float, identity: str) -> None:
+        _check_weight(weight)
+        self._logits, self.weight, self.identity = logits, weight, identity
+
+    def check(self, recipe: Recipe, images: ImageSet) -> None:
+        """Refuses augmentation.
+
+        Raises:
+            ValueError: the recipe changes images, or there is not one row for each image.
+        """
+        if recipe.augment != "none" or recipe.mixup:
+            raise ValueError(
+                f"the recipe has augment={recipe.augment!r} and mixup={recipe.mixup:g}, and cached "
+                "logits are those of unchanged images: the student would be taught about images "
+                "that it does not see. Use augment='none' and mixup=0, or a NetworkTeacher"
+            )
+        if self._logits.shape != (len(images), len(images.classes)):
+            raise ValueError(
+                f"cached logits are {tuple(self._logits.shape)}; expected a row for each of "
+                f"{len(images)} images and {len(images.classes)} classes"
+            )
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Returns (n, classes)."""
+        return self._logits[batch.indices.cpu()].to(batch.images.device)
+
+
+def open_teacher(
+    name: str,
+    classes: Sequence[str],
+    student: Preprocess,
+    *,
+    weight: float = DISTILLATION_WEIGHT,
+    hardware: Hardware | None = None,
+) -> NetworkTeacher:
+    """Returns a trained network by name as a teacher: one of this package, or timm's.
+
+    Args:
+        name: as in `networks.open_network`.
+        classes: of the student.
+        student: what the student's batches went through.
+        weight: share of the loss.
+        hardware: how to compute.
+
+    Raises:
+        ValueError: the name is unknown, the network has other classes, or its input is not known.
+    """
+    network = open_network(name, pretrained=True)
+    preprocess = network.preprocess or student
+    teacher = NetworkTeacher(
+        network.model, preprocess=preprocess, student=student, weight=weight, hardware=hardware
+    )
+    side = preprocess.crop
+    blank = torch.zeros(2, 3, side, side, device=(hardware or Hardware.of()).device)
+    index = torch.zeros(2, dtype=torch.long)
+    found = teacher.logits(Batch(blank, index, index)).shape[1]
+    if found != len(classes):
+        raise ValueError(
+            f"teacher {name} has {found} classes and the student {len(classes)}; expected a "
+            "teacher that was trained on the student's classes"
+        )
+    return teacher
+
+
+def cached_teacher(
+    teacher: NetworkTeacher,
+    images: ImageSet,
+    preprocess: Preprocess,
+    path: Path,
+    *,
+    hardware: Hardware | None = None,
+    workers: int = 0,
+) -> CachedTeacher:
+    """Returns a teacher that reads logits from a file, which is written first if it is not there.
+
+    Args:
+        teacher: whose logits.
+        images: the training set.
+        preprocess: of the student.
+        path: a safetensors file, float32, a row for each image.
+        hardware: how to compute.
+        workers: processes that decode.
+
+    Raises:
+        ValueError: the file is of another teacher, data set or preprocessing.
+    """
+    head = {
+        "teacher": teacher.identity,
+        "labels": hashlib.sha256(images.labels.numpy().tobytes()).hexdigest(),
+        "preprocess": json.dumps(preprocess.to_dict()),
+    }
+    if path.is_file():
+        found = read_metadata(path)
+        for name, mine in head.items():
+            if found.get(name) != mine:
+                raise ValueError(
+                    f"{path} was made with another {name}: {found.get(name)!r}, here {mine!r}; "
+                    "remove it or give another path"
+                )
+    else:
+        device = (hardware or Hardware.of()).device
+        rows = [
+            teacher.logits(batch).float().cpu()
+            for batch in eval_batches(
+                images,
+                preprocess,
+                batch_size=_CACHE_BATCH,
+                world=World(),
+                device=device,
+                workers=workers,
+            )
+        ]
+        write_tensors(path, {"logits": torch.cat(rows)}, head)
+    logits = read_tensors(path)["logits"]
+    return CachedTeacher(logits, weight=teacher.weight, identity=f"cached {teacher.identity}")
+
+
+def two_step(
+    networks: Mapping[str, Callable[[], nn.Module]],
+    largest: str,
+    images: ImageSet,
+    val_images: ImageSet,
+    run: Run,
+    *,
+    weight: float = DISTILLATION_WEIGHT,
+    on_epoch: Callable[[str, EpochLog], None] = lambda _name, _log: None,
+) -> dict[str, Trained]:
+    """Returns every network, distilled from the largest that was first trained with labels.
+
+    Args:
+        networks: name -> what makes it with fresh weights.
+        largest: which one teaches.
+        images: training set.
+        val_images: validation set.
+        run: of every training; in its folder each gets one of its own, the first step "teacher".
+            Killed, the same call goes on; what is finished is not trained again.
+        weight: share of distillation in the loss.
+        on_epoch: called with the folder's name and each epoch.
+
+    Raises:
+        ValueError: `largest` is not among the networks; or as `train`.
+    """
+    if largest not in networks:
+        raise ValueError(f"largest is {largest!r}; expected one of {', '.join(networks)}")
+    if "teacher" in networks:
+        raise ValueError("a network is called 'teacher', as the first step is; call it otherwise")
+
+    def run_of(name: str) -> Run:
+        return replace(run, folder=None if run.folder is None else run.folder / name)
+
+    first = train(
+        networks[largest](),
+        images,
+        val_images,
+        run_of("teacher"),
+        on_epoch=lambda log: on_epoch("teacher", log),
+    )
+    teacher = NetworkTeacher(
+        first.best,
+        preprocess=run.preprocess,
+        student=run.preprocess,
+        weight=weight,
+        hardware=run.hardware,
+    )
+    distilled = {}
+    for name, make in networks.items():
+
+        def report(log: EpochLog, name: str = name) -> None:
+            on_epoch(name, log)
+
+        distilled[name] = train(
+            make(), images, val_images, run_of(name), teacher=teacher, on_epoch=report
+        )
+    return distilled
+
+
+def _check_weight(weight: float) -> None:
+    if not 0 < weight <= 1:
+        raise ValueError(f"weight is {weight!r}; expected above 0, up to 1")
+
+
+def _digest(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,228 @@
+"""Accuracy of any network on any image set, with its uncertainty, class by class."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fbnetv3.images.preprocess import Preprocess
+from fbnetv3.search.data.image_set import ImageSet
+
+from .batches import default_preprocess
+from .config import Hardware
+from .networks import Network
+from .scoring import BATCH_SIZE, score
+
+# Two-sided 95 %.
+_Z = 1.959963984540054
+# Another order of the classes is reported where it is right this much more often, in points.
+_SUSPICIOUS_POINTS = 15.0
+_NUM_LISTED = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassResult:
+    """One class: its name, its images, and how many of them were told right, in percent."""
+
+    name: str
+    num_images: int
+    top1: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """Accuracy of a network on a set.
+
+    Attributes:
+        data: the set's name.
+        num_images: all of them are counted.
+        top1: in percent.
+        top1_interval: 95 % Wilson interval, in percent.
+        top5: in percent; all is right with five classes or fewer.
+        top5_interval: 95 % Wilson interval, in percent.
+        loss: mean cross-entropy.
+        matched_by: "name" where folders were matched to outputs by their names, else "order".
+        warning: what looks wrong with the order of classes, "" where nothing does.
+        preprocess: what the images went through.
+        classes: the table.
+    """
+
+    data: str
+    num_images: int
+    top1: float
+    top1_interval: tuple[float, float]
+    top5: float
+    top5_interval: tuple[float, float]
+    loss: float
+    matched_by: str
+    warning: str
+    preprocess: Preprocess
+    classes: tuple[ClassResult, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the evaluation as plain JSON types."""
+        fields = dataclasses.asdict(self)
+        return {**fields, "preprocess": self.preprocess.to_dict()}
+
+
+def evaluate(
+    network: Network,
+    images: ImageSet,
+    *,
+    hardware: Hardware | None = None,
+    batch_size: int = BATCH_SIZE,
+    workers: int = 0,
+) -> Evaluation:
+    """Returns the accuracy of a network on a set.
+
+    Where the network's class names are known and the set's are all among them, outputs are matched
+    by name, and only the set's classes can be guessed. Else both have to be in one order, and the
+    warning says so when they are not.
+
+    Args:
+        network: the model, with its preprocessing (the set's default where that is not known).
+        images: the set.
+        hardware: how to compute; bfloat16 is not used, so that numbers do not depend on it.
+        batch_size: images a pass.
+        workers: processes that decode images which are not in memory.
+
+    Raises:
+        ValueError: the classes cannot be matched, an image is damaged, or a number is too small.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; expected a whole number from 1")
+    device = (hardware or Hardware.of()).device
+    model = network.model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's overloads lack it
+    side = getattr(getattr(model, "arch", None), "resolution", 224)
+    preprocess = network.preprocess or default_preprocess(images, side)
+    outputs = match_classes(images.classes, network.labels)
+    found = score(
+        model,
+        images,
+        preprocess,
+        device=device,
+        batch_size=batch_size,
+        workers=workers,
+        outputs=outputs,
+    )
+    counts = found.confusion.sum(1).tolist()
+    hits = found.confusion.diagonal().tolist()
+    return Evaluation(
+        data=images.name,
+        num_images=found.num_images,
+        top1=found.top1_pct,
+        top1_interval=wilson_pct(found.hits1, found.num_images),
+        top5=found.top5_pct,
+        top5_interval=wilson_pct(found.hits5, found.num_images),
+        loss=found.loss,
+        matched_by="order" if outputs is None else "name",
+        warning=class_order_warning(found.halves, images.classes),
+        preprocess=preprocess,
+        classes=tuple(
+            ClassResult(name=name, num_images=n, top1=100 * hit / n if n else math.nan)
+            for name, n, hit in zip(images.classes, counts, hits, strict=True)
+        ),
+    )
+
+
+def wilson_pct(hits: int, num: int) -> tuple[float, float]:
+    """Returns (low, high), the 95 % Wilson score interval of a share, in percent.
+
+    Args:
+        hits: how many were right.
+        num: of how many.
+
+    Raises:
+        ValueError: there is nothing to count.
+    """
+    if not 0 <= hits <= num or num == 0:
+        raise ValueError(f"hits is {hits} of {num}; expected 0 to num, and num above 0")
+    share = hits / num
+    middle = share + _Z**2 / (2 * num)
+    reach = _Z * math.sqrt(share * (1 - share) / num + _Z**2 / (4 * num**2))
+    low, high = ((middle + side * reach) / (1 + _Z**2 / num) for side in (-1, 1))
+    return max(0.0, 100 * low), min(100.0, 100 * high)
+
+
+def match_classes(classes: Sequence[str], labels: Sequence[Sequence[str]] | None) -> Tensor | None:
+    """Returns each class's output of the network, by name; None where no name is known.
+
+    Raises:
+        ValueError: some names are known to the network and others are not.
+    """
+    if labels is None:
+        return None
+    place: dict[str, int] = {}
+    for number, names in enumerate(labels):
+        for name in names:
+            place.setdefault(_plain(name), number)
+    known = [place.get(_plain(name)) for name in classes]
+    missing = [name for name, number in zip(classes, known, strict=True) if number is None]
+    if not missing:
+        numbers = [number for number in known if number is not None]
+        if len(set(numbers)) == len(numbers):
+            return torch.tensor(numbers)
+    elif len(missing) < len(classes):
+        raise ValueError(
+            f"the network knows {len(classes) - len(missing)} of the {len(classes)} class "
+            f"folders by name, but not {', '.join(missing[:_NUM_LISTED])}; rename those"
+        )
+    return None
+
+
+def class_order_warning(halves: Tensor, classes: Sequence[str]) -> str:
+    """Returns what to tell about classes in another order than the network's, or "".
+
+    An order is guessed from one half of the images and judged on the other, so that a
+    network at chance does not raise an alarm. Nor does one that takes everything for a few classes,
+    as after an epoch: most classes have to be taken for their own in that order above all.
+
+    Args:
+        halves: (2, classes, classes) counts, row: label, column: guess.
+        classes: names of the rows.
+    """
+    guessed = _best_order(halves[0])
+    judged = halves[1]
+    total = max(1, int(judged.sum()))
+    given = 100 * int(judged.diagonal().sum()) / total
+    other = 100 * int(judged[torch.arange(len(classes)), guessed].sum()) / total
+    above_all = (judged.argmax(1) == guessed)[judged.sum(1) > 0]
+    if other < given + _SUSPICIOUS_POINTS or above_all.float().mean() <= 0.5:
+        return ""
+    moved = [
+        f"{classes[row]!r} is guessed as number {column}, {classes[column]!r}"
+        for row, column in enumerate(guessed.tolist())
+        if row != column
+    ]
+    return (
+        f"the classes are probably in another order than the network's: {given:.1f} % are right as "
+        f"given, {other:.1f} % in another order ({'; '.join(moved[:_NUM_LISTED])}). Name the "
+        "folders such that their alphabetical order is the order of the network's outputs"
+    )
+
+
+def _best_order(counts: Tensor) -> Tensor:
+    """Returns for each row a column of its own, the largest counts first."""
+    size = len(counts)
+    order = torch.full((size,), -1)
+    free = torch.ones(size, dtype=torch.bool)
+    for cell in counts.flatten().argsort(descending=True, stable=True).tolist():
+        row, column = divmod(cell, size)
+        if counts[row, column] == 0:
+            break
+        if order[row] < 0 and free[column]:
+            order[row], free[column] = column, False
+    for row in (order < 0).nonzero().flatten().tolist():
+        column = row if free[row] else int(free.nonzero()[0])
+        order[row], free[column] = column, False
+    return order
+
+
+def _plain(name: str) -> str:
+    return name.strip().lower().replace("_", " ").replace("-", " ")

@@ -1,0 +1,133 @@
+"""What a run leaves on disk for people and for `fbnetv3.create`: curves, weights, their records."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from fbnetv3._internal.optional import need
+from fbnetv3.arch.arch import Arch
+from fbnetv3.checkpoints.checkpoint import write_atomically, write_tensors
+from fbnetv3.images.preprocess import Preprocess
+
+from .recipe import Recipe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EpochLog:
+    """One epoch of a run.
+
+    Attributes:
+        epoch: from 1.
+        steps: optimiser steps so far in the run.
+        lr: the optimiser's rate at the epoch's last step.
+        loss: mean over the epoch's training batches.
+        seconds: training only, over all the processes that the epoch took.
+        images_per_s: all processes together.
+        val_loss: cross-entropy of the raw weights on the validation set; None where not validated.
+        top1_pct: raw weights, in percent.
+        top5_pct: raw weights.
+        ema_top1_pct: averaged weights, None without.
+        ema_top5_pct: averaged weights, None without.
+        damaged: images that could not be read so far, replaced by others.
+    """
+
+    epoch: int
+    steps: int
+    lr: float
+    loss: float
+    seconds: float
+    images_per_s: float
+    val_loss: float | None = None
+    top1_pct: float | None = None
+    top5_pct: float | None = None
+    ema_top1_pct: float | None = None
+    ema_top5_pct: float | None = None
+    damaged: int = 0
+
+    def line(self) -> str:
+        """Returns the epoch as one line of text."""
+        shown = [f"epoch {self.epoch}: loss {self.loss:.4f}"]
+        for name, value in (("top1", self.top1_pct), ("ema", self.ema_top1_pct)):
+            if value is not None:
+                shown.append(f"{name} {value:.2f} %")
+        shown += [f"lr {self.lr:.4g}", f"{self.images_per_s:.0f} images/s"]
+        return ", ".join(shown + ([f"{self.damaged} images damaged"] if self.damaged else []))
+
+
+def write_curve(folder: Path, curve: Sequence[EpochLog]) -> None:
+    """Writes `log.json` and `log.csv`, a row an epoch.
+
+    Raises:
+        OSError: the disk is full or not writable; the files before are whole.
+    """
+    rows = [dataclasses.asdict(log) for log in curve]
+    text = io.StringIO()
+    names = [field.name for field in dataclasses.fields(EpochLog)]
+    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(folder / "log.json", json.dumps(rows, indent=1).encode())
+    write_atomically(folder / "log.csv", text.getvalue().encode())
+
+
+def plot_curve(path: Path, curve: Sequence[EpochLog]) -> None:
+    """Draws loss and accuracy over epochs into a PNG or SVG file. Needs matplotlib.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    need("matplotlib")
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot([log.epoch for log in curve], [log.loss for log in curve], label="training")
+    for axis, field, label in (
+        (left, "val_loss", "validation"),
+        (right, "top1_pct", "raw weights"),
+        (right, "ema_top1_pct", "averaged weights"),
+    ):
+        points = [(log.epoch, getattr(log, field)) for log in curve]
+        points = [(epoch, value) for epoch, value in points if value is not None]
+        if points:
+            axis.plot(*zip(*points, strict=True), label=label)
+    for axis, name in ((left, "loss"), (right, "top-1, %")):
+        axis.set_xlabel("epoch")
+        axis.set_ylabel(name)
+        axis.legend()
+    figure.savefig(path)
+
+
+def write_weights(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    *,
+    preprocess: Preprocess,
+    classes: Sequence[str],
+) -> None:
+    """Writes weights as safetensors whose head has preprocessing and class names.
+
+    Raises:
+        OSError: the disk is full or not writable; nothing is left behind.
+    """
+    # One entry: the file's bytes are then the same for the same numbers, as the library writes
+    # several in an order of its own.
+    head = {"preprocess": preprocess.to_dict(), "labels": list(classes)}
+    write_tensors(path, tensors, {"fbnetv3": json.dumps(head)})
+
+
+def write_setting(folder: Path, model: nn.Module, recipe: Recipe) -> None:
+    """Writes `recipe.json`, and `arch.json` where the model is of this package."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "recipe.json", recipe.to_json().encode())
+    arch = getattr(model, "arch", None)
+    if isinstance(arch, Arch):
+        write_atomically(folder / "arch.json", arch.to_json().encode())

@@ -1,0 +1,337 @@
+"""The inside of `train`: one run's state, its steps, its checkpoints.
+
+Every random number of a step follows from the seed, the epoch and the step, so there is no
+generator to save. That, and reductions in a fixed order on a CPU, make resuming exact to the bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fbnetv3.search.data.image_set import ImageSet
+
+from . import checkpointing
+from .batches import Batch, TrainBatches, derive_seed, seed_all
+from .config import Run
+from .depthwise import QuickDepthwise, helps
+from .logbook import EpochLog, write_curve, write_setting
+from .optimizers import load_optimizer, make_optimizer, optimizer_tensors
+from .parallel import World, current_world, summed
+from .recipe import Recipe
+from .scoring import Score, score
+
+# Where reading the loss would wait for the device, it is looked at every so many steps.
+_DEVICE_CHECK_STEPS = 50
+
+
+class Teacher(Protocol):
+    """Gives logits to learn from; see `distill`."""
+
+    weight: float
+    identity: str
+
+    def check(self, recipe: Recipe, images: ImageSet) -> None:
+        """Refuses what this teacher cannot teach."""
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Returns (n, classes) for a batch as the student sees it."""
+
+
+class Diverged(ArithmeticError):  # noqa: N818  # a verdict on the recipe, not a failure
+    """The loss is no longer a number: a result about network and recipe, not a failure.
+
+    Attributes:
+        epoch: in which it happened, from 1.
+        curve: the epochs before.
+    """
+
+    EXIT_CODE = 1  # of the command line
+
+    def __init__(self, epoch: int, step: int, curve: tuple[EpochLog, ...], lr: float) -> None:
+        super().__init__(
+            f"training diverged: the loss is not finite at step {step} of epoch {epoch}, learning "
+            f"rate {lr:.4g}. Lower lr, or warm up for longer"
+        )
+        self.epoch = epoch
+        self.curve = curve
+
+
+class Loop:
+    """State of a run: model, average, optimiser, and how far it is."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        images: ImageSet,
+        val_images: ImageSet,
+        run: Run,
+        teacher: Teacher | None,
+    ) -> None:
+        from timm.data.mixup import Mixup
+        from timm.utils.model_ema import ModelEmaV3
+
+        self.plan, self.teacher, self.world = run, teacher, current_world()
+        self.images, self.val_images = images, val_images
+        device, recipe = run.hardware.device, run.recipe
+        layout = torch.channels_last if run.hardware.channels_last else torch.contiguous_format
+        self.model = model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+        _share_weights(self.model, self.world)
+        # The average of the first n steps while that is longer than ema_decay: with these two
+        # numbers timm's warm-up is TensorFlow's (1 + n) / (10 + n).
+        self.ema = (
+            ModelEmaV3(
+                model, decay=recipe.ema_decay, use_warmup=True, warmup_gamma=9.0, warmup_power=1.0
+            )
+            if recipe.ema
+            else None
+        )
+        if teacher is not None:
+            teacher.check(recipe, images)
+        self.optimizer = make_optimizer(model, recipe)
+        self.batches = TrainBatches(
+            images,
+            recipe,
+            run.preprocess,
+            seed=run.seed,
+            world=self.world,
+            device=device,
+            workers=run.workers,
+        )
+        part = self.batches.total // self.world.size / run.accumulate
+        if part != int(part) or (recipe.mixup and part % 2):
+            raise ValueError(
+                f"a process's batch of {self.batches.total // self.world.size} in {run.accumulate} "
+                f"passes gives {part:g} images each; expected a whole number"
+                + (", and an even one for mixup" if recipe.mixup else "")
+            )
+        self.mixup = (
+            Mixup(  # type: ignore[no-untyped-call]  # timm has no type for it
+                mixup_alpha=recipe.mixup,
+                label_smoothing=recipe.label_smoothing,
+                num_classes=len(images.classes),
+            )
+            if recipe.mixup
+            else None
+        )
+        self.forward = self._forward_module()
+        quick = helps(device) and not (run.hardware.compile or run.hardware.bf16)
+        self.gradients = QuickDepthwise() if quick else contextlib.nullcontext()
+        self.curve: list[EpochLog] = []
+        self.epoch, self.step, self.seconds, self.lr = 0, 0, 0.0, 0.0
+        self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+
+    def _forward_module(self) -> Callable[[Tensor], Tensor]:
+        module: Any = torch.compile(self.model) if self.plan.hardware.compile else self.model
+        if self.world.size > 1:
+            ids = [self.plan.hardware.device] if self.plan.hardware.device.type == "cuda" else None
+            module = nn.parallel.DistributedDataParallel(
+                module, device_ids=ids, broadcast_buffers=False
+            )
+        return module  # type: ignore[no-any-return]  # a module is called with a tensor
+
+    def epochs(self, on_step: Callable[[int, int, int], None]) -> Iterator[EpochLog]:
+        """Trains what is left; yields every epoch, those before a resume too."""
+        folder = self.plan.folder
+        if folder is not None:
+            self._resume(folder)
+            if self.world.rank == 0:
+                write_setting(folder, self.model, self.plan.recipe)
+        yield from self.curve
+        while self.epoch < self.plan.epochs:
+            self._train_epoch(on_step)
+            self.curve.append(self._closed_epoch())
+            self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
+            self.loss_sum.zero_()
+            if folder is not None:
+                self._save(folder)
+                if self.world.rank == 0:
+                    write_curve(folder, self.curve)
+            yield self.curve[-1]
+
+    def _train_epoch(self, on_step: Callable[[int, int, int], None]) -> None:
+        self.model.train()
+        steps, recipe = self.batches.steps, self.plan.recipe
+        started = time.perf_counter()
+        for batch in self.batches.epoch(self.epoch, self.step):
+            # Half a step in: above zero at the start of warm-up as at the end of the schedule.
+            done = self.epoch + (self.step + 0.5) / steps
+            self.lr = recipe.lr_at(done, nodes=self.world.nodes)
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.lr
+            seed_all(derive_seed(self.plan.seed, "step", self.epoch, self.step, self.world.rank))
+            self._optimise(batch)
+            self.step += 1
+            on_step(self.epoch + 1, self.step, steps)
+            every = self.plan.checkpoint_steps
+            due = bool(every) and self.step % every == 0 and self.step < steps
+            self._check_finite(due or self.step == steps)
+            if due and self.plan.folder is not None:
+                now = time.perf_counter()
+                self.seconds, started = self.seconds + now - started, now
+                self._save(self.plan.folder)
+        self.seconds += time.perf_counter() - started
+
+    def _optimise(self, batch: Batch) -> None:
+        """Makes one step from one batch."""
+        parts = self.plan.accumulate
+        self.optimizer.zero_grad(set_to_none=True)
+        for number in range(parts):
+            part = Batch(*(tensor.chunk(parts)[number] for tensor in batch)) if parts > 1 else batch
+            waits = self.world.size > 1 and number + 1 < parts
+            module: Any = self.forward
+            with module.no_sync() if waits else contextlib.nullcontext():
+                loss = self._loss(part) / parts
+                loss.backward()  # type: ignore[no-untyped-call]  # torch has no type for it
+            self.loss_sum += loss.detach()
+        self.optimizer.step()
+        if self.ema is not None:
+            self.ema.update(self.model, step=self.epoch * self.batches.steps + self.step + 1)
+
+    def _loss(self, batch: Batch) -> Tensor:
+        recipe, hardware = self.plan.recipe, self.plan.hardware
+        images, target = batch.images, batch.labels
+        if self.mixup is not None:
+            images, target = self.mixup(images, target)
+            batch = batch._replace(images=images)
+        if not hardware.channels_last:
+            images = images.contiguous()
+        with (
+            torch.autocast(hardware.device.type, torch.bfloat16, enabled=hardware.bf16),
+            self.gradients,
+        ):
+            logits = self.forward(images)
+        if logits.shape[1:] != (len(self.images.classes),):
+            raise ValueError(
+                f"the model gives {tuple(logits.shape[1:])} numbers an image, and "
+                f"{self.images.name} has {len(self.images.classes)} classes; build the model with "
+                "that num_classes"
+            )
+        # Mixed targets are smoothed already.
+        smoothing = recipe.label_smoothing if self.mixup is None else 0.0
+        loss = F.cross_entropy(logits.float(), target, label_smoothing=smoothing)
+        if self.teacher is not None:
+            soft = self.teacher.logits(batch).float().softmax(1)
+            learned = F.cross_entropy(logits.float(), soft)
+            loss = self.teacher.weight * learned + (1 - self.teacher.weight) * loss
+        return loss
+
+    def _check_finite(self, must: bool) -> None:
+        on_cpu = self.plan.hardware.device.type == "cpu"
+        if not (must or on_cpu or self.step % _DEVICE_CHECK_STEPS == 0):
+            return
+        if not math.isfinite(self.loss_sum.item()):
+            raise Diverged(self.epoch + 1, self.step, tuple(self.curve), self.lr)
+
+    def _closed_epoch(self) -> EpochLog:
+        steps = self.batches.steps
+        loss = float(summed(self.loss_sum.clone())) / self.world.size / steps
+        log = EpochLog(
+            epoch=self.epoch + 1,
+            steps=(self.epoch + 1) * steps,
+            lr=self.lr,
+            loss=loss,
+            seconds=self.seconds,
+            images_per_s=steps * self.batches.total / max(self.seconds, 1e-9),
+            damaged=len(self.batches.damaged),
+        )
+        done = self.epoch + 1
+        if done % self.plan.validate_epochs and done != self.plan.epochs:
+            return log
+        raw = self._score(self.model)
+        log = dataclasses.replace(
+            log, val_loss=raw.loss, top1_pct=raw.top1_pct, top5_pct=raw.top5_pct
+        )
+        if self.ema is None:
+            return log
+        averaged = self._score(self.ema.module)
+        return dataclasses.replace(
+            log, ema_top1_pct=averaged.top1_pct, ema_top5_pct=averaged.top5_pct
+        )
+
+    def _score(self, model: nn.Module) -> Score:
+        return score(
+            model,
+            self.val_images,
+            self.plan.preprocess,
+            device=self.plan.hardware.device,
+            bf16=self.plan.hardware.bf16,
+            workers=self.plan.workers,
+        )
+
+    def _identity(self) -> dict[str, Any]:
+        """Returns what must be equal for a checkpoint to be of this run."""
+        shapes = [(name, tuple(t.shape)) for name, t in self.model.state_dict().items()]
+        return {
+            "network": hashlib.sha256(repr(shapes).encode()).hexdigest()[:16],
+            "recipe": self.plan.recipe.to_dict(),
+            "preprocess": self.plan.preprocess.to_dict(),
+            "seed": self.plan.seed,
+            "accumulate": self.plan.accumulate,
+            "num_images": len(self.images),
+            "classes": hashlib.sha256(repr(self.images.classes).encode()).hexdigest()[:16],
+            "processes": [self.world.size, self.world.nodes],
+            "teacher": self.teacher is not None and self.teacher.identity,
+        }
+
+    def _save(self, folder: Path) -> None:
+        if self.world.rank:
+            return
+        tensors = {f"model.{name}": t for name, t in self.model.state_dict().items()}
+        if self.ema is not None:
+            tensors |= {f"ema.{name}": t for name, t in self.ema.module.state_dict().items()}
+        tensors |= {f"optimizer.{name}": t for name, t in optimizer_tensors(self.optimizer).items()}
+        record = {
+            "run": self._identity(),
+            "epoch": self.epoch,
+            "step_in_epoch": self.step,
+            "seconds": self.seconds,
+            "loss_sum": self.loss_sum.item(),
+            "curve": [dataclasses.asdict(log) for log in self.curve],
+            "damaged": sorted(self.batches.damaged),
+        }
+        step = self.epoch * self.batches.steps + self.step
+        checkpointing.save(folder / "checkpoints", step, tensors, record)
+
+    def _resume(self, folder: Path) -> None:
+        found = checkpointing.load_newest(folder / "checkpoints")
+        if found is None:
+            return
+        tensors, record = found
+        for name, mine in self._identity().items():
+            if record["run"].get(name) != mine:
+                raise ValueError(
+                    f"the checkpoint in {folder} is of another run: its {name} is "
+                    f"{record['run'].get(name)!r}, here it is {mine!r}; give another folder, or "
+                    "start with the settings that the run began with"
+                )
+        self.model.load_state_dict(_under(tensors, "model."))
+        if self.ema is not None:
+            self.ema.module.load_state_dict(_under(tensors, "ema."))
+        load_optimizer(self.optimizer, _under(tensors, "optimizer."))
+        self.epoch, self.step = record["epoch"], record["step_in_epoch"]
+        self.seconds = record["seconds"]
+        self.loss_sum.fill_(record["loss_sum"])
+        self.curve = [EpochLog(**log) for log in record["curve"]]
+        self.batches.damaged = set(record["damaged"])
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+
+
+def _share_weights(model: nn.Module, world: World) -> None:
+    """Gives every process the first one's weights."""
+    if world.size > 1:
+        for tensor in model.state_dict().values():
+            torch.distributed.broadcast(tensor, 0)

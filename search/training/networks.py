@@ -1,0 +1,159 @@
+"""Networks to train, teach or evaluate, by name: this package's, timm's, torchvision's."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from fbnetv3.checkpoints.checkpoint import load_strict, read_tensors
+from fbnetv3.hub.pretrained_cfg import class_names_of
+from fbnetv3.hub.registry import FOLDERS, get_arch
+from fbnetv3.images.labels import class_ids, class_names
+from fbnetv3.images.preprocess import Preprocess
+from fbnetv3.models.model import FBNetV3, build
+from fbnetv3.search.data.datasets import cifar_arch
+from fbnetv3.search.data.image_set import ImageSet
+
+from .batches import default_preprocess
+from .foreign import RECORD, is_foreign, open_foreign, open_run
+
+LOCAL_DIR = "local-dir:"
+
+
+class Network(NamedTuple):
+    """A model with what is known about it, None where it is not.
+
+    Attributes:
+        model: the module.
+        preprocess: what images go through before it.
+        labels: for each output the names that its class goes by.
+    """
+
+    model: nn.Module
+    preprocess: Preprocess | None = None
+    labels: tuple[tuple[str, ...], ...] | None = None
+
+
+def open_network(
+    name: str,
+    *,
+    num_classes: int | None = None,
+    pretrained: bool | None = None,
+    small_images: bool = False,
+    dropout: float = 0.0,
+    drop_path: float = 0.0,
+) -> Network:
+    """Returns the network of a name.
+
+    Args:
+        name: a model of this package, with a tag for trained weights ("fbnetv3_a.meta_in1k"), the
+            path of an architecture's JSON, "local-dir:PATH" (also of a run of another library's
+            network), "hf-hub:REPO", "timm:NAME" or "torchvision:NAME".
+        num_classes: of the logits; trained weights get a fresh classifier where theirs differs.
+            None keeps what the network has.
+        pretrained: load trained weights; None does so where the name says which.
+        small_images: build a model of this package without weights as `data.cifar_arch` does.
+        dropout: before the classifier; 0 leaves timm's and torchvision's networks their own.
+        drop_path: stochastic depth; 0 as above.
+
+    Raises:
+        ValueError: the name is unknown, or the network lacks an option that is asked for.
+        FileNotFoundError: a path does not exist, or weights cannot be fetched.
+    """
+    rates: dict[str, Any] = {"drop_rate": dropout, "drop_path_rate": drop_path}
+    if is_foreign(name):
+        return Network(
+            *open_foreign(name, num_classes, bool(pretrained), dropout=dropout, drop_path=drop_path)
+        )
+    folder = Path(name.removeprefix(LOCAL_DIR))
+    if name.startswith(LOCAL_DIR) and (folder / RECORD).is_file():
+        return Network(*open_run(folder, num_classes, dropout=dropout, drop_path=drop_path))
+    if pretrained or (pretrained is None and has_weights(name)):
+        return _with_weights(name, num_classes, rates)
+    arch = get_arch(name)
+    arch = cifar_arch(arch) if small_images else arch
+    sized = {} if num_classes is None else {"num_classes": num_classes}
+    return Network(build(arch, **rates | sized))
+
+
+def has_weights(name: str) -> bool:
+    """Returns whether a name says which trained weights: by a tag, or as a published folder."""
+    return name.startswith(FOLDERS) or (
+        "." in name and ":" not in name and not name.endswith(".json")
+    )
+
+
+@torch.no_grad()
+def check_input(model: nn.Module, side: int, name: str) -> None:
+    """Refuses an input size that a network cannot take; the network is left as it was.
+
+    Raises:
+        ValueError: a blank image of `side` by `side` pixels does not pass.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        model(torch.zeros(1, 3, side, side))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise ValueError(
+            f"{name} cannot take images of {side} x {side} pixels ({error}); choose another "
+            "resolution in the recipe, as in --set resolution=64"
+        ) from error
+    finally:
+        model.train(was_training)
+
+
+def load_raw(network: Network, name: str) -> None:
+    """Puts the raw weights of a training run's folder into its network.
+
+    Raises:
+        ValueError: the name is no folder, or its weights do not fit.
+        FileNotFoundError: the run kept no raw weights: its only ones are raw.
+    """
+    if not name.startswith(LOCAL_DIR):
+        raise ValueError(f"{name!r} is no run's folder; expected local-dir:PATH for raw weights")
+    path = Path(name.removeprefix(LOCAL_DIR)) / "model_raw.safetensors"
+    load_strict(network.model, read_tensors(path), source=str(path))
+
+
+def preprocess_for(network: Network, images: ImageSet, resolution: int | None = None) -> Preprocess:
+    """Returns what images go through to train a network on them.
+
+    That is the network's own preprocessing where its side is right, else what fits the images, with
+    the mean and the deviation of the network's own if it has one.
+
+    Args:
+        network: to be trained.
+        images: to train on.
+        resolution: side in pixels; None takes the network's, else that of small images, else 224.
+    """
+    known = network.preprocess
+    side = resolution or (known.crop if known else _side(network.model, images))
+    if known and known.crop == side:
+        return known
+    fitting = default_preprocess(images, side)
+    return dataclasses.replace(fitting, mean=known.mean, std=known.std) if known else fitting
+
+
+def _side(model: nn.Module, images: ImageSet) -> int:
+    if isinstance(model, FBNetV3):
+        return model.arch.resolution
+    return 224 if images.pixels is None else int(images.pixels.shape[1])
+
+
+def _with_weights(name: str, num_classes: int | None, rates: dict[str, Any]) -> Network:
+    import fbnetv3
+    from fbnetv3.hub.weights import WEIGHTS
+
+    model = fbnetv3.create(name, pretrained=True, num_classes=num_classes, **rates)
+    preprocess = Preprocess.from_timm_cfg(model.pretrained_cfg)
+    if name.startswith(FOLDERS):
+        names = tuple((label,) for label in class_names_of(model))
+        return Network(model, preprocess, names or None)
+    labels = WEIGHTS[name].labels if name in WEIGHTS else fbnetv3.get_weights(name).labels
+    known = tuple(zip(class_names(labels), class_ids(labels), strict=True))
+    return Network(model, preprocess, known)

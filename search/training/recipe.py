@@ -1,0 +1,191 @@
+"""A training recipe as data: validated where it is made, JSON both ways, schedule in closed form.
+
+Numbers only: no torch. `presets` has the named recipes, `train` follows one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fbnetv3._internal.json_record import keywords_of, read_json
+from fbnetv3._internal.messages import shown
+
+SCHEMA = "fbnetv3-recipe/1"
+OPTIMIZERS = ("rmsprop", "sgd")
+SCHEDULES = ("exponential", "cosine", "linear", "constant")
+AUGMENTS = ("none", "flip", "crop", "cutout", "trivial", "autoaugment")
+# One column of the paper's search space holds the rate of both optimisers: SGD multiplies it by 4.
+SGD_LR_FACTOR = 4.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How a network is trained. Equal recipes train equally, given the seed.
+
+    Attributes:
+        optimizer: "rmsprop" (the TensorFlow form) or "sgd" (Nesterov).
+        lr: peak learning rate of RMSProp for `batch_size` images; SGD uses four times this.
+        batch_size: images per step and node. The nodes' batches add up, and so does the rate.
+        epochs: length of the schedule.
+        schedule: what follows warm-up: "exponential" multiplies the rate by `decay_per_epoch` after
+            every epoch; "cosine" and "linear" fall to 0 at the end, step by step.
+        decay_per_epoch: used by "exponential" only.
+        warmup_epochs: the rate grows linearly from near 0 over this many epochs.
+        weight_decay: L2, added to the gradient of weights; none on batch-norm and biases.
+        momentum: of the optimiser.
+        dropout: before the classifier.
+        drop_path: stochastic depth of the last block, growing linearly from the first.
+        mixup: alpha of the beta distribution; 0 is off.
+        ema: whether averaged weights are kept, validated and preferred.
+        ema_decay: of the average, per step. Early on it is (1 + t) / (10 + t) where that is less.
+        label_smoothing: share of the target spread over all classes.
+        augment: each includes those before it, except that the policies exclude each other:
+            "none", "flip", "crop" (shifted by up to an eighth of the side, or a random resized crop
+            for photos), "cutout" (a square of half the side left out, random erasing for photos),
+            "trivial" (TrivialAugment, no cutout), "autoaugment" (the CIFAR-10 policy with
+            cutout, or the ImageNet policy for photos).
+        resolution: input side in pixels; None is the network's own.
+
+    Raises:
+        ValueError: a field is out of range; the message names it.
+    """
+
+    optimizer: str
+    lr: float
+    batch_size: int
+    epochs: int
+    schedule: str
+    decay_per_epoch: float = 1.0
+    warmup_epochs: float = 0.0
+    weight_decay: float = 0.0
+    momentum: float = 0.9
+    dropout: float = 0.0
+    drop_path: float = 0.0
+    mixup: float = 0.0
+    ema: bool = True
+    ema_decay: float = 0.999
+    label_smoothing: float = 0.0
+    augment: str = "crop"
+    resolution: int | None = None
+
+    def __post_init__(self) -> None:
+        _one_of("optimizer", self.optimizer, OPTIMIZERS)
+        _one_of("schedule", self.schedule, SCHEDULES)
+        _one_of("augment", self.augment, AUGMENTS)
+        _whole("batch_size", self.batch_size, 1, 1 << 20)
+        _whole("epochs", self.epochs, 1, 100_000)
+        if self.resolution is not None:
+            _whole("resolution", self.resolution, 8, 4096)
+        if not isinstance(self.ema, bool):
+            raise _refuse("ema", self.ema, "true or false")
+        _number("lr", self.lr, 1e-9, 100.0)
+        _number("decay_per_epoch", self.decay_per_epoch, 1e-6, 1.0)
+        _number("warmup_epochs", self.warmup_epochs, 0.0, float(self.epochs))
+        _number("weight_decay", self.weight_decay, 0.0, 1.0)
+        _number("mixup", self.mixup, 0.0, 10.0)
+        for field in ("momentum", "dropout", "drop_path", "ema_decay", "label_smoothing"):
+            _number(field, getattr(self, field), 0.0, 0.999999)
+        if self.mixup and self.batch_size % 2:
+            raise _refuse("batch_size", self.batch_size, "an even number where mixup is on")
+
+    def lr_at(self, epoch: float, *, nodes: int = 1) -> float:
+        """Returns the optimiser's learning rate `epoch` epochs into the run.
+
+        Args:
+            epoch: epochs done, with the fraction; 0 is the first step's start.
+            nodes: the rate is linear in this, as the whole batch is.
+        """
+        peak = self.lr * nodes * (SGD_LR_FACTOR if self.optimizer == "sgd" else 1.0)
+        if epoch < self.warmup_epochs:
+            return peak * epoch / self.warmup_epochs
+        past = epoch - self.warmup_epochs
+        done = min(1.0, past / max(self.epochs - self.warmup_epochs, 1e-9))
+        if self.schedule == "exponential":
+            return float(peak * self.decay_per_epoch ** math.floor(past))
+        if self.schedule == "cosine":
+            return peak * 0.5 * (1.0 + math.cos(math.pi * done))
+        return peak * (1.0 - done) if self.schedule == "linear" else peak
+
+    def lengthened(self, epochs: int, *, data_times: float = 1.0) -> Recipe:
+        """Returns the recipe for a longer training: rate x decay x steps stays as it was.
+
+        A weight decay acts once a step, so that one that was found by short trainings is too strong
+        for a long one (Wang & Aitchison 2024, arXiv 2405.13698). Nothing else is changed.
+
+        Args:
+            epochs: of the longer training.
+            data_times: how many times the images that the recipe was found with are trained on.
+
+        Raises:
+            ValueError: an argument is out of range.
+        """
+        _number("data_times", data_times, 1e-6, 1e9)
+        longer = dataclasses.replace(self, epochs=epochs)
+        times = epochs / self.epochs * data_times
+        return dataclasses.replace(longer, weight_decay=self.weight_decay / times)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the recipe as plain JSON types, with its schema's name."""
+        return {"schema": SCHEMA, **dataclasses.asdict(self)}
+
+    def to_json(self) -> str:
+        """Returns the recipe as a JSON text that `from_json` reads back to an equal Recipe."""
+        return json.dumps(self.to_dict(), indent=2) + "\n"
+
+    @property
+    def sha256(self) -> str:
+        """The recipe's identity: equal for equal recipes."""
+        fields = {
+            name: float(value) if type(value) is int else value
+            for name, value in self.to_dict().items()
+        }
+        return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+    @staticmethod
+    def from_dict(fields: Mapping[str, Any]) -> Recipe:
+        """Returns the recipe of a mapping as `to_dict` writes it.
+
+        Raises:
+            ValueError: a field is missing, unknown or out of range; the message names it.
+        """
+        if not isinstance(fields, Mapping):
+            raise _refuse("recipe", fields, "a JSON object")
+        if fields.get("schema") != SCHEMA:
+            raise _refuse("schema", fields.get("schema"), repr(SCHEMA))
+        body = {key: value for key, value in fields.items() if key != "schema"}
+        return Recipe(**keywords_of(Recipe, body, "recipe"))
+
+    @staticmethod
+    def from_json(text: str | bytes) -> Recipe:
+        """Returns the recipe of a JSON text.
+
+        Raises:
+            ValueError: the text is no JSON, or a field is missing, unknown or out of range.
+        """
+        return Recipe.from_dict(read_json(text, "the recipe"))
+
+
+def _refuse(field: str, value: object, expected: str) -> ValueError:
+    return ValueError(f"recipe: {field} is {shown(value)}; expected {expected}")
+
+
+def _one_of(field: str, value: object, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise _refuse(field, value, f"one of {', '.join(known)}")
+
+
+def _whole(field: str, value: object, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise _refuse(field, value, f"a whole number from {low} to {high}")
+
+
+def _number(field: str, value: object, low: float, high: float) -> None:
+    ok = isinstance(value, int | float) and not isinstance(value, bool)
+    if not ok or not low <= value <= high:  # type: ignore[operator]  # checked by `ok`
+        raise _refuse(field, value, f"a number from {low} to {high}")

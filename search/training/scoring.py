@@ -1,0 +1,119 @@
+"""How right a model is on a set: hits and loss, each image counted once over all processes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fbnetv3.images.preprocess import Preprocess
+from fbnetv3.search.data.image_set import ImageSet
+
+from .batches import eval_batches
+from .parallel import current_world, summed
+
+BATCH_SIZE = 250
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Over a whole set.
+
+    Attributes:
+        halves: (2, classes, classes) int64 counts of images at even and at odd positions, row:
+            label, column: first guess.
+        hits5: images whose label is among the first five guesses.
+        loss: mean cross-entropy.
+    """
+
+    halves: Tensor
+    hits5: int
+    loss: float
+
+    @property
+    def confusion(self) -> Tensor:
+        """Counts of all images, (classes, classes)."""
+        return self.halves.sum(0)
+
+    @property
+    def num_images(self) -> int:
+        """How many images were counted."""
+        return int(self.confusion.sum())
+
+    @property
+    def hits1(self) -> int:
+        """Images whose first guess is the label."""
+        return int(self.confusion.diagonal().sum())
+
+    @property
+    def top1_pct(self) -> float:
+        """Top-1 in percent."""
+        return 100 * self.hits1 / self.num_images
+
+    @property
+    def top5_pct(self) -> float:
+        """Top-5 in percent; with five classes or fewer it is 100."""
+        return 100 * self.hits5 / self.num_images
+
+
+@torch.no_grad()
+def score(
+    model: nn.Module,
+    images: ImageSet,
+    preprocess: Preprocess,
+    *,
+    device: torch.device,
+    bf16: bool = False,
+    batch_size: int = BATCH_SIZE,
+    workers: int = 0,
+    outputs: Tensor | None = None,
+) -> Score:
+    """Returns the model's score; the processes of a world each take a share.
+
+    Args:
+        model: logits of normalised images.
+        images: what to score it on.
+        preprocess: of the images.
+        device: where the model lives.
+        bf16: under bfloat16 autocast.
+        batch_size: images a pass.
+        workers: processes that decode images which are not in memory.
+        outputs: (classes,) which of the model's outputs stands for each class of the set; None is
+            the same order.
+
+    Raises:
+        ValueError: the model's classes are fewer than the set's, or an image is damaged.
+    """
+    was_training = model.training
+    model.eval()
+    num_classes = len(images.classes)
+    counts = torch.zeros(2 * num_classes**2 + 2, dtype=torch.float64, device=device)
+    for batch in eval_batches(
+        images,
+        preprocess,
+        batch_size=batch_size,
+        world=current_world(),
+        device=device,
+        workers=workers,
+    ):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            logits = model(batch.images).float()
+        if outputs is not None:
+            logits = logits[:, outputs.to(device)]
+        if logits.shape[1] != num_classes:
+            raise ValueError(
+                f"the model has {logits.shape[1]} classes and {images.name} has {num_classes}; "
+                "expected the same classes"
+            )
+        rows = (batch.indices % 2) * num_classes + batch.labels
+        cells = rows * num_classes + logits.argmax(1)
+        counts.index_add_(0, cells, torch.ones_like(cells, dtype=counts.dtype))
+        best = logits.topk(min(5, num_classes), 1).indices
+        counts[-2] += (best == batch.labels.unsqueeze(1)).any(1).sum()
+        counts[-1] += F.cross_entropy(logits, batch.labels, reduction="sum")
+    model.train(was_training)
+    totals = summed(counts).cpu()
+    halves = totals[:-2].long().view(2, num_classes, num_classes)
+    return Score(halves, int(totals[-2]), float(totals[-1]) / len(images))

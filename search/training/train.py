@@ -1,0 +1,173 @@
+"""The one training loop: candidates of a search, final networks, fine-tuning.
+
+A run is a function of its record, the data and the network's first weights. Killed at any moment it
+goes on from its last checkpoint and, on a CPU, ends with the same bits; see `loop`. The caller's
+global generators are put back at the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import random
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from fbnetv3.hub.pretrained import save_pretrained
+from fbnetv3.models.model import FBNetV3
+from fbnetv3.search.data.image_set import ImageSet
+
+from .config import Hardware, Run
+from .logbook import EpochLog, write_weights
+from .loop import Diverged, Loop, Teacher
+from .parallel import current_world, synchronised_batch_norm
+
+__all__ = ["Diverged", "Hardware", "Run", "Teacher", "Trained", "train", "train_epochs"]
+
+OnStep = Callable[[int, int, int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A finished run.
+
+    Attributes:
+        model: with the raw weights, the object that was given.
+        ema: with the averaged weights; None without.
+        curve: the epochs.
+    """
+
+    model: nn.Module
+    ema: nn.Module | None
+    curve: tuple[EpochLog, ...]
+
+    @property
+    def best(self) -> nn.Module:
+        """The network to use: averaged weights where the recipe has them."""
+        return self.model if self.ema is None else self.ema
+
+    @property
+    def top1_pct(self) -> float:
+        """Validation accuracy of `best` after the last epoch, in percent."""
+        last = self.curve[-1]
+        found = last.top1_pct if self.ema is None else last.ema_top1_pct
+        assert found is not None
+        return found
+
+
+def train(
+    model: nn.Module,
+    images: ImageSet,
+    val_images: ImageSet,
+    run: Run,
+    *,
+    teacher: Teacher | None = None,
+    on_epoch: Callable[[EpochLog], None] = lambda _: None,
+    on_step: OnStep = lambda _epoch, _step, _steps: None,
+) -> Trained:
+    """Returns the model trained; goes on where a run of the same folder stopped.
+
+    Args:
+        model: trained in place; logits (N, classes) of normalised images.
+        images: training set.
+        val_images: validated on after epochs; decides nothing.
+        run: the rest.
+        teacher: what to distil from.
+        on_epoch: called with each finished epoch, also those before a resume.
+        on_step: called with epoch, steps done in it and steps of an epoch.
+
+    Raises:
+        Diverged: the loss is not finite.
+        ValueError: data, model, run, or a checkpoint in the folder do not fit together.
+        OSError: the disk is full or not writable; the last checkpoint is whole.
+    """
+    going = train_epochs(model, images, val_images, run, teacher=teacher, on_step=on_step)
+    while True:
+        try:
+            on_epoch(next(going))
+        except StopIteration as finished:
+            trained: Trained = finished.value
+            return trained
+
+
+def train_epochs(
+    model: nn.Module,
+    images: ImageSet,
+    val_images: ImageSet,
+    run: Run,
+    *,
+    teacher: Teacher | None = None,
+    on_step: OnStep = lambda _epoch, _step, _steps: None,
+) -> Generator[EpochLog, None, Trained]:
+    """Yields each epoch as it is finished and returns what `train` does; see there.
+
+    For callers that may end a run early: closing the generator gives the folder free, and the run
+    can go on later. While it is suspended the global generators are the run's.
+    """
+    with _own_generators(), _locked(run.folder):
+        with synchronised_batch_norm(model):
+            loop = Loop(model, images, val_images, run, teacher)
+            yield from loop.epochs(on_step)
+            ema = None if loop.ema is None else loop.ema.module
+        # The average was copied with the stand-ins in it.
+        if ema is not None and current_world().size > 1:
+            plain = copy.deepcopy(model)
+            plain.load_state_dict(ema.state_dict())
+            ema = plain
+        trained = Trained(model.eval(), None if ema is None else ema.eval(), tuple(loop.curve))
+        if run.folder is not None and current_world().rank == 0:
+            _write_results(run.folder, trained, run, images)
+        return trained
+
+
+def _write_results(folder: Path, trained: Trained, run: Run, images: ImageSet) -> None:
+    """Writes the weights; a network of this package as a folder for `fbnetv3.create`."""
+    if isinstance(trained.best, FBNetV3):
+        save_pretrained(trained.best, folder, labels=images.classes, preprocess=run.preprocess)
+    else:
+        write_weights(
+            folder / "model.safetensors",
+            trained.best.state_dict(),
+            preprocess=run.preprocess,
+            classes=images.classes,
+        )
+    if trained.ema is not None:
+        write_weights(
+            folder / "model_raw.safetensors",
+            trained.model.state_dict(),
+            preprocess=run.preprocess,
+            classes=images.classes,
+        )
+
+
+@contextlib.contextmanager
+def _own_generators() -> Iterator[None]:
+    """Puts the global generators back to where they were."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path | None) -> Iterator[None]:
+    """Keeps a second run out of a folder; a killed process's hold ends with it."""
+    if folder is None or current_world().rank:
+        yield
+        return
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / "train.lock", timeout=0):
+            yield
+    except Timeout:
+        raise ValueError(f"another process trains in {folder}; wait, or give another") from None

@@ -1,0 +1,160 @@
+"""The deployment commands, driven as a user does; errors end in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner
+
+from fbnetv3.cli.deploy import export, quantize
+from fbnetv3.cli.group import CommandGroup
+from fbnetv3.cli.latency import latency
+from fbnetv3.deploy.classify import Classifier
+from fbnetv3.deploy.export import Exported
+from fbnetv3.deploy.onnx_model import OnnxClassifier
+from fbnetv3.deploy.onnx_session import read_artefact
+from fbnetv3.hub.pretrained import save_pretrained
+from fbnetv3.images.class_folders import labelled_images
+from fbnetv3.images.preprocess import Preprocess
+from fbnetv3.measure.bench import Row
+from fbnetv3.measure.int8_speed import compare_speed, operator_times
+from fbnetv3.models.model import FBNetV3
+
+APP = typer.Typer(cls=CommandGroup)
+for command in (export, quantize, latency):
+    APP.command()(command)
+
+
+def run(*arguments: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(APP, [str(argument) for argument in arguments])
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        place = folder / f"thing {number % 3}"
+        place.mkdir(exist_ok=True)
+        pixels = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(place / f"{number}.png")
+    return folder
+
+
+@pytest.mark.slow
+def test_a_name_becomes_a_proved_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.onnx"
+    code, out, err = run(
+        "export", "fbnetv3_nano", "--no-pretrained", "-o", path, "--check-target", "--json"
+    )
+    assert code == 0, err
+    found = json.loads(out)
+    assert found["parity"]["top1_agreement"] == 1
+    assert found["num_bytes"] == path.stat().st_size
+    assert [target["target"] for target in found["targets"]][:1] == ["nnapi"]
+    assert read_artefact(path).name == "fbnetv3_nano"
+
+
+def test_a_folder_is_exported_with_its_weights(
+    small_model: FBNetV3, small_preprocess: Preprocess, tmp_path: Path
+) -> None:
+    save_pretrained(
+        small_model,
+        tmp_path / "mine",
+        preprocess=small_preprocess,
+        labels=[f"thing {n}" for n in range(10)],
+    )
+    path = tmp_path / "mine.onnx"
+    code, _, err = run("export", f"local-dir:{tmp_path / 'mine'}", "-o", path)
+    assert code == 0, err
+    assert "fresh" not in err
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8))
+    [there] = OnnxClassifier(path)([image])
+    [here] = Classifier(f"local-dir:{tmp_path / 'mine'}")([image])
+    assert there.labels == here.labels
+    np.testing.assert_allclose(there.probabilities, here.probabilities, atol=1e-5)
+
+
+def test_a_file_is_quantised_and_the_speed_is_said(
+    small_export: Exported, photos: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "small.onnx"
+    code, out, err = run(
+        "quantize", small_export.path, "--calib", photos, "--evaluate", photos, "-o", path,
+        "--method", "minmax", "--no-sensitivity",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "ranges by minmax over 12 images" in out
+    assert "top-1" in out
+    assert "x smaller" in out
+    assert ("SMALLER BUT NOT FASTER" in out) == ("whole blocks in int8" in out)
+    assert read_artefact(path).precision == "int8"
+    times = operator_times(path)
+    assert times["QLinearConv"] > 0
+    report = compare_speed(small_export.path, path, max_seconds=2)
+    backends = {row.backend for row in report.rows}
+    assert {"onnxruntime", "onnxruntime-int8"} <= backends
+
+
+def test_latency_prints_rows_and_the_best(small_export: Exported, photos: Path) -> None:
+    code, out, err = run(
+        "latency", small_export.path, "--images", photos, "--threads", 1, "--batch", 1, "--batch",
+        4, "--seconds", 1, "--best", "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    best = json.loads(out)
+    assert best["keeps_accuracy"]
+    assert best["num_images"] == 12
+    assert set(best) == set(Row.__dataclass_fields__) | {"keeps_accuracy"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("export", "fbnetv3_h", "-o", "x.onnx"), "unknown model 'fbnetv3_h'"),
+        (("export", "fbnetv3_a", "-o", "x.tflite"), "expected a name that ends in .onnx, .xml"),
+        (
+            ("export", "fbnetv3_nano", "--no-pretrained", "-o", "no/x.onnx"),
+            "cannot write no/x.onnx: No such file",
+        ),
+        (
+            ("export", "fbnetv3_nano", "--no-pretrained", "-o", "x.onnx", "--opset", "11"),
+            "opset is 11; torch's exporter writes 18 and later",
+        ),
+        (("latency", "missing.onnx"), "no file missing.onnx"),
+        (("quantize", "missing.onnx", "--calib", ".", "-o", "x.onnx"), "no file missing.onnx"),
+    ],
+)
+def test_mistakes_end_in_one_line(
+    arguments: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(*arguments)
+    assert code in (1, 2)
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert message in last
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_without_images_is_refused(small_export: Exported, tmp_path: Path) -> None:
+    code, _, err = run(
+        "quantize", small_export.path, "--calib", tmp_path, "-o", tmp_path / "x.onnx"
+    )
+    assert code == 2
+    assert f"no images in {tmp_path}" in err
+
+
+def test_folders_called_after_classes_give_labels(photos: Path, tmp_path: Path) -> None:
+    names = tuple(f"thing {n}" for n in range(10))
+    paths, labels = labelled_images(photos, names)
+    assert labels == [int(path.parent.name.split()[-1]) for path in paths]
+    assert labelled_images(photos, ("cat", "dog"))[1] is None
+    with pytest.raises(ValueError, match="and 'thing 2', which is none"):
+        labelled_images(photos, names[:2])

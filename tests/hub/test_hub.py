@@ -1,0 +1,561 @@
+"""Fetching from a web server on loopback that behaves well, badly, and worse."""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import io
+import json
+import os
+import pickle
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import fbnetv3.hub.download
+import fbnetv3.hub.license_policy
+from fbnetv3.arch.tables import ARCHS
+from fbnetv3.checkpoints.checkpoint import read_metadata, read_tensors
+from fbnetv3.checkpoints.convert import from_fbnetv3
+from fbnetv3.hub import hub
+from fbnetv3.hub.loading import build_from_state
+from fbnetv3.hub.weights import WEIGHTS, Embedded, Url, Weights
+from fbnetv3.models.model import build
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*non-commercial use only")
+
+
+@functools.cache
+def nano_state() -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    return dict(build(ARCHS["fbnetv3_nano"], num_classes=10).state_dict())
+
+
+class Stranger:
+    """A class that the reader does not know, beside the tensors."""
+
+
+@functools.cache
+def checkpoint() -> bytes:
+    """A training checkpoint of nano in the official layout, as torch wrote it in 2020."""
+    official = from_fbnetv3(nano_state(), ARCHS["fbnetv3_nano"], "official")
+    averaged = {f"module.{name}": tensor for name, tensor in official.items()}
+    buffer = io.BytesIO()
+    torch.save(
+        {"model_ema": averaged, "state_dict": {}, "stranger": Stranger()},
+        buffer,
+        _use_new_zipfile_serialization=False,
+    )
+    return buffer.getvalue()
+
+
+class Host(ThreadingHTTPServer):
+    """A web server that holds one file and counts what it is asked for."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.content = checkpoint()
+        self.etag: str | None = '"one"'
+        self.ranges = True
+        self.requests: list[str | None] = []
+        self.statuses: list[int] = []
+        self.cut_at: list[int] = []
+        self.pause_s = 0.0
+        self.hang = False
+        self.with_length = True
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/FBNetV3_X/model.pth"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Host
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def do_GET(self) -> None:  # the standard library's name
+        host = self.server
+        asked = self.headers.get("Range")
+        host.requests.append(asked)
+        if host.hang:
+            time.sleep(5)
+            return
+        if host.statuses:
+            self.send_error(host.statuses.pop(0))
+            return
+        content, start = host.content, 0
+        if asked and host.ranges and self.headers.get("If-Range") == host.etag:
+            start = int(asked.removeprefix("bytes=").removesuffix("-"))
+            if start >= len(content):
+                self.send_error(416)
+                return
+            self.send_response(206)
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        else:
+            self.send_response(200)
+        if host.with_length:
+            self.send_header("Content-Length", str(len(content) - start))
+        if host.etag:
+            self.send_header("ETag", host.etag)
+        self.end_headers()
+        stop = start + host.cut_at.pop(0) if host.cut_at else len(content)
+        step = 1 << 16
+        for position in range(start, min(stop, len(content)), step):
+            with contextlib.suppress(ConnectionError):
+                self.wfile.write(content[position : min(position + step, stop)])
+                self.wfile.flush()
+            time.sleep(host.pause_s)
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    server = Host()
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(autouse=True)
+def _surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fbnetv3.hub.download, "_PAUSE_S", 0.01)
+    monkeypatch.setattr(fbnetv3.hub.license_policy, "_warned", set())
+    for name in ("FBNETV3_HOME", "FBNETV3_OFFLINE", "HF_HUB_OFFLINE", "FBNETV3_LICENSE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def record(url: str, **changes: Any) -> Weights:
+    changed: dict[str, Any] = {
+        "model": "fbnetv3_nano",
+        "tag": "test",
+        "source": Url(url=url),
+        "variant": "published",
+        "num_classes": 10,
+        **changes,
+    }
+    return dataclasses.replace(WEIGHTS["fbnetv3_a.meta_in1k"], **changed)
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if not path.name.endswith(".lock")}
+
+
+def assert_loaded(state: dict[str, Tensor]) -> None:
+    assert state.keys() == nano_state().keys()
+    assert all(torch.equal(state[name], tensor) for name, tensor in nano_state().items())
+    build_from_state(ARCHS["fbnetv3_nano"], state, source="test")
+
+
+def test_a_whole_file_is_fetched_once_and_converted_once(host: Host, tmp_path: Path) -> None:
+    weights = record(host.url)
+    assert hub.cached(weights, cache_dir=tmp_path) is None
+    assert_loaded(hub.load_state(weights, cache_dir=tmp_path))
+    assert names(tmp_path) == {
+        "fbnetv3_nano.test.pth",
+        "fbnetv3_nano.test.json",
+        "fbnetv3_nano.test.fbnetv3.safetensors",
+    }
+    path = hub.cached(weights, cache_dir=tmp_path)
+    assert path is not None
+    assert path.read_bytes() == host.content
+    sha256 = hashlib.sha256(host.content).hexdigest()
+    noted = json.loads((tmp_path / "fbnetv3_nano.test.json").read_text())
+    assert noted["published_sha256"] == sha256
+    metadata = read_metadata(tmp_path / "fbnetv3_nano.test.fbnetv3.safetensors")
+    assert metadata["fbnetv3.source_sha256"] == sha256
+    assert metadata["fbnetv3.arch_sha256"] == ARCHS["fbnetv3_nano"].sha256
+    assert metadata["license"] == "CC-BY-NC-4.0"
+
+    # The second time neither the server nor the pickle is needed.
+    path.unlink()
+    assert_loaded(hub.load_state(weights, cache_dir=tmp_path, offline=True))
+    assert host.requests == [None]
+
+
+def test_a_cut_download_is_resumed(host: Host, tmp_path: Path) -> None:
+    host.cut_at = [200_000, 100_000]
+    assert_loaded(hub.load_state(record(host.url), cache_dir=tmp_path))
+    assert host.requests == [None, "bytes=200000-", "bytes=300000-"]
+
+
+def test_a_later_call_resumes_what_an_earlier_one_left(host: Host, tmp_path: Path) -> None:
+    host.cut_at = [100_000, 0, 0, 0]
+    with pytest.raises(hub.FetchError, match=r"after 100000 of \d+ bytes \(4 attempts\)"):
+        hub.fetch(record(host.url), cache_dir=tmp_path)
+    assert names(tmp_path) == {"fbnetv3_nano.test.pth.part", "fbnetv3_nano.test.pth.part.json"}
+    assert_loaded(hub.load_state(record(host.url), cache_dir=tmp_path))
+    assert host.requests[-1] == "bytes=100000-"
+
+
+def test_a_file_that_changed_meanwhile_is_not_patched_together(host: Host, tmp_path: Path) -> None:
+    host.content, host.etag = bytes(len(checkpoint())), '"zeros"'
+    host.cut_at = [100_000, 0, 0, 0]
+    with pytest.raises(hub.FetchError):
+        hub.fetch(record(host.url), cache_dir=tmp_path)
+    host.content, host.etag = checkpoint(), '"one"'
+    assert_loaded(hub.load_state(record(host.url), cache_dir=tmp_path))
+
+
+@pytest.mark.parametrize("etag", [None, 'W/"weak"', '"strong"'])
+def test_a_server_that_cannot_resume_sends_all_again(
+    host: Host, tmp_path: Path, etag: str | None
+) -> None:
+    host.ranges, host.etag, host.cut_at = False, etag, [100_000]
+    assert_loaded(hub.load_state(record(host.url), cache_dir=tmp_path))
+    assert len(host.requests) == 2
+
+
+def test_a_file_that_always_comes_short_is_one_error(host: Host, tmp_path: Path) -> None:
+    host.cut_at, host.ranges = [1000] * 9, False
+    with pytest.raises(hub.FetchError, match="the connection ended after 1000 of"):
+        hub.load_state(record(host.url), cache_dir=tmp_path)
+    assert len(host.requests) == 4
+    assert "fbnetv3_nano.test.pth" not in names(tmp_path)
+
+
+def test_without_length_or_hash_nothing_is_taken(host: Host, tmp_path: Path) -> None:
+    host.with_length = False
+    with pytest.raises(hub.FetchError, match="without a length or hash"):
+        hub.fetch(record(host.url), cache_dir=tmp_path)
+    sha256 = hashlib.sha256(host.content).hexdigest()
+    known = record(host.url, source=Url(url=host.url, sha256=sha256))
+    assert hub.fetch(known, cache_dir=tmp_path).read_bytes() == host.content
+
+
+def test_a_wrong_hash_leaves_nothing(host: Host, tmp_path: Path) -> None:
+    weights = record(host.url, source=Url(url=host.url, sha256="0" * 64))
+    with pytest.raises(ValueError, match=f"SHA-256 [0-9a-f]+, expected {'0' * 64}"):
+        hub.fetch(weights, cache_dir=tmp_path)
+    assert names(tmp_path) == set()
+
+
+def test_a_file_that_is_not_the_one_of_the_first_use_is_refused(host: Host, tmp_path: Path) -> None:
+    weights = record(host.url)
+    path = hub.fetch(weights, cache_dir=tmp_path)
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(ValueError, match=r"as recorded in .*fbnetv3_nano\.test\.json"):
+        hub.fetch(weights, cache_dir=tmp_path)
+    path.unlink()
+    host.content = host.content[:-1] + b"y"
+    with pytest.raises(ValueError, match="as recorded in"):
+        hub.fetch(weights, cache_dir=tmp_path)
+
+
+def test_a_damaged_conversion_is_made_again(host: Host, tmp_path: Path) -> None:
+    weights = record(host.url)
+    hub.load_state(weights, cache_dir=tmp_path)
+    converted = tmp_path / "fbnetv3_nano.test.fbnetv3.safetensors"
+    whole = converted.read_bytes()
+    converted.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert_loaded(hub.load_state(weights, cache_dir=tmp_path, offline=True))
+    assert_loaded(read_tensors(converted))
+
+
+@pytest.mark.parametrize("status", [403, 404, 410])
+def test_a_refusal_is_one_error_at_once(host: Host, tmp_path: Path, status: int) -> None:
+    host.statuses = [status]
+    with pytest.raises(hub.FetchError, match=f"answered {status}"):
+        hub.fetch(record(host.url), cache_dir=tmp_path)
+    assert len(host.requests) == 1
+    assert names(tmp_path) == set()
+
+
+def test_a_busy_server_is_asked_again(host: Host, tmp_path: Path) -> None:
+    host.statuses = [500, 503]
+    assert_loaded(hub.load_state(record(host.url), cache_dir=tmp_path))
+    assert len(host.requests) == 3
+
+
+def test_a_server_that_hangs_is_given_up(host: Host, tmp_path: Path) -> None:
+    host.hang = True
+    started = time.monotonic()
+    with pytest.raises(hub.FetchError, match=r"timed out.*4 attempts"):
+        hub.fetch(record(host.url), cache_dir=tmp_path, timeout_s=0.2)
+    assert time.monotonic() - started < 4
+    assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize("url", ["http://host.invalid/m.pth", "http://127.0.0.1:9/m.pth"])
+def test_no_such_host_is_one_quick_error(tmp_path: Path, url: str) -> None:
+    started = time.monotonic()
+    with pytest.raises(hub.FetchError, match="check the network"):
+        hub.fetch(record(url), cache_dir=tmp_path)
+    assert time.monotonic() - started < 10
+
+
+class Hostile:
+    def __init__(self, witness: Path) -> None:
+        self.witness = witness
+
+    def __reduce__(self) -> Any:
+        return os.system, (f"touch {self.witness}",)
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["alone", "beside tensors"])
+def test_a_hostile_pickle_does_not_run(host: Host, tmp_path: Path, whole: bool) -> None:
+    witness, cache = tmp_path / "witness", tmp_path / "cache"
+    hostile = Hostile(witness)
+    if whole:
+        host.content = pickle.dumps(hostile)
+        with pytest.raises(ValueError, match="cannot read checkpoint"):
+            hub.load_state(record(host.url), cache_dir=cache)
+        # Nor is its hash kept: the right file may take its place.
+        host.content = checkpoint()
+        (cache / "fbnetv3_nano.test.pth").unlink()
+    else:
+        buffer = io.BytesIO()
+        official = from_fbnetv3(nano_state(), ARCHS["fbnetv3_nano"], "official")
+        torch.save({"state_dict": official, "hook": hostile}, buffer)
+        host.content = buffer.getvalue()
+    assert_loaded(hub.load_state(record(host.url), cache_dir=cache))
+    assert not witness.exists()
+
+
+def test_weights_of_another_network_are_refused_by_name(host: Host, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="do not belong to this architecture"):
+        hub.load_state(record(host.url, model="fbnetv3_a"), cache_dir=tmp_path)
+
+
+FETCH = """
+import dataclasses, sys
+from pathlib import Path
+from fbnetv3 import hub
+from fbnetv3.hub.weights import WEIGHTS, Url
+print("ready", flush=True)
+sys.stdin.readline()
+weights = dataclasses.replace(WEIGHTS["fbnetv3_a.meta_in1k"], model="fbnetv3_nano", tag="test",
+    num_classes=10, source=Url(url=sys.argv[1]))
+print(len(hub.load_state(weights, cache_dir=Path(sys.argv[2]))))
+"""
+
+
+def process(host: Host, folder: Path) -> subprocess.Popen[str]:
+    """Starts a process that fetches as soon as it reads a line."""
+    return subprocess.Popen(
+        [sys.executable, "-c", FETCH, host.url, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
+    )
+
+
+def test_two_processes_at_once_fetch_once(host: Host, tmp_path: Path) -> None:
+    host.pause_s = 0.02
+    both = [process(host, tmp_path) for _ in range(2)]
+    for one in both:
+        assert one.stdout is not None
+        assert one.stdout.readline() == "ready\n"
+    outputs = []
+    for one in both:
+        assert one.stdin is not None
+        one.stdin.write("go\n")
+        one.stdin.flush()
+    for one in both:
+        outputs.append(one.communicate(timeout=120)[0])
+        assert one.returncode == 0
+    assert outputs == [f"{len(nano_state())}\n"] * 2
+    assert host.requests == [None]
+
+
+def test_a_killed_download_is_resumed(host: Host, tmp_path: Path) -> None:
+    host.pause_s = 0.2
+    killed = process(host, tmp_path)
+    assert killed.stdin is not None
+    killed.stdin.write("go\n")
+    killed.stdin.flush()
+    part = tmp_path / "fbnetv3_nano.test.pth.part"
+    deadline = time.monotonic() + 120
+    while not part.exists() or part.stat().st_size < 300_000:
+        assert killed.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert "fbnetv3_nano.test.pth" not in names(tmp_path)
+    host.pause_s = 0
+    assert_loaded(hub.load_state(record(host.url), cache_dir=tmp_path))
+    last = host.requests[-1]
+    assert last is not None
+    assert int(last.removeprefix("bytes=").removesuffix("-")) >= 300_000
+
+
+def test_a_full_disk_is_one_error_and_a_bigger_one_resumes(host: Host, tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))
+    try:
+        with pytest.raises(hub.FetchError, match="cannot write"):
+            hub.load_state(record(host.url), cache_dir=tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "fbnetv3_nano.test.pth" not in names(tmp_path)
+    assert_loaded(hub.load_state(record(host.url), cache_dir=tmp_path))
+
+
+@contextlib.contextmanager
+def mounted(folder: Path, *options: str) -> Iterator[None]:
+    """A small file system of its own; skips where this user may not mount."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", ",".join(("size=1m", *options)), "tmpfs", str(folder)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a file system")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_no_space_left_is_one_error(host: Host, tmp_path: Path) -> None:
+    assert len(host.content) > 1 << 20
+    with mounted(tmp_path / "small"):
+        with pytest.raises(hub.FetchError, match=r"No space left.*FBNETV3_HOME"):
+            hub.load_state(record(host.url), cache_dir=tmp_path / "small")
+        assert "fbnetv3_nano.test.pth" not in names(tmp_path / "small")
+
+
+def test_no_space_for_the_conversion_still_loads(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(hub, "write_tensors", full)
+    with pytest.warns(UserWarning, match="converted again next time"):
+        assert_loaded(hub.load_state(record(host.url), cache_dir=tmp_path))
+    assert "fbnetv3_nano.test.fbnetv3.safetensors" not in names(tmp_path)
+
+
+def test_a_read_only_cache_serves_what_it_has(host: Host, tmp_path: Path) -> None:
+    with mounted(tmp_path / "cache", "size=8m"):
+        hub.load_state(record(host.url), cache_dir=tmp_path / "cache")
+        remount = ["mount", "-o", "remount,ro", str(tmp_path / "cache")]
+        subprocess.run(remount, check=True)
+        assert_loaded(hub.load_state(record(host.url), cache_dir=tmp_path / "cache"))
+        with pytest.raises(hub.FetchError, match=r"cannot write in.*FBNETV3_HOME"):
+            hub.load_state(record(host.url, tag="other"), cache_dir=tmp_path / "cache")
+
+
+def test_a_read_only_cache_with_the_published_file_alone_still_loads(
+    host: Host, tmp_path: Path
+) -> None:
+    with mounted(tmp_path / "cache", "size=8m"):
+        (tmp_path / "cache" / "fbnetv3_nano.test.pth").write_bytes(host.content)
+        remount = ["mount", "-o", "remount,ro", str(tmp_path / "cache")]
+        subprocess.run(remount, check=True)
+        with pytest.warns(UserWarning, match="not recorded"):
+            assert_loaded(hub.load_state(record(host.url), cache_dir=tmp_path / "cache"))
+    assert host.requests == []
+
+
+@pytest.mark.parametrize("variable", ["FBNETV3_OFFLINE", "HF_HUB_OFFLINE"])
+@pytest.mark.parametrize("name", ["fbnetv3_a.meta_in1k", "fbnetv3_b.ra2_in1k"])
+def test_offline_says_at_once_which_file_goes_where(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, name: str
+) -> None:
+    monkeypatch.setenv(variable, "1")
+    monkeypatch.setenv("FBNETV3_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    started = time.monotonic()
+    with pytest.raises(hub.FetchError, match=f"offline, and {name}") as caught:
+        hub.load_state(WEIGHTS[name])
+    assert time.monotonic() - started < 1
+    suffix = ".pth" if "meta" in name else ".safetensors"
+    assert str(tmp_path / "home" / f"{name}{suffix}") in str(caught.value)
+    assert not (tmp_path / "home").exists()
+
+
+def test_a_file_put_in_the_cache_by_hand_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "fbnetv3_nano.test.pth").write_bytes(checkpoint())
+    weights = record("http://127.0.0.1:9/model.pth")
+    assert_loaded(hub.load_state(weights, cache_dir=tmp_path, offline=True))
+
+
+def test_an_embedded_file_is_verified_and_needs_no_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FBNETV3_HOME", str(tmp_path / "absent"))
+    weights = record("", source=Embedded(filename="LICENSES.txt", sha256="0" * 64))
+    with pytest.raises(ValueError, match=r"LICENSES\.txt has SHA-256"):
+        hub.fetch(weights, offline=True)
+    path = hub.cached(weights)
+    assert path is not None
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    right = record("", source=Embedded(filename="LICENSES.txt", sha256=sha256))
+    assert hub.fetch(right, offline=True) == path
+    assert not (tmp_path / "absent").exists()
+
+
+def test_the_cache_is_where_the_variables_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/home/someone")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert hub.cache_dir() == Path("/home/someone/.cache/fbnetv3")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    assert hub.cache_dir() == Path("/xdg/fbnetv3")
+    monkeypatch.setenv("FBNETV3_HOME", str(tmp_path))
+    assert hub.cache_dir() == tmp_path
+    assert hub.cache_dir("elsewhere") == Path("elsewhere")
+
+
+def test_a_damaged_record_is_named(host: Host, tmp_path: Path) -> None:
+    (tmp_path / "fbnetv3_nano.test.json").write_text("[")
+    with pytest.raises(ValueError, match=r"fbnetv3_nano\.test\.json is damaged"):
+        hub.fetch(record(host.url), cache_dir=tmp_path)
+
+
+def _by_argument(policy: str, _: pytest.MonkeyPatch) -> str | None:
+    return policy
+
+
+def _by_variable(policy: str, monkeypatch: pytest.MonkeyPatch) -> str | None:
+    monkeypatch.setenv("FBNETV3_LICENSE", policy)
+    return None
+
+
+@pytest.mark.parametrize("given", [_by_argument, _by_variable])
+def test_a_commercial_policy_refuses_restricted_weights(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    given: Callable[[str, pytest.MonkeyPatch], str | None],
+) -> None:
+    policy = given("commercial", monkeypatch)
+    with pytest.raises(ValueError, match=r"fbnetv3_e\.meta_in1k is licensed CC-BY-NC-4\.0"):
+        hub.load_state(WEIGHTS["fbnetv3_e.meta_in1k"], policy=policy, cache_dir=tmp_path)
+    hub.check_license(WEIGHTS["fbnetv3_b.ra2_in1k"], policy)
+    with pytest.raises(ValueError, match="policy is 'comercial'"):
+        hub.check_license(WEIGHTS["fbnetv3_b.ra2_in1k"], given("comercial", monkeypatch))
+
+
+@pytest.mark.filterwarnings("default")
+def test_without_a_policy_restricted_weights_say_so_once() -> None:
+    with pytest.warns(UserWarning, match="non-commercial use only"):
+        hub.check_license(WEIGHTS["fbnetv3_e.meta_in1k"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        hub.check_license(WEIGHTS["fbnetv3_e.meta_in1k"])
+        hub.check_license(WEIGHTS["fbnetv3_b.ra2_in1k"])
+
+
+def test_the_cached_safetensors_are_read_like_any_other(host: Host, tmp_path: Path) -> None:
+    hub.load_state(record(host.url), cache_dir=tmp_path)
+    assert_loaded(read_tensors(tmp_path / "fbnetv3_nano.test.fbnetv3.safetensors"))

@@ -1,0 +1,278 @@
+"""Measuring: known durations come out, contestants take turns, noise is called noise."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fbnetv3.deploy.artefact import Artefact
+from fbnetv3.deploy.export import Exported
+from fbnetv3.deploy.parity import error_of_std
+from fbnetv3.measure.bench import Entry, Row, best, entries, peak_memory, sweep, write_rows
+from fbnetv3.measure.latency import Contestant, Latency, busy_processors, environment, measure
+from fbnetv3.measure.plot import pareto, plot_rows
+from fbnetv3.measure.roofline import Roofline, measure_roofline
+from fbnetv3.measure.runners import TORCH_BACKENDS, onnx_runner, torch_runner
+from fbnetv3.models.model import FBNetV3
+
+
+def sleeper(name: str, ms: float) -> Contestant:
+    return Contestant(name, lambda: time.sleep(ms / 1000))
+
+
+def test_known_durations_come_out_in_the_order_given() -> None:
+    slow, fast = measure([sleeper("slow", 6), sleeper("fast", 2)], min_runs=30)
+    assert (slow.name, fast.name) == ("slow", "fast")
+    # Sleeping takes at least what was asked for; a loaded machine adds to it.
+    assert 6 <= slow.min_ms < 8
+    assert 2 <= fast.min_ms < 4
+    assert slow.median_ms > fast.median_ms
+    for found in (slow, fast):
+        assert found.num_runs >= 30
+        assert found.min_ms <= found.low_ms <= found.median_ms <= found.high_ms
+        assert found.median_ms <= found.p90_ms <= found.p99_ms
+        assert found.cpu_ms is not None
+        assert found.cpu_ms < 1  # asleep
+
+
+def test_work_shows_as_processor_time() -> None:
+    def work() -> None:
+        end = time.process_time() + 0.004
+        while time.process_time() < end:
+            pass
+
+    (found,) = measure([Contestant("work", work)], min_runs=20)
+    assert found.cpu_ms is not None
+    assert 3.9 < found.cpu_ms < 6
+
+
+def test_contestants_take_turns_in_changing_order_and_are_prepared() -> None:
+    seen: list[str] = []
+
+    def contestant(name: str) -> Contestant:
+        return Contestant(name, lambda: seen.append(name), lambda: seen.append(f"prepare {name}"))
+
+    measure([contestant("a"), contestant("b")], min_runs=40, turn=4)
+    turns = [entry for entry in seen if entry.startswith("prepare")][2:]
+    assert len(turns) == 20
+    assert {tuple(turns[n : n + 2]) for n in range(0, 20, 2)} == {
+        ("prepare a", "prepare b"),
+        ("prepare b", "prepare a"),
+    }
+    place = seen.index("prepare a", seen.index("prepare a") + 1)
+    # One run untimed, four timed, then the next turn.
+    assert seen[place + 1 : place + 6] == ["a"] * 5
+    assert seen[place + 6].startswith("prepare")
+
+
+def test_the_first_run_is_kept_apart() -> None:
+    durations = iter([0.05] + [0.001] * 10_000)
+    found = measure([Contestant("x", lambda: time.sleep(next(durations)))], min_runs=20)[0]
+    assert found.first_ms >= 50
+    assert found.p99_ms < 50
+
+
+def test_scattered_runs_are_called_noisy() -> None:
+    durations = iter([0.001, 0.004] * 10_000)
+    found = measure([Contestant("x", lambda: time.sleep(next(durations)))], min_runs=40)[0]
+    assert found.verdict.startswith("noisy")
+    assert "half of the runs spread over" in found.verdict
+
+
+def test_too_few_runs_are_called_noisy_and_time_is_kept() -> None:
+    start = time.monotonic()
+    found = measure([sleeper("x", 30)], min_runs=1000, max_seconds=0.3, turn=2)[0]
+    assert time.monotonic() - start < 6
+    assert found.num_runs < 20
+    assert f"{found.num_runs} runs only" in found.verdict
+
+
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="only Linux says who works")
+def test_a_busy_machine_is_called_noisy() -> None:
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
+        time.sleep(0.2)
+        found = measure([sleeper("x", 1)], min_runs=20)[0]
+        other.kill()
+    assert "processors were busy before the start" in found.verdict
+
+
+def test_load_stands_in_where_the_system_does_not_say_who_works(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("fbnetv3.measure.latency._busy_ticks", lambda: None)
+    monkeypatch.setattr("os.getloadavg", lambda: (0.5, 1.0, 1.0))
+    assert busy_processors() == 0
+    monkeypatch.setattr("os.getloadavg", lambda: (99.0, 1.0, 1.0))
+    assert "processors were busy" in measure([sleeper("x", 1)], min_runs=20)[0].verdict
+
+
+def test_wrong_arguments_are_refused() -> None:
+    with pytest.raises(ValueError, match="contestants are \\[\\]; expected at least one"):
+        measure([])
+    with pytest.raises(ValueError, match="each with its own name"):
+        measure([sleeper("x", 1), sleeper("x", 1)])
+    with pytest.raises(ValueError, match="min_runs=0"):
+        measure([sleeper("x", 1)], min_runs=0)
+
+
+def test_the_environment_names_machine_and_versions() -> None:
+    found = environment()
+    assert found["torch"] == torch.__version__.split("+")[0]
+    assert found["cpu"]
+    assert found["num_cpus"] >= 1
+    json.dumps(found)
+
+
+@pytest.mark.parametrize("backend", [b for b in TORCH_BACKENDS if "compile" not in b])
+def test_every_torch_backend_computes_the_network(small_model: FBNetV3, backend: str) -> None:
+    if backend == "torch-cuda-graph":
+        with pytest.raises(ValueError, match="needs device='cuda'"):
+            torch_runner(small_model, backend)
+        return
+    x = np.random.default_rng(0).standard_normal((2, 3, 32, 32), np.float32)
+    with torch.inference_mode():
+        expected = small_model(torch.from_numpy(x)).numpy()
+    runner = torch_runner(small_model, backend, threads=1)
+    runner.prepare()
+    assert torch.get_num_threads() == 1
+    limit = 0.2 if "bf16" in backend else 1e-4
+    error = error_of_std(runner.logits(x), expected).max()
+    assert error < limit
+    assert ("bf16" in backend) == (error > 1e-4)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", ["torch", "torch-bf16", "torch-cuda-graph"])
+def test_a_gpu_is_timed_with_events(small_model: FBNetV3, backend: str) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    x = np.random.default_rng(0).standard_normal((2, 3, 32, 32), np.float32)
+    runner = torch_runner(small_model, backend, device="cuda")
+    (found,) = measure([runner.contestant(x)], min_runs=20)
+    assert found.cpu_ms is None
+    assert found.median_ms > 0
+
+
+def test_rows_bind_latency_to_file_and_agreement(
+    small_model: FBNetV3, small_export: Exported, tmp_path: Path
+) -> None:
+    artefact: Artefact = small_export.artefact
+    tried = [Entry("torch", "fp32", 1), *entries([small_export.path], threads=[1])]
+    images = np.random.default_rng(0).standard_normal((20, 3, 32, 32), np.float32)
+    labels = onnx_runner(small_export.path).logits(images).argmax(1).tolist()
+    labels[0] = (labels[0] + 1) % 10
+    rows = sweep(
+        tried,
+        artefact,
+        module=small_model,
+        batch_sizes=(1, 2),
+        images=images,
+        labels=labels,
+        min_runs=5,
+        max_seconds=2,
+    )
+    assert len(rows) == 2 * len(tried)
+    onnx_row = next(row for row in rows if row.backend == "onnxruntime")
+    assert onnx_row.artefact_sha256 == small_export.sha256
+    assert onnx_row.num_bytes == small_export.num_bytes
+    assert onnx_row.agreement_pct == 100
+    assert onnx_row.top1_pct == onnx_row.top1_float_pct == 95
+    assert onnx_row.keeps_accuracy
+    assert best(rows) in rows
+    path = tmp_path / "rows.jsonl"
+    write_rows(rows, path)
+    read = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["batch"] for row in read] == [1] * len(tried) + [2] * len(tried)
+    assert read[0]["environment"]["torch"]
+    with pytest.raises(ValueError, match="torch needs a torch module"):
+        sweep(tried, artefact)
+    with pytest.raises(ValueError, match="nothing to measure"):
+        sweep([], artefact)
+
+
+def row(precision: str, ms: float, **changes: Any) -> Row:
+    latency = Latency("x", 100, ms, ms, ms, ms, ms, ms, ms, ms, 10, "ok")
+    plain = Row(
+        model="x",
+        backend=f"some-{precision}",
+        precision=precision,
+        threads=1,
+        batch=1,
+        latency=latency,
+        images_per_s=1000 / ms,
+        artefact_sha256="",
+        num_bytes=1,
+        agreement_pct=None,
+        top1_pct=None,
+        top1_float_pct=None,
+        num_images=0,
+        peak_mib=None,
+        macs_paper=10**6,
+        params=10**6,
+    )
+    return dataclasses.replace(plain, **changes)
+
+
+def test_the_best_is_the_fastest_that_keeps_the_accuracy() -> None:
+    exact = row("fp32", 10)
+    unproven = row("int8", 1)
+    assert best([exact, unproven]) == exact
+    bad = row("int8", 2, top1_pct=79.4, top1_float_pct=80.0, num_images=1000, agreement_pct=99.5)
+    good = dataclasses.replace(bad, top1_pct=79.5)
+    assert best([exact, bad]) == exact
+    assert best([exact, good]) == good
+    # bfloat16 may lose a tenth of a point.
+    half = row("bf16", 3, top1_pct=79.8, top1_float_pct=80.0, num_images=1000, agreement_pct=99.9)
+    assert best([exact, half]) == exact
+    unlabelled = row("bf16", 3, agreement_pct=99.2, num_images=500)
+    assert best([exact, unlabelled]) == unlabelled
+    with pytest.raises(ValueError, match="no row keeps the accuracy"):
+        best([unproven])
+
+
+def test_peak_memory_is_that_of_a_process_of_its_own(small_export: Exported) -> None:
+    entry = Entry("onnxruntime", "fp32", 1, small_export.path)
+    small, large = peak_memory(entry, 1), peak_memory(entry, 256)
+    # numpy and onnxruntime alone take tens of MiB; 256 inputs are 3 MiB, activations far more.
+    assert 30 < small < large - 20
+    with pytest.raises(ValueError, match="torch has no file"):
+        peak_memory(Entry("torch", "fp32", 1), 1)
+    with pytest.raises(RuntimeError, match="measuring the memory"):
+        peak_memory(dataclasses.replace(entry, path=Path("missing.onnx")), 1)
+
+
+def test_the_roofline_is_above_what_a_network_reaches() -> None:
+    found: Roofline = measure_roofline()
+    assert found.fp32_gmacs > 0.5
+    assert found.read_gbytes > 0.5
+    assert found.floor_ms(10**9, 0) == pytest.approx(1000 / found.fp32_gmacs)
+    assert found.floor_ms(0, 10**9) == pytest.approx(1000 / found.read_gbytes)
+
+
+def test_the_front_is_what_nothing_beats() -> None:
+    points = [(1.0, 70.0), (2.0, 69.0), (2.0, 75.0), (3.0, 75.0), (4.0, 80.0)]
+    assert pareto(points) == [0, 2, 4]
+
+
+@pytest.mark.parametrize("suffix", [".svg", ".png"])
+def test_rows_become_a_picture_that_repeats(tmp_path: Path, suffix: str) -> None:
+    pytest.importorskip("matplotlib", reason="the extra `plot` is not installed")
+    rows = [row("fp32", 10, top1_pct=80.0).to_dict(), row("int8", 4, top1_pct=79.8).to_dict()]
+    one, two = tmp_path / f"1{suffix}", tmp_path / f"2{suffix}"
+    plot_rows(rows, one)
+    plot_rows(rows, two)
+    assert one.read_bytes() == two.read_bytes()
+    assert one.stat().st_size > 5000
+    with pytest.raises(ValueError, match=r"ends in \.svg or \.png"):
+        plot_rows(rows, tmp_path / "x.pdf")
+    with pytest.raises(ValueError, match="no row has an accuracy"):
+        plot_rows([row("fp32", 10).to_dict()], one)

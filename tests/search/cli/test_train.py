@@ -1,0 +1,154 @@
+"""The commands `train` and `eval`: one command each on folders, and their errors in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from fbnetv3.checkpoints.checkpoint import read_tensors
+from fbnetv3.cli.group import CommandGroup
+from fbnetv3.search.cli import train as cli_train
+from tests.search.tiny import TINY, tiny_images
+
+TINY_SET = ["--device", "cpu", "--batch-size", "16", "--epochs", "2", "--lr", "0.01"]
+
+
+def called(*words: object) -> Result:
+    """Returns what a command of the line `fbnetv3 ...` does."""
+    app = typer.Typer(cls=CommandGroup)
+    app.command("train")(cli_train.train)
+    app.command("eval")(cli_train.evaluate)
+    return CliRunner().invoke(app, [str(word) for word in words])
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Returns a folder of train and val folders of class folders of small images."""
+    for part, num, seed in (("train", 96, 0), ("val", 40, 1)):
+        images = tiny_images(num, seed=seed)
+        assert images.pixels is not None
+        for number, (pixels, label) in enumerate(zip(images.pixels, images.labels, strict=True)):
+            place = tmp_path / "data" / part / images.classes[int(label)]
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels.numpy()).save(place / f"{number}.png")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def arch(tmp_path: Path) -> Path:
+    """Returns the tiny network's table as a file."""
+    path = tmp_path / "arch.json"
+    path.write_text(TINY.to_json())
+    return path
+
+
+def test_train_then_eval_agree_in_one_command_each(tmp_path: Path, data: Path, arch: Path) -> None:
+    run = tmp_path / "run"
+    done = called("train", "--data", data, "--model", arch, "--out", run, *TINY_SET)
+    assert done.exit_code == 0, done.output
+    assert "epoch 2:" in done.output
+    measured = {}
+    for flags in ([], ["--raw"]):
+        found = called("eval", f"local-dir:{run}", "--data", data, "--json", *flags)
+        assert found.exit_code == 0, found.output
+        measured[bool(flags)] = json.loads(found.output)
+    last = json.loads((run / "log.json").read_text())[-1]
+    assert measured[False]["top1"] == pytest.approx(last["ema_top1_pct"])
+    assert measured[True]["top1"] == pytest.approx(last["top1_pct"])
+    assert measured[False]["num_images"] == 40
+    assert measured[False]["matched_by"] == "name"
+    text = called("eval", f"local-dir:{run}", "--data", data).output
+    assert "class3" in text
+    assert "95 % interval" in text
+
+
+def test_one_command_fine_tunes_weights_on_a_folder_without_parts(
+    tmp_path: Path, data: Path, arch: Path
+) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert (
+        called("train", "--data", data, "--model", arch, "--out", first, *TINY_SET).exit_code == 0
+    )
+    command = ["train", "--data", data / "train", "--model", f"local-dir:{first}", "--out", second]
+    done = called(*command, "--device", "cpu", "--epochs", "1")
+    assert done.exit_code == 0, done.output
+    recipe = json.loads((second / "recipe.json").read_text())
+    # The fine-tuning preset, its batch at most an eighth of 88 images and its rate with it.
+    assert (recipe["batch_size"], recipe["lr"]) == (8, 0.0025 * 8 / 64)
+    before, after = (read_tensors(folder / "model.safetensors") for folder in (first, second))
+    name = "stem.conv.weight"
+    assert 0 < (before[name] - after[name]).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("model", ["torchvision:shufflenet_v2_x0_5", "timm:test_resnet.r160_in1k"])
+def test_networks_of_other_libraries_train_by_the_same_command(
+    tmp_path: Path, data: Path, model: str
+) -> None:
+    run = tmp_path / "run"
+    command = ["train", "--data", data, "--model", model, "--out", run, "--set", "resolution=32"]
+    done = called(*command, *TINY_SET)
+    assert done.exit_code == 0, done.output
+    found = called("eval", f"local-dir:{run}", "--data", data, "--json")
+    assert found.exit_code == 0, found.output
+    last = json.loads((run / "log.json").read_text())[-1]
+    assert json.loads(found.output)["top1"] == pytest.approx(last["ema_top1_pct"])
+
+
+def test_a_teacher_teaches_and_its_logits_are_kept(tmp_path: Path, data: Path, arch: Path) -> None:
+    teacher, student, cache = tmp_path / "t", tmp_path / "s", tmp_path / "logits.safetensors"
+    command = ["train", "--data", data, "--model", arch, *TINY_SET]
+    assert called(*command, "--out", teacher).exit_code == 0
+    command += ["--teacher", f"local-dir:{teacher}", "--teacher-cache", cache, "--out", student]
+    refused = called(*command)
+    assert refused.exit_code == 2
+    assert "augment='none'" in refused.output
+    done = called(*command, "--set", "augment=none")
+    assert done.exit_code == 0, done.output
+    assert read_tensors(cache)["logits"].shape == (96, 4)
+
+
+def test_a_cache_without_a_teacher_is_refused(tmp_path: Path, data: Path) -> None:
+    done = called("train", "--data", data, "--teacher-cache", tmp_path / "c")
+    assert done.exit_code == 2
+    assert "--teacher" in done.output
+
+
+def test_a_diverged_training_ends_in_a_verdict(tmp_path: Path, data: Path, arch: Path) -> None:
+    command = ["train", "--data", data, "--model", arch, "--out", tmp_path / "run", *TINY_SET]
+    done = called(*command, "--lr", "25", "--set", "warmup_epochs=0", "--epochs", "40")
+    assert done.exit_code == 1
+    assert "training diverged" in done.output
+    assert "Lower lr" in done.output
+    assert isinstance(done.exception, SystemExit)
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path: Path, data: Path, arch: Path) -> None:
+    command = ["train", "--data", data, "--out", tmp_path / "run", *TINY_SET]
+    assert called(*command, "--model", arch).exit_code == 0
+    done = called(*command, "--model", "torchvision:shufflenet_v2_x0_5", "--set", "resolution=32")
+    assert done.exit_code == 2
+    assert "of another run" in done.output
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--model", "fbnetv3_h"], "fbnetv3_h"),
+        (["--recipe", "long"], "unknown recipe 'long'"),
+        (["--set", "colour=red"], "unknown field 'colour'"),
+        (["--set", "lr=fast"], "lr is 'fast'"),
+        (["--model", "torchvision:alexnet"], "cannot take images of 16 x 16"),
+    ],
+)
+def test_wrong_words_are_answered_in_one_line(
+    tmp_path: Path, data: Path, words: list[str], named: str
+) -> None:
+    done = called("train", "--data", data, "--out", tmp_path / "run", *words)
+    assert done.exit_code == 2
+    assert named in done.output
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,357 @@
+"""Reading image sets, their layouts, their splits, and what is refused."""
+
+import json
+import multiprocessing
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fbnetv3.arch.tables import ARCHS
+from fbnetv3.search.data.datasets import (
+    cifar_arch,
+    hold_out,
+    open_images,
+    open_train_val,
+    search_split,
+    split_by_class,
+)
+from fbnetv3.search.data.image_set import ImageSet
+from fbnetv3.search.training.batches import (
+    TrainBatches,
+    default_preprocess,
+    eval_batches,
+    photo_transform,
+)
+from fbnetv3.search.training.parallel import World
+from tests.search.tiny import tiny_images, tiny_recipe
+
+CPU = torch.device("cpu")
+
+
+def write_folders(folder: Path, classes: dict[str, int], side: int = 8, seed: int = 0) -> None:
+    """Writes PNGs of noise, `classes` giving how many of each class."""
+    rng = np.random.default_rng(seed)
+    for name, num in classes.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(num):
+            pixels = rng.integers(0, 256, (side, side, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+
+
+def write_cifar10(folder: Path, per_batch: int = 4) -> np.ndarray[Any, Any]:
+    """Writes a small cifar-10-batches-py; returns its training rows as they are stored."""
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True)
+    rows = []
+    for name in [*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"]:
+        data = rng.integers(0, 256, (per_batch, 3072), dtype=np.uint8)
+        labels = rng.integers(0, 10, per_batch).tolist()
+        with (folder / name).open("wb") as file:
+            pickle.dump({"data": data, "labels": labels}, file)
+        rows.append(data)
+    with (folder / "batches.meta").open("wb") as file:
+        pickle.dump({"label_names": [f"c{n}" for n in range(10)]}, file)
+    return np.concatenate(rows[:5])
+
+
+def test_class_folders_are_read_in_the_order_of_their_names(tmp_path: Path) -> None:
+    write_folders(tmp_path, {"b": 2, "a": 3})
+    images = open_images(tmp_path)
+    assert images.classes == ("a", "b")
+    assert images.labels.tolist() == [0, 0, 0, 1, 1]
+    assert images.pixels is not None
+    with Image.open(tmp_path / "b" / "1.png") as last:
+        assert np.array_equal(images.pixels[4].numpy(), np.asarray(last))
+
+
+def test_large_images_stay_encoded(tmp_path: Path) -> None:
+    write_folders(tmp_path, {"a": 1, "b": 1}, side=120)
+    images = open_images(tmp_path)
+    assert images.pixels is None
+    assert images.sources is not None
+    assert len(images.sources) == 2
+
+
+def test_cifar10_is_read_as_channel_planes_of_rows(tmp_path: Path) -> None:
+    rows = write_cifar10(tmp_path / "cifar-10-batches-py")
+    train, val = open_train_val(tmp_path)
+    assert (len(train), len(val)) == (20, 4)
+    assert train.pixels is not None
+    # Byte c * 1024 + y * 32 + x, as the data set's page has it.
+    assert int(train.pixels[7, 5, 9, 2]) == rows[7, 2 * 1024 + 5 * 32 + 9]
+    assert train.classes[3] == "c3"
+
+
+def test_a_pickle_that_runs_something_is_refused(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (tmp_path / "ran",))
+
+    write_cifar10(tmp_path / "d")
+    (tmp_path / "d" / "test_batch").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(ValueError, match="CIFAR-10"):
+        open_images(tmp_path / "d")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_parquet_of_hugging_face_gives_the_same_images(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as pq
+
+    write_folders(tmp_path / "png", {"cat": 2, "dog": 1})
+    plain = open_images(tmp_path / "png")
+    files = sorted((tmp_path / "png").rglob("*.png"))
+    features = {
+        "img": {"_type": "Image"},
+        "label": {"_type": "ClassLabel", "names": ["cat", "dog"]},
+    }
+    table = pa.table(
+        {
+            "img": [{"bytes": f.read_bytes(), "path": f.name} for f in files],
+            "label": [0, 0, 1],
+        }
+    ).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    (tmp_path / "hf" / "data").mkdir(parents=True)
+    for split in ("train", "test"):
+        pq.write_table(table, tmp_path / "hf" / "data" / f"{split}-00000-of-00001.parquet")
+    train, val = open_train_val(tmp_path / "hf")
+    assert train.classes == plain.classes
+    assert train.pixels is not None
+    assert plain.pixels is not None
+    assert torch.equal(train.pixels, plain.pixels)
+    assert torch.equal(val.labels, plain.labels)
+
+
+def test_parquet_of_other_parts_names_those_expected(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    (tmp_path / "unlabelled-00000-of-00001.parquet").write_bytes(b"PAR1")
+    with pytest.raises(FileNotFoundError, match=r"no parquet file named .*train"):
+        open_images(tmp_path, "train")
+
+
+def test_parquet_without_pyarrow_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train-00000-of-00001.parquet").write_bytes(b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(ImportError, match="pip install pyarrow"):
+        open_images(tmp_path)
+
+
+def test_a_class_that_validation_lacks_is_named(tmp_path: Path) -> None:
+    write_folders(tmp_path / "train", {"a": 2, "b": 2})
+    write_folders(tmp_path / "val", {"a": 2})
+    with pytest.raises(ValueError, match=r"missing in validation \['b'\]"):
+        open_train_val(tmp_path)
+
+
+def test_an_empty_class_folder_is_named(tmp_path: Path) -> None:
+    write_folders(tmp_path, {"a": 1})
+    (tmp_path / "b").mkdir()
+    with pytest.raises(ValueError, match="b holds no image"):
+        open_images(tmp_path)
+
+
+def test_a_folder_without_images_says_what_is_expected(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="one folder of images for each class"):
+        open_images(tmp_path)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        open_images(tmp_path / "nowhere")
+
+
+def test_a_damaged_small_image_is_named_before_training(tmp_path: Path) -> None:
+    write_folders(tmp_path, {"a": 3})
+    broken = tmp_path / "a" / "1.png"
+    broken.write_bytes(broken.read_bytes()[:60])
+    with pytest.raises(ValueError, match=r"1\.png"):
+        open_images(tmp_path)
+
+
+def test_a_label_out_of_range_is_refused() -> None:
+    with pytest.raises(ValueError, match="label 4"):
+        ImageSet(
+            name="set",
+            classes=("a", "b"),
+            labels=torch.tensor([0, 4]),
+            pixels=torch.zeros(2, 8, 8, 3, dtype=torch.uint8),
+        )
+
+
+def test_a_split_repeats_with_its_seed_and_takes_of_every_class() -> None:
+    images = tiny_images(80)
+    rest, held = split_by_class(images, share=0.25, seed=3)
+    again = split_by_class(images, share=0.25, seed=3)[1]
+    other = split_by_class(images, share=0.25, seed=4)[1]
+    assert held.pixels is not None
+    assert again.pixels is not None
+    assert other.pixels is not None
+    assert torch.equal(held.pixels, again.pixels)
+    assert not torch.equal(held.pixels, other.pixels)
+    assert held.labels.bincount().tolist() == [5, 5, 5, 5]
+    assert len(rest) == 60
+
+
+def test_the_papers_search_set_has_its_classes_and_held_out_images() -> None:
+    images = tiny_images(400, classes=40)
+    train, val = search_split(images, num_classes=20, num_held=50, seed=0)
+    assert len(train.classes) == 20
+    assert (len(train), len(val)) == (150, 50)
+    assert set(train.classes) < set(images.classes)
+    # A class keeps its images under its new number.
+    number = train.classes.index(val.classes[int(val.labels[0])])
+    assert number == int(val.labels[0])
+    assert search_split(images, num_classes=20, num_held=50, seed=1)[0].classes != train.classes
+
+
+def test_holding_out_splits_without_overlap() -> None:
+    images = tiny_images(40)
+    marked = ImageSet(
+        name="m", classes=tuple("abcdefgh" * 5), labels=torch.arange(40), pixels=images.pixels
+    )
+    rest, held = hold_out(marked, 10, seed=0)
+    assert sorted([*rest.labels.tolist(), *held.labels.tolist()]) == list(range(40))
+    assert len(held) == 10
+
+
+def test_cifar_networks_take_inputs_in_proportion_and_one_stride_less() -> None:
+    sides = [cifar_arch(ARCHS[f"fbnetv3_{letter}"]).resolution for letter in "abcdefg"]
+    assert sides == [32, 36, 36, 36, 38, 38, 46]
+    strides = [row.stride for row in cifar_arch(ARCHS["fbnetv3_a"]).rows]
+    assert strides == [1, 1, 2, 2, 1, 2, 1]
+
+
+@pytest.mark.parametrize("limit", ["s", "m", "l"])
+def test_a_network_made_for_small_images_stays_as_it_is(limit: str) -> None:
+    arch = ARCHS[f"nars_cifar_{limit}"]
+    assert cifar_arch(arch) is arch
+
+
+def test_every_image_is_evaluated_once_over_all_processes() -> None:
+    images = tiny_images(23)
+    preprocess = default_preprocess(images, 16)
+    seen = [
+        index
+        for rank in range(3)
+        for batch in eval_batches(
+            images, preprocess, batch_size=4, world=World(rank, 3, 1), device=CPU
+        )
+        for index in batch.indices.tolist()
+    ]
+    assert sorted(seen) == list(range(23))
+
+
+def batches_of(images: ImageSet, rank: int = 0, size: int = 1, **fields: Any) -> TrainBatches:
+    recipe = tiny_recipe(**fields)
+    preprocess = default_preprocess(images, 16)
+    return TrainBatches(images, recipe, preprocess, seed=0, world=World(rank, size, 1), device=CPU)
+
+
+def test_processes_share_the_batch_that_one_would_have() -> None:
+    images = tiny_images(96)
+    whole = list(batches_of(images).epoch(1))
+    halves = [list(batches_of(images, rank, 2).epoch(1)) for rank in (0, 1)]
+    for number, batch in enumerate(whole):
+        joined = torch.cat([half[number].images for half in halves])
+        assert torch.equal(batch.images, joined)
+
+
+def test_batches_from_a_step_on_are_those_of_the_whole_epoch() -> None:
+    batches = batches_of(tiny_images(96))
+    whole, rest = list(batches.epoch(2)), list(batches.epoch(2, 4))
+    assert len(whole) == 6
+    for one, other in zip(whole[4:], rest, strict=True):
+        assert torch.equal(one.images, other.images)
+    assert not torch.equal(whole[0].indices, next(batches.epoch(3)).indices)
+
+
+def test_a_batch_larger_than_the_set_is_refused() -> None:
+    with pytest.raises(ValueError, match="smaller batch_size"):
+        batches_of(tiny_images(12))
+
+
+def photos(tmp_path: Path, num: int) -> ImageSet:
+    write_folders(tmp_path, {"a": num, "b": num}, side=100)
+    return open_images(tmp_path)
+
+
+@pytest.mark.parametrize("augment", ["none", "flip", "crop", "cutout", "trivial", "autoaugment"])
+def test_photos_are_augmented_the_same_way_each_time(tmp_path: Path, augment: str) -> None:
+    images = photos(tmp_path, 8)
+    batches = batches_of(images, augment=augment)
+    first, again = (next(batches.epoch(0)) for _ in range(2))
+    assert first.images.shape == (16, 3, 16, 16)
+    assert torch.equal(first.images, again.images)
+    assert torch.equal(first.labels, images.labels[first.indices])
+
+
+@pytest.mark.parametrize("augment", ["none", "crop", "trivial"])
+def test_transforms_reach_processes_that_start_anew(augment: str) -> None:
+    preprocess = default_preprocess(tiny_images(), 16)
+    for recipe in (None, tiny_recipe(augment=augment)):
+        again = pickle.loads(pickle.dumps(photo_transform(recipe, preprocess)))
+        image = Image.fromarray(np.zeros((40, 40, 3), dtype=np.uint8))
+        assert again(image).shape == (3, 16, 16)
+
+
+def test_decoding_processes_give_the_batches_of_none_and_live_over_epochs(tmp_path: Path) -> None:
+    images = photos(tmp_path, 16)
+    preprocess = default_preprocess(images, 16)
+    batches = [
+        TrainBatches(
+            images, tiny_recipe(), preprocess, seed=0, world=World(), device=CPU, workers=workers
+        )
+        for workers in (0, 1)
+    ]
+    pids = []
+    for epoch, first in ((0, 0), (1, 1)):
+        one, other = (list(b.epoch(epoch, first)) for b in batches)
+        assert len(one) == len(other) == 2 - first
+        assert all(torch.equal(a.images, b.images) for a, b in zip(one, other, strict=True))
+        pids.append([child.pid for child in multiprocessing.active_children()])
+    assert pids[0]
+    assert pids[0] == pids[1]
+
+
+def test_a_damaged_photo_in_an_epoch_is_replaced_and_counted(tmp_path: Path) -> None:
+    images = photos(tmp_path, 8)
+    (tmp_path / "a" / "3.png").write_bytes(b"no image")
+    batches = batches_of(images)
+    batch = next(batches.epoch(0))
+    assert batch.images.shape[0] == 16
+    assert batches.damaged == {3}
+    assert 3 not in batch.indices.tolist()
+
+
+def test_too_many_damaged_photos_stop_training_by_name(tmp_path: Path) -> None:
+    images = photos(tmp_path, 8)
+    for number in (3, 5):
+        (tmp_path / "a" / f"{number}.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"3\.png"):
+        list(batches_of(images).epoch(0))
+
+
+def test_evaluation_refuses_a_damaged_photo(tmp_path: Path) -> None:
+    images = photos(tmp_path, 2)
+    (tmp_path / "a" / "1.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"1\.png"):
+        list(
+            eval_batches(
+                images, default_preprocess(images, 16), batch_size=4, world=World(), device=CPU
+            )
+        )
+
+
+def test_photos_are_evaluated_as_the_preprocessing_record_has_them(tmp_path: Path) -> None:
+    images = photos(tmp_path, 1)
+    preprocess = default_preprocess(images, 32)
+    batch = next(eval_batches(images, preprocess, batch_size=2, world=World(), device=CPU))
+    with Image.open(tmp_path / "a" / "0.png") as photo:
+        assert np.array_equal(batch.images[0].numpy(), preprocess(photo))

@@ -1,0 +1,145 @@
+"""The objective of a real search: labels are validation accuracies of trainings that repeat."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fbnetv3.search.execution.train_objective import TrainObjective
+from fbnetv3.search.space.space import Matrix
+from fbnetv3.search.space.spaces import get_space
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes, bright and dark: learnable in a few steps."""
+    folder = tmp_path_factory.mktemp("data") / "train"
+    rng = np.random.default_rng(0)
+    for name, level in (("bright", 150), ("dark", 20)):
+        (folder / name).mkdir(parents=True)
+        for number in range(40):
+            pixels = rng.integers(level, level + 80, size=(32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+    return folder.parent
+
+
+def candidate(**values: object) -> Matrix:
+    space = get_space("cifar_joint")
+    cheap = {gene.name: gene.values[0] for gene in space.genes}
+    return space.from_values({**cheap, **values})
+
+
+def objective(data: Path, **fields: object) -> TrainObjective:
+    settings = {"epochs": 3, "num_train": 48, "num_val": 20, "device": "cpu",
+                "recipe": {"batch_size": 8}, **fields}  # fmt: skip
+    return TrainObjective("cifar_joint", str(data), **settings)  # type: ignore[arg-type]  # mixed
+
+
+def labels(made: TrainObjective, row: Matrix, seed: int, epochs: int) -> list[float]:
+    return list(made.evaluate(row.tolist(), seed=seed, epochs=epochs))
+
+
+def test_labels_are_accuracies_that_repeat_with_their_seed(data: Path) -> None:
+    row = candidate(optimizer="sgd", lr=0.03)
+    first = labels(objective(data), row, 0, 3)
+    assert len(first) == 3
+    assert all(0 <= value <= 100 for value in first)
+    assert labels(objective(data), row, 0, 3) == first
+    assert labels(objective(data), row, 1, 3) != first
+
+
+def test_shorter_training_is_the_first_part_of_the_longer(data: Path) -> None:
+    row = candidate(optimizer="sgd", lr=0.03)
+    assert labels(objective(data), row, 0, 2) == labels(objective(data), row, 0, 3)[:2]
+
+
+def test_attempt_that_was_stopped_goes_on_from_its_checkpoint(data: Path, tmp_path: Path) -> None:
+    row = candidate(optimizer="sgd", lr=0.03)
+    expected = labels(objective(data), row, 0, 3)
+    kept = objective(data, checkpoints=str(tmp_path))
+    curve = iter(kept.evaluate(row.tolist(), seed=0, epochs=3))
+    assert next(curve) == expected[0]
+    list(curve)
+    assert labels(kept, row, 0, 3) == expected
+
+
+def test_recipe_of_the_candidate_is_followed(data: Path) -> None:
+    row = candidate(optimizer="rmsprop", lr=0.004, dropout=0.1)
+    recipe = objective(data).recipe(row.tolist())
+    assert (recipe.optimizer, recipe.lr, recipe.dropout) == ("rmsprop", 0.004, 0.1)
+    assert (recipe.batch_size, recipe.epochs) == (8, 3)
+
+
+def test_diverged_training_ends_with_nan(data: Path) -> None:
+    wild = objective(data, recipe={"batch_size": 8, "lr": 100.0, "weight_decay": 1.0})
+    curve = labels(wild, candidate(optimizer="sgd"), 0, 3)
+    assert math.isnan(curve[-1])
+
+
+def test_more_epochs_than_the_schedule_are_refused(data: Path) -> None:
+    with pytest.raises(ValueError, match="expected 1 to 3, the schedule"):
+        labels(objective(data), candidate(), 0, 4)
+
+
+def test_missing_data_are_said(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no data folder"):
+        objective(tmp_path / "nowhere")
+
+
+def test_classes_are_drawn_by_the_split_seed(data: Path, tmp_path: Path) -> None:
+    for name in ("bright", "dark"):
+        shutil.copytree(data / "train" / name, tmp_path / "train" / name)
+    shutil.copytree(data / "train" / "dark", tmp_path / "train" / "night")
+    made = objective(tmp_path, num_classes=2, num_train=None)
+    assert made.num_classes == 2
+    assert len(labels(made, candidate(), 0, 1)) == 1
+    with pytest.raises(ValueError, match=r"num_classes is 4; expected 2 to 3"):
+        objective(tmp_path, num_classes=4)
+
+
+def test_class_folders_without_parts_are_searched_on_as_they_are(data: Path) -> None:
+    small = {"batch_size": 8}
+    made = TrainObjective("cifar_joint", str(data / "train"), epochs=1, recipe=small)
+    whole = TrainObjective("cifar_joint", str(data), epochs=1, recipe=small)
+    assert len(made._val) == len(whole._val) == (len(made._train) + len(made._val)) // 5
+    assert len(made._train) == len(whole._train)
+    assert made.num_classes == whole.num_classes
+
+
+def test_a_batch_that_the_images_do_not_fill_is_said_before_any_trial(
+    data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=r'64 images .* batch of 128; .*recipe={"batch_size": 8}'):
+        TrainObjective("cifar_joint", str(data), epochs=1)
+    space = get_space("cifar_joint").to_dict()
+    space["layout"]["recipe"]["batch_size"] = "$batch"
+    space["genes"].append({"name": "batch", "values": [16, 256], "group": "recipe"})
+    path = tmp_path / "space.json"
+    path.write_text(json.dumps(space))
+    with pytest.raises(ValueError, match="batch of 256"):
+        TrainObjective(str(path), str(data), epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"batch_size": None}, "recipe: batch_size is None; expected a whole number"),
+        ({"batch_size": "abc"}, "recipe: batch_size is 'abc'; expected a whole number"),
+        ({"batch_size": 0}, "recipe: batch_size is 0; expected a whole number"),
+        ({"nope": 1}, "recipe has unknown field 'nope'"),
+    ],
+)
+def test_a_wrong_recipe_is_said_before_any_trial(
+    data: Path, fields: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        objective(data, recipe=fields)
+
+
+def test_the_batch_that_is_proposed_can_be_halved_for_mixup(data: Path) -> None:
+    with pytest.raises(ValueError, match=r'has 40 images .*recipe={"batch_size": 4}'):
+        TrainObjective("cifar_joint", str(data), epochs=1, num_train=40)

@@ -1,0 +1,103 @@
+"""Batches: one best of each bin of cost."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fbnetv3.search.nars.selection import next_best, select_batch, select_in_turn
+
+
+def test_one_best_of_each_equal_bin() -> None:
+    costs = np.array([0, 1, 2, 11, 12, 21, 29, 30.0])
+    scores = np.array([5, 9, 1, 2, 3, 8, 7, 6.0])
+    chosen = select_batch(scores, costs, num=3)
+    assert chosen.indices.tolist() == [1, 4, 5]
+    assert chosen.bins.tolist() == [0, 1, 2]
+    assert chosen.edges.tolist() == [0, 10, 20, 30]
+
+
+def test_empty_bin_goes_to_the_best_elsewhere() -> None:
+    costs = np.array([0, 1, 2, 29, 30.0])
+    scores = np.array([5, 9, 8, 1, 2.0])
+    assert select_batch(scores, costs, num=3).indices.tolist() == [1, 2, 4]
+
+
+def test_quantile_bins_hold_equally_many() -> None:
+    costs = np.exp(np.random.default_rng(0).normal(size=1000))
+    chosen = select_batch(np.zeros(1000), costs, num=10, bins="quantile")
+    counts, _ = np.histogram(costs, chosen.edges)
+    assert set(counts.tolist()) == {100}
+
+
+def test_no_bins_takes_the_best() -> None:
+    scores = np.random.default_rng(0).random(50)
+    chosen = select_batch(scores, np.arange(50.0), num=7, bins="none")
+    assert chosen.indices.tolist() == np.argsort(-scores)[:7].tolist()
+
+
+@given(
+    st.integers(0, 2**31),
+    st.integers(1, 60),
+    st.integers(1, 60),
+    st.sampled_from(["equal", "quantile", "none"]),
+)
+@settings(max_examples=60, deadline=None)
+def test_batch_is_distinct_free_and_as_large_as_can_be(
+    seed: int, size: int, num: int, bins: str
+) -> None:
+    rng = np.random.default_rng(seed)
+    scores, costs, taken = rng.random(size), rng.integers(0, 9, size), rng.random(size) < 0.4
+    taken[0] = False
+    chosen = select_batch(scores, costs, num=num, bins=bins, taken=taken)
+    assert len(set(chosen.indices.tolist())) == len(chosen.indices) == min(num, (~taken).sum())
+    assert not taken[chosen.indices].any()
+    assert scores[chosen.indices].max() == scores[~taken].max()
+
+
+def test_limits_bound_the_bins_and_the_choice() -> None:
+    costs = np.arange(100.0)
+    chosen = select_batch(costs, costs, num=4, limits=(20, 59))
+    assert chosen.edges[[0, -1]].tolist() == [20, 59]
+    assert costs[chosen.indices].min() >= 20
+    assert costs[chosen.indices].max() == 59
+
+
+def test_failed_candidate_is_replaced_from_its_bin() -> None:
+    costs = np.array([0, 1, 2, 11, 12, 30.0])
+    scores = np.array([5, 9, 1, 2, 3, 8.0])
+    chosen = select_batch(scores, costs, num=3)
+    taken = np.zeros(6, bool)
+    taken[chosen.indices] = True
+    assert next_best(chosen, 0, scores, costs, taken) == 0
+    assert next_best(chosen, 2, scores, costs, taken) == 0  # the bin is used up
+    with pytest.raises(ValueError, match="free to replace"):
+        next_best(chosen, 0, scores, costs, np.ones(6, bool))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scores": [np.nan, 1]}, "NaN"),
+        ({"costs": [1, 2, 3]}, "one length"),
+        ({"num": 0}, "num is 0"),
+        ({"bins": "log"}, "'log'"),
+        ({"taken": [True, True]}, "free"),
+        ({"limits": (5, 9)}, "free"),
+    ],
+)
+def test_impossible_batches_are_refused(change: dict, message: str) -> None:  # type: ignore[type-arg]
+    fields = {"scores": [1, 2], "costs": [1, 2], "num": 2, **change}
+    with pytest.raises(ValueError, match=message):
+        select_batch(**fields)
+
+
+def test_limits_take_turns_and_an_empty_one_gives_its_turn_away() -> None:
+    inside = [[True, True, False, False], [False, False, False, False]]
+    found = select_in_turn([1.0, 2.0, 3.0, 4.0], inside, num=3, taken=[False] * 4)
+    assert found.indices.tolist() == [1, 3, 0]
+    assert found.bins.tolist() == [0, 1, 0]
+    with pytest.raises(ValueError, match="is free"):
+        select_in_turn([1.0], [[True]], num=1, taken=[True])
+    with pytest.raises(ValueError, match="NaN"):
+        select_in_turn([float("nan")], [[True]], num=1)

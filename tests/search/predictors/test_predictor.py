@@ -1,0 +1,262 @@
+"""Predictors: one suite for all kinds, figures against scipy, the process against theory."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import approx_fprime
+from scipy.stats import kendalltau, spearmanr
+
+from fbnetv3.search.cost.cost import costs
+from fbnetv3.search.predictors.gp import GpModel, _kernel, _loss
+from fbnetv3.search.predictors.predictor import (
+    KINDS,
+    AutoPredictor,
+    GpPredictor,
+    MlpPredictor,
+    Scale,
+    load_predictor,
+    make_predictor,
+    save_predictor,
+)
+from fbnetv3.search.predictors.quality import cross_validate, quality, spearman, tau
+from fbnetv3.search.space.gene import Gene
+from fbnetv3.search.space.space import Floats, Matrix, Space
+from fbnetv3.search.space.spaces import get_space
+
+SPACE = Space(
+    name="toy",
+    genes=(
+        *(Gene(f"op{n}", ("a", "b", "c")) for n in range(4)),
+        Gene.grid("width", 1, 8),
+        Gene("lr", (0.1, 0.01, 0.001), kind="ordered", group="recipe"),
+    ),
+)
+
+
+def accuracy(rows: Matrix) -> Floats:
+    """Is between 60 and 95, with an interaction of architecture and recipe."""
+    table = np.random.default_rng(0).normal(size=(4, 3))
+    total = sum(table[n, rows[:, n]] for n in range(4)) + 0.2 * rows[:, 4]
+    recipe = np.where(rows[:, 0] == 1, rows[:, 5], 2 - rows[:, 5])
+    return np.asarray(95 - np.exp(1.5 - 0.4 * total - 0.5 * recipe))
+
+
+def toy_costs(rows: Matrix) -> dict[str, Floats]:
+    return {"macs": 1.0 + rows[:, :4].sum(1) * (1 + rows[:, 4]), "params": 2.0 + rows[:, 4]}
+
+
+TRAIN = SPACE.unique(SPACE.sample(64, np.random.default_rng(1)))
+TEST = SPACE.sample(300, np.random.default_rng(2))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_order_of_unseen_candidates_is_learnt(kind: str) -> None:
+    predictor = make_predictor(kind, SPACE, seed=0, costs=toy_costs)
+    predictor.fit(TRAIN, accuracy(TRAIN))
+    found = predictor.predict(TEST)
+    assert tau(found.mean, accuracy(TEST)) > 0.7
+    assert found.mean.shape == found.std.shape == (300,)
+    assert (found.std >= 0).all()
+    assert found.mean.max() < 100
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_fit_repeats_with_a_seed_and_forgets_earlier_labels(kind: str) -> None:
+    fresh, used = (make_predictor(kind, SPACE, seed=3) for _ in range(2))
+    used.fit(TRAIN[:40], 60 + accuracy(TRAIN[:40]) / 10)
+    for predictor in (fresh, used):
+        predictor.fit(TRAIN[40:60], accuracy(TRAIN[40:60]))
+    assert np.array_equal(fresh.predict(TEST).mean, used.predict(TEST).mean)
+
+
+def test_a_fit_takes_one_thread_and_gives_back_what_there_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen = set()
+    loss = torch.nn.functional.huber_loss
+
+    def watched(*args: Any, **kwargs: Any) -> torch.Tensor:
+        seen.add(torch.get_num_threads())
+        return loss(*args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.functional, "huber_loss", watched)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        make_predictor("paper", SPACE, seed=0).fit(TRAIN, accuracy(TRAIN))
+        assert (seen, torch.get_num_threads()) == ({1}, 2)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("kind", ["paper", "nars"])
+def test_seeds_differ(kind: str) -> None:
+    found = []
+    for seed in (0, 1):
+        predictor = make_predictor(kind, SPACE, seed=seed)
+        predictor.fit(TRAIN[:30], accuracy(TRAIN[:30]))
+        found.append(predictor.predict(TEST).mean)
+    assert not np.allclose(found[0], found[1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_file_gives_the_same_predictions(kind: str, tmp_path: Path) -> None:
+    predictor = make_predictor(kind, SPACE, seed=0, costs=toy_costs)
+    if isinstance(predictor, MlpPredictor | AutoPredictor):
+        predictor.pretrain(TEST, toy_costs(TEST))
+    predictor.fit(TRAIN, accuracy(TRAIN))
+    path = tmp_path / "predictor.safetensors"
+    save_predictor(predictor, path)
+    again = load_predictor(path, costs=toy_costs)
+    assert np.allclose(again.predict(TEST).mean, predictor.predict(TEST).mean, atol=1e-6)
+    assert np.allclose(again.predict(TEST).std, predictor.predict(TEST).std, atol=1e-6)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_impossible_labels_are_refused(kind: str) -> None:
+    predictor = make_predictor(kind, SPACE, target="log_error")
+    with pytest.raises(ValueError, match="no labels yet"):
+        predictor.predict(TEST)
+    for labels, message in (
+        ([np.nan, 80.0], "1 labels are NaN"),
+        ([80.0], "two or more"),
+        *(() if kind == "paper" else (([80.0, 101.0], "in percent"),)),
+    ):
+        with pytest.raises(ValueError, match=message):
+            predictor.fit(TRAIN[: len(labels)], np.array(labels))
+    with pytest.raises(ValueError, match="unknown predictor"):
+        make_predictor("forest", SPACE)
+
+
+def test_raw_target_takes_any_label() -> None:
+    for kind in ("nars", "gp"):
+        predictor = make_predictor(kind, SPACE, target="raw")
+        predictor.fit(TRAIN, -accuracy(TRAIN) * 7)
+        assert tau(predictor.predict(TEST).mean, -accuracy(TEST)) > 0.65
+
+
+def test_scale_is_inverted() -> None:
+    labels = np.array([50.0, 80, 90, 95])
+    for target in ("raw", "log_error"):
+        scale = Scale(target)
+        standard = scale.learn(labels)
+        assert standard.mean() == pytest.approx(0)
+        assert standard.std() == pytest.approx(1)
+        assert scale.invert(standard, np.zeros(4)).mean == pytest.approx(labels)
+
+
+def test_encoder_learns_costs_of_the_paper_space() -> None:
+    space = get_space("paper_joint")
+    pool = space.pool(4000, seed=0)
+    found = costs(space, pool)
+    known = {"macs": found.macs_paper, "params": found.params}
+    predictor = MlpPredictor(space, members=1, seed=0)
+    pretraining = predictor.pretrain(pool, known)
+    assert min(pretraining.r2.values()) > 0.97
+    for name in known:
+        truth = pretraining.truth[name]
+        error = truth - pretraining.predicted[name]
+        share = 1 - (error**2).sum() / ((truth - truth.mean()) ** 2).sum()
+        assert pretraining.r2[name] == pytest.approx(share, abs=1e-3)
+        assert len(error) == 800
+
+
+def test_pretraining_helps_where_cost_tells_accuracy() -> None:
+    pool = SPACE.unique(SPACE.sample(3000, np.random.default_rng(5)))
+    label = 50 + 20 * np.log(toy_costs(pool)["macs"]) / np.log(80)
+    taus = {True: [], False: []}  # type: dict[bool, list[float]]
+    for seed in range(3):
+        rows = np.random.default_rng(seed).permutation(len(pool))[:12]
+        for pretrained, found in taus.items():
+            predictor = MlpPredictor(SPACE, members=1, seed=seed)
+            if pretrained:
+                predictor.pretrain(pool, toy_costs(pool))
+            predictor.fit(pool[rows], label[rows])
+            found.append(tau(predictor.predict(pool).mean, label))
+    assert np.mean(taus[True]) > np.mean(taus[False]) + 0.05
+
+
+def test_auto_takes_the_kind_that_ranks_better() -> None:
+    labels = accuracy(TRAIN)
+    auto = AutoPredictor(SPACE, seed=0)
+    auto.fit(TRAIN, labels)
+    taus = {
+        kind: cross_validate(lambda k=kind: make_predictor(k, SPACE), TRAIN, labels).tau  # type: ignore[misc]  # bound at once
+        for kind in ("nars", "gp")
+    }
+    assert auto.kind == max(taus, key=lambda kind: taus[kind])
+
+
+def test_figures_equal_scipy() -> None:
+    rng = np.random.default_rng(0)
+    for size in (2, 9, 200):
+        a, b = rng.integers(0, 50, size), rng.normal(size=size)
+        b = b + 0.05 * a
+        if len(set(a.tolist())) > 1:
+            assert tau(a, b) == pytest.approx(kendalltau(a, b)[0])
+            assert spearman(a, b) == pytest.approx(spearmanr(a, b)[0])
+    assert tau([1, 1, 1], [1, 2, 3]) == spearman([1, 1, 1], [1, 2, 3]) == 0
+    found = quality(np.array([1.0, 2, 4, 3]), np.array([1.0, 2, 3, 4]))
+    assert found.mse == 0.5
+    assert found.tau == pytest.approx(2 / 3)
+    assert found.tau_better_half == -1
+
+
+def test_cross_validation_never_shows_a_label_that_it_asks_for() -> None:
+    seen: list[set[int]] = []
+
+    class Spy(GpPredictor):
+        def fit(self, rows: Matrix, labels: Floats) -> None:
+            seen.append(set(labels.astype(int).tolist()))
+            super().fit(rows, labels)
+
+    found = cross_validate(lambda: Spy(SPACE, target="raw"), TRAIN[:50], np.arange(50.0))
+    assert [len(held) for held in seen] == [40] * 5
+    assert set.intersection(*seen) == set()
+    assert len(found.predicted) == 50
+    with pytest.raises(ValueError, match="at least 10"):
+        cross_validate(lambda: GpPredictor(SPACE), TRAIN[:9], np.arange(9.0))
+
+
+def test_gp_posterior_equals_the_textbook_and_its_gradient_finite_differences() -> None:
+    model = GpModel(SPACE, toy_costs)
+    rows, y = TRAIN[:30], np.random.default_rng(0).normal(size=30)
+    model.fit(rows, y)
+    kernel = _kernel(model._gaps(rows, rows), model.theta)[0]
+    cross = _kernel(model._gaps(TEST, rows), model.theta)[0]
+    noisy = kernel + (np.exp(model.theta[-1]) + 1e-8) * np.eye(30)
+    mean, std = model.predict(TEST)
+    assert mean == pytest.approx(cross @ np.linalg.solve(noisy, y), abs=1e-8)
+    prior = np.exp(model.theta[-3]) + np.exp(model.theta[-2])
+    variance = prior - np.einsum("pn,np->p", cross, np.linalg.solve(noisy, cross.T))
+    assert std**2 == pytest.approx(variance, abs=1e-8)
+    assert np.linalg.eigvalsh(kernel).min() > -1e-9
+
+    gaps = model._gaps(rows, rows)
+    point = np.random.default_rng(1).normal(size=len(model.theta)) * 0.3 - 1
+    slope = approx_fprime(point, lambda t: _loss(t, gaps, y, np.zeros_like(t))[0], 1e-6)
+    assert _loss(point, gaps, y, np.zeros_like(point))[1] == pytest.approx(slope, abs=1e-3)
+
+
+def test_members_of_an_ensemble_are_trained_as_if_alone() -> None:
+    ensemble = MlpPredictor(SPACE, members=5, seed=0)
+    ensemble.fit(TRAIN, accuracy(TRAIN))
+    members = ensemble.model.predict(TEST)
+    assert members.shape == (5, 300)
+    truth = accuracy(TEST)
+    assert min(tau(member, truth) for member in members) > 0.6
+    assert len({round(float(member[0]), 6) for member in members}) == 5
+
+
+def test_broken_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no predictor"):
+        load_predictor(tmp_path / "absent")
+    path = tmp_path / "broken"
+    path.write_bytes(json.dumps({"a": 1}).encode() * 4)
+    with pytest.raises(ValueError, match="no safetensors"):
+        load_predictor(path)

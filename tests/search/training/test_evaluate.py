@@ -1,0 +1,117 @@
+"""Evaluation: counts, intervals, names and order of classes."""
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fbnetv3.search.data.image_set import ImageSet
+from fbnetv3.search.training.batches import default_preprocess
+from fbnetv3.search.training.config import Hardware
+from fbnetv3.search.training.evaluate import (
+    class_order_warning,
+    evaluate,
+    match_classes,
+    wilson_pct,
+)
+from fbnetv3.search.training.networks import Network
+from tests.search.tiny import NUM_CLASSES, tiny_images
+
+CPU = Hardware.of("cpu")
+
+
+class Quarters(nn.Module):
+    """Tells the tiny images' class without learning: the brightest quarter, in a given order."""
+
+    def __init__(self, order: tuple[int, ...] = (0, 1, 2, 3)) -> None:
+        super().__init__()
+        self.order = order
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns (N, 4)."""
+        quarters = nn.functional.adaptive_avg_pool2d(x.mean(1, keepdim=True), 2).flatten(1)
+        return quarters[:, list(self.order)]
+
+
+def evaluated(model: nn.Module, images: ImageSet, **known: Any) -> Any:
+    return evaluate(Network(model, default_preprocess(images, 16), **known), images, hardware=CPU)
+
+
+@pytest.mark.parametrize(("hits", "num"), [(0, 10), (7, 10), (9573, 10000), (10, 10)])
+def test_the_interval_is_scipys(hits: int, num: int) -> None:
+    stats = pytest.importorskip("scipy.stats")
+    expected = stats.binomtest(hits, num).proportion_ci(method="wilson")
+    assert wilson_pct(hits, num) == pytest.approx((100 * expected.low, 100 * expected.high))
+
+
+def test_every_image_counts_once_and_classes_add_up() -> None:
+    images = tiny_images(50)
+    wrong = images.labels.clone()
+    wrong[:5] = (wrong[:5] + 1) % NUM_CLASSES
+    marked = ImageSet(name="m", classes=images.classes, labels=wrong, pixels=images.pixels)
+    found = evaluated(Quarters(), marked)
+    assert found.num_images == 50
+    assert found.top1 == pytest.approx(90.0)
+    assert found.top5 == 100.0
+    assert sum(c.num_images for c in found.classes) == 50
+    assert sum(c.num_images * c.top1 / 100 for c in found.classes) == pytest.approx(45)
+    assert not found.warning
+    assert json.loads(json.dumps(found.to_dict()))["top1"] == found.top1
+
+
+def test_a_wrong_class_order_is_detected() -> None:
+    found = evaluated(Quarters((1, 2, 3, 0)), tiny_images(80))
+    assert found.top1 == 0
+    assert "another order" in found.warning
+    assert "100.0 % in another order" in found.warning
+
+
+def test_names_put_a_wrong_order_right() -> None:
+    labels = tuple((f"class{n}",) for n in (1, 2, 3, 0))
+    found = evaluated(Quarters((1, 2, 3, 0)), tiny_images(80), labels=labels)
+    assert found.matched_by == "name"
+    assert found.top1 == 100
+
+
+def test_a_network_at_chance_raises_no_alarm() -> None:
+    generator = torch.Generator().manual_seed(0)
+    names = [f"c{n}" for n in range(1000)]
+    # One image a class in each half: any permutation fits a half perfectly.
+    guesses = torch.randint(0, 1000, (2, 1000), generator=generator)
+    halves = nn.functional.one_hot(guesses, 1000)
+    assert class_order_warning(halves, names) == ""
+
+
+def test_a_network_that_hardly_learnt_is_not_said_to_have_another_order() -> None:
+    # Everything is taken for one of two classes, as after an epoch: 8 % are right as given, 32 %
+    # in the best order.
+    half = torch.zeros(5, 5)
+    half[:, 0], half[:, 1] = torch.tensor([2, 8, 5, 5, 5]), torch.tensor([8, 2, 5, 5, 5])
+    assert class_order_warning(torch.stack([half, half]), list("abcde")) == ""
+    half[[0, 1, 2, 3, 4], [1, 0, 2, 3, 4]] += 20
+    assert "another order" in class_order_warning(torch.stack([half, half]), list("abcde"))
+
+
+def test_a_wrong_order_is_seen_of_a_network_that_is_seldom_right_too() -> None:
+    # A third is right in the network's own order, the rest spread evenly.
+    half = torch.full((10, 10), 7)
+    half[torch.arange(10), torch.arange(10).roll(1)] = 37
+    names = [f"c{n}" for n in range(10)]
+    assert "another order" in class_order_warning(torch.stack([half, half]), names)
+
+
+def test_names_are_matched_whatever_their_case_and_ids_count() -> None:
+    labels = (("tench", "n01440764"), ("Great_White-Shark", "n01484850"))
+    found = match_classes(["n01484850", "Tench"], labels)
+    assert found is not None
+    assert found.tolist() == [1, 0]
+    assert match_classes(["a", "b"], labels) is None
+    with pytest.raises(ValueError, match="zebra"):
+        match_classes(["tench", "zebra"], labels)
+
+
+def test_other_class_counts_are_refused() -> None:
+    with pytest.raises(ValueError, match="4 classes"):
+        evaluated(Quarters(), tiny_images(20, classes=2))

@@ -1,0 +1,372 @@
+"""The training loop: learning, exact resume, processes, and what goes wrong."""
+
+import dataclasses
+import errno
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fbnetv3.checkpoints.checkpoint import read_tensors
+from fbnetv3.search.training import checkpointing
+from fbnetv3.search.training.logbook import EpochLog, plot_curve
+from fbnetv3.search.training.optimizers import make_optimizer
+from fbnetv3.search.training.train import Diverged, Hardware, train, train_epochs
+from tests.paths import ROOT
+from tests.search.tiny import NUM_CLASSES, tiny_images, tiny_model, tiny_recipe, tiny_run
+
+LEARNING = tiny_recipe(
+    optimizer="sgd",
+    lr=0.02,
+    epochs=6,
+    mixup=0.0,
+    dropout=0.0,
+    drop_path=0.0,
+    augment="none",
+    label_smoothing=0.0,
+)
+
+
+class Stop(Exception):  # noqa: N818  # stands for a kill
+    """Ends a run in the middle of a step."""
+
+
+def stop_at(epoch: int, step: int) -> Callable[[int, int, int], None]:
+    def on_step(now: int, done: int, _steps: int) -> None:
+        if (now, done) == (epoch, step):
+            raise Stop
+
+    return on_step
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    """Returns the averaged and the raw weights that a run left."""
+    files = ("model.safetensors", "model_raw.safetensors")
+    return {f"{f}/{k}": t for f in files for k, t in read_tensors(folder / f).items()}
+
+
+def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    assert [name for name in one if not torch.equal(one[name], other[name])] == []
+
+
+def test_it_learns_and_reports_raw_and_averaged_weights() -> None:
+    result = train(tiny_model(), tiny_images(192), tiny_images(seed=1), tiny_run(recipe=LEARNING))
+    assert [log.epoch for log in result.curve] == [1, 2, 3, 4, 5, 6]
+    assert result.curve[-1].loss < 0.5 * result.curve[0].loss
+    assert result.top1_pct == result.curve[-1].ema_top1_pct
+    assert result.top1_pct > 90
+    last = result.curve[-1].top1_pct
+    assert last is not None
+    assert last > 90
+
+
+def test_a_seed_repeats_and_another_differs() -> None:
+    losses = [
+        train(tiny_model(), tiny_images(), tiny_images(seed=1), tiny_run(seed=seed)).curve[-1].loss
+        for seed in (0, 0, 1)
+    ]
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_the_callers_generators_are_left_alone() -> None:
+    random.seed(1)
+    np.random.seed(1)
+    torch.manual_seed(1)
+    expected = (random.random(), np.random.random(), torch.rand(1))
+    random.seed(1)
+    np.random.seed(1)
+    torch.manual_seed(1)
+    run = dataclasses.replace(tiny_run(), stop_epoch=1)
+    train(tiny_model(), tiny_images(), tiny_images(), run)
+    assert (random.random(), np.random.random(), torch.rand(1)) == expected
+
+
+def small_run(folder: Path | None, **fields: Any) -> Any:
+    return tiny_run(folder, tiny_recipe(epochs=3), **fields)
+
+
+def finish(folder: Path, on_step: Any = lambda *_: None, **fields: Any) -> None:
+    recipe = tiny_recipe()
+    model = tiny_model(drop_rate=recipe.dropout, drop_path_rate=recipe.drop_path)
+    run = small_run(folder, checkpoint_steps=2, **fields)
+    train(model, tiny_images(), tiny_images(seed=1), run, on_step=on_step)
+
+
+@pytest.mark.parametrize("moment", [(1, 1), (1, 2), (2, 3), (2, 6), (3, 1)])
+def test_a_stopped_run_ends_as_the_uninterrupted_one(
+    tmp_path: Path, moment: tuple[int, int]
+) -> None:
+    finish(tmp_path / "whole")
+    with pytest.raises(Stop):
+        finish(tmp_path / "stopped", stop_at(*moment))
+    finish(tmp_path / "stopped")
+    assert_equal(weights_of(tmp_path / "stopped"), weights_of(tmp_path / "whole"))
+    logs = [json.loads((tmp_path / n / "log.json").read_text()) for n in ("stopped", "whole")]
+    for log in (row for rows in logs for row in rows):
+        del log["seconds"], log["images_per_s"]
+    assert logs[0] == logs[1]
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_change_no_bit(tmp_path: Path) -> None:
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    program = [sys.executable, "-m", "tests.search.tiny"]
+
+    def start(folder: str, kills: int) -> None:
+        command = [*program, str(tmp_path / folder), str(kills), "7"]
+        done = subprocess.run(
+            command, cwd=ROOT, env=env, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("killed") == kills
+
+    start("whole", 0)
+    start("killed", 5)
+    assert_equal(weights_of(tmp_path / "killed"), weights_of(tmp_path / "whole"))
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
+    finish(tmp_path)
+    seen: list[EpochLog] = []
+    run = small_run(tmp_path, checkpoint_steps=2)
+    model = tiny_model(seed=5)
+
+    def fail(*_: int) -> None:
+        pytest.fail("a step was made")
+
+    result = train(
+        model, tiny_images(), tiny_images(seed=1), run, on_epoch=seen.append, on_step=fail
+    )
+    assert len(seen) == len(result.curve) == 3
+
+
+def test_a_run_may_be_left_early_and_go_on(tmp_path: Path) -> None:
+    run = small_run(tmp_path)
+    epochs = train_epochs(tiny_model(), tiny_images(), tiny_images(seed=1), run)
+    first = next(epochs)
+    epochs.close()
+    result = train(tiny_model(seed=9), tiny_images(), tiny_images(seed=1), run)
+    assert result.curve[0] == first
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
+    finish(tmp_path / "whole")
+    with pytest.raises(Stop):
+        finish(tmp_path / "cut", stop_at(2, 5))
+    newest = max((tmp_path / "cut" / "checkpoints").glob("*.safetensors"))
+    newest.write_bytes(newest.read_bytes()[:-100])
+    finish(tmp_path / "cut")
+    assert_equal(weights_of(tmp_path / "cut"), weights_of(tmp_path / "whole"))
+
+
+def test_two_checkpoints_are_kept_and_leftovers_removed(tmp_path: Path) -> None:
+    for step in range(5):
+        checkpointing.save(tmp_path, step, {"t": torch.tensor(step)}, {"n": step})
+    (tmp_path / "step-9.safetensors.abc.tmp").touch()
+    (tmp_path / "step-0000000009.safetensors").touch()
+    found = checkpointing.load_newest(tmp_path)
+    assert found is not None
+    assert int(found[0]["t"]) == found[1]["n"] == 4
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish(tmp_path / "whole")
+    real, calls = os.fsync, 0
+
+    def full(number: int) -> None:
+        nonlocal calls
+        calls += 1
+        # The settings, two checkpoints, and then the tensors of the third.
+        if calls > 6:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(number)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="make room") as caught:
+        finish(tmp_path / "full")
+    assert caught.value.errno == errno.ENOSPC
+    assert not list((tmp_path / "full").rglob("*.tmp"))
+    monkeypatch.undo()
+    finish(tmp_path / "full")
+    assert_equal(weights_of(tmp_path / "full"), weights_of(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [({"seed": 3}, "seed"), ({"recipe": tiny_recipe(lr=0.1)}, "recipe")],
+)
+def test_a_checkpoint_of_another_run_is_refused(
+    tmp_path: Path, change: dict[str, Any], named: str
+) -> None:
+    run = dataclasses.replace(tiny_run(tmp_path), stop_epoch=1)
+    train(tiny_model(), tiny_images(), tiny_images(), run)
+    with pytest.raises(ValueError, match=f"its {named} is"):
+        train(tiny_model(), tiny_images(), tiny_images(), dataclasses.replace(run, **change))
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
+    run = dataclasses.replace(tiny_run(tmp_path), stop_epoch=1)
+    train(tiny_model(), tiny_images(), tiny_images(), run)
+    other = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, NUM_CLASSES))
+    with pytest.raises(ValueError, match="its network is"):
+        train(other, tiny_images(), tiny_images(), run)
+
+
+def test_a_second_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    def again(*_: int) -> None:
+        with pytest.raises(ValueError, match="another process trains"):
+            finish(tmp_path)
+        raise Stop
+
+    with pytest.raises(Stop):
+        finish(tmp_path, again)
+
+
+def test_a_loss_that_is_no_number_is_a_verdict_with_the_curve() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, NUM_CLASSES))
+    run = tiny_run(recipe=tiny_recipe(optimizer="sgd", lr=100.0, mixup=0.0, momentum=0.9))
+
+    def poison(epoch: int, step: int, _steps: int) -> None:
+        if (epoch, step) == (3, 2):
+            with torch.no_grad():
+                next(model.parameters()).fill_(float("inf"))
+
+    with pytest.raises(Diverged, match="not finite at step 3 of epoch 3") as caught:
+        train(model, tiny_images(), tiny_images(), run, on_step=poison)
+    assert caught.value.epoch == 3
+    assert len(caught.value.curve) == 2
+
+
+def test_a_model_with_other_classes_is_refused() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 7))
+    with pytest.raises(ValueError, match="4 classes"):
+        train(model, tiny_images(), tiny_images(), tiny_run(recipe=LEARNING))
+
+
+def test_accumulated_passes_make_the_step_of_the_whole_batch() -> None:
+    results = []
+    for accumulate in (1, 4):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, NUM_CLASSES))
+        run = tiny_run(recipe=LEARNING, accumulate=accumulate, stop_epoch=1)
+        train(model, tiny_images(), tiny_images(), run)
+        results.append(model[1].weight)
+    torch.testing.assert_close(results[0], results[1])
+
+
+def test_passes_that_do_not_divide_the_batch_are_refused() -> None:
+    with pytest.raises(ValueError, match="3 passes"):
+        train(tiny_model(), tiny_images(), tiny_images(), tiny_run(accumulate=3))
+
+
+def test_the_average_follows_its_closed_form() -> None:
+    layer = nn.Linear(3 * 16 * 16, NUM_CLASSES)
+    model = nn.Sequential(nn.Flatten(), layer)
+    recipe = dataclasses.replace(LEARNING, epochs=1, warmup_epochs=0.0, ema_decay=0.5)
+    seen = [layer.weight.detach().clone()]
+    result = train(
+        model,
+        tiny_images(),
+        tiny_images(),
+        tiny_run(recipe=recipe),
+        on_step=lambda *_: seen.append(layer.weight.detach().clone()),
+    )
+    expected = seen[0]
+    for n, weight in enumerate(seen[1:]):
+        # The decay of n earlier updates; the first update takes the weights as they are.
+        decay = min(0.5, n / (9 + n)) if n else 0.0
+        expected = decay * expected + (1 - decay) * weight
+    assert isinstance(result.ema, nn.Sequential)
+    torch.testing.assert_close(result.ema[1].weight, expected)
+
+
+def test_weight_decay_leaves_batch_norm_and_biases_alone() -> None:
+    model = tiny_model()
+    for kind in ("rmsprop", "sgd"):
+        optimizer = make_optimizer(model, tiny_recipe(optimizer=kind, weight_decay=0.3))
+        names = {id(p): name for name, p in model.named_parameters()}
+        decayed = {
+            names[id(p)]
+            for group in optimizer.param_groups
+            if group["weight_decay"]
+            for p in group["params"]
+        }
+        assert all(name.endswith("weight") and ".bn." not in name for name in decayed)
+        assert "stem.conv.weight" in decayed
+        assert sum(len(group["params"]) for group in optimizer.param_groups) == len(names)
+
+
+def test_the_folder_is_what_create_loads(tmp_path: Path) -> None:
+    import fbnetv3
+
+    result = train(tiny_model(), tiny_images(), tiny_images(), small_run(tmp_path))
+    loaded = fbnetv3.create(f"local-dir:{tmp_path}", pretrained=True).eval()
+    x = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(loaded(x), result.best(x))
+    assert {"arch.json", "recipe.json", "log.csv", "log.json", "config.json"} <= {
+        path.name for path in tmp_path.iterdir()
+    }
+    assert len((tmp_path / "log.csv").read_text().splitlines()) == 4
+
+
+def test_the_curve_is_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    result = train(tiny_model(), tiny_images(), tiny_images(), small_run(None))
+    plot_curve(tmp_path / "curve.svg", result.curve)
+    assert "averaged weights" in (tmp_path / "curve.svg").read_text() or (
+        (tmp_path / "curve.svg").stat().st_size > 5000
+    )
+
+
+def test_a_cpu_computes_in_float32_and_a_gpu_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert Hardware.of("cpu") == Hardware(device=torch.device("cpu"), bf16=False)
+    assert Hardware.of("cuda").bf16
+
+
+def test_a_network_of_timm_is_trained_too() -> None:
+    from fbnetv3.search.training.networks import open_network
+
+    network = open_network("timm:test_resnet.r160_in1k", num_classes=NUM_CLASSES, pretrained=False)
+    recipe = dataclasses.replace(LEARNING, epochs=1, resolution=16)
+    result = train(network.model, tiny_images(), tiny_images(), tiny_run(recipe=recipe))
+    assert np.isfinite(result.curve[0].loss)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("local", [1, 2])
+def test_two_processes_train_as_one_with_the_doubled_batch(tmp_path: Path, local: int) -> None:
+    """`local` processes a node: two nodes double the batch and the rate, one node shares it."""
+    port = 20000 + random.SystemRandom().randrange(20000)
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
+    env |= {"MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": str(local)}
+    program = [sys.executable, "-m", "tests.search.distributed", str(tmp_path / "two")]
+    started = [
+        subprocess.Popen(program, cwd=ROOT, env={**env, "RANK": str(rank)}) for rank in (0, 1)
+    ]
+    assert [process.wait(250) for process in started] == [0, 0]
+    nodes = 2 // local
+    recipe = tiny_recipe(mixup=0.0, dropout=0.0, drop_path=0.0, epochs=2, optimizer="sgd", lr=0.01)
+    whole = dataclasses.replace(recipe, batch_size=16 * nodes, lr=0.01 * nodes)
+    train(tiny_model(), tiny_images(), tiny_images(50, seed=1), tiny_run(tmp_path / "one", whole))
+    one, two = (weights_of(tmp_path / name) for name in ("one", "two"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=2e-3, atol=2e-4, msg=name)
+    logs = [json.loads((tmp_path / n / "log.json").read_text())[-1] for n in ("one", "two")]
+    assert logs[0]["loss"] == pytest.approx(logs[1]["loss"], rel=1e-3)
+    # 50 images do not divide by two processes' batches: none may count twice.
+    assert logs[0]["top1_pct"] == pytest.approx(logs[1]["top1_pct"], abs=2.1)
+    assert (logs[1]["top1_pct"] * 50 / 100) % 1 == pytest.approx(0, abs=1e-9)
