@@ -89,8 +89,12 @@ def archives(tmp_path_factory: pytest.TempPathFactory) -> Archives:
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(archives: Archives) -> None:
-    expected = {f"fbnetv3/search/{path.name}" for path in (ROOT / "search").glob("*.py")}
-    expected |= {f"fbnetv3/{path.name}" for path in (ROOT / "fbnetv3_zoo").glob("*.py")}
+    folders = {"fbnetv3": ROOT / "fbnetv3_zoo", "fbnetv3/search": ROOT / "search"}
+    expected = {
+        f"{package}/{path.relative_to(folder)}"
+        for package, folder in folders.items()
+        for path in folder.rglob("*.py")  # does not follow the link to the search
+    }
     data = ROOT / "fbnetv3_zoo" / "data"
     expected |= {f"fbnetv3/data/{p.relative_to(data)}" for p in data.rglob("*.*") if p.is_file()}
     metadata = {name for name in archives.in_wheel if ".dist-info/" in name}

@@ -199,9 +199,9 @@ def _keep_converted(
     path = _converted(weights, cache_dir)
     source_sha256 = _read_record(weights, cache_dir).get("published_sha256", "")
     metadata = {
-        "fbnetv3.hub.weights": weights.name,
+        "fbnetv3.weights": weights.name,
         "fbnetv3.arch_sha256": weights.arch.sha256,
-        "fbnetv3.hub.source": _address(weights),
+        "fbnetv3.source": _address(weights),
         "fbnetv3.source_sha256": source_sha256,
         "license": weights.license,
         "license_url": weights.license_url,

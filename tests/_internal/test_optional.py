@@ -115,7 +115,7 @@ def test_a_command_says_what_to_install(
 )
 def test_detectron2s_modules_say_what_to_install(module: str) -> None:
     with pytest.raises(ImportError, match=re.escape(f"pip install {INSTALLS['detectron2']}")):
-        importlib.import_module(f"fbnetv3.{module}")
+        importlib.import_module(f"fbnetv3.integrations.{module}")
 
 
 @pytest.mark.usefixtures("_bare")

@@ -133,11 +133,11 @@ def test_metadata_comes_back_from_strings(exported: Exported) -> None:
     pairs = exported.artefact.to_metadata()
     assert all(isinstance(value, str) for value in pairs.values())
     assert Artefact.from_metadata(pairs, source="x") == exported.artefact
-    damaged = dict(pairs, **{"fbnetv3.images.preprocess": "{"})
+    damaged = dict(pairs, **{"fbnetv3.preprocess": "{"})
     with pytest.raises(ValueError, match="x has damaged metadata"):
         Artefact.from_metadata(damaged, source="x")
     other = dataclasses.replace(exported.artefact, arch=ARCHS["fbnetv3_a"]).to_metadata()
-    swapped = dict(pairs, **{"fbnetv3.arch.arch": other["fbnetv3.arch.arch"]})
+    swapped = dict(pairs, **{"fbnetv3.arch": other["fbnetv3.arch"]})
     with pytest.raises(ValueError, match="arch does not match arch_sha256"):
         Artefact.from_metadata(swapped, source="x")
 
@@ -145,7 +145,7 @@ def test_metadata_comes_back_from_strings(exported: Exported) -> None:
 REPEAT = """
 import importlib.util, sys, torch
 from pathlib import Path
-from fbnetv3.arch import Arch
+from fbnetv3.arch.arch import Arch
 from fbnetv3.deploy.export import to_onnx
 from fbnetv3.models.model import build
 from fbnetv3.images.preprocess import Preprocess

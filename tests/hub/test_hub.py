@@ -338,7 +338,7 @@ def test_weights_of_another_network_are_refused_by_name(host: Host, tmp_path: Pa
 FETCH = """
 import dataclasses, sys
 from pathlib import Path
-from fbnetv3 import hub
+from fbnetv3.hub import hub
 from fbnetv3.hub.weights import WEIGHTS, Url
 print("ready", flush=True)
 sys.stdin.readline()
