@@ -24,8 +24,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fbnetv3._internal.files import write_atomically
 from fbnetv3.arch.tables import ARCHS
-from fbnetv3.checkpoints.checkpoint import write_atomically, write_tensors
+from fbnetv3.checkpoints.checkpoint import write_tensors
 from fbnetv3.models.model import build
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)

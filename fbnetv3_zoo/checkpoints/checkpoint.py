@@ -14,9 +14,7 @@ import functools
 import hashlib
 import io
 import math
-import os
 import struct
-import uuid
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -27,6 +25,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from fbnetv3._internal.files import write_atomically
 from fbnetv3._internal.messages import one_line
 
 from .torch_pickle import Machine, Storage, Stored, describe
@@ -123,24 +122,6 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         for name, tensor in tensors.items()
     }
     write_atomically(path, safetensors.torch.save(copies, dict(metadata)))
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Writes a file by way of a neighbour that is renamed onto it, or removed on failure.
-
-    Raises:
-        OSError: the disk is full or not writable; nothing is left behind.
-    """
-    temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def load_strict(

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fbnetv3._internal.files import replacing, write_atomically
 from fbnetv3._version import __version__
-from fbnetv3.checkpoints.checkpoint import write_atomically
-from fbnetv3.deploy.artefact import written_whole
 from fbnetv3.deploy.onnx_session import OnnxBackend
 from fbnetv3.hub import hub
 from fbnetv3.hub.license_policy import check_terms
@@ -130,7 +129,7 @@ def _opened(model: str, cache_dir: str | Path | None, offline: bool | None) -> A
 
 def _place_model(opened: Any, path: Path) -> OnnxBackend:
     if isinstance(opened, OnnxBackend):
-        with written_whole(path) as part:
+        with replacing(path) as part:
             shutil.copyfile(opened.path, part)
     else:
         from fbnetv3.deploy.export import to_onnx

@@ -7,13 +7,9 @@ this file: it knows neither torch nor onnx, and opens no model.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from fbnetv3._internal.json_record import read_json
@@ -140,37 +136,6 @@ class Artefact:
             raise ValueError(
                 f"{source} has damaged metadata ({reason}); make it again with `fbnetv3 export`"
             ) from error
-
-
-@contextlib.contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """Gives a temporary file beside `path` that takes its name at the end, or vanishes on error.
-
-    Raises:
-        ValueError: nothing can be written there; found out before the body is run.
-    """
-    if path.is_dir():
-        raise ValueError(f"cannot write {path}: it is a folder; give a file name in it")
-    try:
-        handle, name = tempfile.mkstemp(
-            prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent
-        )
-        os.close(handle)
-        # mkstemp makes files private; an exported one is as readable as any other new file.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)
-    except OSError as error:
-        raise ValueError(
-            f"cannot write {path}: {error.strerror}; give an output in a folder that exists and "
-            "is writable"
-        ) from error
-    part = Path(name)
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _value(texts: Mapping[str, str], key: str, kind: type) -> Any:

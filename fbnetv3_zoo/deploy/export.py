@@ -22,11 +22,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fbnetv3._internal.files import replacing
 from fbnetv3._version import __version__
 from fbnetv3.images.preprocess import Preprocess
 from fbnetv3.models.model import FBNetV3
 
-from .artefact import INPUT, OUTPUT, Artefact, written_whole
+from .artefact import INPUT, OUTPUT, Artefact
 from .describe import describe
 from .export_graph import inference_graph, reference_of
 from .parity import TOLERANCE, Parity, compare, inputs_for
@@ -109,7 +110,7 @@ def to_onnx(
         in_graph=include_preprocess,
         opset=opset,
     )
-    with written_whole(path) as part:
+    with replacing(path) as part:
         proto = _trace(model, artefact, dynamic, opset)
         reference = reference_of(model, artefact)
         batches = inputs_for(

@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import io
 import logging
-import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fbnetv3._internal.files import replacing
 from fbnetv3._internal.optional import missing
 
 from .artefact import PREFIX, Artefact
@@ -220,31 +220,10 @@ def _saved(model: Any, path: Path) -> Iterator[Path]:
     if path.suffix != ".xml":
         raise ValueError(f"output is {path}; OpenVINO writes two files, name the .xml one")
     openvino = _openvino()
-    with whole_pair(path) as part:
+    with replacing(path) as part:
         openvino.save_model(model, str(part), compress_to_fp16=False)
         yield part
         openvino.save_model(model, str(part), compress_to_fp16=False)
-
-
-@contextlib.contextmanager
-def whole_pair(path: Path) -> Iterator[Path]:
-    """Gives a temporary place for an .xml and its .bin; both are at `path` after a clean end.
-
-    Raises:
-        ValueError: nothing can be written beside `path`.
-    """
-    try:
-        folder = tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
-        raise ValueError(
-            f"cannot write {path}: {error.strerror}; give an output in a folder that exists and "
-            "is writable"
-        ) from error
-    with folder as name:
-        part = Path(name) / path.name
-        yield part
-        part.with_suffix(".bin").replace(path.with_suffix(".bin"))
-        part.replace(path)
 
 
 def _read(core: Any, path: Path) -> Any:

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from fbnetv3._internal.files import replacing
 from fbnetv3.images.images import ImageSource
 
-from .artefact import Artefact, written_whole
+from .artefact import Artefact
 from .calibration import METHODS
 from .onnx_session import OnnxBackend
 from .qdq import LayerError, QdqSearch
@@ -104,7 +105,7 @@ def quantize(
     judge = Judge(float_model, Reader(float_model.preprocess), evaluation, labels)
     if runtime == "openvino":
         return _for_openvino(Path(onnx_path), path, calibration, judge, max_drop_pct)
-    with written_whole(path) as part:
+    with replacing(path) as part:
         search = QdqSearch(Path(onnx_path), part, judge, calibration)
         methods = search.compare_methods([method] if method else list(METHODS))
         best = max(methods, key=lambda name: (methods[name][0], -methods[name][1]))
@@ -140,9 +141,9 @@ def _for_openvino(
     max_drop_pct: float | None,
 ) -> Quantized:
     """Quantises for OpenVINO; where weights of eight bits break the budget, with seven."""
-    from .openvino_model import OpenVinoBackend, quantize_openvino, whole_pair
+    from .openvino_model import OpenVinoBackend, quantize_openvino
 
-    with whole_pair(path) as part:
+    with replacing(path) as part:
         for half_range in (False, True):
             batches = judge.reader.batches(calibration)
             artefact = quantize_openvino(onnx_path, part, batches, half_range=half_range)

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fbnetv3._internal.files import replacing
 from fbnetv3._internal.optional import missing
 from fbnetv3.images.preprocess import Preprocess
 from fbnetv3.models.model import FBNetV3
 
-from .artefact import written_whole
 from .describe import describe
 from .export_graph import inference_graph, reference_of
 from .parity import TOLERANCE, Parity, compare, inputs_for
@@ -168,7 +168,7 @@ def to_executorch(
         raise missing("executorch", error) from error
     artefact = describe(model, preprocess=preprocess)
     side = artefact.preprocess.crop
-    with written_whole(Path(path)) as part:
+    with replacing(Path(path)) as part:
         example = (torch.zeros(1, model.in_chans, side, side),)
         program = torch.export.export(inference_graph(model, artefact), example)
         lowered = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])

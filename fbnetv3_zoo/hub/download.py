@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from fbnetv3._internal.files import rename
 from fbnetv3.checkpoints.checkpoint import sha256_of
 
 _CHUNK = 1 << 18
@@ -88,7 +89,7 @@ def download(
                 f"{url} has SHA-256 {found}, expected {sha256}; it was discarded. Try again; if "
                 "it stays so, the file at this address is not the published one"
             )
-        os.replace(part, target)
+        rename(part, target)
     except FetchError:
         raise
     except OSError as error:

@@ -24,7 +24,8 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
-from fbnetv3.checkpoints.checkpoint import read_tensors, sha256_of, write_atomically, write_tensors
+from fbnetv3._internal.files import write_atomically
+from fbnetv3.checkpoints.checkpoint import read_tensors, sha256_of, write_tensors
 from fbnetv3.checkpoints.convert import to_fbnetv3
 
 from .download import FetchError, download

@@ -24,10 +24,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from fbnetv3._internal.files import write_atomically
 from fbnetv3._internal.json_record import read_json
 from fbnetv3.arch.arch import Arch
 from fbnetv3.arch.tables import ARCHS
-from fbnetv3.checkpoints.checkpoint import read_tensors, write_atomically, write_tensors
+from fbnetv3.checkpoints.checkpoint import read_tensors, write_tensors
 from fbnetv3.checkpoints.convert import Dialect, detect_dialect, from_fbnetv3, to_fbnetv3
 from fbnetv3.images.preprocess import Preprocess
 from fbnetv3.models.model import FBNetV3, build

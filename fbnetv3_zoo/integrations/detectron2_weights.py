@@ -8,12 +8,12 @@ they are read back with `weights_only`.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from fbnetv3._internal.files import replacing
 from fbnetv3._internal.optional import missing
 from fbnetv3.hub import hub, registry
 from fbnetv3.hub.license_policy import check_license
@@ -41,9 +41,8 @@ def save_weights(network: FBNetV3, path: str | Path) -> Path:
     tensors = {f"{part}.{name}": tensor for part in PARTS for name, tensor in state.items()}
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    torch.save({"model": tensors, "__author__": "fbnetv3", "matching_heuristics": True}, unfinished)
-    unfinished.replace(path)
+    with replacing(path) as part:
+        torch.save({"model": tensors, "__author__": "fbnetv3", "matching_heuristics": True}, part)
     return path
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from fbnetv3._internal.files import write_atomically
 from fbnetv3.arch.arch import Arch
 
 from .latency_table import LatencyTable, Timing
@@ -117,9 +118,7 @@ def calibrate(
 
 def _write(table: LatencyTable, path: Path | None) -> None:
     if path is not None:
-        part = path.with_name(path.name + ".part")
-        part.write_text(table.to_json())
-        part.replace(path)
+        write_atomically(path, table.to_json())
 
 
 def _time(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from fbnetv3._internal.files import write_atomically
 from fbnetv3.search.space.space import CostsOf, Floats, Matrix, Space
 
 from .quality import FOLDS, cross_validate
@@ -291,9 +292,7 @@ def save_predictor(predictor: Predictor, path: Path) -> None:
         "space": scaled.space.to_json(),
     }
     plain = {key: np.ascontiguousarray(value) for key, value in arrays.items()}
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(save(plain, about))
-    part.replace(path)
+    write_atomically(path, save(plain, about))
 
 
 def load_predictor(path: Path, *, costs: CostsOf | None = None) -> Predictor:

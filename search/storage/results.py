@@ -17,6 +17,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fbnetv3._internal.files import write_atomically
+
 EPOCH_PREFIX, EPOCH_SUFFIX = "epoch_", ".json"
 HEARTBEAT = "heartbeat"
 # EFBIG is what a process gets that may write no larger files.
@@ -43,29 +45,7 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
         OSError: the disk is full or not writable; no part of the file is left behind.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="ascii") as file:
-            json.dump(content, file, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    # The rename itself outlives a power cut only once the folder is flushed; Windows cannot.
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    write_atomically(path, json.dumps(content, allow_nan=False) + "\n")
 
 
 def write_epoch(folder: Path, trial: str, attempt: int, epoch: int, value: float) -> None:

@@ -13,11 +13,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from fbnetv3._internal.files import write_atomically
 from fbnetv3.checkpoints.checkpoint import (
     load_strict,
     read_metadata,
     read_tensors,
-    write_atomically,
 )
 from fbnetv3.images.labels import class_ids, class_names
 from fbnetv3.images.preprocess import Preprocess

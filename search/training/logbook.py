@@ -12,9 +12,10 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from fbnetv3._internal.files import write_atomically
 from fbnetv3._internal.optional import need
 from fbnetv3.arch.arch import Arch
-from fbnetv3.checkpoints.checkpoint import write_atomically, write_tensors
+from fbnetv3.checkpoints.checkpoint import write_tensors
 from fbnetv3.images.preprocess import Preprocess
 
 from .recipe import Recipe

@@ -24,7 +24,6 @@ from fbnetv3.checkpoints.checkpoint import (
     read_metadata,
     read_tensors,
     sha256_of,
-    write_atomically,
     write_tensors,
 )
 
@@ -437,22 +436,6 @@ def test_metadata_of_another_format_is_an_error(tmp_path: Path) -> None:
     path = _save({"w": torch.ones(1)}, tmp_path / "m.pth", True)
     with pytest.raises(ValueError, match="safetensors"):
         read_metadata(path)
-
-
-def test_a_failed_write_leaves_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "m.bin"
-    write_atomically(path, b"old")
-
-    def full(_: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        write_atomically(path, b"new")
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_strict_load_lists_both_sides() -> None:

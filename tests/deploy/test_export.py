@@ -20,7 +20,7 @@ from torch import nn
 from fbnetv3.arch.arch import Arch
 from fbnetv3.arch.counts import count
 from fbnetv3.arch.tables import ARCHS
-from fbnetv3.deploy.artefact import Artefact, written_whole
+from fbnetv3.deploy.artefact import Artefact
 from fbnetv3.deploy.describe import describe
 from fbnetv3.deploy.export import Exported, to_onnx
 from fbnetv3.deploy.onnx_graph import operators
@@ -279,20 +279,6 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(
     grey = golden_network(SMALL, num_classes=10, in_chans=1)
     with pytest.raises(ValueError, match="include_preprocess needs 3 input channels"):
         to_onnx(grey, tmp_path / "x.onnx", include_preprocess=True)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_half_written_file_vanishes(tmp_path: Path) -> None:
-    class StopError(Exception):
-        pass
-
-    def interrupted() -> None:
-        with written_whole(tmp_path / "x") as part:
-            part.write_bytes(b"half")
-            raise StopError
-
-    with pytest.raises(StopError):
-        interrupted()
     assert not list(tmp_path.iterdir())
 
 

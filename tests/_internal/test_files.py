@@ -1,0 +1,111 @@
+"""Files are there whole or not at all, whatever happens while they are written."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from fbnetv3._internal.files import replacing, write_atomically
+
+
+def test_a_failed_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "m.bin"
+    write_atomically(path, b"old")
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_text_is_written_as_it_is(tmp_path: Path) -> None:
+    write_atomically(tmp_path / "t", "one\r\ntwo \u00e9\n")
+    assert (tmp_path / "t").read_bytes() == b"one\r\ntwo \xc3\xa9\n"
+
+
+def test_a_file_has_the_permissions_of_any_other(tmp_path: Path) -> None:
+    old = os.umask(0o027)
+    try:
+        write_atomically(tmp_path / "a", b"a")
+        with replacing(tmp_path / "b") as part:
+            part.write_bytes(b"b")
+    finally:
+        os.umask(old)
+    for name in ("a", "b"):
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO])
+def test_only_a_folder_that_cannot_be_flushed_at_all_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    flushed = []
+
+    def sync(descriptor: int) -> None:
+        flushed.append(stat.S_ISDIR(os.fstat(descriptor).st_mode))
+        if flushed[-1]:
+            raise OSError(number, "cannot flush")
+
+    monkeypatch.setattr(os, "fsync", sync)
+    if number == errno.EINVAL:
+        write_atomically(tmp_path / "a", b"a")
+    else:
+        with pytest.raises(OSError, match="cannot flush"):
+            write_atomically(tmp_path / "a", b"a")
+    assert flushed == [False, True]
+    assert (tmp_path / "a").read_bytes() == b"a"
+
+
+def test_a_file_of_a_library_and_those_beside_it_come_together(tmp_path: Path) -> None:
+    (tmp_path / "x.xml").write_bytes(b"old")
+    with replacing(tmp_path / "x.xml") as part:
+        assert part.name == "x.xml"
+        part.write_bytes(b"xml")
+        part.with_suffix(".bin").write_bytes(b"bin")
+        assert (tmp_path / "x.xml").read_bytes() == b"old"
+    assert (tmp_path / "x.xml").read_bytes() == b"xml"
+    assert (tmp_path / "x.bin").read_bytes() == b"bin"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_half_written_file_vanishes(tmp_path: Path) -> None:
+    class StopError(Exception):
+        pass
+
+    def interrupted() -> None:
+        with replacing(tmp_path / "x") as part:
+            part.write_bytes(b"half")
+            raise StopError
+
+    with pytest.raises(StopError):
+        interrupted()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_was_not_written_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"old")
+    with pytest.raises(FileNotFoundError), replacing(tmp_path / "x"):
+        pass
+    assert (tmp_path / "x").read_bytes() == b"old"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_where_nothing_can_be_written_is_said_before_the_work(tmp_path: Path) -> None:
+    def work(path: Path) -> None:
+        with replacing(path):
+            raise AssertionError("the work was begun")
+
+    with pytest.raises(ValueError, match="it is a folder; give a file name in it"):
+        work(tmp_path)
+    with pytest.raises(ValueError, match=r"cannot write .*: No such file or directory"):
+        work(tmp_path / "missing" / "x")
