@@ -10,6 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ._internal.errors import FBNetV3Error as FBNetV3Error
+    from ._internal.errors import FetchError as FetchError
     from ._version import __version__ as __version__
     from .arch.arch import Arch as Arch
     from .arch.arch import Row as Row
@@ -43,6 +45,8 @@ _HOMES = {
     "Arch": "arch.arch",
     "Classifier": "deploy.classify",
     "FBNetV3": "models.model",
+    "FBNetV3Error": "_internal.errors",
+    "FetchError": "_internal.errors",
     "OnnxClassifier": "deploy.onnx_model",
     "Prediction": "deploy.classify",
     "Preprocess": "images.preprocess",

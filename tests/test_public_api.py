@@ -19,6 +19,7 @@ PROMISED = frozenset(
     | {"build", "class_names", "count", "create", "find", "flops", "from_pretrained", "get_arch"}
     | {"get_weights", "list_images", "list_models", "list_weights", "open_image", "optimize"}
     | {"push_to_hub", "register", "register_timm", "save_pretrained"}
+    | {"FBNetV3Error", "FetchError"}
 )
 
 

@@ -249,8 +249,8 @@ def _torch_classifier(
     options: dict[str, Any],
 ) -> tuple[str, Any]:
     """Returns the name of the weights that answer, and their classifier."""
+    from fbnetv3._internal.errors import FetchError
     from fbnetv3.deploy.classify import Classifier
-    from fbnetv3.hub.download import FetchError
     from fbnetv3.hub.registry import create, get_weights
 
     name = asked or DEFAULT

@@ -2,7 +2,7 @@
 
 Exit codes: 0 done; 1 the work failed, or some of it; 2 wrong usage, a wrong value or a file that is
 not there; 3 an optional part is not installed; 130 interrupted; 141 the output's reader went away.
-An exception's class may say its own, `EXIT_CODE`. FBNETV3_DEBUG=1 shows an error's traceback too.
+FBNETV3_DEBUG=1 shows an error's traceback too.
 
 A command's docstring is its help: what it does, what it writes, and `Examples:`, which are shown
 below the options as they stand and are run by the tests.
@@ -24,6 +24,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 import typer.core
 
+from fbnetv3._internal.errors import FBNetV3Error
 from fbnetv3._version import __version__
 
 FAILED, USAGE, MISSING, INTERRUPTED, CLOSED_PIPE = 1, 2, 3, 130, 141
@@ -139,9 +140,8 @@ def _plain_ends() -> Iterator[None]:
 
 def _code_of(error: Exception) -> int | None:
     """Returns the exit code of what a user can do something about, None for our own bugs."""
-    own = getattr(error, "EXIT_CODE", None)
-    if own is not None:
-        return int(own)
+    if isinstance(error, FBNetV3Error):
+        return FAILED
     if isinstance(error, ImportError):
         return MISSING
     if isinstance(error, ValueError | _WRONG_PATH):

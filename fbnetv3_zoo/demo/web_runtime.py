@@ -14,9 +14,10 @@ import tarfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from fbnetv3._internal.errors import FetchError
 from fbnetv3._internal.files import write_atomically
 from fbnetv3.hub import hub
-from fbnetv3.hub.download import FetchError, download
+from fbnetv3.hub.download import download
 from fbnetv3.hub.hub_repo import is_offline
 
 _TIMEOUT_S = 20.0

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from fbnetv3._internal.errors import FetchError
 from fbnetv3._internal.files import rename
 from fbnetv3.checkpoints.checkpoint import sha256_of
 
@@ -29,12 +30,6 @@ _CHUNK = 1 << 18
 _NUM_ATTEMPTS = 4
 _PAUSE_S = 0.5
 _RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
-
-
-class FetchError(FileNotFoundError):
-    """A file could not be brought here: no network, no such file, no room. Nothing was changed."""
-
-    EXIT_CODE = 1  # of the command line: not the user's mistake, though a file is not found
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,12 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
+from fbnetv3._internal.errors import FetchError
 from fbnetv3._internal.files import write_atomically
 from fbnetv3.checkpoints.checkpoint import read_tensors, sha256_of, write_tensors
 from fbnetv3.checkpoints.convert import to_fbnetv3
 
-from .download import FetchError, download
+from .download import download
 from .hub_repo import download_hub_file, find_hub_file, is_offline
 from .license_policy import check_license
 from .pretrained import from_pretrained, push_to_hub, save_pretrained
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
-    "FetchError",
     "cache_dir",
     "cached",
     "check_license",

@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from .download import FetchError
+from fbnetv3._internal.errors import FetchError
+
 from .weights import HubFile
 
 _TRUE = frozenset({"1", "ON", "YES", "TRUE"})

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from fbnetv3._internal.errors import FetchError
 from fbnetv3._internal.files import write_atomically
 from fbnetv3._internal.json_record import read_json
 from fbnetv3.arch.arch import Arch
@@ -33,7 +34,6 @@ from fbnetv3.checkpoints.convert import Dialect, detect_dialect, from_fbnetv3, t
 from fbnetv3.images.preprocess import Preprocess
 from fbnetv3.models.model import FBNetV3, build
 
-from .download import FetchError
 from .hub_repo import download_hub_file, find_hub_file, is_offline
 from .license_policy import check_terms
 from .loading import STEM, build_from_state, stored_classes

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fbnetv3.search.storage.lock import StoreError
+from fbnetv3._internal.errors import StoreError, TrialError
 from fbnetv3.search.storage.results import HEARTBEAT, attempt_folder
 from fbnetv3.search.storage.store import Store
 from fbnetv3.search.storage.trials import Proposal, Trial
@@ -25,12 +25,6 @@ from .worker import Outcome, Task
 POLL_S = 1.0
 # With the straggler rule a round may close with this share of its labels: 46 of 48.
 ENOUGH = 46 / 48
-
-
-class TrialError(RuntimeError):
-    """Trials fail one after another, so that going on makes no sense."""
-
-    EXIT_CODE = 1  # of the command line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

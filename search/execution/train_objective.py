@@ -155,9 +155,10 @@ class TrainObjective:
     def _run(self, row: Sequence[int], seed: int, epochs: int, on_epoch: Any) -> None:
         import torch
 
+        from fbnetv3._internal.errors import Diverged
         from fbnetv3.models.model import build
         from fbnetv3.search.training.batches import default_preprocess, derive_seed
-        from fbnetv3.search.training.train import Diverged, Hardware, Run, train
+        from fbnetv3.search.training.train import Hardware, Run, train
 
         arch = self._space.decode(np.array(row))[0]
         plan = self.recipe(row)

@@ -13,17 +13,13 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from fbnetv3._internal.errors import StoreError
+
 from .results import is_disk_full, write_json
 
 OWNER = "coordinator.json"
 # A coordinator on another host counts as dead after this silence; on this host the kernel knows.
 REMOTE_SILENCE_S = 60.0
-
-
-class StoreError(RuntimeError):
-    """The search's folder cannot be used: locked, full or damaged. The message says what to do."""
-
-    EXIT_CODE = 1  # of the command line
 
 
 def take_lock(folder: Path) -> FileLock:

@@ -29,7 +29,9 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from .lock import StoreError, beat, give_lock, reported, take_lock
+from fbnetv3._internal.errors import StoreError
+
+from .lock import beat, give_lock, reported, take_lock
 from .queries import Queries
 from .results import read_epochs, write_json
 from .trials import Batch, Proposal, Trial

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fbnetv3._internal.errors import Diverged
 from fbnetv3.search.data.image_set import ImageSet
 
 from . import checkpointing
@@ -46,25 +47,6 @@ class Teacher(Protocol):
 
     def logits(self, batch: Batch) -> Tensor:
         """Returns (n, classes) for a batch as the student sees it."""
-
-
-class Diverged(ArithmeticError):  # noqa: N818  # a verdict on the recipe, not a failure
-    """The loss is no longer a number: a result about network and recipe, not a failure.
-
-    Attributes:
-        epoch: in which it happened, from 1.
-        curve: the epochs before.
-    """
-
-    EXIT_CODE = 1  # of the command line
-
-    def __init__(self, epoch: int, step: int, curve: tuple[EpochLog, ...], lr: float) -> None:
-        super().__init__(
-            f"training diverged: the loss is not finite at step {step} of epoch {epoch}, learning "
-            f"rate {lr:.4g}. Lower lr, or warm up for longer"
-        )
-        self.epoch = epoch
-        self.curve = curve
 
 
 class Loop:
@@ -231,7 +213,12 @@ class Loop:
         if not (must or on_cpu or self.step % _DEVICE_CHECK_STEPS == 0):
             return
         if not math.isfinite(self.loss_sum.item()):
-            raise Diverged(self.epoch + 1, self.step, tuple(self.curve), self.lr)
+            raise Diverged(
+                f"training diverged: the loss is not finite at step {self.step} of epoch "
+                f"{self.epoch + 1}, learning rate {self.lr:.4g}. Lower lr, or warm up for longer",
+                epoch=self.epoch + 1,
+                curve=tuple(self.curve),
+            )
 
     def _closed_epoch(self) -> EpochLog:
         steps = self.batches.steps

@@ -24,10 +24,10 @@ from fbnetv3.search.data.image_set import ImageSet
 
 from .config import Hardware, Run
 from .logbook import EpochLog, write_weights
-from .loop import Diverged, Loop, Teacher
+from .loop import Loop, Teacher
 from .parallel import current_world, synchronised_batch_norm
 
-__all__ = ["Diverged", "Hardware", "Run", "Teacher", "Trained", "train", "train_epochs"]
+__all__ = ["Hardware", "Run", "Teacher", "Trained", "train", "train_epochs"]
 
 OnStep = Callable[[int, int, int], None]
 

@@ -24,13 +24,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import fbnetv3
+from fbnetv3._internal.errors import FetchError
 from fbnetv3.cli.app import EMBEDDED, add_neighbours, app
 from fbnetv3.demo.server import address_of, open_server
 from fbnetv3.demo.site import build_demo, folder_of
 from fbnetv3.demo.web_runtime import WebRuntime, fetch_runtime
 from fbnetv3.deploy.export import Exported
 from fbnetv3.deploy.onnx_model import OnnxClassifier
-from fbnetv3.hub.download import FetchError
 from fbnetv3.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, INTERPOLATIONS, Preprocess
 from tests.browser import PROGRAM, Page, chromium
 from tests.demo.test_web_runtime import pack, package

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from fbnetv3._internal.errors import FetchError
 from fbnetv3.demo.web_runtime import RUNTIME, WebRuntime, fetch_runtime, unpack_runtime
-from fbnetv3.hub.download import FetchError
 
 FILES = {"ort.mjs": b"export {};", "ort.wasm": b"\0asm"}
 

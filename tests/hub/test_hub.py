@@ -26,6 +26,7 @@ from torch import Tensor
 
 import fbnetv3.hub.download
 import fbnetv3.hub.license_policy
+from fbnetv3._internal.errors import FetchError
 from fbnetv3.arch.tables import ARCHS
 from fbnetv3.checkpoints.checkpoint import read_metadata, read_tensors
 from fbnetv3.checkpoints.convert import from_fbnetv3
@@ -199,7 +200,7 @@ def test_a_cut_download_is_resumed(host: Host, tmp_path: Path) -> None:
 
 def test_a_later_call_resumes_what_an_earlier_one_left(host: Host, tmp_path: Path) -> None:
     host.cut_at = [100_000, 0, 0, 0]
-    with pytest.raises(hub.FetchError, match=r"after 100000 of \d+ bytes \(4 attempts\)"):
+    with pytest.raises(FetchError, match=r"after 100000 of \d+ bytes \(4 attempts\)"):
         hub.fetch(record(host.url), cache_dir=tmp_path)
     assert names(tmp_path) == {"fbnetv3_nano.test.pth.part", "fbnetv3_nano.test.pth.part.json"}
     assert_loaded(hub.load_state(record(host.url), cache_dir=tmp_path))
@@ -209,7 +210,7 @@ def test_a_later_call_resumes_what_an_earlier_one_left(host: Host, tmp_path: Pat
 def test_a_file_that_changed_meanwhile_is_not_patched_together(host: Host, tmp_path: Path) -> None:
     host.content, host.etag = bytes(len(checkpoint())), '"zeros"'
     host.cut_at = [100_000, 0, 0, 0]
-    with pytest.raises(hub.FetchError):
+    with pytest.raises(FetchError):
         hub.fetch(record(host.url), cache_dir=tmp_path)
     host.content, host.etag = checkpoint(), '"one"'
     assert_loaded(hub.load_state(record(host.url), cache_dir=tmp_path))
@@ -226,7 +227,7 @@ def test_a_server_that_cannot_resume_sends_all_again(
 
 def test_a_file_that_always_comes_short_is_one_error(host: Host, tmp_path: Path) -> None:
     host.cut_at, host.ranges = [1000] * 9, False
-    with pytest.raises(hub.FetchError, match="the connection ended after 1000 of"):
+    with pytest.raises(FetchError, match="the connection ended after 1000 of"):
         hub.load_state(record(host.url), cache_dir=tmp_path)
     assert len(host.requests) == 4
     assert "fbnetv3_nano.test.pth" not in names(tmp_path)
@@ -234,7 +235,7 @@ def test_a_file_that_always_comes_short_is_one_error(host: Host, tmp_path: Path)
 
 def test_without_length_or_hash_nothing_is_taken(host: Host, tmp_path: Path) -> None:
     host.with_length = False
-    with pytest.raises(hub.FetchError, match="without a length or hash"):
+    with pytest.raises(FetchError, match="without a length or hash"):
         hub.fetch(record(host.url), cache_dir=tmp_path)
     sha256 = hashlib.sha256(host.content).hexdigest()
     known = record(host.url, source=Url(url=host.url, sha256=sha256))
@@ -273,7 +274,7 @@ def test_a_damaged_conversion_is_made_again(host: Host, tmp_path: Path) -> None:
 @pytest.mark.parametrize("status", [403, 404, 410])
 def test_a_refusal_is_one_error_at_once(host: Host, tmp_path: Path, status: int) -> None:
     host.statuses = [status]
-    with pytest.raises(hub.FetchError, match=f"answered {status}"):
+    with pytest.raises(FetchError, match=f"answered {status}"):
         hub.fetch(record(host.url), cache_dir=tmp_path)
     assert len(host.requests) == 1
     assert names(tmp_path) == set()
@@ -288,7 +289,7 @@ def test_a_busy_server_is_asked_again(host: Host, tmp_path: Path) -> None:
 def test_a_server_that_hangs_is_given_up(host: Host, tmp_path: Path) -> None:
     host.hang = True
     started = time.monotonic()
-    with pytest.raises(hub.FetchError, match=r"timed out.*4 attempts"):
+    with pytest.raises(FetchError, match=r"timed out.*4 attempts"):
         hub.fetch(record(host.url), cache_dir=tmp_path, timeout_s=0.2)
     assert time.monotonic() - started < 4
     assert names(tmp_path) == set()
@@ -297,7 +298,7 @@ def test_a_server_that_hangs_is_given_up(host: Host, tmp_path: Path) -> None:
 @pytest.mark.parametrize("url", ["http://host.invalid/m.pth", "http://127.0.0.1:9/m.pth"])
 def test_no_such_host_is_one_quick_error(tmp_path: Path, url: str) -> None:
     started = time.monotonic()
-    with pytest.raises(hub.FetchError, match="check the network"):
+    with pytest.raises(FetchError, match="check the network"):
         hub.fetch(record(url), cache_dir=tmp_path)
     assert time.monotonic() - started < 10
 
@@ -403,7 +404,7 @@ def test_a_full_disk_is_one_error_and_a_bigger_one_resumes(host: Host, tmp_path:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))
     try:
-        with pytest.raises(hub.FetchError, match="cannot write"):
+        with pytest.raises(FetchError, match="cannot write"):
             hub.load_state(record(host.url), cache_dir=tmp_path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -427,7 +428,7 @@ def mounted(folder: Path, *options: str) -> Iterator[None]:
 def test_no_space_left_is_one_error(host: Host, tmp_path: Path) -> None:
     assert len(host.content) > 1 << 20
     with mounted(tmp_path / "small"):
-        with pytest.raises(hub.FetchError, match=r"No space left.*FBNETV3_HOME"):
+        with pytest.raises(FetchError, match=r"No space left.*FBNETV3_HOME"):
             hub.load_state(record(host.url), cache_dir=tmp_path / "small")
         assert "fbnetv3_nano.test.pth" not in names(tmp_path / "small")
 
@@ -450,7 +451,7 @@ def test_a_read_only_cache_serves_what_it_has(host: Host, tmp_path: Path) -> Non
         remount = ["mount", "-o", "remount,ro", str(tmp_path / "cache")]
         subprocess.run(remount, check=True)
         assert_loaded(hub.load_state(record(host.url), cache_dir=tmp_path / "cache"))
-        with pytest.raises(hub.FetchError, match=r"cannot write in.*FBNETV3_HOME"):
+        with pytest.raises(FetchError, match=r"cannot write in.*FBNETV3_HOME"):
             hub.load_state(record(host.url, tag="other"), cache_dir=tmp_path / "cache")
 
 
@@ -475,7 +476,7 @@ def test_offline_says_at_once_which_file_goes_where(
     monkeypatch.setenv("FBNETV3_HOME", str(tmp_path / "home"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     started = time.monotonic()
-    with pytest.raises(hub.FetchError, match=f"offline, and {name}") as caught:
+    with pytest.raises(FetchError, match=f"offline, and {name}") as caught:
         hub.load_state(WEIGHTS[name])
     assert time.monotonic() - started < 1
     suffix = ".pth" if "meta" in name else ".safetensors"

@@ -18,6 +18,7 @@ import timm.models
 import torch
 from torch import Tensor, nn
 
+from fbnetv3._internal.errors import FetchError
 from fbnetv3.arch.tables import ARCHS
 from fbnetv3.checkpoints.checkpoint import read_tensors
 from fbnetv3.checkpoints.convert import detect_dialect
@@ -356,9 +357,9 @@ def test_a_hub_file_is_pinned_by_its_first_use(remote: Hub, tmp_path: Path) -> N
 
 
 def test_a_file_that_the_hub_lacks_is_one_error(remote: Hub, tmp_path: Path) -> None:
-    with pytest.raises(hub.FetchError, match=r"404.*put the file at"):
+    with pytest.raises(FetchError, match=r"404.*put the file at"):
         hub.fetch(hub_record(), cache_dir=tmp_path)
-    with pytest.raises(hub.FetchError, match="404"):
+    with pytest.raises(FetchError, match="404"):
         from_pretrained("me/tuned", cache_dir=tmp_path)
 
 
@@ -370,11 +371,11 @@ def test_a_hub_out_of_reach_is_one_quick_error(
     for name in ("HF_HUB_OFFLINE", "FBNETV3_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
     started = time.monotonic()
-    with pytest.raises(hub.FetchError, match="check the network, or put the file at"):
+    with pytest.raises(FetchError, match="check the network, or put the file at"):
         hub.fetch(hub_record(), cache_dir=tmp_path)
     assert time.monotonic() - started < 10
 
 
 def test_offline_a_repository_is_one_error(tmp_path: Path) -> None:
-    with pytest.raises(hub.FetchError, match=r"offline, and config\.json of me/tuned"):
+    with pytest.raises(FetchError, match=r"offline, and config\.json of me/tuned"):
         from_pretrained("me/tuned", cache_dir=tmp_path, offline=True)

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from fbnetv3.search.execution.coordinator import Coordinator, Policy, Progress, TrialError
+from fbnetv3._internal.errors import StoreError, TrialError
+from fbnetv3.search.execution.coordinator import Coordinator, Policy, Progress
 from fbnetv3.search.execution.engine import Engine, LocalEngine
 from fbnetv3.search.execution.spec import load_objective
 from fbnetv3.search.execution.worker import Outcome, Task
-from fbnetv3.search.storage.lock import StoreError
 from fbnetv3.search.storage.results import read_epochs
 from fbnetv3.search.storage.store import Store
 from fbnetv3.search.storage.trials import Batch, Proposal, Trial

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fbnetv3._internal.errors import StoreError
 from fbnetv3.search.storage import lock
-from fbnetv3.search.storage.lock import StoreError
 from fbnetv3.search.storage.results import attempt_folder, read_epochs, write_epoch, write_json
 from fbnetv3.search.storage.store import Store
 from fbnetv3.search.storage.trials import Batch, Proposal
@@ -271,7 +271,7 @@ def test_full_database_is_one_clear_error_and_nothing_is_lost(store: Store) -> N
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
-from fbnetv3.search.storage.lock import StoreError
+from fbnetv3._internal.errors import StoreError
 from fbnetv3.search.storage.store import Store
 from fbnetv3.search.storage.trials import Batch, Proposal
 store = Store.create(Path(sys.argv[1]), {})

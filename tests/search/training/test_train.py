@@ -17,11 +17,12 @@ import pytest
 import torch
 from torch import nn
 
+from fbnetv3._internal.errors import Diverged
 from fbnetv3.checkpoints.checkpoint import read_tensors
 from fbnetv3.search.training import checkpointing
 from fbnetv3.search.training.logbook import EpochLog, plot_curve
 from fbnetv3.search.training.optimizers import make_optimizer
-from fbnetv3.search.training.train import Diverged, Hardware, train, train_epochs
+from fbnetv3.search.training.train import Hardware, train, train_epochs
 from tests.paths import ROOT
 from tests.search.tiny import NUM_CLASSES, tiny_images, tiny_model, tiny_recipe, tiny_run
 
