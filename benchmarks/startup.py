@@ -53,7 +53,7 @@ def make_weights(home: Path) -> None:
 def contestants(home: Path) -> dict[str, list[str]]:
     """Returns name -> command."""
     program = str(Path(sys.executable).with_name("fbnetv3"))
-    ours, theirs = "import fbnetv3, fbnetv3.hub.source, fbnetv3.hub.loading", "import timm"
+    ours, theirs = "import fbnetv3, fbnetv3.hub.create, fbnetv3.hub.loading", "import timm"
 
     def python(imports: str, call: str) -> list[str]:
         return [sys.executable, "-c", CALL.format(imports=imports, call=call)]

@@ -10,7 +10,7 @@ import shutil
 from dataclasses import dataclass
 
 from fbnetv3._version import __version__
-from fbnetv3.hub import hub
+from fbnetv3.hub import cached_weights as hub
 from fbnetv3.hub.hub_repo import is_offline
 
 _REQUIRED = (

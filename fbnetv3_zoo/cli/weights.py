@@ -32,7 +32,7 @@ def fetch(
         fbnetv3 fetch fbnetv3_nano --json
         fbnetv3 fetch --all --license commercial --cache-dir weights
     """
-    from fbnetv3.hub import hub
+    from fbnetv3.hub import cached_weights as hub
     from fbnetv3.hub.registry import get_weights, list_weights
 
     if not names and not all_:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from fbnetv3._internal.errors import FetchError
 from fbnetv3._internal.files import write_atomically
-from fbnetv3.hub import hub
+from fbnetv3.hub import cached_weights as hub
 from fbnetv3.hub.download import download
 from fbnetv3.hub.hub_repo import is_offline
 

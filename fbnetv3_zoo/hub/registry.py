@@ -235,7 +235,7 @@ def create(
     """
     from fbnetv3.models.features import FeaturePyramid
 
-    from . import source
+    from . import create as source
 
     kwargs = {key: value for key, value in kwargs.items() if value is not None}
     if kwargs.pop("pad_type", ""):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from fbnetv3.arch.counts import count
 
-from . import hub
+from . import cached_weights as hub
 from .registry import get_arch
 from .weights import WEIGHTS, Weights
 

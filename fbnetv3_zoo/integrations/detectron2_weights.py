@@ -15,7 +15,8 @@ import torch
 
 from fbnetv3._internal.files import replacing
 from fbnetv3._internal.optional import missing
-from fbnetv3.hub import hub, registry
+from fbnetv3.hub import cached_weights as hub
+from fbnetv3.hub import registry
 from fbnetv3.hub.license_policy import check_license
 from fbnetv3.models.model import FBNetV3
 

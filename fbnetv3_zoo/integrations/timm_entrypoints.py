@@ -5,7 +5,7 @@
 
 All seven official networks are `meta_fbnetv3_a` to `meta_fbnetv3_g`; `fbnetv3_a`, `c`, `e` and `f`,
 which timm leaves free, are the same. timm's own `fbnetv3_b`, `d` and `g` are other networks (same
-padding) and stay timm's. Weights come through `fbnetv3.hub.hub`: verified, never unpickled.
+padding) and stay timm's. Weights come through `fbnetv3.hub`: verified, never unpickled.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from fbnetv3.arch.tables import ARCHS
 from fbnetv3.checkpoints import convert
-from fbnetv3.hub import hub
+from fbnetv3.hub import cached_weights as hub
 from fbnetv3.hub.pretrained_cfg import pretrained_cfg
 from fbnetv3.hub.weights import WEIGHTS
 from fbnetv3.models.model import FBNetV3, build

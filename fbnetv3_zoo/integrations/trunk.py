@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fbnetv3.arch.arch import Arch
-from fbnetv3.hub import source
+from fbnetv3.hub import create as source
 from fbnetv3.models.features import Geometry
 from fbnetv3.models.model import FBNetV3
 

@@ -22,7 +22,7 @@ from fbnetv3._internal.errors import FetchError
 from fbnetv3.arch.tables import ARCHS
 from fbnetv3.checkpoints.checkpoint import read_tensors
 from fbnetv3.checkpoints.convert import detect_dialect
-from fbnetv3.hub import hub
+from fbnetv3.hub import cached_weights as hub
 from fbnetv3.hub.pretrained import from_pretrained, push_to_hub, read_pretrained, save_pretrained
 from fbnetv3.hub.registry import create
 from fbnetv3.hub.weights import WEIGHTS, HubFile, Weights

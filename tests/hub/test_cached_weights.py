@@ -30,7 +30,7 @@ from fbnetv3._internal.errors import FetchError
 from fbnetv3.arch.tables import ARCHS
 from fbnetv3.checkpoints.checkpoint import read_metadata, read_tensors
 from fbnetv3.checkpoints.convert import from_fbnetv3
-from fbnetv3.hub import hub
+from fbnetv3.hub import cached_weights as hub
 from fbnetv3.hub.loading import build_from_state
 from fbnetv3.hub.weights import WEIGHTS, Embedded, Url, Weights
 from fbnetv3.models.model import build
@@ -339,7 +339,7 @@ def test_weights_of_another_network_are_refused_by_name(host: Host, tmp_path: Pa
 FETCH = """
 import dataclasses, sys
 from pathlib import Path
-from fbnetv3.hub import hub
+from fbnetv3.hub import cached_weights as hub
 from fbnetv3.hub.weights import WEIGHTS, Url
 print("ready", flush=True)
 sys.stdin.readline()

@@ -13,7 +13,8 @@ from fbnetv3.checkpoints import convert
 from fbnetv3.checkpoints.checkpoint import read_tensors
 from fbnetv3.models.model import FBNetV3, build
 
-from . import hub, license_policy
+from . import cached_weights as hub
+from . import license_policy
 from .arch_file import read_arch
 from .loading import build_from_state
 from .pretrained import read_pretrained
