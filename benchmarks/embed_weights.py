@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from fbnetv3.checkpoints.checkpoint import read_tensors, sha256_of, write_tensors
+from fbnetv3._internal.files import sha256_of
+from fbnetv3.checkpoints.checkpoint import read_tensors, write_tensors
 
 
 def main() -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from fbnetv3.deploy.export import to_onnx
 from fbnetv3.deploy.quantize import quantize
-from fbnetv3.hub.registry import create
+from fbnetv3.hub.create import create
 from fbnetv3.measure.bench import best, entries, sweep
 from fbnetv3.measure.int8_speed import compare_speed, operator_times
 from fbnetv3.measure.latency import environment

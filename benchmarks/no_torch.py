@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks.startup import PHOTO, summary
 from fbnetv3.deploy.export import to_onnx
-from fbnetv3.hub.registry import create
+from fbnetv3.hub.create import create
 from fbnetv3.measure.latency import environment
 
 ROOT = Path(__file__).parent.parent

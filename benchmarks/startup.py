@@ -25,7 +25,7 @@ import torch
 
 from fbnetv3.checkpoints.checkpoint import write_tensors
 from fbnetv3.checkpoints.convert import from_fbnetv3
-from fbnetv3.hub.registry import create
+from fbnetv3.hub.create import create
 from fbnetv3.measure.latency import environment
 
 README = Path(__file__).parent.parent / "README.md"

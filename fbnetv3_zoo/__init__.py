@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from .deploy.classify import Classifier as Classifier
     from .deploy.classify import Prediction as Prediction
     from .deploy.onnx_model import OnnxClassifier as OnnxClassifier
+    from .hub.create import create as create
     from .hub.pretrained import from_pretrained as from_pretrained
     from .hub.pretrained import push_to_hub as push_to_hub
     from .hub.pretrained import save_pretrained as save_pretrained
-    from .hub.registry import create as create
     from .hub.registry import find as find
     from .hub.registry import get_arch as get_arch
     from .hub.registry import get_weights as get_weights
@@ -56,7 +56,7 @@ _HOMES = {
     "build": "models.model",
     "class_names": "images.labels",
     "count": "arch.counts",
-    "create": "hub.registry",
+    "create": "hub.create",
     "find": "hub.registry",
     "flops": "measure.flop_count",
     "from_pretrained": "hub.pretrained",

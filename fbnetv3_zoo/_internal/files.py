@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -83,6 +84,12 @@ def rename(part: Path, path: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_FOLDER_SYNC:
             raise
+
+
+def sha256_of(path: Path) -> str:
+    """Returns the SHA-256 of a file as 64 lower-case hex digits, without reading it at once."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _neighbour(path: Path) -> Path:

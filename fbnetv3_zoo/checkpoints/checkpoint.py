@@ -11,7 +11,6 @@ The edge of this file: it knows files, names and tensors, and no model.
 from __future__ import annotations
 
 import functools
-import hashlib
 import io
 import math
 import struct
@@ -159,12 +158,6 @@ def load_strict(
             "the number of classes and the checkpoint dialect belong together"
         )
     model.load_state_dict(dict(tensors), strict=True, assign=assign)
-
-
-def sha256_of(path: Path) -> str:
-    """Returns the SHA-256 of a file as 64 lower-case hex digits, without reading it at once."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _listing(heading: str, items: list[str]) -> str:

@@ -251,7 +251,8 @@ def _torch_classifier(
     """Returns the name of the weights that answer, and their classifier."""
     from fbnetv3._internal.errors import FetchError
     from fbnetv3.deploy.classify import Classifier
-    from fbnetv3.hub.registry import create, get_weights
+    from fbnetv3.hub.create import create
+    from fbnetv3.hub.registry import get_weights
 
     name = asked or DEFAULT
     source: dict[str, Any] = {"license": license, "offline": offline, "cache_dir": cache_dir}

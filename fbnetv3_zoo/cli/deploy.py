@@ -259,7 +259,8 @@ def quantize(
 
 def created(model: str, pretrained: bool | None, checkpoint: Path | None) -> FBNetV3:
     """Returns the network that a command names; None loads the trained weights if there are any."""
-    from fbnetv3.hub.registry import FOLDERS, create, get_weights
+    from fbnetv3.hub.create import create
+    from fbnetv3.hub.registry import FOLDERS, get_weights
     from fbnetv3.models.model import FBNetV3
 
     if pretrained is None:

@@ -10,8 +10,7 @@ import shutil
 from dataclasses import dataclass
 
 from fbnetv3._version import __version__
-from fbnetv3.hub import cached_weights as hub
-from fbnetv3.hub.hub_repo import is_offline
+from fbnetv3.hub.cache import cache_dir, is_offline
 
 _REQUIRED = (
     "torch",
@@ -109,7 +108,7 @@ def _providers() -> Check:
 
 
 def _cache() -> Check:
-    folder = hub.cache_dir()
+    folder = cache_dir()
     existing = folder
     while not existing.exists():
         existing = existing.parent

@@ -32,7 +32,8 @@ def fetch(
         fbnetv3 fetch fbnetv3_nano --json
         fbnetv3 fetch --all --license commercial --cache-dir weights
     """
-    from fbnetv3.hub import cached_weights as hub
+    from fbnetv3.hub.cached_weights import CachedWeights
+    from fbnetv3.hub.license_policy import check_license
     from fbnetv3.hub.registry import get_weights, list_weights
 
     if not names and not all_:
@@ -47,8 +48,8 @@ def fetch(
         try:
             if name not in allowed:
                 raise ValueError(f"its licence is {weights.license}; --license asks for {license}")
-            hub.check_license(weights, license if license == "commercial" else None)
-            path = hub.fetch(weights, cache_dir=cache_dir)
+            check_license(weights, license if license == "commercial" else None)
+            path = CachedWeights(weights, cache_dir=cache_dir).path()
             rows.append({"name": name, "path": str(path), "error": None})
         except (OSError, ValueError) as error:
             failed += 1

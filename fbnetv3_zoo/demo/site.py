@@ -16,7 +16,7 @@ from typing import Any
 from fbnetv3._internal.files import replacing, write_atomically
 from fbnetv3._version import __version__
 from fbnetv3.deploy.onnx_session import OnnxBackend
-from fbnetv3.hub import cached_weights as hub
+from fbnetv3.hub import cache
 from fbnetv3.hub.license_policy import check_terms
 from fbnetv3.hub.weights import WEIGHTS, is_commercial
 
@@ -48,7 +48,7 @@ class Demo:
 def folder_of(model: str, cache_dir: str | Path | None = None) -> Path:
     """Returns a model's own folder in the cache, which may not exist yet."""
     name = Path(model.rpartition(":")[2]).resolve().name.removesuffix(".onnx")
-    return hub.cache_dir(cache_dir) / "demo" / name
+    return cache.cache_dir(cache_dir) / "demo" / name
 
 
 def build_demo(
@@ -67,8 +67,8 @@ def build_demo(
         folder: new, empty, or an earlier demo's.
         tarball: of onnxruntime-web, where it is on this machine already.
         runtime: which release of it.
-        cache_dir: as in `hub.fetch`.
-        offline: as in `hub.fetch`.
+        cache_dir: as in `fbnetv3.create`.
+        offline: as in `fbnetv3.create`.
 
     Raises:
         FetchError: weights or onnxruntime-web cannot be had; says what to do.
@@ -118,7 +118,7 @@ def _claim(place: Path) -> None:
 def _opened(model: str, cache_dir: str | Path | None, offline: bool | None) -> Any:
     """Returns the model in memory, or the file as a backend; whether it may be used is checked."""
     if not model.endswith(".onnx"):
-        from fbnetv3.hub.registry import create
+        from fbnetv3.hub.create import create
 
         return create(model, pretrained=True, cache_dir=cache_dir, offline=offline)
     backend = OnnxBackend(model, threads=1)

@@ -16,9 +16,8 @@ from pathlib import Path
 
 from fbnetv3._internal.errors import FetchError
 from fbnetv3._internal.files import write_atomically
-from fbnetv3.hub import cached_weights as hub
+from fbnetv3.hub import cache
 from fbnetv3.hub.download import download
-from fbnetv3.hub.hub_repo import is_offline
 
 _TIMEOUT_S = 20.0
 _REGISTRY = "https://registry.npmjs.org"
@@ -82,9 +81,9 @@ def fetch_runtime(
     Args:
         runtime: which release.
         tarball: a copy to take instead of the cache's.
-        cache_dir: as in `hub.fetch`.
-        offline: as in `hub.fetch`.
-        progress: as in `hub.fetch`.
+        cache_dir: as in `fbnetv3.create`.
+        offline: as in `fbnetv3.create`.
+        progress: show a bar where the error output is a terminal.
 
     Raises:
         FetchError: it is not here and cannot be fetched; says what to do.
@@ -95,9 +94,9 @@ def fetch_runtime(
         if not path.is_file():
             raise FetchError(f"no file {path}; fetch it from {runtime.url}")
         return _verified(path, runtime)
-    path = hub.cache_dir(cache_dir) / runtime.filename
+    path = cache.cache_dir(cache_dir) / runtime.filename
     if not path.is_file():
-        _bring(path, runtime, is_offline(offline), progress)
+        _bring(path, runtime, cache.is_offline(offline), progress)
     return _verified(path, runtime)
 
 
@@ -132,7 +131,7 @@ def _bring(path: Path, runtime: WebRuntime, offline: bool, progress: bool) -> No
         raise FetchError(
             f"offline, and onnxruntime-web {runtime.version} is not on this machine; {by_hand}"
         )
-    with hub.locked(path):
+    with cache.locked(path):
         if path.is_file():
             return
         try:

@@ -128,7 +128,7 @@ class Classifier:
             if not optional and not whole:
                 raise ValueError(f"{name} is {value!r}; expected a whole number from 1")
         if isinstance(model, str | Path):
-            from fbnetv3.hub.registry import create
+            from fbnetv3.hub.create import create
 
             model = create(model, pretrained=True)
         preprocess = preprocess or preprocess_of(model)

@@ -9,6 +9,8 @@ from urllib.parse import urlparse
 
 from fbnetv3.arch.arch import Arch
 
+from .cache import is_offline
+
 _MAX_BYTES = 1 << 20
 _TIMEOUT_S = 20.0
 
@@ -33,8 +35,6 @@ def _read(place: str, offline: bool | None) -> bytes:
         if not path.is_file():
             raise FileNotFoundError(f"no architecture file at {path}; check the path")
         return path.read_bytes()
-    from .hub_repo import is_offline
-
     if is_offline(offline):
         raise FileNotFoundError(f"offline, so {place} is not fetched; give the path of a copy")
     try:

@@ -1,21 +1,23 @@
-"""Where a model comes from: what `create` was given, turned into a table and its tensors."""
+"""`create`: what it was given, turned into an architecture and its tensors, and into a network."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from fbnetv3.arch.arch import Arch
-from fbnetv3.checkpoints import convert
 from fbnetv3.checkpoints.checkpoint import read_tensors
+from fbnetv3.checkpoints.convert import detect_dialect, to_fbnetv3
+from fbnetv3.models.features import FeaturePyramid
 from fbnetv3.models.model import FBNetV3, build
 
-from . import cached_weights as hub
-from . import license_policy
 from .arch_file import read_arch
+from .cached_weights import CachedWeights
+from .license_policy import check_terms
 from .loading import build_from_state
 from .pretrained import read_pretrained
 from .pretrained_cfg import pretrained_cfg
@@ -23,7 +25,85 @@ from .registry import FOLDERS, get_arch, get_weights
 from .weights import WEIGHTS
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
+
+
+@overload
+def create(
+    model: str | Arch | Path,
+    pretrained: bool = False,
+    *,
+    features_only: Literal[False] = False,
+    **kwargs: Any,
+) -> FBNetV3: ...
+
+
+@overload
+def create(
+    model: str | Arch | Path,
+    pretrained: bool = False,
+    *,
+    features_only: Literal[True],
+    **kwargs: Any,
+) -> FeaturePyramid: ...
+
+
+def create(
+    model: str | Arch | Path,
+    pretrained: bool = False,
+    *,
+    checkpoint: str | Path | None = None,
+    license: str | None = None,
+    cache_dir: str | Path | None = None,
+    offline: bool | None = None,
+    features_only: bool = False,
+    out_indices: int | Sequence[int] | None = None,
+    feature_cls: str | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    **kwargs: Any,
+) -> FBNetV3 | FeaturePyramid:
+    """Returns a model, with trained weights where asked.
+
+    Args:
+        model: a name (`fbnetv3_e`, `fbnetv3_e.meta_in1k`), a table, the path or https address of
+            an architecture's JSON, `hf-hub:org/repo@revision`, or `local-dir:path`.
+        pretrained: load the weights that belong to the name. Official weights are for
+            non-commercial use.
+        checkpoint: file of weights to load instead, in our, the official or timm's layout.
+        license: "commercial" refuses weights that forbid it; also by FBNETV3_LICENSE.
+        cache_dir: where fetched weights lie, in place of the usual cache.
+        offline: never reach for the network; also by FBNETV3_OFFLINE or HF_HUB_OFFLINE.
+        features_only: return the feature maps (a `FeaturePyramid`) in place of logits.
+        out_indices: which feature maps: the last n, a list, None for all.
+        feature_cls: "list" or "dict", what a `FeaturePyramid` returns.
+        device: where the model goes.
+        dtype: type of its parameters.
+        **kwargs: those of `FBNetV3`: `num_classes`, `in_chans`, `drop_rate`, `drop_path_rate`,
+            `global_pool`, `output_stride`, `norm_layer`, `act_layer`, ... None means the default.
+
+    Raises:
+        ValueError: the name is unknown, an argument is out of range, weights do not fit, or the
+            licence policy refuses them.
+        FileNotFoundError: a path does not exist, or weights cannot be fetched.
+    """
+    kwargs = {key: value for key, value in kwargs.items() if value is not None}
+    if kwargs.pop("pad_type", ""):
+        raise ValueError("pad_type is not supported; create get_arch(name).same_padding() instead")
+    if pretrained and checkpoint is not None:
+        raise ValueError("pretrained=True and checkpoint= exclude each other; give one of them")
+    if out_indices is not None and not features_only:
+        raise ValueError(f"out_indices is {out_indices!r}; it needs features_only=True")
+    if feature_cls not in (None, "list", "dict"):
+        raise ValueError(f"feature_cls is {feature_cls!r}; expected 'list' or 'dict'")
+    found = resolve(model, pretrained, license=license, cache_dir=cache_dir, offline=offline)
+    if checkpoint is not None:
+        found = with_checkpoint(found, Path(checkpoint))
+    made = build_source(found, device=device, dtype=dtype, **kwargs)
+    if not features_only:
+        return made
+    return FeaturePyramid(made, out_indices, as_dict=feature_cls == "dict")
 
 
 @dataclass(frozen=True)
@@ -78,7 +158,7 @@ def with_checkpoint(source: Source, path: Path) -> Source:
 
     def load() -> dict[str, Tensor]:
         tensors = read_tensors(path)
-        return convert.to_fbnetv3(tensors, source.arch, convert.detect_dialect(tensors))
+        return to_fbnetv3(tensors, source.arch, detect_dialect(tensors))
 
     return dataclasses.replace(source, name=str(path), load=load)
 
@@ -111,14 +191,12 @@ def _named(
     if not pretrained and name not in WEIGHTS:
         arch = get_arch(name)
         return Source(name, arch, cfg=pretrained_cfg(name, arch, None))
-    weights = get_weights(name)
-    cfg = pretrained_cfg(weights.model, weights.arch, weights)
+    record = get_weights(name)
+    weights = CachedWeights(record, cache_dir=cache_dir, offline=offline)
+    cfg = pretrained_cfg(record.model, weights.arch, record)
     if not pretrained:
-        return Source(weights.name, weights.arch, {"num_classes": weights.num_classes}, cfg)
-
-    def load() -> dict[str, Tensor]:
-        return hub.load_state(weights, cache_dir=cache_dir, offline=offline, policy=license)
-
+        return Source(weights.name, weights.arch, {"num_classes": record.num_classes}, cfg)
+    load = functools.partial(weights.tensors, license=license)
     return Source(weights.name, weights.arch, cfg=cfg, load=load)
 
 
@@ -131,7 +209,7 @@ def _published(
 ) -> Source:
     found = read_pretrained(place, cache_dir=cache_dir, offline=offline)
     if pretrained:
-        license_policy.check_terms(place, found.license, license)
+        check_terms(place, found.license, license)
     return Source(
         place,
         found.arch,

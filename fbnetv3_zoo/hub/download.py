@@ -23,8 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fbnetv3._internal.errors import FetchError
-from fbnetv3._internal.files import rename
-from fbnetv3.checkpoints.checkpoint import sha256_of
+from fbnetv3._internal.files import rename, sha256_of
 
 _CHUNK = 1 << 18
 _NUM_ATTEMPTS = 4

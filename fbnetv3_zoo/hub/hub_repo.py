@@ -13,16 +13,6 @@ from fbnetv3._internal.errors import FetchError
 
 from .weights import HubFile
 
-_TRUE = frozenset({"1", "ON", "YES", "TRUE"})
-
-
-def is_offline(offline: bool | None = None) -> bool:
-    """Returns `offline`, or where it is None whether HF_HUB_OFFLINE or FBNETV3_OFFLINE is set."""
-    if offline is not None:
-        return offline
-    names = ("HF_HUB_OFFLINE", "FBNETV3_OFFLINE")
-    return any(os.environ.get(name, "").upper() in _TRUE for name in names)
-
 
 def find_hub_file(source: HubFile, revision: str, cache_dir: str | Path | None) -> Path | None:
     """Returns the file if the hub's cache has it, else None."""

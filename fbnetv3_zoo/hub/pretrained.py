@@ -34,7 +34,8 @@ from fbnetv3.checkpoints.convert import Dialect, detect_dialect, from_fbnetv3, t
 from fbnetv3.images.preprocess import Preprocess
 from fbnetv3.models.model import FBNetV3, build
 
-from .hub_repo import download_hub_file, find_hub_file, is_offline
+from .cache import is_offline
+from .hub_repo import download_hub_file, find_hub_file
 from .license_policy import check_terms
 from .loading import STEM, build_from_state, stored_classes
 from .weights import WEIGHTS, HubFile

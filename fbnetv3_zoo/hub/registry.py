@@ -1,7 +1,7 @@
-"""Names to models: `create` and the look-ups around it.
+"""Names to architectures and weights: what there is, and what fits within limits.
 
 A name is `model` or `model.tag`, the tag choosing among trained weights. Nothing here imports
-torch before a model is really made, so that looking things up stays fast.
+torch, so that looking things up stays fast; `create` makes the models.
 """
 
 from __future__ import annotations
@@ -10,20 +10,12 @@ import difflib
 import fnmatch
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, overload
 
 from fbnetv3.arch.arch import Arch
 from fbnetv3.arch.counts import count
 from fbnetv3.arch.tables import ARCHS
 
 from .weights import WEIGHTS, Weights
-
-if TYPE_CHECKING:
-    import torch
-
-    from fbnetv3.models.features import FeaturePyramid
-    from fbnetv3.models.model import FBNetV3
 
 # How the name of a published folder begins, here or on the hub.
 FOLDERS = ("local-dir:", "hf-hub:", "hf_hub:")
@@ -172,87 +164,6 @@ def register(name: str, arch: Arch) -> None:
     if _archs().get(name, arch) != arch:
         raise ValueError(f"{name!r} is already another network; choose a new name")
     _REGISTERED[name] = arch
-
-
-@overload
-def create(
-    model: str | Arch | Path,
-    pretrained: bool = False,
-    *,
-    features_only: Literal[False] = False,
-    **kwargs: Any,
-) -> FBNetV3: ...
-
-
-@overload
-def create(
-    model: str | Arch | Path,
-    pretrained: bool = False,
-    *,
-    features_only: Literal[True],
-    **kwargs: Any,
-) -> FeaturePyramid: ...
-
-
-def create(
-    model: str | Arch | Path,
-    pretrained: bool = False,
-    *,
-    checkpoint: str | Path | None = None,
-    license: str | None = None,
-    cache_dir: str | Path | None = None,
-    offline: bool | None = None,
-    features_only: bool = False,
-    out_indices: int | Sequence[int] | None = None,
-    feature_cls: str | None = None,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-    **kwargs: Any,
-) -> FBNetV3 | FeaturePyramid:
-    """Returns a model, with trained weights where asked.
-
-    Args:
-        model: a name (`fbnetv3_e`, `fbnetv3_e.meta_in1k`), a table, the path or https address of
-            an architecture's JSON, `hf-hub:org/repo@revision`, or `local-dir:path`.
-        pretrained: load the weights that belong to the name. Official weights are for
-            non-commercial use.
-        checkpoint: file of weights to load instead, in our, the official or timm's layout.
-        license: "commercial" refuses weights that forbid it; also by FBNETV3_LICENSE.
-        cache_dir: where fetched weights lie, in place of the usual cache.
-        offline: never reach for the network; also by FBNETV3_OFFLINE or HF_HUB_OFFLINE.
-        features_only: return the feature maps (a `FeaturePyramid`) in place of logits.
-        out_indices: which feature maps: the last n, a list, None for all.
-        feature_cls: "list" or "dict", what a `FeaturePyramid` returns.
-        device: where the model goes.
-        dtype: type of its parameters.
-        **kwargs: those of `FBNetV3`: `num_classes`, `in_chans`, `drop_rate`, `drop_path_rate`,
-            `global_pool`, `output_stride`, `norm_layer`, `act_layer`, ... None means the default.
-
-    Raises:
-        ValueError: the name is unknown, an argument is out of range, weights do not fit, or the
-            licence policy refuses them.
-        FileNotFoundError: a path does not exist, or weights cannot be fetched.
-    """
-    from fbnetv3.models.features import FeaturePyramid
-
-    from . import create as source
-
-    kwargs = {key: value for key, value in kwargs.items() if value is not None}
-    if kwargs.pop("pad_type", ""):
-        raise ValueError("pad_type is not supported; create get_arch(name).same_padding() instead")
-    if pretrained and checkpoint is not None:
-        raise ValueError("pretrained=True and checkpoint= exclude each other; give one of them")
-    if out_indices is not None and not features_only:
-        raise ValueError(f"out_indices is {out_indices!r}; it needs features_only=True")
-    if feature_cls not in (None, "list", "dict"):
-        raise ValueError(f"feature_cls is {feature_cls!r}; expected 'list' or 'dict'")
-    found = source.resolve(model, pretrained, license=license, cache_dir=cache_dir, offline=offline)
-    if checkpoint is not None:
-        found = source.with_checkpoint(found, Path(checkpoint))
-    made = source.build_source(found, device=device, dtype=dtype, **kwargs)
-    if not features_only:
-        return made
-    return FeaturePyramid(made, out_indices, as_dict=feature_cls == "dict")
 
 
 def unknown_model(name: str) -> ValueError:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from fbnetv3.arch.counts import count
 
-from . import cached_weights as hub
+from .cached_weights import CachedWeights
 from .registry import get_arch
 from .weights import WEIGHTS, Weights
 
@@ -135,18 +135,19 @@ def _architecture(name: str) -> Iterable[Result]:
 def _weights(weights: Weights, cache_dir: str | None) -> Iterable[Result]:
     from .loading import build_from_state
 
-    path = hub.cached(weights, cache_dir=cache_dir)
+    cached = CachedWeights(weights, cache_dir=cache_dir, offline=True, progress=False)
+    path = cached.find()
     if path is None:
         raise FileNotFoundError(
             f"{weights.name} is not on this machine; run: fbnetv3 fetch {weights.name}"
         )
     try:
-        yield Result("sha256", True, hub.verify_file(weights, path, cache_dir=cache_dir))
+        yield Result("sha256", True, cached.verify(path))
     except ValueError as error:
         yield Result("sha256", False, str(error))
         return
     try:
-        state = hub.load_state(weights, cache_dir=cache_dir, offline=True, progress=False)
+        state = cached.tensors()
         build_from_state(weights.arch, state, source=weights.name)
     except (ValueError, FileNotFoundError) as error:
         yield Result("load", False, str(error))

@@ -15,9 +15,9 @@ import torch
 
 from fbnetv3._internal.files import replacing
 from fbnetv3._internal.optional import missing
-from fbnetv3.hub import cached_weights as hub
-from fbnetv3.hub import registry
+from fbnetv3.hub.cache import cache_dir
 from fbnetv3.hub.license_policy import check_license
+from fbnetv3.hub.registry import get_weights
 from fbnetv3.models.model import FBNetV3
 
 from .trunk import load_network, part_state
@@ -57,10 +57,10 @@ def zoo_weights(name: str) -> Path:
         ValueError: there are no such weights, or the licence policy refuses them.
         FileNotFoundError: they cannot be fetched.
     """
-    weights = registry.get_weights(name)
+    weights = get_weights(name)
     check_license(weights, None)
     # "faithful" keeps the table as it is; padding changes no tensor.
-    path = hub.cache_dir() / "detectron2" / f"{weights.name}.pth"
+    path = cache_dir() / "detectron2" / f"{weights.name}.pth"
     if not path.is_file():
         save_weights(load_network(weights.name, pretrained=True, padding="faithful"), path)
     return path

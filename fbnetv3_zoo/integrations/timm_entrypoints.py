@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from fbnetv3.arch.tables import ARCHS
 from fbnetv3.checkpoints import convert
-from fbnetv3.hub import cached_weights as hub
+from fbnetv3.hub.cached_weights import CachedWeights
 from fbnetv3.hub.pretrained_cfg import pretrained_cfg
 from fbnetv3.hub.weights import WEIGHTS
 from fbnetv3.models.model import FBNetV3, build
@@ -119,7 +119,8 @@ def _create(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
     given = kwargs.get("pretrained_cfg")
     own = _is_ours(given) and not {"file", "url", "hf_hub_id", "state_dict"} & set(overlay)
     if pretrained and own:
-        overlay["state_dict"] = hub.load_state(weights, cache_dir=kwargs.get("cache_dir"))
+        cached = CachedWeights(weights, cache_dir=kwargs.get("cache_dir"))
+        overlay["state_dict"] = cached.tensors()
 
     def make(**model_args: Any) -> FBNetV3:
         return build(arch, **model_args)

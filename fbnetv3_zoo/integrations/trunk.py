@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fbnetv3.arch.arch import Arch
-from fbnetv3.hub import create as source
+from fbnetv3.hub.create import build_source, resolve, with_checkpoint
 from fbnetv3.models.features import Geometry
 from fbnetv3.models.model import FBNetV3
 
@@ -108,12 +108,12 @@ def load_network(
         raise ValueError(f"padding is {padding!r}; expected 'same' or 'faithful'")
     if pretrained and checkpoint is not None:
         raise ValueError("pretrained=True and checkpoint= exclude each other; give one of them")
-    found = source.resolve(model, pretrained, license=license, cache_dir=None, offline=None)
+    found = resolve(model, pretrained, license=license, cache_dir=None, offline=None)
     if checkpoint is not None:
-        found = source.with_checkpoint(found, Path(checkpoint))
+        found = with_checkpoint(found, Path(checkpoint))
     if padding == "same":
         found = dataclasses.replace(found, arch=found.arch.same_padding())
-    return source.build_source(found, **{**kwargs, "num_classes": 0})
+    return build_source(found, **{**kwargs, "num_classes": 0})
 
 
 def network_id(arch: Arch) -> Tensor:

@@ -179,7 +179,7 @@ def _analyse(module: nn.Module, x: Tensor) -> tuple[dict[str, int], dict[str, in
 
 def _module_of(model: nn.Module | Arch | str) -> nn.Module:
     if isinstance(model, str):
-        from fbnetv3.hub.registry import create
+        from fbnetv3.hub.create import create
 
         return create(model)
     return build(model) if isinstance(model, Arch) else model

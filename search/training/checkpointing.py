@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import Tensor
 
-from fbnetv3._internal.files import write_atomically
-from fbnetv3.checkpoints.checkpoint import read_tensors, sha256_of, write_tensors
+from fbnetv3._internal.files import sha256_of, write_atomically
+from fbnetv3.checkpoints.checkpoint import read_tensors, write_tensors
 
 NUM_KEPT = 2
 _STEM = "step-"

@@ -19,11 +19,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fbnetv3._internal.files import sha256_of
 from fbnetv3.checkpoints.checkpoint import (
     load_strict,
     read_metadata,
     read_tensors,
-    sha256_of,
     write_tensors,
 )
 

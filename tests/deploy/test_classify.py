@@ -19,7 +19,7 @@ from torch import nn
 
 from fbnetv3.arch.tables import ARCHS
 from fbnetv3.deploy.classify import Classifier, Prediction, softmax
-from fbnetv3.hub.registry import create
+from fbnetv3.hub.create import create
 from fbnetv3.images.labels import class_names, example_photos
 from fbnetv3.images.preprocess import CIFAR10_MEAN, CIFAR10_STD, Preprocess
 from fbnetv3.models.model import FBNetV3, build

@@ -30,7 +30,10 @@ from fbnetv3._internal.errors import FetchError
 from fbnetv3.arch.tables import ARCHS
 from fbnetv3.checkpoints.checkpoint import read_metadata, read_tensors
 from fbnetv3.checkpoints.convert import from_fbnetv3
-from fbnetv3.hub import cached_weights as hub
+from fbnetv3.hub import cached_weights
+from fbnetv3.hub.cache import cache_dir
+from fbnetv3.hub.cached_weights import CachedWeights
+from fbnetv3.hub.license_policy import check_license
 from fbnetv3.hub.loading import build_from_state
 from fbnetv3.hub.weights import WEIGHTS, Embedded, Url, Weights
 from fbnetv3.models.model import build
@@ -168,14 +171,14 @@ def assert_loaded(state: dict[str, Tensor]) -> None:
 
 def test_a_whole_file_is_fetched_once_and_converted_once(host: Host, tmp_path: Path) -> None:
     weights = record(host.url)
-    assert hub.cached(weights, cache_dir=tmp_path) is None
-    assert_loaded(hub.load_state(weights, cache_dir=tmp_path))
+    assert CachedWeights(weights, cache_dir=tmp_path).find() is None
+    assert_loaded(CachedWeights(weights, cache_dir=tmp_path).tensors())
     assert names(tmp_path) == {
         "fbnetv3_nano.test.pth",
         "fbnetv3_nano.test.json",
         "fbnetv3_nano.test.fbnetv3.safetensors",
     }
-    path = hub.cached(weights, cache_dir=tmp_path)
+    path = CachedWeights(weights, cache_dir=tmp_path).find()
     assert path is not None
     assert path.read_bytes() == host.content
     sha256 = hashlib.sha256(host.content).hexdigest()
@@ -188,22 +191,22 @@ def test_a_whole_file_is_fetched_once_and_converted_once(host: Host, tmp_path: P
 
     # The second time neither the server nor the pickle is needed.
     path.unlink()
-    assert_loaded(hub.load_state(weights, cache_dir=tmp_path, offline=True))
+    assert_loaded(CachedWeights(weights, cache_dir=tmp_path, offline=True).tensors())
     assert host.requests == [None]
 
 
 def test_a_cut_download_is_resumed(host: Host, tmp_path: Path) -> None:
     host.cut_at = [200_000, 100_000]
-    assert_loaded(hub.load_state(record(host.url), cache_dir=tmp_path))
+    assert_loaded(CachedWeights(record(host.url), cache_dir=tmp_path).tensors())
     assert host.requests == [None, "bytes=200000-", "bytes=300000-"]
 
 
 def test_a_later_call_resumes_what_an_earlier_one_left(host: Host, tmp_path: Path) -> None:
     host.cut_at = [100_000, 0, 0, 0]
     with pytest.raises(FetchError, match=r"after 100000 of \d+ bytes \(4 attempts\)"):
-        hub.fetch(record(host.url), cache_dir=tmp_path)
+        CachedWeights(record(host.url), cache_dir=tmp_path).path()
     assert names(tmp_path) == {"fbnetv3_nano.test.pth.part", "fbnetv3_nano.test.pth.part.json"}
-    assert_loaded(hub.load_state(record(host.url), cache_dir=tmp_path))
+    assert_loaded(CachedWeights(record(host.url), cache_dir=tmp_path).tensors())
     assert host.requests[-1] == "bytes=100000-"
 
 
@@ -211,9 +214,9 @@ def test_a_file_that_changed_meanwhile_is_not_patched_together(host: Host, tmp_p
     host.content, host.etag = bytes(len(checkpoint())), '"zeros"'
     host.cut_at = [100_000, 0, 0, 0]
     with pytest.raises(FetchError):
-        hub.fetch(record(host.url), cache_dir=tmp_path)
+        CachedWeights(record(host.url), cache_dir=tmp_path).path()
     host.content, host.etag = checkpoint(), '"one"'
-    assert_loaded(hub.load_state(record(host.url), cache_dir=tmp_path))
+    assert_loaded(CachedWeights(record(host.url), cache_dir=tmp_path).tensors())
 
 
 @pytest.mark.parametrize("etag", [None, 'W/"weak"', '"strong"'])
@@ -221,14 +224,14 @@ def test_a_server_that_cannot_resume_sends_all_again(
     host: Host, tmp_path: Path, etag: str | None
 ) -> None:
     host.ranges, host.etag, host.cut_at = False, etag, [100_000]
-    assert_loaded(hub.load_state(record(host.url), cache_dir=tmp_path))
+    assert_loaded(CachedWeights(record(host.url), cache_dir=tmp_path).tensors())
     assert len(host.requests) == 2
 
 
 def test_a_file_that_always_comes_short_is_one_error(host: Host, tmp_path: Path) -> None:
     host.cut_at, host.ranges = [1000] * 9, False
     with pytest.raises(FetchError, match="the connection ended after 1000 of"):
-        hub.load_state(record(host.url), cache_dir=tmp_path)
+        CachedWeights(record(host.url), cache_dir=tmp_path).tensors()
     assert len(host.requests) == 4
     assert "fbnetv3_nano.test.pth" not in names(tmp_path)
 
@@ -236,38 +239,38 @@ def test_a_file_that_always_comes_short_is_one_error(host: Host, tmp_path: Path)
 def test_without_length_or_hash_nothing_is_taken(host: Host, tmp_path: Path) -> None:
     host.with_length = False
     with pytest.raises(FetchError, match="without a length or hash"):
-        hub.fetch(record(host.url), cache_dir=tmp_path)
+        CachedWeights(record(host.url), cache_dir=tmp_path).path()
     sha256 = hashlib.sha256(host.content).hexdigest()
     known = record(host.url, source=Url(url=host.url, sha256=sha256))
-    assert hub.fetch(known, cache_dir=tmp_path).read_bytes() == host.content
+    assert CachedWeights(known, cache_dir=tmp_path).path().read_bytes() == host.content
 
 
 def test_a_wrong_hash_leaves_nothing(host: Host, tmp_path: Path) -> None:
     weights = record(host.url, source=Url(url=host.url, sha256="0" * 64))
     with pytest.raises(ValueError, match=f"SHA-256 [0-9a-f]+, expected {'0' * 64}"):
-        hub.fetch(weights, cache_dir=tmp_path)
+        CachedWeights(weights, cache_dir=tmp_path).path()
     assert names(tmp_path) == set()
 
 
 def test_a_file_that_is_not_the_one_of_the_first_use_is_refused(host: Host, tmp_path: Path) -> None:
     weights = record(host.url)
-    path = hub.fetch(weights, cache_dir=tmp_path)
+    path = CachedWeights(weights, cache_dir=tmp_path).path()
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(ValueError, match=r"as recorded in .*fbnetv3_nano\.test\.json"):
-        hub.fetch(weights, cache_dir=tmp_path)
+        CachedWeights(weights, cache_dir=tmp_path).path()
     path.unlink()
     host.content = host.content[:-1] + b"y"
     with pytest.raises(ValueError, match="as recorded in"):
-        hub.fetch(weights, cache_dir=tmp_path)
+        CachedWeights(weights, cache_dir=tmp_path).path()
 
 
 def test_a_damaged_conversion_is_made_again(host: Host, tmp_path: Path) -> None:
     weights = record(host.url)
-    hub.load_state(weights, cache_dir=tmp_path)
+    CachedWeights(weights, cache_dir=tmp_path).tensors()
     converted = tmp_path / "fbnetv3_nano.test.fbnetv3.safetensors"
     whole = converted.read_bytes()
     converted.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    assert_loaded(hub.load_state(weights, cache_dir=tmp_path, offline=True))
+    assert_loaded(CachedWeights(weights, cache_dir=tmp_path, offline=True).tensors())
     assert_loaded(read_tensors(converted))
 
 
@@ -275,14 +278,14 @@ def test_a_damaged_conversion_is_made_again(host: Host, tmp_path: Path) -> None:
 def test_a_refusal_is_one_error_at_once(host: Host, tmp_path: Path, status: int) -> None:
     host.statuses = [status]
     with pytest.raises(FetchError, match=f"answered {status}"):
-        hub.fetch(record(host.url), cache_dir=tmp_path)
+        CachedWeights(record(host.url), cache_dir=tmp_path).path()
     assert len(host.requests) == 1
     assert names(tmp_path) == set()
 
 
 def test_a_busy_server_is_asked_again(host: Host, tmp_path: Path) -> None:
     host.statuses = [500, 503]
-    assert_loaded(hub.load_state(record(host.url), cache_dir=tmp_path))
+    assert_loaded(CachedWeights(record(host.url), cache_dir=tmp_path).tensors())
     assert len(host.requests) == 3
 
 
@@ -290,7 +293,7 @@ def test_a_server_that_hangs_is_given_up(host: Host, tmp_path: Path) -> None:
     host.hang = True
     started = time.monotonic()
     with pytest.raises(FetchError, match=r"timed out.*4 attempts"):
-        hub.fetch(record(host.url), cache_dir=tmp_path, timeout_s=0.2)
+        CachedWeights(record(host.url), cache_dir=tmp_path, timeout_s=0.2).path()
     assert time.monotonic() - started < 4
     assert names(tmp_path) == set()
 
@@ -299,7 +302,7 @@ def test_a_server_that_hangs_is_given_up(host: Host, tmp_path: Path) -> None:
 def test_no_such_host_is_one_quick_error(tmp_path: Path, url: str) -> None:
     started = time.monotonic()
     with pytest.raises(FetchError, match="check the network"):
-        hub.fetch(record(url), cache_dir=tmp_path)
+        CachedWeights(record(url), cache_dir=tmp_path).path()
     assert time.monotonic() - started < 10
 
 
@@ -318,7 +321,7 @@ def test_a_hostile_pickle_does_not_run(host: Host, tmp_path: Path, whole: bool) 
     if whole:
         host.content = pickle.dumps(hostile)
         with pytest.raises(ValueError, match="cannot read checkpoint"):
-            hub.load_state(record(host.url), cache_dir=cache)
+            CachedWeights(record(host.url), cache_dir=cache).tensors()
         # Nor is its hash kept: the right file may take its place.
         host.content = checkpoint()
         (cache / "fbnetv3_nano.test.pth").unlink()
@@ -327,25 +330,25 @@ def test_a_hostile_pickle_does_not_run(host: Host, tmp_path: Path, whole: bool) 
         official = from_fbnetv3(nano_state(), ARCHS["fbnetv3_nano"], "official")
         torch.save({"state_dict": official, "hook": hostile}, buffer)
         host.content = buffer.getvalue()
-    assert_loaded(hub.load_state(record(host.url), cache_dir=cache))
+    assert_loaded(CachedWeights(record(host.url), cache_dir=cache).tensors())
     assert not witness.exists()
 
 
 def test_weights_of_another_network_are_refused_by_name(host: Host, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="do not belong to this architecture"):
-        hub.load_state(record(host.url, model="fbnetv3_a"), cache_dir=tmp_path)
+        CachedWeights(record(host.url, model="fbnetv3_a"), cache_dir=tmp_path).tensors()
 
 
 FETCH = """
 import dataclasses, sys
 from pathlib import Path
-from fbnetv3.hub import cached_weights as hub
+from fbnetv3.hub.cached_weights import CachedWeights
 from fbnetv3.hub.weights import WEIGHTS, Url
 print("ready", flush=True)
 sys.stdin.readline()
 weights = dataclasses.replace(WEIGHTS["fbnetv3_a.meta_in1k"], model="fbnetv3_nano", tag="test",
     num_classes=10, source=Url(url=sys.argv[1]))
-print(len(hub.load_state(weights, cache_dir=Path(sys.argv[2]))))
+print(len(CachedWeights(weights, cache_dir=Path(sys.argv[2])).tensors()))
 """
 
 
@@ -394,7 +397,7 @@ def test_a_killed_download_is_resumed(host: Host, tmp_path: Path) -> None:
     killed.communicate()
     assert "fbnetv3_nano.test.pth" not in names(tmp_path)
     host.pause_s = 0
-    assert_loaded(hub.load_state(record(host.url), cache_dir=tmp_path))
+    assert_loaded(CachedWeights(record(host.url), cache_dir=tmp_path).tensors())
     last = host.requests[-1]
     assert last is not None
     assert int(last.removeprefix("bytes=").removesuffix("-")) >= 300_000
@@ -405,11 +408,11 @@ def test_a_full_disk_is_one_error_and_a_bigger_one_resumes(host: Host, tmp_path:
     resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, hard))
     try:
         with pytest.raises(FetchError, match="cannot write"):
-            hub.load_state(record(host.url), cache_dir=tmp_path)
+            CachedWeights(record(host.url), cache_dir=tmp_path).tensors()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "fbnetv3_nano.test.pth" not in names(tmp_path)
-    assert_loaded(hub.load_state(record(host.url), cache_dir=tmp_path))
+    assert_loaded(CachedWeights(record(host.url), cache_dir=tmp_path).tensors())
 
 
 @contextlib.contextmanager
@@ -429,7 +432,7 @@ def test_no_space_left_is_one_error(host: Host, tmp_path: Path) -> None:
     assert len(host.content) > 1 << 20
     with mounted(tmp_path / "small"):
         with pytest.raises(FetchError, match=r"No space left.*FBNETV3_HOME"):
-            hub.load_state(record(host.url), cache_dir=tmp_path / "small")
+            CachedWeights(record(host.url), cache_dir=tmp_path / "small").tensors()
         assert "fbnetv3_nano.test.pth" not in names(tmp_path / "small")
 
 
@@ -439,20 +442,20 @@ def test_no_space_for_the_conversion_still_loads(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(hub, "write_tensors", full)
+    monkeypatch.setattr(cached_weights, "write_tensors", full)
     with pytest.warns(UserWarning, match="converted again next time"):
-        assert_loaded(hub.load_state(record(host.url), cache_dir=tmp_path))
+        assert_loaded(CachedWeights(record(host.url), cache_dir=tmp_path).tensors())
     assert "fbnetv3_nano.test.fbnetv3.safetensors" not in names(tmp_path)
 
 
 def test_a_read_only_cache_serves_what_it_has(host: Host, tmp_path: Path) -> None:
     with mounted(tmp_path / "cache", "size=8m"):
-        hub.load_state(record(host.url), cache_dir=tmp_path / "cache")
+        CachedWeights(record(host.url), cache_dir=tmp_path / "cache").tensors()
         remount = ["mount", "-o", "remount,ro", str(tmp_path / "cache")]
         subprocess.run(remount, check=True)
-        assert_loaded(hub.load_state(record(host.url), cache_dir=tmp_path / "cache"))
+        assert_loaded(CachedWeights(record(host.url), cache_dir=tmp_path / "cache").tensors())
         with pytest.raises(FetchError, match=r"cannot write in.*FBNETV3_HOME"):
-            hub.load_state(record(host.url, tag="other"), cache_dir=tmp_path / "cache")
+            CachedWeights(record(host.url, tag="other"), cache_dir=tmp_path / "cache").tensors()
 
 
 def test_a_read_only_cache_with_the_published_file_alone_still_loads(
@@ -463,7 +466,7 @@ def test_a_read_only_cache_with_the_published_file_alone_still_loads(
         remount = ["mount", "-o", "remount,ro", str(tmp_path / "cache")]
         subprocess.run(remount, check=True)
         with pytest.warns(UserWarning, match="not recorded"):
-            assert_loaded(hub.load_state(record(host.url), cache_dir=tmp_path / "cache"))
+            assert_loaded(CachedWeights(record(host.url), cache_dir=tmp_path / "cache").tensors())
     assert host.requests == []
 
 
@@ -477,7 +480,7 @@ def test_offline_says_at_once_which_file_goes_where(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     started = time.monotonic()
     with pytest.raises(FetchError, match=f"offline, and {name}") as caught:
-        hub.load_state(WEIGHTS[name])
+        CachedWeights(WEIGHTS[name]).tensors()
     assert time.monotonic() - started < 1
     suffix = ".pth" if "meta" in name else ".safetensors"
     assert str(tmp_path / "home" / f"{name}{suffix}") in str(caught.value)
@@ -487,7 +490,7 @@ def test_offline_says_at_once_which_file_goes_where(
 def test_a_file_put_in_the_cache_by_hand_is_taken(tmp_path: Path) -> None:
     (tmp_path / "fbnetv3_nano.test.pth").write_bytes(checkpoint())
     weights = record("http://127.0.0.1:9/model.pth")
-    assert_loaded(hub.load_state(weights, cache_dir=tmp_path, offline=True))
+    assert_loaded(CachedWeights(weights, cache_dir=tmp_path, offline=True).tensors())
 
 
 def test_an_embedded_file_is_verified_and_needs_no_cache(
@@ -496,12 +499,12 @@ def test_an_embedded_file_is_verified_and_needs_no_cache(
     monkeypatch.setenv("FBNETV3_HOME", str(tmp_path / "absent"))
     weights = record("", source=Embedded(filename="LICENSES.txt", sha256="0" * 64))
     with pytest.raises(ValueError, match=r"LICENSES\.txt has SHA-256"):
-        hub.fetch(weights, offline=True)
-    path = hub.cached(weights)
+        CachedWeights(weights, offline=True).path()
+    path = CachedWeights(weights).find()
     assert path is not None
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     right = record("", source=Embedded(filename="LICENSES.txt", sha256=sha256))
-    assert hub.fetch(right, offline=True) == path
+    assert CachedWeights(right, offline=True).path() == path
     assert not (tmp_path / "absent").exists()
 
 
@@ -510,18 +513,18 @@ def test_the_cache_is_where_the_variables_say(
 ) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert hub.cache_dir() == Path("/home/someone/.cache/fbnetv3")
+    assert cache_dir() == Path("/home/someone/.cache/fbnetv3")
     monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
-    assert hub.cache_dir() == Path("/xdg/fbnetv3")
+    assert cache_dir() == Path("/xdg/fbnetv3")
     monkeypatch.setenv("FBNETV3_HOME", str(tmp_path))
-    assert hub.cache_dir() == tmp_path
-    assert hub.cache_dir("elsewhere") == Path("elsewhere")
+    assert cache_dir() == tmp_path
+    assert cache_dir("elsewhere") == Path("elsewhere")
 
 
 def test_a_damaged_record_is_named(host: Host, tmp_path: Path) -> None:
     (tmp_path / "fbnetv3_nano.test.json").write_text("[")
     with pytest.raises(ValueError, match=r"fbnetv3_nano\.test\.json is damaged"):
-        hub.fetch(record(host.url), cache_dir=tmp_path)
+        CachedWeights(record(host.url), cache_dir=tmp_path).path()
 
 
 def _by_argument(policy: str, _: pytest.MonkeyPatch) -> str | None:
@@ -541,22 +544,22 @@ def test_a_commercial_policy_refuses_restricted_weights(
 ) -> None:
     policy = given("commercial", monkeypatch)
     with pytest.raises(ValueError, match=r"fbnetv3_e\.meta_in1k is licensed CC-BY-NC-4\.0"):
-        hub.load_state(WEIGHTS["fbnetv3_e.meta_in1k"], policy=policy, cache_dir=tmp_path)
-    hub.check_license(WEIGHTS["fbnetv3_b.ra2_in1k"], policy)
+        CachedWeights(WEIGHTS["fbnetv3_e.meta_in1k"], cache_dir=tmp_path).tensors(license=policy)
+    check_license(WEIGHTS["fbnetv3_b.ra2_in1k"], policy)
     with pytest.raises(ValueError, match="policy is 'comercial'"):
-        hub.check_license(WEIGHTS["fbnetv3_b.ra2_in1k"], given("comercial", monkeypatch))
+        check_license(WEIGHTS["fbnetv3_b.ra2_in1k"], given("comercial", monkeypatch))
 
 
 @pytest.mark.filterwarnings("default")
 def test_without_a_policy_restricted_weights_say_so_once() -> None:
     with pytest.warns(UserWarning, match="non-commercial use only"):
-        hub.check_license(WEIGHTS["fbnetv3_e.meta_in1k"])
+        check_license(WEIGHTS["fbnetv3_e.meta_in1k"])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        hub.check_license(WEIGHTS["fbnetv3_e.meta_in1k"])
-        hub.check_license(WEIGHTS["fbnetv3_b.ra2_in1k"])
+        check_license(WEIGHTS["fbnetv3_e.meta_in1k"])
+        check_license(WEIGHTS["fbnetv3_b.ra2_in1k"])
 
 
 def test_the_cached_safetensors_are_read_like_any_other(host: Host, tmp_path: Path) -> None:
-    hub.load_state(record(host.url), cache_dir=tmp_path)
+    CachedWeights(record(host.url), cache_dir=tmp_path).tensors()
     assert_loaded(read_tensors(tmp_path / "fbnetv3_nano.test.fbnetv3.safetensors"))

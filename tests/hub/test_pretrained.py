@@ -22,9 +22,9 @@ from fbnetv3._internal.errors import FetchError
 from fbnetv3.arch.tables import ARCHS
 from fbnetv3.checkpoints.checkpoint import read_tensors
 from fbnetv3.checkpoints.convert import detect_dialect
-from fbnetv3.hub import cached_weights as hub
+from fbnetv3.hub.cached_weights import CachedWeights
+from fbnetv3.hub.create import create
 from fbnetv3.hub.pretrained import from_pretrained, push_to_hub, read_pretrained, save_pretrained
-from fbnetv3.hub.registry import create
 from fbnetv3.hub.weights import WEIGHTS, HubFile, Weights
 from fbnetv3.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from fbnetv3.models.model import FBNetV3, build
@@ -338,8 +338,8 @@ def test_a_hub_file_is_pinned_by_its_first_use(remote: Hub, tmp_path: Path) -> N
         save_pretrained(model, tmp_path / "m") / "model.safetensors"
     ).read_bytes()
     weights = hub_record()
-    assert hub.cached(weights, cache_dir=tmp_path) is None
-    state = hub.load_state(weights, cache_dir=tmp_path)
+    assert CachedWeights(weights, cache_dir=tmp_path).find() is None
+    state = CachedWeights(weights, cache_dir=tmp_path).tensors()
     assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
     noted = json.loads((tmp_path / "fbnetv3_nano.test.json").read_text())
     assert noted["commit"] == COMMIT
@@ -347,18 +347,18 @@ def test_a_hub_file_is_pinned_by_its_first_use(remote: Hub, tmp_path: Path) -> N
     assert noted["published_sha256"] == hashlib.sha256(content).hexdigest()
 
     requests = list(remote.requests)
-    path = hub.fetch(weights, cache_dir=tmp_path)
+    path = CachedWeights(weights, cache_dir=tmp_path).path()
     assert remote.requests == requests
-    assert hub.fetch(weights, cache_dir=tmp_path, offline=True) == path
+    assert CachedWeights(weights, cache_dir=tmp_path, offline=True).path() == path
     target = path.resolve()
     target.write_bytes(content[:-1] + b"x")
     with pytest.raises(ValueError, match="as recorded in"):
-        hub.fetch(weights, cache_dir=tmp_path)
+        CachedWeights(weights, cache_dir=tmp_path).path()
 
 
 def test_a_file_that_the_hub_lacks_is_one_error(remote: Hub, tmp_path: Path) -> None:
     with pytest.raises(FetchError, match=r"404.*put the file at"):
-        hub.fetch(hub_record(), cache_dir=tmp_path)
+        CachedWeights(hub_record(), cache_dir=tmp_path).path()
     with pytest.raises(FetchError, match="404"):
         from_pretrained("me/tuned", cache_dir=tmp_path)
 
@@ -372,7 +372,7 @@ def test_a_hub_out_of_reach_is_one_quick_error(
         monkeypatch.delenv(name, raising=False)
     started = time.monotonic()
     with pytest.raises(FetchError, match="check the network, or put the file at"):
-        hub.fetch(hub_record(), cache_dir=tmp_path)
+        CachedWeights(hub_record(), cache_dir=tmp_path).path()
     assert time.monotonic() - started < 10
 
 
