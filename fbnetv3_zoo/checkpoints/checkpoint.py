@@ -1,9 +1,8 @@
 """Tensors from files and back: torch pickles that are read without being run, and safetensors.
 
-`torch.load` is not used, because beside the pickle it also unpacks tar files, compares class
-sources and hands TorchScript archives to a compiler; `torch_pickle` decodes without running
-anything. Both torch layouts are read: the zip archive, and the stream of pickles that torch wrote
-until 2020.
+`torch_pickle` decodes them; it says why `torch.load` is not used. Both torch layouts are read: the
+zip archive, and the stream of pickles that torch wrote until 2020. The tar files before that are
+refused, as they are by `torch.load(weights_only=True)`.
 
 The edge of this file: it knows files, names and tensors, and no model.
 """

@@ -2,7 +2,8 @@
 
 The bytes go to `<name>.part`; what the server said about the file's version stands beside them in
 `<name>.part.json`, so that a later process resumes only the same version. The part is renamed
-onto its final name when its length (and hash, where known) is right.
+onto its final name when its length (and hash, where known) is right. (pooch checks hashes and
+renames too, but begins every attempt at the first byte.)
 
 The edge of this file: addresses and files, no weights, no cache.
 """
