@@ -183,7 +183,7 @@ def read_pretrained(
         revision = revision or at or "main"
         config_path, revision = _hub_file(repo, CONFIG, revision, cache_dir, offline)
         weights_path, _ = _hub_file(repo, WEIGHTS_FILE, revision, cache_dir, offline)
-    config = read_json(config_path.read_text(), str(config_path))
+    config = read_json(config_path.read_bytes(), str(config_path))
     arch = _arch_of(config, config_path)
     tensors = read_tensors(weights_path)
     cfg = dict(_mapping(config.get("pretrained_cfg")))

@@ -210,6 +210,13 @@ def test_a_foreign_config_is_refused_by_name(
         read_pretrained(tmp_path)
 
 
+def test_a_config_that_is_no_text_is_named(tmp_path: Path) -> None:
+    save_pretrained(build(NANO, num_classes=2), tmp_path)
+    (tmp_path / "config.json").write_bytes(b"\xff")
+    with pytest.raises(ValueError, match=r"config\.json is not valid JSON"):
+        read_pretrained(tmp_path)
+
+
 def test_what_is_neither_folder_nor_repository_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="neither a folder nor ORG/REPO"):
         from_pretrained("nano")
