@@ -347,6 +347,24 @@ def test_nothing_of_ours_is_pickled() -> None:
         assert "torch.save" not in calls or path.stem == "detectron2_weights", module
 
 
+def test_whole_files_are_written_in_one_way() -> None:
+    renaming = {
+        short(module)
+        for module, path in FILES.items()
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        # With one argument it is a path's; that of texts has two.
+        and ((name := node.func.attr) in {"fsync", "mkstemp", "NamedTemporaryFile", "rename"})
+        | (name == "replace" and len(node.args) == 1 and not node.keywords)
+        | (ast.unparse(node.func) == "os.replace")
+    }
+    # A download flushes what it resumes; a store puts its old database aside.
+    others = {"hub.download", "search.storage.store", "search.report.page"}
+    assert "_internal.files" in renaming
+    assert renaming <= {"_internal.files", *others}
+
+
 def test_static_tools_find_both_folders() -> None:
     for link, target in (
         ("fbnetv3_zoo/search", "../search"),
