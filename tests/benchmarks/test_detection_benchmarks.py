@@ -27,7 +27,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.fixture
 def script(load: Any) -> ModuleType:
     """The script that trains torchvision's detectors."""
-    module: ModuleType = load("detection")
+    module: ModuleType = load("detection.torchvision")
     return module
 
 
@@ -105,7 +105,7 @@ def test_a_run_that_stopped_goes_on_and_is_scored(
 def test_detectors_of_a_group_are_timed_in_turns(
     load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script = load("detection_latency")
+    script = load("detection.latency")
     group = {
         "two stages": partial(
             faster_rcnn, "fbnetv3_nano", num_classes=3, out_channels=8, min_size=64, max_size=64
@@ -125,7 +125,7 @@ def test_detectors_of_a_group_are_timed_in_turns(
 
 
 def test_groups_have_our_trunk_and_torchvisions_own(load: Any) -> None:
-    for group in load("detection_latency").GROUPS.values():
+    for group in load("detection.latency").GROUPS.values():
         names = [name.startswith("fbnetv3_") for name in group]
         assert any(names)
         assert not all(names)
@@ -134,7 +134,7 @@ def test_groups_have_our_trunk_and_torchvisions_own(load: Any) -> None:
 @pytest.mark.detectron2
 def test_detectron2s_entry_trains_and_scores(load: Any, folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("detectron2", reason="put a checkout of detectron2 on PYTHONPATH")
-    script = load("detection_detectron2")
+    script = load("detection.detectron2")
     settings = {
         "MODEL.WEIGHTS": "",
         "MODEL.DEVICE": "cpu",

@@ -24,7 +24,7 @@ PEERS = {"EfficientNet-B0": efficientnet_b0, "EfficientNet-B1": efficientnet_b1}
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
     """The script as a module."""
-    path = BENCHMARKS / "detection_cost.py"
+    path = BENCHMARKS / "detection" / "cost.py"
     return module_of_file(path)
 
 
@@ -91,4 +91,4 @@ def test_the_papers_shares_come_out(script: ModuleType) -> None:
 
 def test_the_committed_result_has_not_drifted(script: ModuleType) -> None:
     committed = json.loads((BENCHMARKS / "results" / "detection_cost.json").read_text())
-    assert committed == script.compare(), "run benchmarks/detection_cost.py"
+    assert committed == script.compare(), "run: python -m benchmarks.detection.cost"

@@ -1,4 +1,4 @@
-"""The fuzzers of `benchmarks/fuzz.py`: a few hundred cases each, and that they find faults."""
+"""The fuzzers of `benchmarks/fuzz/run.py`: a few hundred cases each, and that they find faults."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SEED = 2026
 def fuzz() -> Iterator[ModuleType]:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(ROOT))
-        yield importlib.import_module("benchmarks.fuzz")
+        yield importlib.import_module("benchmarks.fuzz.run")
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -89,7 +89,7 @@ def test_a_reader_that_runs_pickles_is_a_finding(
         return {}
 
     monkeypatch.setattr(
-        importlib.import_module("benchmarks.fuzz_checkpoint"), "read_tensors", touch
+        importlib.import_module("benchmarks.fuzz.checkpoint"), "read_tensors", touch
     )
     found = fuzz.Found()
     fuzz.run_case(target, "checkpoint", 0, 0, found)
@@ -137,7 +137,7 @@ def test_a_crash_costs_one_case_and_is_told(
 
 
 def test_mutations_of_json_reach_what_json_cannot_say() -> None:
-    mutate = importlib.import_module("benchmarks.fuzz_mutate")
+    mutate = importlib.import_module("benchmarks.fuzz.mutate")
     texts = [mutate.mutate_json(Random(n), {"a": [1, 2, {"b": None}]}) for n in range(2000)]
     for piece in ("NaN", "1e999", "[" * 700, "9" * 5000, "\\ud800"):
         assert any(piece in text for text in texts), piece

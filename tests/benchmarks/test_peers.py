@@ -28,7 +28,7 @@ SHARES = (0.25, 0.5, 1.0)
 def peers(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script as a module."""
     monkeypatch.syspath_prepend(str(ROOT))
-    return importlib.import_module("benchmarks.peers")
+    return importlib.import_module("benchmarks.search.peers")
 
 
 def table() -> TableObjective:
