@@ -15,7 +15,6 @@ Needs a checkout of Detectron2 on the Python path.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from detectron2.data import DatasetCatalog
 from detectron2.data.datasets import register_coco_instances
 from detectron2.engine import launch
 
-from benchmarks.conditions import conditions
+from benchmarks.records import write
 from fbnetv3.detectron2_config import CONFIGS, NMS_READINGS, PAPER_NMS, get_config
 from fbnetv3.detectron2_hooks import Trainer
 from fbnetv3.integrations.coco_folder import ANNOTATIONS, IMAGES, CocoFolder
@@ -68,8 +67,7 @@ def evaluate(options: argparse.Namespace) -> None:
     path = "ema/model.pth" if cfg.MODEL.FBNETV3.EMA_DECAY else "model_final.pth"
     DetectionCheckpointer(model).load(str(options.out / path))
     scores = {task: dict(found) for task, found in Trainer.test(cfg, model).items()}
-    about = {"folder": str(options.folder), "percent": scores, "conditions": conditions()}
-    (options.out / "scores.json").write_text(json.dumps(about, indent=1) + "\n")
+    write(options.out / "scores.json", {"folder": str(options.folder), "percent": scores})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

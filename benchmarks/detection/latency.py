@@ -12,7 +12,6 @@ are not in the file yet. At most ten minutes a group and number of threads.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models import detection
 
 from benchmarks.conditions import conditions
+from benchmarks.records import append, read_lines
 from fbnetv3.integrations import torchvision_backbone as ours
 from fbnetv3.measure.latency import Contestant, measure
 
@@ -163,16 +163,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=600.0, help="for each group")
     parser.add_argument("--out", type=Path, required=True, help="JSON Lines, appended to")
     options = parser.parse_args(arguments)
-    lines = options.out.read_text().splitlines() if options.out.exists() else []
-    done = {(row["group"], row["threads"]) for row in map(json.loads, lines)}
+    done = {(row["group"], row["threads"]) for row in read_lines(options.out)}
     for group in options.groups:
         for threads in options.threads:
             if (group, threads) in done:
                 continue
             rows = measure_group(group, threads, min_runs=options.min_runs, seconds=options.seconds)
             about = conditions()
-            with options.out.open("a") as file:
-                file.writelines(json.dumps({**row, "conditions": about}) + "\n" for row in rows)
+            append(options.out, ({**row, "conditions": about} for row in rows))
             show(rows)
 
 

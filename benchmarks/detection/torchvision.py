@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from benchmarks.conditions import conditions
+from benchmarks.records import write
 from fbnetv3.checkpoints.checkpoint import read_tensors, write_tensors
 from fbnetv3.integrations import torchvision_backbone
 from fbnetv3.integrations.coco_folder import CocoFolder, draw_shapes
@@ -166,8 +166,7 @@ def train(options: argparse.Namespace) -> None:
             torch.save({**states, "log": log, "settings": settings}, temporary)
             os.replace(temporary, state_file)
     write_tensors(options.out / "model.safetensors", average.module.state_dict(), {})
-    about = {"settings": settings, "lr": lr, "log": log, "conditions": conditions()}
-    (options.out / "run.json").write_text(json.dumps(about, indent=1) + "\n")
+    write(options.out / "run.json", {"settings": settings, "lr": lr, "log": log})
 
 
 def take_step(
@@ -209,9 +208,7 @@ def evaluate(options: argparse.Namespace) -> None:
             }
     scores = data.score(found)
     about = {"folder": str(options.folder), "num_images": len(data), **scores}
-    (options.run / "scores.json").write_text(
-        json.dumps({**about, "conditions": conditions()}, indent=1) + "\n"
-    )
+    write(options.run / "scores.json", about)
     print(", ".join(f"{name} {value:.4f}" for name, value in scores.items()))
 
 

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,9 +20,11 @@ import numpy as np
 import torch
 from torch import nn
 
+from benchmarks.conditions import conditions
+from benchmarks.records import append, read_lines
 from fbnetv3.arch.tables import ARCHS
 from fbnetv3.deploy.openvino_model import has_bf16
-from fbnetv3.measure.latency import environment, measure
+from fbnetv3.measure.latency import measure
 from fbnetv3.measure.roofline import measure_roofline
 from fbnetv3.measure.runners import Runner, onnx_runner, openvino_runner, torch_runner
 from fbnetv3.models.model import build
@@ -237,13 +237,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON Lines, appended to")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    done = set()
-    if options.out.exists():
-        lines = options.out.read_text().splitlines()
-        done = {(row["network"], row["batch"]) for row in map(json.loads, lines)}
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
+    done = {(row["network"], row["batch"]) for row in read_lines(options.out)}
     for name in options.networks:
         left = [batch for batch in options.batch if (name, batch) not in done]
         if not left:
@@ -259,13 +253,8 @@ def main() -> None:
                 min_runs=options.min_runs,
                 seconds=options.seconds,
             )
-            about = {
-                "roofline": roofline.to_dict(),
-                "environment": environment(),
-                "commit": commit,
-            }
-            with options.out.open("a") as file:
-                file.writelines(json.dumps({**row, **about}) + "\n" for row in rows)
+            about = {"roofline": roofline.to_dict(), "environment": conditions()}
+            append(options.out, ({**row, **about} for row in rows))
             show(rows)
 
 

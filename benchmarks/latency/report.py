@@ -14,11 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.records import ROOT, read_lines, with_block
 from fbnetv3.hub.weights import WEIGHTS
 from fbnetv3.measure.plot import plot_rows
 from fbnetv3.measure.roofline import Roofline
-
-from .startup import write_block
 
 Rows = list[dict[str, Any]]
 EAGER = ("timm", "torch")
@@ -163,7 +162,7 @@ def main() -> None:
     parser.add_argument("rows", type=Path)
     parser.add_argument("--write-readme", action="store_true")
     args = parser.parse_args()
-    rows = [json.loads(line) for line in args.rows.read_text().splitlines()]
+    rows = read_lines(args.rows)
     args.rows.with_suffix(".md").write_text(report(rows))
     picture(rows, args.rows.with_suffix(".svg"))
     if args.write_readme:
@@ -174,7 +173,8 @@ def main() -> None:
                 f"Batch {batch}, {threads} thread{'s' * (threads > 1)}:\n\n"
                 + table(chosen, SHORT, SHOWN)
             )
-        write_block("latency", "\n\n".join(blocks))
+        readme = ROOT / "README.md"
+        readme.write_text(with_block(readme.read_text(), "latency", "\n\n".join(blocks)))
 
 
 if __name__ == "__main__":

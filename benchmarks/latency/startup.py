@@ -11,7 +11,6 @@ are made first, with numbers drawn at random, and put where the real ones would 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -23,13 +22,12 @@ from typing import Any
 
 import torch
 
+from benchmarks.records import ROOT, with_block, write
 from fbnetv3.checkpoints.checkpoint import write_tensors
 from fbnetv3.checkpoints.convert import from_fbnetv3
 from fbnetv3.hub.registry import create
-from fbnetv3.measure.latency import environment
 
-README = Path(__file__).parents[2] / "README.md"
-PHOTO = Path(__file__).parents[2] / "fbnetv3_zoo" / "data" / "photos" / "chelsea.jpg"
+PHOTO = ROOT / "fbnetv3_zoo" / "data" / "photos" / "chelsea.jpg"
 CALL = """
 import time
 {imports}
@@ -131,21 +129,6 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def write_block(name: str, content: str) -> None:
-    """Puts a table between its marks in the README.
-
-    Raises:
-        ValueError: the marks are not there.
-    """
-    text = README.read_text()
-    first, last = f"<!-- {name} -->", f"<!-- /{name} -->"
-    before, start, rest = text.partition(first)
-    _, end, after = rest.partition(last)
-    if not start or not end:
-        raise ValueError(f"{README} lacks the marks {first} and {last}")
-    README.write_text(f"{before}{first}\n{content}\n{last}{after}")
-
-
 def main() -> None:
     """Measures and writes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -157,10 +140,11 @@ def main() -> None:
         home = Path(folder)
         make_weights(home)
         rows = measure(contestants(home), args.n, home)
-    args.out.write_text(json.dumps({"environment": environment(), "rows": rows}, indent=1) + "\n")
+    write(args.out, {"rows": rows})
     print(table(rows))
     if args.write_readme:
-        write_block("startup", table(rows))
+        readme = ROOT / "README.md"
+        readme.write_text(with_block(readme.read_text(), "startup", table(rows)))
 
 
 if __name__ == "__main__":

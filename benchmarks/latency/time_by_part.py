@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import collections
-import json
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,12 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.conditions import conditions
+from benchmarks.records import RESULTS, write
 from fbnetv3.deploy.openvino_model import has_bf16
 from fbnetv3.measure.roofline import Roofline, measure_roofline
 
 from .networks import prepare
 
-RESULTS = Path(__file__).parents[1] / "results"
 PARTS = ("stem", "expand", "depthwise", "se", "project", "head", "layout")
 RUNS, WARM_UP = 30, 10
 
@@ -138,8 +136,7 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     peak = measure_roofline(1)
     rows = [row for name in args.networks for row in measure(name, args.work, peak)]
-    record = {"rows": rows, "roofline": peak.to_dict(), "conditions": conditions()}
-    (RESULTS / "time_by_part.json").write_text(json.dumps(record, indent=1) + "\n")
+    write(RESULTS / "time_by_part.json", {"rows": rows, "roofline": peak.to_dict()})
     page = report(rows, peak)
     (RESULTS / "time_by_part.md").write_text(page)
     print(page)

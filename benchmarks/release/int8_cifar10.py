@@ -10,7 +10,6 @@ About five minutes on one core.
 from __future__ import annotations
 
 import argparse
-import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.conditions import conditions
+from benchmarks.records import write
 from fbnetv3.deploy.export import to_onnx
 from fbnetv3.deploy.quantize import quantize
 from fbnetv3.hub.registry import create
 from fbnetv3.measure.bench import best, entries, sweep
 from fbnetv3.measure.int8_speed import compare_speed, operator_times
-from fbnetv3.measure.latency import environment
 from fbnetv3.models.model import FBNetV3
 
 
@@ -52,7 +52,7 @@ def main() -> None:
     assert isinstance(model, FBNetV3)
     float_path = options.work / "fp32.onnx"
     artefact = to_onnx(model, float_path).artefact
-    results: dict[str, Any] = {"model": artefact.name, "environment": environment()}
+    results: dict[str, Any] = {"model": artefact.name, "conditions": conditions()}
     files = [float_path]
     for runtime, name in (("onnxruntime", "int8.onnx"), ("openvino", "int8.xml")):
         found = quantize(
@@ -89,7 +89,7 @@ def main() -> None:
         chosen = best(row for row in rows if row.batch == size)
         results[f"best_batch_{size}"] = f"{chosen.backend}, {chosen.threads} threads"
         print(f"batch {size}: best is {results[f'best_batch_{size}']}")
-    options.out.write_text(json.dumps(results, indent=2) + "\n")
+    write(options.out, results)
 
 
 def _opened(images: list[NDArray[np.uint8]]) -> list[Any]:

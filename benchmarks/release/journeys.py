@@ -21,13 +21,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fbnetv3.measure.latency import environment
+from benchmarks.conditions import conditions
+from benchmarks.records import ROOT
 
-ROOT = Path(__file__).parents[2]
 ENVIRONMENTS = ("3.11", "3.12", "3.13", "3.11:lowest")
 MISSING = 3
-# Of `latency.environment`; its versions are those of the Python that runs this script.
-MACHINE = ("system", "cpu", "num_cpus", "load_1min")
+# Of `conditions`; its versions are those of the Python that runs this script.
+MACHINE = ("system", "cpu", "num_cpus", "load_1min", "commit")
 
 # A folder to work in: photos, class folders of pieces of them, a space, a table, objects.
 PREPARE = """
@@ -198,7 +198,7 @@ def main() -> None:
         for which in args.environments:
             print(f"--- Python {which}", flush=True)
             python, _, resolution = which.partition(":")
-            machine = environment()
+            machine = conditions()
             folder = Path(name) / which.replace(":", "_")
             folder.mkdir()
             place = Environment(folder, wheel, python, lowest=resolution == "lowest")

@@ -8,17 +8,17 @@ A test compares the file with what this makes, so that neither can drift.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult
 from huggingface_hub.repocard_data import CardData, eval_results_to_model_index
 
+from benchmarks.records import ROOT, with_block
 from fbnetv3.arch.counts import count
 from fbnetv3.arch.tables import ARCHS
 from fbnetv3.hub.weights import WEIGHTS, Weights
 
-CARD = Path(__file__).parents[2] / "MODEL_CARD.md"
+CARD = ROOT / "MODEL_CARD.md"
 # By label list: the hub's name of the data set, its display name, and the images that were judged.
 DATASETS = {
     "imagenet1k": ("imagenet-1k", "ImageNet-1k", "validation"),
@@ -124,12 +124,7 @@ def render(text: str) -> str:
         ValueError: a table's marks are not there.
     """
     for name, table in (("networks", networks()), ("weights", weights())):
-        block = f"<!-- {name} -->\n{table}\n<!-- /{name} -->"
-        before, start, rest = text.partition(f"<!-- {name} -->")
-        _, end, after = rest.partition(f"<!-- /{name} -->")
-        if not start or not end:
-            raise ValueError(f"expected the marks <!-- {name} --> and <!-- /{name} --> in the card")
-        text = before + block + after
+        text = with_block(text, name, table)
     body = text.split("---\n", 2)[2] if text.startswith("---\n") else "\n" + text
     return metadata() + body
 

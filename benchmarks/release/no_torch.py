@@ -10,7 +10,6 @@ index and uv.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
@@ -21,11 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.latency.startup import PHOTO, summary
+from benchmarks.records import ROOT, write
 from fbnetv3.deploy.export import to_onnx
 from fbnetv3.hub.registry import create
-from fbnetv3.measure.latency import environment
 
-ROOT = Path(__file__).parents[2]
 API = """
 import sys
 import fbnetv3
@@ -99,8 +97,7 @@ def main() -> None:
             args.n,
             folder,
         )
-    found = {"model": args.model, "environment": environment(), "rows": rows}
-    args.out.write_text(json.dumps(found, indent=1) + "\n")
+    write(args.out, {"model": args.model, "rows": rows})
     for row in rows:
         print(row["name"], row["wall_ms"], row["printed"].splitlines()[:1])
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import io
 import itertools
-import json
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +26,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from benchmarks.conditions import conditions
+from benchmarks.records import append, read_lines
 from fbnetv3.arch.tables import ARCHS
 from fbnetv3.deploy.artefact import Artefact
 from fbnetv3.deploy.describe import describe
@@ -37,7 +38,6 @@ from fbnetv3.deploy.parity import error_of_std
 from fbnetv3.hub.verify import golden_tensor
 from fbnetv3.images.images import open_image
 from fbnetv3.images.preprocess import Preprocess
-from fbnetv3.measure.latency import environment
 from fbnetv3.measure.runners import torch_runner
 from fbnetv3.models.model import FBNetV3, build
 
@@ -176,15 +176,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="JSON Lines, appended to")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)
-    lines = options.out.read_text().splitlines() if options.out.exists() else []
-    done = {json.loads(line)["network"] for line in lines}
+    done = {row["network"] for row in read_lines(options.out)}
     for name in options.networks:
         if name in done:
             continue
         rows = compare(name, options.photos, options.num, options.work)
-        machine = environment()
-        with options.out.open("a") as file:
-            file.writelines(json.dumps({**row, "environment": machine}) + "\n" for row in rows)
+        about = conditions()
+        append(options.out, ({**row, "conditions": about} for row in rows))
         for row in rows:
             print(
                 f"{name:12} {row['option']:20} max {row['max_error_of_std']:.1e} median "
@@ -192,8 +190,7 @@ def main() -> None:
                 f"({row['num_photos']} photos, {row['num_answers']} answers)",
                 flush=True,
             )
-    rows = [json.loads(line) for line in options.out.read_text().splitlines()]
-    options.out.with_suffix(".md").write_text(table(rows))
+    options.out.with_suffix(".md").write_text(table(read_lines(options.out)))
 
 
 if __name__ == "__main__":

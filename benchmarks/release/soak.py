@@ -8,7 +8,6 @@ One request in a hundred is a broken image. About 5 ms a request for A on one co
 from __future__ import annotations
 
 import argparse
-import json
 import threading
 import time
 from io import BytesIO
@@ -18,9 +17,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from benchmarks.records import write
 from fbnetv3.deploy.onnx_model import OnnxClassifier
 from fbnetv3.images.labels import example_photos
-from fbnetv3.measure.latency import environment
 
 
 def rss_mib() -> float:
@@ -92,7 +91,6 @@ def soak(path: Path, num_requests: int, num_threads: int) -> dict[str, Any]:
         "num_broken_told": told[0],
         "memory_mib": memory,
         "growth_second_half_mib": memory[-1] - memory[len(memory) // 2],
-        "environment": environment(),
     }
 
 
@@ -105,7 +103,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     found = soak(options.model, options.requests, options.threads)
-    options.out.write_text(json.dumps(found, indent=2) + "\n")
+    write(options.out, found)
     if found["num_wrong"]:
         raise SystemExit(f"{found['num_wrong']} wrong answers: {found['wrong']}")
 

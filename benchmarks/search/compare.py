@@ -13,21 +13,18 @@ limit, C the 40th percentile of cost, M serves the 20th, 40th, 60th and 80th wit
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from benchmarks.conditions import conditions
+from benchmarks.records import RESULTS, append, read_lines
 from fbnetv3.search.execution.objective import TableObjective
 from fbnetv3.search.nars.evolution import Limit
 from fbnetv3.search.predictors.predictor import MlpPredictor, Predictor, make_predictor
@@ -38,7 +35,7 @@ from .report import write_report
 from .table_task import Task, run
 from .truths import SHARES, TRUTHS, load
 
-OUT = Path(__file__).parents[1] / "results" / "search"
+OUT = RESULTS / "search"
 BUDGET, MARKS = 240, (48, 96, 144, 192, 240)
 HELD_OUT = 1000
 PERCENTILES = {"U": (), "C": (40,), "M": (20, 40, 60, 80)}
@@ -169,48 +166,18 @@ def predict_once(name: str, arm: str, num: int, seed: int) -> dict[str, Any]:
     }
 
 
-def environment() -> dict[str, Any]:
-    """Returns what a number must travel with."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = names[0].split(":")[1].strip() if names else cpu
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
-    packages = ("numpy", "scipy", "torch", "optuna")
-    return {
-        "cpu": cpu,
-        "cores": os.cpu_count(),
-        "threads": os.environ.get("OMP_NUM_THREADS", ""),
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in packages},
-        "commit": commit,
-    }
-
-
 def missing(path: Path, jobs: Iterable[tuple[Any, ...]], keys: Sequence[str]) -> list[Any]:
     """Returns the jobs that have no line in a file yet."""
-    done = set()
-    if path.exists():
-        for line in path.read_text().splitlines():
-            record = json.loads(line)
-            done.add(tuple(record[key] for key in keys))
+    done = {tuple(row[key] for key in keys) for row in read_lines(path)}
     return [job for job in jobs if job not in done]
 
 
 def work(path: Path, call: Any, name: str, jobs: Sequence[Any], processes: int) -> None:
     """Runs jobs and appends their records as they come."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with (
-        ProcessPoolExecutor(processes, initializer=torch.set_num_threads, initargs=(1,)) as pool,
-        path.open("a") as file,
-    ):
+    with ProcessPoolExecutor(processes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         waiting = [pool.submit(call, name, *job) for job in jobs]
         for count, done in enumerate(as_completed(waiting), 1):
-            file.write(json.dumps(done.result()) + "\n")
-            file.flush()
+            append(path, [done.result()])
             print(f"\r{path.stem}: {count}/{len(jobs)}", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
 
@@ -248,7 +215,7 @@ def main() -> None:
             for seed in range(given.seeds)
         ]
         work(path, search_once, given.table, missing(path, wanted, keys), given.processes)
-    write_report(OUT, environment() if given.what != "report" else None)
+    write_report(OUT, conditions() if given.what != "report" else None)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.records import write
 from fbnetv3.search.execution.objective import TableObjective
 
-from .compare import environment
 from .truths import TRUTHS, load
 
 WAYS = {"arch_only": ("arch",), "recipe_only": ("recipe",), "arch_then_recipe": ("arch", "recipe")}
@@ -66,12 +66,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=100)
     args = parser.parse_args()
     found = {name: measure(name, args.seeds) for name in args.tables}
-    text = json.dumps(
-        {"environment": environment(), "seeds": args.seeds, "regret": found}, indent=2
-    )
-    print(text)
+    print(json.dumps(found, indent=1))
     if args.out is not None:
-        args.out.write_text(text + "\n")
+        write(args.out, {"seeds": args.seeds, "regret": found})
 
 
 if __name__ == "__main__":

@@ -13,10 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import random
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,7 +22,8 @@ from typing import Any
 
 import numpy as np
 
-import fbnetv3
+from benchmarks.conditions import conditions
+from benchmarks.records import ROOT, write
 from fbnetv3.search.execution.coordinator import Coordinator, Policy
 from fbnetv3.search.execution.worker import Outcome, Task
 from fbnetv3.search.nars.problem import Plan, Problem
@@ -37,24 +35,8 @@ from fbnetv3.search.storage.results import write_epoch
 from fbnetv3.search.storage.store import Store
 from fbnetv3.search.storage.trials import Batch, Proposal
 
-TOYS = Path(__file__).resolve().parents[2] / "tests" / "search"
+TOYS = ROOT / "tests" / "search"
 SPACE = Space("wide", tuple(Gene(f"g{n}", tuple(range(6)), kind="ordered") for n in range(20)))
-
-
-def conditions() -> dict[str, Any]:
-    """Returns where and with what a number was measured."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False, cwd=TOYS
-    )
-    return {
-        "machine": platform.machine(),
-        "system": platform.system(),
-        "cores": os.cpu_count(),
-        "load": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "version": fbnetv3.__version__,
-        "commit": commit.stdout.strip(),
-    }
 
 
 def kills(args: argparse.Namespace) -> dict[str, Any]:
@@ -277,11 +259,9 @@ def main() -> None:
     args = parser.parse_args()
     measure = {"kills": kills, "nodes": nodes, "store": store, "workers": workers}[args.what]
     found = {"what": args.what, "conditions": conditions(), **measure(args)}
-    text = json.dumps(found, indent=2)
-    print(text)
+    print(json.dumps(found, indent=1))
     if args.out is not None:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(text + "\n")
+        write(args.out, found)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.conditions import conditions
+from benchmarks.records import write
 from fbnetv3.arch.tables import ARCHS
 from fbnetv3.measure.flop_count import flops
 from fbnetv3.models.model import build
@@ -33,7 +35,6 @@ from fbnetv3.search.space.spaces import get_space, recipe_only
 
 from .compare import limits_of
 from .nars_on_table import Nars
-from .scale import conditions
 from .table_task import Task
 from .truths import load
 
@@ -200,11 +201,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.2, help="for each operator")
     args = parser.parse_args()
     measure = {"costs": costs, "stage3": stage3, "latency": latency}[args.what]
-    text = json.dumps({"what": args.what, "conditions": conditions(), **measure(args)}, indent=2)
-    print(text)
+    found = {"what": args.what, "conditions": conditions(), **measure(args)}
+    print(json.dumps(found, indent=1))
     if args.out is not None:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(text + "\n")
+        write(args.out, found)
 
 
 if __name__ == "__main__":

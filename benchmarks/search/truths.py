@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.records import ROOT
 from fbnetv3.search.execution.objective import TableObjective
 from fbnetv3.search.space.gene import Gene
 from fbnetv3.search.space.space import Space
 
 JAHS_EPOCHS = (12, 25, 50, 100, 200)
-DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
+DATA = ROOT.resolve().parent / "shared" / "data"
 FCNET_TASKS = (
     "naval_propulsion",
     "parkinsons_telemonitoring",

@@ -24,14 +24,13 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.conditions import conditions
+from benchmarks.records import RESULTS, write
 from fbnetv3.arch.counts import count
 from fbnetv3.arch.tables import ARCHS
 from fbnetv3.search.cost.cost import costs
 from fbnetv3.search.nars.problem import Plan
 from fbnetv3.search.space.spaces import get_space
 
-RESULTS = Path(__file__).parents[1] / "results" / "nars_cifar" / "imagenet_dry_run.json"
 IMAGENET_IMAGES, IMAGENET_CLASSES = 1_281_167, 1000
 # The paper's: classes and held-out images of its search, epochs of a candidate, the epoch after
 # which it stopped them, epochs of a final network.
@@ -158,9 +157,7 @@ def dry_run(args: argparse.Namespace) -> None:
         began = time.perf_counter()
         subprocess.run(command, check=True)
         seconds[name] = round(time.perf_counter() - began, 1)
-    found = {"seconds": seconds, "conditions": conditions()}
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+    write(RESULTS / "nars_cifar" / "imagenet_dry_run.json", {"seconds": seconds})
     print(json.dumps(seconds, indent=1))
 
 

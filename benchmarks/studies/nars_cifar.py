@@ -28,7 +28,6 @@ import argparse
 import contextlib
 import csv
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -37,6 +36,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.records import ROOT, append, read_lines, write
 from fbnetv3.arch.arch import Arch, round_channels
 from fbnetv3.arch.counts import count
 from fbnetv3.arch.tables import ARCHS
@@ -53,10 +53,8 @@ from fbnetv3.search.space.space import Matrix, Space
 from fbnetv3.search.space.spaces import get_space
 from fbnetv3.search.storage.store import Store
 
-from .training_ablation import read_lines
-
-RESULTS = Path(__file__).parents[1] / "results" / "nars_cifar"
-DATA = Path(__file__).parents[1] / "data"
+RESULTS = ROOT / "benchmarks" / "results" / "nars_cifar"
+DATA = ROOT / "benchmarks" / "data"
 LINES = RESULTS / "trainings.jsonl"
 ARMS = ("nars", "evolution", "random", "arch_only", "recipe_only", "hand")
 # Multiply-adds, in the paper's convention.
@@ -199,9 +197,7 @@ class Recorded:
             "curve": [None if np.isnan(x) else x for x in curve],
             "cpu_s": round(seconds, 2),
         }
-        self._lines.parent.mkdir(parents=True, exist_ok=True)
-        with self._lines.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        append(self._lines, [record])
         print(f"{self._arm} {len(self._done)}: {curve[-1]:.2f} %", flush=True)
 
     def label(self, row: npt.NDArray[np.int16], seed: int = 0) -> float:
@@ -391,7 +387,7 @@ def search(args: argparse.Namespace) -> None:
                 "labels": labels,
                 "answers": confirm(trainings, rows, labels),
             }
-        (folder / f"{args.arm}_answers.json").write_text(json.dumps(found, indent=1) + "\n")
+        write(folder / f"{args.arm}_answers.json", found)
 
 
 # The tables of all trainings

@@ -11,13 +11,12 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.conditions import conditions
+from benchmarks.records import write
 from fbnetv3.search.space.space import Matrix
 
 from .nars_cifar import JOINT, LIMITS, LINES, RESULTS, SEEDS, recorded
@@ -89,8 +88,7 @@ def main() -> None:
     }
     table = report(labels)
     numbers = {f"network {n}, recipe {r}": values for (n, r), values in labels.items()}
-    record = {"labels": numbers, "conditions": conditions()}
-    (RESULTS / "exchange.json").write_text(json.dumps(record, indent=1) + "\n")
+    write(RESULTS / "exchange.json", {"labels": numbers})
     (RESULTS / "exchange.md").write_text(table)
     print(table)
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import kendalltau
 
-from benchmarks.conditions import conditions
+from benchmarks.records import read_lines, write
 from benchmarks.search.plots import page, section
 from fbnetv3.search.execution.spec import space_of
 from fbnetv3.search.nars.rounds import PREDICTOR, SEARCH_KINDS
@@ -28,7 +28,6 @@ from fbnetv3.search.report.svg import Series, chart
 from fbnetv3.search.storage.store import Store
 
 from .nars_cifar import ARMS, BUDGET, JOINT, LIMITS, LINES, RESULTS, macs_of, values_of
-from .training_ablation import read_lines
 
 # Of the arms that search; `hand` has one candidate a limit.
 COLOURS = dict(zip(ARMS, ("accent", "c0", "ink", "c1", "c2"), strict=False))
@@ -328,9 +327,8 @@ def main() -> None:
         "unseen": unseen_rows,
         "noise": spread,
         "recipes": recipes,
-        "conditions": conditions(),
     }
-    (RESULTS / "search.json").write_text(json.dumps(record, indent=1) + "\n")
+    write(RESULTS / "search.json", record)
     (RESULTS / "best_so_far.html").write_text(picture(arms))
     with Store.read(folder / "nars") as store:
         write_report(store, RESULTS / "report.html")

@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.stats import kendalltau
 
-from benchmarks.conditions import conditions
+from benchmarks.records import write
 from fbnetv3.search.execution.engine import LocalEngine
 from fbnetv3.search.execution.spec import load_objective
 from fbnetv3.search.nars.problem import Plan
@@ -119,7 +118,6 @@ def record(space: Space, network: dict[str, Any], data: Path, folder: Path) -> d
         "tau_of_proxies_better_half": float(kendalltau(short[better], long[better]).statistic),
         "rows": rows,
         "training": LONGER,
-        "conditions": conditions(),
     }
 
 
@@ -136,7 +134,7 @@ def main() -> None:
     name = f"recipes_{args.arm}_{args.limit}"
     search(space, args.data, args.work / name)
     found = record(space, network, args.data, args.work / name)
-    (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+    write(RESULTS / f"{name}.json", found)
     print({key: found[key] for key in ("recipe", "labels", "references", "tau_of_proxies")})
 
 

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.conditions import conditions
+from benchmarks.records import append, read_lines
 from fbnetv3.arch.arch import Arch
 from fbnetv3.arch.counts import count
 from fbnetv3.search.data.datasets import open_train_val
@@ -32,7 +33,7 @@ from fbnetv3.search.training.recipe import SCHEMA, Recipe
 from fbnetv3.search.training.train import Run, train
 
 from .nars_cifar import ARMS, HAND_RECIPE, JOINT, LIMITS, PROXY, RESULTS, space_of_arm
-from .training_ablation import fresh, read_lines, spread
+from .training_ablation import fresh, spread
 
 LINES = RESULTS / "retrained.jsonl"
 # The networks of `nars` with the recipe that a person would take: is it the network, or the recipe?
@@ -132,9 +133,7 @@ class Trainer:
             "arch": one.arch.to_dict(),
             "conditions": conditions(),
         }
-        LINES.parent.mkdir(parents=True, exist_ok=True)
-        with LINES.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        append(LINES, [line])
         print(f"{key}: {top1(line):.2f} %", flush=True)
 
     def _train(self, one: Answer, seed: int, name: str, teacher: str | None) -> Any:

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from fvcore.nn import FlopCountAnalysis
 from torch import Tensor, nn
 
 from benchmarks.conditions import conditions
+from benchmarks.records import append, read_lines
 from fbnetv3.search.data.datasets import open_train_val
 from fbnetv3.search.training.batches import default_preprocess
 from fbnetv3.search.training.presets import get_recipe
@@ -34,7 +34,7 @@ from fbnetv3.search.training.recipe import Recipe
 from fbnetv3.search.training.train import Run, train
 
 from .nars_cifar import RESULTS
-from .training_ablation import read_lines, spread
+from .training_ablation import spread
 
 LINES = RESULTS / "resnet_rank.jsonl"
 NUM_IMAGES, SEEDS, RESOLUTION = 5_000, 10, 32
@@ -93,7 +93,6 @@ def measure(data: Path, work: Path, seeds: int) -> None:
     images, test = open_train_val(data)
     images = images.subset(torch.arange(NUM_IMAGES))
     done = {(line["network"], line["recipe"], line["seed"]) for line in read_lines(LINES)}
-    RESULTS.mkdir(parents=True, exist_ok=True)
     for seed in range(seeds):
         for network in NETWORKS:
             for name, recipe in RECIPES.items():
@@ -110,8 +109,7 @@ def measure(data: Path, work: Path, seeds: int) -> None:
                 )
                 result = train(model, images, test, run)
                 line = _line(network, name, recipe, seed, model, result.top1_pct)
-                with LINES.open("a") as file:
-                    file.write(json.dumps(line) + "\n")
+                append(LINES, [line])
                 print(f"seed {seed}, {network}, {name}: {result.top1_pct:.2f} %", flush=True)
 
 

@@ -18,15 +18,16 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import statistics
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from scipy.stats import t
 from torch import nn
 
 from benchmarks.conditions import conditions
+from benchmarks.records import ROOT, append, read_lines
 from fbnetv3.arch.arch import Arch
 from fbnetv3.arch.counts import count
 from fbnetv3.arch.tables import ARCHS
@@ -39,7 +40,7 @@ from fbnetv3.search.training.presets import get_recipe
 from fbnetv3.search.training.recipe import Recipe
 from fbnetv3.search.training.train import Run, train
 
-RESULTS = Path(__file__).parents[1] / "results" / "training"
+RESULTS = ROOT / "benchmarks" / "results" / "training"
 LINES = RESULTS / "ablation.jsonl"
 NUM_IMAGES, EPOCHS, SEEDS = 5_000, 16, 3
 # As the paper says of its searched recipes, smaller networks prefer smaller rates. Values are ours.
@@ -47,8 +48,6 @@ RATES = {
     "small rates": {"dropout": 0.05, "drop_path": 0.02, "mixup": 0.05},
     "large rates": {"dropout": 0.2, "drop_path": 0.1, "mixup": 0.2},
 }
-# Two-sided 95 % quantile of Student's t, by degrees of freedom.
-T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
 
 class Arm(NamedTuple):
@@ -163,31 +162,18 @@ def trained(
     }
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Returns the finished trainings of a file; a line cut short by a kill is none."""
-    found = []
-    for line in path.read_text().splitlines() if path.is_file() else ():
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            continue
-    return found
-
-
 def measure(data: Path, work: Path, num_images: int, epochs: int, seeds: int) -> None:
     """Trains what has no line yet, a seed at a time, and appends its lines."""
     images, val = open_train_val(data)
     # CIFAR-10's own files are in random order.
     images = images.subset(torch.arange(min(num_images, len(images))))
     done = {(r["arm"], r["seed"], r["num_images"], r["epochs"]) for r in read_lines(LINES)}
-    RESULTS.mkdir(parents=True, exist_ok=True)
     for seed in range(seeds):
         for arm in ARMS:
             if (arm.name, seed, len(images), epochs) in done:
                 continue
             _, line = trained(arm, seed, images, val, work, epochs)
-            with LINES.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+            append(LINES, [line])
             print(
                 f"seed {seed}: {arm.name}: EMA {line['ema_top1_pct']:.2f} %, raw "
                 f"{line['raw_top1_pct']:.2f} %",
@@ -199,7 +185,7 @@ def spread(values: list[float]) -> dict[str, float]:
     """Returns n, mean, standard deviation and half the 95 % interval of a mean over seeds."""
     n = len(values)
     deviation = statistics.stdev(values) if n > 1 else float("nan")
-    reach = T95[n - 1] * deviation / n**0.5 if n - 1 in T95 else float("nan")
+    reach = float(t.ppf(0.975, n - 1)) * deviation / n**0.5
     return {"n": n, "mean": statistics.mean(values), "sd": deviation, "reach": reach}
 
 

@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.conditions import conditions
+from benchmarks.records import RESULTS, write
 from benchmarks.studies.training_ablation import fresh, networks
 from fbnetv3.checkpoints.checkpoint import read_tensors
 from fbnetv3.search.data.datasets import open_train_val
@@ -36,7 +36,6 @@ from fbnetv3.search.training.batches import default_preprocess
 from fbnetv3.search.training.presets import get_recipe
 from fbnetv3.search.training.train import Hardware, Run, train
 
-RESULTS = Path(__file__).parents[1] / "results" / "training"
 NUM_IMAGES, NUM_VAL, EPOCHS, CHECKPOINT_STEPS = 2_560, 500, 6, 4
 # Of the run's length alone, the mean life of an attempt; below 1 all kills fall inside the run.
 SHARE_ALIVE = 0.7
@@ -109,7 +108,7 @@ def main() -> int:
     parser.add_argument("--work", type=Path, required=True, help="an empty or new folder")
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--out", type=Path, default=RESULTS / "kills.json")
+    parser.add_argument("--out", type=Path, default=RESULTS / "training" / "kills.json")
     args = parser.parse_args()
     if args.work.exists() and any(args.work.iterdir()):
         parser.error(f"{args.work} is not empty: remove it, or give another")
@@ -163,10 +162,8 @@ def main() -> int:
         "steps": EPOCHS * (NUM_IMAGES // 64),
         "alone_s": round(alone_s, 1),
         "kills": kills,
-        "conditions": conditions(),
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(found, indent=1) + "\n")
+    write(args.out, found)
     equal = not differing and found["same_log"]
     print(f"{len(kills)} kills, {len(differing)} of {len(one[0])} tensors differ: {args.out}")
     return 0 if equal else 1

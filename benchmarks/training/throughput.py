@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from benchmarks.conditions import conditions
+from benchmarks.records import RESULTS, write
 from fbnetv3.arch.arch import Arch
 from fbnetv3.arch.counts import count
 from fbnetv3.arch.tables import ARCHS
@@ -46,7 +46,6 @@ from fbnetv3.search.training.presets import get_recipe
 from fbnetv3.search.training.recipe import Recipe
 from fbnetv3.search.training.train import Hardware, Run
 
-RESULTS = Path(__file__).parents[1] / "results" / "training"
 # timm's default.
 NUM_WORKERS = 4
 # Many times the eight batches that timm's processes hold ready.
@@ -207,8 +206,7 @@ def throughput(args: argparse.Namespace) -> None:
     if device == "cpu":
         device = torch.backends.cpu.get_cpu_capability().lower()
     path = args.out / f"throughput_{args.model}_{kind}_{device}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**found, "conditions": conditions()}, indent=1) + "\n")
+    write(path, found)
     print(json.dumps(found, indent=1), f"written to {path}", sep="\n")
 
 
@@ -224,7 +222,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="turns of each loop")
     parser.add_argument("--warmup", type=int, default=4)
     parser.add_argument("--alone-steps", type=int, default=ALONE_STEPS)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, default=RESULTS / "training")
     throughput(parser.parse_args())
 
 
