@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -55,6 +54,8 @@ def macs_by_part(module: nn.Module, side: int) -> dict[str, int]:
 
 def milliseconds_by_part(path: Path, side: int, precision: str) -> dict[str, float]:
     """Returns the mean time of each part, as OpenVINO's own counters have it."""
+    import openvino
+
     core = openvino.Core()
     model = core.read_model(str(path))
     model.reshape([1, 3, side, side])

@@ -7,6 +7,7 @@ A test compares the file with what this makes, so that neither can drift.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -129,6 +130,12 @@ def render(text: str) -> str:
     return metadata() + body
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Writes the card."""
+    argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0]).parse_args()
     CARD.write_text(render(CARD.read_text()))
     print(f"wrote {CARD}")
+
+
+if __name__ == "__main__":
+    main()

@@ -22,6 +22,7 @@ import numpy as np
 
 from benchmarks.conditions import conditions
 from benchmarks.records import append, read_lines
+from benchmarks.training.networks import fresh
 from fbnetv3.arch.arch import Arch
 from fbnetv3.arch.counts import count
 from fbnetv3.search.data.datasets import open_train_val
@@ -33,7 +34,7 @@ from fbnetv3.search.training.recipe import SCHEMA, Recipe
 from fbnetv3.search.training.train import Run, train
 
 from .nars_cifar import ARMS, HAND_RECIPE, JOINT, LIMITS, PROXY, RESULTS, space_of_arm
-from .training_ablation import fresh, spread
+from .training_ablation import spread
 
 LINES = RESULTS / "retrained.jsonl"
 # The networks of `nars` with the recipe that a person would take: is it the network, or the recipe?

@@ -28,11 +28,9 @@ from torch import nn
 
 from benchmarks.conditions import conditions
 from benchmarks.records import ROOT, append, read_lines
-from fbnetv3.arch.arch import Arch
+from benchmarks.training.networks import fresh, networks
 from fbnetv3.arch.counts import count
-from fbnetv3.arch.tables import ARCHS
-from fbnetv3.models.model import build
-from fbnetv3.search.data.datasets import cifar_arch, open_train_val
+from fbnetv3.search.data.datasets import open_train_val
 from fbnetv3.search.data.image_set import ImageSet
 from fbnetv3.search.training.batches import default_preprocess
 from fbnetv3.search.training.distill import NetworkTeacher
@@ -80,22 +78,6 @@ DIFFERENCES = (
 )
 
 
-def networks() -> dict[str, Arch]:
-    """Returns the two networks, for 32 x 32 images."""
-    nano = cifar_arch(ARCHS["fbnetv3_nano"])
-    large = dataclasses.replace(
-        nano, rows=tuple(dataclasses.replace(row, repeats=1) for row in nano.rows)
-    )
-    rows = tuple(dataclasses.replace(row, channels=row.channels // 2) for row in large.rows)
-    small = dataclasses.replace(
-        large,
-        rows=rows,
-        stem_channels=large.stem_channels // 2,
-        head_channels=large.head_channels // 2,
-    )
-    return {"large": large, "small": small}
-
-
 def recipe_of(rates: str, epochs: int) -> Recipe:
     """Returns the recipe with some rates."""
     fields: dict[str, Any] = {
@@ -107,17 +89,6 @@ def recipe_of(rates: str, epochs: int) -> Recipe:
         **RATES[rates],
     }
     return dataclasses.replace(get_recipe("short"), **fields)
-
-
-def fresh(arch: Arch, recipe: Recipe, num_classes: int, seed: int) -> nn.Module:
-    """Returns an untrained network with the recipe's dropout and stochastic depth."""
-    torch.manual_seed(seed)
-    return build(
-        arch,
-        num_classes=num_classes,
-        drop_rate=recipe.dropout,
-        drop_path_rate=recipe.drop_path,
-    )
 
 
 def trained(

@@ -27,7 +27,6 @@ from typing import Any
 import torch
 
 from benchmarks.records import RESULTS, write
-from benchmarks.studies.training_ablation import fresh, networks
 from fbnetv3.checkpoints.checkpoint import read_tensors
 from fbnetv3.search.data.datasets import open_train_val
 from fbnetv3.search.data.image_set import ImageSet
@@ -35,6 +34,8 @@ from fbnetv3.search.training import checkpointing
 from fbnetv3.search.training.batches import default_preprocess
 from fbnetv3.search.training.presets import get_recipe
 from fbnetv3.search.training.train import Hardware, Run, train
+
+from .networks import fresh, networks
 
 NUM_IMAGES, NUM_VAL, EPOCHS, CHECKPOINT_STEPS = 2_560, 500, 6, 4
 # Of the run's length alone, the mean life of an attempt; below 1 all kills fall inside the run.
