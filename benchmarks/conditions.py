@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,12 @@ def conditions() -> dict[str, Any]:
         check=False,
         cwd=Path(__file__).parent,
     )
+    found = environment()
+    for package in ("scipy", "optuna"):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[package] = metadata.version(package)
     return {
-        **environment(),
+        **found,
         "threads": torch.get_num_threads(),
         "commit": commit.stdout.strip() or "unknown",
     }

@@ -1,11 +1,14 @@
-"""Loads a Python file that is no part of a package."""
+"""Loads Python files that are no part of the package."""
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+
+from .paths import ROOT
 
 
 def module_of_file(path: Path) -> ModuleType:
@@ -18,3 +21,12 @@ def module_of_file(path: Path) -> ModuleType:
     sys.modules[path.stem] = module
     spec.loader.exec_module(module)
     return module
+
+
+def benchmark(name: str) -> ModuleType:
+    """Returns a benchmark as `python -m benchmarks.NAME` finds it, such as "search.peers"."""
+    sys.path.insert(0, str(ROOT))
+    try:
+        return importlib.import_module(f"benchmarks.{name}")
+    finally:
+        sys.path.remove(str(ROOT))

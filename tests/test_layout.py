@@ -406,18 +406,40 @@ def test_no_record_names_a_path_of_the_machine_that_made_it() -> None:
         assert not own.search(path.read_text()), path
 
 
+SCRIPTS = sorted(
+    path for path in (ROOT / "benchmarks").rglob("*.py") if "__main__" in path.read_text()
+)
+
+
 def test_a_benchmark_is_named_as_it_can_be_started() -> None:
-    pages = [ROOT / "README.md", ROOT / "MODEL_CARD.md", *(ROOT / "docs").rglob("*.md")]
-    pages += [*(ROOT / "benchmarks").rglob("*.md"), *(ROOT / "benchmarks").glob("*.py")]
-    named = {
-        (how, name)
-        for page in pages
-        for how, name in re.findall(r"python (-m benchmarks\.|benchmarks/)(\w+)", page.read_text())
-    }
-    assert len(named) > 20
-    for how, name in named:
-        path = ROOT / "benchmarks" / f"{name}.py"
-        assert path.is_file(), f"{how}{name}"
-        # Started by its path, a script does not find its neighbours.
-        alone = not any(entry.module.startswith("benchmarks") for entry in imports(path, "x"))
-        assert alone or how.startswith("-m"), f"python {how}{name}.py"
+    pages = [
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
+        *(ROOT / "benchmarks").rglob("*.md"),
+    ]
+    pages += [
+        p for name in ("fbnetv3_zoo", "search", "benchmarks") for p in (ROOT / name).rglob("*.py")
+    ]
+    started, files = set(), set()
+    for page in pages:
+        text = page.read_text()
+        assert not re.search(r"python3? benchmarks/", text), (
+            f"{page}: `python -m benchmarks.ROOM.X`"
+        )
+        started |= {
+            ROOT / f"{name.replace('.', '/')}.py"
+            for name in re.findall(r"-m (benchmarks\.[\w.]*\w)", text)
+        }
+        files |= {ROOT / name for name in re.findall(r"(?<![\w/])benchmarks/[\w/]+\.py", text)}
+    assert len(started) > 20
+    assert sorted(started - set(SCRIPTS)) == []
+    assert sorted(path for path in files if not path.is_file()) == []
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_a_benchmark_says_how_it_is_started(path: Path) -> None:
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    assert name.count(".") == 2, "a benchmark stands in a room"
+    assert f"python -m {name} " in f"{ast.get_docstring(ast.parse(path.read_text()))} ".replace(
+        "\n", " "
+    )

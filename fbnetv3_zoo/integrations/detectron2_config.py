@@ -15,7 +15,7 @@ Four things are readings of ours:
 * "NMS reduced to 75", see `NMS_READINGS`.
 * The C4 input, short side 432: the paper does not give it. With 75 regions and 3 : 4 images of this
   size the paper's share of multiply-adds that A saves on EfficientNet-B0 comes out, 18.0 % by our
-  count beside its 18.3 % (`benchmarks/detection_cost.py`). Larger images with more regions, or
+  count beside its 18.3 % (`benchmarks/detection/cost.py`). Larger images with more regions, or
   smaller ones with fewer, would give the same share.
 * A is the classifier A, whose weights exist. The paper's share is that of a narrower A which d2go
   publishes for its detectors, in a form without hard-swish.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from functools import partial
 from pathlib import Path
@@ -14,21 +13,13 @@ import torch
 
 from fbnetv3.checkpoints.checkpoint import read_tensors
 from fbnetv3.integrations.torchvision_backbone import faster_rcnn, ssdlite
-from tests.paths import ROOT
+from tests.modules import benchmark
 
 
 @pytest.fixture
-def load(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Returns a function: a script's name to its module."""
-    monkeypatch.syspath_prepend(str(ROOT))
-    return lambda name: importlib.import_module(f"benchmarks.{name}")
-
-
-@pytest.fixture
-def script(load: Any) -> ModuleType:
+def script() -> ModuleType:
     """The script that trains torchvision's detectors."""
-    module: ModuleType = load("detection")
-    return module
+    return benchmark("detection.torchvision")
 
 
 @pytest.fixture
@@ -103,9 +94,9 @@ def test_a_run_that_stopped_goes_on_and_is_scored(
 
 
 def test_detectors_of_a_group_are_timed_in_turns(
-    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script = load("detection_latency")
+    script = benchmark("detection.latency")
     group = {
         "two stages": partial(
             faster_rcnn, "fbnetv3_nano", num_classes=3, out_channels=8, min_size=64, max_size=64
@@ -124,17 +115,17 @@ def test_detectors_of_a_group_are_timed_in_turns(
     assert all(row["latency"]["num_runs"] >= 1 and row["macs"] > 1e6 for row in rows.values())
 
 
-def test_groups_have_our_trunk_and_torchvisions_own(load: Any) -> None:
-    for group in load("detection_latency").GROUPS.values():
+def test_groups_have_our_trunk_and_torchvisions_own() -> None:
+    for group in benchmark("detection.latency").GROUPS.values():
         names = [name.startswith("fbnetv3_") for name in group]
         assert any(names)
         assert not all(names)
 
 
 @pytest.mark.detectron2
-def test_detectron2s_entry_trains_and_scores(load: Any, folder: Path, tmp_path: Path) -> None:
+def test_detectron2s_entry_trains_and_scores(folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("detectron2", reason="put a checkout of detectron2 on PYTHONPATH")
-    script = load("detection_detectron2")
+    script = benchmark("detection.detectron2")
     settings = {
         "MODEL.WEIGHTS": "",
         "MODEL.DEVICE": "cpu",

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from torchvision.models import efficientnet_b0, efficientnet_b1
 
 from fbnetv3.integrations.trunk import ProposalHead, RegionHead, Trunk, load_network
-from tests.modules import module_of_file
+from tests.modules import benchmark
 from tests.paths import ROOT
 
-BENCHMARKS = ROOT / "benchmarks"
 SIZE = (200, 333)
 # EfficientNet's own: rows end in front of the last 1x1 convolution.
 PEERS = {"EfficientNet-B0": efficientnet_b0, "EfficientNet-B1": efficientnet_b1}
@@ -24,8 +23,7 @@ PEERS = {"EfficientNet-B0": efficientnet_b0, "EfficientNet-B1": efficientnet_b1}
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
     """The script as a module."""
-    path = BENCHMARKS / "detection_cost.py"
-    return module_of_file(path)
+    return benchmark("detection.cost")
 
 
 def cost_of(module: nn.Module, *shape: int) -> tuple[int, int]:
@@ -90,5 +88,5 @@ def test_the_papers_shares_come_out(script: ModuleType) -> None:
 
 
 def test_the_committed_result_has_not_drifted(script: ModuleType) -> None:
-    committed = json.loads((BENCHMARKS / "results" / "detection_cost.json").read_text())
-    assert committed == script.compare(), "run benchmarks/detection_cost.py"
+    committed = json.loads((ROOT / "benchmarks" / "results" / "detection_cost.json").read_text())
+    assert committed == script.compare(), "run: python -m benchmarks.detection.cost"

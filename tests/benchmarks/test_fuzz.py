@@ -1,11 +1,9 @@
-"""The fuzzers of `benchmarks/fuzz.py`: a few hundred cases each, and that they find faults."""
+"""The fuzzers of `benchmarks/fuzz/run.py`: a few hundred cases each, and that they find faults."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from types import ModuleType
@@ -13,17 +11,15 @@ from typing import Any
 
 import pytest
 
-from tests.paths import ROOT
+from tests.modules import benchmark
 
 CASES = {"arch": 500, "checkpoint": 500, "image": 400, "onnx": 300}
 SEED = 2026
 
 
 @pytest.fixture(scope="module", autouse=True)
-def fuzz() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(ROOT))
-        yield importlib.import_module("benchmarks.fuzz")
+def fuzz() -> ModuleType:
+    return benchmark("fuzz.run")
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -88,9 +84,7 @@ def test_a_reader_that_runs_pickles_is_a_finding(
         target.canary.touch()
         return {}
 
-    monkeypatch.setattr(
-        importlib.import_module("benchmarks.fuzz_checkpoint"), "read_tensors", touch
-    )
+    monkeypatch.setattr(benchmark("fuzz.checkpoint"), "read_tensors", touch)
     found = fuzz.Found()
     fuzz.run_case(target, "checkpoint", 0, 0, found)
     assert "was run" in found.findings[0]["fault"]
@@ -137,7 +131,7 @@ def test_a_crash_costs_one_case_and_is_told(
 
 
 def test_mutations_of_json_reach_what_json_cannot_say() -> None:
-    mutate = importlib.import_module("benchmarks.fuzz_mutate")
+    mutate = benchmark("fuzz.mutate")
     texts = [mutate.mutate_json(Random(n), {"a": [1, 2, {"b": None}]}) for n in range(2000)]
     for piece in ("NaN", "1e999", "[" * 700, "9" * 5000, "\\ud800"):
         assert any(piece in text for text in texts), piece

@@ -4,17 +4,16 @@ import pytest
 from huggingface_hub.repocard import metadata_load
 
 from fbnetv3.hub.weights import WEIGHTS
-from tests.modules import module_of_file
+from tests.modules import benchmark
 from tests.paths import ROOT
 
 CARD = ROOT / "MODEL_CARD.md"
-GENERATOR = ROOT / "benchmarks" / "model_card.py"
 
 
 def test_the_card_has_not_drifted_from_the_records() -> None:
-    module = module_of_file(GENERATOR)
+    module = benchmark("release.model_card")
     text = CARD.read_text()
-    assert text == module.render(text), "run: python benchmarks/model_card.py"
+    assert text == module.render(text), "run: python -m benchmarks.release.model_card"
     for table in ("networks", "weights"):
         with pytest.raises(ValueError, match=table):
             module.render(text.replace(f"<!-- {table} -->", ""))

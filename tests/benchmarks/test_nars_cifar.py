@@ -1,7 +1,6 @@
 """The real search's other arms: limits and budget hold, finished trainings are not run again."""
 
 import dataclasses
-import importlib
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,14 +12,13 @@ import pytest
 
 from fbnetv3.arch.counts import count
 from fbnetv3.search.execution.objective import load_table
-from tests.paths import ROOT
+from tests.modules import benchmark
 
 
 @pytest.fixture
-def nars(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def nars() -> ModuleType:
     """The script as a module."""
-    monkeypatch.syspath_prepend(str(ROOT))
-    return importlib.import_module("benchmarks.nars_cifar")
+    return benchmark("studies.nars_cifar")
 
 
 class Counted:
@@ -145,7 +143,7 @@ def test_all_trainings_become_a_table_that_loads(
 
 
 def test_exchanged_recipes_leave_the_network_as_it_is(nars: ModuleType) -> None:
-    exchange = importlib.import_module("benchmarks.nars_cifar_exchange")
+    exchange = benchmark("studies.nars_cifar_exchange")
     one, two = nars.JOINT.sample(2, np.random.default_rng(1))
     made = exchange.crossed(nars.JOINT.values(one), nars.JOINT.values(two))
     assert nars.JOINT.decode(made)[0] == nars.JOINT.decode(one)[0]
@@ -166,7 +164,7 @@ def test_the_committed_tables_are_what_the_lines_make(
     assert made == sorted(path.name for path in committed.iterdir() if path.suffix != ".md")
     for name in made:
         assert (tmp_path / name).read_bytes() == (committed / name).read_bytes(), (
-            f"{name}: run: python -m benchmarks.nars_cifar table"
+            f"{name}: run: python -m benchmarks.studies.nars_cifar table"
         )
 
 
@@ -181,7 +179,7 @@ def test_the_committed_table_gives_labels_and_costs_of_the_joint_space(nars: Mod
 
 
 def test_a_weight_decay_found_with_few_steps_is_scaled_down_for_many(nars: ModuleType) -> None:
-    retrain = importlib.import_module("benchmarks.nars_cifar_retrain")
+    retrain = benchmark("studies.nars_cifar_retrain")
     fields = nars.JOINT.layout.settings(nars.HAND_RECIPE)
     same, scaled = (
         retrain.recipe_of(fields, 8, searched) for searched in (None, {**nars.PROXY, "epochs": 4})

@@ -1,6 +1,5 @@
 """The benchmark's rules hold for every method: budgets, shares of trainings, what answers are."""
 
-import importlib
 from types import ModuleType
 from typing import Any
 
@@ -11,7 +10,7 @@ from fbnetv3.search.execution.objective import TableObjective
 from fbnetv3.search.nars.evolution import Limit
 from fbnetv3.search.space.gene import Gene
 from fbnetv3.search.space.space import Space
-from tests.paths import ROOT
+from tests.modules import benchmark
 
 NAMES = ("arch", "arch", "recipe", "recipe", "arch")
 SPACE = Space(
@@ -25,10 +24,9 @@ SHARES = (0.25, 0.5, 1.0)
 
 
 @pytest.fixture
-def peers(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def peers() -> ModuleType:
     """The script as a module."""
-    monkeypatch.syspath_prepend(str(ROOT))
-    return importlib.import_module("benchmarks.peers")
+    return benchmark("search.peers")
 
 
 def table() -> TableObjective:

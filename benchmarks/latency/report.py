@@ -1,0 +1,181 @@
+"""Tables and a picture of what `networks.py` measured; the README's short table too.
+
+    python -m benchmarks.latency.report benchmarks/results/latency.jsonl --write-readme
+
+Accuracies are the published ones of the official weights (`fbnetv3.hub.weights`), which
+`networks.py` does not load: speed does not depend on weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.records import ROOT, read_lines, with_block
+from fbnetv3.hub.weights import WEIGHTS
+from fbnetv3.measure.plot import plot_rows
+from fbnetv3.measure.roofline import Roofline
+
+Rows = list[dict[str, Any]]
+EAGER = ("timm", "torch")
+SHORT = ("fbnetv3_a", "fbnetv3_b", "fbnetv3_e", "fbnetv3_g", "efficientnet_b0", "resnet50")
+SHOWN = ("torch", "torch-optimized", "onnxruntime", "openvino", "openvino-bf16", "openvino-int8")
+
+
+def milliseconds(row: dict[str, Any]) -> float:
+    """Returns a row's median."""
+    return float(row["latency"]["median_ms"])
+
+
+def eager_of(rows: Rows, network: str) -> dict[str, Any]:
+    """Returns the row of plain torch, timm's own network where there is one."""
+    found = {row["backend"]: row for row in rows if row["network"] == network}
+    return found.get("timm") or found["torch"]
+
+
+def table(rows: Rows, networks: Sequence[str], backends: Sequence[str]) -> str:
+    """Returns one batch and number of threads as Markdown: ms, and how many times eager's speed."""
+    backends = [b for b in backends if any(row["backend"] == b for row in rows)]
+    lines = [
+        f"| network | {' | '.join(backends)} |",
+        f"| --- |{' --- |' * len(backends)}",
+    ]
+    for network in networks:
+        own = {row["backend"]: row for row in rows if row["network"] == network}
+        if not own:
+            continue
+        eager = milliseconds(eager_of(rows, network))
+        cells = [
+            f"{milliseconds(own[b]):.1f} ({eager / milliseconds(own[b]):.2f}x)" if b in own else ""
+            for b in backends
+        ]
+        lines.append(f"| `{network}` {own['torch']['side']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def shares(rows: Rows, networks: Sequence[str], batch: int) -> str:
+    """Returns what share of the roofline each backend reaches on one thread, as Markdown.
+
+    The roofline is the larger of multiply-adds over the machine's fastest matrix product, in the
+    backend's precision, and weights over its reading speed. int8 has none: no peak is measured.
+    """
+    backends = [b for b in SHOWN if b != "openvino-int8" and any(r["backend"] == b for r in rows)]
+    lines = [
+        f"| network | floor fp32, ms | {' | '.join(backends)} |",
+        f"| --- | --- |{' --- |' * len(backends)}",
+    ]
+    for network in networks:
+        own = {
+            row["backend"]: row
+            for row in rows
+            if (row["network"], row["batch"], row["threads"]) == (network, batch, 1)
+        }
+        if not own:
+            continue
+        cells = [
+            f"{floor_ms(own[b]) / milliseconds(own[b]):.0%}" if b in own else "" for b in backends
+        ]
+        lines.append(f"| `{network}` | {floor_ms(own['torch']):.1f} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def floor_ms(row: dict[str, Any]) -> float:
+    """Returns the least time that a row's arithmetic and weights take."""
+    bf16 = "bf16" in row["backend"]
+    num_bytes = row["params"] * (2 if bf16 else 4)
+    return Roofline(**row["roofline"]).floor_ms(row["batch"] * row["macs"], num_bytes, bf16=bf16)
+
+
+def report(rows: Rows) -> str:
+    """Returns all tables."""
+    first = rows[0]
+    about = {k: v for k, v in first["environment"].items() if k != "load_1min"}
+    parts = [
+        "# Latency on a CPU",
+        "Medians in milliseconds a batch, all backends of a network in turns in one process, and "
+        "how many times the speed of plain torch (timm's own network where it has it) with as many "
+        "threads. `python -m benchmarks.latency.report` makes this page.",
+        f"```json\n{json.dumps(about, indent=1)}\n```",
+    ]
+    networks = list(dict.fromkeys(row["network"] for row in rows))
+    backends = list(dict.fromkeys(row["backend"] for row in rows))
+    for batch in sorted({row["batch"] for row in rows}):
+        for threads in sorted({row["threads"] for row in rows}, key=lambda n: n or 0):
+            chosen = [row for row in rows if (row["batch"], row["threads"]) == (batch, threads)]
+            if not chosen:
+                continue
+            title = "default threads" if threads is None else f"{threads} threads"
+            noisy = sum(row["latency"]["verdict"] != "ok" for row in chosen)
+            parts += [
+                f"## Batch {batch}, {title}",
+                table(chosen, networks, backends),
+                f"{noisy} of {len(chosen)} medians are marked noisy by the measurement itself.",
+            ]
+    peaks = [Roofline(**row["roofline"]) for row in rows]
+    fp32, bf16, read = (
+        sorted(getattr(peak, name) for peak in peaks)[len(peaks) // 2]
+        for name in ("fp32_gmacs", "bf16_gmacs", "read_gbytes")
+    )
+    has_bf16 = any("bf16" in backend for backend in backends)
+    said = f" and {bf16:.0f} in bfloat16" if has_bf16 else ""
+    parts += [
+        "## Share of the roofline",
+        f"One thread. The fastest matrix product has {fp32:.0f} billion multiply-adds a second"
+        f"{said}, and memory gives {read:.0f} GB/s (medians; measured before each network). The "
+        "share is the time that a backend would need at those rates, over its median; for int8 no "
+        "peak is measured. More than 100 % is a library that multiplies faster than torch does.",
+    ]
+    for batch in sorted({row["batch"] for row in rows}):
+        parts += [f"Batch {batch}:", shares(rows, networks, batch)]
+    return "\n\n".join(parts) + "\n"
+
+
+def picture(rows: Rows, path: Path) -> None:
+    """Draws published accuracy against latency, batch 1 on one thread."""
+    shown = []
+    for row in rows:
+        weights = WEIGHTS.get(f"{row['network']}.meta_in1k")
+        at_once = (row["threads"], row["batch"]) == (1, 1)
+        # What int8 costs in accuracy is not known of weights that are random.
+        if weights is None or not at_once or row["backend"] in (*EAGER, "openvino-int8"):
+            continue
+        shown.append(
+            {
+                "model": row["network"][-1].upper(),
+                "backend": row["backend"],
+                "batch": 1,
+                "latency": row["latency"],
+                "top1_pct": weights.top1_pct,
+                "macs_paper": row["macs"],
+                "params": row["params"],
+            }
+        )
+    plot_rows(shown, path)
+
+
+def main() -> None:
+    """Writes the page, the picture, and the README's block."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("rows", type=Path)
+    parser.add_argument("--write-readme", action="store_true")
+    args = parser.parse_args()
+    rows = read_lines(args.rows)
+    args.rows.with_suffix(".md").write_text(report(rows))
+    picture(rows, args.rows.with_suffix(".svg"))
+    if args.write_readme:
+        blocks = []
+        for batch, threads in ((1, 1), (1, 2), (16, 1)):
+            chosen = [row for row in rows if (row["batch"], row["threads"]) == (batch, threads)]
+            blocks.append(
+                f"Batch {batch}, {threads} thread{'s' * (threads > 1)}:\n\n"
+                + table(chosen, SHORT, SHOWN)
+            )
+        readme = ROOT / "README.md"
+        readme.write_text(with_block(readme.read_text(), "latency", "\n\n".join(blocks)))
+
+
+if __name__ == "__main__":
+    main()
