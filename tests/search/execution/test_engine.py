@@ -346,6 +346,19 @@ def test_an_objectives_file_that_does_not_load_is_named(
         load_objective({"kind": "python", "target": f"{tmp_path / 'one.py'}:One"})
 
 
+def test_an_objectives_file_is_run_as_it_is_now_and_nothing_is_written_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    path = tmp_path / "one.py"
+    for value in (1, 2):
+        path.write_text(f"class One:\n    def evaluate(self, *_, **__): return [{value}.0]\n")
+        os.utime(path, (0, 0))  # of the same size and time: Python's cache would take the first
+        objective = load_objective({"kind": "python", "target": f"{path}:One"})
+        assert objective.evaluate((), seed=0, epochs=1) == [value]
+    assert [one.name for one in tmp_path.iterdir()] == ["one.py"]
+
+
 def test_workers_that_cannot_be_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="workers is 0"):
         LocalEngine(toy(), tmp_path, workers=0)
