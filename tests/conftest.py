@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +32,14 @@ def pytest_configure() -> None:
         share = max(1, (os.cpu_count() or 1) // int(workers))
         os.environ.setdefault("OMP_NUM_THREADS", str(share))
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips what needs a library or program that is not here; `.ci/run` has all of them."""
+    for mark in item.iter_markers("needs"):
+        (name,) = mark.args
+        if shutil.which(name) is None and importlib.util.find_spec(name) is None:
+            pytest.skip(f"needs {name}")
 
 
 @pytest.fixture(scope="session")

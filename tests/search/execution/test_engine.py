@@ -36,13 +36,14 @@ def local(objective: dict[str, Any], folder: Path, workers: int = 2) -> Engine:
 
 @pytest.fixture(scope="module")
 def ray_address() -> Iterator[str]:
-    pytest.importorskip("ray", reason="Ray is an extra")
     # Engines use the connection that is there, which saves some seconds each.
     with ray_cluster(num_cpus=2) as cluster:
         yield cluster.address
 
 
-@pytest.fixture(params=["local", pytest.param("ray", marks=pytest.mark.slow)])
+@pytest.fixture(
+    params=["local", pytest.param("ray", marks=(pytest.mark.slow, pytest.mark.needs("ray")))]
+)
 def make_engine(request: pytest.FixtureRequest) -> Iterator[MakeEngine]:
     """The same tests hold for every engine."""
     made: list[Engine] = []
