@@ -23,10 +23,13 @@ RULE = GOLDEN / "golden_rule.py"
 
 
 def pytest_configure() -> None:
-    """Shares the cores out among xdist's workers: threads that outnumber cores wait for each other.
+    """Drops the user's own settings of the package and of the hub, and shares the cores out.
 
+    xdist's workers get an equal share each: threads that outnumber cores wait for each other.
     Processes that a test starts get the same.
     """
+    for name in [name for name in os.environ if name.startswith(("FBNETV3_", "HF_"))]:
+        del os.environ[name]
     workers = os.environ.get("PYTEST_XDIST_WORKER_COUNT")
     if workers is not None:
         share = max(1, (os.cpu_count() or 1) // int(workers))
