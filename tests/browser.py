@@ -14,9 +14,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-PROGRAM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
 _OPTIONS = (
     "--headless",
     "--no-sandbox",
@@ -98,12 +95,13 @@ def chromium(profile: Path, *options: str) -> Iterator[Page]:
         profile: an empty folder.
         options: of the program, beside the usual.
     """
-    assert PROGRAM is not None
+    program = shutil.which("chromium")
+    assert program is not None
     ends = [*os.pipe(), *os.pipe()]
     theirs = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (ends[0], ends[3])]
     process = subprocess.Popen(
         [
-            *(sys.executable, "-c", _LAUNCH, *map(str, theirs), PROGRAM, *_OPTIONS, *options),
+            *(sys.executable, "-c", _LAUNCH, *map(str, theirs), program, *_OPTIONS, *options),
             f"--user-data-dir={profile}",
         ],
         pass_fds=theirs,

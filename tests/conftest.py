@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -21,15 +23,30 @@ RULE = GOLDEN / "golden_rule.py"
 
 
 def pytest_configure() -> None:
-    """Shares the cores out among xdist's workers: threads that outnumber cores wait for each other.
+    """Drops the user's own settings of the package and of the hub, and shares the cores out.
 
+    xdist's workers get an equal share each: threads that outnumber cores wait for each other.
     Processes that a test starts get the same.
     """
+    for name in [name for name in os.environ if name.startswith(("FBNETV3_", "HF_"))]:
+        del os.environ[name]
     workers = os.environ.get("PYTEST_XDIST_WORKER_COUNT")
     if workers is not None:
         share = max(1, (os.cpu_count() or 1) // int(workers))
         os.environ.setdefault("OMP_NUM_THREADS", str(share))
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips what needs a library or program that is not here; `.ci/run` has all of them.
+
+    What draws from torch's own generator draws the same alone and in any order.
+    """
+    torch.manual_seed(0)
+    for mark in item.iter_markers("needs"):
+        (name,) = mark.args
+        if shutil.which(name) is None and importlib.util.find_spec(name) is None:
+            pytest.skip(f"needs {name}")
 
 
 @pytest.fixture(scope="session")

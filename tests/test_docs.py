@@ -311,11 +311,8 @@ def test_relative_links_lead_to_pages_and_headings(page: Path) -> None:
         assert not anchor or anchor in anchors(target), f"{link} leads to no heading"
 
 
+@pytest.mark.needs("zensical")
 def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
-    if importlib.util.find_spec("zensical") is None:
-        pytest.skip("zensical is not installed; `uv run --group docs pytest` installs it")
-    if not (ROOT / ".typings").is_dir():
-        pytest.skip("the sources are not beside the tests; they run on a wheel")
     # A copy, so that the site of the tree is left as it is.
     for name in ("docs", "benchmarks"):
         shutil.copytree(ROOT / name, tmp_path / name)

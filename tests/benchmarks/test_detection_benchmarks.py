@@ -124,7 +124,7 @@ def test_groups_have_our_trunk_and_torchvisions_own() -> None:
 
 @pytest.mark.detectron2
 def test_detectron2s_entry_trains_and_scores(folder: Path, tmp_path: Path) -> None:
-    pytest.importorskip("detectron2", reason="put a checkout of detectron2 on PYTHONPATH")
+    pytest.importorskip("detectron2", reason="detectron2 has no release")
     script = benchmark("detection.detectron2")
     settings = {
         "MODEL.WEIGHTS": "",

@@ -23,6 +23,12 @@ NEEDS_OPTUNA = ("tpe", "tpe_free", "asha", "hyperband", "optuna_tpe", "optuna_ns
 SHARES = (0.25, 0.5, 1.0)
 
 
+def methods(*names: str) -> list[Any]:
+    """Returns the parameters of these methods, some of which are Optuna's."""
+    needs = pytest.mark.needs("optuna")
+    return [pytest.param(name, marks=needs if name in NEEDS_OPTUNA else ()) for name in names]
+
+
 @pytest.fixture
 def peers() -> ModuleType:
     """The script as a module."""
@@ -43,12 +49,11 @@ def task(peers: ModuleType, budget: int, *limits: float, seed: int = 0) -> Any:
     return peers.Task(table(), bounds, budget, seed, SHARES)
 
 
-@pytest.mark.parametrize("name", ["random", "evolution", "local", "tpe_free", "asha", "hyperband",
-                                  "gp_ei_48", "nars_gp", "nars_early", "nars_confirmed",
-                                  "arch_only", "arch_then_recipe"])  # fmt: skip
+@pytest.mark.parametrize("name", methods("random", "evolution", "local", "tpe_free", "asha",
+                                         "hyperband", "gp_ei_48", "nars_gp", "nars_early",
+                                         "nars_confirmed", "arch_only",
+                                         "arch_then_recipe"))  # fmt: skip
 def test_methods_keep_budget_and_limit_and_beat_bad_luck(peers: ModuleType, name: str) -> None:
-    if name in NEEDS_OPTUNA:
-        pytest.importorskip("optuna", reason="Optuna is a peer")
     budget = 40 if name in NEEDS_OPTUNA else 110
     one = task(peers, budget, 17)
     peers.run(peers.METHODS[name], one)
@@ -62,10 +67,8 @@ def test_methods_keep_budget_and_limit_and_beat_bad_luck(peers: ModuleType, name
     assert truth[place[int(np.argmax(labels))]] > middle
 
 
-@pytest.mark.parametrize("name", ["evolution", "optuna_nsga2", "gp_ei_12", "nars_gp"])
+@pytest.mark.parametrize("name", methods("evolution", "optuna_nsga2", "gp_ei_12", "nars_gp"))
 def test_one_budget_serves_several_limits(peers: ModuleType, name: str) -> None:
-    if name in NEEDS_OPTUNA:
-        pytest.importorskip("optuna", reason="Optuna is a peer")
     many = task(peers, 120, 14, 17, 20)
     peers.run(peers.MANY[name], many)
     assert many.spent <= 120

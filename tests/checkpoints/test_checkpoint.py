@@ -280,10 +280,10 @@ BOMBS = {
 @pytest.mark.parametrize("kind", BOMBS)
 def test_a_bomb_is_one_error_in_bounded_time(tmp_path: Path, kind: str) -> None:
     path = _zip_around(BOMBS[kind], tmp_path / "m.pth")
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(ValueError, match="cannot read checkpoint"):
         read_tensors(path)
-    assert time.monotonic() - started < 20
+    assert time.process_time() - started < 20  # the worst takes 1.7 s
 
 
 def test_one_storage_under_many_names_cannot_fill_the_memory(tmp_path: Path) -> None:
@@ -324,7 +324,7 @@ def test_flipped_bytes_are_an_error_or_tensors(tmp_path: Path, layout: str) -> N
         _save({"state_dict": _network().state_dict()}, path, layout == "zip")
     whole = path.read_bytes()
     draw = random.Random(0)
-    started, refused = time.monotonic(), 0
+    started, refused = time.process_time(), 0
     for _ in range(1000):
         damaged = bytearray(whole)
         for _ in range(draw.choice([1, 1, 4, 32])):
@@ -337,7 +337,7 @@ def test_flipped_bytes_are_an_error_or_tensors(tmp_path: Path, layout: str) -> N
         else:
             assert all(isinstance(tensor, Tensor) for tensor in tensors.values())
     assert refused > 100
-    assert time.monotonic() - started < 60
+    assert time.process_time() - started < 60
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -164,24 +163,21 @@ printf '%s\n' "${COMPREPLY[@]}"
     "line", ["fbnetv3 export fbnetv3_", "fbnetv3-search run s --space ", "fbnetv3 train --recipe "]
 )
 @pytest.mark.parametrize("shell", SHELLS)
-def test_completing_loads_nothing_heavy_and_is_quick(shell: str, line: str) -> None:
+def test_completing_loads_nothing_heavy(shell: str, line: str) -> None:
     module = "fbnetv3.cli.app" if line.startswith("fbnetv3 ") else "fbnetv3.search.cli.app"
     code = (
         "import atexit, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr))\n"
         f"sys.argv = ['{line.split(maxsplit=1)[0]}']; from {module} import main; main()"
     )
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        done = subprocess.run(
-            [sys.executable, "-c", code],
-            env={**os.environ, **question(shell, line)},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        seconds.append(time.perf_counter() - start)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **question(shell, line)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert done.stdout.strip()
-    assert not {"torch", "numpy", "timm", "onnx"} & set(done.stderr.split())
-    # Measured at about 0.3 s on an idle core; a loaded machine must not make this fail.
-    assert min(seconds) < 2
+    loaded = set(done.stderr.split())
+    assert not {"torch", "numpy", "timm", "onnx", "scipy", "PIL", "rich"} & loaded
+    # 191 when this was written, in 0.3 s on an idle core; numpy alone has a hundred.
+    assert len(loaded) < 250

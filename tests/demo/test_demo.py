@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import socket
 import subprocess
 import threading
@@ -32,13 +31,10 @@ from fbnetv3.demo.web_runtime import WebRuntime, fetch_runtime
 from fbnetv3.deploy.export import Exported
 from fbnetv3.deploy.onnx_model import OnnxClassifier
 from fbnetv3.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, INTERPOLATIONS, Preprocess
-from tests.browser import PROGRAM, Page, chromium
+from tests.browser import Page, chromium
 from tests.demo.test_web_runtime import pack, package
 
 PAGE = Path(fbnetv3.__file__).parent / "data" / "demo"
-NODE = shutil.which("node")
-
-needs_chromium = pytest.mark.skipif(PROGRAM is None, reason="no chromium on this machine")
 
 
 def run(*arguments: object) -> tuple[int, str, str]:
@@ -217,9 +213,8 @@ SIZES = [
 ]
 
 
-@pytest.mark.skipif(NODE is None, reason="no node on this machine")
+@pytest.mark.needs("node")
 def test_a_browser_prepares_photos_to_the_last_bit_as_python_does(tmp_path: Path) -> None:
-    assert NODE is not None
     rng = np.random.default_rng(0)
     cases: list[tuple[Image.Image, Preprocess]] = []
     for size in SIZES:
@@ -244,7 +239,9 @@ def test_a_browser_prepares_photos_to_the_last_bit_as_python_does(tmp_path: Path
     (tmp_path / "cases.json").write_text(json.dumps(described))
     module = (PAGE / "preprocess.mjs").resolve().as_uri()
     subprocess.run(
-        [NODE, "--input-type=module", "-e", PREPARE, module, str(tmp_path)], check=True, timeout=60
+        ["node", "--input-type=module", "-e", PREPARE, module, str(tmp_path)],
+        check=True,
+        timeout=60,
     )
     for number, (image, rule) in enumerate(cases):
         found = np.fromfile(tmp_path / f"{number}.f32", np.float32).reshape(3, rule.crop, rule.crop)
@@ -261,7 +258,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
         yield opened
 
 
-@needs_chromium
+@pytest.mark.needs("chromium")
 @pytest.mark.filterwarnings("ignore:fbnetv3 is licensed")
 def test_the_page_states_forbidding_terms_and_what_failed(
     page: Page, small_export: Exported, release: tuple[WebRuntime, Path], tmp_path: Path
@@ -283,7 +280,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
         fetch_runtime(progress=False)
     except FetchError as error:
-        pytest.skip(f"onnxruntime-web cannot be had here: {error}")
+        pytest.skip(f"no network: {error}")
     folder = tmp_path_factory.mktemp("demo") / "site"
     opened: list[str] = []
 
@@ -326,7 +323,7 @@ def _add_photos(folder: Path) -> None:
     path.write_text(json.dumps(record))
 
 
-@needs_chromium
+@pytest.mark.needs("chromium")
 @pytest.mark.slow
 @pytest.mark.network
 def test_a_browser_answers_as_python_does(page: Page, site: Path) -> None:

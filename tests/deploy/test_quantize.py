@@ -214,8 +214,8 @@ def test_a_budget_that_cannot_be_kept_is_refused(
     assert list(tmp_path.iterdir()) == [path]
 
 
+@pytest.mark.needs("nncf")
 def test_openvino_int8_keeps_the_network_too(exported: Exported, tmp_path: Path) -> None:
-    pytest.importorskip("nncf", reason="the extra `openvino` is not installed")
     calibration, _ = pictures(48, seed=50)
     evaluation, labels = pictures(96, seed=60)
     path = tmp_path / "x.xml"
@@ -236,6 +236,7 @@ def test_openvino_int8_keeps_the_network_too(exported: Exported, tmp_path: Path)
 
 
 @pytest.mark.parametrize(("drops", "bits"), [((0, 9), "eight"), ((9, 0), "seven"), ((9, 9), "")])
+@pytest.mark.needs("nncf")
 def test_openvino_takes_seven_bits_where_eight_break_the_budget(
     exported: Exported,
     tmp_path: Path,
@@ -244,7 +245,6 @@ def test_openvino_takes_seven_bits_where_eight_break_the_budget(
     bits: str,
 ) -> None:
     # Whether eight bits saturate is the processor's affair, so that the judge is told what to say.
-    pytest.importorskip("nncf", reason="the extra `openvino` is not installed")
     verdicts = iter((*drops, 9))  # the last is for the message
     monkeypatch.setattr(Score, "drop_pct", property(lambda _: next(verdicts)))
     path = tmp_path / "x.xml"

@@ -63,8 +63,8 @@ def test_an_operator_that_tensorrt_does_not_know_is_named(path: Path, tmp_path: 
         check_targets(tmp_path / "missing.onnx")
 
 
+@pytest.mark.needs("openvino")
 def test_openvino_gives_the_same_logits_and_keeps_the_record(path: Path, tmp_path: Path) -> None:
-    pytest.importorskip("openvino", reason="the extra `openvino` is not installed")
     from fbnetv3.deploy.openvino_model import OpenVinoBackend, read_openvino, to_openvino
 
     xml = tmp_path / "small.xml"
@@ -90,10 +90,10 @@ def test_openvino_gives_the_same_logits_and_keeps_the_record(path: Path, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.needs("executorch")
 def test_executorch_gives_the_same_logits(
     model: FBNetV3, tmp_path: Path, small_preprocess: Preprocess
 ) -> None:
-    pytest.importorskip("executorch", reason="the extra `executorch` is not installed")
     path = tmp_path / "small.pte"
     parity = to_executorch(model, path, preprocess=small_preprocess)
     assert parity.max_error_of_std < 1e-4

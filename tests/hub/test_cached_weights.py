@@ -10,6 +10,7 @@ import os
 import pickle
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -291,19 +292,18 @@ def test_a_busy_server_is_asked_again(host: Host, tmp_path: Path) -> None:
 
 def test_a_server_that_hangs_is_given_up(host: Host, tmp_path: Path) -> None:
     host.hang = True
-    started = time.monotonic()
     with pytest.raises(FetchError, match=r"timed out.*4 attempts"):
         CachedWeights(record(host.url), cache_dir=tmp_path, timeout_s=0.2).path()
-    assert time.monotonic() - started < 4
     assert names(tmp_path) == set()
 
 
 @pytest.mark.parametrize("url", ["http://host.invalid/m.pth", "http://127.0.0.1:9/m.pth"])
-def test_no_such_host_is_one_quick_error(tmp_path: Path, url: str) -> None:
-    started = time.monotonic()
+def test_no_such_host_is_one_error_that_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it is tried again"))
     with pytest.raises(FetchError, match="check the network"):
         CachedWeights(record(url), cache_dir=tmp_path).path()
-    assert time.monotonic() - started < 10
 
 
 class Hostile:
@@ -472,16 +472,15 @@ def test_a_read_only_cache_with_the_published_file_alone_still_loads(
 
 @pytest.mark.parametrize("variable", ["FBNETV3_OFFLINE", "HF_HUB_OFFLINE"])
 @pytest.mark.parametrize("name", ["fbnetv3_a.meta_in1k", "fbnetv3_b.ra2_in1k"])
-def test_offline_says_at_once_which_file_goes_where(
+def test_offline_nobody_is_asked_and_the_error_says_which_file_goes_where(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, name: str
 ) -> None:
     monkeypatch.setenv(variable, "1")
     monkeypatch.setenv("FBNETV3_HOME", str(tmp_path / "home"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    started = time.monotonic()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: pytest.fail("a host is asked"))
     with pytest.raises(FetchError, match=f"offline, and {name}") as caught:
         CachedWeights(WEIGHTS[name]).tensors()
-    assert time.monotonic() - started < 1
     suffix = ".pth" if "meta" in name else ".safetensors"
     assert str(tmp_path / "home" / f"{name}{suffix}") in str(caught.value)
     assert not (tmp_path / "home").exists()

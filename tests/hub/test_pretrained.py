@@ -371,16 +371,15 @@ def test_a_file_that_the_hub_lacks_is_one_error(remote: Hub, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("endpoint", ["http://hub.invalid", "http://127.0.0.1:9"])
-def test_a_hub_out_of_reach_is_one_quick_error(
+def test_a_hub_out_of_reach_is_one_error_that_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, endpoint: str
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", endpoint)
     for name in ("HF_HUB_OFFLINE", "FBNETV3_OFFLINE"):
         monkeypatch.delenv(name, raising=False)
-    started = time.monotonic()
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it is tried again"))
     with pytest.raises(FetchError, match="check the network, or put the file at"):
         CachedWeights(hub_record(), cache_dir=tmp_path).path()
-    assert time.monotonic() - started < 10
 
 
 def test_offline_a_repository_is_one_error(tmp_path: Path) -> None:

@@ -249,8 +249,10 @@ def test_a_trunk_exports_to_onnx_at_any_size(nano: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(got, wanted.numpy(), atol=1e-4 * float(wanted.std()))
 
 
+@pytest.mark.needs("transformers")
 def test_transformers_takes_the_network_by_timms_contract() -> None:
-    transformers = pytest.importorskip("transformers", reason="pip install transformers")
+    import transformers
+
     import fbnetv3.timm_models  # noqa: F401  # registers the names
 
     config = transformers.TimmBackboneConfig(
@@ -271,10 +273,10 @@ def test_transformers_takes_the_network_by_timms_contract() -> None:
     assert list(model.channels) == [24, 40, 128, 240]
 
 
+@pytest.mark.needs("segmentation_models_pytorch")
 def test_segmentation_models_pytorch_takes_the_network_by_timms_contract() -> None:
-    smp = pytest.importorskip(
-        "segmentation_models_pytorch", reason="pip install segmentation-models-pytorch"
-    )
+    import segmentation_models_pytorch as smp
+
     import fbnetv3.timm_models  # noqa: F401  # registers the names
 
     model = smp.Unet("tu-meta_fbnetv3_d", encoder_weights=None, classes=4).eval()

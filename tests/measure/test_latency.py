@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
-import subprocess
-import sys
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -18,41 +18,92 @@ from fbnetv3.deploy.artefact import Artefact
 from fbnetv3.deploy.export import Exported
 from fbnetv3.deploy.parity import error_of_std
 from fbnetv3.measure.bench import Entry, Row, best, entries, peak_memory, sweep, write_rows
-from fbnetv3.measure.latency import Contestant, Latency, busy_processors, environment, measure
+from fbnetv3.measure.latency import (
+    Contestant,
+    Latency,
+    _busy_ticks,
+    busy_processors,
+    environment,
+    measure,
+)
 from fbnetv3.measure.plot import pareto, plot_rows
 from fbnetv3.measure.roofline import Roofline, measure_roofline
 from fbnetv3.measure.runners import TORCH_BACKENDS, onnx_runner, torch_runner
 from fbnetv3.models.model import FBNetV3
 
 
+class Clock:
+    """Stands for the module `time`: it passes where something sleeps, works or says so."""
+
+    def __init__(self) -> None:
+        self.wall_ns = self.cpu_ns = 0
+
+    def perf_counter_ns(self) -> int:
+        return self.wall_ns
+
+    def process_time_ns(self) -> int:
+        return self.cpu_ns
+
+    def monotonic(self) -> float:
+        return self.wall_ns / 1e9
+
+    def sleep(self, seconds: float) -> None:
+        self.wall_ns += round(seconds * 1e9)
+
+    def work(self, seconds: float, threads: int = 1) -> None:
+        self.sleep(seconds)
+        self.cpu_ns += round(threads * seconds * 1e9)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of a measurement on a machine that does nothing else."""
+    made = Clock()
+    monkeypatch.setattr("fbnetv3.measure.latency.time", made)
+    monkeypatch.setattr("fbnetv3.measure.latency._busy_ticks", lambda: 0)
+    return made
+
+
 def sleeper(name: str, ms: float) -> Contestant:
     return Contestant(name, lambda: time.sleep(ms / 1000))
 
 
-def test_known_durations_come_out_in_the_order_given() -> None:
-    slow, fast = measure([sleeper("slow", 6), sleeper("fast", 2)], min_runs=30)
-    assert (slow.name, fast.name) == ("slow", "fast")
-    # Sleeping takes at least what was asked for; a loaded machine adds to it.
-    assert 6 <= slow.min_ms < 8
-    assert 2 <= fast.min_ms < 4
-    assert slow.median_ms > fast.median_ms
-    for found in (slow, fast):
-        assert found.num_runs >= 30
-        assert found.min_ms <= found.low_ms <= found.median_ms <= found.high_ms
-        assert found.median_ms <= found.p90_ms <= found.p99_ms
-        assert found.cpu_ms is not None
-        assert found.cpu_ms < 1  # asleep
+def test_known_durations_come_out_in_the_order_given(clock: Clock) -> None:
+    slow, fast = measure(
+        [
+            Contestant("slow", lambda: clock.sleep(0.006)),
+            Contestant("fast", lambda: clock.work(0.002, threads=3)),
+        ],
+        min_runs=30,
+    )
+    for found, name, wall_ms, cpu_ms in ((slow, "slow", 6, 0), (fast, "fast", 2, 6)):
+        assert (found.name, found.num_runs, found.verdict) == (name, 30, "ok")
+        figures = (found.first_ms, found.min_ms, found.low_ms, found.median_ms, found.high_ms)
+        assert (*figures, found.p90_ms, found.p99_ms) == pytest.approx((wall_ms,) * 7)
+        assert found.cpu_ms == pytest.approx(cpu_ms)
 
 
-def test_work_shows_as_processor_time() -> None:
+def test_figures_are_those_of_the_samples(clock: Clock) -> None:
+    durations = itertools.cycle([0.001, 0.002, 0.003, 0.004, 0.010])
+    (found,) = measure([Contestant("x", lambda: clock.sleep(next(durations)))], min_runs=1000)
+    assert (found.min_ms, found.median_ms, found.p90_ms) == pytest.approx((1, 3, 10))
+    assert 1 < found.low_ms <= found.median_ms <= found.high_ms < 10
+    assert found.verdict == "noisy: half of the runs spread over 67 %"
+
+
+def test_the_machines_own_clocks_are_read() -> None:
+    # Sleeping and working take what they say or, on a loaded machine, more.
     def work() -> None:
         end = time.process_time() + 0.004
         while time.process_time() < end:
             pass
 
-    (found,) = measure([Contestant("work", work)], min_runs=20)
-    assert found.cpu_ms is not None
-    assert 3.9 < found.cpu_ms < 6
+    asleep, at_work = measure([sleeper("asleep", 6), Contestant("work", work)], min_runs=5)
+    assert asleep.min_ms >= 6
+    assert at_work.cpu_ms is not None
+    assert at_work.cpu_ms > 3.9
+    assert asleep.cpu_ms is not None
+    assert asleep.cpu_ms < at_work.cpu_ms
 
 
 def test_contestants_take_turns_in_changing_order_and_are_prepared() -> None:
@@ -74,35 +125,46 @@ def test_contestants_take_turns_in_changing_order_and_are_prepared() -> None:
     assert seen[place + 6].startswith("prepare")
 
 
-def test_the_first_run_is_kept_apart() -> None:
-    durations = iter([0.05] + [0.001] * 10_000)
-    found = measure([Contestant("x", lambda: time.sleep(next(durations)))], min_runs=20)[0]
-    assert found.first_ms >= 50
-    assert found.p99_ms < 50
+def test_the_first_run_is_kept_apart(clock: Clock) -> None:
+    durations = itertools.chain([0.05], itertools.repeat(0.001))
+    (found,) = measure([Contestant("x", lambda: clock.sleep(next(durations)))], min_runs=20)
+    assert (found.first_ms, found.p99_ms) == pytest.approx((50, 1))
 
 
-def test_scattered_runs_are_called_noisy() -> None:
-    durations = iter([0.001, 0.004] * 10_000)
-    found = measure([Contestant("x", lambda: time.sleep(next(durations)))], min_runs=40)[0]
-    assert found.verdict.startswith("noisy")
-    assert "half of the runs spread over" in found.verdict
+def test_scattered_runs_are_called_noisy(clock: Clock) -> None:
+    durations = itertools.cycle([0.001, 0.004])
+    (found,) = measure([Contestant("x", lambda: clock.sleep(next(durations)))], min_runs=40)
+    assert found.verdict.startswith("noisy: half of the runs spread over")
 
 
-def test_too_few_runs_are_called_noisy_and_time_is_kept() -> None:
-    start = time.monotonic()
-    found = measure([sleeper("x", 30)], min_runs=1000, max_seconds=0.3, turn=2)[0]
-    assert time.monotonic() - start < 6
-    assert found.num_runs < 20
-    assert f"{found.num_runs} runs only" in found.verdict
+def test_too_few_runs_are_called_noisy_and_time_is_kept(clock: Clock) -> None:
+    contestant = Contestant("x", lambda: clock.sleep(0.03))
+    (found,) = measure([contestant], min_runs=1000, max_seconds=0.3, turn=2)
+    # Of three runs in a turn two are timed; the turn that ends after 0.3 s is the last.
+    assert found.num_runs == 8
+    assert found.verdict == "noisy: 8 runs only"
+
+
+def test_a_contestant_that_never_settles_is_warmed_up_for_three_seconds(clock: Clock) -> None:
+    durations = itertools.count(1)
+    (found,) = measure([Contestant("x", lambda: clock.sleep(next(durations) / 100))], min_runs=1)
+    assert found.num_warmup == 26  # a first run, and windows of five until 3 s are over
 
 
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="only Linux says who works")
-def test_a_busy_machine_is_called_noisy() -> None:
-    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as other:
-        time.sleep(0.2)
-        found = measure([sleeper("x", 1)], min_runs=20)[0]
-        other.kill()
-    assert "processors were busy before the start" in found.verdict
+def test_work_shows_in_the_systems_ticks() -> None:
+    before = _busy_ticks()
+    assert before is not None
+    while _busy_ticks() == before:  # the test's own work
+        pass
+
+
+def test_a_busy_machine_is_called_noisy(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = itertools.count(0, os.sysconf("SC_CLK_TCK"))
+    monkeypatch.setattr("fbnetv3.measure.latency._busy_ticks", lambda: next(ticks))
+    (found,) = measure([Contestant("x", lambda: clock.sleep(0.001))], min_runs=20)
+    # A second's ticks in a quarter of a second are four processors.
+    assert found.verdict == f"noisy: 4.0 of {os.cpu_count()} processors were busy before the start"
 
 
 def test_load_stands_in_where_the_system_does_not_say_who_works(
@@ -265,7 +327,6 @@ def test_the_front_is_what_nothing_beats() -> None:
 
 @pytest.mark.parametrize("suffix", [".svg", ".png"])
 def test_rows_become_a_picture_that_repeats(tmp_path: Path, suffix: str) -> None:
-    pytest.importorskip("matplotlib", reason="the extra `plot` is not installed")
     rows = [row("fp32", 10, top1_pct=80.0).to_dict(), row("int8", 4, top1_pct=79.8).to_dict()]
     one, two = tmp_path / f"1{suffix}", tmp_path / f"2{suffix}"
     plot_rows(rows, one)

@@ -117,14 +117,15 @@ def test_groups_odd_widths_and_plain_rows_are_counted(model: str) -> None:
     assert ours == numbers(ARCHS[model], 1000)
 
 
+@pytest.mark.slow  # quick, but timed
 def test_a_million_candidates_a_second() -> None:
     space = get_space("paper_joint")
     batch = space.sample(100_000, np.random.default_rng(0))
     costs(space, batch[:1])
     start = time.process_time()
     costs(space, batch)
-    # Measured at 3.8e6/s on one core; a fifth of that passes on a loaded machine.
-    assert time.process_time() - start < 0.15
+    # 0.026 s when measured, 3.8e6/s on one core; candidate by candidate it would take over 10 s.
+    assert time.process_time() - start < 0.3
 
 
 def test_spaces_without_exact_cost_are_refused() -> None:

@@ -100,8 +100,9 @@ def test_a_pickle_that_runs_something_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.needs("pyarrow")
 def test_parquet_of_hugging_face_gives_the_same_images(tmp_path: Path) -> None:
-    pa = pytest.importorskip("pyarrow")
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     write_folders(tmp_path / "png", {"cat": 2, "dog": 1})
@@ -128,8 +129,8 @@ def test_parquet_of_hugging_face_gives_the_same_images(tmp_path: Path) -> None:
     assert torch.equal(val.labels, plain.labels)
 
 
+@pytest.mark.needs("pyarrow")
 def test_parquet_of_other_parts_names_those_expected(tmp_path: Path) -> None:
-    pytest.importorskip("pyarrow")
     (tmp_path / "unlabelled-00000-of-00001.parquet").write_bytes(b"PAR1")
     with pytest.raises(FileNotFoundError, match=r"no parquet file named .*train"):
         open_images(tmp_path, "train")

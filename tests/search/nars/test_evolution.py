@@ -90,12 +90,13 @@ def test_unreachable_limit_gives_the_least_reachable_cost_at_once() -> None:
         calls.append(len(batch))
         return np.zeros(len(batch))
 
+    costed = []
+
     def known(batch: Matrix) -> dict[str, np.ndarray]:
+        costed.append(len(batch))
         return costs(space, batch).as_dict()
 
     start = space.sample(200, np.random.default_rng(0))
-    known(start)
-    began = time.process_time()
     low, high = evolve(
         space,
         score,
@@ -104,7 +105,8 @@ def test_unreachable_limit_gives_the_least_reachable_cost_at_once() -> None:
         start=start,
         rng=np.random.default_rng(0),
     )
-    assert time.process_time() - began < 2
+    assert (low.generations, high.generations) == (0, 0)
+    assert sum(costed) < 20_000  # 9,626 when this was written; a hundred generations take 200,000
     assert not low.reachable
     assert not high.reachable
     assert not sum(calls)
@@ -171,6 +173,7 @@ def test_impossible_questions_are_refused() -> None:
         Limit({"macs": (2, 1)})
 
 
+@pytest.mark.slow  # 2 s, but timed
 def test_ten_limits_hundred_generations_within_seconds() -> None:
     space = get_space("paper_joint")
     weights = np.random.default_rng(0).normal(size=len(space.columns))

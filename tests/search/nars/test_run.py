@@ -21,12 +21,13 @@ from fbnetv3.search.space.spaces import get_space
 from fbnetv3.search.storage.store import Store
 from fbnetv3.search.storage.trials import Batch, Proposal
 from fbnetv3.search.training.recipe import Recipe
-from tests.paths import SHARED
 from tests.search.killable import INFINITE, PLAN, SPACE, summary, toy
 from tests.search.killing import undergo
 from tests.search.ray_nodes import ray_cluster
 
-MACRO = SHARED / "nas_bench_macro_cifar10.npz"
+# Trainings of 6,561 networks on CIFAR-10, three seeds each: github.com/xiusu/NAS-Bench-Macro,
+# Apache-2.0.
+MACRO = Path(__file__).with_name("nas_bench_macro_cifar10.npz")
 WEIGHTS = np.array((0.5, 1.0, 2.0, 0.25, 1.5, 3.0))
 
 
@@ -107,8 +108,8 @@ def test_killed_search_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.needs("ray")
 def test_same_trials_on_ray_as_here(tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="Ray is an extra")
     from fbnetv3.search.execution.ray_engine import RayEngine
 
     small = plan(rounds=1, batch=6)
@@ -183,8 +184,10 @@ def test_wrong_labels_are_refused_with_their_line(tmp_path: Path, line: str, mes
         import_labels(store, SPACE, problem_of(store.settings).costs, path, epochs=4)
 
 
+@pytest.mark.needs("optuna")
 def test_optuna_study_has_every_trial(tmp_path: Path) -> None:
-    optuna: Any = pytest.importorskip("optuna", reason="Optuna is an extra")
+    import optuna
+
     url = f"sqlite:///{tmp_path / 'study.db'}"
     with Store.create(tmp_path / "s", {}) as store:
         rows = SPACE.unique(SPACE.sample(9, np.random.default_rng(0)))[:3]
@@ -251,7 +254,6 @@ def test_bench_measures_regret_against_the_tables_own_best() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not MACRO.exists(), reason="NAS-Bench-Macro is not beside the repository")
 def test_search_on_real_trainings_beats_random_choice() -> None:
     table = macro_table()
     chosen = Plan(epochs=1, rounds=1, predictor="gp", target="log_error")
