@@ -28,7 +28,7 @@ from benchmarks.conditions import conditions
 from fbnetv3.arch.counts import count
 from fbnetv3.arch.tables import ARCHS
 from fbnetv3.search.cost.cost import costs
-from fbnetv3.search.nars.problem import Plan
+from fbnetv3.search.nars.config import Plan
 from fbnetv3.search.space.spaces import get_space
 
 RESULTS = Path(__file__).parent / "results" / "nars_cifar" / "imagenet_dry_run.json"

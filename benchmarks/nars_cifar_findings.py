@@ -22,8 +22,8 @@ from benchmarks.nars_cifar import ARMS, BUDGET, JOINT, LIMITS, LINES, RESULTS, m
 from benchmarks.plots import page, section
 from benchmarks.training_ablation import read_lines
 from fbnetv3.search.execution.spec import space_of
+from fbnetv3.search.nars.problem import problem_of
 from fbnetv3.search.nars.rounds import PREDICTOR, SEARCH_KINDS
-from fbnetv3.search.nars.run import problem_of
 from fbnetv3.search.predictors.predictor import load_predictor
 from fbnetv3.search.report.page import write_report
 from fbnetv3.search.report.svg import Series, chart

@@ -28,7 +28,8 @@ import numpy as np
 import fbnetv3
 from fbnetv3.search.execution.coordinator import Coordinator, Policy
 from fbnetv3.search.execution.worker import Outcome, Task
-from fbnetv3.search.nars.problem import Plan, Problem
+from fbnetv3.search.nars.config import Plan
+from fbnetv3.search.nars.problem import Problem
 from fbnetv3.search.nars.rounds import Optimizer
 from fbnetv3.search.nars.status import status_of
 from fbnetv3.search.space.gene import Gene

@@ -29,8 +29,9 @@ from fbnetv3.search.space.space import Floats, Matrix
 from fbnetv3.search.storage.store import Store
 from fbnetv3.search.storage.trials import Batch, Labels, Proposal, Trial
 
+from .config import IN_TURN, Plan
 from .early_stop import find_early_stop
-from .problem import IN_TURN, Plan, Problem, pool_of
+from .problem import Problem, pool_of
 from .selection import Selection, best_within, next_best, select_batch, select_in_turn
 
 Notify = Callable[[str, Mapping[str, Any]], None]

@@ -20,7 +20,7 @@ from fbnetv3.deploy import calibration
 from fbnetv3.hub.registry import list_models, list_weights
 from fbnetv3.measure import runners
 from fbnetv3.search.cli import words as cli_words
-from fbnetv3.search.nars.problem import IN_TURN
+from fbnetv3.search.nars.config import IN_TURN
 from fbnetv3.search.nars.selection import BINS
 from fbnetv3.search.predictors import predictor
 from fbnetv3.search.space.spaces import SPACES

@@ -11,10 +11,12 @@ from fbnetv3.arch.arch import Arch
 from fbnetv3.search.execution.engine import InlineEngine
 from fbnetv3.search.execution.objective import TableObjective
 from fbnetv3.search.execution.spec import load_objective
+from fbnetv3.search.nars.answers import Answer
+from fbnetv3.search.nars.config import Plan
 from fbnetv3.search.nars.export import LABEL, import_labels, read_candidates, to_optuna, write_csv
-from fbnetv3.search.nars.problem import Plan, Problem
+from fbnetv3.search.nars.problem import Problem, problem_of
 from fbnetv3.search.nars.regret import bench_table
-from fbnetv3.search.nars.run import Answer, create, evolve_for, open_predictor, problem_of, run
+from fbnetv3.search.nars.run import create, evolve_for, open_predictor, run
 from fbnetv3.search.space.gene import Gene
 from fbnetv3.search.space.space import Space
 from fbnetv3.search.space.spaces import get_space
