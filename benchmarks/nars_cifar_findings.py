@@ -24,7 +24,7 @@ from benchmarks.training_ablation import read_lines
 from fbnetv3.search.execution.spec import space_of
 from fbnetv3.search.nars.problem import problem_of
 from fbnetv3.search.nars.rounds import PREDICTOR, SEARCH_KINDS
-from fbnetv3.search.predictors.predictor import load_predictor
+from fbnetv3.search.predictors.registry import load_predictor
 from fbnetv3.search.report.page import write_report
 from fbnetv3.search.report.svg import Series, chart
 from fbnetv3.search.storage.store import Store

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from benchmarks.nars_on_table import Nars, early, within
 from benchmarks.table_task import POOL, Method, SpentError, Task, run
-from fbnetv3.search.predictors.predictor import GpPredictor
+from fbnetv3.search.predictors.gp import GpPredictor
 
 
 def random(task: Task) -> None:

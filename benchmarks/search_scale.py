@@ -271,7 +271,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--sleep", type=float, default=0.15, help="seconds of an epoch")
     parser.add_argument("--trials", type=int, default=100_000)
-    parser.add_argument("--predictor", default="nars")
+    parser.add_argument("--predictor", default="mlp_ensemble")
     parser.add_argument("--workers", type=int, default=1000)
     parser.add_argument("--failing", type=float, default=0.1)
     parser.add_argument("--straggling", type=float, default=0.05)

@@ -286,7 +286,6 @@ def test_no_two_files_import_each_other() -> None:
 
 TO_BREAK = {
     ("fbnetv3.cli.app", "fbnetv3.cli.demo"),
-    ("fbnetv3.search.predictors.predictor", "fbnetv3.search.predictors.quality"),
 }
 
 

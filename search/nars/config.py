@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fbnetv3._internal.json_record import keywords_of
-from fbnetv3.search.predictors.predictor import KINDS as PREDICTORS
+from fbnetv3.search.predictors.registry import known_predictor
 
 from .evolution import Limit
 from .selection import BINS
@@ -34,7 +34,8 @@ class Plan:
             each limit in turn. Empty is "limits" where there are several, else "equal".
         within: bounds that every candidate keeps, as cost -> (lowest, highest). Rounds train
             nothing that no limit allows either.
-        predictor: "paper", "nars", "gp", or "auto", the better of the last two at each fit.
+        predictor: "mlp" (the paper's), "mlp_ensemble", "gp", or "auto", the better of the last two
+            at each fit; or another name of `registry.PREDICTORS`.
         target: what the predictor sees of a label, "log_error" (of percent) or "raw"; empty is
             what the objective says.
         limits: what to find the best network for, each as cost -> (lowest, highest).
@@ -78,9 +79,7 @@ class Plan:
         if self.bins not in (*BINS, IN_TURN):
             known = ", ".join((*BINS, IN_TURN))
             raise ValueError(f"bins is {self.bins!r}; expected one of {known}")
-        if self.predictor not in PREDICTORS:
-            known = ", ".join(PREDICTORS)
-            raise ValueError(f"unknown predictor {self.predictor!r}; expected one of {known}")
+        object.__setattr__(self, "predictor", known_predictor(self.predictor))
         if not self.limits:
             raise ValueError("limits is empty; give at least {}, a search without bounds")
         for bounds in (self.within, *self.limits):

@@ -23,7 +23,8 @@ from fbnetv3.search.execution.coordinator import Coordinator, Policy
 from fbnetv3.search.execution.engine import Engine
 from fbnetv3.search.execution.objective import TableObjective
 from fbnetv3.search.execution.spec import identity, load_objective
-from fbnetv3.search.predictors.predictor import Predictor, load_predictor
+from fbnetv3.search.predictors.protocol import Predictor
+from fbnetv3.search.predictors.registry import load_predictor
 from fbnetv3.search.space.space import Space
 from fbnetv3.search.storage.store import Store
 

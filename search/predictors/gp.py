@@ -8,11 +8,16 @@ and the noise maximise the marginal likelihood under weak priors.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from fbnetv3.search.space.space import CostsOf, Floats, Matrix, Space
+
+from .protocol import Arrays, Prediction, Predictor
+from .targets import Scale
 
 _JITTER = 1e-8
 # Up to so many values an ordered gene is also seen as a choice.
@@ -156,3 +161,45 @@ def _loss(theta: Floats, gaps: Floats, y: Floats, prior: Floats) -> tuple[float,
         ]
     )
     return float(value), gradient + off / spread
+
+
+class GpPredictor(Predictor):
+    """A `GpModel` between labels and predictions in their unit."""
+
+    kind = "gp"
+
+    def __init__(
+        self,
+        space: Space,
+        *,
+        target: str = "log_error",
+        seed: int = 0,
+        costs: CostsOf | None = None,
+    ) -> None:
+        del seed  # nothing in it is random
+        self.space, self.scale, self.model = space, Scale(target), GpModel(space, costs)
+
+    def fit(self, rows: Matrix, labels: Floats) -> None:
+        """Learns from labels (n,) of candidates (n, num_genes)."""
+        self.model.fit(rows, self.scale.learn(labels))
+
+    def predict(self, rows: Matrix) -> Prediction:
+        """Returns the posterior's mean and standard deviation."""
+        return self.scale.invert(*self.model.predict(rows))
+
+    def state(self) -> tuple[Arrays, dict[str, Any]]:
+        """Returns the posterior."""
+        model = self.model
+        arrays = {
+            "theta": model.theta,
+            "rows": model.rows,
+            "alpha": model.alpha,
+            "inverse": model.inverse,
+        }
+        return arrays, {"scale": self.scale.to_dict()}
+
+    def restore(self, arrays: Mapping[str, npt.NDArray[Any]], settings: Mapping[str, Any]) -> None:
+        """Takes over what `state` returned."""
+        self.scale = Scale.from_dict(settings["scale"])
+        for key in ("theta", "rows", "alpha", "inverse"):
+            setattr(self.model, key, arrays[key])
