@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,7 +39,7 @@ def quality(predicted: Floats, labels: Floats) -> Quality:
     better = labels >= np.median(labels)
     return Quality(
         tau=tau(predicted, labels),
-        spearman=spearman(predicted, labels),
+        spearman=float(spearman(predicted, labels)),
         mse=float(((predicted - labels) ** 2).mean()),
         tau_better_half=tau(predicted[better], labels[better]),
         predicted=predicted,
@@ -71,18 +72,20 @@ def cross_validate(predictor: Predictor, rows: Matrix, labels: Floats, *, seed: 
 
 def tau(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
     """Returns Kendall's tau-b of two lists, 0 where either is constant."""
-    a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
-    up, over = np.sign(a[:, None] - a), np.sign(b[:, None] - b)
-    spread = float(np.sqrt((up**2).sum() * (over**2).sum()))
-    return float((up * over).sum() / spread) if spread else 0.0
+    from scipy.stats import kendalltau
+
+    found = float(kendalltau(first, second).statistic)
+    return 0.0 if math.isnan(found) else found
 
 
-def spearman(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
-    """Returns Spearman's rank correlation, equal values sharing their mean rank; 0 if constant."""
-    ranks = []
-    for values in (first, second):
-        _, place, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
-        ranks.append((np.cumsum(counts) - (counts + 1) / 2)[place.ravel()])
-    a, b = (rank - rank.mean() for rank in ranks)
-    spread = float(np.sqrt((a**2).sum() * (b**2).sum()))
-    return float((a * b).sum() / spread) if spread else 0.0
+def spearman(first: npt.ArrayLike, second: npt.ArrayLike) -> Floats:
+    """Returns Spearman's rank correlation along the last axis; 0 where either is constant.
+
+    Equal values share their mean rank.
+    """
+    from scipy.stats import rankdata
+
+    a, b = (rankdata(values, axis=-1) for values in (first, second))
+    a, b = (ranks - ranks.mean(axis=-1, keepdims=True) for ranks in (a, b))
+    spread = np.sqrt((a**2).sum(axis=-1) * (b**2).sum(axis=-1))
+    return np.asarray((a * b).sum(axis=-1) / np.where(spread == 0, 1, spread))
