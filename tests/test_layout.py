@@ -286,10 +286,6 @@ def test_no_two_files_import_each_other() -> None:
 
 TO_BREAK = {
     ("fbnetv3.cli.app", "fbnetv3.cli.demo"),
-    ("fbnetv3.search.execution.spec", "fbnetv3.search.execution.train_objective"),
-    ("fbnetv3.search.nars.export", "fbnetv3.search.nars.run"),
-    ("fbnetv3.search.predictors.predictor", "fbnetv3.search.predictors.quality"),
-    ("fbnetv3.search.space.space", "fbnetv3.search.space.space_checks"),
 }
 
 

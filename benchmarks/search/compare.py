@@ -27,8 +27,10 @@ from benchmarks.conditions import conditions
 from benchmarks.records import RESULTS, append, read_lines
 from fbnetv3.search.execution.objective import TableObjective
 from fbnetv3.search.nars.evolution import Limit
-from fbnetv3.search.predictors.predictor import MlpPredictor, Predictor, make_predictor
+from fbnetv3.search.predictors.mlp import MlpPredictor
+from fbnetv3.search.predictors.protocol import Predictor
 from fbnetv3.search.predictors.quality import quality
+from fbnetv3.search.predictors.registry import make_predictor
 
 from .peers import CURVES, JOINT, MANY, METHODS, PLANNED, SEEDS
 from .report import write_report
@@ -130,7 +132,7 @@ def predictor_of(arm: str, table: TableObjective, seed: int) -> Predictor:
     made = make_predictor(kind, table.space, target=table.target, seed=seed, costs=costs)
     if arm == "nars_ten":
         made = MlpPredictor(table.space, target=table.target, seed=seed, members=10)
-    if not arm.endswith("_scratch") and hasattr(made, "pretrain"):
+    if not arm.endswith("_scratch"):
         pool = np.random.default_rng(seed).permutation(len(table.rows))[:20_000]
         known = {k: v for k, v in table.known.items() if np.ptp(v) > 0}
         made.pretrain(table.rows[pool], {k: v[pool] for k, v in known.items()})

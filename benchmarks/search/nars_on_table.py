@@ -11,7 +11,8 @@ from fbnetv3.search.execution.objective import TableObjective
 from fbnetv3.search.nars.early_stop import find_early_stop
 from fbnetv3.search.nars.evolution import Settings, evolve
 from fbnetv3.search.nars.selection import select_batch
-from fbnetv3.search.predictors.predictor import Predictor, make_predictor
+from fbnetv3.search.predictors.protocol import Predictor
+from fbnetv3.search.predictors.registry import make_predictor
 
 from .table_task import POOL, Floats, Ints, Method, Task, run
 
@@ -63,7 +64,7 @@ class Nars:
             self.kind, space, target=table.target, seed=task.seed, costs=costs
         )
         known = {k: v for k, v in table.known.items() if np.ptp(v) > 0}
-        if self.pretrain and known and hasattr(predictor, "pretrain"):
+        if self.pretrain and known:
             pool = np.random.default_rng(task.seed).permutation(len(task.rows))[:POOL]
             predictor.pretrain(task.rows[pool], {k: v[pool] for k, v in known.items()})
         feasible = np.flatnonzero(task.feasible)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fbnetv3.search.predictors.predictor import GpPredictor
+from fbnetv3.search.predictors.gp import GpPredictor
 
 from .nars_on_table import Nars, early, within
 from .table_task import POOL, Method, SpentError, Task, run

@@ -26,7 +26,8 @@ from benchmarks.conditions import conditions
 from benchmarks.records import ROOT, write
 from fbnetv3.search.execution.coordinator import Coordinator, Policy
 from fbnetv3.search.execution.worker import Outcome, Task
-from fbnetv3.search.nars.problem import Plan, Problem
+from fbnetv3.search.nars.config import Plan
+from fbnetv3.search.nars.problem import Problem
 from fbnetv3.search.nars.rounds import Optimizer
 from fbnetv3.search.nars.status import status_of
 from fbnetv3.search.space.gene import Gene
@@ -252,7 +253,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--sleep", type=float, default=0.15, help="seconds of an epoch")
     parser.add_argument("--trials", type=int, default=100_000)
-    parser.add_argument("--predictor", default="nars")
+    parser.add_argument("--predictor", default="mlp_ensemble")
     parser.add_argument("--workers", type=int, default=1000)
     parser.add_argument("--failing", type=float, default=0.1)
     parser.add_argument("--straggling", type=float, default=0.05)

@@ -29,7 +29,7 @@ from fbnetv3.search.cost.cost import costs as exact
 from fbnetv3.search.cost.operator_timing import calibrate, measure_operators
 from fbnetv3.search.cost.operators import operators_of
 from fbnetv3.search.nars.evolution import Limit, Settings, evolve
-from fbnetv3.search.predictors.predictor import make_predictor
+from fbnetv3.search.predictors.registry import make_predictor
 from fbnetv3.search.space.space import Matrix, Space
 from fbnetv3.search.space.spaces import get_space, recipe_only
 
@@ -91,8 +91,8 @@ def stage3(args: argparse.Namespace) -> dict[str, Any]:
     def known(rows: Matrix) -> dict[str, Any]:
         return exact(space, rows).as_dict()
 
-    predictor = make_predictor("nars", space)
-    predictor.pretrain(pool, known(pool))  # type: ignore[attr-defined]  # of this kind it can
+    predictor = make_predictor("mlp_ensemble", space)
+    predictor.pretrain(pool, known(pool))
     rng = np.random.default_rng(0)
     labels = (
         75 + 2 * np.log(known(pool[:288])["macs_paper"] / 4e8) + rng.normal(scale=0.3, size=288)

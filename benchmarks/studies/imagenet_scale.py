@@ -28,7 +28,7 @@ from benchmarks.records import RESULTS, write
 from fbnetv3.arch.counts import count
 from fbnetv3.arch.tables import ARCHS
 from fbnetv3.search.cost.cost import costs
-from fbnetv3.search.nars.problem import Plan
+from fbnetv3.search.nars.config import Plan
 from fbnetv3.search.space.spaces import get_space
 
 IMAGENET_IMAGES, IMAGENET_CLASSES = 1_281_167, 1000

@@ -45,12 +45,12 @@ from fbnetv3.search.cost.scale import Scaling, scale
 from fbnetv3.search.data.datasets import cifar_arch
 from fbnetv3.search.execution.engine import LocalEngine
 from fbnetv3.search.execution.objective import Objective
-from fbnetv3.search.execution.spec import load_objective, open_space
-from fbnetv3.search.nars.problem import Plan
+from fbnetv3.search.execution.spec import load_objective
+from fbnetv3.search.nars.config import Plan
 from fbnetv3.search.nars.run import create, run
 from fbnetv3.search.space.layout import Layout
 from fbnetv3.search.space.space import Matrix, Space
-from fbnetv3.search.space.spaces import get_space
+from fbnetv3.search.space.spaces import get_space, open_space
 from fbnetv3.search.storage.store import Store
 
 RESULTS = ROOT / "benchmarks" / "results" / "nars_cifar"

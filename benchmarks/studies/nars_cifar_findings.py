@@ -20,9 +20,9 @@ from scipy.stats import kendalltau
 from benchmarks.records import read_lines, write
 from benchmarks.search.plots import page, section
 from fbnetv3.search.execution.spec import space_of
+from fbnetv3.search.nars.problem import problem_of
 from fbnetv3.search.nars.rounds import PREDICTOR, SEARCH_KINDS
-from fbnetv3.search.nars.run import problem_of
-from fbnetv3.search.predictors.predictor import load_predictor
+from fbnetv3.search.predictors.registry import load_predictor
 from fbnetv3.search.report.page import write_report
 from fbnetv3.search.report.svg import Series, chart
 from fbnetv3.search.storage.store import Store

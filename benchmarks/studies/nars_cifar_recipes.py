@@ -23,7 +23,7 @@ from scipy.stats import kendalltau
 from benchmarks.records import write
 from fbnetv3.search.execution.engine import LocalEngine
 from fbnetv3.search.execution.spec import load_objective
-from fbnetv3.search.nars.problem import Plan
+from fbnetv3.search.nars.config import Plan
 from fbnetv3.search.nars.rounds import SEARCH_KINDS
 from fbnetv3.search.nars.run import create, run
 from fbnetv3.search.space.layout import Layout

@@ -37,7 +37,8 @@ def predict(
     import numpy as np
 
     from fbnetv3.search.nars.export import read_candidates
-    from fbnetv3.search.nars.run import open_predictor, problem_of
+    from fbnetv3.search.nars.problem import problem_of
+    from fbnetv3.search.nars.run import open_predictor
     from fbnetv3.search.storage.store import Store
 
     with Store.read(folder) as store:
@@ -79,7 +80,8 @@ def evolve(
         fbnetv3-search evolve runs/t --limit "macs<=110" --limit "macs<=105"
         fbnetv3-search evolve runs/s --latency here.json --limit "latency_ms<=4"
     """
-    from fbnetv3.search.nars.run import evolve_for, open_predictor, problem_of, with_latency
+    from fbnetv3.search.nars.problem import problem_of, with_latency
+    from fbnetv3.search.nars.run import evolve_for, open_predictor
     from fbnetv3.search.storage.store import Store
 
     with Store.read(folder) as store:
@@ -171,7 +173,8 @@ def export(
         fbnetv3-search export runs/t --optuna sqlite:///study.db
     """
     from fbnetv3.search.execution.spec import space_of
-    from fbnetv3.search.nars.export import copy_answers, to_optuna, write_csv
+    from fbnetv3.search.nars.answers import copy_answers
+    from fbnetv3.search.nars.export import to_optuna, write_csv
     from fbnetv3.search.storage.store import Store
 
     with Store.read(folder) as store:

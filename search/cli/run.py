@@ -120,10 +120,11 @@ def run(
         fbnetv3-search run runs/s --space cifar_joint --data cifar-10-batches-py \
             --epochs 10 --set num_train=10000 --limit "macs<=3e6,params<=3e5"
     """
-    from fbnetv3.search.execution.spec import open_space
+    from fbnetv3.search.nars.config import Plan
     from fbnetv3.search.nars.export import import_labels, read_labels
-    from fbnetv3.search.nars.problem import Plan
-    from fbnetv3.search.nars.run import create, problem_of
+    from fbnetv3.search.nars.problem import problem_of
+    from fbnetv3.search.nars.run import create
+    from fbnetv3.search.space.spaces import open_space
 
     spec = _objective(space, table, data, objective, set_, folder, epochs)
     made = _table_space(space) if table is not None else open_space(space)
@@ -186,7 +187,7 @@ def resume(
         fbnetv3-search resume runs/s --workers 2 --labels more.csv
     """
     from fbnetv3.search.nars.export import import_labels
-    from fbnetv3.search.nars.run import problem_of
+    from fbnetv3.search.nars.problem import problem_of
     from fbnetv3.search.storage.store import Store
 
     with Store.open(folder) as store:
@@ -354,7 +355,7 @@ def _engine_maker(
 
 def _carry_out(store: Any, make: Callable[[Any], Any], policy: Any, as_json: bool) -> None:
     from fbnetv3.search.execution.spec import space_of
-    from fbnetv3.search.nars.export import describe
+    from fbnetv3.search.nars.answers import describe
     from fbnetv3.search.nars.run import run as carry_out
     from fbnetv3.search.report.live import Live, round_line
     from fbnetv3.search.report.page import write_report

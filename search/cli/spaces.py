@@ -30,8 +30,8 @@ def space(
         fbnetv3-search space paper_joint --json
         fbnetv3-search space space.json
     """
-    from fbnetv3.search.execution.spec import open_space
     from fbnetv3.search.space.gene import span
+    from fbnetv3.search.space.spaces import open_space
 
     made = open_space(name)
     if as_json:
@@ -76,7 +76,8 @@ def bench(
             --batch 8 --rounds 1 --predictor gp --limit "macs<=110" --json
     """
     from fbnetv3.search.execution.objective import load_table
-    from fbnetv3.search.nars.problem import Plan, Problem
+    from fbnetv3.search.nars.config import Plan
+    from fbnetv3.search.nars.problem import Problem
     from fbnetv3.search.nars.regret import bench_table
 
     made = load_table(space, table)
@@ -142,7 +143,7 @@ def latency_table(
 
     from fbnetv3.search.cost.operator_timing import calibrate, measure_operators
     from fbnetv3.search.cost.operators import operators_of_space
-    from fbnetv3.search.execution.spec import open_space
+    from fbnetv3.search.space.spaces import open_space
     from fbnetv3.search.training.config import known_device
 
     known_device(device)

@@ -13,7 +13,7 @@ from fbnetv3.cli import completion
 
 # Offered by the shell; the modules that know them are slow to import.
 SPACES = ("paper_joint", "recipe_only", "cifar_joint")
-PREDICTORS = ("auto", "gp", "nars", "paper")
+PREDICTORS = ("auto", "gp", "mlp", "mlp_ensemble")
 BINS = ("equal", "quantile", "none", "limits")
 TABLES = completion.files(".csv", ".npz", ".parquet")
 A_SPACE = completion.any_of(completion.choices(*SPACES), completion.files(".json"))
@@ -59,7 +59,9 @@ Bins = Annotated[
 ]
 Predictor = Annotated[
     str,
-    typer.Option(help="paper, nars, gp or auto.", autocompletion=completion.choices(*PREDICTORS)),
+    typer.Option(
+        help="mlp, mlp_ensemble, gp or auto.", autocompletion=completion.choices(*PREDICTORS)
+    ),
 ]
 Limits = Annotated[
     list[str] | None,

@@ -74,23 +74,6 @@ def identity(spec: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def open_space(name: str) -> Space:
-    """Returns a shipped space by name, or the space of a JSON file.
-
-    Raises:
-        ValueError: there is no such name, or the file holds no space.
-        FileNotFoundError: the file does not exist.
-    """
-    from fbnetv3.search.space.space import Space
-    from fbnetv3.search.space.spaces import get_space
-
-    if not name.endswith(".json"):
-        return get_space(name)
-    if not Path(name).is_file():
-        raise FileNotFoundError(f"no space at {name}; see Space.to_json() for the form")
-    return Space.from_json(Path(name).read_bytes())
-
-
 def space_of(settings: Mapping[str, Any]) -> Space:
     """Returns the space that a search's settings hold."""
     from fbnetv3.search.space.space import Space

@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fbnetv3.search.space.layout import gene_of
+from fbnetv3.search.space.spaces import open_space
 from fbnetv3.search.training.recipe import SCHEMA, Recipe
-
-from .spec import open_space
 
 if TYPE_CHECKING:
     from fbnetv3.search.data.image_set import ImageSet

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fbnetv3.search.predictors.quality import spearman
+
 THRESHOLD, LOWER_THRESHOLD = 0.92, 0.85
 NUM_BOOTSTRAPS = 1000
 
@@ -76,24 +78,5 @@ def find_early_stop(
 
 def _agreement(curves: Floats, samples: NDArray[np.int64]) -> Floats:
     """Returns (E, S): each epoch's correlation with the last, in each sample of networks."""
-    last = _ranks(curves[samples, -1])
-    return np.stack([_correlate(_ranks(curves[samples, e]), last) for e in range(curves.shape[1])])
-
-
-def _ranks(values: Floats) -> Floats:
-    """Returns ranks along the last axis; equal values share the mean of theirs."""
-    order = np.sort(values, axis=-1)
-    out = np.empty_like(values)
-    for row, (sample, line) in enumerate(zip(values, order, strict=True)):
-        low = np.searchsorted(line, sample, side="left")
-        out[row] = (low + np.searchsorted(line, sample, side="right") - 1) / 2
-    return out
-
-
-def _correlate(first: Floats, second: Floats) -> Floats:
-    """Returns Pearson's correlation along the last axis; 0 where either does not vary."""
-    a = first - first.mean(axis=-1, keepdims=True)
-    b = second - second.mean(axis=-1, keepdims=True)
-    scale = np.sqrt((a**2).sum(axis=-1) * (b**2).sum(axis=-1))
-    product: Floats = (a * b).sum(axis=-1) / np.where(scale == 0, 1, scale)
-    return product
+    last = curves[samples, -1]
+    return np.stack([spearman(curves[samples, e], last) for e in range(curves.shape[1])])

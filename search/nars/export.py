@@ -1,4 +1,4 @@
-"""A search's trials and answers for others: architecture and recipe JSON, Optuna; labels coming in.
+"""A search's trials for others, as CSV and in Optuna; candidates and labels coming in.
 
 Labels of an earlier search or another tool come as CSV: a column for each gene that has a meaning,
 holding the gene's value, and a column `label`.
@@ -8,82 +8,20 @@ from __future__ import annotations
 
 import csv
 import json
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from fbnetv3._internal.optional import missing
 from fbnetv3.arch.arch import Arch
 from fbnetv3.search.space.space import CostsOf, Matrix, Space
-from fbnetv3.search.storage.results import write_json
 from fbnetv3.search.storage.store import Store
 from fbnetv3.search.storage.trials import Batch, Proposal
-from fbnetv3.search.training.recipe import SCHEMA as RECIPE_SCHEMA
-from fbnetv3.search.training.recipe import Recipe
-
-if TYPE_CHECKING:
-    from .run import Answer
 
 LABEL = "label"
-WEIGHTS = "model.safetensors"
-
-
-def write_answers(store: Store, space: Space, answers: Sequence[Answer]) -> list[Path]:
-    """Writes `answers/<number>/` with what each limit's winner is; returns the files.
-
-    `candidate.json` has genes and figures, `recipe.json` the recipe, and `architecture.json`, where
-    the space describes networks, what `fbnetv3.create` loads. Where networks were trained, the
-    recipe is whole: what `fbnetv3 train --recipe` reads.
-    """
-    files: list[Path] = []
-    for number, answer in enumerate(answers):
-        place = store.folder / "answers" / str(number)
-        contents: dict[str, Mapping[str, Any]] = {"candidate": describe(space, answer)}
-        if answer.contenders:
-            genes = np.array(answer.contenders[0].genes)
-            contents["recipe"] = _recipe(space.recipe(genes), store.settings.get("objective", {}))
-            if space.layout.arch is not None:
-                contents["architecture"] = space.decode(genes)[0].to_dict()
-        for name, content in contents.items():
-            if content:
-                write_json(place / f"{name}.json", content)
-                files.append(place / f"{name}.json")
-    return files
-
-
-def _recipe(fields: Mapping[str, Any], objective: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a recipe with what the objective adds to it."""
-    if objective.get("kind") != "train":
-        return dict(fields)
-    fixed = {**objective.get("recipe", {}), "epochs": objective["epochs"]}
-    return Recipe.from_dict({"schema": RECIPE_SCHEMA, **fields, **fixed}).to_dict()
-
-
-def describe(space: Space, answer: Answer) -> dict[str, Any]:
-    """Returns an answer as plain JSON types, winner first."""
-    return {
-        "limit": {
-            name: [float(end) if np.isfinite(end) else None for end in ends]
-            for name, ends in answer.limit.items()
-        },
-        "contenders": [
-            {
-                "genes": space.values(np.array(one.genes)),
-                "indices": list(one.genes),
-                "mean": one.mean if np.isfinite(one.mean) else None,
-                "sd": one.sd if np.isfinite(one.sd) else None,
-                "labels": [x if np.isfinite(x) else None for x in one.labels],
-                "predicted": one.predicted,
-                "costs": dict(one.costs),
-            }
-            for one in answer.contenders
-        ],
-        "nearest": dict(answer.nearest),
-    }
 
 
 def import_labels(store: Store, space: Space, costs: CostsOf, path: Path, *, epochs: int) -> int:
@@ -148,49 +86,6 @@ def write_csv(store: Store, space: Space, path: Path) -> int:
                 table.writerow({**space.values(row), LABEL: float(value)})
                 count += 1
     return count
-
-
-def copy_answers(store: Store, space: Space, out: Path) -> list[Path]:
-    """Copies the answers' files to another folder; returns them.
-
-    Where the search trained networks and kept weights, those of each winner's best seed go to
-    `<number>/network`, a folder that `fbnetv3.create("local-dir:...", pretrained=True)` loads.
-
-    Raises:
-        ValueError: the search has not come to its end.
-    """
-    source = store.folder / "answers"
-    files = sorted(source.glob("*/*.json"))
-    if not files:
-        raise ValueError(f"{store.folder} has no answers yet; resume the search first")
-    copies = []
-    for file in files:
-        copy = out / file.relative_to(source)
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes(file.read_bytes())
-        copies.append(copy)
-        if file.name == "candidate.json" and (network := _network(store, space, file)):
-            place = shutil.copytree(network, copy.parent / "network", dirs_exist_ok=True)
-            copies.append(Path(place) / WEIGHTS)
-    return copies
-
-
-def _network(store: Store, space: Space, candidate: Path) -> Path | None:
-    """Returns the folder with the weights of an answer's winner, None where there is none."""
-    from fbnetv3.search.execution.train_objective import weights_name
-
-    found = json.loads(candidate.read_text())["contenders"]
-    kept = store.settings.get("objective", {}).get("checkpoints")
-    if not found or not kept:
-        return None
-    genes = tuple(found[0]["indices"])
-    labels = {}
-    for trial in store.trials("done"):
-        place = Path(kept) / weights_name(space, genes, trial.seed)
-        value = store.curve(trial.seq)[-1] if trial.genes == genes else None
-        if value is not None and (place / WEIGHTS).is_file():
-            labels[place] = value
-    return max(labels, key=lambda place: labels[place]) if labels else None
 
 
 def _row(space: Space, fields: Mapping[str, str | None], where: str) -> Any:

@@ -1,122 +1,25 @@
-"""What is searched, and the numbers it is searched with."""
+"""What is searched: candidates, their known costs, and which of them a search may train."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fbnetv3._internal.json_record import keywords_of
-from fbnetv3.search.predictors.predictor import KINDS as PREDICTORS
+from fbnetv3.search.cost.latency_table import LatencyTable
+from fbnetv3.search.execution.objective import TableObjective
+from fbnetv3.search.execution.spec import load_objective, space_of
 from fbnetv3.search.space.space import CostsOf, Feasible, Matrix, Space
 
+from .config import Plan
 from .evolution import Limit, extreme
-from .selection import BINS
 
-IN_TURN = "limits"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """The numbers of a search; those of the paper unless said otherwise.
-
-    Attributes:
-        seed: of every choice, and of the trainings of stage 2.
-        pool: candidates of the pool (quasi-random, distinct, within `within` and one of `limits`).
-        batch: trials of a round.
-        rounds: rounds after the random first one.
-        epochs: of a full training; 0 is what the objective has.
-        early_stop: shorten trainings after the first round where its rankings allow it.
-        bin_by: the cost that rounds are spread over; empty takes the first that is known.
-        bins: "equal" (the paper), "quantile" or "none", see `select`; or "limits", the best within
-            each limit in turn. Empty is "limits" where there are several, else "equal".
-        within: bounds that every candidate keeps, as cost -> (lowest, highest). Rounds train
-            nothing that no limit allows either.
-        predictor: "paper", "nars", "gp", or "auto", the better of the last two at each fit.
-        target: what the predictor sees of a label, "log_error" (of percent) or "raw"; empty is
-            what the objective says.
-        limits: what to find the best network for, each as cost -> (lowest, highest).
-        top: candidates for each limit that are trained again at full length.
-        final_seeds: seeds of that, the search's own included; the best mean wins.
-
-    Raises:
-        ValueError: a number is out of range.
-    """
-
-    seed: int = 0
-    pool: int = 20_000
-    batch: int = 48
-    rounds: int = 5
-    epochs: int = 0
-    early_stop: bool = True
-    bin_by: str = ""
-    bins: str = ""
-    within: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    predictor: str = "auto"
-    target: str = ""
-    limits: tuple[Mapping[str, tuple[float, float]], ...] = ({},)
-    top: int = 5
-    final_seeds: int = 3
-
-    def __post_init__(self) -> None:
-        least = {
-            "seed": 0,
-            "pool": 2,
-            "batch": 2,
-            "rounds": 0,
-            "epochs": 0,
-            "top": 1,
-            "final_seeds": 1,
-        }
-        for name, low in least.items():
-            if getattr(self, name) < low:
-                raise ValueError(f"{name} is {getattr(self, name)}; expected at least {low}")
-        if not self.bins:
-            object.__setattr__(self, "bins", IN_TURN if len(self.limits) > 1 else BINS[0])
-        if self.bins not in (*BINS, IN_TURN):
-            known = ", ".join((*BINS, IN_TURN))
-            raise ValueError(f"bins is {self.bins!r}; expected one of {known}")
-        if self.predictor not in PREDICTORS:
-            known = ", ".join(PREDICTORS)
-            raise ValueError(f"unknown predictor {self.predictor!r}; expected one of {known}")
-        if not self.limits:
-            raise ValueError("limits is empty; give at least {}, a search without bounds")
-        for bounds in (self.within, *self.limits):
-            Limit(bounds)
-
-    @staticmethod
-    def from_dict(fields: Mapping[str, Any]) -> Plan:
-        """Returns the plan of a mapping as `dataclasses.asdict` gives it, from JSON or not.
-
-        Raises:
-            ValueError: a field is unknown or out of range.
-        """
-        given = keywords_of(Plan, fields, "the plan")
-        given["limits"] = tuple(_bounds(limit) for limit in given.get("limits", ({},)))
-        given["within"] = _bounds(given.get("within", {}))
-        return Plan(**given)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns the plan as plain JSON types; an infinite bound is None."""
-        fields = dataclasses.asdict(self)
-        for bounds in (fields["within"], *fields["limits"]):
-            for name, ends in bounds.items():
-                bounds[name] = [end if np.isfinite(end) else None for end in ends]
-        return {**fields, "limits": list(fields["limits"])}
-
-
-def _bounds(limit: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
-    return {
-        name: (
-            -np.inf if ends[0] is None else float(ends[0]),
-            np.inf if ends[1] is None else float(ends[1]),
-        )
-        for name, ends in limit.items()
-    }
+LATENCY = "latency_ms"
 
 
 @dataclass(frozen=True)
@@ -208,3 +111,76 @@ def pool_of(problem: Problem, plan: Plan) -> Matrix:
             "the limits or make rounds smaller"
         )
     return pool
+
+
+def problem_of(settings: Mapping[str, Any]) -> Problem:
+    """Returns the problem that a search's settings describe."""
+    problem = _problem(space_of(settings), settings)
+    if "latency" not in settings:
+        return problem
+    table = LatencyTable.from_json(json.dumps(settings["latency"]))
+    return with_latency(problem, table, num_classes=settings["num_classes"])
+
+
+def _problem(space: Space, settings: Mapping[str, Any]) -> Problem:
+    objective = None
+    if settings["objective"]["kind"] != "train":
+        objective = load_objective(settings["objective"])
+    if isinstance(objective, TableObjective):
+        return Problem(space, objective.costs, objective.allowed, objective.rows)
+    own = getattr(objective, "costs", None)
+    if own is not None:
+        return Problem(space, own)
+    if space.layout.arch is None:
+        return Problem(space, lambda _rows: {})
+
+    def costs(rows: Matrix) -> Mapping[str, npt.NDArray[Any]]:
+        from fbnetv3.search.cost.cost import costs as exact
+
+        return exact(space, rows, num_classes=settings["num_classes"]).as_dict()
+
+    return Problem(space, costs)
+
+
+def with_latency(problem: Problem, table: LatencyTable, *, num_classes: int = 1000) -> Problem:
+    """Returns the problem with one more cost, `latency_ms`.
+
+    Raises:
+        ValueError: the space describes no network, or the table lacks one of its operators.
+    """
+    known, milliseconds = problem.costs, table.cost(problem.space, num_classes=num_classes)
+
+    def costs(rows: Matrix) -> Mapping[str, npt.NDArray[Any]]:
+        return {**known(rows), LATENCY: milliseconds(rows)}
+
+    return dataclasses.replace(problem, costs=costs)
+
+
+def check(problem: Problem, plan: Plan) -> None:
+    """Looks whether limits can be reached and rounds be filled, before anything is trained.
+
+    Raises:
+        ValueError: a limit, or `bin_by`, names an unknown cost, or a limit is out of reach; the
+            message has the least (or largest) cost that is within reach. Or too few candidates are
+            feasible.
+    """
+    known = problem.costs(problem.space.sample(1, np.random.default_rng(0)))
+    if plan.bin_by and plan.bin_by not in known:
+        raise ValueError(
+            f"bin_by is {plan.bin_by!r}; the known costs are {', '.join(known) or 'none'}"
+        )
+    for bounds in (plan.within, *plan.limits):
+        for name, (low, high) in bounds.items():
+            if name not in known:
+                raise ValueError(
+                    f"limit on {name!r}; the known costs are {', '.join(known) or 'none'}"
+                )
+            if np.isfinite(high) and (least := problem.extreme(name)) > high:
+                raise ValueError(
+                    f"no candidate has {name} of {high:g} or less; the least is {least:g}"
+                )
+            if np.isfinite(low) and (most := problem.extreme(name, largest=True)) < low:
+                raise ValueError(
+                    f"no candidate has {name} of {low:g} or more; the largest is {most:g}"
+                )
+    pool_of(problem, plan)

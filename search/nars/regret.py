@@ -20,9 +20,11 @@ from fbnetv3.search.execution.engine import InlineEngine
 from fbnetv3.search.execution.objective import TableObjective
 from fbnetv3.search.storage.store import Store
 
-from .problem import Plan, Problem
+from .answers import Answer
+from .config import Plan
+from .problem import Problem
 from .rounds import SEARCH_KINDS
-from .run import Answer, search
+from .run import search
 
 
 def bench_table(

@@ -16,21 +16,16 @@ import numpy as np
 import numpy.typing as npt
 
 from fbnetv3.search.execution.coordinator import Coordinator, Progress
-from fbnetv3.search.predictors.predictor import (
-    AutoPredictor,
-    MlpPredictor,
-    Predictor,
-    load_predictor,
-    make_predictor,
-    save_predictor,
-)
+from fbnetv3.search.predictors.protocol import Predictor
 from fbnetv3.search.predictors.quality import cross_validate, tau
+from fbnetv3.search.predictors.registry import load_predictor, make_predictor, save_predictor
 from fbnetv3.search.space.space import Floats, Matrix
 from fbnetv3.search.storage.store import Store
 from fbnetv3.search.storage.trials import Batch, Labels, Proposal, Trial
 
+from .config import IN_TURN, Plan
 from .early_stop import find_early_stop
-from .problem import IN_TURN, Plan, Problem, pool_of
+from .problem import Problem, pool_of
 from .selection import Selection, best_within, next_best, select_batch, select_in_turn
 
 Notify = Callable[[str, Mapping[str, Any]], None]
@@ -59,17 +54,6 @@ def usable(labels: Labels) -> Floats:
     return np.where(np.isfinite(labels.values), labels.values, finite.min())
 
 
-def _chosen_of(predictor: Predictor) -> Predictor:
-    """Returns the predictor that `auto` has chosen, or the predictor itself."""
-    return predictor.members[predictor.kind] if isinstance(predictor, AutoPredictor) else predictor
-
-
-def _encoder_of(predictor: Predictor) -> MlpPredictor | None:
-    """Returns what can be pretrained of a predictor."""
-    found = predictor.members["nars"] if isinstance(predictor, AutoPredictor) else predictor
-    return found if isinstance(found, MlpPredictor) else None
-
-
 class Optimizer:
     """Stages 1 and 2 of one search. Every step asks the store what is done already."""
 
@@ -86,21 +70,25 @@ class Optimizer:
         self.pool = pool_of(problem, plan)
         self.costs = self.costs_of(self.pool)
         self.bin_by = plan.bin_by or next(iter(self.costs), "")
-        self.predictor = self._make_predictor()
+        self.predictor = self._make_predictor(plan.predictor)
         self._hashes = problem.space.hashes(self.pool)
         self._inside = np.stack([problem.feasible(limit)(self.pool) for limit in plan.limits])
         self._fitted = -1
         self._scores: Floats = np.zeros(0)
 
-    def _make_predictor(self) -> Predictor:
-        varied = any(np.ptp(cost) > 0 for cost in self.costs.values())
+    def _make_predictor(self, kind: str) -> Predictor:
         return make_predictor(
-            self._plan.predictor,
+            kind,
             self._problem.space,
             target=self._plan.target,
             seed=self._plan.seed,
-            costs=self._problem.costs if varied else None,
+            costs=self._problem.costs if self._varied else None,
         )
+
+    @property
+    def _varied(self) -> dict[str, Floats]:
+        """Costs of the pool that differ among candidates."""
+        return {name: cost for name, cost in self.costs.items() if np.ptp(cost) > 0}
 
     @property
     def epoch(self) -> int:
@@ -109,17 +97,15 @@ class Optimizer:
         return self._plan.epochs if found is None else int(found["epoch"])
 
     def pretrain(self) -> None:
-        """Stage 1: pretrains the predictor's encoder on the costs of the pool, or reads it back."""
-        encoder = _encoder_of(self.predictor)
-        varied = {name: cost for name, cost in self.costs.items() if np.ptp(cost) > 0}
-        if encoder is None or not varied:
-            return
+        """Stage 1: pretrains the predictor on the costs of the pool, or reads that back."""
         path = self._store.folder / "pretrained.safetensors"
         if self._store.stage("pretraining") is not None and path.exists():
-            encoder.restore(*load_predictor(path).state())
+            self.predictor.restore(*load_predictor(path).state())
             return
-        found = encoder.pretrain(self.pool, varied)
-        save_predictor(encoder, path)
+        found = self.predictor.pretrain(self.pool, self._varied) if self._varied else None
+        if found is None:
+            return
+        save_predictor(self.predictor, path)
         shown = {
             name: {
                 "r2": float(found.r2[name]),
@@ -152,12 +138,7 @@ class Optimizer:
         labels = self.labels(before)
         values = usable(labels)
         some = np.linspace(0, len(values) - 1, min(len(values), MOST_FITTED)).astype(int)
-        fitted = self.predictor
-        if isinstance(fitted, AutoPredictor) and len(values) > MOST_LABELS:
-            # A Gaussian process of more labels costs their cube, and has no edge left.
-            fitted.kind = "nars"
-            fitted = fitted.members["nars"]
-        fitted.fit(labels.matrix[some], values[some])
+        self.predictor.fit(labels.matrix[some], values[some])
         self._fitted = index
         self._scores = self.predictor.predict(self.pool).mean
 
@@ -306,8 +287,8 @@ class Optimizer:
             return {}
         some = np.linspace(0, len(values) - 1, min(len(values), MOST_LABELS)).astype(int)
         rows, values = labels.matrix[some], values[some]
-        chosen = _chosen_of(self.predictor)
-        found = cross_validate(lambda: chosen, rows, values, seed=self._plan.seed)
+        chosen = self.predictor.chosen
+        found = cross_validate(chosen, rows, values, seed=self._plan.seed)
         figures: dict[str, Any] = {
             "tau": found.tau,
             "spearman": found.spearman,
@@ -317,9 +298,9 @@ class Optimizer:
             "truth": values.round(4).tolist(),
             "predictor": chosen.kind,
         }
-        if chosen is _encoder_of(self.predictor) and self._store.stage("pretraining"):
-            plain = _chosen_of(self._make_predictor())
-            unpretrained = cross_validate(lambda: plain, rows, values, seed=self._plan.seed)
+        if chosen.pretrained:
+            plain = self._make_predictor(chosen.kind)
+            unpretrained = cross_validate(plain, rows, values, seed=self._plan.seed)
             figures["tau_unpretrained"] = unpretrained.tau
             figures["mse_unpretrained"] = unpretrained.mse
             figures["predicted_unpretrained"] = unpretrained.predicted.round(4).tolist()

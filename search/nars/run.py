@@ -12,31 +12,30 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 import fbnetv3
 from fbnetv3.search.cost.latency_table import LatencyTable
 from fbnetv3.search.execution.coordinator import Coordinator, Policy
 from fbnetv3.search.execution.engine import Engine
 from fbnetv3.search.execution.objective import TableObjective
-from fbnetv3.search.execution.spec import identity, load_objective, space_of
-from fbnetv3.search.predictors.predictor import Predictor, load_predictor
-from fbnetv3.search.space.space import Matrix, Space
+from fbnetv3.search.execution.spec import identity, load_objective
+from fbnetv3.search.predictors.protocol import Predictor
+from fbnetv3.search.predictors.registry import load_predictor
+from fbnetv3.search.space.space import Space
 from fbnetv3.search.storage.store import Store
-from fbnetv3.search.storage.trials import Batch, Proposal
 
+from .answers import Answer, describe, write_answers
+from .config import Plan
 from .evolution import Evolved, Limit, evolve
-from .export import describe, write_answers
-from .problem import Plan, Problem, pool_of
+from .problem import Problem, check, problem_of
+from .retraining import answers_of, ranking, train_again
 from .rounds import PREDICTOR, Notify, Optimizer
 
 PATIENCE = Policy()
-LATENCY = "latency_ms"
 
 
 def _unheard(_name: str, _fields: Mapping[str, Any]) -> None:
@@ -89,121 +88,6 @@ def create(
     return Store.create(folder, settings)
 
 
-def problem_of(settings: Mapping[str, Any]) -> Problem:
-    """Returns the problem that a search's settings describe."""
-    problem = _problem(space_of(settings), settings)
-    if "latency" not in settings:
-        return problem
-    table = LatencyTable.from_json(json.dumps(settings["latency"]))
-    return with_latency(problem, table, num_classes=settings["num_classes"])
-
-
-def _problem(space: Space, settings: Mapping[str, Any]) -> Problem:
-    objective = None
-    if settings["objective"]["kind"] != "train":
-        objective = load_objective(settings["objective"])
-    if isinstance(objective, TableObjective):
-        return Problem(space, objective.costs, objective.allowed, objective.rows)
-    own = getattr(objective, "costs", None)
-    if own is not None:
-        return Problem(space, own)
-    if space.layout.arch is None:
-        return Problem(space, lambda _rows: {})
-
-    def costs(rows: Matrix) -> Mapping[str, npt.NDArray[Any]]:
-        from fbnetv3.search.cost.cost import costs as exact
-
-        return exact(space, rows, num_classes=settings["num_classes"]).as_dict()
-
-    return Problem(space, costs)
-
-
-def with_latency(problem: Problem, table: LatencyTable, *, num_classes: int = 1000) -> Problem:
-    """Returns the problem with one more cost, `latency_ms`.
-
-    Raises:
-        ValueError: the space describes no network, or the table lacks one of its operators.
-    """
-    known, milliseconds = problem.costs, table.cost(problem.space, num_classes=num_classes)
-
-    def costs(rows: Matrix) -> Mapping[str, npt.NDArray[Any]]:
-        return {**known(rows), LATENCY: milliseconds(rows)}
-
-    return dataclasses.replace(problem, costs=costs)
-
-
-def check(problem: Problem, plan: Plan) -> None:
-    """Looks whether limits can be reached and rounds be filled, before anything is trained.
-
-    Raises:
-        ValueError: a limit, or `bin_by`, names an unknown cost, or a limit is out of reach; the
-            message has the least (or largest) cost that is within reach. Or too few candidates are
-            feasible.
-    """
-    known = problem.costs(problem.space.sample(1, np.random.default_rng(0)))
-    if plan.bin_by and plan.bin_by not in known:
-        raise ValueError(
-            f"bin_by is {plan.bin_by!r}; the known costs are {', '.join(known) or 'none'}"
-        )
-    for bounds in (plan.within, *plan.limits):
-        for name, (low, high) in bounds.items():
-            if name not in known:
-                raise ValueError(
-                    f"limit on {name!r}; the known costs are {', '.join(known) or 'none'}"
-                )
-            if np.isfinite(high) and (least := problem.extreme(name)) > high:
-                raise ValueError(
-                    f"no candidate has {name} of {high:g} or less; the least is {least:g}"
-                )
-            if np.isfinite(low) and (most := problem.extreme(name, largest=True)) < low:
-                raise ValueError(
-                    f"no candidate has {name} of {low:g} or more; the largest is {most:g}"
-                )
-    pool_of(problem, plan)
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A candidate that was trained again at full length.
-
-    Attributes:
-        genes: canonical gene indices.
-        labels: after the last epoch, one for each seed.
-        costs: known costs.
-        predicted: the predictor's expectation.
-    """
-
-    genes: tuple[int, ...]
-    labels: tuple[float, ...]
-    costs: Mapping[str, float]
-    predicted: float
-
-    @property
-    def mean(self) -> float:
-        """Mean over seeds; minus infinity where a training diverged or is missing."""
-        return float(np.mean(self.labels)) if self.labels else -np.inf
-
-    @property
-    def sd(self) -> float:
-        """Standard deviation over seeds; 0 for one seed."""
-        return float(np.std(self.labels, ddof=1)) if len(self.labels) > 1 else 0.0
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a search found for one limit.
-
-    Attributes:
-        limit: cost -> (lowest, highest).
-        contenders: best mean first; empty if nothing within the limit was found.
-        nearest: costs nearest to a limit that is out of reach, else empty.
-    """
-
-    limit: Mapping[str, tuple[float, float]]
-    contenders: tuple[Contender, ...]
-    nearest: Mapping[str, float]
-
-
 def run(
     store: Store, engine: Engine, *, policy: Policy = PATIENCE, notify: Notify = _unheard
 ) -> list[Answer]:
@@ -241,9 +125,9 @@ def search(
         found = evolve_for(store, problem, optimizer.predictor, plan.limits)
         _note_evolution(store, found)
         notify("evolved", {"limits": len(found)})
-        rankings = [_ranking(problem, optimizer, store, plan, one) for one in found]
-        _train_again(store, plan, optimizer, coordinator, rankings, notify)
-        answers = _answers(store, plan, optimizer, found, rankings)
+        rankings = [ranking(problem, optimizer, plan, one) for one in found]
+        train_again(store, plan, optimizer, coordinator, rankings, notify)
+        answers = answers_of(store, plan, optimizer, found, rankings)
     finally:
         coordinator.cancel()
     store.set_stage("answers", {"answers": [describe(problem.space, one) for one in answers]})
@@ -307,79 +191,3 @@ def _note_evolution(store: Store, found: list[Evolved]) -> None:
         for one in found
     ]
     store.set_stage("evolution", {"limits": content})
-
-
-def _ranking(
-    problem: Problem, optimizer: Optimizer, store: Store, plan: Plan, found: Evolved
-) -> Matrix:
-    """Returns the `top` candidates to train again: best predicted, and the best label's own."""
-    labels = optimizer.labels()
-    inside = problem.feasible(found.limit.bounds)(labels.matrix) & np.isfinite(labels.values)
-    trained = labels.matrix[inside]
-    rows = problem.space.unique(np.concatenate([found.rows, trained]))
-    if not len(rows):
-        return rows
-    scores = optimizer.predictor.predict(rows).mean
-    chosen = rows[np.argsort(-scores, kind="stable")][: plan.top]
-    if len(trained):
-        best = trained[np.argmax(labels.values[inside])][None]
-        if not (chosen == best).all(1).any():
-            chosen = np.concatenate([chosen[: plan.top - 1], best]) if plan.top > 1 else chosen
-    return chosen
-
-
-def _train_again(
-    store: Store,
-    plan: Plan,
-    optimizer: Optimizer,
-    coordinator: Coordinator,
-    rankings: list[Matrix],
-    notify: Notify,
-) -> None:
-    if not any(batch.kind == "final" for batch in store.batches()):
-        proposals = []
-        for slot, rows in enumerate(rankings):
-            costs = optimizer.costs_of(rows)
-            for row, genes in enumerate(rows):
-                for seed in range(plan.seed, plan.seed + plan.final_seeds):
-                    known = {name: float(cost[row]) for name, cost in costs.items()}
-                    proposals.append(
-                        Proposal(tuple(genes.tolist()), known, plan.epochs, seed, slot)
-                    )
-        batch = Batch(store.batches()[-1].number + 1, "final", {}, plan.predictor)
-        store.add_batch(batch, proposals)
-    notify("round", {"index": plan.rounds + 1, "rounds": plan.rounds})
-    coordinator.complete(lambda _trial: None, optimizer.report)
-
-
-def _answers(
-    store: Store, plan: Plan, optimizer: Optimizer, found: list[Evolved], rankings: list[Matrix]
-) -> list[Answer]:
-    labels: dict[tuple[int, ...], list[float]] = {}
-    for trial in store.trials("done"):
-        if trial.epochs == plan.epochs and trial.origin == "search":
-            value = store.curve(trial.seq)[-1]
-            labels.setdefault(trial.genes, []).append(np.nan if value is None else value)
-    answers = []
-    for limit, one, rows in zip(plan.limits, found, rankings, strict=True):
-        costs = optimizer.costs_of(rows)
-        predicted = optimizer.predictor.predict(rows).mean if len(rows) else np.zeros(0)
-        contenders = [
-            Contender(
-                tuple(genes.tolist()),
-                tuple(labels.get(tuple(genes.tolist()), ())),
-                {name: float(cost[row]) for name, cost in costs.items()},
-                float(predicted[row]),
-            )
-            for row, genes in enumerate(rows)
-        ]
-        # A mean over fewer seeds, or one with a training that diverged, ranks last.
-        contenders.sort(
-            key=lambda c: (
-                len(c.labels) < plan.final_seeds or not np.isfinite(c.mean),
-                -c.mean if np.isfinite(c.mean) else 0.0,
-                c.genes,
-            )
-        )
-        answers.append(Answer(limit, tuple(contenders), one.nearest))
-    return answers

@@ -8,7 +8,7 @@ from typing import Any
 from fbnetv3.search.storage.lock import OWNER
 from fbnetv3.search.storage.store import Store
 
-from .problem import Plan
+from .config import Plan
 from .rounds import SEARCH_KINDS
 
 

@@ -1,18 +1,36 @@
-"""A Gaussian process over genes and known costs: exact, numpy only, for up to a few hundred labels.
+"""A Gaussian process over genes and known costs: exact, for up to a few hundred labels.
 
 The kernel is Matern 5/2 over a weighted distance plus a kernel that adds up gene by gene. Choices
 differ or do not (Hamming), ordered genes differ by their encoded distance. The weights, the parts
 and the noise maximise the marginal likelihood under weak priors.
+
+After Rasmussen and Williams, Gaussian Processes for Machine Learning, chapters 2 and 5:
+
+    book          here             what it is
+    X, y          rows, targets    n labelled candidates, and their standardised labels
+    X*            rows             of `predict`, P candidates
+    theta         theta            logarithms of the hyperparameters
+    K             matrix           (n, n) covariance of the labels, the noise included
+    K*            cross            (P, n) covariance of candidates and labels
+    L             lower            (n, n) Cholesky factor, K = L L^T
+    alpha         alpha            (n,) K^-1 y
+    k(x*, x*)     prior            variance of a candidate before there are labels
+    v             shrink           (n, P) L^-1 K*^T: the labels take v^T v off that variance
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from fbnetv3.search.space.space import CostsOf, Floats, Matrix, Space
+
+from .protocol import Arrays, Prediction, Predictor
+from .targets import Scale
 
 _JITTER = 1e-8
 # Up to so many values an ordered gene is also seen as a choice.
@@ -31,10 +49,11 @@ class GpModel:
         self.theta = np.zeros(0)
         self.rows: Matrix = np.zeros((0, len(space.genes)), np.int16)
         self.alpha = np.zeros(0)
-        self.inverse = np.zeros((0, 0))
+        self.lower = np.zeros((0, 0))
 
     def fit(self, rows: Matrix, targets: Floats) -> None:
         """Fits hyperparameters and posterior to standardised targets (n,)."""
+        from scipy.linalg import cho_solve
         from scipy.optimize import minimize
 
         self.rows = self.space.canonical(rows)
@@ -54,21 +73,23 @@ class GpModel:
         matrix = _kernel(gaps, self.theta)[0] + (math.exp(self.theta[-1]) + _JITTER) * np.eye(
             len(targets)
         )
-        self.inverse = np.linalg.inv(np.linalg.cholesky(matrix))
-        self.alpha = self.inverse.T @ (self.inverse @ targets)
+        self.lower = np.linalg.cholesky(matrix)
+        self.alpha = cho_solve((self.lower, True), targets)
 
     def predict(self, rows: Matrix) -> tuple[Floats, Floats]:
         """Returns mean (P,) and standard deviation (P,) of the noiseless target."""
         if not len(self.rows):
             raise ValueError("the predictor has no labels yet; call fit first")
+        from scipy.linalg import solve_triangular
+
         means, stds = [], []
         prior = math.exp(self.theta[-3]) + math.exp(self.theta[-2])
         for start in range(0, len(rows), 2048):
             part = self.space.canonical(rows[start : start + 2048])
             cross = _kernel(self._gaps(part, self.rows), self.theta)[0]
             means.append(cross @ self.alpha)
-            shrink = ((cross @ self.inverse.T) ** 2).sum(1)
-            stds.append(np.sqrt(np.maximum(prior - shrink, 1e-12)))
+            shrink = solve_triangular(self.lower, cross.T, lower=True, check_finite=False)
+            stds.append(np.sqrt(np.maximum(prior - (shrink**2).sum(0), 1e-12)))
         if not means:
             return np.zeros(0), np.zeros(0)
         return np.concatenate(means), np.concatenate(stds)
@@ -130,12 +151,14 @@ def _kernel(gaps: Floats, theta: Floats) -> tuple[Floats, dict[str, Any]]:
 
 def _loss(theta: Floats, gaps: Floats, y: Floats, prior: Floats) -> tuple[float, Floats]:
     """Returns the negative log posterior of the hyperparameters and its gradient."""
+    from scipy.linalg import cho_solve
+
     kernel, part = _kernel(gaps, theta)
     noise = math.exp(theta[-1])
     matrix = kernel + (noise + _JITTER) * np.eye(len(y))
     lower = np.linalg.cholesky(matrix)
-    inverse_lower = np.linalg.inv(lower)
-    inverse = inverse_lower.T @ inverse_lower
+    # The gradient needs K^-1 itself: the trace of its product with the slope of K.
+    inverse = cho_solve((lower, True), np.eye(len(y)), check_finite=False)
     alpha = inverse @ y
     spread = np.concatenate([np.full(len(theta) - 3, 1.5), [1.5, 1.5, 1.5]])
     off = (theta - prior) / spread
@@ -156,3 +179,48 @@ def _loss(theta: Floats, gaps: Floats, y: Floats, prior: Floats) -> tuple[float,
         ]
     )
     return float(value), gradient + off / spread
+
+
+class GpPredictor(Predictor):
+    """A `GpModel` between labels and predictions in their unit."""
+
+    kind = "gp"
+
+    def __init__(
+        self,
+        space: Space,
+        *,
+        target: str = "log_error",
+        seed: int = 0,
+        costs: CostsOf | None = None,
+    ) -> None:
+        del seed  # nothing in it is random
+        self.space, self.scale, self.model = space, Scale(target), GpModel(space, costs)
+
+    def fit(self, rows: Matrix, labels: Floats) -> None:
+        """Learns from labels (n,) of candidates (n, num_genes)."""
+        self.model.fit(rows, self.scale.learn(labels))
+
+    def predict(self, rows: Matrix) -> Prediction:
+        """Returns the posterior's mean and standard deviation."""
+        return self.scale.invert(*self.model.predict(rows))
+
+    def state(self) -> tuple[Arrays, dict[str, Any]]:
+        """Returns the posterior."""
+        model = self.model
+        arrays = {
+            "theta": model.theta,
+            "rows": model.rows,
+            "alpha": model.alpha,
+            "lower": model.lower,
+        }
+        return arrays, {"scale": self.scale.to_dict()}
+
+    def restore(self, arrays: Mapping[str, npt.NDArray[Any]], settings: Mapping[str, Any]) -> None:
+        """Takes over what `state` returned."""
+        self.scale = Scale.from_dict(settings["scale"])
+        for key in ("theta", "rows", "alpha"):
+            setattr(self.model, key, arrays[key])
+        # Files of 0.1.0 have the factor's inverse.
+        old = "lower" not in arrays
+        self.model.lower = np.linalg.inv(arrays["inverse"]) if old else arrays["lower"]

@@ -16,7 +16,6 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -25,26 +24,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fbnetv3.search.space.space import Floats, Matrix, Space
+from fbnetv3.search.space.space import CostsOf, Floats, Matrix, Space
+
+from .protocol import Arrays, Prediction, Predictor, Pretraining
+from .targets import Scale
 
 WIDTH = 24
 _RATE, _BATCH, _SLOWER = 1e-2, 16, 3.0
 _PRETRAIN_STEPS, _PRETRAIN_BATCH = 1500, 128
-
-
-@dataclass(frozen=True)
-class Pretraining:
-    """How well the encoder knows what it was pretrained on.
-
-    Attributes:
-        r2: name of the cost -> share of variance explained on the held-out fifth of the pool.
-        truth: name -> (H,) standardised costs of the held-out candidates.
-        predicted: name -> (H,) what the proxy head says of them.
-    """
-
-    r2: Mapping[str, float]
-    truth: Mapping[str, Floats]
-    predicted: Mapping[str, Floats]
 
 
 @contextlib.contextmanager
@@ -63,7 +50,7 @@ def _one_thread() -> Iterator[None]:
 
 
 class MlpModel:
-    """Members of one ensemble, in standardised units; `predictor` scales labels.
+    """Members of one ensemble, in standardised units; `MlpPredictor` scales labels.
 
     Args:
         space: whose genes are read.
@@ -235,3 +222,79 @@ def _report(names: tuple[str, ...], truth: Tensor, found: Tensor) -> Pretraining
         truth={n: truth[:, c].double().numpy() for c, n in enumerate(names)},
         predicted={n: found[:, c].double().numpy() for c, n in enumerate(names)},
     )
+
+
+class MlpPredictor(Predictor):
+    """An `MlpModel` between labels and predictions in their unit."""
+
+    def __init__(
+        self,
+        space: Space,
+        *,
+        kind: str = "mlp_ensemble",
+        target: str = "log_error",
+        members: int = 5,
+        seed: int = 0,
+        freeze: bool = True,
+    ) -> None:
+        self.kind, self.space, self.scale = kind, space, Scale(target)
+        self.model = MlpModel(space, members=members, seed=seed, freeze=freeze)
+
+    def pretrain(self, pool: Matrix, costs: Mapping[str, npt.NDArray[Any]]) -> Pretraining:
+        """Trains the encoder on the costs of a pool."""
+        return self.model.pretrain(pool, costs)
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether the encoder was trained on costs."""
+        return bool(self.model.encoder)
+
+    def fit(self, rows: Matrix, labels: Floats) -> None:
+        """Learns from labels (n,) of candidates (n, num_genes)."""
+        self.model.fit(rows, self.scale.learn(labels))
+
+    def predict(self, rows: Matrix) -> Prediction:
+        """Returns mean and spread of the members."""
+        members = self.model.predict(rows)
+        return self.scale.invert(members.mean(0), members.std(0))
+
+    def state(self) -> tuple[Arrays, dict[str, Any]]:
+        """Returns weights and settings."""
+        parts = {"encoder": self.model.encoder, "head": self.model.head}
+        arrays = {f"{p}.{k}": v.numpy() for p, held in parts.items() for k, v in held.items()}
+        settings = {
+            "members": self.model.members,
+            "seed": self.model.seed,
+            "freeze": self.model.freeze,
+            "proxies": list(self.model.proxies),
+            "scale": self.scale.to_dict(),
+        }
+        return arrays, settings
+
+    def restore(self, arrays: Mapping[str, npt.NDArray[Any]], settings: Mapping[str, Any]) -> None:
+        """Takes over what `state` returned."""
+        self.scale = Scale.from_dict(settings["scale"])
+        for name in ("members", "seed", "freeze"):
+            setattr(self.model, name, settings[name])
+        self.model.proxies = tuple(settings["proxies"])
+        for part, held in (("encoder", self.model.encoder), ("head", self.model.head)):
+            held.clear()
+            for key, value in arrays.items():
+                if key.startswith(part + "."):
+                    held[key[len(part) + 1 :]] = torch.from_numpy(value.copy())
+
+
+def single_mlp(
+    space: Space, *, target: str, seed: int, costs: CostsOf | None = None
+) -> MlpPredictor:
+    """Returns the paper's predictor: one network, and raw labels whatever the target."""
+    del target, costs
+    return MlpPredictor(space, kind="mlp", target="raw", members=1, seed=seed)
+
+
+def mlp_ensemble(
+    space: Space, *, target: str, seed: int, costs: CostsOf | None = None
+) -> MlpPredictor:
+    """Returns five networks whose mean is the prediction."""
+    del costs
+    return MlpPredictor(space, target=target, seed=seed)

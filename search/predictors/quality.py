@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from fbnetv3.search.space.space import Floats, Matrix
 
-if TYPE_CHECKING:
-    from .predictor import Predictor
+from .protocol import Predictor
 
 FOLDS = 5
 
@@ -41,20 +39,18 @@ def quality(predicted: Floats, labels: Floats) -> Quality:
     better = labels >= np.median(labels)
     return Quality(
         tau=tau(predicted, labels),
-        spearman=spearman(predicted, labels),
+        spearman=float(spearman(predicted, labels)),
         mse=float(((predicted - labels) ** 2).mean()),
         tau_better_half=tau(predicted[better], labels[better]),
         predicted=predicted,
     )
 
 
-def cross_validate(
-    make: Callable[[], Predictor], rows: Matrix, labels: Floats, *, seed: int = 0
-) -> Quality:
+def cross_validate(predictor: Predictor, rows: Matrix, labels: Floats, *, seed: int = 0) -> Quality:
     """Returns the figures of five-fold cross-validation.
 
     Args:
-        make: returns a predictor to fit; the same one each time is fine, as `fit` starts anew.
+        predictor: is left fitted to four fifths of the labels.
         rows: (n, num_genes).
         labels: (n,).
         seed: of the split.
@@ -69,7 +65,6 @@ def cross_validate(
     predicted = np.empty(len(values))
     for number in range(FOLDS):
         held = fold == number
-        predictor = make()
         predictor.fit(rows[~held], values[~held])
         predicted[held] = predictor.predict(rows[held]).mean
     return quality(predicted, values)
@@ -77,18 +72,20 @@ def cross_validate(
 
 def tau(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
     """Returns Kendall's tau-b of two lists, 0 where either is constant."""
-    a, b = np.asarray(first, np.float64), np.asarray(second, np.float64)
-    up, over = np.sign(a[:, None] - a), np.sign(b[:, None] - b)
-    spread = float(np.sqrt((up**2).sum() * (over**2).sum()))
-    return float((up * over).sum() / spread) if spread else 0.0
+    from scipy.stats import kendalltau
+
+    found = float(kendalltau(first, second).statistic)
+    return 0.0 if math.isnan(found) else found
 
 
-def spearman(first: npt.ArrayLike, second: npt.ArrayLike) -> float:
-    """Returns Spearman's rank correlation, equal values sharing their mean rank; 0 if constant."""
-    ranks = []
-    for values in (first, second):
-        _, place, counts = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
-        ranks.append((np.cumsum(counts) - (counts + 1) / 2)[place.ravel()])
-    a, b = (rank - rank.mean() for rank in ranks)
-    spread = float(np.sqrt((a**2).sum() * (b**2).sum()))
-    return float((a * b).sum() / spread) if spread else 0.0
+def spearman(first: npt.ArrayLike, second: npt.ArrayLike) -> Floats:
+    """Returns Spearman's rank correlation along the last axis; 0 where either is constant.
+
+    Equal values share their mean rank.
+    """
+    from scipy.stats import rankdata
+
+    a, b = (rankdata(values, axis=-1) for values in (first, second))
+    a, b = (ranks - ranks.mean(axis=-1, keepdims=True) for ranks in (a, b))
+    spread = np.sqrt((a**2).sum(axis=-1) * (b**2).sum(axis=-1))
+    return np.asarray((a * b).sum(axis=-1) / np.where(spread == 0, 1, spread))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from fbnetv3.search.nars.run import Answer
+    from fbnetv3.search.nars.answers import Answer
     from fbnetv3.search.storage.store import Store
 
 # A line of progress so often where the output is no terminal.

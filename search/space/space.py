@@ -59,7 +59,7 @@ class Space:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "genes", tuple(self.genes))
-        check_space(self)
+        check_space(self.name, self.version, self.genes, self.layout, self.packs)
 
     # What the space is
 

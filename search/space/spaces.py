@@ -9,6 +9,7 @@ the released networks, "low" could not be checked against the paper and must not
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from fbnetv3.arch.arch import Arch
@@ -220,3 +221,17 @@ def get_space(name: str) -> Space:
     if name not in SPACES:
         raise ValueError(f"unknown space {name!r}; expected one of {', '.join(SPACES)}, or a JSON")
     return SPACES[name]()
+
+
+def open_space(name: str) -> Space:
+    """Returns a shipped space by name, or the space of a JSON file.
+
+    Raises:
+        ValueError: there is no such name, or the file holds no space.
+        FileNotFoundError: the file does not exist.
+    """
+    if not name.endswith(".json"):
+        return get_space(name)
+    if not Path(name).is_file():
+        raise FileNotFoundError(f"no space at {name}; see Space.to_json() for the form")
+    return Space.from_json(Path(name).read_bytes())

@@ -19,8 +19,6 @@ from .config import Hardware
 from .networks import Network
 from .scoring import BATCH_SIZE, score
 
-# Two-sided 95 %.
-_Z = 1.959963984540054
 # Another order of the classes is reported where it is right this much more often, in points.
 _SUSPICIOUS_POINTS = 15.0
 _NUM_LISTED = 5
@@ -143,11 +141,10 @@ def wilson_pct(hits: int, num: int) -> tuple[float, float]:
     """
     if not 0 <= hits <= num or num == 0:
         raise ValueError(f"hits is {hits} of {num}; expected 0 to num, and num above 0")
-    share = hits / num
-    middle = share + _Z**2 / (2 * num)
-    reach = _Z * math.sqrt(share * (1 - share) / num + _Z**2 / (4 * num**2))
-    low, high = ((middle + side * reach) / (1 + _Z**2 / num) for side in (-1, 1))
-    return max(0.0, 100 * low), min(100.0, 100 * high)
+    from scipy.stats import binomtest
+
+    found = binomtest(hits, num).proportion_ci(method="wilson")
+    return 100 * found.low, 100 * found.high
 
 
 def match_classes(classes: Sequence[str], labels: Sequence[Sequence[str]] | None) -> Tensor | None:

@@ -22,7 +22,7 @@ import fbnetv3
 from fbnetv3._internal.optional import INSTALLS
 from fbnetv3.integrations.coco_folder import CocoFolder
 from fbnetv3.search.nars import run
-from fbnetv3.search.nars.problem import Plan
+from fbnetv3.search.nars.config import Plan
 from fbnetv3.search.space.gene import Gene
 from fbnetv3.search.space.space import Space
 from tests.paths import ROOT

@@ -19,9 +19,9 @@ from fbnetv3.deploy import calibration
 from fbnetv3.hub.registry import list_models, list_weights
 from fbnetv3.measure import runners
 from fbnetv3.search.cli import words as cli_words
-from fbnetv3.search.nars.problem import IN_TURN
+from fbnetv3.search.nars.config import IN_TURN
 from fbnetv3.search.nars.selection import BINS
-from fbnetv3.search.predictors import predictor
+from fbnetv3.search.predictors.registry import PREDICTORS
 from fbnetv3.search.space.spaces import SPACES
 from fbnetv3.search.training.presets import PRESETS
 from tests.shell import APPS
@@ -81,7 +81,7 @@ def test_the_fixed_words_are_those_that_the_library_takes() -> None:
     assert set(cli_words.SPACES) == set(SPACES)
     assert set(cli_words.BINS) == {*BINS, IN_TURN}
     assert set(PRESETS) <= set(offered("bash", "fbnetv3 train --recipe "))
-    assert set(cli_words.PREDICTORS) == set(predictor.KINDS)
+    assert set(cli_words.PREDICTORS) == set(PREDICTORS)
 
 
 def test_files_are_completed_by_their_endings(

@@ -10,7 +10,7 @@ from typing import Any
 
 from fbnetv3.search.execution.coordinator import Policy
 from fbnetv3.search.execution.engine import Engine, LocalEngine
-from fbnetv3.search.nars.problem import Plan
+from fbnetv3.search.nars.config import Plan
 from fbnetv3.search.nars.run import create, run
 from fbnetv3.search.space.gene import Gene
 from fbnetv3.search.space.space import Space

@@ -11,10 +11,13 @@ from fbnetv3.arch.arch import Arch
 from fbnetv3.search.execution.engine import InlineEngine
 from fbnetv3.search.execution.objective import TableObjective
 from fbnetv3.search.execution.spec import load_objective
+from fbnetv3.search.nars.answers import Answer
+from fbnetv3.search.nars.config import Plan
 from fbnetv3.search.nars.export import LABEL, import_labels, read_candidates, to_optuna, write_csv
-from fbnetv3.search.nars.problem import Plan, Problem
+from fbnetv3.search.nars.problem import Problem, problem_of
 from fbnetv3.search.nars.regret import bench_table
-from fbnetv3.search.nars.run import Answer, create, evolve_for, open_predictor, problem_of, run
+from fbnetv3.search.nars.run import create, evolve_for, open_predictor, run
+from fbnetv3.search.predictors.registry import PREDICTORS
 from fbnetv3.search.space.gene import Gene
 from fbnetv3.search.space.space import Space
 from fbnetv3.search.space.spaces import get_space
@@ -23,6 +26,7 @@ from fbnetv3.search.storage.trials import Batch, Proposal
 from fbnetv3.search.training.recipe import Recipe
 from tests.search.killable import INFINITE, PLAN, SPACE, summary, toy
 from tests.search.killing import undergo
+from tests.search.nearest import Nearest
 from tests.search.ray_nodes import ray_cluster
 
 # Trainings of 6,561 networks on CIFAR-10, three seeds each: github.com/xiusu/NAS-Bench-Macro,
@@ -41,6 +45,24 @@ def start(folder: Path, chosen: Plan = PLAN, **arguments: Any) -> Store:
 
 def carry_out(store: Store) -> list[Answer]:
     return run(store, InlineEngine(load_objective(store.settings["objective"])))
+
+
+def test_a_predictor_of_ones_own_leads_a_whole_search(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(PREDICTORS, Nearest.kind, Nearest)
+    with start(tmp_path / "s", plan(predictor=Nearest.kind)) as store:
+        answers = carry_out(store)
+        assert [batch.predictor for batch in store.batches()][1] == Nearest.kind
+        assert isinstance(open_predictor(store, problem_of(store.settings)), Nearest)
+        random = store.labels(kinds=["random"]).values
+    assert all(answer.contenders for answer in answers)
+    assert max(one.mean for one in answers[-1].contenders) > random.max()
+
+
+def test_a_search_of_the_first_version_keeps_its_predictor_by_its_new_name() -> None:
+    older = {**PLAN.to_dict(), "predictor": "nars"}
+    assert Plan.from_dict(older).predictor == "mlp_ensemble"
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,116 @@
+"""The numbers of a search."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from fbnetv3._internal.json_record import keywords_of
+from fbnetv3.search.predictors.registry import known_predictor
+
+from .evolution import Limit
+from .selection import BINS
+
+IN_TURN = "limits"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The numbers of a search; those of the paper unless said otherwise.
+
+    Attributes:
+        seed: of every choice, and of the trainings of stage 2.
+        pool: candidates of the pool (quasi-random, distinct, within `within` and one of `limits`).
+        batch: trials of a round.
+        rounds: rounds after the random first one.
+        epochs: of a full training; 0 is what the objective has.
+        early_stop: shorten trainings after the first round where its rankings allow it.
+        bin_by: the cost that rounds are spread over; empty takes the first that is known.
+        bins: "equal" (the paper), "quantile" or "none", see `select`; or "limits", the best within
+            each limit in turn. Empty is "limits" where there are several, else "equal".
+        within: bounds that every candidate keeps, as cost -> (lowest, highest). Rounds train
+            nothing that no limit allows either.
+        predictor: "mlp" (the paper's), "mlp_ensemble", "gp", or "auto", the better of the last two
+            at each fit; or another name of `registry.PREDICTORS`.
+        target: what the predictor sees of a label, "log_error" (of percent) or "raw"; empty is
+            what the objective says.
+        limits: what to find the best network for, each as cost -> (lowest, highest).
+        top: candidates for each limit that are trained again at full length.
+        final_seeds: seeds of that, the search's own included; the best mean wins.
+
+    Raises:
+        ValueError: a number is out of range.
+    """
+
+    seed: int = 0
+    pool: int = 20_000
+    batch: int = 48
+    rounds: int = 5
+    epochs: int = 0
+    early_stop: bool = True
+    bin_by: str = ""
+    bins: str = ""
+    within: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    predictor: str = "auto"
+    target: str = ""
+    limits: tuple[Mapping[str, tuple[float, float]], ...] = ({},)
+    top: int = 5
+    final_seeds: int = 3
+
+    def __post_init__(self) -> None:
+        least = {
+            "seed": 0,
+            "pool": 2,
+            "batch": 2,
+            "rounds": 0,
+            "epochs": 0,
+            "top": 1,
+            "final_seeds": 1,
+        }
+        for name, low in least.items():
+            if getattr(self, name) < low:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected at least {low}")
+        if not self.bins:
+            object.__setattr__(self, "bins", IN_TURN if len(self.limits) > 1 else BINS[0])
+        if self.bins not in (*BINS, IN_TURN):
+            known = ", ".join((*BINS, IN_TURN))
+            raise ValueError(f"bins is {self.bins!r}; expected one of {known}")
+        object.__setattr__(self, "predictor", known_predictor(self.predictor))
+        if not self.limits:
+            raise ValueError("limits is empty; give at least {}, a search without bounds")
+        for bounds in (self.within, *self.limits):
+            Limit(bounds)
+
+    @staticmethod
+    def from_dict(fields: Mapping[str, Any]) -> Plan:
+        """Returns the plan of a mapping as `dataclasses.asdict` gives it, from JSON or not.
+
+        Raises:
+            ValueError: a field is unknown or out of range.
+        """
+        given = keywords_of(Plan, fields, "the plan")
+        given["limits"] = tuple(_bounds(limit) for limit in given.get("limits", ({},)))
+        given["within"] = _bounds(given.get("within", {}))
+        return Plan(**given)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the plan as plain JSON types; an infinite bound is None."""
+        fields = dataclasses.asdict(self)
+        for bounds in (fields["within"], *fields["limits"]):
+            for name, ends in bounds.items():
+                bounds[name] = [end if np.isfinite(end) else None for end in ends]
+        return {**fields, "limits": list(fields["limits"])}
+
+
+def _bounds(limit: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    return {
+        name: (
+            -np.inf if ends[0] is None else float(ends[0]),
+            np.inf if ends[1] is None else float(ends[1]),
+        )
+        for name, ends in limit.items()
+    }

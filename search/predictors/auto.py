@@ -1,0 +1,82 @@
+"""The choice between the ensemble and the Gaussian process, asked again at every fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy.typing as npt
+
+from fbnetv3.search.space.space import CostsOf, Floats, Matrix, Space
+
+from .gp import GpPredictor
+from .mlp import mlp_ensemble
+from .protocol import Arrays, Prediction, Predictor, Pretraining
+from .quality import FOLDS, cross_validate
+
+# A Gaussian process of more labels costs their cube, and has no edge left.
+MOST_COMPARED = 1000
+
+
+class AutoPredictor(Predictor):
+    """Whichever of two predictors ranks the labels better; until there are labels the ensemble.
+
+    Its `kind` is that of the predictor it has chosen.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        *,
+        target: str = "log_error",
+        seed: int = 0,
+        costs: CostsOf | None = None,
+    ) -> None:
+        self.space, self.seed = space, seed
+        self.ensemble = mlp_ensemble(space, target=target, seed=seed)
+        gp = GpPredictor(space, target=target, costs=costs)
+        self.members: dict[str, Predictor] = {one.kind: one for one in (self.ensemble, gp)}
+        self.kind = self.ensemble.kind
+
+    @property
+    def chosen(self) -> Predictor:
+        """The better one."""
+        return self.members[self.kind]
+
+    def pretrain(self, pool: Matrix, costs: Mapping[str, npt.NDArray[Any]]) -> Pretraining:
+        """Pretrains the ensemble."""
+        return self.ensemble.pretrain(pool, costs)
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether the ensemble is."""
+        return self.ensemble.pretrained
+
+    def fit(self, rows: Matrix, labels: Floats) -> None:
+        """Compares both by five-fold tau, then fits the better one to all labels.
+
+        Of fewer labels than that takes, the one in use is kept.
+        """
+        if len(labels) > MOST_COMPARED:
+            self.kind = self.ensemble.kind
+        elif len(labels) >= 2 * FOLDS:
+            taus = {
+                kind: cross_validate(member, rows, labels, seed=self.seed).tau
+                for kind, member in self.members.items()
+            }
+            self.kind = max(taus, key=lambda kind: taus[kind])
+        self.chosen.fit(rows, labels)
+
+    def predict(self, rows: Matrix) -> Prediction:
+        """Returns what the better one expects."""
+        return self.chosen.predict(rows)
+
+    def state(self) -> tuple[Arrays, dict[str, Any]]:
+        """Returns the better one's state."""
+        arrays, settings = self.chosen.state()
+        return arrays, {**settings, "chosen": self.kind}
+
+    def restore(self, arrays: Mapping[str, npt.NDArray[Any]], settings: Mapping[str, Any]) -> None:
+        """Takes over what `state` returned, or the state of an ensemble."""
+        self.kind = settings.get("chosen", self.ensemble.kind)
+        self.chosen.restore(arrays, settings)

@@ -1,0 +1,61 @@
+"""What a predictor sees of labels: standardised, as they are or as the logarithm of their error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fbnetv3.search.space.space import Floats
+
+from .protocol import Prediction
+
+# Labels in percent are best seen as the logarithm of their error.
+TARGETS = ("raw", "log_error")
+
+
+class Scale:
+    """Between labels and standardised targets."""
+
+    def __init__(self, target: str) -> None:
+        if target not in TARGETS:
+            raise ValueError(f"target is {target!r}; expected one of {', '.join(TARGETS)}")
+        self.target, self.mean, self.std = target, 0.0, 1.0
+
+    def learn(self, labels: Floats) -> Floats:
+        """Returns standardised targets of labels (n,).
+
+        Raises:
+            ValueError: fewer than two labels, or one that is NaN or not in the target's range.
+        """
+        values = np.asarray(labels, np.float64)
+        if values.ndim != 1 or len(values) < 2:
+            raise ValueError(f"{values.size} labels; expected two or more to learn from")
+        if not np.isfinite(values).all():
+            raise ValueError(f"{int((~np.isfinite(values)).sum())} labels are NaN or infinite")
+        if self.target == "log_error":
+            if values.max() > 100 or values.min() < 0:
+                raise ValueError("log_error expects labels in percent, 0 to 100; use target 'raw'")
+            values = -np.log(100 - np.minimum(values, 99.99))
+        self.mean, self.std = float(values.mean()), float(max(values.std(), 1e-9))
+        return np.asarray((values - self.mean) / self.std)
+
+    def invert(self, mean: Floats, std: Floats) -> Prediction:
+        """Returns standardised mean and deviation in the labels' unit."""
+        value, spread = mean * self.std + self.mean, std * self.std
+        if self.target == "raw":
+            return Prediction(value, spread)
+        error = np.exp(-value)
+        return Prediction(100 - error, error * spread)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the scale as plain JSON types."""
+        return {"target": self.target, "mean": self.mean, "std": self.std}
+
+    @staticmethod
+    def from_dict(fields: Mapping[str, Any]) -> Scale:
+        """Returns the scale of a mapping as `to_dict` gives it."""
+        made = Scale(fields["target"])
+        made.mean, made.std = fields["mean"], fields["std"]
+        return made
