@@ -69,7 +69,7 @@ class GpModel:
             bounds=[(-9.0, 4.0)] * len(start),
             options={"maxiter": 60},
         )
-        self.theta = np.asarray(best.x)
+        self.theta = np.asarray(best.x, dtype=np.float64)
         matrix = _kernel(gaps, self.theta)[0] + (math.exp(self.theta[-1]) + _JITTER) * np.eye(
             len(targets)
         )
