@@ -46,10 +46,10 @@ class GpModel:
 
     def __init__(self, space: Space, costs: CostsOf | None = None) -> None:
         self.space, self.costs = space, costs
-        self.theta = np.zeros(0)
+        self.theta: Floats = np.zeros(0)
         self.rows: Matrix = np.zeros((0, len(space.genes)), np.int16)
-        self.alpha = np.zeros(0)
-        self.lower = np.zeros((0, 0))
+        self.alpha: Floats = np.zeros(0)
+        self.lower: Floats = np.zeros((0, 0))
 
     def fit(self, rows: Matrix, targets: Floats) -> None:
         """Fits hyperparameters and posterior to standardised targets (n,)."""
@@ -69,7 +69,7 @@ class GpModel:
             bounds=[(-9.0, 4.0)] * len(start),
             options={"maxiter": 60},
         )
-        self.theta = np.asarray(best.x, dtype=np.float64)
+        self.theta = np.asarray(best.x)
         matrix = _kernel(gaps, self.theta)[0] + (math.exp(self.theta[-1]) + _JITTER) * np.eye(
             len(targets)
         )
@@ -208,7 +208,7 @@ class GpPredictor(Predictor):
     def state(self) -> tuple[Arrays, dict[str, Any]]:
         """Returns the posterior."""
         model = self.model
-        arrays = {
+        arrays: Arrays = {
             "theta": model.theta,
             "rows": model.rows,
             "alpha": model.alpha,
