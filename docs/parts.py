@@ -38,7 +38,7 @@ _SHOWN = (
 
 def define_env(env: Any) -> None:
     """Gives the generator's macros their names."""
-    for function in (commands, opening, section, data_file, conditions):
+    for function in (commands, section, data_file, conditions):
         env.macro(function)
 
 
@@ -115,11 +115,6 @@ def section(path: str, heading: str) -> str:
     if found is None:
         raise ValueError(f"{path} has no heading {heading!r}")
     return re.sub(r"^<!--.*?-->\n?", "", found.group(1), flags=re.M).strip()
-
-
-def opening(path: str) -> str:
-    """Returns what stands between a Markdown file's title and its first section."""
-    return (ROOT / path).read_text().split("\n## ", 1)[0].partition("\n")[2].strip()
 
 
 def data_file(name: str) -> str:

@@ -269,15 +269,26 @@ def test_every_result_has_its_conditions_on_the_page() -> None:
     assert [path for path in paths if f"`{path}`" not in table] == []
 
 
-def test_the_page_of_numbers_names_only_scripts_and_results_that_exist() -> None:
-    text = (DOCS / "numbers.md").read_text()
-    scripts = set(re.findall(r"-m benchmarks\.([\w.]+)", text))
-    assert {"latency.networks", "latency.startup", "detection.latency"} <= scripts
-    files = [ROOT / "benchmarks" / f"{script.replace('.', '/')}.py" for script in sorted(scripts)]
-    assert [file for file in files if not file.is_file()] == []
-    results = re.findall(r"`results/([\w/.]+\.\w+)`", text)
-    assert results
-    assert [r for r in results if not (ROOT / "benchmarks" / "results" / r).is_file()] == []
+def test_the_table_of_benchmarks_names_every_script_and_every_result() -> None:
+    rows = re.findall(
+        r"^\| `([\w.]+)[^|]*\|[^|]*\|([^|]*)\|",
+        parts().section("benchmarks/README.md", "## Scripts"),
+        re.M,
+    )
+    scripts = {
+        ".".join(path.relative_to(ROOT / "benchmarks").with_suffix("").parts)
+        for path in (ROOT / "benchmarks").rglob("*.py")
+        if "__main__" in path.read_text()
+    }
+    assert {name for name, _ in rows} == scripts
+    results = ROOT / "benchmarks" / "results"
+    patterns = [pattern for _, cell in rows for pattern in re.findall(r"`([^`]+)`", cell)]
+    found = [set(results.glob(pattern)) for pattern in patterns]
+    assert all(found), patterns
+    # The table's last lines say of these where they are explained.
+    others = ("coverage.json", "training/*.log.json", "training/*.recipe.json", "*/README.md")
+    known = set().union(*found, *map(results.glob, others))
+    assert [path for path in results.rglob("*.*") if path not in known] == []
 
 
 def nav_pages(entries: Sequence[Any]) -> Iterator[str]:
