@@ -265,7 +265,6 @@ def test_the_front_is_what_nothing_beats() -> None:
 
 @pytest.mark.parametrize("suffix", [".svg", ".png"])
 def test_rows_become_a_picture_that_repeats(tmp_path: Path, suffix: str) -> None:
-    pytest.importorskip("matplotlib", reason="the extra `plot` is not installed")
     rows = [row("fp32", 10, top1_pct=80.0).to_dict(), row("int8", 4, top1_pct=79.8).to_dict()]
     one, two = tmp_path / f"1{suffix}", tmp_path / f"2{suffix}"
     plot_rows(rows, one)

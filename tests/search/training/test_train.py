@@ -325,7 +325,6 @@ def test_the_folder_is_what_create_loads(tmp_path: Path) -> None:
 
 
 def test_the_curve_is_drawn(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     result = train(tiny_model(), tiny_images(), tiny_images(), small_run(None))
     plot_curve(tmp_path / "curve.svg", result.curve)
     assert "averaged weights" in (tmp_path / "curve.svg").read_text() or (
