@@ -85,7 +85,7 @@ TORCH_FREE = [
     "search.predictors.quality",
     "search.execution.objective",
     "search.nars",
-    "search.report.style",
+    "search.report",
     "search.cli.app",
     "search.cli.ask",
     "search.cli.run",
