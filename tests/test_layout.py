@@ -85,7 +85,7 @@ TORCH_FREE = [
     "search.predictors.quality",
     "search.execution.objective",
     "search.nars",
-    "search.report.style",
+    "search.report",
     "search.cli.app",
     "search.cli.ask",
     "search.cli.run",
@@ -107,7 +107,6 @@ OPTIONAL = {
     "detectron2": "integrations.detectron2_backbone integrations.detectron2_config "
     "integrations.detectron2_hooks integrations.detectron2_weights",
     "executorch": "deploy.targets",
-    "matplotlib": "measure.plot search.training.logbook",
     "nncf": "deploy.openvino_model",
     "openvino": "measure.bench deploy.openvino_model",
     "optuna": "search.nars.export",
@@ -123,8 +122,10 @@ AT_THE_TOP = {
     "torchvision": "integrations.torchvision_backbone",
 }
 # Required, but slow to import. The rooms of commands are about typer.
-SLOW = {"fvcore", "huggingface_hub", "onnx", "onnxruntime", "onnxscript", "rich", "timm"} | {
+SLOW = {"fvcore", "huggingface_hub", "matplotlib", "onnx", "onnxruntime", "onnxscript"} | {
+    "rich",
     "scipy",
+    "timm",
     "torchvision",
     "transformers",
     "typer",

@@ -90,6 +90,10 @@ def test_the_wheel_holds_the_package_and_nothing_else(archives: Archives) -> Non
     }
     data = ROOT / "fbnetv3_zoo" / "data"
     expected |= {f"fbnetv3/data/{p.relative_to(data)}" for p in data.rglob("*.*") if p.is_file()}
+    expected |= {
+        f"fbnetv3/search/report/html/{path.name}"
+        for path in (ROOT / "search/report/html").iterdir()
+    }
     metadata = {name for name in archives.in_wheel if ".dist-info/" in name}
     assert archives.in_wheel - metadata == expected | {"fbnetv3/py.typed"}
     assert {Path(name).name for name in metadata} == (

@@ -103,7 +103,6 @@ LACKING = {
     "openvino": "fbnetv3 export fbnetv3_nano.cifar10 -o nano.xml",
     "nncf": "fbnetv3 quantize nano.onnx --calib photos -o nano_int8.xml",
     "executorch": "fbnetv3 export fbnetv3_nano.cifar10 -o nano.pte",
-    "matplotlib": "fbnetv3 train --data classes --model fbnetv3_nano.cifar10 --out p --plot",
     "ray": "fbnetv3-search resume s --engine ray",
     "optuna": "fbnetv3-search export s --optuna sqlite:///study.db",
     "pyarrow": "fbnetv3-search run t --space space.json --table labels.parquet",

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fbnetv3.search.report.style import STYLE
-from fbnetv3.search.report.svg import Series, bars, chart
+from fbnetv3.search.report.plots import Series, bars, chart
+from fbnetv3.search.report.templates import render
 
-COLOURS = ("c0", "c1", "c2", "accent", "ink", "faint", "r6", "r3")
+COLOURS = ("c0", "c1", "c2", "accent", "ink", "soft", "r6", "r3")
 # Drawn where they were run, in this order of colours; the tables have all.
 DRAWN = ("nars", "nars_gp", "gp_ei_48", "gp_ei_8", "tpe_free", "evolution", "random", "hyperband")
 ARMS = ("nars", "nars_scratch", "paper", "paper_scratch", "gp", "gp_costs", "cost")
@@ -19,36 +18,22 @@ PROBLEMS = {"U": "no limit", "C": "cost at most its 40th percentile", "M": "four
 
 def write_plots(path: Path, summary: Mapping[str, Any]) -> None:
     """Writes the page of all tables of a summary."""
-    parts = []
+    sections = []
     for name, rows in summary.items():
         what, _, table = name.partition("_")
         if what == "regret" and not table.endswith("_claims"):
             for problem in sorted({row["problem"] for row in rows}):
                 own = [row for row in rows if row["problem"] == problem]
                 drawn = _bars(own) if problem == "M" else _curves(own)
-                parts.append(section(f"Regret, {table}: {PROBLEMS[problem]}", drawn))
+                sections.append((f"Regret, {table}: {PROBLEMS[problem]}", drawn))
         elif what == "predictors" and not table.endswith("_efficiency"):
-            parts.append(section(f"Predictors, {table}: rank correlation", _arms(rows, "tau")))
-            parts.append(section(f"Predictors, {table}: error", _arms(rows, "mse_median")))
+            sections.append((f"Predictors, {table}: rank correlation", _arms(rows, "tau")))
+            sections.append((f"Predictors, {table}: error", _arms(rows, "mse_median")))
     text = (
         "Median regret and quartiles over runs; labels are single trainings, the truth is the mean "
         "over seeds."
     )
-    path.write_text(page("Search benchmark", text, parts))
-
-
-def page(title: str, text: str, sections: Sequence[str]) -> str:
-    """Returns a whole HTML page; the title and the text are HTML already."""
-    return (
-        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{title}</title>"
-        f"<style>{STYLE}</style></head><body><header><h1>{title}</h1><p>{text}</p>"
-        f"</header><main>{''.join(sections)}</main></body></html>\n"
-    )
-
-
-def section(title: str, body: str) -> str:
-    """Returns a section of a page; the title is plain text."""
-    return f"<section><h2>{html.escape(title)}</h2>{body}</section>"
+    path.write_text(render("page.html", title="Search benchmark", text=text, sections=sections))
 
 
 def _curves(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -66,7 +51,7 @@ def _curves(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _bars(rows: Sequence[Mapping[str, Any]]) -> str:
-    return bars([(row["method"], row["mean"]) for row in rows], unit="")
+    return bars([(row["method"], row["mean"]) for row in rows], name="mean regret", unit="")
 
 
 def _arms(rows: Sequence[Mapping[str, Any]], figure: str) -> str:

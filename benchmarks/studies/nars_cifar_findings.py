@@ -18,13 +18,13 @@ import numpy as np
 from scipy.stats import kendalltau
 
 from benchmarks.records import read_lines, write
-from benchmarks.search.plots import page, section
 from fbnetv3.search.execution.spec import space_of
 from fbnetv3.search.nars.problem import problem_of
 from fbnetv3.search.nars.rounds import PREDICTOR, SEARCH_KINDS
 from fbnetv3.search.predictors.registry import load_predictor
 from fbnetv3.search.report.page import write_report
-from fbnetv3.search.report.svg import Series, chart
+from fbnetv3.search.report.plots import Series, chart
+from fbnetv3.search.report.templates import render
 from fbnetv3.search.storage.store import Store
 
 from .nars_cifar import ARMS, BUDGET, JOINT, LIMITS, LINES, RESULTS, macs_of, values_of
@@ -264,7 +264,7 @@ def noise() -> dict[str, float]:
 
 def picture(arms: dict[str, dict[str, Any]]) -> str:
     """Returns a page of the best label within each limit against trainings."""
-    parts = []
+    sections = []
     searched = {arm: found for arm, found in arms.items() if arm in COLOURS}
     for limit, macs in LIMITS.items():
         series = []
@@ -278,12 +278,12 @@ def picture(arms: dict[str, dict[str, Any]]) -> str:
             )
         drawn = chart(series, x="trainings", y="best label, %", cut_tail=True)
         title = f"{limit}: at most {macs / 1e6:g} M multiply-adds"
-        parts.append(section(title, drawn))
+        sections.append((title, drawn))
     text = (
         f"Best single proxy training so far within each limit; {BUDGET} trainings an arm. An arm "
         "that searches limit after limit begins late in the later ones."
     )
-    return page("Arms at equal cost", text, parts)
+    return render("page.html", title="Arms at equal cost", text=text, sections=sections)
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ INSTALLS = {
     "detectron2": 'cloudpickle hydra-core iopath omegaconf pycocotools "setuptools<82", then put a '
     "checkout of its repository, which has no release, on PYTHONPATH",
     "executorch": '"fbnetv3-zoo[executorch]"',
-    "matplotlib": '"fbnetv3-zoo[plot]"',
+    "matplotlib": "matplotlib",
     "nncf": '"fbnetv3-zoo[openvino]"',
     "onnxruntime": "onnxruntime",
     "openvino": '"fbnetv3-zoo[openvino]"',

@@ -76,7 +76,7 @@ def latency(
     r"""Measure ways of running networks against each other here.
 
     Every backend that is installed takes its turn; rows have median, spread and agreement. Writes
-    nothing unless asked to: --output appends rows, --plot draws them (an optional part).
+    nothing unless asked to: --output appends rows, --plot draws them.
 
     Examples:
         fbnetv3 latency fbnetv3_nano.cifar10 --threads 1 --seconds 5

@@ -85,7 +85,7 @@ def train(
         str | None,
         typer.Option(help="cpu, cuda; default: cuda if any.", autocompletion=_DEVICES),
     ] = None,
-    plot: Annotated[bool, typer.Option(help="Draw curve.png; needs matplotlib.")] = False,
+    plot: Annotated[bool, typer.Option(help="Draw curve.png.")] = False,
 ) -> None:
     """Train or fine-tune a network on a folder of images.
 

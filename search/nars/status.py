@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fbnetv3.search.storage.lock import OWNER
@@ -38,12 +40,21 @@ def best_of(store: Store) -> list[dict[str, Any]]:
     plan = Plan.from_dict(store.settings["plan"])
     return [
         {
-            "limit": ", ".join(
-                f"{'' if low == -float('inf') else f'{low:g}<='}{name}"
-                f"{'' if high == float('inf') else f'<={high:g}'}"
-                for name, (low, high) in limit.items()
-            ),
+            "limit": limit_text(limit),
             "label": store.best_label(limit),
         }
         for limit in plan.limits
     ]
+
+
+def limit_text(
+    limit: Mapping[str, Sequence[float | None]], number: Callable[[float], str] = "{:g}".format
+) -> str:
+    """Returns a limit as `--limit` takes it, such as `macs<=3e+06`; an end may be None for none."""
+
+    def end(value: float | None, text: str) -> str:
+        return "" if value is None or math.isinf(value) else text.format(number(value))
+
+    return ", ".join(
+        f"{end(low, '{}<=')}{name}{end(high, '<={}')}" for name, (low, high) in limit.items()
+    )

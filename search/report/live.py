@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from .words import duration
 
 if TYPE_CHECKING:
     from fbnetv3.search.nars.answers import Answer
@@ -62,7 +62,7 @@ class Live:
             f"{self._round}: {fields['done']} done, {fields['running']} running, "
             f"{fields['waiting']} waiting"
             + (f", {fields['failed']} failed" if fields["failed"] else "")
-            + (f", about {_duration(left)} left in this round" if left else "")
+            + (f", about {duration(left)} left in this round" if left else "")
         )
         if self._status is not None:
             self._status.update(f"{text}; {self._best()}")
@@ -117,20 +117,12 @@ _TEXTS: dict[str, Any] = {
 
 def round_line(number: int, answer: Answer) -> str:
     """Returns an answer as one line."""
-    limit = ", ".join(
-        f"{'' if low == -np.inf else f'{low:g}<='}{name}{'' if high == np.inf else f'<={high:g}'}"
-        for name, (low, high) in answer.limit.items()
-    )
-    where = f"answer {number} ({limit or 'no limit'})"
+    from fbnetv3.search.nars.status import limit_text
+
+    where = f"answer {number} ({limit_text(answer.limit) or 'no limit'})"
     if not answer.contenders:
         nearest = ", ".join(f"{name} {value:g}" for name, value in answer.nearest.items())
         return f"{where}: out of reach, the nearest has {nearest}"
     best = answer.contenders[0]
     costs = ", ".join(f"{name} {value:.6g}" for name, value in best.costs.items())
     return f"{where}: {best.mean:.3f} +- {best.sd:.3f} over {len(best.labels)} seed(s), {costs}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

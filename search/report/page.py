@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import html
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fbnetv3._internal.files import write_atomically
+from fbnetv3.measure.plot import pareto
 from fbnetv3.search.execution.spec import space_of
 from fbnetv3.search.nars.rounds import SEARCH_KINDS
+from fbnetv3.search.nars.status import limit_text
 from fbnetv3.search.space.space import Space
 from fbnetv3.search.storage.store import Store
 from fbnetv3.search.storage.trials import Trial
 
-from .style import SCRIPT, STYLE
-from .svg import Series, bars, chart, short
+from .plots import Series, bars, chart
+from .templates import render as fill_in
+from .words import duration, short
 
 NUM_TINTS = 7
 MOST_GENES = 16
@@ -29,50 +31,31 @@ def write_report(store: Store, path: Path) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(render(store), encoding="utf-8")
-    temporary.replace(path)
+    write_atomically(path, render(store))
 
 
 def render(store: Store) -> str:
     """Returns the page."""
-    page = _Page(store)
-    sections = [
-        ("Answers", page.answers()),
-        ("Every trial: label against cost", page.front()),
-        ("Rounds", page.rounds()),
-        ("Best label so far", page.best_so_far()),
-        ("Predictor: expected against true", page.calibration()),
-        ("Predictor: error against labels", page.error()),
-        ("Predictor: rank correlation against labels", page.efficiency()),
-        ("Stage 1: costs, expected against true", page.pretraining()),
-        ("Early stopping", page.early_stop()),
-        ("What matters: genes", page.importance()),
-        ("All trials", page.table()),
-    ]
-    body = "".join(
-        f"<section class='{'wide' if name in _WIDE else ''}'><h2>{name}</h2>{text}</section>"
-        for name, text in sections
-        if text
+    report = _Report(store)
+    plan = report.plan
+    text = (
+        f"Space {report.space.name} ({short(float(report.space.cardinality()))} candidates), "
+        f"predictor {plan['predictor']}, rounds of {plan['batch']}, seed {plan['seed']}."
     )
-    name = html.escape(store.folder.resolve().name)
-    return (
-        f"<!doctype html><html lang='en'><head><meta charset='utf-8'>"
-        f"<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>Search {name}</title><style>{STYLE}</style></head><body>"
-        f"<header><h1>Search {name}</h1>{page.summary()}</header><main>{body}</main>"
-        f"<script>{SCRIPT}</script></body></html>\n"
-    )
+    title = f"Search {store.folder.resolve().name}"
+    return fill_in("report.html", title=title, text=text, report=report)
 
 
-_WIDE = ("Answers", "All trials")
-
-
-class _Page:
-    """What is drawn, read from the store once."""
+class _Report:
+    """What `report.html` shows, read from the store once."""
 
     def __init__(self, store: Store) -> None:
-        self.store, self.stages = store, store.stages()
+        self.store = store
+        stages = store.stages()
+        self.early = stages.get("early_stop", {})
+        self.pretrained = stages.get("pretraining", {})
+        self.genes = stages.get("importance", {}).get("genes", {})
+        self.found = stages.get("answers", {}).get("answers", [])
         self.space: Space = space_of(store.settings)
         self.plan: Mapping[str, Any] = store.settings["plan"]
         self.trials = store.trials()
@@ -81,10 +64,12 @@ class _Page:
         self.round = {number: index for index, number in enumerate(order)}
         self.label = self._labels()
         self.cost = next(iter(self.trials[0].costs), "") if self.trials else ""
+        rounds = [stages.get(f"round_{n}", {}) for n in range(len(order))]
+        self.quality = [one for one in rounds if "tau" in one]
 
     def _labels(self) -> dict[int, float]:
         """Returns trial -> label: of rounds after the epoch that all share, else after the last."""
-        epoch = self.stages.get("early_stop", {}).get("epoch")
+        epoch = self.early.get("epoch")
         found = [self.store.labels(), self.store.labels(epoch, kinds=SEARCH_KINDS)]
         return {
             seq: value
@@ -92,56 +77,40 @@ class _Page:
             for seq, value in zip(labels.seq.tolist(), labels.values.tolist(), strict=True)
         }
 
-    def summary(self) -> str:
+    def tiles(self) -> list[tuple[str, str]]:
         counts = self.store.counts()
         finite = [v for v in self.label.values() if np.isfinite(v)]
         spent = sum((t.ended - t.started) for t in self.trials if t.ended and t.started)
-        tiles = [
+        return [
             ("trials with a label", f"{counts['done']}"),
             ("failed", f"{counts['failed']}"),
             ("open", f"{counts['queued'] + counts['leased']}"),
             ("rounds", f"{len(self.round)} of {self.plan['rounds'] + 1}"),
             ("best label", f"{max(finite):.2f}" if finite else "-"),
-            ("training time", _duration(spent)),
+            ("training time", duration(spent)),
         ]
-        shown = "".join(f"<div><b>{value}</b>{name}</div>" for name, value in tiles)
-        told = (
-            f"Space {self.space.name} ({short(float(self.space.cardinality()))} candidates), "
-            f"predictor {self.plan['predictor']}, rounds of {self.plan['batch']}, seed "
-            f"{self.plan['seed']}."
-        )
-        return f"<p>{html.escape(told)}</p><div class='tiles'>{shown}</div>"
 
-    def answers(self) -> str:
-        found = self.stages.get("answers", {}).get("answers", [])
+    def answers(self) -> list[dict[str, str]]:
         rows = []
-        for number, answer in enumerate(found):
-            limit = _limit_text(answer["limit"])
+        for answer in self.found:
+            limit = limit_text(answer["limit"], short) or "none"
             if not answer["contenders"]:
-                near = ", ".join(f"{k} {short(v)}" for k, v in answer["nearest"].items())
-                rows.append(f"<tr><td>{number}</td><td>{limit}</td><td colspan='4'>out of reach; "
-                            f"nearest: {html.escape(near)}</td></tr>")  # fmt: skip
+                rows.append({"limit": limit, "nearest": _costs_text(answer["nearest"])})
                 continue
-            best = answer["contenders"][0]
-            others = [c["mean"] for c in answer["contenders"][1:] if c["mean"] is not None]
-            spread = f" &plusmn; {best['sd']:.2f}" if len(best["labels"]) > 1 else ""
-            mean = "-" if best["mean"] is None else f"{best['mean']:.2f}{spread}"
-            next_best = f"{max(others):.2f}" if others else "-"
-            costs = ", ".join(f"{k} {short(v)}" for k, v in best["costs"].items())
-            genes = ", ".join(f"{k}={v}" for k, v in best["genes"].items())
+            best, *others = answer["contenders"]
+            means = [one["mean"] for one in others if one["mean"] is not None]
+            spread = f" \N{PLUS-MINUS SIGN} {best['sd']:.2f}" if len(best["labels"]) > 1 else ""
             rows.append(
-                f"<tr><td>{number}</td><td>{limit}</td><td class='num'><b>{mean}</b></td>"
-                f"<td class='num'>{next_best}</td><td>{html.escape(costs)}</td>"
-                f"<td class='genes'>{html.escape(genes)}</td></tr>"
+                {
+                    "limit": limit,
+                    "nearest": "",
+                    "mean": "-" if best["mean"] is None else f"{best['mean']:.2f}{spread}",
+                    "next_best": f"{max(means):.2f}" if means else "-",
+                    "costs": _costs_text(best["costs"]),
+                    "genes": ", ".join(f"{k}={v}" for k, v in best["genes"].items()),
+                }
             )
-        if not rows:
-            return "<p class='none'>The search has not come to its end yet.</p>"
-        head = "<tr><th>#</th><th>limit</th><th class='num'>label, mean over seeds</th>"
-        head += "<th class='num'>next best</th>"
-        return (
-            f"<div class='scroll'><table><thead>{head}<th>costs</th><th>genes</th></tr></thead>"
-            f"<tbody>{''.join(rows)}</tbody></table></div>"
-        )
+        return rows
 
     def _done(self, *kinds: str) -> list[Trial]:
         return [
@@ -150,257 +119,174 @@ class _Page:
             if t.seq in self.label and (self.kinds[t.batch] in kinds or not kinds)
         ]
 
-    def _tint(self, index: int) -> str:
-        last = max(1, len(self.round) - 1)
-        return f"r{round(index * (NUM_TINTS - 1) / last)}"
+    def _points(self, name: str, trials: list[Trial], x: list[float], colour: str) -> Series:
+        """Returns trials as points at their labels."""
+        titles = [
+            f"{t.id[:10]}: {self.label[t.seq]:.2f}, {self.cost} "
+            f"{short(t.costs.get(self.cost, np.nan))}, seed {t.seed}"
+            for t in trials
+        ]
+        return Series(name, x, [self.label[t.seq] for t in trials], "points", colour, titles)
 
-    def _by_round(self) -> list[tuple[str, str, list[Trial]]]:
+    def _of_rounds(self) -> list[tuple[int, str, list[Trial]]]:
+        """Returns (index, colour, trials) of each round that has labels."""
+        last = max(1, len(self.round) - 1)
         done = self._done()
         groups = [
-            (f"round {index}" if index else "random", self._tint(index),
+            (index, f"r{round(index * (NUM_TINTS - 1) / last)}",
              [t for t in done if self.round.get(t.batch) == index])
-            for index in sorted(self.round.values())
+            for index in range(len(self.round))
         ]  # fmt: skip
-        groups.append(
-            ("trained again", "accent", [t for t in done if self.kinds[t.batch] == "final"])
-        )
-        groups.append(("imported", "c1", [t for t in done if self.kinds[t.batch] == "import"]))
         return [group for group in groups if group[2]]
 
     def front(self) -> str:
-        if not self.cost:
-            return ""
+        groups = [
+            (f"round {index}" if index else "random", colour, trials)
+            for index, colour, trials in self._of_rounds()
+        ]
+        groups.append(("trained again", "accent", self._done("final")))
+        groups.append(("imported", "c1", self._done("import")))
         series = [
-            Series(name, [t.costs[self.cost] for t in trials], [self.label[t.seq] for t in trials],
-                   css=css, titles=[self._title(t) for t in trials])
-            for name, css, trials in self._by_round()
-        ]  # fmt: skip
+            self._points(name, trials, [t.costs[self.cost] for t in trials], colour)
+            for name, colour, trials in groups
+            if trials
+        ]
         points = [
             (t.costs[self.cost], self.label[t.seq])
             for t in self._done(*SEARCH_KINDS, "import")
             if np.isfinite(self.label[t.seq])
         ]
-        front = pareto(points)
+        front = [points[number] for number in pareto(points)]
         series.append(
             Series("Pareto front", [x for x, _ in front], [y for _, y in front], "steps", "ink")
         )
-        epoch = self.stages.get("early_stop", {}).get("epoch", self.plan["epochs"])
-        note = f"Labels of rounds after epoch {epoch}, of those trained again after "
-        note += f"{self.plan['epochs']}; the front is that of the rounds."
-        return f"{chart(series, x=self.cost, y='label', cut_tail=True)}<p class='note'>{note}</p>"
-
-    def _title(self, trial: Trial) -> str:
-        return (
-            f"{trial.id[:10]}: {self.label[trial.seq]:.2f}, {self.cost} "
-            f"{short(trial.costs.get(self.cost, np.nan))}, seed {trial.seed}"
-        )
+        return chart(series, x=self.cost, y="label", cut_tail=True)
 
     def rounds(self) -> str:
         series = []
-        for name, css, trials in self._by_round():
-            if name in ("imported", "trained again"):
-                continue
-            index = self.round[trials[0].batch]
+        for index, colour, trials in self._of_rounds():
             spread = [index + 0.5 * (n / max(1, len(trials) - 1) - 0.5) for n in range(len(trials))]
-            series.append(
-                Series("", spread, [self.label[t.seq] for t in trials], css=css,
-                       titles=[self._title(t) for t in trials])
-            )  # fmt: skip
-            finite = [v for v in (self.label[t.seq] for t in trials) if np.isfinite(v)]
+            series.append(self._points("", trials, spread, colour))
+            finite = [v for t in trials if np.isfinite(v := self.label[t.seq])]
             if finite:
-                middle = float(np.median(finite))
-                series.append(
-                    Series(
-                        "" if index else "median",
-                        [index - 0.32, index + 0.32],
-                        [middle] * 2,
-                        "line",
-                        "ink",
-                    )
-                )
-        note = "Within a round in the order of the bins that trials were chosen for, cheap to dear."
-        drawn = chart(series, x="round (0 is random)", y="label", whole_x=True, cut_tail=True)
-        return f"{drawn}<p class='note'>{note}</p>"
+                middle = [float(np.median(finite))] * 2
+                ends = [index - 0.32, index + 0.32]
+                series.append(Series("" if index else "median", ends, middle, "line", "ink"))
+        return chart(series, x="round (0 is random)", y="label", whole_x=True, cut_tail=True)
 
     def best_so_far(self) -> str:
         done = self._done(*SEARCH_KINDS)
-        values = [self.label[t.seq] for t in done]
-        best = np.maximum.accumulate(np.nan_to_num(np.array(values), nan=-np.inf)).tolist()
+        values = np.array([self.label[t.seq] for t in done])
+        best = np.maximum.accumulate(np.nan_to_num(values, nan=-np.inf)).tolist()
         count = list(range(1, len(done) + 1))
-        return chart(
-            [
-                Series("trial", count, values, css="r2", titles=[self._title(t) for t in done]),
-                Series("best so far", count, best, "steps", "ink"),
-            ],
-            x="trials trained",
-            y="label",
-            cut_tail=True,
-        )
-
-    def _quality(self) -> list[dict[str, Any]]:
-        found = [self.stages.get(f"round_{n}", {}) for n in range(len(self.round))]
-        return [one for one in found if "tau" in one]
+        series = [
+            self._points("trial", done, [*map(float, count)], "r2"),
+            Series("best so far", count, best, "steps", "ink"),
+        ]
+        return chart(series, x="trials trained", y="label", cut_tail=True)
 
     def calibration(self) -> str:
-        done = [t for t in self._done("bins") if t.predicted is not None]
         series = [Series("", [], [], "diagonal")]
-        quality = self._quality()
-        if quality:
-            last = quality[-1]
+        if self.quality:
+            last = self.quality[-1]
             plain = last.get("predicted_unpretrained")
             if plain is not None:
-                series.append(Series("without pretraining", plain, last["truth"], css="faint"))
-            series.append(Series("held out, five-fold", last["predicted"], last["truth"], css="r4"))
-        for index in sorted(set(self.round.values()) - {0}):
-            trials = [t for t in done if self.round.get(t.batch) == index]
-            series.append(
-                Series("chosen, before it was trained" if index == 1 else "",
-                       [float(t.predicted or 0) for t in trials],
-                       [self.label[t.seq] for t in trials], css="accent",
-                       titles=[self._title(t) for t in trials])
-            )  # fmt: skip
-        if quality:
-            text = (
-                f"Held out after the last round: Kendall {quality[-1]['tau']:.3f}, Spearman "
-                f"{quality[-1]['spearman']:.3f}, mean squared error {quality[-1]['mse']:.3g}, "
-                f"Kendall in the better half {quality[-1]['tau_better_half']:.3f}."
-            )
-            warn = ""
-            if quality[-1].get("worse_than_cost"):
-                warn = f" <b>No better than {self.cost} alone.</b>"
-            return chart(series, x="expected", y="true") + f"<p class='note'>{text}{warn}</p>"
+                series.append(Series("without pretraining", plain, last["truth"], colour="soft"))
+            held = Series("held out, five-fold", last["predicted"], last["truth"], colour="r4")
+            series.append(held)
+        chosen = [
+            t for t in self._done("bins") if t.predicted is not None and self.round[t.batch] > 0
+        ]
+        if chosen:
+            expected = [float(t.predicted or 0) for t in chosen]
+            name = "chosen, before it was trained"
+            series.append(self._points(name, chosen, expected, "accent"))
         return chart(series, x="expected", y="true")
 
+    def _over_labels(self, name: str, key: str, colour: str) -> Series:
+        """Returns a figure of the predictor's quality against the number of labels it had."""
+        held = [one for one in self.quality if one.get(key) is not None]
+        x, y = [one["trials"] for one in held], [one[key] for one in held]
+        return Series(name if held else "", x, y, "line", colour)
+
     def efficiency(self) -> str:
-        quality = self._quality()
-        count = [one["trials"] for one in quality]
         series = [
-            Series("Kendall, held out", count, [one["tau"] for one in quality], "line", "c0"),
-            Series("in the better half", count, [one["tau_better_half"] for one in quality], "line",
-                   "c1"),
-        ]  # fmt: skip
-        plain = [(one["trials"], one["tau_unpretrained"]) for one in quality
-                 if one.get("tau_unpretrained") is not None]  # fmt: skip
-        if plain:
-            series.append(
-                Series("without pretraining", [n for n, _ in plain], [t for _, t in plain], "line",
-                       "c2")
-            )  # fmt: skip
-        known = [(one["trials"], one["tau_of_cost"]) for one in quality if "tau_of_cost" in one]
-        if known:
-            series.append(
-                Series(f"{self.cost} alone", [n for n, _ in known], [t for _, t in known], "line",
-                       "faint")
-            )  # fmt: skip
+            self._over_labels("Kendall, held out", "tau", "c0"),
+            self._over_labels("in the better half", "tau_better_half", "c1"),
+            self._over_labels("without pretraining", "tau_unpretrained", "c2"),
+            self._over_labels(f"{self.cost} alone", "tau_of_cost", "soft"),
+        ]
         return chart(series, x="labels", y="rank correlation")
 
     def error(self) -> str:
-        quality = self._quality()
-        arms = (("held out", "mse", "c0"), ("without pretraining", "mse_unpretrained", "c2"))
-        series = []
-        for name, key, css in arms:
-            held = [one for one in quality if one.get(key) is not None]
-            x, y = [one["trials"] for one in held], [one[key] for one in held]
-            series.append(Series(name, x, y, "line", css))
-        return chart([one for one in series if one.x], x="labels", y="mean squared error")
+        series = [
+            self._over_labels("held out", "mse", "c0"),
+            self._over_labels("without pretraining", "mse_unpretrained", "c2"),
+        ]
+        return chart(series, x="labels", y="mean squared error")
 
     def pretraining(self) -> str:
-        found = self.stages.get("pretraining")
-        if not found:
-            return ""
         series = [Series("", [], [], "diagonal")]
-        for number, (name, cost) in enumerate(found["costs"].items()):
-            series.append(
-                Series(f"{name}, R2 {cost['r2']:.4f}", cost["predicted"], cost["truth"],
-                       css=f"c{number % 3}")
-            )  # fmt: skip
-        note = (
-            f"<p class='note'>A held-out fifth of the {found['pool']} candidates, standardised.</p>"
-        )
-        return chart(series, x="expected", y="true") + note
+        for number, (name, cost) in enumerate(self.pretrained["costs"].items()):
+            text = f"{name}, R2 {cost['r2']:.4f}"
+            colour = f"c{number % 3}"
+            series.append(Series(text, cost["predicted"], cost["truth"], colour=colour))
+        return chart(series, x="expected", y="true")
 
     def early_stop(self) -> str:
-        found = self.stages.get("early_stop")
-        if not found or not found.get("tried"):
-            return ""
+        found = self.early
         epochs = list(range(1, len(found["correlation"]) + 1))
-        text = (
-            f"After epoch {found['epoch']} the ranking stays; later rounds are that long."
-            if found["found"]
-            else "No epoch before the last ranks as the last one does; all epochs are trained."
-        )
-        return (
-            chart(
-                [
-                    Series("Spearman with the last epoch", epochs, found["correlation"], "line",
-                           "c0"),
-                    Series("its 5 % bound", epochs, found["lower"], "line", "faint"),
-                ],
-                x="epoch", y="rank correlation", marks=[(0.92, "0.92"), (0.85, "0.85")],
-                whole_x=True,
-            )
-            + f"<p class='note'>{text}</p>"
-        )  # fmt: skip
+        series = [
+            Series("Spearman with the last epoch", epochs, found["correlation"], "line", "c0"),
+            Series("its 5 % bound", epochs, found["lower"], "line", "soft"),
+        ]
+        return chart(series, x="epoch", y="rank correlation", marks=(0.92, 0.85), whole_x=True)
 
     def importance(self) -> str:
-        found = self.stages.get("importance", {}).get("genes", {})
-        ranked = sorted(found.items(), key=lambda item: -item[1])[:MOST_GENES]
-        if not ranked:
-            return ""
-        note = (
-            "<p class='note'>Share of the variance of what the predictor expects of the pool that "
-            "each gene explains alone.</p>"
-        )
-        return bars([(name, 100 * share) for name, share in ranked], unit="%") + note
+        ranked = sorted(self.genes.items(), key=lambda item: -item[1])[:MOST_GENES]
+        name = "share of the variance by gene"
+        return bars([(gene, 100 * share) for gene, share in ranked], name=name, unit="%")
 
-    def table(self) -> str:
-        names = list(dict.fromkeys(name for t in self.trials for name in t.costs))
-        head = ["#", "id", "kind", "round", "state", "label", "expected", *names, "seed", "epochs",
-                "seconds", "failures", "genes"]  # fmt: skip
-        rows = []
+    def columns(self) -> list[tuple[str, str]]:
+        """Returns name and CSS class of the table's columns; those of numbers have none."""
+        costs = dict.fromkeys(name for t in self.trials for name in t.costs)
+        text = ("id", "kind", "state", "genes")
+        names = ("#", "id", "kind", "round", "state", "label", "expected", *costs, "seed", "epochs",
+                 "seconds", "failures", "genes")  # fmt: skip
+        return [(name, "text" if name in text else "") for name in names]
+
+    def rows(self) -> Iterator[list[str]]:
+        """Yields the cells of each trial."""
+        costs = dict.fromkeys(name for t in self.trials for name in t.costs)
         for trial in self.trials:
-            value = self.label.get(trial.seq)
+            label = self.label.get(trial.seq)
             ended = trial.ended - trial.started if trial.ended and trial.started else None
             genes = self.space.values(np.array(trial.genes))
-            rows.append(
-                [trial.seq, trial.id[:10], self.kinds[trial.batch], self.round.get(trial.batch),
-                 trial.state if not trial.reason else f"{trial.state}: {trial.reason}",
-                 None if value is None else round(value, 4) if np.isfinite(value) else "diverged",
-                 None if trial.predicted is None else round(trial.predicted, 4),
-                 *[trial.costs.get(name) for name in names], trial.seed, trial.epochs,
-                 None if ended is None else round(ended, 1), trial.failures,
-                 " ".join(f"{k}={v}" for k, v in genes.items())]
-            )  # fmt: skip
-        data = json.dumps({"head": head, "rows": rows}).replace("<", "\\u003c")
-        return (
-            "<p class='controls'><input id='filter' placeholder='filter' aria-label='filter'>"
-            "<button id='back'>&lsaquo;</button><span id='where'></span>"
-            "<button id='on'>&rsaquo;</button></p><div class='scroll'><table id='trials'></table>"
-            f"</div><script type='application/json' id='data'>{data}</script>"
-        )
+            yield [
+                str(trial.seq),
+                trial.id[:10],
+                self.kinds[trial.batch],
+                _number(self.round.get(trial.batch)),
+                trial.state if not trial.reason else f"{trial.state}: {trial.reason}",
+                _number(label, 4) if label is None or np.isfinite(label) else "diverged",
+                _number(trial.predicted, 4),
+                *(_number(trial.costs.get(name)) for name in costs),
+                str(trial.seed),
+                str(trial.epochs),
+                _number(ended, 1),
+                str(trial.failures),
+                " ".join(f"{name}={value}" for name, value in genes.items()),
+            ]
 
 
-def pareto(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Returns the points that no other beats in cost (first, lower) and label, by cost."""
-    front: list[tuple[float, float]] = []
-    for cost, label in sorted(points, key=lambda point: (point[0], -point[1])):
-        if not front or label > front[-1][1]:
-            front.append((cost, label))
-    return front
+def _costs_text(costs: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {short(value)}" for name, value in costs.items())
 
 
-def _limit_text(limit: Mapping[str, Sequence[float | None]]) -> str:
-    if not limit:
-        return "none"
-    words = []
-    for name, (low, high) in limit.items():
-        below = "" if low is None else f"{short(low)} &le; "
-        above = "" if high is None else f" &le; {short(high)}"
-        words.append(f"{below}{html.escape(name)}{above}")
-    return ", ".join(words)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+def _number(value: float | None, digits: int | None = None) -> str:
+    """Returns a cell of the table; the page's script reads it again to sort."""
+    if value is None:
+        return ""
+    if abs(value) >= 1e4:
+        return f"{value:,.0f}"
+    return str(value if digits is None else round(value, digits))

@@ -80,7 +80,7 @@ def write_curve(folder: Path, curve: Sequence[EpochLog]) -> None:
 
 
 def plot_curve(path: Path, curve: Sequence[EpochLog]) -> None:
-    """Draws loss and accuracy over epochs into a PNG or SVG file. Needs matplotlib.
+    """Draws loss and accuracy over epochs into a PNG or SVG file.
 
     Raises:
         ImportError: matplotlib is not installed.

@@ -1,0 +1,18 @@
+"""Numbers as people write them."""
+
+from __future__ import annotations
+
+
+def short(value: float) -> str:
+    """Returns a number with at most four digits and a unit: 1.2M, 340k, 0.05."""
+    for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(value) >= size:
+            return f"{value / size:.4g}{unit}"
+    return f"{value:.4g}" if value else "0"
+
+
+def duration(seconds: float) -> str:
+    """Returns a time in seconds, minutes or hours."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
