@@ -26,7 +26,7 @@ from benchmarks.conditions import conditions
 from benchmarks.records import ROOT, write
 from fbnetv3.search.execution.coordinator import Coordinator, Policy
 from fbnetv3.search.execution.worker import Outcome, Task
-from fbnetv3.search.nars.config import Plan
+from fbnetv3.search.nars.config import SearchConfig
 from fbnetv3.search.nars.problem import Problem
 from fbnetv3.search.nars.rounds import Optimizer
 from fbnetv3.search.nars.status import status_of
@@ -75,7 +75,7 @@ def label(rows: Matrix) -> Any:
 
 def store(args: argparse.Namespace) -> dict[str, Any]:
     """Fills a store, then times what a user and a search wait for."""
-    plan = Plan(rounds=2000, predictor=args.predictor, epochs=1, target="raw")
+    plan = SearchConfig(rounds=2000, predictor=args.predictor, epochs=1, target="raw")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "s"
         with Store.create(folder, {"plan": plan.to_dict(), "space": SPACE.to_dict()}) as held:

@@ -28,7 +28,7 @@ from benchmarks.records import RESULTS, write
 from fbnetv3.arch.counts import count
 from fbnetv3.arch.tables import ARCHS
 from fbnetv3.search.cost.cost import costs
-from fbnetv3.search.nars.config import Plan
+from fbnetv3.search.nars.config import SearchConfig
 from fbnetv3.search.space.spaces import get_space
 
 IMAGENET_IMAGES, IMAGENET_CLASSES = 1_281_167, 1000
@@ -53,7 +53,7 @@ def gpu_hours(images_per_second: float, network: str, limits: Sequence[float]) -
     space = get_space("paper_joint")
     pool = costs(space, space.sample(20_000, np.random.default_rng(0))).as_dict()["macs_paper"]
     candidate = float(pool[pool <= max(limits)].mean())
-    plan = Plan()
+    plan = SearchConfig()
     images = IMAGENET_IMAGES * SEARCH_CLASSES / IMAGENET_CLASSES - HELD_OUT
     whole = candidate * images * EPOCHS / macs_per_hour
     again = plan.top * (plan.final_seeds - 1) + plan.top * (1 - EARLY_EPOCHS / EPOCHS)

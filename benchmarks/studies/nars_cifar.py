@@ -46,7 +46,7 @@ from fbnetv3.search.data.datasets import cifar_arch
 from fbnetv3.search.execution.engine import LocalEngine
 from fbnetv3.search.execution.objective import Objective
 from fbnetv3.search.execution.spec import load_objective
-from fbnetv3.search.nars.config import Plan
+from fbnetv3.search.nars.config import SearchConfig
 from fbnetv3.search.nars.run import create, run
 from fbnetv3.search.space.layout import Layout
 from fbnetv3.search.space.space import Matrix, Space
@@ -331,11 +331,11 @@ def objective(space: str, data: Path, arm: str) -> dict[str, Any]:
     }
 
 
-def plan_of(arm: str, seed: int) -> Plan:
+def plan_of(arm: str, seed: int) -> SearchConfig:
     """Returns the plan of a search of ours."""
     one_limit = arm.startswith("recipe_only")
     share = len(LIMITS) if one_limit else 1
-    return Plan(
+    return SearchConfig(
         seed=seed,
         batch=FIRST // share,
         rounds=(BUDGET - FIRST) // FIRST,
@@ -355,7 +355,7 @@ def search_arm(arm: str, space: Space, data: Path, folder: Path, seed: int) -> N
         path = folder.parent / f"{arm}_space.json"
         path.write_text(space.to_json())
         settings = objective(str(path.resolve()), data, arm)
-        create(folder, space=space, objective=settings, plan=plan_of(arm, seed)).close()
+        create(folder, space=space, objective=settings, config=plan_of(arm, seed)).close()
     with Store.open(folder) as store:
         engine = LocalEngine(store.settings["objective"], folder, workers=1, threads=1)
         with contextlib.closing(engine):

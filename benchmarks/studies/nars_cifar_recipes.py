@@ -23,7 +23,7 @@ from scipy.stats import kendalltau
 from benchmarks.records import write
 from fbnetv3.search.execution.engine import LocalEngine
 from fbnetv3.search.execution.spec import load_objective
-from fbnetv3.search.nars.config import Plan
+from fbnetv3.search.nars.config import SearchConfig
 from fbnetv3.search.nars.rounds import SEARCH_KINDS
 from fbnetv3.search.nars.run import create, run
 from fbnetv3.search.space.layout import Layout
@@ -44,7 +44,9 @@ from .nars_cifar_exchange import crossed
 from .nars_cifar_retrain import answer_of
 
 LONGER = {**PROXY, "num_train": 20_000}
-PLAN = Plan(batch=12, rounds=2, bins="none", limits=({},), top=3, final_seeds=2, early_stop=False)
+PLAN = SearchConfig(
+    batch=12, rounds=2, bins="none", limits=({},), top=3, final_seeds=2, early_stop=False
+)
 
 
 def recipes_of(arm: str, limit: str) -> tuple[Space, dict[str, Any]]:
@@ -72,7 +74,7 @@ def search(space: Space, data: Path, folder: Path) -> None:
     path.write_text(space.to_json())
     objective = {"kind": "train", "space": str(path.resolve()), "data": str(data.resolve())}
     if not folder.exists():
-        create(folder, space=space, objective=objective | LONGER, plan=PLAN).close()
+        create(folder, space=space, objective=objective | LONGER, config=PLAN).close()
     with Store.open(folder) as store:
         engine = LocalEngine(store.settings["objective"], folder, workers=1, threads=1)
         with contextlib.closing(engine):

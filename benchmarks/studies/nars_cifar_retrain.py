@@ -31,7 +31,7 @@ from fbnetv3.search.space.space import Space
 from fbnetv3.search.training.batches import default_preprocess
 from fbnetv3.search.training.distill import open_teacher
 from fbnetv3.search.training.recipe import SCHEMA, Recipe
-from fbnetv3.search.training.train import Run, train
+from fbnetv3.search.training.train import TrainConfig, train
 
 from .nars_cifar import ARMS, HAND_RECIPE, JOINT, LIMITS, PROXY, RESULTS, space_of_arm
 from .training_ablation import spread
@@ -139,7 +139,7 @@ class Trainer:
 
     def _train(self, one: Answer, seed: int, name: str, teacher: str | None) -> Any:
         preprocess = default_preprocess(self.images, one.arch.resolution)
-        run = Run(
+        run = TrainConfig(
             recipe=one.recipe,
             preprocess=preprocess,
             seed=seed,

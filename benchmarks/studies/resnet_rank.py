@@ -31,7 +31,7 @@ from fbnetv3.search.data.datasets import open_train_val
 from fbnetv3.search.training.batches import default_preprocess
 from fbnetv3.search.training.presets import get_recipe
 from fbnetv3.search.training.recipe import Recipe
-from fbnetv3.search.training.train import Run, train
+from fbnetv3.search.training.train import TrainConfig, train
 
 from .nars_cifar import RESULTS
 from .training_ablation import spread
@@ -100,7 +100,7 @@ def measure(data: Path, work: Path, seeds: int) -> None:
                     continue
                 model = resnet(network, seed)
                 folder = work / f"{network}-{name}-{seed}".replace(" ", "_").replace(",", "")
-                run = Run(
+                run = TrainConfig(
                     recipe=recipe,
                     preprocess=default_preprocess(images, RESOLUTION),
                     seed=seed,

@@ -36,7 +36,7 @@ from fbnetv3.search.training.batches import default_preprocess
 from fbnetv3.search.training.distill import NetworkTeacher
 from fbnetv3.search.training.presets import get_recipe
 from fbnetv3.search.training.recipe import Recipe
-from fbnetv3.search.training.train import Run, train
+from fbnetv3.search.training.train import TrainConfig, train
 
 RESULTS = ROOT / "benchmarks" / "results" / "training"
 LINES = RESULTS / "ablation.jsonl"
@@ -97,7 +97,7 @@ def trained(
     """Returns an arm's network and its line; a finished run is read from its folder."""
     recipe, arch = recipe_of(arm.rates, epochs), networks()[arm.network]
     model = fresh(arch, recipe, len(images.classes), seed)
-    run = Run(
+    run = TrainConfig(
         recipe=recipe,
         preprocess=default_preprocess(images, arch.resolution),
         seed=seed,

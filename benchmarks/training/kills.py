@@ -33,7 +33,7 @@ from fbnetv3.search.data.image_set import ImageSet
 from fbnetv3.search.training import checkpointing
 from fbnetv3.search.training.batches import default_preprocess
 from fbnetv3.search.training.presets import get_recipe
-from fbnetv3.search.training.train import Hardware, Run, train
+from fbnetv3.search.training.train import Hardware, TrainConfig, train
 
 from .networks import fresh, networks
 
@@ -49,7 +49,7 @@ def work(folder: Path, images: ImageSet, val: ImageSet) -> None:
         get_recipe("cifar10"), epochs=EPOCHS, batch_size=64, warmup_epochs=1.0, ema_decay=0.99
     )
     model = fresh(arch, recipe, len(images.classes), seed=0)
-    run = Run(
+    run = TrainConfig(
         recipe=recipe,
         preprocess=default_preprocess(images, arch.resolution),
         folder=folder,

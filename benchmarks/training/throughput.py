@@ -44,7 +44,7 @@ from fbnetv3.search.training.depthwise import helps
 from fbnetv3.search.training.loop import Loop
 from fbnetv3.search.training.presets import get_recipe
 from fbnetv3.search.training.recipe import Recipe
-from fbnetv3.search.training.train import Hardware, Run
+from fbnetv3.search.training.train import Hardware, TrainConfig
 
 # timm's default.
 NUM_WORKERS = 4
@@ -80,7 +80,7 @@ def ours(
 ) -> tuple[Iterator[Any], Callable[[Any], None]]:
     """Returns the endless batches of our loop and what makes a step of one."""
     torch.manual_seed(0)
-    run = Run(
+    run = TrainConfig(
         recipe=recipe,
         preprocess=default_preprocess(images, arch.resolution),
         hardware=hardware,

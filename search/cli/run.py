@@ -120,7 +120,7 @@ def run(
         fbnetv3-search run runs/s --space cifar_joint --data cifar-10-batches-py \
             --epochs 10 --set num_train=10000 --limit "macs<=3e6,params<=3e5"
     """
-    from fbnetv3.search.nars.config import Plan
+    from fbnetv3.search.nars.config import SearchConfig
     from fbnetv3.search.nars.export import import_labels, read_labels
     from fbnetv3.search.nars.problem import problem_of
     from fbnetv3.search.nars.run import create
@@ -129,7 +129,7 @@ def run(
     spec = _objective(space, table, data, objective, set_, folder, epochs)
     made = _table_space(space) if table is not None else open_space(space)
     names = cost_names(problem_of(_bare_settings(made, spec)))
-    plan = Plan(
+    plan = SearchConfig(
         seed=seed,
         pool=pool,
         batch=batch,
@@ -149,7 +149,7 @@ def run(
         read_labels(made, path)  # what is wrong with them shows before there is a folder
     make = _engine_maker(engine, workers, gpus, address, max_running, cpus, gpus_each)
     policy = _policy(straggler, attempts, timeout)
-    with create(folder, space=made, objective=spec, plan=plan, latency=timed) as store:
+    with create(folder, space=made, objective=spec, config=plan, latency=timed) as store:
         for path in labels or ():
             problem = problem_of(store.settings)
             full = store.settings["plan"]["epochs"]

@@ -76,13 +76,13 @@ def bench(
             --batch 8 --rounds 1 --predictor gp --limit "macs<=110" --json
     """
     from fbnetv3.search.execution.objective import load_table
-    from fbnetv3.search.nars.config import Plan
+    from fbnetv3.search.nars.config import SearchConfig
     from fbnetv3.search.nars.problem import Problem
     from fbnetv3.search.nars.regret import bench_table
 
     made = load_table(space, table)
     names = cost_names(Problem(made.space, made.costs, made.allowed, made.rows))
-    plan = Plan(
+    plan = SearchConfig(
         batch=batch,
         rounds=rounds,
         predictor=predictor,

@@ -17,7 +17,7 @@ from fbnetv3.search.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from fbnetv3.search.data.image_set import ImageSet
-    from fbnetv3.search.training.config import Run
+    from fbnetv3.search.training.config import TrainConfig
     from fbnetv3.search.training.logbook import EpochLog
     from fbnetv3.search.training.loop import Teacher
 
@@ -135,7 +135,7 @@ def train(
         if is_foreign(model) and world.rank == 0:
             write_record(out, model)
         shown = _Progress(plan.epochs, silent=world.rank > 0)
-        run = training.Run(
+        run = training.TrainConfig(
             recipe=plan,
             preprocess=preprocess,
             seed=seed,
@@ -248,7 +248,7 @@ def _check_words(teacher: str | None, teacher_cache: Path | None, plot: bool) ->
         need("matplotlib")
 
 
-def _taught(name: str, cache: Path | None, images: ImageSet, run: Run) -> Teacher:
+def _taught(name: str, cache: Path | None, images: ImageSet, run: TrainConfig) -> Teacher:
     """Returns the teacher of a run, from its cache of logits where there is to be one."""
     from fbnetv3.search.training.distill import cached_teacher, open_teacher
 

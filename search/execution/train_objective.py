@@ -157,24 +157,24 @@ class TrainObjective:
         from fbnetv3._internal.errors import Diverged
         from fbnetv3.models.model import build
         from fbnetv3.search.training.batches import default_preprocess, derive_seed
-        from fbnetv3.search.training.train import Hardware, Run, train
+        from fbnetv3.search.training.train import Hardware, TrainConfig, train
 
         arch = self._space.decode(np.array(row))[0]
-        plan = self.recipe(row)
-        side = plan.resolution or arch.resolution
+        recipe = self.recipe(row)
+        side = recipe.resolution or arch.resolution
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "weights"))
             model = build(
                 arch,
                 num_classes=self.num_classes,
-                drop_rate=plan.dropout,
-                drop_path_rate=plan.drop_path,
+                drop_rate=recipe.dropout,
+                drop_path_rate=recipe.drop_path,
             )
         folder = None
         if self._checkpoints is not None:
             folder = self._checkpoints / weights_name(self._space, row, seed)
-        run = Run(
-            recipe=plan,
+        run = TrainConfig(
+            recipe=recipe,
             preprocess=default_preprocess(self._train, side),
             seed=seed,
             folder=folder,

@@ -19,7 +19,7 @@ IN_TURN = "limits"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class SearchConfig:
     """The numbers of a search; those of the paper unless said otherwise.
 
     Attributes:
@@ -86,19 +86,19 @@ class Plan:
             Limit(bounds)
 
     @staticmethod
-    def from_dict(fields: Mapping[str, Any]) -> Plan:
-        """Returns the plan of a mapping as `dataclasses.asdict` gives it, from JSON or not.
+    def from_dict(fields: Mapping[str, Any]) -> SearchConfig:
+        """Returns the numbers of a mapping as `dataclasses.asdict` gives it, from JSON or not.
 
         Raises:
             ValueError: a field is unknown or out of range.
         """
-        given = keywords_of(Plan, fields, "the plan")
+        given = keywords_of(SearchConfig, fields, "the search config")
         given["limits"] = tuple(_bounds(limit) for limit in given.get("limits", ({},)))
         given["within"] = _bounds(given.get("within", {}))
-        return Plan(**given)
+        return SearchConfig(**given)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the plan as plain JSON types; an infinite bound is None."""
+        """Returns them as plain JSON types; an infinite bound is None."""
         fields = dataclasses.asdict(self)
         for bounds in (fields["within"], *fields["limits"]):
             for name, ends in bounds.items():

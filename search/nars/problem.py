@@ -16,7 +16,7 @@ from fbnetv3.search.execution.objective import TableObjective
 from fbnetv3.search.execution.spec import load_objective, space_of
 from fbnetv3.search.space.space import CostsOf, Feasible, Matrix, Space
 
-from .config import Plan
+from .config import SearchConfig
 from .evolution import Limit, extreme
 
 LATENCY = "latency_ms"
@@ -93,22 +93,24 @@ class Problem:
         return test
 
 
-def pool_of(problem: Problem, plan: Plan) -> Matrix:
-    """Returns the pool of a plan: within its bounds, and within one of its limits.
+def pool_of(problem: Problem, config: SearchConfig) -> Matrix:
+    """Returns the pool of a search: within its bounds, and within one of its limits.
 
     Where too few keep a limit to fill a round, limits are left to stage 3.
 
     Raises:
         ValueError: fewer candidates are feasible than a round has trials.
     """
-    pool = problem.pool(plan.pool, seed=plan.seed, within=plan.within)
-    inside = np.any([problem.feasible(limit)(pool) for limit in plan.limits], axis=0)
-    if plan.batch <= inside.sum() < len(pool):
-        pool = problem.pool(plan.pool, seed=plan.seed, within=plan.within, limits=plan.limits)
-    if len(pool) < plan.batch:
+    pool = problem.pool(config.pool, seed=config.seed, within=config.within)
+    inside = np.any([problem.feasible(limit)(pool) for limit in config.limits], axis=0)
+    if config.batch <= inside.sum() < len(pool):
+        pool = problem.pool(
+            config.pool, seed=config.seed, within=config.within, limits=config.limits
+        )
+    if len(pool) < config.batch:
         raise ValueError(
-            f"only {len(pool)} candidates are feasible, fewer than a round of {plan.batch}; widen "
-            "the limits or make rounds smaller"
+            f"only {len(pool)} candidates are feasible, fewer than a round of {config.batch}; "
+            "widen the limits or make rounds smaller"
         )
     return pool
 
@@ -156,7 +158,7 @@ def with_latency(problem: Problem, table: LatencyTable, *, num_classes: int = 10
     return dataclasses.replace(problem, costs=costs)
 
 
-def check(problem: Problem, plan: Plan) -> None:
+def check(problem: Problem, config: SearchConfig) -> None:
     """Looks whether limits can be reached and rounds be filled, before anything is trained.
 
     Raises:
@@ -165,11 +167,11 @@ def check(problem: Problem, plan: Plan) -> None:
             feasible.
     """
     known = problem.costs(problem.space.sample(1, np.random.default_rng(0)))
-    if plan.bin_by and plan.bin_by not in known:
+    if config.bin_by and config.bin_by not in known:
         raise ValueError(
-            f"bin_by is {plan.bin_by!r}; the known costs are {', '.join(known) or 'none'}"
+            f"bin_by is {config.bin_by!r}; the known costs are {', '.join(known) or 'none'}"
         )
-    for bounds in (plan.within, *plan.limits):
+    for bounds in (config.within, *config.limits):
         for name, (low, high) in bounds.items():
             if name not in known:
                 raise ValueError(
@@ -183,4 +185,4 @@ def check(problem: Problem, plan: Plan) -> None:
                 raise ValueError(
                     f"no candidate has {name} of {low:g} or more; the largest is {most:g}"
                 )
-    pool_of(problem, plan)
+    pool_of(problem, config)

@@ -21,7 +21,7 @@ from fbnetv3.search.execution.objective import TableObjective
 from fbnetv3.search.storage.store import Store
 
 from .answers import Answer
-from .config import Plan
+from .config import SearchConfig
 from .problem import Problem
 from .rounds import SEARCH_KINDS
 from .run import search
@@ -29,7 +29,7 @@ from .run import search
 
 def bench_table(
     table: TableObjective,
-    plan: Plan,
+    config: SearchConfig,
     *,
     seeds: int,
     progress: Callable[[int], object] | None = None,
@@ -38,7 +38,7 @@ def bench_table(
 
     Args:
         table: the labels.
-        plan: of each search; its seed is the first of `seeds` in a row.
+        config: of each search; its seed is the first of `seeds` in a row.
         seeds: number of searches.
         progress: called with the number of searches that have ended.
 
@@ -49,11 +49,11 @@ def bench_table(
         raise ValueError(f"seeds is {seeds}; expected 1 or more")
     problem = Problem(table.space, table.costs, table.allowed, table.rows)
     truth = table.truth()
-    best = [_best(problem, truth, limit) for limit in plan.limits]
+    best = [_best(problem, truth, limit) for limit in config.limits]
     regrets: list[list[list[float]]] = []
     trials: list[int] = []
     for number in range(seeds):
-        one = dataclasses.replace(plan, seed=plan.seed + number)
+        one = dataclasses.replace(config, seed=config.seed + number)
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name) / "search"
             with Store.create(folder, {"plan": one.to_dict()}) as store:
@@ -63,10 +63,10 @@ def bench_table(
         if progress is not None:
             progress(number + 1)
     values = np.array(regrets)
-    stages = [f"round {n}" if n else "random" for n in range(plan.rounds + 1)] + ["trained again"]
+    stages = [f"round {n}" if n else "random" for n in range(config.rounds + 1)] + ["trained again"]
     return {
         "seeds": seeds,
-        "plan": plan.to_dict(),
+        "plan": config.to_dict(),
         "limits": [
             {
                 "limit": {name: _finite(ends) for name, ends in limit.items()},
@@ -76,7 +76,7 @@ def bench_table(
                     for step, (stage, count) in enumerate(zip(stages, trials, strict=True))
                 ],
             }
-            for n, limit in enumerate(plan.limits)
+            for n, limit in enumerate(config.limits)
         ],
         "mean_over_limits": [
             {"stage": stage, "trials": count, **_spread(values[:, :, step].mean(axis=1))}
@@ -99,7 +99,7 @@ def _regrets(
     store: Store,
     table: TableObjective,
     problem: Problem,
-    plan: Plan,
+    config: SearchConfig,
     truth: NDArray[np.float64],
     best: list[float],
     answers: list[Answer],
@@ -108,7 +108,7 @@ def _regrets(
     rounds = [batch.number for batch in store.batches() if batch.kind in SEARCH_KINDS]
     counts = [sum(len(store.trials(batch=n)) for n in rounds[: k + 1]) for k in range(len(rounds))]
     regrets = []
-    for limit, top, answer in zip(plan.limits, best, answers, strict=True):
+    for limit, top, answer in zip(config.limits, best, answers, strict=True):
         steps = []
         for number in rounds:
             labels = store.labels(kinds=SEARCH_KINDS, before=number + 1)

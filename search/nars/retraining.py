@@ -10,13 +10,13 @@ from fbnetv3.search.storage.store import Store
 from fbnetv3.search.storage.trials import Batch, Proposal
 
 from .answers import Answer, Contender
-from .config import Plan
+from .config import SearchConfig
 from .evolution import Evolved
 from .problem import Problem
 from .rounds import Notify, Optimizer
 
 
-def ranking(problem: Problem, optimizer: Optimizer, plan: Plan, found: Evolved) -> Matrix:
+def ranking(problem: Problem, optimizer: Optimizer, config: SearchConfig, found: Evolved) -> Matrix:
     """Returns the `top` candidates to train again: best predicted, and the best label's own."""
     labels = optimizer.labels()
     inside = problem.feasible(found.limit.bounds)(labels.matrix) & np.isfinite(labels.values)
@@ -25,17 +25,17 @@ def ranking(problem: Problem, optimizer: Optimizer, plan: Plan, found: Evolved) 
     if not len(rows):
         return rows
     scores = optimizer.predictor.predict(rows).mean
-    chosen = rows[np.argsort(-scores, kind="stable")][: plan.top]
+    chosen = rows[np.argsort(-scores, kind="stable")][: config.top]
     if len(trained):
         best = trained[np.argmax(labels.values[inside])][None]
         if not (chosen == best).all(1).any():
-            chosen = np.concatenate([chosen[: plan.top - 1], best]) if plan.top > 1 else chosen
+            chosen = np.concatenate([chosen[: config.top - 1], best]) if config.top > 1 else chosen
     return chosen
 
 
 def train_again(
     store: Store,
-    plan: Plan,
+    config: SearchConfig,
     optimizer: Optimizer,
     coordinator: Coordinator,
     rankings: list[Matrix],
@@ -47,28 +47,32 @@ def train_again(
         for slot, rows in enumerate(rankings):
             costs = optimizer.costs_of(rows)
             for row, genes in enumerate(rows):
-                for seed in range(plan.seed, plan.seed + plan.final_seeds):
+                for seed in range(config.seed, config.seed + config.final_seeds):
                     known = {name: float(cost[row]) for name, cost in costs.items()}
                     proposals.append(
-                        Proposal(tuple(genes.tolist()), known, plan.epochs, seed, slot)
+                        Proposal(tuple(genes.tolist()), known, config.epochs, seed, slot)
                     )
-        batch = Batch(store.batches()[-1].number + 1, "final", {}, plan.predictor)
+        batch = Batch(store.batches()[-1].number + 1, "final", {}, config.predictor)
         store.add_batch(batch, proposals)
-    notify("round", {"index": plan.rounds + 1, "rounds": plan.rounds})
+    notify("round", {"index": config.rounds + 1, "rounds": config.rounds})
     coordinator.complete(lambda _trial: None, optimizer.report)
 
 
 def answers_of(
-    store: Store, plan: Plan, optimizer: Optimizer, found: list[Evolved], rankings: list[Matrix]
+    store: Store,
+    config: SearchConfig,
+    optimizer: Optimizer,
+    found: list[Evolved],
+    rankings: list[Matrix],
 ) -> list[Answer]:
     """Returns an answer for each limit, its contenders ranked by their mean over seeds."""
     labels: dict[tuple[int, ...], list[float]] = {}
     for trial in store.trials("done"):
-        if trial.epochs == plan.epochs and trial.origin == "search":
+        if trial.epochs == config.epochs and trial.origin == "search":
             value = store.curve(trial.seq)[-1]
             labels.setdefault(trial.genes, []).append(np.nan if value is None else value)
     answers = []
-    for limit, one, rows in zip(plan.limits, found, rankings, strict=True):
+    for limit, one, rows in zip(config.limits, found, rankings, strict=True):
         costs = optimizer.costs_of(rows)
         predicted = optimizer.predictor.predict(rows).mean if len(rows) else np.zeros(0)
         contenders = [
@@ -83,7 +87,7 @@ def answers_of(
         # A mean over fewer seeds, or one with a training that diverged, ranks last.
         contenders.sort(
             key=lambda c: (
-                len(c.labels) < plan.final_seeds or not np.isfinite(c.mean),
+                len(c.labels) < config.final_seeds or not np.isfinite(c.mean),
                 -c.mean if np.isfinite(c.mean) else 0.0,
                 c.genes,
             )

@@ -23,7 +23,7 @@ from fbnetv3.search.space.space import Floats, Matrix
 from fbnetv3.search.storage.store import Store
 from fbnetv3.search.storage.trials import Batch, Labels, Proposal, Trial
 
-from .config import IN_TURN, Plan
+from .config import IN_TURN, SearchConfig
 from .early_stop import find_early_stop
 from .problem import Problem, pool_of
 from .selection import Selection, best_within, next_best, select_batch, select_in_turn
@@ -60,19 +60,19 @@ class Optimizer:
     def __init__(
         self,
         problem: Problem,
-        plan: Plan,
+        config: SearchConfig,
         store: Store,
         coordinator: Coordinator,
         notify: Notify = lambda _name, _fields: None,
     ) -> None:
-        self._problem, self._plan, self._store = problem, plan, store
+        self._problem, self._config, self._store = problem, config, store
         self._coordinator, self._notify = coordinator, notify
-        self.pool = pool_of(problem, plan)
+        self.pool = pool_of(problem, config)
         self.costs = self.costs_of(self.pool)
-        self.bin_by = plan.bin_by or next(iter(self.costs), "")
-        self.predictor = self._make_predictor(plan.predictor)
+        self.bin_by = config.bin_by or next(iter(self.costs), "")
+        self.predictor = self._make_predictor(config.predictor)
         self._hashes = problem.space.hashes(self.pool)
-        self._inside = np.stack([problem.feasible(limit)(self.pool) for limit in plan.limits])
+        self._inside = np.stack([problem.feasible(limit)(self.pool) for limit in config.limits])
         self._fitted = -1
         self._scores: Floats = np.zeros(0)
 
@@ -80,8 +80,8 @@ class Optimizer:
         return make_predictor(
             kind,
             self._problem.space,
-            target=self._plan.target,
-            seed=self._plan.seed,
+            target=self._config.target,
+            seed=self._config.seed,
             costs=self._problem.costs if self._varied else None,
         )
 
@@ -94,7 +94,7 @@ class Optimizer:
     def epoch(self) -> int:
         """After how many epochs labels are compared: early stopping's answer, or all."""
         found = self._store.stage("early_stop")
-        return self._plan.epochs if found is None else int(found["epoch"])
+        return self._config.epochs if found is None else int(found["epoch"])
 
     def pretrain(self) -> None:
         """Stage 1: pretrains the predictor on the costs of the pool, or reads that back."""
@@ -119,11 +119,11 @@ class Optimizer:
 
     def run(self) -> None:
         """Stage 2: all rounds, each trained to its end; leaves the predictor fitted to them."""
-        for index in range(self._plan.rounds + 1):
+        for index in range(self._config.rounds + 1):
             if index >= len(self._rounds()):
                 self.propose(index)
             batch = self._rounds()[index]
-            self._notify("round", {"index": index, "rounds": self._plan.rounds})
+            self._notify("round", {"index": index, "rounds": self._config.rounds})
             self._coordinator.complete(partial(self._replacement, index), self.report)
             if index == 0:
                 self._stop_early(batch)
@@ -145,7 +145,7 @@ class Optimizer:
     def labels(self, before: int | None = None) -> Labels:
         """Returns what the predictor learns from: labels of rounds below a number, or of all."""
         return self._store.labels(
-            self.epoch, kinds=LABEL_KINDS, before=before, seed=self._plan.seed
+            self.epoch, kinds=LABEL_KINDS, before=before, seed=self._config.seed
         )
 
     def costs_of(self, rows: Matrix) -> dict[str, Floats]:
@@ -157,7 +157,7 @@ class Optimizer:
 
     def _rng(self, index: int) -> np.random.Generator:
         """Returns the generator as the round before `index` left it."""
-        rng = np.random.default_rng(self._plan.seed)
+        rng = np.random.default_rng(self._config.seed)
         if index:
             rng.bit_generator.state = self._rounds()[index - 1].rng_state
         return rng
@@ -168,7 +168,7 @@ class Optimizer:
         taken = self._taken()
         if index == 0:
             free = np.flatnonzero(~taken)
-            chosen = rng.permutation(free)[: self._plan.batch]
+            chosen = rng.permutation(free)[: self._config.batch]
             slots, predicted = np.arange(len(chosen)), None
         else:
             self.fit(index)
@@ -194,7 +194,7 @@ class Optimizer:
             genes=tuple(self.pool[row].tolist()),
             costs={name: float(cost[row]) for name, cost in self.costs.items()},
             epochs=self.epoch,
-            seed=self._plan.seed,
+            seed=self._config.seed,
             slot=slot,
             predicted=None if predicted is None else float(predicted[row]),
         )
@@ -206,16 +206,16 @@ class Optimizer:
         return np.isin(self._hashes, self._problem.space.hashes(known))
 
     def _select(self, taken: npt.NDArray[np.bool_]) -> Selection:
-        if self._plan.bins == IN_TURN:
-            return select_in_turn(self._scores, self._inside, num=self._plan.batch, taken=taken)
+        if self._config.bins == IN_TURN:
+            return select_in_turn(self._scores, self._inside, num=self._config.batch, taken=taken)
         costs = self.costs.get(self.bin_by, np.zeros(len(self.pool)))
-        bins = self._plan.bins if np.ptp(costs) > 0 else "none"
-        ends = self._plan.within.get(self.bin_by)
+        bins = self._config.bins if np.ptp(costs) > 0 else "none"
+        ends = self._config.within.get(self.bin_by)
         finite = ends is not None and bool(np.isfinite(ends).all())
         return select_batch(
             self._scores,
             costs,
-            num=self._plan.batch,
+            num=self._config.batch,
             bins=bins,
             limits=ends if finite else None,
             taken=taken,
@@ -231,7 +231,7 @@ class Optimizer:
             row, predicted = int(free[0]), None
         else:
             self.fit(index)
-            if self._plan.bins == IN_TURN:
+            if self._config.bins == IN_TURN:
                 row = best_within(self._scores, self._inside[trial.slot], taken)
                 return self._proposal(row, trial.slot, self._scores)
             older = [b.number for b in self._rounds()[:index]]
@@ -247,8 +247,8 @@ class Optimizer:
         if self._store.stage("early_stop") is not None:
             return
         trials = self._store.trials("done", batch=batch.number)
-        full = self._plan.epochs
-        if not self._plan.early_stop or full == 1 or len(trials) < 3:
+        full = self._config.epochs
+        if not self._config.early_stop or full == 1 or len(trials) < 3:
             self._store.set_stage("early_stop", {"epoch": full, "found": False, "tried": False})
             return
         curves = np.full((len(trials), full), np.nan)
@@ -288,7 +288,7 @@ class Optimizer:
         some = np.linspace(0, len(values) - 1, min(len(values), MOST_LABELS)).astype(int)
         rows, values = labels.matrix[some], values[some]
         chosen = self.predictor.chosen
-        found = cross_validate(chosen, rows, values, seed=self._plan.seed)
+        found = cross_validate(chosen, rows, values, seed=self._config.seed)
         figures: dict[str, Any] = {
             "tau": found.tau,
             "spearman": found.spearman,
@@ -300,7 +300,7 @@ class Optimizer:
         }
         if chosen.pretrained:
             plain = self._make_predictor(chosen.kind)
-            unpretrained = cross_validate(plain, rows, values, seed=self._plan.seed)
+            unpretrained = cross_validate(plain, rows, values, seed=self._config.seed)
             figures["tau_unpretrained"] = unpretrained.tau
             figures["mse_unpretrained"] = unpretrained.mse
             figures["predicted_unpretrained"] = unpretrained.predicted.round(4).tolist()

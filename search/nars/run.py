@@ -29,7 +29,7 @@ from fbnetv3.search.space.space import Space
 from fbnetv3.search.storage.store import Store
 
 from .answers import Answer, describe, write_answers
-from .config import Plan
+from .config import SearchConfig
 from .evolution import Evolved, Limit, evolve
 from .problem import Problem, check, problem_of
 from .retraining import answers_of, ranking, train_again
@@ -47,16 +47,16 @@ def create(
     *,
     space: Space,
     objective: Mapping[str, Any],
-    plan: Plan,
+    config: SearchConfig,
     latency: LatencyTable | None = None,
 ) -> Store:
     """Returns the store of a new search, after looking whether it can be carried out at all.
 
-    Where the plan has 0 epochs or no target, the objective's own are taken. With a latency table
+    Where `config` has 0 epochs or no target, the objective's own are taken. With a latency table
     candidates have the cost `latency_ms` too.
 
     Raises:
-        ValueError: space, objective, and plan do not fit together, or no candidate is feasible.
+        ValueError: space, objective, and config do not fit together, or no candidate is feasible.
         FileNotFoundError: a file of the objective does not exist.
     """
     made = load_objective(objective)
@@ -70,9 +70,9 @@ def create(
         "objective": dict(objective),
         "num_classes": getattr(made, "num_classes", 1000),
         "plan": dataclasses.replace(
-            plan,
-            epochs=plan.epochs or getattr(made, "epochs", 1),
-            target=plan.target or getattr(made, "target", "log_error"),
+            config,
+            epochs=config.epochs or getattr(made, "epochs", 1),
+            target=config.target or getattr(made, "target", "log_error"),
         ).to_dict(),
     }
     if latency is not None:
@@ -82,9 +82,9 @@ def create(
         raise ValueError(
             f"the table is of space {made.space.name!r}; the search's is {space.name!r}"
         )
-    if isinstance(made, TableObjective) and plan.epochs > made.epochs:
-        raise ValueError(f"epochs is {plan.epochs}; the table has curves of {made.epochs}")
-    check(problem_of(settings), plan)
+    if isinstance(made, TableObjective) and config.epochs > made.epochs:
+        raise ValueError(f"epochs is {config.epochs}; the table has curves of {made.epochs}")
+    check(problem_of(settings), config)
     return Store.create(folder, settings)
 
 
@@ -116,18 +116,18 @@ def search(
     notify: Notify = _unheard,
 ) -> list[Answer]:
     """Returns the answers, as `run` does, for a problem that is at hand already."""
-    plan = Plan.from_dict(store.settings["plan"])
+    config = SearchConfig.from_dict(store.settings["plan"])
     coordinator = Coordinator(store, engine, policy)
     try:
-        optimizer = Optimizer(problem, plan, store, coordinator, notify)
+        optimizer = Optimizer(problem, config, store, coordinator, notify)
         optimizer.pretrain()
         optimizer.run()
-        found = evolve_for(store, problem, optimizer.predictor, plan.limits)
+        found = evolve_for(store, problem, optimizer.predictor, config.limits)
         _note_evolution(store, found)
         notify("evolved", {"limits": len(found)})
-        rankings = [ranking(problem, optimizer, plan, one) for one in found]
-        train_again(store, plan, optimizer, coordinator, rankings, notify)
-        answers = answers_of(store, plan, optimizer, found, rankings)
+        rankings = [ranking(problem, optimizer, config, one) for one in found]
+        train_again(store, config, optimizer, coordinator, rankings, notify)
+        answers = answers_of(store, config, optimizer, found, rankings)
     finally:
         coordinator.cancel()
     store.set_stage("answers", {"answers": [describe(problem.space, one) for one in answers]})
@@ -143,14 +143,14 @@ def evolve_for(
     limits: Sequence[Mapping[str, tuple[float, float]]],
 ) -> list[Evolved]:
     """Stage 3: returns the best predicted candidates within each limit, best first."""
-    plan = Plan.from_dict(store.settings["plan"])
+    config = SearchConfig.from_dict(store.settings["plan"])
     return evolve(
         problem.space,
         lambda rows: predictor.predict(rows).mean,
         problem.costs,
-        [Limit(_both(plan.within, limit)) for limit in limits],
-        start=problem.pool(plan.pool, seed=plan.seed, within=plan.within),
-        rng=np.random.default_rng([plan.seed, 3]),
+        [Limit(_both(config.within, limit)) for limit in limits],
+        start=problem.pool(config.pool, seed=config.seed, within=config.within),
+        rng=np.random.default_rng([config.seed, 3]),
         allowed=problem.allowed,
     )
 

@@ -10,13 +10,13 @@ from typing import Any
 from fbnetv3.search.storage.lock import OWNER
 from fbnetv3.search.storage.store import Store
 
-from .config import Plan
+from .config import SearchConfig
 from .rounds import SEARCH_KINDS
 
 
 def status_of(store: Store) -> dict[str, Any]:
     """Returns the state of a search as plain JSON types."""
-    plan = Plan.from_dict(store.settings["plan"])
+    config = SearchConfig.from_dict(store.settings["plan"])
     rounds = [batch for batch in store.batches() if batch.kind in SEARCH_KINDS]
     finished = store.stage("answers") is not None
     owner = store.folder / OWNER
@@ -28,7 +28,7 @@ def status_of(store: Store) -> dict[str, Any]:
         "state": "finished" if finished else "running" if coordinator else "stopped",
         "coordinator": coordinator,
         "rounds": len(rounds),
-        "of_rounds": plan.rounds + 1,
+        "of_rounds": config.rounds + 1,
         "trials": store.counts(),
         "best": best_of(store),
         "early_stop": store.stage("early_stop"),
@@ -36,14 +36,14 @@ def status_of(store: Store) -> dict[str, Any]:
 
 
 def best_of(store: Store) -> list[dict[str, Any]]:
-    """Returns the best label within each limit of the plan, None where there is none."""
-    plan = Plan.from_dict(store.settings["plan"])
+    """Returns the best label within each limit of the search, None where there is none."""
+    config = SearchConfig.from_dict(store.settings["plan"])
     return [
         {
             "limit": limit_text(limit),
             "label": store.best_label(limit),
         }
-        for limit in plan.limits
+        for limit in config.limits
     ]
 
 

@@ -61,7 +61,7 @@ class Hardware:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class TrainConfig:
     """Everything about a run but its network and its data.
 
     Attributes:

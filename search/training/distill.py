@@ -22,7 +22,7 @@ from fbnetv3.images.preprocess import Preprocess
 from fbnetv3.search.data.image_set import ImageSet
 
 from .batches import Batch, eval_batches
-from .config import Hardware, Run
+from .config import Hardware, TrainConfig
 from .logbook import EpochLog
 from .networks import open_network
 from .parallel import World
@@ -209,7 +209,7 @@ def two_step(
     largest: str,
     images: ImageSet,
     val_images: ImageSet,
-    run: Run,
+    run: TrainConfig,
     *,
     weight: float = DISTILLATION_WEIGHT,
     on_epoch: Callable[[str, EpochLog], None] = lambda _name, _log: None,
@@ -234,7 +234,7 @@ def two_step(
     if "teacher" in networks:
         raise ValueError("a network is called 'teacher', as the first step is; call it otherwise")
 
-    def run_of(name: str) -> Run:
+    def run_of(name: str) -> TrainConfig:
         return replace(run, folder=None if run.folder is None else run.folder / name)
 
     first = train(

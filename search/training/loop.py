@@ -24,7 +24,7 @@ from fbnetv3.search.data.image_set import ImageSet
 
 from . import checkpointing
 from .batches import Batch, TrainBatches, derive_seed, seed_all
-from .config import Run
+from .config import TrainConfig
 from .depthwise import QuickDepthwise, helps
 from .logbook import EpochLog, write_curve, write_setting
 from .optimizers import load_optimizer, make_optimizer, optimizer_tensors
@@ -57,16 +57,16 @@ class Loop:
         model: nn.Module,
         images: ImageSet,
         val_images: ImageSet,
-        run: Run,
+        config: TrainConfig,
         teacher: Teacher | None,
     ) -> None:
         from timm.data.mixup import Mixup
         from timm.utils.model_ema import ModelEmaV3
 
-        self.plan, self.teacher, self.world = run, teacher, current_world()
+        self.config, self.teacher, self.world = config, teacher, current_world()
         self.images, self.val_images = images, val_images
-        device, recipe = run.hardware.device, run.recipe
-        layout = torch.channels_last if run.hardware.channels_last else torch.contiguous_format
+        device, recipe = config.hardware.device, config.recipe
+        layout = torch.channels_last if config.hardware.channels_last else torch.contiguous_format
         self.model = model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
         _share_weights(self.model, self.world)
         # The average of the first n steps while that is longer than ema_decay: with these two
@@ -84,17 +84,17 @@ class Loop:
         self.batches = TrainBatches(
             images,
             recipe,
-            run.preprocess,
-            seed=run.seed,
+            config.preprocess,
+            seed=config.seed,
             world=self.world,
             device=device,
-            workers=run.workers,
+            workers=config.workers,
         )
-        part = self.batches.total // self.world.size / run.accumulate
+        part = self.batches.total // self.world.size / config.accumulate
         if part != int(part) or (recipe.mixup and part % 2):
             raise ValueError(
-                f"a process's batch of {self.batches.total // self.world.size} in {run.accumulate} "
-                f"passes gives {part:g} images each; expected a whole number"
+                f"a process's batch of {self.batches.total // self.world.size} in "
+                f"{config.accumulate} passes gives {part:g} images each; expected a whole number"
                 + (", and an even one for mixup" if recipe.mixup else "")
             )
         self.mixup = (
@@ -107,16 +107,17 @@ class Loop:
             else None
         )
         self.forward = self._forward_module()
-        quick = helps(device) and not (run.hardware.compile or run.hardware.bf16)
+        quick = helps(device) and not (config.hardware.compile or config.hardware.bf16)
         self.gradients = QuickDepthwise() if quick else contextlib.nullcontext()
         self.curve: list[EpochLog] = []
         self.epoch, self.step, self.seconds, self.lr = 0, 0, 0.0, 0.0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
 
     def _forward_module(self) -> Callable[[Tensor], Tensor]:
-        module: Any = torch.compile(self.model) if self.plan.hardware.compile else self.model
+        module: Any = torch.compile(self.model) if self.config.hardware.compile else self.model
         if self.world.size > 1:
-            ids = [self.plan.hardware.device] if self.plan.hardware.device.type == "cuda" else None
+            device = self.config.hardware.device
+            ids = [device] if device.type == "cuda" else None
             module = nn.parallel.DistributedDataParallel(
                 module, device_ids=ids, broadcast_buffers=False
             )
@@ -124,13 +125,13 @@ class Loop:
 
     def epochs(self, on_step: Callable[[int, int, int], None]) -> Iterator[EpochLog]:
         """Trains what is left; yields every epoch, those before a resume too."""
-        folder = self.plan.folder
+        folder = self.config.folder
         if folder is not None:
             self._resume(folder)
             if self.world.rank == 0:
-                write_setting(folder, self.model, self.plan.recipe)
+                write_setting(folder, self.model, self.config.recipe)
         yield from self.curve
-        while self.epoch < self.plan.epochs:
+        while self.epoch < self.config.epochs:
             self._train_epoch(on_step)
             self.curve.append(self._closed_epoch())
             self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
@@ -143,7 +144,7 @@ class Loop:
 
     def _train_epoch(self, on_step: Callable[[int, int, int], None]) -> None:
         self.model.train()
-        steps, recipe = self.batches.steps, self.plan.recipe
+        steps, recipe = self.batches.steps, self.config.recipe
         started = time.perf_counter()
         for batch in self.batches.epoch(self.epoch, self.step):
             # Half a step in: above zero at the start of warm-up as at the end of the schedule.
@@ -151,22 +152,22 @@ class Loop:
             self.lr = recipe.lr_at(done, nodes=self.world.nodes)
             for group in self.optimizer.param_groups:
                 group["lr"] = self.lr
-            seed_all(derive_seed(self.plan.seed, "step", self.epoch, self.step, self.world.rank))
+            seed_all(derive_seed(self.config.seed, "step", self.epoch, self.step, self.world.rank))
             self._optimise(batch)
             self.step += 1
             on_step(self.epoch + 1, self.step, steps)
-            every = self.plan.checkpoint_steps
+            every = self.config.checkpoint_steps
             due = bool(every) and self.step % every == 0 and self.step < steps
             self._check_finite(due or self.step == steps)
-            if due and self.plan.folder is not None:
+            if due and self.config.folder is not None:
                 now = time.perf_counter()
                 self.seconds, started = self.seconds + now - started, now
-                self._save(self.plan.folder)
+                self._save(self.config.folder)
         self.seconds += time.perf_counter() - started
 
     def _optimise(self, batch: Batch) -> None:
         """Makes one step from one batch."""
-        parts = self.plan.accumulate
+        parts = self.config.accumulate
         self.optimizer.zero_grad(set_to_none=True)
         for number in range(parts):
             part = Batch(*(tensor.chunk(parts)[number] for tensor in batch)) if parts > 1 else batch
@@ -181,7 +182,7 @@ class Loop:
             self.ema.update(self.model, step=self.epoch * self.batches.steps + self.step + 1)
 
     def _loss(self, batch: Batch) -> Tensor:
-        recipe, hardware = self.plan.recipe, self.plan.hardware
+        recipe, hardware = self.config.recipe, self.config.hardware
         images, target = batch.images, batch.labels
         if self.mixup is not None:
             images, target = self.mixup(images, target)
@@ -209,7 +210,7 @@ class Loop:
         return loss
 
     def _check_finite(self, must: bool) -> None:
-        on_cpu = self.plan.hardware.device.type == "cpu"
+        on_cpu = self.config.hardware.device.type == "cpu"
         if not (must or on_cpu or self.step % _DEVICE_CHECK_STEPS == 0):
             return
         if not math.isfinite(self.loss_sum.item()):
@@ -233,7 +234,7 @@ class Loop:
             damaged=len(self.batches.damaged),
         )
         done = self.epoch + 1
-        if done % self.plan.validate_epochs and done != self.plan.epochs:
+        if done % self.config.validate_epochs and done != self.config.epochs:
             return log
         raw = self._score(self.model)
         log = dataclasses.replace(
@@ -250,10 +251,10 @@ class Loop:
         return score(
             model,
             self.val_images,
-            self.plan.preprocess,
-            device=self.plan.hardware.device,
-            bf16=self.plan.hardware.bf16,
-            workers=self.plan.workers,
+            self.config.preprocess,
+            device=self.config.hardware.device,
+            bf16=self.config.hardware.bf16,
+            workers=self.config.workers,
         )
 
     def _identity(self) -> dict[str, Any]:
@@ -261,10 +262,10 @@ class Loop:
         shapes = [(name, tuple(t.shape)) for name, t in self.model.state_dict().items()]
         return {
             "network": hashlib.sha256(repr(shapes).encode()).hexdigest()[:16],
-            "recipe": self.plan.recipe.to_dict(),
-            "preprocess": self.plan.preprocess.to_dict(),
-            "seed": self.plan.seed,
-            "accumulate": self.plan.accumulate,
+            "recipe": self.config.recipe.to_dict(),
+            "preprocess": self.config.preprocess.to_dict(),
+            "seed": self.config.seed,
+            "accumulate": self.config.accumulate,
             "num_images": len(self.images),
             "classes": hashlib.sha256(repr(self.images.classes).encode()).hexdigest()[:16],
             "processes": [self.world.size, self.world.nodes],

@@ -22,12 +22,12 @@ from fbnetv3.hub.pretrained import save_pretrained
 from fbnetv3.models.model import FBNetV3
 from fbnetv3.search.data.image_set import ImageSet
 
-from .config import Hardware, Run
+from .config import Hardware, TrainConfig
 from .logbook import EpochLog, write_weights
 from .loop import Loop, Teacher
 from .parallel import current_world, synchronised_batch_norm
 
-__all__ = ["Hardware", "Run", "Teacher", "Trained", "train", "train_epochs"]
+__all__ = ["Hardware", "Teacher", "TrainConfig", "Trained", "train", "train_epochs"]
 
 OnStep = Callable[[int, int, int], None]
 
@@ -64,7 +64,7 @@ def train(
     model: nn.Module,
     images: ImageSet,
     val_images: ImageSet,
-    run: Run,
+    config: TrainConfig,
     *,
     teacher: Teacher | None = None,
     on_epoch: Callable[[EpochLog], None] = lambda _: None,
@@ -76,17 +76,17 @@ def train(
         model: trained in place; logits (N, classes) of normalised images.
         images: training set.
         val_images: validated on after epochs; decides nothing.
-        run: the rest.
+        config: the rest.
         teacher: what to distil from.
         on_epoch: called with each finished epoch, also those before a resume.
         on_step: called with epoch, steps done in it and steps of an epoch.
 
     Raises:
         Diverged: the loss is not finite.
-        ValueError: data, model, run, or a checkpoint in the folder do not fit together.
+        ValueError: data, model, config, or a checkpoint in the folder do not fit together.
         OSError: the disk is full or not writable; the last checkpoint is whole.
     """
-    going = train_epochs(model, images, val_images, run, teacher=teacher, on_step=on_step)
+    going = train_epochs(model, images, val_images, config, teacher=teacher, on_step=on_step)
     while True:
         try:
             on_epoch(next(going))
@@ -99,7 +99,7 @@ def train_epochs(
     model: nn.Module,
     images: ImageSet,
     val_images: ImageSet,
-    run: Run,
+    config: TrainConfig,
     *,
     teacher: Teacher | None = None,
     on_step: OnStep = lambda _epoch, _step, _steps: None,
@@ -109,9 +109,9 @@ def train_epochs(
     For callers that may end a run early: closing the generator gives the folder free, and the run
     can go on later. While it is suspended the global generators are the run's.
     """
-    with _own_generators(), _locked(run.folder):
+    with _own_generators(), _locked(config.folder):
         with synchronised_batch_norm(model):
-            loop = Loop(model, images, val_images, run, teacher)
+            loop = Loop(model, images, val_images, config, teacher)
             yield from loop.epochs(on_step)
             ema = None if loop.ema is None else loop.ema.module
         # The average was copied with the stand-ins in it.
@@ -120,27 +120,27 @@ def train_epochs(
             plain.load_state_dict(ema.state_dict())
             ema = plain
         trained = Trained(model.eval(), None if ema is None else ema.eval(), tuple(loop.curve))
-        if run.folder is not None and current_world().rank == 0:
-            _write_results(run.folder, trained, run, images)
+        if config.folder is not None and current_world().rank == 0:
+            _write_results(config.folder, trained, config, images)
         return trained
 
 
-def _write_results(folder: Path, trained: Trained, run: Run, images: ImageSet) -> None:
+def _write_results(folder: Path, trained: Trained, config: TrainConfig, images: ImageSet) -> None:
     """Writes the weights; a network of this package as a folder for `fbnetv3.create`."""
     if isinstance(trained.best, FBNetV3):
-        save_pretrained(trained.best, folder, labels=images.classes, preprocess=run.preprocess)
+        save_pretrained(trained.best, folder, labels=images.classes, preprocess=config.preprocess)
     else:
         write_weights(
             folder / "model.safetensors",
             trained.best.state_dict(),
-            preprocess=run.preprocess,
+            preprocess=config.preprocess,
             classes=images.classes,
         )
     if trained.ema is not None:
         write_weights(
             folder / "model_raw.safetensors",
             trained.model.state_dict(),
-            preprocess=run.preprocess,
+            preprocess=config.preprocess,
             classes=images.classes,
         )
 

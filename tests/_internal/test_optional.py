@@ -22,7 +22,7 @@ import fbnetv3
 from fbnetv3._internal.optional import INSTALLS
 from fbnetv3.integrations.coco_folder import CocoFolder
 from fbnetv3.search.nars import run
-from fbnetv3.search.nars.config import Plan
+from fbnetv3.search.nars.config import SearchConfig
 from fbnetv3.search.space.gene import Gene
 from fbnetv3.search.space.space import Space
 from tests.paths import ROOT
@@ -74,7 +74,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "labels.csv").write_text("\n".join(rows) + "\n")
     table = {"space": str(folder / "space.json"), "table": str(folder / "labels.csv")}
     spec = {"kind": "table", **table}
-    run.create(folder / "s", space=space, objective=spec, plan=Plan(pool=10, batch=4)).close()
+    run.create(
+        folder / "s", space=space, objective=spec, config=SearchConfig(pool=10, batch=4)
+    ).close()
     return folder
 
 

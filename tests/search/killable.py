@@ -10,7 +10,7 @@ from typing import Any
 
 from fbnetv3.search.execution.coordinator import Policy
 from fbnetv3.search.execution.engine import Engine, LocalEngine
-from fbnetv3.search.nars.config import Plan
+from fbnetv3.search.nars.config import SearchConfig
 from fbnetv3.search.nars.run import create, run
 from fbnetv3.search.space.gene import Gene
 from fbnetv3.search.space.space import Space
@@ -18,7 +18,7 @@ from fbnetv3.search.storage.store import Store
 
 SPACE = Space("toy", tuple(Gene(f"g{n}", tuple(range(4)), kind="ordered") for n in range(6)))
 INFINITE = float("inf")
-PLAN = Plan(
+PLAN = SearchConfig(
     pool=400,
     batch=12,
     rounds=3,
@@ -55,7 +55,9 @@ def main() -> None:
     folder = Path(sys.argv[1])
     spec = toy(sleep_s=float(sys.argv[2]) if len(sys.argv) > 2 else 0.0)
     fresh = not (folder / "search.json").exists()
-    store = create(folder, space=SPACE, objective=spec, plan=PLAN) if fresh else Store.open(folder)
+    store = (
+        create(folder, space=SPACE, objective=spec, config=PLAN) if fresh else Store.open(folder)
+    )
     engine: Engine
     if len(sys.argv) > 3:
         from fbnetv3.search.execution.ray_engine import RayEngine

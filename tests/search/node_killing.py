@@ -21,7 +21,7 @@ from fbnetv3.search.nars.run import create, run
 def undergo_nodes(folder: Path, *, kills: int, sleep_s: float) -> dict[str, Any]:
     """Returns whether a search on nodes that die ends as one on this machine does."""
     spec = toy(sleep_s=sleep_s)
-    with create(folder / "plain", space=SPACE, objective=spec, plan=PLAN) as store:
+    with create(folder / "plain", space=SPACE, objective=spec, config=PLAN) as store:
         engine = LocalEngine(spec, folder / "plain", workers=2, threads=1)
         run(store, engine)
         engine.close()
@@ -29,7 +29,7 @@ def undergo_nodes(folder: Path, *, kills: int, sleep_s: float) -> dict[str, Any]
     found: dict[str, Any] = {}
 
     def search() -> None:
-        with create(folder / "ray", space=SPACE, objective=spec, plan=PLAN) as store:
+        with create(folder / "ray", space=SPACE, objective=spec, config=PLAN) as store:
             engine_on_ray = RayEngine(spec, folder / "ray", max_running=3)
             run(store, engine_on_ray, policy=Policy(max_attempts=100))
             found.update(summary(store))

@@ -17,7 +17,7 @@ from fbnetv3.models.model import FBNetV3, build
 from fbnetv3.search.data.image_set import ImageSet
 from fbnetv3.search.training.batches import default_preprocess
 from fbnetv3.search.training.recipe import Recipe
-from fbnetv3.search.training.train import Hardware, Run
+from fbnetv3.search.training.train import Hardware, TrainConfig
 
 TINY = Arch(
     resolution=16,
@@ -80,10 +80,12 @@ def tiny_recipe(**fields: Any) -> Recipe:
     )
 
 
-def tiny_run(folder: Path | None = None, recipe: Recipe | None = None, **fields: Any) -> Run:
+def tiny_run(
+    folder: Path | None = None, recipe: Recipe | None = None, **fields: Any
+) -> TrainConfig:
     """Returns a CPU run of the tiny recipe."""
     recipe = recipe or tiny_recipe()
-    return Run(
+    return TrainConfig(
         recipe=recipe,
         preprocess=default_preprocess(tiny_images(), 16),
         folder=folder,

@@ -10,7 +10,7 @@ import pytest
 from fbnetv3.search.execution.coordinator import Coordinator, Policy
 from fbnetv3.search.execution.engine import InlineEngine
 from fbnetv3.search.execution.spec import load_objective
-from fbnetv3.search.nars.config import Plan
+from fbnetv3.search.nars.config import SearchConfig
 from fbnetv3.search.nars.early_stop import find_early_stop
 from fbnetv3.search.nars.problem import Problem, check
 from fbnetv3.search.nars.rounds import Optimizer, usable
@@ -21,7 +21,7 @@ from fbnetv3.search.storage.trials import Batch, Labels, Proposal
 from tests.paths import TOY
 
 SPACE = Space("toy", tuple(Gene(f"g{n}", tuple(range(4)), kind="ordered") for n in range(6)))
-PLAN = Plan(pool=300, batch=8, rounds=2, epochs=4, predictor="gp", target="raw")
+PLAN = SearchConfig(pool=300, batch=8, rounds=2, epochs=4, predictor="gp", target="raw")
 
 
 def costs(rows: Matrix) -> dict[str, Any]:
@@ -37,7 +37,7 @@ def toy(**arguments: Any) -> Any:
 
 def search(
     folder: Path,
-    plan: Plan = PLAN,
+    plan: SearchConfig = PLAN,
     problem: Problem = PROBLEM,
     prepare: Callable[[Store], object] = lambda _store: None,
     **arguments: Any,
@@ -79,7 +79,7 @@ def test_search_finds_what_is_good(tmp_path: Path) -> None:
 def test_same_seed_proposes_the_same_and_another_seed_something_else(tmp_path: Path) -> None:
     first, _ = search(tmp_path / "a")
     again, _ = search(tmp_path / "b")
-    other, _ = search(tmp_path / "c", Plan(**{**vars(PLAN), "seed": 1}))
+    other, _ = search(tmp_path / "c", SearchConfig(**{**vars(PLAN), "seed": 1}))
     assert proposed(first) == proposed(again)
     assert proposed(first) != proposed(other)
     for store in (first, again, other):
@@ -87,7 +87,7 @@ def test_same_seed_proposes_the_same_and_another_seed_something_else(tmp_path: P
 
 
 def test_every_candidate_keeps_the_bounds(tmp_path: Path) -> None:
-    plan = Plan(**{**vars(PLAN), "within": {"macs": (110.0, 140.0)}})
+    plan = SearchConfig(**{**vars(PLAN), "within": {"macs": (110.0, 140.0)}})
     store, _ = search(tmp_path / "s", plan)
     assert all(110 <= t.costs["macs"] <= 140 for t in store.trials())
     store.close()
@@ -95,7 +95,7 @@ def test_every_candidate_keeps_the_bounds(tmp_path: Path) -> None:
 
 def test_nothing_is_trained_that_no_limit_allows(tmp_path: Path) -> None:
     limits = ({"macs": (-np.inf, 115.0)}, {"macs": (135.0, 140.0)})
-    store, _ = search(tmp_path / "s", Plan(**{**vars(PLAN), "limits": limits}))
+    store, _ = search(tmp_path / "s", SearchConfig(**{**vars(PLAN), "limits": limits}))
     macs = [t.costs["macs"] for t in store.trials()]
     assert all(m <= 115 or 135 <= m <= 140 for m in macs)
     assert min(macs) <= 115 < max(macs)
@@ -104,14 +104,14 @@ def test_nothing_is_trained_that_no_limit_allows(tmp_path: Path) -> None:
 
 def test_several_limits_take_turns_and_one_has_the_papers_bins_unless_told() -> None:
     limits = ({"macs": (-np.inf, 125.0)}, {"macs": (-np.inf, 140.0)})
-    assert Plan(limits=limits).bins == "limits"
-    assert Plan(limits=limits, bins="equal").bins == "equal"
-    assert Plan().bins == "equal"
+    assert SearchConfig(limits=limits).bins == "limits"
+    assert SearchConfig(limits=limits, bins="equal").bins == "equal"
+    assert SearchConfig().bins == "equal"
 
 
 def test_rounds_can_take_the_best_of_each_limit_in_turn(tmp_path: Path) -> None:
     limits = ({"macs": (-np.inf, 125.0)}, {"macs": (-np.inf, 140.0)})
-    plan = Plan(**{**vars(PLAN), "limits": limits, "bins": "limits"})
+    plan = SearchConfig(**{**vars(PLAN), "limits": limits, "bins": "limits"})
     store, optimizer = search(tmp_path / "s", plan)
     trials = store.trials(batch=2)
     assert [t.slot for t in trials] == [0, 1] * 4
@@ -134,7 +134,7 @@ def test_rounds_can_take_the_best_of_each_limit_in_turn(tmp_path: Path) -> None:
 
 def test_limits_that_hardly_any_candidate_keeps_are_left_to_stage_3(tmp_path: Path) -> None:
     limits = ({"macs": (-np.inf, 101.0)},)
-    store, _ = search(tmp_path / "s", Plan(**{**vars(PLAN), "limits": limits}))
+    store, _ = search(tmp_path / "s", SearchConfig(**{**vars(PLAN), "limits": limits}))
     assert len(store.trials()) == 24
     store.close()
 
@@ -183,7 +183,7 @@ def test_imported_labels_are_learnt_from_and_not_proposed(tmp_path: Path) -> Non
 
 
 def test_early_stop_shortens_later_rounds_and_labels_are_of_one_length(tmp_path: Path) -> None:
-    plan = Plan(**{**vars(PLAN), "batch": 40, "epochs": 30, "rounds": 1})
+    plan = SearchConfig(**{**vars(PLAN), "batch": 40, "epochs": 30, "rounds": 1})
     store, optimizer = search(tmp_path / "s", plan)
     found = store.stage("early_stop")
     assert found is not None
@@ -235,13 +235,13 @@ def test_early_stop_of_too_few_numbers_is_refused(shape: tuple[int, ...]) -> Non
 
 
 def test_fewer_candidates_than_a_round_is_a_clear_error(tmp_path: Path) -> None:
-    plan = Plan(**{**vars(PLAN), "within": {"macs": (100.0, 101.0)}})
+    plan = SearchConfig(**{**vars(PLAN), "within": {"macs": (100.0, 101.0)}})
     with pytest.raises(ValueError, match="only 2 candidates are feasible, fewer than a round of 8"):
         search(tmp_path / "s", plan)
 
 
 def test_bounds_without_candidates_are_a_clear_error(tmp_path: Path) -> None:
-    plan = Plan(**{**vars(PLAN), "within": {"macs": (1.0, 2.0)}})
+    plan = SearchConfig(**{**vars(PLAN), "within": {"macs": (1.0, 2.0)}})
     with pytest.raises(ValueError, match="feasible; widen limits"):
         search(tmp_path / "s", plan)
 
@@ -258,17 +258,17 @@ def test_bounds_without_candidates_are_a_clear_error(tmp_path: Path) -> None:
 )
 def test_wrong_plan_is_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Plan.from_dict(fields)
+        SearchConfig.from_dict(fields)
 
 
 def test_plan_survives_json() -> None:
-    plan = Plan(limits=({"macs": (-np.inf, 5.0)}, {}), within={"params": (1.0, np.inf)})
-    assert Plan.from_dict(plan.to_dict()) == plan
+    plan = SearchConfig(limits=({"macs": (-np.inf, 5.0)}, {}), within={"params": (1.0, np.inf)})
+    assert SearchConfig.from_dict(plan.to_dict()) == plan
 
 
 def test_unknown_cost_to_bin_by_is_refused() -> None:
     with pytest.raises(ValueError, match="the known costs are macs"):
-        check(PROBLEM, Plan(**{**vars(PLAN), "bin_by": "speed"}))
+        check(PROBLEM, SearchConfig(**{**vars(PLAN), "bin_by": "speed"}))
 
 
 def test_space_without_costs_is_searched_without_bins(tmp_path: Path) -> None:

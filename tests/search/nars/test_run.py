@@ -12,7 +12,7 @@ from fbnetv3.search.execution.engine import InlineEngine
 from fbnetv3.search.execution.objective import TableObjective
 from fbnetv3.search.execution.spec import load_objective
 from fbnetv3.search.nars.answers import Answer
-from fbnetv3.search.nars.config import Plan
+from fbnetv3.search.nars.config import SearchConfig
 from fbnetv3.search.nars.export import LABEL, import_labels, read_candidates, to_optuna, write_csv
 from fbnetv3.search.nars.problem import Problem, problem_of
 from fbnetv3.search.nars.regret import bench_table
@@ -35,12 +35,12 @@ MACRO = Path(__file__).with_name("nas_bench_macro_cifar10.npz")
 WEIGHTS = np.array((0.5, 1.0, 2.0, 0.25, 1.5, 3.0))
 
 
-def plan(**fields: Any) -> Plan:
-    return Plan(**{**vars(PLAN), **fields})
+def plan(**fields: Any) -> SearchConfig:
+    return SearchConfig(**{**vars(PLAN), **fields})
 
 
-def start(folder: Path, chosen: Plan = PLAN, **arguments: Any) -> Store:
-    return create(folder, space=SPACE, objective=toy(**arguments), plan=chosen)
+def start(folder: Path, chosen: SearchConfig = PLAN, **arguments: Any) -> Store:
+    return create(folder, space=SPACE, objective=toy(**arguments), config=chosen)
 
 
 def carry_out(store: Store) -> list[Answer]:
@@ -62,7 +62,7 @@ def test_a_predictor_of_ones_own_leads_a_whole_search(
 
 def test_a_search_of_the_first_version_keeps_its_predictor_by_its_new_name() -> None:
     older = {**PLAN.to_dict(), "predictor": "nars"}
-    assert Plan.from_dict(older).predictor == "mlp_ensemble"
+    assert SearchConfig.from_dict(older).predictor == "mlp_ensemble"
 
 
 @pytest.fixture(scope="module")
@@ -236,11 +236,11 @@ def test_answers_are_networks_and_recipes_that_load(tmp_path: Path) -> None:
         "        yield from [50 + sum(genes) / 9 + seed / 50] * epochs\n"
     )
     spec = {"kind": "python", "target": f"{target}:Size"}
-    small = Plan(
+    small = SearchConfig(
         pool=200, batch=6, rounds=1, predictor="gp", top=2, final_seeds=1,
         limits=({"macs_paper": (-INFINITE, 3e6)},),
     )  # fmt: skip
-    with create(tmp_path / "s", space=space, objective=spec, plan=small) as store:
+    with create(tmp_path / "s", space=space, objective=spec, config=small) as store:
         answers = carry_out(store)
     place = tmp_path / "s" / "answers" / "0"
     arch = Arch.from_json((place / "architecture.json").read_bytes())
@@ -278,7 +278,7 @@ def test_bench_measures_regret_against_the_tables_own_best() -> None:
 @pytest.mark.slow
 def test_search_on_real_trainings_beats_random_choice() -> None:
     table = macro_table()
-    chosen = Plan(epochs=1, rounds=1, predictor="gp", target="log_error")
+    chosen = SearchConfig(epochs=1, rounds=1, predictor="gp", target="log_error")
     found = bench_table(table, chosen, seeds=3)
     regret = [row["mean"] for row in found["limits"][0]["regret"]]
     # Random choice at 96 trainings has 0.26 in the median, the paper's search 0.09 in the mean.
