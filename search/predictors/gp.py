@@ -49,7 +49,7 @@ class GpModel:
         self.theta: Floats = np.zeros(0)
         self.rows: Matrix = np.zeros((0, len(space.genes)), np.int16)
         self.alpha: Floats = np.zeros(0)
-        self.lower: Floats = np.zeros((0, 0))
+        self.lower: npt.NDArray[np.floating[Any]] = np.zeros((0, 0))
 
     def fit(self, rows: Matrix, targets: Floats) -> None:
         """Fits hyperparameters and posterior to standardised targets (n,)."""
