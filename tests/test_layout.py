@@ -15,11 +15,6 @@ import pytest
 
 from tests.paths import ROOT
 
-if not (ROOT / "fbnetv3_zoo").is_dir():
-    pytest.skip(
-        "the sources are not beside the tests; they run on a wheel", allow_module_level=True
-    )
-
 # Package -> folder. Neither folder's name is ever imported.
 FOLDERS = {"fbnetv3": ROOT / "fbnetv3_zoo", "fbnetv3.search": ROOT / "search"}
 
