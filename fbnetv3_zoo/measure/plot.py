@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fbnetv3._internal.optional import need
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 SUFFIXES = (".svg", ".png")
 _AXES = {
@@ -57,30 +61,65 @@ def plot_rows(rows: Sequence[dict[str, Any]], path: Path) -> None:
 
     # Neither a display nor the date and random names that SVG files carry otherwise.
     with mpl.rc_context({"svg.hashsalt": "fbnetv3", "font.size": 9}):
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(15, 5), layout="constrained")
-        for axes, (key, title) in zip(figure.subplots(1, 3), _AXES.items(), strict=True):
-            _draw(axes, shown, key)
-            axes.set(xlabel=title, ylabel="top-1, %")
         metadata = {"Date": None} if path.suffix == ".svg" else None
-        figure.savefig(path, metadata=metadata, dpi=150)
+        draw(shown).savefig(path, metadata=metadata, dpi=150)
 
 
-def _draw(axes: Any, rows: Sequence[dict[str, Any]], key: str) -> None:
-    points = [(_cost(row, key), float(row["top1_pct"])) for row in rows]
+def draw(rows: Sequence[dict[str, Any]]) -> Figure:
+    """Returns the picture of `plot_rows`, of rows that all have an accuracy."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(15, 5), layout="constrained")
+    for axes, (key, title) in zip(figure.subplots(1, 3), _AXES.items(), strict=True):
+        _draw(axes, rows, key)
+        axes.set(xlabel=title, ylabel="top-1, %")
+    figure.draw_without_rendering()  # the layout: where each point will be
+    for axes, key in zip(figure.axes, _AXES, strict=True):
+        _label(axes, {(row["model"], _point(row, key)) for row in rows})
+    return figure
+
+
+def _draw(axes: Axes, rows: Sequence[dict[str, Any]], key: str) -> None:
+    from matplotlib.ticker import LogLocator, NullLocator
+
     for backend in sorted({row["backend"] for row in rows}):
-        own = [p for p, row in zip(points, rows, strict=True) if row["backend"] == backend]
-        axes.scatter(*zip(*own, strict=True), label=backend, s=18)
+        own = [_point(row, key) for row in rows if row["backend"] == backend]
+        axes.scatter([x for x, _ in own], [y for _, y in own], label=backend, s=18)
+    points = [_point(row, key) for row in rows]
     front = [points[number] for number in pareto(points)]
     axes.plot(*zip(*front, strict=True), color="0.6", linewidth=0.8, zorder=0)
-    for row, point in zip(rows, points, strict=True):
-        axes.annotate(row["model"], point, fontsize=6, xytext=(3, 3), textcoords="offset points")
     axes.set_xscale("log")
-    # 20 and 60 as they stand, not as powers of ten.
-    for axis in ("major", "minor"):
-        getattr(axes.xaxis, f"set_{axis}_formatter")("{x:g}")
+    # 20 and 50 as they stand, not as powers of ten, and so few that they keep apart.
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.legend(fontsize=7, loc="lower right")
+
+
+def _label(axes: Axes, models: set[tuple[str, tuple[float, float]]]) -> None:
+    """Writes models' names beside their points, where there is room; a crowd keeps some without."""
+    from matplotlib.transforms import Bbox
+
+    middles = axes.transData.transform([point for _, point in models])
+    taken = [Bbox([middle - 2, middle + 2]) for middle in middles]
+    for name, point in sorted(models):
+        for x, y in ((3, 3), (3, -3), (-3, 3), (-3, -3)):
+            sides: dict[str, Any] = {
+                "ha": "left" if x > 0 else "right",
+                "va": "bottom" if y > 0 else "top",
+            }
+            text = axes.annotate(
+                name, point, fontsize=6, xytext=(x, y), textcoords="offset points", **sides
+            )
+            box = text.get_window_extent()
+            if not any(box.overlaps(other) for other in taken):
+                taken.append(box)
+                break
+            text.remove()
+
+
+def _point(row: dict[str, Any], key: str) -> tuple[float, float]:
+    return _cost(row, key), float(row["top1_pct"])
 
 
 def _cost(row: dict[str, Any], key: str) -> float:

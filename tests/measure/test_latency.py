@@ -26,7 +26,7 @@ from fbnetv3.measure.latency import (
     environment,
     measure,
 )
-from fbnetv3.measure.plot import pareto, plot_rows
+from fbnetv3.measure.plot import draw, pareto, plot_rows
 from fbnetv3.measure.roofline import Roofline, measure_roofline
 from fbnetv3.measure.runners import TORCH_BACKENDS, onnx_runner, torch_runner
 from fbnetv3.models.model import FBNetV3
@@ -323,6 +323,25 @@ def test_the_roofline_is_above_what_a_network_reaches() -> None:
 def test_the_front_is_what_nothing_beats() -> None:
     points = [(1.0, 70.0), (2.0, 69.0), (2.0, 75.0), (3.0, 75.0), (4.0, 80.0)]
     assert pareto(points) == [0, 2, 4]
+
+
+def test_names_in_a_picture_cover_neither_each_other_nor_a_point() -> None:
+    rows = [
+        {**row("fp32", ms, top1_pct=80.0).to_dict(), "backend": backend, "model": model}
+        for model, backend, ms in (
+            *(("first", "a", 10), ("first", "b", 10.01), ("second", "a", 10.02)),
+            *(("first", "c", 10.03), ("second", "b", 90)),
+        )
+    ]
+    left, *others = draw(rows).axes
+    boxes = [text.get_window_extent() for text in left.texts]
+    assert len(boxes) > 2
+    assert not any(one.overlaps(two) for one, two in itertools.combinations(boxes, 2))
+    points = left.transData.transform([(r["latency"]["median_ms"], 80.0) for r in rows])
+    assert not any(box.contains(*point) for box in boxes for point in points)
+    # All backends have one point there.
+    assert all(sorted(t.get_text() for t in axes.texts) == ["first", "second"] for axes in others)
+    assert all(len(axes.get_xticks()) > 1 for axes in (left, *others))
 
 
 @pytest.mark.parametrize("suffix", [".svg", ".png"])

@@ -18,6 +18,7 @@ from fbnetv3.search.space.gene import Gene
 from fbnetv3.search.space.space import Space
 from fbnetv3.search.storage.store import Store
 from fbnetv3.search.storage.trials import Batch, Proposal
+from tests.browser import PROGRAM, chromium
 from tests.search.killable import PLAN, SPACE, toy
 
 SETTINGS = {"space": SPACE.to_dict(), "plan": PLAN.to_dict(), "objective": toy()}
@@ -187,6 +188,50 @@ def test_text_of_users_cannot_leave_its_place(tmp_path: Path) -> None:
     assert "alert(1)" in text
     assert "<script>alert" not in text
     assert "<b>s" not in text
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="no chromium on this machine")
+def test_the_table_is_sorted_filtered_and_turned_over(tmp_path: Path) -> None:
+    with make_store(tmp_path / "s", num=60) as store:
+        first, second = store.trials()[:2]
+        store.release(first, "out of memory", 1)
+        write_report(store, tmp_path / "report.html")
+    page_is_there = """new Promise(done => {
+        const there = () => document.querySelector("#where")?.textContent;
+        const look = () => there() ? done() : setTimeout(look);
+        look();
+    })"""
+    with chromium(tmp_path / "profile") as page:
+        page.send("Page.navigate", url=(tmp_path / "report.html").as_uri())
+        page.evaluate(page_is_there)
+
+        def column(number: int) -> list[str]:
+            cells = f"[...trials.tBodies[0].rows].map(row => row.cells[{number}].textContent)"
+            found: list[str] = page.evaluate(cells)
+            return found
+
+        def where() -> str:
+            return str(page.evaluate("where.textContent"))
+
+        def click(number: int) -> str:
+            head = f"trials.tHead.rows[0].cells[{number}]"
+            page.evaluate(f"{head}.querySelector('button').click()")
+            return str(page.evaluate(f"{head}.ariaSort"))
+
+        assert where() == "60 trials, page 1 of 2"
+        assert column(1)[:2] == [first.id[:10], second.id[:10]]
+        assert click(5) == "descending"
+        labels = [float(text) for text in column(5)]
+        assert labels == sorted(labels, reverse=True)
+        assert click(5) == "ascending"
+        labels = [float(text) for text in column(5)]
+        assert labels == sorted(labels)
+        page.evaluate("on.click()")
+        assert where() == "60 trials, page 2 of 2"
+        assert column(1)[-1] == first.id[:10], "without a label, so last in both orders"
+        page.evaluate("filter.value = 'Memory'; filter.oninput()")
+        assert where() == "1 trials, page 1 of 1"
+        assert column(1) == [first.id[:10]]
 
 
 def test_names_are_drawn_as_they_are() -> None:
