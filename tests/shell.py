@@ -9,8 +9,9 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import typer.main
 from typer.testing import CliRunner
 
 from fbnetv3.cli import app as zoo_cli
@@ -18,6 +19,7 @@ from fbnetv3.search.cli import app as search_cli
 
 zoo_cli.add_neighbours()
 APPS = {"fbnetv3": zoo_cli.app, "fbnetv3-search": search_cli.app}
+PROGRAMS: dict[str, Any] = {name: typer.main.get_command(app) for name, app in APPS.items()}
 
 
 class Done(NamedTuple):
@@ -26,6 +28,27 @@ class Done(NamedTuple):
     code: int
     out: str
     err: str
+
+
+def own_words(line: str) -> tuple[str, list[str]]:
+    """Returns (program, its words) of a line; of a pipe, of the part that is ours."""
+    words = shlex.split(line.rpartition("|")[2], comments=True)
+    if words[0] == "torchrun":
+        assert words[words.index("-m") + 1] == "fbnetv3.search.cli_train"
+        return "fbnetv3", ["train", *words[words.index("-m") + 2 :]]
+    return words[0], words[1:]
+
+
+def check_words(line: str) -> None:
+    """Parses a line without running it.
+
+    Raises:
+        click.UsageError: a command or an option is unknown, a word is missing or one too many.
+    """
+    program, words = own_words(line)
+    with PROGRAMS[program].make_context(program, words) as context:
+        name, command, rest = context.command.resolve_command(context, words)
+        command.make_context(name, rest, parent=context)
 
 
 def carried_out(text: str, folder: Path, env: Mapping[str, str]) -> Done:

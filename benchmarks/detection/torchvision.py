@@ -31,7 +31,8 @@ from torch.utils.data import DataLoader
 from benchmarks.records import write
 from fbnetv3.checkpoints.checkpoint import read_tensors, write_tensors
 from fbnetv3.integrations import torchvision_backbone
-from fbnetv3.integrations.coco_folder import CocoFolder, draw_shapes
+from fbnetv3.integrations.coco_folder import CocoFolder
+from fbnetv3.integrations.drawn_shapes import draw_shapes
 
 DETECTORS: dict[str, Callable[..., nn.Module]] = {
     "faster_rcnn": torchvision_backbone.faster_rcnn,

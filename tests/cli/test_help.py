@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import csv
 import re
-import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import typer
-import typer.main
 from typer.testing import CliRunner
 
 import fbnetv3
@@ -23,10 +19,9 @@ from fbnetv3.checkpoints.convert import from_fbnetv3
 from fbnetv3.models.model import FBNetV3
 from fbnetv3.search.space.gene import Gene
 from fbnetv3.search.space.space import Space
-from tests.shell import APPS, Done, carried_out
+from tests.shell import APPS, PROGRAMS, Done, carried_out, check_words, own_words
 
 PHOTOS = Path(fbnetv3.__file__).parent / "data" / "photos"
-PROGRAMS: dict[str, Any] = {name: typer.main.get_command(app) for name, app in APPS.items()}
 COMMANDS = [(program, name) for program, group in PROGRAMS.items() for name in group.commands]
 
 
@@ -99,27 +94,13 @@ def test_help_has_a_few_examples(program: str, command: str) -> None:
     assert any(line.strip().startswith(f"{program} {command}") for line in lines)
 
 
-def own_words(line: str) -> tuple[str, list[str]]:
-    """Returns (program, its words) of an example; of a pipe, of the part that is ours."""
-    words = shlex.split(line.rpartition("|")[2])
-    if words[0] == "torchrun":
-        assert words[words.index("-m") + 1] == "fbnetv3.search.cli_train"
-        return "fbnetv3", ["train", *words[words.index("-m") + 2 :]]
-    return words[0], words[1:]
-
-
 @pytest.mark.parametrize(("program", "command", "line"), EXAMPLES)
 def test_an_example_names_a_command_and_options_that_exist(
     program: str, command: str, line: str
 ) -> None:
     named, words = own_words(line)
     assert (named, words[0]) == (program, command)
-    # Parses all words, so that unknown options and missing or superfluous words are found.
-    with PROGRAMS[program].make_context(program, words, resilient_parsing=False) as context:
-        group = context.command
-        name, found, rest = group.resolve_command(context, words)
-        assert name == command
-        found.make_context(name, rest, parent=context)
+    check_words(line)
 
 
 # Needed things that a test has not got -> examples that need them.

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from fbnetv3.integrations.coco_folder import CocoFolder, draw_shapes
+from fbnetv3.integrations.coco_folder import CocoFolder
+from fbnetv3.integrations.drawn_shapes import draw_shapes
 
 
 def test_drawn_boxes_are_where_the_colour_is(tmp_path: Path) -> None:

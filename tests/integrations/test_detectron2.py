@@ -42,7 +42,7 @@ from detectron2.utils.events import EventStorage
 from fbnetv3.arch.tables import ARCHS
 from fbnetv3.checkpoints import convert
 from fbnetv3.hub.pretrained import save_pretrained
-from fbnetv3.integrations.coco_folder import CocoFolder, draw_shapes
+from fbnetv3.integrations.coco_folder import CocoFolder
 from fbnetv3.integrations.detectron2_backbone import (
     NORMS,
     FBNetV3Backbone,
@@ -60,6 +60,7 @@ from fbnetv3.integrations.detectron2_config import (
 )
 from fbnetv3.integrations.detectron2_hooks import EMAHook, Trainer
 from fbnetv3.integrations.detectron2_weights import save_weights, zoo_weights
+from fbnetv3.integrations.drawn_shapes import draw_shapes
 from fbnetv3.integrations.trunk import load_network
 from fbnetv3.models.model import FBNetV3
 

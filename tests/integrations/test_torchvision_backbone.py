@@ -16,7 +16,8 @@ from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
 
 from fbnetv3.arch.tables import ARCHS
 from fbnetv3.hub.pretrained import save_pretrained
-from fbnetv3.integrations.coco_folder import CocoFolder, draw_shapes
+from fbnetv3.integrations.coco_folder import CocoFolder
+from fbnetv3.integrations.drawn_shapes import draw_shapes
 from fbnetv3.integrations.torchvision_backbone import (
     Options,
     Pyramid,
