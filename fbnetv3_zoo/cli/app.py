@@ -271,7 +271,7 @@ def _torch_classifier(
 
 
 def _photos(images: list[Path]) -> Any:
-    from fbnetv3.images.images import list_images
+    from fbnetv3.images.reader import list_images
 
     for path in images:
         if path.is_dir():

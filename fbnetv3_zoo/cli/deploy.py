@@ -215,7 +215,7 @@ def quantize(
     """
     from fbnetv3.deploy.onnx_session import read_artefact
     from fbnetv3.deploy.quantize import quantize as quantized
-    from fbnetv3.images.class_folders import labelled_images
+    from fbnetv3.images.folders import labelled_images
     from fbnetv3.measure.int8_speed import compare_speed
 
     runtime = runtime or ("openvino" if output.suffix == ".xml" else "onnxruntime")

@@ -177,8 +177,8 @@ def _rows_of(
 def _prepared(
     folder: Path | None, artefact: Artefact
 ) -> tuple[NDArray[np.float32] | None, list[int] | None, list[Path]]:
-    from fbnetv3.images.class_folders import labelled_images
-    from fbnetv3.images.images import open_image
+    from fbnetv3.images.folders import labelled_images
+    from fbnetv3.images.reader import open_image
 
     if folder is None:
         return None, None, []

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from fbnetv3._internal.files import replacing
-from fbnetv3.images.images import ImageSource
+from fbnetv3.images.reader import ImageSource
 
 from .artefact import Artefact
 from .calibration import METHODS

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fbnetv3.images.images import ImageSource, open_image
 from fbnetv3.images.preprocess import Preprocess
+from fbnetv3.images.reader import ImageSource, open_image
 
 from .classify import Backend
 from .onnx_session import OnnxBackend

@@ -2,7 +2,7 @@
 
 The record runs on Pillow and numpy alone; `Preprocess.torchvision` gives the same steps as
 torchvision transforms, equal to the last bit on a PIL image, because both then resize with Pillow.
-The edge of this file: it takes RGB images. `images.open_image` makes them.
+The edge of this file: it takes RGB images. `reader.open_image` makes them.
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from fbnetv3.images.images import describe, list_images, open_image
 from fbnetv3.images.labels import example_photos
+from fbnetv3.images.reader import describe, list_images, open_image
 
 WIDTH, HEIGHT = 37, 23
 

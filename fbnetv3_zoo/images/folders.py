@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from .images import list_images
 from .labels import CLASS_LISTS, class_ids
 from .labels import class_names as listed
+from .reader import list_images
 
 
 def labelled_images(
@@ -26,7 +26,7 @@ def labelled_images(
     """
     images = list_images(folder)
     if not images:
-        raise ValueError(f"no images in {folder}; see fbnetv3.images.images.SUFFIXES")
+        raise ValueError(f"no images in {folder}; see fbnetv3.images.reader.SUFFIXES")
     numbers = {str(number): number for number in range(len(class_names))}
     for name in CLASS_LISTS:
         if tuple(class_names) == listed(name):
