@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from .hub.registry import list_weights as list_weights
     from .hub.registry import register as register
     from .hub.weights import Weights as Weights
+    from .images.folders import list_images as list_images
     from .images.labels import class_names as class_names
     from .images.preprocess import Preprocess as Preprocess
-    from .images.reader import list_images as list_images
     from .images.reader import open_image as open_image
     from .integrations.timm_entrypoints import register_timm as register_timm
     from .measure.flop_count import flops as flops
@@ -62,7 +62,7 @@ _HOMES = {
     "from_pretrained": "hub.pretrained",
     "get_arch": "hub.registry",
     "get_weights": "hub.registry",
-    "list_images": "images.reader",
+    "list_images": "images.folders",
     "list_models": "hub.registry",
     "list_weights": "hub.registry",
     "open_image": "images.reader",

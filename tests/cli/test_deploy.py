@@ -19,7 +19,7 @@ from fbnetv3.deploy.export import Exported
 from fbnetv3.deploy.onnx_model import OnnxClassifier
 from fbnetv3.deploy.onnx_session import read_artefact
 from fbnetv3.hub.pretrained import save_pretrained
-from fbnetv3.images.folders import labelled_images
+from fbnetv3.images.classes import labelled_images
 from fbnetv3.images.preprocess import Preprocess
 from fbnetv3.measure.bench import Row
 from fbnetv3.measure.int8_speed import compare_speed, operator_times

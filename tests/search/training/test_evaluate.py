@@ -13,7 +13,6 @@ from fbnetv3.search.training.config import Hardware
 from fbnetv3.search.training.evaluate import (
     class_order_warning,
     evaluate,
-    match_classes,
     wilson_pct,
 )
 from fbnetv3.search.training.networks import Network
@@ -106,14 +105,21 @@ def test_a_wrong_order_is_seen_of_a_network_that_is_seldom_right_too() -> None:
     assert "another order" in class_order_warning(torch.stack([half, half]), names)
 
 
-def test_names_are_matched_whatever_their_case_and_ids_count() -> None:
-    labels = (("tench", "n01440764"), ("Great_White-Shark", "n01484850"))
-    found = match_classes(["n01484850", "Tench"], labels)
-    assert found is not None
-    assert found.tolist() == [1, 0]
-    assert match_classes(["a", "b"], labels) is None
-    with pytest.raises(ValueError, match="zebra"):
-        match_classes(["tench", "zebra"], labels)
+def test_a_class_without_images_is_not_measured() -> None:
+    images = tiny_images(80)
+    kept = (images.labels != 2).nonzero().flatten()
+    found = evaluated(Quarters(), images.subset(kept))
+    assert [c.top1 for c in found.classes] == [100, 100, None, 100]
+    assert json.loads(json.dumps(found.to_dict()))["classes"][2]["top1"] is None
+
+
+def test_folders_that_are_numbers_mean_the_networks_outputs_where_no_name_is_known() -> None:
+    # As text "10" comes before "2": the order of the folders is not the order of the outputs.
+    images = dataclasses.replace(tiny_images(80), classes=("0", "1", "3", "2"))
+    found = evaluated(Quarters((0, 1, 3, 2)), images)
+    assert (found.matched_by, found.top1) == ("name", 100)
+    with pytest.raises(ValueError, match=r"numbered up to 4; the model's classes are 0 to 3"):
+        evaluated(Quarters(), dataclasses.replace(images, classes=("1", "2", "3", "4")))
 
 
 def test_other_class_counts_are_refused() -> None:
