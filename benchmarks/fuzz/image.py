@@ -30,7 +30,6 @@ PREPROCESS = Preprocess(
     resize=36,
     crop=SIDE,
     interpolation="bilinear",
-    antialias=True,
     mean=CIFAR10_MEAN,
     std=CIFAR10_STD,
 )

@@ -53,7 +53,6 @@ def default_preprocess(images: ImageSet, resolution: int) -> Preprocess:
         resize=resolution if small else round(resolution * 242 / 224),
         crop=resolution,
         interpolation="bilinear",
-        antialias=True,
         mean=CIFAR10_MEAN if small else IMAGENET_MEAN,
         std=CIFAR10_STD if small else IMAGENET_STD,
     )
@@ -267,7 +266,7 @@ def normalised(pixels: Tensor, preprocess: Preprocess, side: int) -> Tensor:
             size,
             mode=preprocess.interpolation,
             align_corners=aligned,
-            antialias=preprocess.antialias and aligned is not None,
+            antialias=aligned is not None,
         )
     mean = torch.tensor(preprocess.mean, device=x.device).view(1, 3, 1, 1) * 255
     scale_by = 1 / (torch.tensor(preprocess.std, device=x.device).view(1, 3, 1, 1) * 255)

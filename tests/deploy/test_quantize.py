@@ -54,7 +54,6 @@ PREPROCESS = Preprocess(
     resize=32,
     crop=32,
     interpolation="bilinear",
-    antialias=True,
     mean=CIFAR10_MEAN,
     std=CIFAR10_STD,
 )
