@@ -1,10 +1,13 @@
 """Evaluation: counts, intervals, names and order of classes."""
 
+import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from fbnetv3.search.data.image_set import ImageSet
@@ -103,6 +106,29 @@ def test_a_wrong_order_is_seen_of_a_network_that_is_seldom_right_too() -> None:
     half[torch.arange(10), torch.arange(10).roll(1)] = 37
     names = [f"c{n}" for n in range(10)]
     assert "another order" in class_order_warning(torch.stack([half, half]), names)
+
+
+def test_photos_that_cannot_be_read_are_not_counted(tmp_path: Path) -> None:
+    for number in range(4):
+        Image.new("RGB", (120, 120), (60 * number, 0, 0)).save(tmp_path / f"{number}.png")
+    images = ImageSet(
+        name="set",
+        classes=tuple("abcd"),
+        labels=torch.arange(4),
+        sources=tuple(tmp_path / f"{number}.png" for number in range(4)),
+    )
+    (tmp_path / "2.png").write_bytes(b"no image")
+    with pytest.warns(UserWarning, match=r"2\.png"):
+        found = evaluated(Quarters(), images)
+    assert (found.num_images, found.num_damaged) == (3, 1)
+    assert [c.num_images for c in found.classes] == [1, 1, 0, 1]
+    for number in (0, 1, 3):
+        (tmp_path / f"{number}.png").unlink()
+    with (
+        pytest.warns(UserWarning, match="left out"),
+        pytest.raises(ValueError, match="no image of set can be read"),
+    ):
+        evaluated(Quarters(), images)
 
 
 def test_a_class_without_images_is_not_measured() -> None:
