@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from .hub.registry import list_weights as list_weights
     from .hub.registry import register as register
     from .hub.weights import Weights as Weights
-    from .images.images import list_images as list_images
-    from .images.images import open_image as open_image
+    from .images.folders import list_images as list_images
     from .images.labels import class_names as class_names
     from .images.preprocess import Preprocess as Preprocess
+    from .images.reader import open_image as open_image
     from .integrations.timm_entrypoints import register_timm as register_timm
     from .measure.flop_count import flops as flops
     from .models.inference import optimize as optimize
@@ -62,10 +62,10 @@ _HOMES = {
     "from_pretrained": "hub.pretrained",
     "get_arch": "hub.registry",
     "get_weights": "hub.registry",
-    "list_images": "images.images",
+    "list_images": "images.folders",
     "list_models": "hub.registry",
     "list_weights": "hub.registry",
-    "open_image": "images.images",
+    "open_image": "images.reader",
     "optimize": "models.inference",
     "push_to_hub": "hub.pretrained",
     "register": "hub.registry",

@@ -83,7 +83,6 @@ def small_preprocess() -> Preprocess:
         resize=36,
         crop=32,
         interpolation="bilinear",
-        antialias=True,
         mean=CIFAR10_MEAN,
         std=CIFAR10_STD,
     )

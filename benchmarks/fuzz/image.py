@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fbnetv3.deploy.classify import Classifier, Prediction
-from fbnetv3.images.images import open_image
 from fbnetv3.images.preprocess import CIFAR10_MEAN, CIFAR10_STD, Preprocess
+from fbnetv3.images.reader import open_image
 
 from .mutate import mutate_bytes
 
@@ -30,7 +30,6 @@ PREPROCESS = Preprocess(
     resize=36,
     crop=SIDE,
     interpolation="bilinear",
-    antialias=True,
     mean=CIFAR10_MEAN,
     std=CIFAR10_STD,
 )

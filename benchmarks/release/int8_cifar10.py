@@ -93,7 +93,7 @@ def main() -> None:
 
 
 def _opened(images: list[NDArray[np.uint8]]) -> list[Any]:
-    from fbnetv3.images.images import open_image
+    from fbnetv3.images.reader import open_image
 
     return [open_image(image) for image in images]
 

@@ -36,8 +36,8 @@ from fbnetv3.deploy.onnx_session import OnnxBackend
 from fbnetv3.deploy.openvino_model import OpenVinoBackend, has_bf16, to_openvino
 from fbnetv3.deploy.parity import error_of_std
 from fbnetv3.hub.verify import golden_tensor
-from fbnetv3.images.images import open_image
 from fbnetv3.images.preprocess import Preprocess
+from fbnetv3.images.reader import open_image
 from fbnetv3.measure.runners import torch_runner
 from fbnetv3.models.model import FBNetV3, build
 

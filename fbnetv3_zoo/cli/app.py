@@ -271,11 +271,14 @@ def _torch_classifier(
 
 
 def _photos(images: list[Path]) -> Any:
-    from fbnetv3.images.images import list_images
+    from fbnetv3.images.folders import find_images
 
     for path in images:
         if path.is_dir():
-            yield from list_images(path)
+            found = find_images(path)
+            for text in found.notes:
+                note(text)
+            yield from found.images
         else:
             yield path
 

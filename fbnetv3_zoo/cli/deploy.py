@@ -215,21 +215,23 @@ def quantize(
     """
     from fbnetv3.deploy.onnx_session import read_artefact
     from fbnetv3.deploy.quantize import quantize as quantized
-    from fbnetv3.images.class_folders import labelled_images
+    from fbnetv3.images.classes import labelled_images
     from fbnetv3.measure.int8_speed import compare_speed
 
     runtime = runtime or ("openvino" if output.suffix == ".xml" else "onnxruntime")
     if runtime == "openvino":
         need("nncf")
     names = read_artefact(file).class_names
-    images, _ = labelled_images(calib, names)
-    judged, labels = labelled_images(evaluate, names) if evaluate else (None, None)
+    images = labelled_images(calib, names, part="train")
+    judged = labelled_images(evaluate, names) if evaluate else None
+    for text in dict.fromkeys(images.notes + (judged.notes if judged else ())):
+        note(text)
     found = quantized(
         file,
         output,
-        thinned(images),
-        evaluation=judged,
-        labels=labels,
+        thinned(images.paths),
+        evaluation=judged.paths if judged else None,
+        labels=judged.labels if judged else None,
         runtime=runtime,  # type: ignore[arg-type]  # checked there
         method=method,
         max_drop_pct=max_drop,
@@ -244,7 +246,8 @@ def quantize(
         f"{found.method} over {found.num_calibration} images"
     )
     if found.num_unreadable:
-        note(f"{found.num_unreadable} images could not be read and were passed over")
+        listed = "; ".join(found.unreadable[:5])
+        note(f"{found.num_unreadable} images could not be read and were passed over: {listed}")
     print(f"same top-1 as fp32 on {found.agreement_pct:.2f} % of {found.num_evaluation} images")
     if found.top1_pct is not None:
         print(f"top-1 {found.top1_pct:.2f} %, fp32 {found.top1_float_pct:.2f} %")

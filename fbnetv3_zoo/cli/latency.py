@@ -177,16 +177,28 @@ def _rows_of(
 def _prepared(
     folder: Path | None, artefact: Artefact
 ) -> tuple[NDArray[np.float32] | None, list[int] | None, list[Path]]:
-    from fbnetv3.images.class_folders import labelled_images
-    from fbnetv3.images.images import open_image
+    from fbnetv3.images.classes import labelled_images
+    from fbnetv3.images.reader import open_image
 
     if folder is None:
         return None, None, []
     import numpy as np
 
-    paths, labels = labelled_images(folder, artefact.class_names)
-    batch = np.stack([artefact.preprocess(open_image(path)) for path in paths])
-    return batch, labels, paths
+    found = labelled_images(folder, artefact.class_names)
+    notes, read, kept = list(found.notes), [], []
+    for number, path in enumerate(found.paths):
+        try:
+            read.append(artefact.preprocess(open_image(path)))
+        except (OSError, ValueError) as error:
+            notes.append(f"left out: {error}")
+            continue
+        kept.append(number)
+    for text in notes:
+        note(text)
+    if not read:
+        raise ValueError(f"no image in {folder} can be read")
+    labels = None if found.labels is None else [found.labels[number] for number in kept]
+    return np.stack(read), labels, [found.paths[number] for number in kept]
 
 
 def _int8(float_path: Path, place: Path, images: Sequence[Path]) -> list[Path]:

@@ -26,7 +26,8 @@ from PIL import Image
 
 from fbnetv3.hub.pretrained_cfg import class_names_of, preprocess_of
 from fbnetv3.images import labels
-from fbnetv3.images.images import ImageSource, describe, list_images, open_image
+from fbnetv3.images.folders import list_images
+from fbnetv3.images.reader import ImageSource, describe, open_image
 
 if TYPE_CHECKING:
     import torch
@@ -338,7 +339,7 @@ def _several(inputs: Any) -> Iterable[ImageSource]:
         found = list_images(inputs)
         if not found:
             raise ValueError(
-                f"no images in {os.fspath(inputs)}; see fbnetv3.images.images.SUFFIXES"
+                f"no images in {os.fspath(inputs)}; see fbnetv3.images.folders.SUFFIXES"
             )
         return found
     if not isinstance(inputs, Iterable):

@@ -98,7 +98,6 @@ def _usual_preprocess(model: FBNetV3) -> Preprocess:
         resize=resize,
         crop=side,
         interpolation="bilinear",
-        antialias=True,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
     )

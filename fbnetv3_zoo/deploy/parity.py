@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fbnetv3.images.images import open_image
 from fbnetv3.images.labels import example_photos
+from fbnetv3.images.reader import open_image
 
 from .artefact import Artefact
 

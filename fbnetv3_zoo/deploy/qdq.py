@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fbnetv3.images.images import ImageSource
+from fbnetv3.images.reader import ImageSource
 
 from .artefact import Artefact
 from .calibration import Statistics, collect

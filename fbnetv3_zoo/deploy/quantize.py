@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from fbnetv3._internal.files import replacing
-from fbnetv3.images.images import ImageSource
+from fbnetv3.images.reader import ImageSource
 
 from .artefact import Artefact
 from .calibration import METHODS
@@ -36,6 +36,7 @@ class Quantized:
         method: how activation ranges were taken.
         num_calibration: images behind the ranges.
         num_unreadable: images that were passed over.
+        unreadable: why each image that was passed over cannot be read.
         num_evaluation: images behind the next three figures.
         agreement_pct: share with the same top-1 as the float file, in percent.
         top1_float_pct: accuracy of the float file, where labels were given.
@@ -52,6 +53,7 @@ class Quantized:
     method: str
     num_calibration: int
     num_unreadable: int
+    unreadable: tuple[str, ...]
     num_evaluation: int
     agreement_pct: float
     top1_float_pct: float | None
@@ -173,6 +175,7 @@ def _report(
         method=method,
         num_calibration=judge.reader.num_read[0],
         num_unreadable=len(judge.reader.unreadable),
+        unreadable=tuple(judge.reader.unreadable.values()),
         num_evaluation=score.num_images,
         agreement_pct=score.agreement_pct,
         top1_float_pct=score.top1_float_pct,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fbnetv3.images.images import ImageSource, open_image
 from fbnetv3.images.preprocess import Preprocess
+from fbnetv3.images.reader import ImageSource, open_image
 
 from .classify import Backend
 from .onnx_session import OnnxBackend
@@ -39,7 +40,8 @@ class Reader:
 
     def __init__(self, preprocess: Preprocess) -> None:
         self.preprocess = preprocess
-        self.unreadable: set[int] = set()
+        # Why, by the path, or the identity of what has none: each counts once.
+        self.unreadable: dict[str | int, str] = {}
         # Of each pass that ran to its end.
         self.num_read: list[int] = []
 
@@ -58,9 +60,10 @@ class Reader:
         for place, image in enumerate(images):
             try:
                 kept.append(self.preprocess(open_image(image)))
-            except (ValueError, FileNotFoundError) as reason:
+            except (OSError, ValueError) as reason:
                 error = error or reason
-                self.unreadable.add(id(image))
+                key = os.fspath(image) if isinstance(image, str | os.PathLike) else id(image)
+                self.unreadable[key] = str(reason)
                 continue
             places.append(place)
             number += 1

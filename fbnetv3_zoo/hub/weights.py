@@ -184,7 +184,6 @@ def _cifar10(
             resize=side,
             crop=side,
             interpolation="bilinear",
-            antialias=True,
             mean=CIFAR10_MEAN,
             std=CIFAR10_STD,
         ),
@@ -202,7 +201,6 @@ def _imagenet(resize: int, crop: int) -> Preprocess:
         resize=resize,
         crop=crop,
         interpolation="bilinear",
-        antialias=True,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
     )

@@ -2,7 +2,7 @@
 
 The record runs on Pillow and numpy alone; `Preprocess.torchvision` gives the same steps as
 torchvision transforms, equal to the last bit on a PIL image, because both then resize with Pillow.
-The edge of this file: it takes RGB images. `images.open_image` makes them.
+The edge of this file: it takes RGB images. `reader.open_image` makes them.
 """
 
 from __future__ import annotations
@@ -50,9 +50,8 @@ class Preprocess:
     Attributes:
         resize: pixels of the shorter side after resizing.
         crop: side in pixels of the square cut from the middle; the network's input.
-        interpolation: of the resizing.
-        antialias: whether shrinking averages over all pixels, as Pillow does; always so except
-            with "nearest", which never does.
+        interpolation: of the resizing. Shrinking averages over all pixels, as Pillow does, except
+            with "nearest".
         mean: per channel, red first, on the scale 0..1.
         std: per channel.
 
@@ -63,7 +62,6 @@ class Preprocess:
     resize: int
     crop: int
     interpolation: Interpolation
-    antialias: bool
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
@@ -74,9 +72,6 @@ class Preprocess:
                 raise _refuse(field, value, "a whole number of pixels from 1 to 8192")
         if self.interpolation not in INTERPOLATIONS:
             raise _refuse("interpolation", self.interpolation, f"one of {INTERPOLATIONS}")
-        if self.antialias is not (self.interpolation != "nearest"):
-            expected = "False with 'nearest'" if self.antialias else "True, as Pillow resizes"
-            raise _refuse("antialias", self.antialias, expected)
         for field, low in (("mean", -_MAX_SCALE), ("std", 1 / _MAX_SCALE)):
             object.__setattr__(self, field, _triple(field, getattr(self, field), low))
 
@@ -172,9 +167,14 @@ class Preprocess:
         return ratio
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the record as plain JSON types."""
+        """Returns the record as plain JSON types.
+
+        `antialias` is written for those who read it elsewhere: whether shrinking averages, which
+        the interpolation says.
+        """
         fields = dataclasses.asdict(self)
-        return {**fields, "mean": list(self.mean), "std": list(self.std)}
+        antialias = {"antialias": self.interpolation != "nearest"}
+        return {**fields, **antialias, "mean": list(self.mean), "std": list(self.std)}
 
     @staticmethod
     def from_dict(fields: Mapping[str, Any]) -> Preprocess:
@@ -183,7 +183,16 @@ class Preprocess:
         Raises:
             ValueError: a field is missing, unknown or out of range; the message names it.
         """
-        return Preprocess(**keywords_of(Preprocess, fields, "preprocess"))
+        rest: Any = fields
+        if isinstance(fields, Mapping):
+            rest = {key: value for key, value in fields.items() if key != "antialias"}
+        record = Preprocess(**keywords_of(Preprocess, rest, "preprocess"))
+        usual = record.interpolation != "nearest"
+        antialias = fields.get("antialias", usual)
+        if antialias is not usual:
+            expected = f"{usual} with {record.interpolation!r}, as Pillow resizes"
+            raise _refuse("antialias", antialias, expected)
+        return record
 
     @staticmethod
     def from_timm_cfg(cfg: Mapping[str, Any], *, use_test_size: bool = False) -> Preprocess:
@@ -214,7 +223,6 @@ class Preprocess:
             resize=math.floor(size[1] / crop_pct),
             crop=size[1],
             interpolation=cfg["interpolation"],
-            antialias=cfg["interpolation"] != "nearest",
             mean=cfg["mean"],
             std=cfg["std"],
         )

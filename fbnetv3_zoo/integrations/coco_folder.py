@@ -20,8 +20,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fbnetv3._internal.optional import missing
+from fbnetv3.images.reader import open_image
 
 ANNOTATIONS, IMAGES = "annotations.json", "images"
+_SIDES = ("width", "height")
 
 
 class CocoFolder(Dataset[tuple[Tensor, dict[str, Tensor]]]):
@@ -29,7 +31,9 @@ class CocoFolder(Dataset[tuple[Tensor, dict[str, Tensor]]]):
 
     An item is an RGB image (3, H, W) in 0..1 and a dict of `boxes` (N, 4) as x1, y1, x2, y2 in
     pixels, `labels` (N) from 1, `image_id` and, where asked for, `masks` (N, H, W) of 0 and 1.
-    Labels count the file's categories in the order of their ids; 0 is the background.
+    Labels count the file's categories in the order of their ids; 0 is the background. Images are
+    read as everywhere, upright by their EXIF, and have to have the width and height that the
+    annotations give: boxes of an image that was annotated unturned would lie elsewhere.
 
     Args:
         folder: the folder.
@@ -64,9 +68,16 @@ class CocoFolder(Dataset[tuple[Tensor, dict[str, Tensor]]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Tensor]]:
         image_id = self.image_ids[index]
-        name = self.coco.loadImgs(image_id)[0]["file_name"]
-        with Image.open(self.folder / IMAGES / name) as opened:
-            pixels = np.asarray(opened.convert("RGB"))
+        record = self.coco.loadImgs(image_id)[0]
+        path = self.folder / IMAGES / record["file_name"]
+        upright = open_image(path)
+        noted = tuple(record.get(side, of) for side, of in zip(_SIDES, upright.size, strict=True))
+        if upright.size != noted:
+            raise ValueError(
+                f"{path} is {upright.width} x {upright.height} pixels, upright; {ANNOTATIONS} says "
+                f"{noted[0]} x {noted[1]}: annotate the upright image, or remove its EXIF turn"
+            )
+        pixels = np.asarray(upright)
         annotations = self._annotations_of(image_id)
         corners = [item["bbox"] for item in annotations]
         boxes = torch.tensor(corners, dtype=torch.float32).reshape(-1, 4)

@@ -116,6 +116,8 @@ def train(
     hardware = training.Hardware.of(device)
     with joined(hardware.device) as world:
         images, val_images = open_train_val(data, val_share=val_share, seed=seed)
+        for text in dict.fromkeys(images.notes + val_images.notes) if world.rank == 0 else ():
+            note(text)
         small = images.pixels is not None and images.pixels.shape[1] <= 48
         tuned = pretrained if pretrained is not None else has_weights(model)
         plan = _recipe(recipe or ("fine-tune" if tuned else "short"), epochs, batch_size, lr, set_)
@@ -215,6 +217,8 @@ def evaluate(
     from fbnetv3.search.training.networks import load_raw, open_network
 
     images = open_images(data, split)
+    for text in images.notes:
+        note(text)
     network = open_network(model, pretrained=True)
     if raw:
         load_raw(network, model)
@@ -229,13 +233,16 @@ def evaluate(
         typer.echo(json.dumps({"model": model, **found.to_dict()}, indent=1))
         return
     for result in found.classes:
-        typer.echo(f"{result.name:>24}  {result.num_images:6d} images  {result.top1:6.2f} %")
+        top1 = "not measured" if result.top1 is None else f"{result.top1:6.2f} %"
+        typer.echo(f"{result.name:>24}  {result.num_images:6d} images  {top1}")
     for name, value, (low, high) in (
         ("top1", found.top1, found.top1_interval),
         ("top5", found.top5, found.top5_interval),
     ):
         typer.echo(f"{name} {value:.2f} %  (95 % interval {low:.2f} to {high:.2f})")
     typer.echo(f"{found.num_images} images of {found.data}, classes matched by {found.matched_by}")
+    if found.num_damaged:
+        typer.echo(f"{found.num_damaged} more could not be read and were not counted")
     if found.warning:
         typer.echo(f"warning: {found.warning}", err=True)
 

@@ -1,9 +1,10 @@
 """Image sets: what is read from disk before training, and how it is split.
 
 Four layouts are told apart by what lies in the folder: CIFAR-10 as torchvision unpacks it, class
-folders of images, Hugging Face parquet files, and `train`/`val` folders of any of the last two.
-Sets of small images of one size are decoded once into memory; others stay encoded and
-`batches` decodes them. The edge of this file: it augments nothing and batches nothing.
+folders of images, Hugging Face parquet files, and `train`/`val` folders of any of the last two;
+`fbnetv3.images.folders` has the rules for folders. Every file is checked before it is used. Sets of
+small images of one size are decoded once into memory; others stay encoded and `batches` decodes
+them. The edge of this file: it augments nothing and batches nothing.
 """
 
 from __future__ import annotations
@@ -16,12 +17,20 @@ from pathlib import Path
 import torch
 
 from fbnetv3.arch.arch import Arch
+from fbnetv3.images.folders import (
+    PART_NAMES,
+    DataFolder,
+    Part,
+    class_names_in,
+    open_data_folder,
+    read_class_folders,
+)
 
-from .formats import read_cifar10, read_folders, read_parquet
+from .formats import read_cifar10, read_labelled, read_parquet
 from .image_set import ImageSet
 
-TRAIN_NAMES = ("train", "training")
-VAL_NAMES = ("val", "valid", "validation", "test")
+# What the names of parquet files, or of folders above them, begin with.
+_PARQUET_NAMES: dict[Part, tuple[str, ...]] = {"train": ("train",), "val": ("val", "test")}
 CIFAR10_TRAIN = tuple(f"data_batch_{n}" for n in range(1, 6))
 _NUM_LISTED = 5
 
@@ -38,22 +47,21 @@ def open_images(folder: Path, split: str | None = None) -> ImageSet:
         FileNotFoundError: the folder or the part is not there.
         ValueError: no layout is recognised, a file is damaged, or a label is out of range.
     """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no data folder at {folder}; expected class folders of images")
     if split not in (None, "train", "val"):
         raise ValueError(f"split is {split!r}; expected 'train', 'val' or None")
-    cifar = next(
-        (f for f in (folder, folder / "cifar-10-batches-py") if (f / "test_batch").is_file()), None
-    )
+    _check_folder(folder)
+    part: Part = "train" if split == "train" else "val"
+    cifar = _cifar10_in(folder)
     if cifar is not None:
-        return read_cifar10(cifar, CIFAR10_TRAIN if split == "train" else ("test_batch",))
-    if next(folder.rglob("*.parquet"), None) is not None:
-        return read_parquet(folder, TRAIN_NAMES if split == "train" else VAL_NAMES)
-    part = _part(folder, TRAIN_NAMES if split == "train" else VAL_NAMES)
-    if part is None and split is not None:
-        expected = TRAIN_NAMES if split == "train" else VAL_NAMES
-        raise FileNotFoundError(f"{folder} has no {split} part; expected {' or '.join(expected)}")
-    return read_folders(part or folder)
+        return read_cifar10(cifar, CIFAR10_TRAIN if part == "train" else ("test_batch",))
+    if _has_parquet(folder):
+        return read_parquet(folder, _PARQUET_NAMES[part])
+    data = open_data_folder(folder)
+    if split is None and part not in data.parts:
+        if data.parts:
+            raise FileNotFoundError(_no_part(data, part))
+        return _with_notes(read_labelled(read_class_folders(data.root)), data.notes)
+    return _read_part(data, part)
 
 
 def open_training(folder: Path) -> ImageSet:
@@ -72,26 +80,31 @@ def open_train_val(
     """Returns (training images, validation images) of a folder.
 
     A folder that has no parts of its own is split by `seed`, with `val_share` of every class, and
-    at least one image of it, going to validation.
+    at least one image of it, going to validation. A class that a validation part lacks is named in
+    its notes.
 
     Raises:
         FileNotFoundError: see `open_images`.
-        ValueError: see `open_images`; or the two parts differ in their classes.
+        ValueError: see `open_images`; or validation has a class that training has not.
     """
     if _has_no_parts(folder):
         return split_by_class(open_images(folder), share=val_share, seed=seed)
     train, val = open_images(folder, "train"), open_images(folder, "val")
-    missing = sorted(set(train.classes) - set(val.classes))
     extra = sorted(set(val.classes) - set(train.classes))
-    if missing or extra:
+    if extra:
         raise ValueError(
-            f"{train.name} and {val.name} differ in their classes: missing in validation "
-            f"{missing[:_NUM_LISTED]}, only in validation {extra[:_NUM_LISTED]}; give both the "
-            "same class folders"
+            f"{train.name} and {val.name} differ in their classes: only in validation "
+            f"{extra[:_NUM_LISTED]}; give both the same class folders"
         )
     if train.classes != val.classes:
         order = torch.tensor([train.classes.index(name) for name in val.classes])
         val = dataclasses.replace(val, classes=train.classes, labels=order[val.labels])
+    counts = val.labels.bincount(minlength=len(val.classes)).tolist()
+    missing = [name for name, num in zip(val.classes, counts, strict=True) if not num]
+    if missing:
+        listed = ", ".join(map(repr, missing[:_NUM_LISTED]))
+        note = f"{val.name} has no image of {len(missing)} class(es), not measured: {listed}"
+        val = _with_notes(val, (note,))
     return train, val
 
 
@@ -176,16 +189,45 @@ def cifar_arch(arch: Arch) -> Arch:
     return arch.small_image(max(8, 2 * math.floor(arch.resolution * 32 / 224 / 2 + 0.5)))
 
 
-def _part(folder: Path, names: Sequence[str]) -> Path | None:
-    return next((folder / name for name in names if (folder / name).is_dir()), None)
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no data folder at {folder}; expected class folders of images")
+
+
+def _cifar10_in(folder: Path) -> Path | None:
+    folders = (folder, folder / "cifar-10-batches-py")
+    return next((f for f in folders if (f / "test_batch").is_file()), None)
+
+
+def _has_parquet(folder: Path) -> bool:
+    return next(folder.rglob("*.parquet"), None) is not None
 
 
 def _has_no_parts(folder: Path) -> bool:
     """Returns whether it is a folder of class folders, with no part for training or validation."""
-    cifar = (folder / "test_batch").is_file() or (folder / "cifar-10-batches-py").is_dir()
-    return (
-        folder.is_dir()
-        and _part(folder, (*TRAIN_NAMES, *VAL_NAMES)) is None
-        and not cifar
-        and next(folder.rglob("*.parquet"), None) is None
-    )
+    _check_folder(folder)
+    if _cifar10_in(folder) is not None or _has_parquet(folder):
+        return False
+    return not open_data_folder(folder).parts
+
+
+def _read_part(data: DataFolder, part: Part) -> ImageSet:
+    """Returns the images of a part; validation has training's classes, unless it has others too."""
+    if part not in data.parts:
+        raise FileNotFoundError(_no_part(data, part))
+    folder, classes = data.parts[part], None
+    if part == "val" and "train" in data.parts:
+        classes = class_names_in(folder)
+        of_training = class_names_in(data.parts["train"])
+        if set(classes) <= set(of_training):
+            classes = of_training
+    return _with_notes(read_labelled(read_class_folders(folder, classes)), data.notes)
+
+
+def _no_part(data: DataFolder, part: Part) -> str:
+    noted = "".join(f" ({note})" for note in data.notes)
+    return f"{data.root} has no {part} part; expected {' or '.join(PART_NAMES[part])}{noted}"
+
+
+def _with_notes(images: ImageSet, notes: Sequence[str]) -> ImageSet:
+    return dataclasses.replace(images, notes=(*notes, *images.notes))

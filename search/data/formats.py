@@ -1,4 +1,4 @@
-"""Readers of the layouts that image sets come in: class folders, CIFAR-10's files, parquet."""
+"""Readers of what image sets come in: lists of image files, CIFAR-10's files, parquet."""
 
 from __future__ import annotations
 
@@ -12,37 +12,18 @@ import numpy as np
 import torch
 
 from fbnetv3._internal.optional import missing
+from fbnetv3.images.folders import LabelledImages
 
-from .image_set import ImageSet, Source, in_memory_if_small
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".ppm", ".webp", ".gif", ".tif", ".tiff")
+from .image_set import ImageSet, Source, read_images
 
 
-def read_folders(folder: Path) -> ImageSet:
-    """Returns the images of a folder that has one folder for each class, sorted by name.
+def read_labelled(images: LabelledImages) -> ImageSet:
+    """Returns the set of labelled image files, from folders or whatever else lists them.
 
     Raises:
-        ValueError: there is no class folder, one is empty, or a small image is damaged.
+        ValueError: there is no image, or too many are damaged.
     """
-    classes = sorted(f.name for f in folder.iterdir() if f.is_dir() and f.name[0] not in "._")
-    if not classes:
-        raise ValueError(
-            f"{folder} holds no class folders; expected one folder of images for each class, "
-            "train and val folders of those, cifar-10-batches-py, or parquet files"
-        )
-    sources: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        files = sorted(
-            path
-            for path in (folder / name).rglob("*")
-            if path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "."
-        )
-        if not files:
-            raise ValueError(f"class folder {folder / name} holds no image; add some or remove it")
-        sources += files
-        labels += [label] * len(files)
-    return in_memory_if_small(str(folder), tuple(classes), sources, labels)
+    return read_images(images.name, images.classes, images.paths, images.labels, images.notes)
 
 
 def read_parquet(folder: Path, parts: Sequence[str]) -> ImageSet:
@@ -63,7 +44,7 @@ def read_parquet(folder: Path, parts: Sequence[str]) -> ImageSet:
     files = [
         file
         for file in sorted(folder.rglob("*.parquet"))
-        if any(step.startswith(tuple(parts)) for step in file.relative_to(folder).parts)
+        if any(s.lower().startswith(tuple(parts)) for s in file.relative_to(folder).parts)
     ]
     if not files:
         raise FileNotFoundError(f"{folder} has no parquet file named {' or '.join(parts)}-*")
@@ -84,7 +65,7 @@ def read_parquet(folder: Path, parts: Sequence[str]) -> ImageSet:
         table = pq.read_table(file, columns=[image, label])
         sources += [row["bytes"] for row in table.column(image).to_pylist()]
         numbers += table.column(label).to_pylist()
-    return in_memory_if_small(f"{folder} ({parts[0]})", classes, sources, numbers)
+    return read_images(f"{folder} ({parts[0]})", classes, sources, numbers)
 
 
 def _features(file: Path, metadata: dict[bytes, bytes]) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import io
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,10 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fbnetv3.images.reader import check_image, open_image
+
 Source = Path | bytes
 # Sides and bytes up to which a set is held decoded in memory.
 MEMORY_SIDE, MEMORY_BYTES = 96, 2 << 30
+# Share of a set that may be unreadable before a result on what is left would be dishonest.
+MAX_DAMAGED_SHARE = 0.01
 _NUM_LISTED = 5
+# Files are checked by threads, a chunk at a time: they wait for the disk more than they compute.
+_CHECK_THREADS, _CHECK_CHUNK = 8, 256
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -28,6 +35,7 @@ class ImageSet:
         labels: (N,) int64, from 0 to len(classes) - 1.
         pixels: (N, H, W, 3) uint8 RGB, or None.
         sources: one file, or the bytes of one, for each image where `pixels` is None.
+        notes: what a user should know of how the set was read, a sentence each.
 
     Raises:
         ValueError: a label is out of range, counts differ, or there is no image.
@@ -38,6 +46,7 @@ class ImageSet:
     labels: Tensor
     pixels: Tensor | None = None
     sources: tuple[Source, ...] | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.pixels is None) == (self.sources is None):
@@ -76,50 +85,98 @@ class ImageSet:
         return str(source) if isinstance(source, Path) else f"image {index} of {self.name}"
 
 
-def decode(source: Source) -> Tensor:
-    """Returns an image as (H, W, 3) uint8 RGB.
+def read_images(
+    name: str,
+    classes: tuple[str, ...],
+    sources: Sequence[Source],
+    labels: Sequence[int],
+    notes: Sequence[str] = (),
+) -> ImageSet:
+    """Returns the set of image files, decoded where they are small and of one size.
+
+    Every file is checked first; damaged ones are left out and named in the notes.
 
     Raises:
-        OSError: the image is damaged, cut short or no image.
+        ValueError: more than one file and 1 % of all are damaged; names them.
     """
-    from PIL import Image
-
-    opened = source if isinstance(source, Path) else io.BytesIO(source)
-    try:
-        with Image.open(opened) as image:
-            return torch.from_numpy(np.array(image.convert("RGB")))
-    except (SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise OSError(f"no readable image: {error}") from error
-
-
-def in_memory_if_small(
-    name: str, classes: tuple[str, ...], sources: Sequence[Source], labels: list[int]
-) -> ImageSet:
-    """Returns the set decoded where images are small and of one size, else encoded."""
-    from PIL import Image
-
     encoded = ImageSet(
-        name=name, classes=classes, labels=torch.tensor(labels), sources=tuple(sources)
+        name=name,
+        classes=classes,
+        labels=torch.tensor(labels),
+        sources=tuple(sources),
+        notes=tuple(notes),
     )
-    sizes, damaged = set(), []
-    for source in sources:
-        try:
-            with Image.open(source if isinstance(source, Path) else io.BytesIO(source)) as image:
-                sizes.add(image.size)
-        except (OSError, SyntaxError, ValueError):
-            continue  # Named by whoever decodes it.
-        if len(sizes) > 1 or max(image.size) > MEMORY_SIDE:
-            return encoded
-    width, height = sizes.pop() if sizes else (0, 0)
-    if not width or len(sources) * width * height * 3 > MEMORY_BYTES:
-        return encoded
+    sizes, damaged = _checked(encoded)
+    if len(set(sizes)) != 1 or max(sizes[0]) > MEMORY_SIDE:
+        return without_damaged(encoded, damaged)
+    width, height = sizes[0]
+    if len(sources) * width * height * 3 > MEMORY_BYTES:
+        return without_damaged(encoded, damaged)
     pixels = torch.empty(len(sources), height, width, 3, dtype=torch.uint8)
     for number, source in enumerate(sources):
+        if number in damaged:
+            continue
         try:
-            pixels[number] = decode(source)
-        except OSError:
-            damaged.append(encoded.described(number))
-    if damaged:
-        listed = ", ".join(damaged[:_NUM_LISTED])
-        raise ValueError(f"{name}: {len(damaged)} damaged image(s), remove or replace: {listed}")
-    return ImageSet(name=name, classes=classes, labels=encoded.labels, pixels=pixels)
+            image = open_image(source)
+        except (OSError, ValueError) as error:
+            damaged[number] = named_error(encoded, number, error)
+            continue
+        if image.size != sizes[0]:  # turned by its EXIF
+            return without_damaged(encoded, damaged)
+        pixels[number] = torch.from_numpy(np.array(image))
+    in_memory = dataclasses.replace(encoded, sources=None, pixels=pixels)
+    return without_damaged(in_memory, damaged)
+
+
+def without_damaged(images: ImageSet, damaged: Mapping[int, str]) -> ImageSet:
+    """Returns the set without some images, which its notes then name.
+
+    Args:
+        images: the set.
+        damaged: their positions, and why each cannot be read.
+
+    Raises:
+        ValueError: they are more than one and 1 % of the set.
+    """
+    if not damaged:
+        return images
+    listed = "; ".join(damaged[number] for number in sorted(damaged)[:_NUM_LISTED])
+    counted = f"{len(damaged)} of the {len(images)} images of {images.name} cannot be read"
+    if too_many_damaged(len(damaged), len(images)):
+        raise ValueError(f"{counted}, above 1 %; remove or replace them: {listed}")
+    kept = torch.tensor([number for number in range(len(images)) if number not in damaged])
+    note = f"{counted} and were left out: {listed}"
+    return dataclasses.replace(images.subset(kept), notes=(*images.notes, note))
+
+
+def too_many_damaged(num_damaged: int, num_images: int) -> bool:
+    """Returns whether unreadable images spoil a set: more than one, and than 1 %."""
+    return num_damaged > max(1, MAX_DAMAGED_SHARE * num_images)
+
+
+def _checked(images: ImageSet) -> tuple[list[tuple[int, int]], dict[int, str]]:
+    """Returns the size of every readable image, and why each other one cannot be read."""
+    assert images.sources is not None
+    sources = images.sources
+
+    def check(start: int) -> list[tuple[int, int] | str]:
+        found: list[tuple[int, int] | str] = []
+        for number in range(start, min(start + _CHECK_CHUNK, len(sources))):
+            try:
+                found.append(check_image(sources[number]))
+            except (OSError, ValueError) as error:
+                found.append(named_error(images, number, error))
+        return found
+
+    with ThreadPoolExecutor(min(_CHECK_THREADS, 4 * (os.cpu_count() or 1))) as pool:
+        chunks = pool.map(check, range(0, len(sources), _CHECK_CHUNK))
+        results = [result for chunk in chunks for result in chunk]
+    sizes = [result for result in results if not isinstance(result, str)]
+    damaged = {n: result for n, result in enumerate(results) if isinstance(result, str)}
+    return sizes, damaged
+
+
+def named_error(images: ImageSet, number: int, error: Exception) -> str:
+    """Returns why an image cannot be read, with its name."""
+    name, text = images.described(number), str(error)
+    return text if name in text else f"{name}: {text}"

@@ -10,6 +10,7 @@ import math
 import queue
 import shutil
 import threading
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,6 +83,8 @@ class TrainObjective:
         if device is not None:
             known_device(device)
         images = open_training(Path(data))
+        for text in images.notes:
+            warnings.warn(text, stacklevel=2)
         if num_val is None:
             num_val = min(_NUM_VAL, len(images) // 5)
         if not 0 < num_val < len(images):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import random
 import signal
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -26,16 +27,15 @@ from fbnetv3.images.preprocess import (
     IMAGENET_STD,
     Preprocess,
 )
+from fbnetv3.images.reader import open_image
 from fbnetv3.search.data.augment import NUM_DRAWS, augment
-from fbnetv3.search.data.image_set import ImageSet, decode
+from fbnetv3.search.data.image_set import ImageSet, named_error, too_many_damaged
 
 from .parallel import World
 from .recipe import Recipe
 
 # An image's position in its set, and the seed of its augmentation; None is for evaluation.
 _Sample = tuple[int, int | None]
-# Share of a set that may be unreadable before training on what is left would be dishonest.
-MAX_DAMAGED_SHARE = 0.01
 
 
 class Batch(NamedTuple):
@@ -53,7 +53,6 @@ def default_preprocess(images: ImageSet, resolution: int) -> Preprocess:
         resize=resolution if small else round(resolution * 242 / 224),
         crop=resolution,
         interpolation="bilinear",
-        antialias=True,
         mean=CIFAR10_MEAN if small else IMAGENET_MEAN,
         std=CIFAR10_STD if small else IMAGENET_STD,
     )
@@ -75,9 +74,9 @@ def seed_all(seed: int) -> None:
 class TrainBatches:
     """A process's share of the shuffled, augmented batches of every epoch.
 
-    An image that cannot be decoded is replaced by the next readable one and counted in `damaged`;
-    above 1 % of the set training stops. Images left over behind the last whole batch wait for
-    another epoch's order.
+    An image that cannot be decoded is replaced by the next readable one, counted in `damaged` and
+    named in a warning; above 1 % of the set training stops. Images left over behind the last whole
+    batch wait for another epoch's order.
 
     Args:
         images: the training set.
@@ -154,22 +153,28 @@ class TrainBatches:
         ]
         if self._loader is None:
             self._loader = DataLoader(
-                _Decoding(self._images, photo_transform(self._recipe, self._preprocess)),
+                _Decoding(
+                    self._images,
+                    photo_transform(self._recipe, self._preprocess),
+                    self._preprocess.crop,
+                ),
                 # Filled anew for every epoch, so that its processes live as long as the run.
                 batch_sampler=self._samples,
                 num_workers=self._workers,
                 persistent_workers=self._workers > 0,
                 pin_memory=self._device.type == "cuda",
             )
-        for decoded, indices, damaged in _undisturbed(self._loader):
-            self._count(damaged)
+        for decoded, indices, asked, reasons in _undisturbed(self._loader):
+            self._count(_damaged(asked, reasons))
             labels = self._images.labels[indices].to(self._device, non_blocking=True)
             x = decoded.to(self._device, non_blocking=True, memory_format=torch.channels_last)
             yield Batch(x, labels, indices.to(self._device))
 
-    def _count(self, damaged: Tensor) -> None:
-        self.damaged |= set(damaged[damaged >= 0].tolist())
-        if len(self.damaged) > max(1, MAX_DAMAGED_SHARE * len(self._images)):
+    def _count(self, damaged: dict[int, str]) -> None:
+        for index in damaged.keys() - self.damaged:
+            warnings.warn(f"another image is trained on: {damaged[index]}", stacklevel=2)
+        self.damaged |= damaged.keys()
+        if too_many_damaged(len(self.damaged), len(self._images)):
             names = ", ".join(self._images.described(i) for i in sorted(self.damaged)[:5])
             raise ValueError(
                 f"{len(self.damaged)} of the {len(self._images)} images of {self._images.name} "
@@ -188,24 +193,49 @@ def eval_batches(
 ) -> Iterator[Batch]:
     """Yields this process's share of a set, every image once over all processes, in order.
 
-    Raises:
-        ValueError: an image is damaged; names it, as an accuracy over fewer images is another one.
+    Pixels are those of `preprocess` called with the image, however the set is held. An image that
+    cannot be decoded is left out and named in a warning.
     """
     mine = torch.arange(len(images))[world.rank :: world.size]
     if images.pixels is not None:
         for indices in torch.split(mine, batch_size):
-            pixels = images.pixels.index_select(0, indices).to(device)
-            x = _center_crop(normalised(pixels, preprocess, preprocess.resize), preprocess.crop)
+            x = _as_preprocessed(images.pixels.index_select(0, indices), preprocess, device)
             yield Batch(x, images.labels[indices].to(device), indices.to(device))
         return
     loader = DataLoader(
-        _Decoding(images, photo_transform(None, preprocess)),
+        _Decoding(images, photo_transform(None, preprocess), preprocess.crop),
         batch_sampler=[[(i, None) for i in part] for part in _lists(mine, batch_size)],
         num_workers=workers,
     )
-    for decoded, indices, _ in _undisturbed(loader):
-        x = decoded.to(device, memory_format=torch.channels_last)
-        yield Batch(x, images.labels[indices].to(device), indices.to(device))
+    for batch in _undisturbed(loader):
+        decoded, indices, asked, reasons = batch
+        damaged = _damaged(asked, reasons)
+        for reason in damaged.values():
+            warnings.warn(f"an image is left out: {reason}", stacklevel=2)
+        if damaged:
+            kept = torch.tensor([index not in damaged for index in indices.tolist()])
+            decoded, indices = decoded[kept], indices[kept]
+        if len(indices):
+            x = decoded.to(device, memory_format=torch.channels_last)
+            yield Batch(x, images.labels[indices].to(device), indices.to(device))
+
+
+def _damaged(asked: Tensor, reasons: list[str]) -> dict[int, str]:
+    return {index: why for index, why in zip(asked.tolist(), reasons, strict=True) if why}
+
+
+def _as_preprocessed(pixels: Tensor, preprocess: Preprocess, device: torch.device) -> Tensor:
+    """Returns (n, 3, crop, crop) float32 of (n, H, W, 3) uint8: as `preprocess` has them.
+
+    Images that need no resizing are normalised by torch, to within a last bit; the others go
+    through Pillow one by one, since torch resizes to slightly other pixels.
+    """
+    if pixels.shape[1:3] == (preprocess.resize,) * 2 == (preprocess.crop,) * 2:
+        return normalised(pixels.to(device), preprocess, preprocess.crop)
+    from PIL import Image
+
+    done = [torch.from_numpy(preprocess(Image.fromarray(image))) for image in pixels.numpy()]
+    return torch.stack(done).to(device, memory_format=torch.channels_last)
 
 
 def _undisturbed(loader: DataLoader[Any]) -> Iterator[Any]:
@@ -236,7 +266,7 @@ def normalised(pixels: Tensor, preprocess: Preprocess, side: int) -> Tensor:
             size,
             mode=preprocess.interpolation,
             align_corners=aligned,
-            antialias=preprocess.antialias and aligned is not None,
+            antialias=aligned is not None,
         )
     mean = torch.tensor(preprocess.mean, device=x.device).view(1, 3, 1, 1) * 255
     scale_by = 1 / (torch.tensor(preprocess.std, device=x.device).view(1, 3, 1, 1) * 255)
@@ -279,42 +309,37 @@ class _Plain:
         return torch.from_numpy(self._preprocess(image))
 
 
-class _Decoding(Dataset[tuple[Tensor, int, int]]):
-    """Decodes and transforms one image; its item is (image, index used, index damaged or -1)."""
+class _Decoding(Dataset[tuple[Tensor, int, int, str]]):
+    """Decodes and transforms one image.
 
-    def __init__(self, images: ImageSet, transform: Callable[[Any], Tensor]) -> None:
-        self._images, self._transform = images, transform
+    Its item is (image, index used, index asked for, why that cannot be read or ""). In training
+    another image takes a damaged one's place, in evaluation a blank one that is not to be counted.
+    """
 
-    def __getitem__(self, sample: _Sample) -> tuple[Tensor, int, int]:
-        from PIL import Image
+    def __init__(self, images: ImageSet, transform: Callable[[Any], Tensor], side: int) -> None:
+        self._images, self._transform, self._side = images, transform, side
 
+    def __getitem__(self, sample: _Sample) -> tuple[Tensor, int, int, str]:
         index, seed = sample
         assert self._images.sources is not None
+        why = ""
         for tried in range(len(self._images)):
             use = (index + tried) % len(self._images)
             try:
-                pixels = decode(self._images.sources[use])
-            except OSError as error:
+                image = open_image(self._images.sources[use])
+            except (OSError, ValueError) as error:
+                why = why or named_error(self._images, use, error)
                 if seed is None:
-                    raise ValueError(
-                        f"{self._images.described(use)} cannot be read ({error}); evaluation needs "
-                        "every image: replace it, or remove it from the set"
-                    ) from error
+                    return torch.zeros(3, self._side, self._side), index, index, why
                 continue
             if seed is not None:
                 seed_all(seed)
-            image = self._transform(Image.fromarray(pixels.numpy()))
-            return image, use, index if tried else -1
-        raise ValueError(f"no image of {self._images.name} can be read")
+            return self._transform(image), use, index, why
+        raise ValueError(f"no image of {self._images.name} can be read; the first: {why}")
 
 
 def _lists(indices: Tensor, size: int) -> list[list[int]]:
     return [part.tolist() for part in torch.split(indices, size)]
-
-
-def _center_crop(x: Tensor, side: int) -> Tensor:
-    top, left = (x.shape[2] - side) // 2, (x.shape[3] - side) // 2
-    return x[:, :, top : top + side, left : left + side]
 
 
 def _generator(seed: int, *words: object) -> torch.Generator:

@@ -188,18 +188,21 @@ def cached_teacher(
                 )
     else:
         device = (hardware or Hardware.of()).device
-        rows = [
-            teacher.logits(batch).float().cpu()
-            for batch in eval_batches(
-                images,
-                preprocess,
-                batch_size=_CACHE_BATCH,
-                world=World(),
-                device=device,
-                workers=workers,
-            )
-        ]
-        write_tensors(path, {"logits": torch.cat(rows)}, head)
+        logits = torch.zeros(len(images), 0)
+        for batch in eval_batches(
+            images,
+            preprocess,
+            batch_size=_CACHE_BATCH,
+            world=World(),
+            device=device,
+            workers=workers,
+        ):
+            found = teacher.logits(batch).float().cpu()
+            if not logits.shape[1]:
+                logits = torch.zeros(len(images), found.shape[1])
+            # An image that cannot be read keeps zeros: it is not trained on either.
+            logits[batch.indices.cpu()] = found
+        write_tensors(path, {"logits": logits}, head)
     logits = read_tensors(path)["logits"]
     return CachedTeacher(logits, weight=teacher.weight, identity=f"cached {teacher.identity}")
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fbnetv3.images.classes import match_classes
 from fbnetv3.images.preprocess import Preprocess
 from fbnetv3.search.data.image_set import ImageSet
 
@@ -26,11 +27,14 @@ _NUM_LISTED = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassResult:
-    """One class: its name, its images, and how many of them were told right, in percent."""
+    """One class: its name, its images, and how many of them were told right, in percent.
+
+    `top1` is None where the set has no image of the class.
+    """
 
     name: str
     num_images: int
-    top1: float
+    top1: float | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,13 +43,14 @@ class Evaluation:
 
     Attributes:
         data: the set's name.
-        num_images: all of them are counted.
+        num_images: those that were counted.
+        num_damaged: those that could not be read, which are named in warnings and not counted.
         top1: in percent.
         top1_interval: 95 % Wilson interval, in percent.
         top5: in percent; all is right with five classes or fewer.
         top5_interval: 95 % Wilson interval, in percent.
         loss: mean cross-entropy.
-        matched_by: "name" where folders were matched to outputs by their names, else "order".
+        matched_by: "name" where folders were matched to outputs by names or numbers, else "order".
         warning: what looks wrong with the order of classes, "" where nothing does.
         preprocess: what the images went through.
         classes: the table.
@@ -53,6 +58,7 @@ class Evaluation:
 
     data: str
     num_images: int
+    num_damaged: int
     top1: float
     top1_interval: tuple[float, float]
     top5: float
@@ -79,9 +85,9 @@ def evaluate(
 ) -> Evaluation:
     """Returns the accuracy of a network on a set.
 
-    Where the network's class names are known and the set's are all among them, outputs are matched
-    by name, and only the set's classes can be guessed. Else both have to be in one order, and the
-    warning says so when they are not.
+    Where the network's class names are known and the set's are all among them, or the set's are
+    numbers, outputs are matched by name or number, and only the set's classes can be guessed. Else
+    both have to be in one order, and the warning says so when they are not.
 
     Args:
         network: the model, with its preprocessing (the set's default where that is not known).
@@ -91,7 +97,7 @@ def evaluate(
         workers: processes that decode images which are not in memory.
 
     Raises:
-        ValueError: the classes cannot be matched, an image is damaged, or a number is too small.
+        ValueError: the classes cannot be matched, no image can be read, or a number is too small.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; expected a whole number from 1")
@@ -99,7 +105,9 @@ def evaluate(
     model = network.model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's overloads lack it
     side = getattr(getattr(model, "arch", None), "resolution", 224)
     preprocess = network.preprocess or default_preprocess(images, side)
-    outputs = match_classes(images.classes, network.labels)
+    num_classes = getattr(model, "num_classes", None)
+    matched = match_classes(images.classes, network.labels, num_classes)
+    outputs = None if matched is None else torch.tensor(matched)
     found = score(
         model,
         images,
@@ -114,6 +122,7 @@ def evaluate(
     return Evaluation(
         data=images.name,
         num_images=found.num_images,
+        num_damaged=len(images) - found.num_images,
         top1=found.top1_pct,
         top1_interval=wilson_pct(found.hits1, found.num_images),
         top5=found.top5_pct,
@@ -123,7 +132,7 @@ def evaluate(
         warning=class_order_warning(found.halves, images.classes),
         preprocess=preprocess,
         classes=tuple(
-            ClassResult(name=name, num_images=n, top1=100 * hit / n if n else math.nan)
+            ClassResult(name=name, num_images=n, top1=100 * hit / n if n else None)
             for name, n, hit in zip(images.classes, counts, hits, strict=True)
         ),
     )
@@ -145,32 +154,6 @@ def wilson_pct(hits: int, num: int) -> tuple[float, float]:
 
     found = binomtest(hits, num).proportion_ci(method="wilson")
     return 100 * found.low, 100 * found.high
-
-
-def match_classes(classes: Sequence[str], labels: Sequence[Sequence[str]] | None) -> Tensor | None:
-    """Returns each class's output of the network, by name; None where no name is known.
-
-    Raises:
-        ValueError: some names are known to the network and others are not.
-    """
-    if labels is None:
-        return None
-    place: dict[str, int] = {}
-    for number, names in enumerate(labels):
-        for name in names:
-            place.setdefault(_plain(name), number)
-    known = [place.get(_plain(name)) for name in classes]
-    missing = [name for name, number in zip(classes, known, strict=True) if number is None]
-    if not missing:
-        numbers = [number for number in known if number is not None]
-        if len(set(numbers)) == len(numbers):
-            return torch.tensor(numbers)
-    elif len(missing) < len(classes):
-        raise ValueError(
-            f"the network knows {len(classes) - len(missing)} of the {len(classes)} class "
-            f"folders by name, but not {', '.join(missing[:_NUM_LISTED])}; rename those"
-        )
-    return None
 
 
 def class_order_warning(halves: Tensor, classes: Sequence[str]) -> str:
@@ -219,7 +202,3 @@ def _best_order(counts: Tensor) -> Tensor:
         column = row if free[row] else int(free.nonzero()[0])
         order[row], free[column] = column, False
     return order
-
-
-def _plain(name: str) -> str:
-    return name.strip().lower().replace("_", " ").replace("-", " ")

@@ -143,13 +143,15 @@ def _torchvision(
 
 def _preprocess_of(transform: Any) -> Preprocess:
     """Returns torchvision's own evaluation of an image as a record."""
-    return Preprocess(
-        resize=transform.resize_size[0],
-        crop=transform.crop_size[0],
-        interpolation=transform.interpolation.value,
-        antialias=bool(transform.antialias),
-        mean=tuple(transform.mean),
-        std=tuple(transform.std),
+    return Preprocess.from_dict(
+        {
+            "resize": transform.resize_size[0],
+            "crop": transform.crop_size[0],
+            "interpolation": transform.interpolation.value,
+            "antialias": bool(transform.antialias),
+            "mean": transform.mean,
+            "std": transform.std,
+        }
     )
 
 

@@ -84,7 +84,7 @@ def score(
             the same order.
 
     Raises:
-        ValueError: the model's classes are fewer than the set's, or an image is damaged.
+        ValueError: the model's classes are fewer than the set's, or no image can be read.
     """
     was_training = model.training
     model.eval()
@@ -101,6 +101,11 @@ def score(
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             logits = model(batch.images).float()
         if outputs is not None:
+            if int(outputs.max()) >= logits.shape[1]:
+                raise ValueError(
+                    f"class folders are numbered up to {int(outputs.max())}; the model's classes "
+                    f"are 0 to {logits.shape[1] - 1}: number them from 0"
+                )
             logits = logits[:, outputs.to(device)]
         if logits.shape[1] != num_classes:
             raise ValueError(
@@ -116,4 +121,7 @@ def score(
     model.train(was_training)
     totals = summed(counts).cpu()
     halves = totals[:-2].long().view(2, num_classes, num_classes)
-    return Score(halves, int(totals[-2]), float(totals[-1]) / len(images))
+    num_read = int(halves.sum())
+    if not num_read:
+        raise ValueError(f"no image of {images.name} can be read")
+    return Score(halves, int(totals[-2]), float(totals[-1]) / num_read)

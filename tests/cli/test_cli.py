@@ -28,7 +28,7 @@ from fbnetv3.cli.group import print_table
 from fbnetv3.deploy.export import Exported
 from fbnetv3.hub.pretrained import save_pretrained
 from fbnetv3.hub.weights import WEIGHTS
-from fbnetv3.images.images import list_images
+from fbnetv3.images.folders import list_images
 from fbnetv3.images.preprocess import Preprocess
 from fbnetv3.models.model import FBNetV3, build
 from tests.shell import APPS

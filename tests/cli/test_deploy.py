@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from fbnetv3.deploy.export import Exported
 from fbnetv3.deploy.onnx_model import OnnxClassifier
 from fbnetv3.deploy.onnx_session import read_artefact
 from fbnetv3.hub.pretrained import save_pretrained
-from fbnetv3.images.class_folders import labelled_images
+from fbnetv3.images.classes import labelled_images
 from fbnetv3.images.preprocess import Preprocess
 from fbnetv3.measure.bench import Row
 from fbnetv3.measure.int8_speed import compare_speed, operator_times
@@ -114,6 +115,30 @@ def test_latency_prints_rows_and_the_best(small_export: Exported, photos: Path) 
     assert set(best) == set(Row.__dataclass_fields__) | {"keeps_accuracy"}
 
 
+def test_damaged_photos_are_named_and_the_others_go_on(
+    small_export: Exported, photos: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "photos"
+    shutil.copytree(photos, folder)
+    (folder / "thing 0" / "broken.png").write_bytes(b"no image")
+    (folder / "thing 1" / "x.heic").touch()
+    code, out, err = run(
+        "quantize", small_export.path, "--calib", folder, "--evaluate", folder, "-o",
+        tmp_path / "x.onnx", "--method", "minmax", "--no-sensitivity", "--no-latency", "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    found = json.loads(out)["quantized"]
+    assert (found["num_evaluation"], found["num_unreadable"]) == (12, 1)
+    assert f"{folder / 'thing 0' / 'broken.png'}: not an image" in found["unreadable"][0]
+    assert err.count(".heic 1") == 1
+    code, out, err = run(
+        "latency", small_export.path, "--images", folder, "--threads", 1, "--seconds", 0.5, "--json"
+    )
+    assert code == 0, err
+    assert {row["num_images"] for row in json.loads(out)} == {12}
+    assert f"note: left out: cannot read image {folder / 'thing 0' / 'broken.png'}: " in err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -153,8 +178,8 @@ def test_a_folder_without_images_is_refused(small_export: Exported, tmp_path: Pa
 
 def test_folders_called_after_classes_give_labels(photos: Path, tmp_path: Path) -> None:
     names = tuple(f"thing {n}" for n in range(10))
-    paths, labels = labelled_images(photos, names)
-    assert labels == [int(path.parent.name.split()[-1]) for path in paths]
-    assert labelled_images(photos, ("cat", "dog"))[1] is None
-    with pytest.raises(ValueError, match="and 'thing 2', which is none"):
+    found = labelled_images(photos, names)
+    assert found.labels == [int(path.parent.name.split()[-1]) for path in found.paths]
+    assert labelled_images(photos, ("cat", "dog")).labels is None
+    with pytest.raises(ValueError, match="2 of the 3 class folders by name, but not thing 2;"):
         labelled_images(photos, names[:2])

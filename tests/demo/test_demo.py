@@ -224,7 +224,6 @@ def test_a_browser_prepares_photos_to_the_last_bit_as_python_does(tmp_path: Path
                     resize=resize,
                     crop=crop,
                     interpolation=interpolation,  # type: ignore[arg-type]  # one of them
-                    antialias=interpolation != "nearest",
                     mean=IMAGENET_MEAN,
                     std=IMAGENET_STD,
                 )

@@ -28,7 +28,6 @@ CIFAR = Preprocess(
     resize=32,
     crop=32,
     interpolation="bilinear",
-    antialias=True,
     mean=CIFAR10_MEAN,
     std=CIFAR10_STD,
 )
@@ -391,7 +390,7 @@ class Mean:
     def run_batch(self, images):
         return images.mean((2, 3))
 
-preprocess = Preprocess(resize=9, crop=8, interpolation="bilinear", antialias=True,
+preprocess = Preprocess(resize=9, crop=8, interpolation="bilinear",
                         mean=(0, 0, 0), std=(1, 1, 1))
 answers = Classifier(Mean(), preprocess=preprocess, class_names=["r", "g", "b"])(example_photos())
 assert [a.error for a in answers] == [None] * 3

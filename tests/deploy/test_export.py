@@ -154,7 +154,7 @@ rule = importlib.util.module_from_spec(spec); spec.loader.exec_module(rule)
 model = build(Arch.from_json(Path(sys.argv[2]).read_text()), device="meta", num_classes=10)
 model.load_state_dict({n: torch.from_numpy(rule.golden_tensor(n, t.shape))
                        for n, t in model.state_dict().items()}, assign=True)
-pre = Preprocess(resize=36, crop=32, interpolation="bilinear", antialias=True,
+pre = Preprocess(resize=36, crop=32, interpolation="bilinear",
                  mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616))
 print(to_onnx(model, sys.argv[3], preprocess=pre,
               class_names=[f"thing {n}" for n in range(10)]).sha256)

@@ -54,7 +54,6 @@ PREPROCESS = Preprocess(
     resize=32,
     crop=32,
     interpolation="bilinear",
-    antialias=True,
     mean=CIFAR10_MEAN,
     std=CIFAR10_STD,
 )
@@ -358,4 +357,5 @@ def test_unreadable_images_are_counted_and_passed_over(exported: Exported, tmp_p
         sensitivity=False,
     )
     assert (found.num_calibration, found.num_unreadable) == (9, 1)
+    assert found.unreadable[0].startswith("cannot read image <6 bytes>: not an image")
     assert found.layers == ()

@@ -76,7 +76,6 @@ def test_a_fine_tuned_model_goes_to_timm_and_comes_back(tmp_path: Path) -> None:
         resize=269,
         crop=256,
         interpolation="bilinear",
-        antialias=True,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
     )

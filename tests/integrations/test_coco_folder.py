@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from fbnetv3.integrations.coco_folder import CocoFolder
 from fbnetv3.integrations.drawn_shapes import draw_shapes
@@ -107,3 +108,37 @@ def test_false_alarms_on_empty_images_cost_precision(tmp_path: Path) -> None:
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"annotations.json; expected a folder with"):
         CocoFolder(tmp_path / "none")
+
+
+@pytest.mark.parametrize("annotated_upright", [True, False])
+def test_images_are_turned_by_their_exif_as_the_annotations_have_to_be(
+    tmp_path: Path, annotated_upright: bool
+) -> None:
+    folder = draw_shapes(tmp_path, num_images=1, rng=np.random.default_rng(5))
+    path = folder / "images" / "0001.png"
+    exif = Image.Exif()
+    exif[0x0112] = 6  # row 0 of the file is the right side
+    with Image.open(path) as drawn:
+        stored = np.asarray(drawn)[:, :100]
+    Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif)
+    content = json.loads((folder / "annotations.json").read_text())
+    height, width = (100, 128) if annotated_upright else (128, 100)
+    content["images"][0] |= {"height": height, "width": width}
+    (folder / "annotations.json").write_text(json.dumps(content))
+    shapes = CocoFolder(folder)
+    if not annotated_upright:
+        with pytest.raises(
+            ValueError, match=r"0001\.png is 128 x 100 pixels, upright; .*100 x 128"
+        ):
+            shapes[0]
+        return
+    image, _ = shapes[0]
+    upright = stored.transpose(1, 0, 2)[:, ::-1]
+    np.testing.assert_array_equal((image * 255).round().permute(1, 2, 0).numpy(), upright)
+
+
+def test_a_damaged_image_is_named(tmp_path: Path) -> None:
+    folder = draw_shapes(tmp_path, num_images=1, rng=np.random.default_rng(5))
+    (folder / "images" / "0001.png").write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"cannot read image .*0001\.png: not an image"):
+        CocoFolder(folder)[0]

@@ -147,11 +147,45 @@ def test_parquet_without_pyarrow_says_what_to_install(
         open_images(tmp_path)
 
 
-def test_a_class_that_validation_lacks_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("empty", [False, True])
+def test_a_class_that_validation_lacks_is_named_and_not_measured(
+    tmp_path: Path, empty: bool
+) -> None:
+    write_folders(tmp_path / "train", {"a": 2, "b": 2, "c": 2})
+    write_folders(tmp_path / "val", {"a": 2, "c": 1})
+    if empty:
+        (tmp_path / "val" / "b").mkdir()
+    train, val = open_train_val(tmp_path)
+    assert val.classes == train.classes == ("a", "b", "c")
+    assert val.labels.tolist() == [0, 0, 2]
+    assert val.notes == (f"{tmp_path / 'val'} has no image of 1 class(es), not measured: 'b'",)
+    # Evaluated alone, the same classes can be guessed.
+    assert open_images(tmp_path).classes == ("a", "b", "c")
+
+
+def test_a_class_that_only_validation_has_is_refused(tmp_path: Path) -> None:
     write_folders(tmp_path / "train", {"a": 2, "b": 2})
-    write_folders(tmp_path / "val", {"a": 2})
-    with pytest.raises(ValueError, match=r"missing in validation \['b'\]"):
+    write_folders(tmp_path / "val", {"c": 2})
+    with pytest.raises(ValueError, match=r"only in validation \['c'\]; give both the same"):
         open_train_val(tmp_path)
+
+
+def test_parts_under_other_usual_names_and_in_a_wrapper_are_found(tmp_path: Path) -> None:
+    write_folders(tmp_path / "set" / "Training", {"a": 2, "b": 3})
+    write_folders(tmp_path / "set" / "Testing", {"a": 1, "b": 1})
+    train, val = open_train_val(tmp_path)
+    assert (len(train), len(val), train.classes) == (5, 2, ("a", "b"))
+    assert f"{tmp_path} only wraps {tmp_path / 'set'}, which was read" in train.notes
+    assert len(open_images(tmp_path)) == 2
+    assert len(open_images(tmp_path, "train")) == 5
+
+
+def test_a_part_that_is_missing_is_named_with_what_lies_in_its_place(tmp_path: Path) -> None:
+    write_folders(tmp_path / "train", {"a": 2, "b": 2})
+    write_folders(tmp_path, {"test": 1})
+    for split in (None, "val"):
+        with pytest.raises(FileNotFoundError, match=r"no val part; expected val or .*over: test"):
+            open_images(tmp_path, split)
 
 
 def test_an_empty_class_folder_is_named(tmp_path: Path) -> None:
@@ -168,12 +202,56 @@ def test_a_folder_without_images_says_what_is_expected(tmp_path: Path) -> None:
         open_images(tmp_path / "nowhere")
 
 
-def test_a_damaged_small_image_is_named_before_training(tmp_path: Path) -> None:
-    write_folders(tmp_path, {"a": 3})
-    broken = tmp_path / "a" / "1.png"
-    broken.write_bytes(broken.read_bytes()[:60])
-    with pytest.raises(ValueError, match=r"1\.png"):
+def broken_in_the_middle(path: Path) -> None:
+    """Leaves the header and the end, so that only decoding finds out."""
+    content = bytearray(path.read_bytes())
+    content[60 : len(content) - 20] = bytes(len(content) - 80)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("side", [16, 120])
+def test_a_damaged_file_is_named_before_training_and_left_out(tmp_path: Path, side: int) -> None:
+    write_folders(tmp_path / "train", {"a": 3, "b": 3}, side=side)
+    write_folders(tmp_path / "val", {"a": 3, "b": 3}, side=side)
+    for part in ("train", "val"):
+        path = tmp_path / part / "a" / "1.png"
+        path.write_bytes(path.read_bytes()[:-40])
+    for images in open_train_val(tmp_path):
+        assert images.labels.tolist() == [0, 0, 1, 1, 1]
+        (note,) = images.notes
+        assert note.startswith(f"1 of the 6 images of {images.name} cannot be read and were left")
+        assert f"{Path(images.name) / 'a' / '1.png'}: " in note
+    assert (images.pixels is None) == (side > 96)
+    first = images.pixels[1] if images.pixels is not None else None
+    if first is not None:
+        with Image.open(tmp_path / "val" / "a" / "2.png") as photo:
+            assert np.array_equal(first.numpy(), np.asarray(photo))
+
+
+def test_several_damaged_files_are_refused_by_name_before_training(tmp_path: Path) -> None:
+    write_folders(tmp_path, {"a": 3, "b": 3})
+    for name in ("a/1.png", "b/2.png"):
+        (tmp_path / name).write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"2 of the 6 .*above 1 %.*a/1\.png.*b/2\.png"):
         open_images(tmp_path)
+
+
+def test_a_photo_of_too_many_pixels_counts_as_damaged(tmp_path: Path) -> None:
+    write_folders(tmp_path, {"a": 3, "b": 3}, side=120)
+    Image.new("1", (14_000, 14_000)).save(tmp_path / "a" / "huge.png")
+    images = open_images(tmp_path)
+    assert len(images) == 6
+    (note,) = images.notes
+    assert "a/huge.png: " in note
+    assert "196000000 pixels" in note
+
+
+def test_files_that_are_no_images_are_told(tmp_path: Path) -> None:
+    write_folders(tmp_path, {"a": 2, "b": 2})
+    (tmp_path / "a" / "x.heic").touch()
+    assert open_images(tmp_path).notes == (
+        "1 file(s) are no images by their names and were passed over: .heic 1",
+    )
 
 
 def test_a_label_out_of_range_is_refused() -> None:
@@ -325,7 +403,8 @@ def test_a_damaged_photo_in_an_epoch_is_replaced_and_counted(tmp_path: Path) -> 
     images = photos(tmp_path, 8)
     (tmp_path / "a" / "3.png").write_bytes(b"no image")
     batches = batches_of(images)
-    batch = next(batches.epoch(0))
+    with pytest.warns(UserWarning, match=r"another image is trained on: .*a/3\.png: "):
+        batch = next(batches.epoch(0))
     assert batch.images.shape[0] == 16
     assert batches.damaged == {3}
     assert 3 not in batch.indices.tolist()
@@ -339,15 +418,21 @@ def test_too_many_damaged_photos_stop_training_by_name(tmp_path: Path) -> None:
         list(batches_of(images).epoch(0))
 
 
-def test_evaluation_refuses_a_damaged_photo(tmp_path: Path) -> None:
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_evaluation_leaves_a_damaged_photo_out_and_names_it(
+    tmp_path: Path, batch_size: int
+) -> None:
     images = photos(tmp_path, 2)
-    (tmp_path / "a" / "1.png").write_bytes(b"no image")
-    with pytest.raises(ValueError, match=r"1\.png"):
-        list(
-            eval_batches(
-                images, default_preprocess(images, 16), batch_size=4, world=World(), device=CPU
-            )
+    broken_in_the_middle(tmp_path / "a" / "1.png")
+    preprocess = default_preprocess(images, 16)
+    with pytest.warns(UserWarning, match=r"left out: cannot read image .*a/1\.png: ") as told:
+        batches = list(
+            eval_batches(images, preprocess, batch_size=batch_size, world=World(), device=CPU)
         )
+    assert len(told) == 1
+    assert torch.cat([batch.indices for batch in batches]).tolist() == [0, 2, 3]
+    assert torch.cat([batch.labels for batch in batches]).tolist() == [0, 1, 1]
+    assert sum(len(batch.images) for batch in batches) == 3
 
 
 def test_photos_are_evaluated_as_the_preprocessing_record_has_them(tmp_path: Path) -> None:

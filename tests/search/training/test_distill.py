@@ -64,7 +64,6 @@ def test_a_teacher_sees_its_own_size_and_normalisation() -> None:
         resize=32,
         crop=32,
         interpolation="bilinear",
-        antialias=True,
         mean=(0.5, 0.4, 0.3),
         std=(0.2, 0.3, 0.4),
     )

@@ -1,10 +1,13 @@
 """Evaluation: counts, intervals, names and order of classes."""
 
+import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from fbnetv3.search.data.image_set import ImageSet
@@ -13,7 +16,6 @@ from fbnetv3.search.training.config import Hardware
 from fbnetv3.search.training.evaluate import (
     class_order_warning,
     evaluate,
-    match_classes,
     wilson_pct,
 )
 from fbnetv3.search.training.networks import Network
@@ -106,14 +108,44 @@ def test_a_wrong_order_is_seen_of_a_network_that_is_seldom_right_too() -> None:
     assert "another order" in class_order_warning(torch.stack([half, half]), names)
 
 
-def test_names_are_matched_whatever_their_case_and_ids_count() -> None:
-    labels = (("tench", "n01440764"), ("Great_White-Shark", "n01484850"))
-    found = match_classes(["n01484850", "Tench"], labels)
-    assert found is not None
-    assert found.tolist() == [1, 0]
-    assert match_classes(["a", "b"], labels) is None
-    with pytest.raises(ValueError, match="zebra"):
-        match_classes(["tench", "zebra"], labels)
+def test_photos_that_cannot_be_read_are_not_counted(tmp_path: Path) -> None:
+    for number in range(4):
+        Image.new("RGB", (120, 120), (60 * number, 0, 0)).save(tmp_path / f"{number}.png")
+    images = ImageSet(
+        name="set",
+        classes=tuple("abcd"),
+        labels=torch.arange(4),
+        sources=tuple(tmp_path / f"{number}.png" for number in range(4)),
+    )
+    (tmp_path / "2.png").write_bytes(b"no image")
+    with pytest.warns(UserWarning, match=r"2\.png"):
+        found = evaluated(Quarters(), images)
+    assert (found.num_images, found.num_damaged) == (3, 1)
+    assert [c.num_images for c in found.classes] == [1, 1, 0, 1]
+    for number in (0, 1, 3):
+        (tmp_path / f"{number}.png").unlink()
+    with (
+        pytest.warns(UserWarning, match="left out"),
+        pytest.raises(ValueError, match="no image of set can be read"),
+    ):
+        evaluated(Quarters(), images)
+
+
+def test_a_class_without_images_is_not_measured() -> None:
+    images = tiny_images(80)
+    kept = (images.labels != 2).nonzero().flatten()
+    found = evaluated(Quarters(), images.subset(kept))
+    assert [c.top1 for c in found.classes] == [100, 100, None, 100]
+    assert json.loads(json.dumps(found.to_dict()))["classes"][2]["top1"] is None
+
+
+def test_folders_that_are_numbers_mean_the_networks_outputs_where_no_name_is_known() -> None:
+    # As text "10" comes before "2": the order of the folders is not the order of the outputs.
+    images = dataclasses.replace(tiny_images(80), classes=("0", "1", "3", "2"))
+    found = evaluated(Quarters((0, 1, 3, 2)), images)
+    assert (found.matched_by, found.top1) == ("name", 100)
+    with pytest.raises(ValueError, match=r"numbered up to 4; the model's classes are 0 to 3"):
+        evaluated(Quarters(), dataclasses.replace(images, classes=("1", "2", "3", "4")))
 
 
 def test_other_class_counts_are_refused() -> None:

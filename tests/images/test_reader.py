@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from fbnetv3.images.images import describe, list_images, open_image
 from fbnetv3.images.labels import example_photos
+from fbnetv3.images.reader import check_image, describe, open_image
 
 WIDTH, HEIGHT = 37, 23
 
@@ -139,12 +139,33 @@ def test_16_bit_colour_png_keeps_its_high_bytes() -> None:
     np.testing.assert_array_equal(pixels(png(WIDTH, HEIGHT, 16, 2, rows)), gradient())
 
 
-def test_float_tiff_is_read_from_0_to_1_and_refused_elsewhere() -> None:
-    values = np.linspace(0, 1, WIDTH * HEIGHT, dtype=np.float32).reshape(HEIGHT, WIDTH)
-    expected = np.stack([np.rint(values * 255).astype(np.uint8)] * 3, axis=2)
+@pytest.mark.parametrize("top", [1, 255, 65535])
+def test_float_tiff_is_read_in_the_range_that_its_values_show(top: int) -> None:
+    values = np.linspace(0, top, WIDTH * HEIGHT, dtype=np.float32).reshape(HEIGHT, WIDTH)
+    expected = np.stack([np.rint(values / top * 255).astype(np.uint8)] * 3, axis=2)
+    got = pixels(encoded(Image.fromarray(values), "TIFF"))
+    assert np.abs(got.astype(int) - expected).max() <= (top == 65535)  # halves may round either way
+    assert got.min() == 0
+    assert got.max() == 255
+
+
+@pytest.mark.parametrize(("top", "scale"), [(255, 1), (65535, 257)])
+def test_integer_tiff_is_read_in_the_range_that_its_values_show(top: int, scale: int) -> None:
+    values = (np.arange(WIDTH * HEIGHT, dtype=np.int32) % 256 * scale).reshape(HEIGHT, WIDTH)
+    expected = np.stack([(values // scale).astype(np.uint8)] * 3, axis=2)
+    assert values.max() == top
     np.testing.assert_array_equal(pixels(encoded(Image.fromarray(values), "TIFF")), expected)
-    with pytest.raises(ValueError, match="grey values from 0 to 255; expected 0 to 1"):
-        open_image(encoded(Image.fromarray(values * 255), "TIFF"))
+
+
+def test_dark_16_bit_pgm_stays_dark() -> None:
+    values = np.full((HEIGHT, WIDTH), 200, ">u2")
+    assert (pixels(f"P5 {WIDTH} {HEIGHT} 65535\n".encode() + values.tobytes()) == 1).all()
+
+
+@pytest.mark.parametrize("values", [[-0.1, 0.5], [0.0, np.nan], [0.0, 70_000.0], [0.0, np.inf]])
+def test_grey_values_outside_every_range_are_refused(values: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"grey values from .*; expected 0 to 65535"):
+        open_image(encoded(Image.fromarray(np.array([values], np.float32)), "TIFF"))
     with pytest.raises(ValueError, match="grey values from -1 to 70000; expected 0 to 65535"):
         open_image(Image.fromarray(np.array([[-1, 70_000]], dtype=np.int32)))
 
@@ -207,6 +228,23 @@ def test_a_truncated_file_is_refused_by_name(kind: str, tmp_path: Path) -> None:
     path.write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match=f"cannot read image .*half.{kind.lower()}: "):
         open_image(path)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000"])
+def test_a_check_finds_what_is_cut_short_and_passes_what_is_whole(
+    kind: str, tmp_path: Path
+) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    content = encoded(Image.fromarray(noise), kind)
+    path = tmp_path / "photo"
+    path.write_bytes(content)
+    assert check_image(path) == check_image(content) == (80, 60)
+    assert check_image(content + b"\0" * 100) == (80, 60)  # padded: decoded to find out
+    # OpenJPEG answers the first half of a stream with a blurred image.
+    for share in (0.1, 0.5, 0.9)[: 1 if kind == "JPEG2000" else None]:
+        path.write_bytes(content[: int(share * len(content))])
+        with pytest.raises(ValueError, match=r"cannot read image .*photo: "):
+            check_image(path)
 
 
 def test_empty_and_text_files_are_refused_by_name(tmp_path: Path) -> None:
@@ -295,20 +333,6 @@ def test_damaged_bytes_end_in_an_image_or_one_kind_of_error(kind: str) -> None:
                 damaged[place] = generator.integers(256)
             with contextlib.suppress(ValueError):  # any other error fails the test
                 assert open_image(bytes(damaged)).mode == "RGB"
-
-
-def test_list_images_is_recursive_sorted_and_by_suffix(tmp_path: Path) -> None:
-    for name in ("b.JPG", "a/z.png", "a/notes.txt", "c.webp", ".hidden.jpg", "a/b/x.tiff"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    (tmp_path / "folder.jpg").mkdir()
-    os.mkfifo(tmp_path / "pipe.jpg")
-    found = [path.relative_to(tmp_path).as_posix() for path in list_images(tmp_path)]
-    assert found == ["a/b/x.tiff", "a/z.png", "b.JPG", "c.webp"]
-    with pytest.raises(FileNotFoundError, match="no folder"):
-        list_images(tmp_path / "nowhere")
-    with pytest.raises(ValueError, match="is not a folder"):
-        list_images(tmp_path / "b.JPG")
 
 
 def test_sources_have_a_name_for_reports() -> None:

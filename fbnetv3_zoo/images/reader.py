@@ -2,7 +2,7 @@
 
 Files are not trusted. What Pillow cannot read, or reads only in part, is refused with an error that
 names it; formats that hand the file to another program are not tried. The edge of this file: it
-needs Pillow and numpy, gives RGB images, and knows no network.
+needs Pillow and numpy, gives RGB images, and knows no network. No other file opens a photo.
 
 JPEGs are always decoded in full: Pillow's shortcut of decoding at a fraction of the size is four
 times faster on a 12-megapixel photo, but moves preprocessed pixels by up to 2 of 255.
@@ -13,9 +13,10 @@ from __future__ import annotations
 import math
 import os
 import sys
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeGuard
+from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeGuard, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,11 +31,7 @@ ImageSource: TypeAlias = (
     "str | os.PathLike[str] | bytes | IO[bytes] | Image.Image | NDArray[Any] | Tensor"
 )
 
-SUFFIXES = frozenset(
-    {".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm"}
-    | {".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"}
-)
-
+_T = TypeVar("_T")
 # Known to Pillow without loading all its plugins, which takes 0.1 s.
 _COMMON_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM")
 # These run another program (Ghostscript) or the operating system's drawing on the file.
@@ -50,14 +47,30 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# Format -> whether a file of it is cut short, from its first and last bytes and its size.
+_TAIL = 64
+_WHOLE: dict[str, Callable[[bytes, bytes, int], bool]] = {
+    # Zeros and line ends behind the end are common and harmless.
+    "JPEG": lambda _, tail, __: tail.rstrip(b"\0\r\n").endswith(b"\xff\xd9"),
+    "MPO": lambda _, tail, __: tail.rstrip(b"\0\r\n").endswith(b"\xff\xd9"),
+    "PNG": lambda _, tail, __: tail[-8:-4] == b"IEND",
+    "GIF": lambda _, tail, __: tail[-1:] == b";",
+    "WEBP": lambda head, _, size: int.from_bytes(head[4:8], "little") + 8 <= size,
+    "BMP": lambda head, _, size: 0 < int.from_bytes(head[2:6], "little") <= size,
+}
 
 
 def open_image(source: ImageSource) -> Image.Image:
     """Returns an image in RGB, upright and wholly decoded; the source is left as it was.
 
     EXIF rotation is applied to files, also where they are given as opened by Pillow. Transparent
-    images are laid on white. 16-bit grey is scaled to 8 bits. Of an animation the first frame is
-    taken. Colour profiles are ignored, as they were when the networks were trained.
+    images are laid on white. Of an animation the first frame is taken. Colour profiles are ignored,
+    as they were when the networks were trained.
+
+    Grey of more than 8 bits becomes 8 bits: of 16 bits the full range is scaled. A 32-bit integer
+    or floating-point image says nothing of its range, and its values do: integers up to 255 are
+    taken as they are, larger ones as 16-bit; floating point below 2 is from 0 to 1 and clipped
+    there, up to 255 it is taken as it is, above as 16-bit.
 
     Args:
         source: a path, the bytes of a file, an open binary file, a Pillow image, an array
@@ -70,9 +83,9 @@ def open_image(source: ImageSource) -> Image.Image:
             (`PIL.Image.MAX_IMAGE_PIXELS`, twice), or has another shape or type than above.
     """
     if isinstance(source, str | os.PathLike):
-        return _from_path(Path(source))
+        return _from_path(Path(source), _from_pillow)
     if isinstance(source, bytes | bytearray):
-        return _decoded(BytesIO(source), describe(source))
+        return _identified(BytesIO(source), describe(source), _from_pillow)
     if isinstance(source, Image.Image):
         return _from_pillow(source, describe(source))
     if isinstance(source, np.ndarray):
@@ -87,25 +100,18 @@ def open_image(source: ImageSource) -> Image.Image:
     )
 
 
-def list_images(folder: str | os.PathLike[str]) -> list[Path]:
-    """Returns the image files in a folder and those below it, sorted; told by `SUFFIXES`.
+def check_image(source: Path | bytes) -> tuple[int, int]:
+    """Returns (width, height) of a file that is an image and not cut short, before it is turned.
 
-    Files whose names begin with a dot are left out, links to folders are not followed.
+    Looks at the header and the end only, where these tell; else the image is decoded.
 
     Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: it is not a folder.
+        FileNotFoundError: as `open_image`.
+        ValueError: as `open_image`.
     """
-    root = Path(folder)
-    if not root.exists():
-        raise FileNotFoundError(f"no folder {root}; check the path")
-    if not root.is_dir():
-        raise ValueError(f"{root} is not a folder; open_image() reads a single file")
-    return sorted(
-        path
-        for path in root.rglob("*")
-        if path.suffix.lower() in SUFFIXES and path.name[0] != "." and path.is_file()
-    )
+    if isinstance(source, bytes):
+        return _identified(BytesIO(source), describe(source), _checked)
+    return _from_path(source, _checked)
 
 
 def describe(source: ImageSource) -> str:
@@ -134,7 +140,7 @@ def _refuse(name: str, reason: str) -> ValueError:
     return ValueError(f"cannot read image {one_line(name)}: {one_line(reason)}")
 
 
-def _from_path(path: Path) -> Image.Image:
+def _from_path(path: Path, finish: Callable[[Image.Image, str], _T]) -> _T:
     if not path.exists():
         raise FileNotFoundError(f"no image file {path}; check the path")
     if path.is_dir():
@@ -143,7 +149,7 @@ def _from_path(path: Path) -> Image.Image:
         raise _refuse(str(path), "it is not a regular file; give an open file instead")
     try:
         with path.open("rb") as file:
-            return _decoded(file, str(path))
+            return _identified(file, str(path), finish)
     except OSError as error:
         raise _refuse(str(path), error.strerror or str(error)) from error
 
@@ -155,16 +161,17 @@ def _from_file(file: IO[bytes], name: str) -> Image.Image:
         raise _refuse(name, str(error)) from error
     if not isinstance(content, bytes):
         raise _refuse(name, "it is open as text; open it with mode 'rb'")
-    return _decoded(BytesIO(content), name)
+    return _identified(BytesIO(content), name, _from_pillow)
 
 
-def _decoded(file: IO[bytes], name: str) -> Image.Image:
+def _identified(file: IO[bytes], name: str, finish: Callable[[Image.Image, str], _T]) -> _T:
+    """Returns what `finish` makes of a file as Pillow opens it, not decoded yet."""
     start = file.read(16)
     if not start:
         raise _refuse(name, "the file is empty")
     file.seek(0)
     try:
-        image = _identified(file)
+        image = _opened(file)
     except UnidentifiedImageError:
         reason = f"not an image, or of a format that Pillow does not know; begins with {start!r}"
         raise _refuse(name, reason) from None
@@ -172,10 +179,10 @@ def _decoded(file: IO[bytes], name: str) -> Image.Image:
     except Exception as error:
         raise _refuse(name, str(error) or type(error).__name__) from error
     with image:
-        return _from_pillow(image, name)
+        return finish(image, name)
 
 
-def _identified(file: IO[bytes]) -> Image.Image:
+def _opened(file: IO[bytes]) -> Image.Image:
     try:
         return Image.open(file, formats=_COMMON_FORMATS)
     except UnidentifiedImageError:
@@ -183,6 +190,20 @@ def _identified(file: IO[bytes]) -> Image.Image:
     Image.init()
     others = [name for name in Image.OPEN if name not in _REFUSED_FORMATS]
     return Image.open(file, formats=others)
+
+
+def _checked(image: Image.Image, name: str) -> tuple[int, int]:
+    file, whole = getattr(image, "fp", None), _WHOLE.get(image.format or "")
+    if file is None or whole is None:
+        return _from_pillow(image, name).size
+    file.seek(0)
+    head = file.read(_TAIL)
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - _TAIL))
+    if whole(head, file.read(), size):
+        return image.size
+    file.seek(0)
+    return _from_pillow(_opened(file), name).size
 
 
 def _from_pillow(image: Image.Image, name: str) -> Image.Image:
@@ -217,10 +238,15 @@ def _rgb(image: Image.Image) -> Image.Image:
 def _eight_bits(image: Image.Image) -> NDArray[np.uint8]:
     values = np.asarray(image)
     low, high = values.min(), values.max()
+    if not (low >= 0 and high <= 65535):  # also false where a value is not a number
+        raise ValueError(f"grey values from {low:g} to {high:g}; expected 0 to 65535")
     if image.mode == "F":
-        return _from_unit(values, "grey values")
-    if low < 0 or high > 65535:
-        raise ValueError(f"grey values from {low} to {high}; expected 0 to 65535")
+        top = 1 if high < 2 else 255 if high <= 255 else 65535
+        return np.rint(values.clip(0, top) * (255 / top)).astype(np.uint8)
+    # Pillow opens 16-bit PGM in the mode of 32-bit integers.
+    of_16_bits = image.mode != "I" or image.format == "PPM"
+    if high <= 255 and not of_16_bits:
+        return values.astype(np.uint8)
     return ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
 
 

@@ -1,0 +1,154 @@
+"""Class folders to the outputs of a network: by name, else by number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from .folders import Part, find_images, images_by_class, open_data_folder
+from .labels import CLASS_LISTS, class_ids
+from .labels import class_names as listed
+
+_NUM_LISTED = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkImages:
+    """Images for a network that is there already.
+
+    Attributes:
+        paths: of the images.
+        labels: the network's output for each, None where folders are not called after classes.
+        notes: what a user should know of the folder, a sentence each.
+    """
+
+    paths: list[Path]
+    labels: list[int] | None
+    notes: tuple[str, ...]
+
+
+def match_classes(
+    folders: Sequence[str], known: Sequence[Sequence[str]] | None, num_classes: int | None = None
+) -> list[int] | None:
+    """Returns the output of a network that each class folder stands for; None where none does.
+
+    Names are compared exactly, then without case and with "_" and "-" as spaces, numbers without
+    their leading zeros. Where no name is known, folders that are all numbers count the outputs
+    from 0.
+
+    Args:
+        folders: their names.
+        known: the names of each output of the network; None where they are not known.
+        num_classes: outputs of the network, where `known` does not say it.
+
+    Raises:
+        ValueError: some folders have an output and others none, two have the same, or numbers
+            could be names as well as counts.
+    """
+    if not folders:
+        return None
+    outputs = _by_name(folders, known or ())
+    missing = [name for name, output in zip(folders, outputs, strict=True) if output is None]
+    total = num_classes if known is None else len(known)
+    numbered = all(name.isdecimal() for name in folders)
+    if missing and numbered:
+        numbers = [int(name) for name in folders]
+        if len(missing) < len(folders):
+            raise ValueError(
+                "the class folders are numbers, of which some are names of the network's classes "
+                f"and {', '.join(missing[:_NUM_LISTED])} not; call all by the names"
+            )
+        if total is not None and max(numbers) >= total:
+            raise ValueError(
+                f"class folders are numbered {min(numbers)} to {max(numbers)}; the network's "
+                f"classes are 0 to {total - 1}: number them from 0, or call them by name"
+            )
+        outputs, missing = list(numbers), []
+    if len(missing) == len(folders):
+        return None
+    if missing:
+        raise ValueError(
+            f"the network knows {len(folders) - len(missing)} of the {len(folders)} class "
+            f"folders by name, but not {', '.join(missing[:_NUM_LISTED])}; rename those"
+        )
+    found = [output for output in outputs if output is not None]
+    for place, output in enumerate(found):
+        if output in found[:place]:
+            raise ValueError(
+                f"class folders {folders[found.index(output)]!r} and {folders[place]!r} are the "
+                f"same class of the network, number {output}; put their images together"
+            )
+    return found
+
+
+def labelled_images(
+    folder: Path, class_names: Sequence[str], *, part: Part = "val"
+) -> NetworkImages:
+    """Returns the images of a folder, and their classes where its folders are called after them.
+
+    Args:
+        folder: images, or a folder for each class, called by its name, its number or, for
+            ImageNet, its WordNet identifier; or a data set of two parts.
+        class_names: of the network.
+        part: which to take of a data set that has parts, if it has this one.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: it holds no images, or only some of its folders are classes.
+    """
+    data = open_data_folder(folder)
+    root, notes = data.parts.get(part, data.root), list(data.notes)
+    if root != data.root:
+        notes.append(f"the part {root} of {folder} was read")
+    found = find_images(root)
+    if not found.images:
+        raise ValueError(
+            f"no images in {folder}; see fbnetv3.images.folders.SUFFIXES"
+            + "".join(f" ({note})" for note in (*notes, *found.notes))
+        )
+    notes += found.notes
+    inside = {name: of.images for name, of in images_by_class(root).items() if of.images}
+    outputs = match_classes(tuple(inside), _known_names(class_names))
+    if outputs is None:
+        return NetworkImages(paths=list(found.images), labels=None, notes=tuple(notes))
+    loose = sum(path.parent == root for path in found.images)
+    if loose:
+        notes.append(
+            f"{loose} image(s) beside the class folders of {root} have no class and were passed "
+            "over"
+        )
+    return NetworkImages(
+        paths=[path for images in inside.values() for path in images],
+        labels=[
+            output for output, images in zip(outputs, inside.values(), strict=True) for _ in images
+        ],
+        notes=tuple(notes),
+    )
+
+
+def _known_names(class_names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Returns the names of each class, with the identifiers of a list that is known."""
+    for name in CLASS_LISTS:
+        if tuple(class_names) == listed(name):
+            return list(zip(class_names, class_ids(name), strict=True))
+    return [(name,) for name in class_names]
+
+
+def _by_name(folders: Sequence[str], known: Sequence[Sequence[str]]) -> list[int | None]:
+    exact: dict[str, int] = {}
+    plain: dict[str, set[int]] = {}
+    for output, names in enumerate(known):
+        for name in names:
+            exact.setdefault(name, output)
+            plain.setdefault(_plain(name), set()).add(output)
+    found: list[int | None] = []
+    for folder in folders:
+        alike = plain.get(_plain(folder), set())
+        found.append(exact.get(folder, next(iter(alike)) if len(alike) == 1 else None))
+    return found
+
+
+def _plain(name: str) -> str:
+    plain = name.strip().lower().replace("_", " ").replace("-", " ")
+    return str(int(plain)) if plain.isdecimal() else plain

@@ -1,0 +1,338 @@
+"""Folders of images as people have them: which files count, which folders are parts or classes.
+
+One set of rules for every command:
+
+- `SUFFIXES` tell an image; other files are counted and told.
+- Hidden files and what systems leave behind (`.ipynb_checkpoints`, `__MACOSX`, `@eaDir`,
+  `Thumbs.db`) are no part of a data set and never looked at.
+- Symbolic links are followed. A folder or file that is reached twice counts once, so that loops
+  end.
+- `train/` and `val/` are known by their usual names in any case, and only where they hold folders;
+  a folder of photos called "test" beside others is a class.
+- A folder that holds nothing but one folder of folders is a wrapper, and is passed through.
+
+The edge of this file: it opens no image, and knows no network.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from fbnetv3._internal.messages import one_line
+
+Part = Literal["train", "val"]
+
+SUFFIXES = frozenset(
+    {".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm"}
+    | {".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"}
+)
+# The usual names of the two parts, the likelier first; compared without case and "_- .".
+PART_NAMES: Mapping[Part, tuple[str, ...]] = {
+    "train": ("train", "training", "trainset", "trainingset"),
+    "val": (
+        *("val", "valid", "validation", "valset", "validset", "validationset", "dev"),
+        *("test", "testing", "testset", "testingset", "eval"),
+    ),
+}
+_LEFT_BEHIND = frozenset(
+    {"__macosx", "@eadir", "thumbs.db", "desktop.ini", "$recycle.bin", "lost+found"}
+    | {"system volume information"}
+)
+_NUM_LISTED = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a walk through a folder found.
+
+    Attributes:
+        images: their paths, sorted.
+        others: files that are no image by their names, suffix to count.
+    """
+
+    images: tuple[Path, ...]
+    others: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of it, a sentence each."""
+        num = sum(self.others.values())
+        if not num:
+            return ()
+        kinds = ", ".join(f"{one_line(k)} {n}" for k, n in self.others.most_common(_NUM_LISTED))
+        return (f"{num} file(s) are no images by their names and were passed over: {kinds}",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledImages:
+    """Image files and their classes; what a reader of a list instead of folders would give too.
+
+    Attributes:
+        name: where they come from, for messages.
+        classes: names of the classes.
+        paths: of the images.
+        labels: index into `classes` of each image.
+        notes: what a user should know of them, a sentence each.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    paths: tuple[Path, ...]
+    labels: tuple[int, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFolder:
+    """Where in a folder the images lie that a user means by it.
+
+    Attributes:
+        root: the folder, or the one inside its wrappers.
+        parts: folders of the training and the validation part; empty without parts.
+        notes: what a user should know of the way there, a sentence each.
+    """
+
+    root: Path
+    parts: Mapping[Part, Path]
+    notes: tuple[str, ...]
+
+
+def list_images(folder: str | os.PathLike[str]) -> list[Path]:
+    """Returns the image files in a folder and those below it, sorted; told by `SUFFIXES`.
+
+    Hidden files and what systems leave behind are left out; links are followed, each target once.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: it is not a folder.
+    """
+    return list(find_images(folder).images)
+
+
+def find_images(folder: str | os.PathLike[str]) -> Found:
+    """Returns the images of `list_images`, and what else lies there.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: it is not a folder.
+    """
+    root = Path(folder)
+    _check_folder(root)
+    images: list[str] = []
+    others: Counter[str] = Counter()
+    seen: set[str] = set()
+    # A folder, and where the folders above it really are: a link back to one of these is a loop.
+    # Links wait, so that an image which lies here itself is listed at its own path.
+    folders = [(str(root), _ancestors(root))]
+    linked_folders: list[tuple[str, set[str]]] = []
+    linked_files: list[os.DirEntry[str]] = []
+    while folders or linked_folders:
+        here, above = folders.pop() if folders else linked_folders.pop(0)
+        real = os.path.realpath(here)
+        if real in seen or real in above:
+            continue
+        seen.add(real)
+        for entry in _entries(here):
+            if _is_folder(entry):
+                if entry.is_symlink():
+                    linked_folders.append((entry.path, above | _ancestors(Path(entry.path))))
+                else:
+                    folders.append((entry.path, above))
+            elif entry.is_symlink():
+                linked_files.append(entry)
+            elif _is_image_file(entry):
+                images.append(entry.path)
+                seen.add(os.path.join(real, entry.name))
+            else:
+                others[_suffix(entry.name)] += 1
+    for entry in linked_files:
+        real = os.path.realpath(entry.path)
+        if not _is_image_file(entry):
+            others[_suffix(entry.name)] += 1
+        elif real not in seen:
+            seen.add(real)
+            images.append(entry.path)
+    return Found(images=tuple(sorted(map(Path, images))), others=others)
+
+
+def open_data_folder(folder: Path) -> DataFolder:
+    """Returns the parts of a data set, or the folder of its classes, behind wrappers.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: it is no folder, or it cannot be told whether folders are parts or classes.
+    """
+    _check_folder(folder)
+    root = _unwrapped(folder)
+    children = [Path(entry.path) for entry in _entries(root) if _is_folder(entry)]
+    named = {child: part for child in children if (part := _part_of(child.name))}
+    parts = {child: part for child, part in named.items() if _holds(child, _is_folder)}
+    classes = [child for child in children if child not in named]
+    if named and not parts and not classes:
+        names = " and ".join(repr(child.name) for child in named)
+        raise ValueError(
+            f"{root} holds only {names} and no folder of a class in there; expected one folder of "
+            "images for each class, inside these or under names that are not taken for parts"
+        )
+    beside = [child.name for child in classes if parts and _holds(child, _is_image_file)]
+    if beside and len(set(parts.values())) == 1:
+        child = next(iter(parts))
+        raise ValueError(
+            f"{child} holds folders, as a part of a data set does, and lies beside folders of "
+            f"images such as {beside[0]!r}; rename it if it is a class (its name is taken), or "
+            "move those away"
+        )
+    notes = [] if root == folder else [f"{folder} only wraps {root}, which was read"]
+    flat = [child.name for child in named if parts and child not in parts]
+    if beside or flat:
+        names = ", ".join((flat + beside)[:_NUM_LISTED])
+        notes.append(f"{root} has folders beside its parts that were passed over: {names}")
+    return DataFolder(root=root, parts=_chosen(parts), notes=tuple(notes))
+
+
+def class_names_in(folder: Path) -> tuple[str, ...]:
+    """Returns the names of the folders in a folder, which are its classes, sorted."""
+    return tuple(entry.name for entry in _entries(folder) if _is_folder(entry))
+
+
+def images_by_class(folder: Path) -> dict[str, Found]:
+    """Returns what each class folder holds, by its name, sorted."""
+    return {name: find_images(folder / name) for name in class_names_in(folder)}
+
+
+def read_class_folders(folder: Path, classes: tuple[str, ...] | None = None) -> LabelledImages:
+    """Returns the images of a folder that has one folder for each class, however deep in those.
+
+    Args:
+        folder: the folder.
+        classes: names to sort into, not all of which need have images; None takes every folder's,
+            two at least, and each must hold an image.
+
+    Raises:
+        ValueError: there are no such classes, or class folders hold only folders.
+    """
+    names = class_names_in(folder)
+    if not names:
+        raise ValueError(
+            f"{folder} holds no class folders; expected one folder of images for each class, "
+            "train and val folders of those, cifar-10-batches-py, or parquet files"
+        )
+    if classes is None and len(names) == 1:
+        raise ValueError(
+            f"{folder} holds one class only, {names[0]!r}; expected one folder of images for each "
+            "of two classes or more"
+        )
+    order = names if classes is None else classes
+    paths: list[Path] = []
+    labels: list[int] = []
+    others: Counter[str] = Counter()
+    for name, found in images_by_class(folder).items():
+        others += found.others
+        if not found.images and classes is None:
+            raise ValueError(
+                f"class folder {folder / name} holds no image; add some or remove it"
+                + "".join(f" ({note})" for note in found.notes)
+            )
+        paths += found.images
+        labels += [order.index(name)] * len(found.images)
+    if paths and all(path.parent.parent != folder for path in paths):
+        raise ValueError(
+            f"the folders in {folder} hold no images but only folders, as {paths[0].parent}; give "
+            "the folder whose folders are the classes"
+        )
+    loose = [entry.name for entry in _entries(folder) if _is_image_file(entry)]
+    notes = list(Found(images=(), others=others).notes)
+    if loose:
+        notes.append(
+            f"{len(loose)} image(s) beside the class folders of {folder} have no class and were "
+            f"passed over: {one_line(', '.join(loose[:_NUM_LISTED]))}"
+        )
+    return LabelledImages(
+        name=str(folder),
+        classes=order,
+        paths=tuple(paths),
+        labels=tuple(labels),
+        notes=tuple(notes),
+    )
+
+
+def _unwrapped(folder: Path) -> Path:
+    """Returns the folder below all that hold one folder of folders and no image."""
+    inner, seen = folder, set[str]()
+    while os.path.realpath(inner) not in seen:
+        seen.add(os.path.realpath(inner))
+        folders = [entry for entry in _entries(inner) if _is_folder(entry)]
+        if len(folders) != 1 or _part_of(folders[0].name) or _holds(inner, _is_image_file):
+            break
+        only = Path(folders[0].path)
+        if not _holds(only, _is_folder) or _holds(only, _is_image_file):
+            break
+        inner = only
+    return inner
+
+
+def _chosen(parts: Mapping[Path, Part]) -> dict[Part, Path]:
+    """Returns the folder of each part; of several the one with the likeliest name."""
+    found: dict[Part, Path] = {}
+    for part, names in PART_NAMES.items():
+        mine = [child for child, kind in parts.items() if kind == part]
+        mine.sort(key=lambda child: names.index(_plain(child.name)))
+        if len(mine) > 1 and _plain(mine[0].name) == _plain(mine[1].name):
+            raise ValueError(
+                f"{mine[0]} and {mine[1].name!r} are the same part of a data set; keep one of them"
+            )
+        if mine:
+            found[part] = mine[0]
+    return found
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.exists():
+        raise FileNotFoundError(f"no folder {folder}; check the path")
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is not a folder; open_image() reads a single file")
+
+
+def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
+    """Returns what a folder holds, sorted by name, without hidden and left-behind entries."""
+    with os.scandir(folder) as entries:
+        kept = [e for e in entries if e.name[0] != "." and e.name.lower() not in _LEFT_BEHIND]
+    return sorted(kept, key=lambda entry: entry.name)
+
+
+def _holds(folder: Path, kind: Callable[[os.DirEntry[str]], bool]) -> bool:
+    return any(map(kind, _entries(folder)))
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    # A link that leads to itself makes DirEntry.is_dir() raise.
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+
+
+def _is_image_file(entry: os.DirEntry[str]) -> bool:
+    """Whether it is an image by its name; a link to nowhere is one, so that its reader names it."""
+    regular = entry.is_symlink() or entry.is_file()
+    return regular and _suffix(entry.name) in SUFFIXES and not _is_folder(entry)
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower() or "without suffix"
+
+
+def _plain(name: str) -> str:
+    return "".join(c for c in name.lower() if c not in "_- .")
+
+
+def _part_of(name: str) -> Part | None:
+    return next((part for part, names in PART_NAMES.items() if _plain(name) in names), None)
+
+
+def _ancestors(folder: Path) -> set[str]:
+    """Returns where the folders above one really are, above its link's target too."""
+    above = [*folder.absolute().parents, *folder.resolve().parents]
+    return {os.path.realpath(path) for path in above}
