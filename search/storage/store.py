@@ -66,7 +66,7 @@ class Store(Queries):
 
     Attributes:
         folder: the search's.
-        settings: space, objective and plan as JSON, as `run.create` makes them.
+        settings: space, objective and config as JSON, as `create_search` makes them.
         messages: what a person should know of, such as damaged files that were passed over.
     """
 
