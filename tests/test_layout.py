@@ -377,13 +377,18 @@ def loaded_after(code: str) -> set[str]:
 LOOK_UPS = "import fbnetv3 as f; f.list_models(); f.find(max_macs=6e8); f.get_arch('fbnetv3_a')"
 
 
-@pytest.mark.parametrize("code", ["import fbnetv3", LOOK_UPS, "import fbnetv3.cli.app"])
+@pytest.mark.parametrize(
+    "code", ["import fbnetv3", "import fbnetv3.search", LOOK_UPS, "import fbnetv3.cli.app"]
+)
 def test_looking_things_up_loads_no_large_library(code: str) -> None:
     loaded = loaded_after(code)
     assert "fbnetv3" in loaded
     assert not loaded & ({"torch", "numpy", "PIL"} | (SLOW - {"typer"}) | set(OPTIONAL))
-    if code == "import fbnetv3":
-        assert {name for name in loaded if name.startswith("fbnetv3.")} == set()
+    if code in ("import fbnetv3", "import fbnetv3.search"):
+        own = {name for name in loaded if name.startswith("fbnetv3.")}
+        assert own == {"fbnetv3._internal", "fbnetv3._internal.lazy", *code.split()[1:]} - {
+            "fbnetv3"
+        }
 
 
 def test_no_record_names_a_path_of_the_machine_that_made_it() -> None:

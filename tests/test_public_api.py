@@ -1,26 +1,50 @@
-"""The public face: `fbnetv3.__all__`, sorted, complete, documented, typed."""
+"""The public faces: `__all__` of both packages, sorted, complete, documented, typed."""
 
 from __future__ import annotations
 
 import ast
 import inspect
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 import fbnetv3
+from fbnetv3 import search
 
-PACKAGE = Path(fbnetv3.__file__).parent
-TREE = ast.parse((PACKAGE / "__init__.py").read_text())
+PACKAGES = (fbnetv3, search)
 # What design and issues promise to a reader of the three journeys.
-PROMISED = frozenset(
-    {"Arch", "Classifier", "FBNetV3", "OnnxClassifier", "Preprocess", "Weights", "__version__"}
-    | {"build", "class_names", "count", "create", "find", "flops", "from_pretrained", "get_arch"}
-    | {"get_weights", "list_images", "list_models", "list_weights", "open_image", "optimize"}
-    | {"push_to_hub", "register", "register_timm", "save_pretrained"}
-    | {"FBNetV3Error", "FetchError"}
-)
+PROMISED = {
+    fbnetv3: frozenset(
+        {"Arch", "Classifier", "FBNetV3", "OnnxClassifier", "Preprocess", "Weights", "__version__"}
+        | {
+            "build",
+            "class_names",
+            "count",
+            "create",
+            "find",
+            "flops",
+            "from_pretrained",
+            "get_arch",
+        }
+        | {"get_weights", "list_images", "list_models", "list_weights", "open_image", "optimize"}
+        | {"push_to_hub", "register", "register_timm", "save_pretrained"}
+        | {"FBNetV3Error", "FetchError"}
+    ),
+    search: frozenset(
+        {"Gene", "Layout", "Limit", "LocalEngine", "Objective", "Predictor", "Recipe", "Space"}
+        | {"Store", "TableObjective", "TrainConfig", "TrainObjective", "copy_answers", "costs"}
+        | {"create_search", "evaluate", "evolve", "get_recipe", "get_space", "open_images"}
+        | {"run_search", "train", "two_step", "write_csv", "write_report"}
+    ),
+}
+NAMES = [(package, name) for package in PACKAGES for name in package.__all__]
+
+
+def folder(package: ModuleType) -> Path:
+    assert package.__file__ is not None
+    return Path(package.__file__).parent
 
 
 def documented_parts(name: str, value: Any) -> dict[str, Any]:
@@ -34,28 +58,30 @@ def documented_parts(name: str, value: Any) -> dict[str, Any]:
     return parts
 
 
-def test_names_are_sorted_and_all_that_is_promised() -> None:
-    assert fbnetv3.__all__ == sorted(set(fbnetv3.__all__))
-    assert set(fbnetv3.__all__) >= PROMISED
-    assert set(fbnetv3.__all__) <= set(dir(fbnetv3))
+@pytest.mark.parametrize("package", PACKAGES)
+def test_names_are_sorted_and_all_that_is_promised(package: ModuleType) -> None:
+    assert package.__all__ == sorted(set(package.__all__))
+    assert set(package.__all__) >= PROMISED[package]
+    assert set(package.__all__) <= set(dir(package))
 
 
-@pytest.mark.parametrize("name", fbnetv3.__all__)
-def test_a_name_is_what_its_file_defines(name: str) -> None:
-    value = getattr(fbnetv3, name)
-    assert value is getattr(fbnetv3, name)
+@pytest.mark.parametrize(("package", "name"), NAMES)
+def test_a_name_is_what_its_file_defines(package: ModuleType, name: str) -> None:
+    value = getattr(package, name)
+    assert value is getattr(package, name)
     if name == "__version__":
         assert value.count(".") >= 2
         return
     assert value.__name__ == name
     # `count` of `counts`: were they named alike, importing the file would hide the name.
-    assert not (PACKAGE / f"{name}.py").exists()
-    assert value.__module__ == f"fbnetv3.{fbnetv3._HOMES[name]}"
+    assert not (folder(package) / f"{name}.py").exists()
+    assert not (folder(package) / name).exists(), f"{name} is a room"
+    assert value.__module__ == f"{package.__name__}.{package._HOMES[name]}"
 
 
-@pytest.mark.parametrize("name", [name for name in fbnetv3.__all__ if name != "__version__"])
-def test_a_name_and_its_methods_are_documented_and_typed(name: str) -> None:
-    for part, value in documented_parts(name, getattr(fbnetv3, name)).items():
+@pytest.mark.parametrize(("package", "name"), [n for n in NAMES if n[1] != "__version__"])
+def test_a_name_and_its_methods_are_documented_and_typed(package: ModuleType, name: str) -> None:
+    for part, value in documented_parts(name, getattr(package, name)).items():
         assert inspect.getdoc(value), f"{part} has no docstring"
         assert len(str(inspect.getdoc(value)).split()) >= 3, f"{part} says too little"
         if inspect.isfunction(value):
@@ -64,8 +90,10 @@ def test_a_name_and_its_methods_are_documented_and_typed(name: str) -> None:
             assert {*needed, "return"} <= set(hints), f"{part} is not wholly typed"
 
 
-def test_type_checkers_see_the_same_names_in_the_same_files() -> None:
-    guard = next(node for node in TREE.body if isinstance(node, ast.If))
+@pytest.mark.parametrize("package", PACKAGES)
+def test_type_checkers_see_the_same_names_in_the_same_files(package: ModuleType) -> None:
+    tree = ast.parse((folder(package) / "__init__.py").read_text())
+    guard = next(node for node in tree.body if isinstance(node, ast.If))
     assert ast.unparse(guard.test) == "TYPE_CHECKING"
     seen = {}
     for node in guard.body:
@@ -73,8 +101,11 @@ def test_type_checkers_see_the_same_names_in_the_same_files() -> None:
         for alias in node.names:
             assert alias.asname == alias.name, "without `as` checkers take it for private"
             seen[alias.name] = node.module
-    assert seen == fbnetv3._HOMES
-    assert (PACKAGE / "py.typed").is_file()
+    assert seen == package._HOMES
+
+
+def test_the_package_says_that_it_is_typed() -> None:
+    assert (folder(fbnetv3) / "py.typed").is_file()
 
 
 def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
@@ -82,4 +113,6 @@ def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
         _ = fbnetv3.create_model
     with pytest.raises(AttributeError, match=r"module 'fbnetv3' has no attribute 'nonsense'$"):
         _ = fbnetv3.nonsense
+    with pytest.raises(AttributeError, match="'open_imges'; did you mean 'open_images'"):
+        _ = search.open_imges
     assert not hasattr(fbnetv3, "np")

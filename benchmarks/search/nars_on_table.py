@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from fbnetv3.search.execution.objective import TableObjective
 from fbnetv3.search.nars.early_stop import find_early_stop
-from fbnetv3.search.nars.evolution import Settings, evolve
+from fbnetv3.search.nars.evolution import EvolutionSettings, evolve
 from fbnetv3.search.nars.selection import select_batch
 from fbnetv3.search.predictors.protocol import Predictor
 from fbnetv3.search.predictors.registry import make_predictor
@@ -140,7 +140,7 @@ class Nars:
             task.limits,
             start=table.rows[pool],
             rng=np.random.default_rng([task.seed, int(task.spent)]),
-            settings=Settings(generations=20),
+            settings=EvolutionSettings(generations=20),
             allowed=lambda rows: table.allowed(rows) & ~np.isin(table.space.hashes(rows), seen),
         )
         chosen: list[int] = []

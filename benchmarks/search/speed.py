@@ -28,7 +28,7 @@ from fbnetv3.models.model import build
 from fbnetv3.search.cost.cost import costs as exact
 from fbnetv3.search.cost.operator_timing import calibrate, measure_operators
 from fbnetv3.search.cost.operators import operators_of
-from fbnetv3.search.nars.evolution import Limit, Settings, evolve
+from fbnetv3.search.nars.evolution import EvolutionSettings, Limit, evolve
 from fbnetv3.search.predictors.registry import make_predictor
 from fbnetv3.search.space.space import Matrix, Space
 from fbnetv3.search.space.spaces import get_space, recipe_only
@@ -103,11 +103,11 @@ def stage3(args: argparse.Namespace) -> dict[str, Any]:
     def score(rows: Matrix) -> Any:
         return predictor.predict(rows).mean
 
-    def ask(some: list[Limit], settings: Settings) -> Any:
+    def ask(some: list[Limit], settings: EvolutionSettings) -> Any:
         return evolve(space, score, known, some, start=pool, rng=np.random.default_rng(1),
                       settings=settings)  # fmt: skip
 
-    unsaturated = Settings(patience=101)
+    unsaturated = EvolutionSettings(patience=101)
     found: list[Any] = []
     seconds = _fastest(lambda: found.append(ask(limits, unsaturated)))
     # Every generation breeds from 100 candidates at first, then from the 40 that are kept.
@@ -116,7 +116,7 @@ def stage3(args: argparse.Namespace) -> dict[str, Any]:
     nearest = ask([Limit({"macs_paper": (-np.inf, 1e6)})], unsaturated)[0]
     unreachable = time.process_time() - begun
     begun = time.process_time()
-    saturated = ask(limits, Settings())
+    saturated = ask(limits, EvolutionSettings())
     return {
         "predictor": "nars, five members",
         "limits": len(limits),

@@ -47,7 +47,7 @@ from fbnetv3.search.execution.engine import LocalEngine
 from fbnetv3.search.execution.objective import Objective
 from fbnetv3.search.execution.spec import load_objective
 from fbnetv3.search.nars.config import SearchConfig
-from fbnetv3.search.nars.run import create, run
+from fbnetv3.search.nars.run import create_search, run_search
 from fbnetv3.search.space.layout import Layout
 from fbnetv3.search.space.space import Matrix, Space
 from fbnetv3.search.space.spaces import get_space, open_space
@@ -355,11 +355,13 @@ def search_arm(arm: str, space: Space, data: Path, folder: Path, seed: int) -> N
         path = folder.parent / f"{arm}_space.json"
         path.write_text(space.to_json())
         settings = objective(str(path.resolve()), data, arm)
-        create(folder, space=space, objective=settings, config=plan_of(arm, seed)).close()
+        create_search(folder, space=space, objective=settings, config=plan_of(arm, seed)).close()
     with Store.open(folder) as store:
         engine = LocalEngine(store.settings["objective"], folder, workers=1, threads=1)
         with contextlib.closing(engine):
-            run(store, engine, notify=lambda name, fields: print(arm, name, fields, flush=True))
+            run_search(
+                store, engine, notify=lambda name, fields: print(arm, name, fields, flush=True)
+            )
 
 
 def search(args: argparse.Namespace) -> None:

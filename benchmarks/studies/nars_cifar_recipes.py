@@ -25,7 +25,7 @@ from fbnetv3.search.execution.engine import LocalEngine
 from fbnetv3.search.execution.spec import load_objective
 from fbnetv3.search.nars.config import SearchConfig
 from fbnetv3.search.nars.rounds import SEARCH_KINDS
-from fbnetv3.search.nars.run import create, run
+from fbnetv3.search.nars.run import create_search, run_search
 from fbnetv3.search.space.layout import Layout
 from fbnetv3.search.space.space import Space
 from fbnetv3.search.storage.store import Store
@@ -74,11 +74,11 @@ def search(space: Space, data: Path, folder: Path) -> None:
     path.write_text(space.to_json())
     objective = {"kind": "train", "space": str(path.resolve()), "data": str(data.resolve())}
     if not folder.exists():
-        create(folder, space=space, objective=objective | LONGER, config=PLAN).close()
+        create_search(folder, space=space, objective=objective | LONGER, config=PLAN).close()
     with Store.open(folder) as store:
         engine = LocalEngine(store.settings["objective"], folder, workers=1, threads=1)
         with contextlib.closing(engine):
-            run(store, engine, notify=lambda name, fields: print(name, fields, flush=True))
+            run_search(store, engine, notify=lambda name, fields: print(name, fields, flush=True))
 
 
 def record(space: Space, network: dict[str, Any], data: Path, folder: Path) -> dict[str, Any]:

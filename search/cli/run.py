@@ -123,7 +123,7 @@ def run(
     from fbnetv3.search.nars.config import SearchConfig
     from fbnetv3.search.nars.export import import_labels, read_labels
     from fbnetv3.search.nars.problem import problem_of
-    from fbnetv3.search.nars.run import create
+    from fbnetv3.search.nars.run import create_search
     from fbnetv3.search.space.spaces import open_space
 
     spec = _objective(space, table, data, objective, set_, folder, epochs)
@@ -149,7 +149,7 @@ def run(
         read_labels(made, path)  # what is wrong with them shows before there is a folder
     make = _engine_maker(engine, workers, gpus, address, max_running, cpus, gpus_each)
     policy = _policy(straggler, attempts, timeout)
-    with create(folder, space=made, objective=spec, config=plan, latency=timed) as store:
+    with create_search(folder, space=made, objective=spec, config=plan, latency=timed) as store:
         for path in labels or ():
             problem = problem_of(store.settings)
             full = store.settings["plan"]["epochs"]
@@ -356,7 +356,7 @@ def _engine_maker(
 def _carry_out(store: Any, make: Callable[[Any], Any], policy: Any, as_json: bool) -> None:
     from fbnetv3.search.execution.spec import space_of
     from fbnetv3.search.nars.answers import describe
-    from fbnetv3.search.nars.run import run as carry_out
+    from fbnetv3.search.nars.run import run_search as carry_out
     from fbnetv3.search.report.live import Live, round_line
     from fbnetv3.search.report.page import write_report
 

@@ -41,7 +41,7 @@ class Engine(Protocol):
         """Stops a trial, if it runs, without an outcome."""
 
     def close(self) -> None:
-        """Stops everything."""
+        """Stops all that still runs."""
 
 
 @dataclass
@@ -207,7 +207,7 @@ class InlineEngine:
         self._waiting = [task for task in self._waiting if task.trial != trial]
 
     def close(self) -> None:
-        """Forgets everything."""
+        """Forgets all that was started."""
         self._waiting = []
 
 

@@ -7,9 +7,7 @@ Label of an epoch: top-1 in percent on images that were held out of the training
 from __future__ import annotations
 
 import math
-import queue
 import shutil
-import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -139,28 +137,12 @@ class TrainObjective:
         """
         if not 1 <= epochs <= self.epochs:
             raise ValueError(f"epochs is {epochs}; expected 1 to {self.epochs}, the schedule")
-        labels: queue.SimpleQueue[float | BaseException | None] = queue.SimpleQueue()
-
-        def work() -> None:
-            try:
-                self._run(row, seed, epochs, lambda log: labels.put(_label(log)))
-                labels.put(None)
-            except BaseException as error:
-                labels.put(error)
-
-        threading.Thread(target=work, daemon=True).start()
-        while (label := labels.get()) is not None:
-            if isinstance(label, BaseException):
-                raise label
-            yield label
-
-    def _run(self, row: Sequence[int], seed: int, epochs: int, on_epoch: Any) -> None:
         import torch
 
         from fbnetv3._internal.errors import Diverged
         from fbnetv3.models.model import build
         from fbnetv3.search.training.batches import default_preprocess, derive_seed
-        from fbnetv3.search.training.train import Hardware, TrainConfig, train
+        from fbnetv3.search.training.train import Hardware, TrainConfig, train_epochs
 
         arch = self._space.decode(np.array(row))[0]
         recipe = self.recipe(row)
@@ -176,7 +158,7 @@ class TrainObjective:
         folder = None
         if self._checkpoints is not None:
             folder = self._checkpoints / weights_name(self._space, row, seed)
-        run = TrainConfig(
+        config = TrainConfig(
             recipe=recipe,
             preprocess=default_preprocess(self._train, side),
             seed=seed,
@@ -184,15 +166,22 @@ class TrainObjective:
             stop_epoch=epochs,
             hardware=Hardware.of(self._device),
         )
+        last = math.nan
         try:
-            train(model, self._train, self._val, run, on_epoch=on_epoch)
+            for log in train_epochs(model, self._train, self._val, config):
+                if log.epoch < epochs:
+                    yield _label(log)
+                else:
+                    last = _label(log)
         except Diverged:
-            on_epoch(None)
+            last = math.nan
         if folder is not None:
             # Weights of thousands of shortened trainings are not wanted; those of whole ones are
             # what `fbnetv3-search export` hands out.
             unwanted = folder / "checkpoints" if epochs == self.epochs else folder
             shutil.rmtree(unwanted, ignore_errors=True)
+        # Whoever has the last label asks for nothing more, so that weights are written before it.
+        yield last
 
 
 def weights_name(space: Space, row: Sequence[int], seed: int) -> str:
@@ -200,8 +189,6 @@ def weights_name(space: Space, row: Sequence[int], seed: int) -> str:
     return f"{space.digest(np.array(row))[:24]}-{seed}"
 
 
-def _label(log: EpochLog | None) -> float:
-    if log is None:
-        return math.nan
+def _label(log: EpochLog) -> float:
     found = log.top1_pct if log.ema_top1_pct is None else log.ema_top1_pct
     return math.nan if found is None else found

@@ -52,7 +52,7 @@ class Limit:
 
 
 @dataclass(frozen=True)
-class Settings:
+class EvolutionSettings:
     """The paper's numbers; `patience` and `tolerance` say what "saturated" means here.
 
     Attributes:
@@ -110,7 +110,7 @@ def evolve(
     *,
     start: Matrix,
     rng: np.random.Generator,
-    settings: Settings = Settings(),
+    settings: EvolutionSettings = EvolutionSettings(),
     allowed: Feasible | None = None,
 ) -> list[Evolved]:
     """Returns the best candidates within each limit, by one run of the genetic algorithm.
@@ -188,7 +188,7 @@ class _Run:
         limits: list[Limit],
         pool: Matrix,
         rng: np.random.Generator,
-        settings: Settings,
+        settings: EvolutionSettings,
         allowed: Feasible | None,
     ) -> None:
         self.space, self.score, self.costs, self.limits = space, score, costs, limits

@@ -24,7 +24,7 @@ from .answers import Answer
 from .config import SearchConfig
 from .problem import Problem
 from .rounds import SEARCH_KINDS
-from .run import search
+from .run import search_problem
 
 
 def bench_table(
@@ -57,7 +57,7 @@ def bench_table(
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name) / "search"
             with Store.create(folder, {"plan": one.to_dict()}) as store:
-                answers = search(store, problem, InlineEngine(table))
+                answers = search_problem(store, problem, InlineEngine(table))
                 found, trials = _regrets(store, table, problem, one, truth, best, answers)
         regrets.append(found)
         if progress is not None:

@@ -17,7 +17,6 @@ import numpy.typing as npt
 
 from fbnetv3.search.execution.coordinator import Coordinator, Progress
 from fbnetv3.search.predictors.protocol import Predictor
-from fbnetv3.search.predictors.quality import cross_validate, tau
 from fbnetv3.search.predictors.registry import load_predictor, make_predictor, save_predictor
 from fbnetv3.search.space.space import Floats, Matrix
 from fbnetv3.search.storage.store import Store
@@ -26,6 +25,7 @@ from fbnetv3.search.storage.trials import Batch, Labels, Proposal, Trial
 from .config import IN_TURN, SearchConfig
 from .early_stop import find_early_stop
 from .problem import Problem, pool_of
+from .round_quality import importance, round_quality
 from .selection import Selection, best_within, next_best, select_batch, select_in_turn
 
 Notify = Callable[[str, Mapping[str, Any]], None]
@@ -33,8 +33,6 @@ PREDICTOR = "predictor.safetensors"
 SEARCH_KINDS = ("random", "bins")
 # What a predictor learns from: rounds, and labels of earlier searches.
 LABEL_KINDS = (*SEARCH_KINDS, "import")
-# Cross-validation needs so many labels, and looks at no more, as its cost grows faster than they.
-FEWEST_LABELS, MOST_LABELS = 10, 1000
 # Of more labels than this an even share is learnt from: a network 24 wide has no use for more.
 MOST_FITTED = 4000
 
@@ -267,60 +265,31 @@ class Optimizer:
             labels = self.labels(rounds[index + 1].number if index + 1 < len(rounds) else None)
             values = usable(labels)
             self.fit(index + 1)
-            importance = self._importance()
+            genes = importance(self._problem.space, self.pool, self._scores)
             content = {
                 "trials": len(values),
                 "epoch": self.epoch,
                 "best": float(values.max()),
-                **self._quality(labels, values),
+                **self._quality(labels.matrix, values),
             }
             # Cross-validation left the predictor fitted to a part of the labels.
             self._fitted = -1
-            self._store.set_stage("importance", {"genes": importance})
+            self._store.set_stage("importance", {"genes": genes})
             self._store.set_stage(name, content)
             self._notify("closed", {"index": index, **content})
         self.fit(index + 1)
         save_predictor(self.predictor, self._store.folder / PREDICTOR)
 
-    def _quality(self, labels: Labels, values: Floats) -> dict[str, Any]:
-        if len(values) < FEWEST_LABELS:
-            return {}
-        some = np.linspace(0, len(values) - 1, min(len(values), MOST_LABELS)).astype(int)
-        rows, values = labels.matrix[some], values[some]
+    def _quality(self, rows: Matrix, values: Floats) -> dict[str, Any]:
         chosen = self.predictor.chosen
-        found = cross_validate(chosen, rows, values, seed=self._config.seed)
-        figures: dict[str, Any] = {
-            "tau": found.tau,
-            "spearman": found.spearman,
-            "mse": found.mse,
-            "tau_better_half": found.tau_better_half,
-            "predicted": found.predicted.round(4).tolist(),
-            "truth": values.round(4).tolist(),
-            "predictor": chosen.kind,
-        }
-        if chosen.pretrained:
-            plain = self._make_predictor(chosen.kind)
-            unpretrained = cross_validate(plain, rows, values, seed=self._config.seed)
-            figures["tau_unpretrained"] = unpretrained.tau
-            figures["mse_unpretrained"] = unpretrained.mse
-            figures["predicted_unpretrained"] = unpretrained.predicted.round(4).tolist()
-        if self.bin_by:
-            figures["tau_of_cost"] = abs(tau(self.costs_of(rows)[self.bin_by], values))
-            figures["worse_than_cost"] = bool(figures["tau"] <= figures["tau_of_cost"])
-        return figures
-
-    def _importance(self) -> dict[str, float]:
-        """Returns gene -> share of the variance of the pool's scores that it explains alone."""
-        centred = self._scores - self._scores.mean()
-        total = float((centred**2).sum())
-        shares = {}
-        for column, gene in enumerate(self._problem.space.genes):
-            values = self.pool[:, column]
-            count = np.bincount(values, minlength=len(gene.values))
-            sums = np.bincount(values, weights=centred, minlength=len(gene.values))
-            between = float((sums**2 / np.maximum(count, 1)).sum())
-            shares[gene.name] = between / total if total else 0.0
-        return shares
+        return round_quality(
+            chosen,
+            self._make_predictor(chosen.kind) if chosen.pretrained else None,
+            rows,
+            values,
+            self.costs_of(rows)[self.bin_by] if self.bin_by else None,
+            seed=self._config.seed,
+        )
 
     def report(self, progress: Progress) -> None:
         """Passes a round's progress on."""

@@ -1,7 +1,7 @@
 """The whole journey of a search, from settings to architectures and recipes.
 
     with Store.open(folder) as store:
-        result = run(store, engine)
+        result = run_search(store, engine)
 
 A pool, an encoder pretrained on costs (stage 1); rounds of trials (stage 2); evolution for every
 limit (stage 3); the best few of each limit trained again with more seeds, and the best mean chosen.
@@ -42,7 +42,7 @@ def _unheard(_name: str, _fields: Mapping[str, Any]) -> None:
     """Notifies nobody."""
 
 
-def create(
+def create_search(
     folder: Path,
     *,
     space: Space,
@@ -88,7 +88,7 @@ def create(
     return Store.create(folder, settings)
 
 
-def run(
+def run_search(
     store: Store, engine: Engine, *, policy: Policy = PATIENCE, notify: Notify = _unheard
 ) -> list[Answer]:
     """Returns the answers of a search, going on from wherever its store is.
@@ -104,10 +104,10 @@ def run(
         StoreError: the disk is full.
         TrialError: trials fail one after another.
     """
-    return search(store, problem_of(store.settings), engine, policy=policy, notify=notify)
+    return search_problem(store, problem_of(store.settings), engine, policy=policy, notify=notify)
 
 
-def search(
+def search_problem(
     store: Store,
     problem: Problem,
     engine: Engine,
@@ -115,7 +115,7 @@ def search(
     policy: Policy = PATIENCE,
     notify: Notify = _unheard,
 ) -> list[Answer]:
-    """Returns the answers, as `run` does, for a problem that is at hand already."""
+    """Returns the answers, as `run_search` does, for a problem that is at hand already."""
     config = SearchConfig.from_dict(store.settings["plan"])
     coordinator = Coordinator(store, engine, policy)
     try:

@@ -1,6 +1,7 @@
 """What a predictor is: it learns labels of candidates and says what it expects of others.
 
-A new predictor is one class that inherits `Predictor` and one row of `registry.PREDICTORS`:
+A new predictor is one class that inherits `Predictor` and one row of `registry.PREDICTORS`, or a
+call from outside of this package:
 
     class Nearest(Predictor):
         kind = "nearest"
@@ -10,7 +11,7 @@ A new predictor is one class that inherits `Predictor` and one row of `registry.
         def state(self): ...
         def restore(self, arrays, settings): ...
 
-    PREDICTORS["nearest"] = Nearest
+    search.register_predictor("nearest", Nearest)
 """
 
 from __future__ import annotations

@@ -54,6 +54,17 @@ def known_predictor(kind: str) -> str:
     return name
 
 
+def register_predictor(kind: str, make: MakePredictor) -> None:
+    """Adds a predictor of one's own; a search may then name it, until the process ends.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    if kind in {*PREDICTORS, *ALIASES}:
+        raise ValueError(f"there is a predictor {kind!r} already; give yours another name")
+    PREDICTORS[kind] = make
+
+
 def make_predictor(
     kind: str,
     space: Space,

@@ -23,10 +23,18 @@ class Queries:
 
     def batches(self) -> list[Batch]:
         """Returns all rounds in order."""
+        return self._batches("1", [])
+
+    def batch(self, number: int) -> Batch:
+        """Returns one round."""
+        return self._batches("number=?", [number])[0]
+
+    def _batches(self, where: str, values: list[Any]) -> list[Batch]:
         rows = self._database.execute(
-            "SELECT number, kind, rng_state, predictor FROM batch ORDER BY number"
+            f"SELECT number, kind, rng_state, predictor FROM batch WHERE {where} ORDER BY number",
+            values,
         )
-        return [Batch(n, kind, json.loads(state), sha) for n, kind, state, sha in rows]
+        return [Batch(n, kind, json.loads(state), name) for n, kind, state, name in rows]
 
     def trials(self, *states: State, batch: int | None = None) -> list[Trial]:
         """Returns trials in the order of their proposal: of some states, of one round, or all."""

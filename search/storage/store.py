@@ -31,13 +31,20 @@ from filelock import FileLock
 
 from fbnetv3._internal.errors import StoreError
 
+from .files import (
+    BATCHES,
+    SETTINGS,
+    read_batch,
+    read_settings,
+    write_batch,
+    write_settings,
+)
 from .lock import beat, give_lock, reported, take_lock
 from .queries import Queries
-from .results import read_epochs, write_json
+from .results import read_epochs
 from .trials import Batch, Proposal, Trial
 
-DATABASE, SETTINGS = "search.sqlite", "search.json"
-SCHEMA = "fbnetv3-search/1"
+DATABASE = "search.sqlite"
 
 _TABLES = """
 CREATE TABLE run (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -66,7 +73,7 @@ class Store(Queries):
 
     Attributes:
         folder: the search's.
-        settings: space, objective and plan as JSON, as `run.create` makes them.
+        settings: space, objective and config as JSON, as `create_search` makes them.
         messages: what a person should know of, such as damaged files that were passed over.
     """
 
@@ -88,7 +95,7 @@ class Store(Queries):
             raise ValueError(f"{folder} already holds a search; resume it or name another folder")
         folder.mkdir(parents=True, exist_ok=True)
         with reported(folder):
-            write_json(folder / SETTINGS, {"schema": SCHEMA, **settings})
+            write_settings(folder, settings)
         return Store.open(folder)
 
     @staticmethod
@@ -99,7 +106,7 @@ class Store(Queries):
             FileNotFoundError: there is no search in the folder.
             StoreError: another coordinator is at work, or the database is damaged or full.
         """
-        store = Store(folder, _read_settings(folder))
+        store = Store(folder, read_settings(folder))
         store._lock = take_lock(folder)
         try:
             with reported(folder):
@@ -118,7 +125,7 @@ class Store(Queries):
             FileNotFoundError: there is no search in the folder, or it has no database.
             StoreError: the database is damaged.
         """
-        store = Store(folder, _read_settings(folder))
+        store = Store(folder, read_settings(folder))
         path = folder / DATABASE
         if not path.exists():
             raise FileNotFoundError(f"{path} is missing; make it again: fbnetv3-search rebuild")
@@ -135,7 +142,7 @@ class Store(Queries):
 
         An existing database is kept as `search.sqlite.old`.
         """
-        settings = _read_settings(folder)
+        settings = read_settings(folder)
         lock = take_lock(folder)
         for suffix in ("", "-wal", "-shm"):
             old = folder / (DATABASE + suffix)
@@ -147,7 +154,7 @@ class Store(Queries):
             with reported(folder):
                 store._connect(rebuilding=True)
                 with store.transaction():
-                    for path in sorted((folder / "batches").glob("*.json")):
+                    for path in sorted((folder / BATCHES).glob("*.json")):
                         store._load_batch(path)
                 store._recover()
         except BaseException:
@@ -157,7 +164,7 @@ class Store(Queries):
 
     def _connect(self, *, rebuilding: bool = False) -> None:
         path = self.folder / DATABASE
-        if not rebuilding and not path.exists() and any((self.folder / "batches").glob("*.json")):
+        if not rebuilding and not path.exists() and any((self.folder / BATCHES).glob("*.json")):
             raise StoreError(
                 f"{path} is missing but rounds are there; make it again: "
                 f"fbnetv3-search rebuild {self.folder}"
@@ -236,16 +243,7 @@ class Store(Queries):
     def add_batch(self, batch: Batch, proposals: Sequence[Proposal]) -> int:
         """Writes a round and its trials in one transaction; returns how many trials are new."""
         with self.transaction():
-            self._database.execute(
-                "INSERT INTO batch VALUES (?,?,?,?,?,0)",
-                (
-                    batch.number,
-                    batch.kind,
-                    json.dumps(batch.rng_state),
-                    batch.predictor,
-                    time.time(),
-                ),
-            )
+            self._insert_batch(batch)
             return self._insert(batch.number, proposals)
 
     def add_replacement(self, failed: Trial, proposal: Proposal) -> Trial:
@@ -259,6 +257,13 @@ class Store(Queries):
                 raise ValueError(f"{proposal.genes} was tried already; expected an untried one")
             self._database.execute("UPDATE batch SET filed=0 WHERE number=?", (failed.batch,))
             return self.trials("queued", batch=failed.batch)[-1]
+
+    def _insert_batch(self, batch: Batch, *, filed: bool = False) -> None:
+        state = json.dumps(batch.rng_state)
+        self._database.execute(
+            "INSERT INTO batch VALUES (?,?,?,?,?,?)",
+            (batch.number, batch.kind, state, batch.predictor, time.time(), int(filed)),
+        )
 
     def _insert(self, number: int, proposals: Sequence[Proposal]) -> int:
         before = self._database.total_changes
@@ -288,47 +293,20 @@ class Store(Queries):
             self._file_batch(number)
 
     def _file_batch(self, number: int) -> None:
-        row = self._database.execute(
-            "SELECT kind, rng_state, predictor FROM batch WHERE number=?", (number,)
-        ).fetchone()
         trials = self.trials(batch=number)
-        content = {
-            "number": number,
-            "kind": row[0],
-            "rng_state": json.loads(row[1]),
-            "predictor": row[2],
-            "trials": [
-                {
-                    "genes": list(t.genes), "costs": dict(t.costs), "epochs": t.epochs,
-                    "seed": t.seed, "slot": t.slot, "predicted": t.predicted, "origin": t.origin,
-                    **({"failed": t.reason} if t.state == "failed" else {}),
-                    **({"value": self.curve(t.seq)[-1]} if t.origin != "search" else {}),
-                }
-                for t in trials
-            ],
-        }  # fmt: skip
-        write_json(self.folder / "batches" / f"{number:05d}.json", content)
+        imported = {t.seq: self.curve(t.seq)[-1] for t in trials if t.origin != "search"}
+        write_batch(self.folder, self.batch(number), trials, imported)
         self._database.execute("UPDATE batch SET filed=1 WHERE number=?", (number,))
 
     def _load_batch(self, path: Path) -> None:
-        try:
-            content = json.loads(path.read_text())
-            failed = [trial.pop("failed", None) for trial in content["trials"]]
-            proposals = [
-                Proposal(**{**trial, "genes": tuple(trial["genes"])}) for trial in content["trials"]
-            ]
-            row = (content["number"], content["kind"], json.dumps(content["rng_state"]),
-                   content["predictor"], time.time())  # fmt: skip
-        except (ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"{path} is damaged ({error}); restore it from a copy") from None
-        self._database.execute("INSERT INTO batch VALUES (?,?,?,?,?,1)", row)
-        self._insert(content["number"], proposals)
-        for proposal, reason in zip(proposals, failed, strict=True):
-            if reason is not None:
-                self._database.execute(
-                    "UPDATE trial SET state='failed', reason=? WHERE id=?",
-                    (reason, self.trial_id(proposal)),
-                )
+        batch, proposals, failed = read_batch(path)
+        self._insert_batch(batch, filed=True)
+        self._insert(batch.number, proposals)
+        for proposal, reason in failed:
+            self._database.execute(
+                "UPDATE trial SET state='failed', reason=? WHERE id=?",
+                (reason, self.trial_id(proposal)),
+            )
 
     def lease(self, trial: Trial, owner: str, seconds: float) -> int:
         """Marks a trial as running until the lease ends; returns the number of its attempt."""
@@ -393,17 +371,3 @@ class Store(Queries):
                 "INSERT OR REPLACE INTO stage VALUES (?,?,?)",
                 (name, json.dumps(content), time.time()),
             )
-
-
-def _read_settings(folder: Path) -> dict[str, Any]:
-    path = folder / SETTINGS
-    if not path.exists():
-        raise FileNotFoundError(f"{folder} holds no search ({SETTINGS} is missing); start one: "
-                                "fbnetv3-search run")  # fmt: skip
-    try:
-        settings = dict(json.loads(path.read_text()))
-    except ValueError as error:
-        raise StoreError(f"{path} is damaged ({error}); restore it from a copy") from None
-    if settings.get("schema") != SCHEMA:
-        raise StoreError(f"{path} has schema {settings.get('schema')!r}; expected {SCHEMA!r}")
-    return settings

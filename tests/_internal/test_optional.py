@@ -74,7 +74,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "labels.csv").write_text("\n".join(rows) + "\n")
     table = {"space": str(folder / "space.json"), "table": str(folder / "labels.csv")}
     spec = {"kind": "table", **table}
-    run.create(
+    run.create_search(
         folder / "s", space=space, objective=spec, config=SearchConfig(pool=10, batch=4)
     ).close()
     return folder

@@ -11,7 +11,7 @@ from typing import Any
 from fbnetv3.search.execution.coordinator import Policy
 from fbnetv3.search.execution.engine import Engine, LocalEngine
 from fbnetv3.search.nars.config import SearchConfig
-from fbnetv3.search.nars.run import create, run
+from fbnetv3.search.nars.run import create_search, run_search
 from fbnetv3.search.space.gene import Gene
 from fbnetv3.search.space.space import Space
 from fbnetv3.search.storage.store import Store
@@ -55,9 +55,10 @@ def main() -> None:
     folder = Path(sys.argv[1])
     spec = toy(sleep_s=float(sys.argv[2]) if len(sys.argv) > 2 else 0.0)
     fresh = not (folder / "search.json").exists()
-    store = (
-        create(folder, space=SPACE, objective=spec, config=PLAN) if fresh else Store.open(folder)
-    )
+    if fresh:
+        store = create_search(folder, space=SPACE, objective=spec, config=PLAN)
+    else:
+        store = Store.open(folder)
     engine: Engine
     if len(sys.argv) > 3:
         from fbnetv3.search.execution.ray_engine import RayEngine
@@ -67,7 +68,7 @@ def main() -> None:
         engine = LocalEngine(spec, folder, workers=2, threads=1)
     with store:
         # Kills hit the same trial more than twice now and then; that must not fail it for good.
-        run(store, engine, policy=Policy(max_attempts=100))
+        run_search(store, engine, policy=Policy(max_attempts=100))
         engine.close()
         print(json.dumps(summary(store)))
 

@@ -15,23 +15,23 @@ from ray_nodes import add_node, ray_cluster  # type: ignore[import-not-found]  #
 from fbnetv3.search.execution.coordinator import Policy
 from fbnetv3.search.execution.engine import LocalEngine
 from fbnetv3.search.execution.ray_engine import RayEngine
-from fbnetv3.search.nars.run import create, run
+from fbnetv3.search.nars.run import create_search, run_search
 
 
 def undergo_nodes(folder: Path, *, kills: int, sleep_s: float) -> dict[str, Any]:
     """Returns whether a search on nodes that die ends as one on this machine does."""
     spec = toy(sleep_s=sleep_s)
-    with create(folder / "plain", space=SPACE, objective=spec, config=PLAN) as store:
+    with create_search(folder / "plain", space=SPACE, objective=spec, config=PLAN) as store:
         engine = LocalEngine(spec, folder / "plain", workers=2, threads=1)
-        run(store, engine)
+        run_search(store, engine)
         engine.close()
         expected = summary(store)
     found: dict[str, Any] = {}
 
     def search() -> None:
-        with create(folder / "ray", space=SPACE, objective=spec, config=PLAN) as store:
+        with create_search(folder / "ray", space=SPACE, objective=spec, config=PLAN) as store:
             engine_on_ray = RayEngine(spec, folder / "ray", max_running=3)
-            run(store, engine_on_ray, policy=Policy(max_attempts=100))
+            run_search(store, engine_on_ray, policy=Policy(max_attempts=100))
             found.update(summary(store))
             found["failures"] = sum(trial.failures for trial in store.trials())
             engine_on_ray.close()

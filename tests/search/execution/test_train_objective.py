@@ -67,6 +67,19 @@ def test_attempt_that_was_stopped_goes_on_from_its_checkpoint(data: Path, tmp_pa
     assert labels(kept, row, 0, 3) == expected
 
 
+def test_weights_of_a_whole_training_are_there_with_its_last_label(
+    data: Path, tmp_path: Path
+) -> None:
+    kept = objective(data, checkpoints=str(tmp_path))
+    curve = iter(kept.evaluate(candidate(optimizer="sgd").tolist(), seed=0, epochs=3))
+    for _ in range(2):
+        next(curve)
+        assert not list(tmp_path.rglob("model.safetensors"))
+    next(curve)
+    assert len(list(tmp_path.rglob("model.safetensors"))) == 1
+    assert not list(tmp_path.rglob("checkpoints"))
+
+
 def test_recipe_of_the_candidate_is_followed(data: Path) -> None:
     row = candidate(optimizer="rmsprop", lr=0.004, dropout=0.1)
     recipe = objective(data).recipe(row.tolist())

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fbnetv3.search.cost.cost import costs
-from fbnetv3.search.nars.evolution import Limit, Settings, evolve, extreme
+from fbnetv3.search.nars.evolution import EvolutionSettings, Limit, evolve, extreme
 from fbnetv3.search.space.gene import Gene
 from fbnetv3.search.space.space import Matrix, Space
 from fbnetv3.search.space.spaces import get_space
@@ -74,7 +74,7 @@ def test_seed_repeats() -> None:
             LIMITS,
             start=BLOCKS.sample(60, np.random.default_rng(1)),
             rng=np.random.default_rng(seed),
-            settings=Settings(generations=2),
+            settings=EvolutionSettings(generations=2),
         )
         for seed in (3, 3, 4)
     ]
@@ -195,7 +195,7 @@ def test_ten_limits_hundred_generations_within_seconds() -> None:
         limits,
         start=start,
         rng=np.random.default_rng(0),
-        settings=Settings(patience=101),
+        settings=EvolutionSettings(patience=101),
     )
     seconds = time.process_time() - began
     assert [out.generations for out in found] == [100] * 10

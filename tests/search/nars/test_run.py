@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fbnetv3 import search
 from fbnetv3.arch.arch import Arch
 from fbnetv3.search.execution.engine import InlineEngine
 from fbnetv3.search.execution.objective import TableObjective
@@ -16,8 +17,8 @@ from fbnetv3.search.nars.config import SearchConfig
 from fbnetv3.search.nars.export import LABEL, import_labels, read_candidates, to_optuna, write_csv
 from fbnetv3.search.nars.problem import Problem, problem_of
 from fbnetv3.search.nars.regret import bench_table
-from fbnetv3.search.nars.run import create, evolve_for, open_predictor, run
-from fbnetv3.search.predictors.registry import PREDICTORS
+from fbnetv3.search.nars.run import create_search, evolve_for, open_predictor, run_search
+from fbnetv3.search.predictors import registry
 from fbnetv3.search.space.gene import Gene
 from fbnetv3.search.space.space import Space
 from fbnetv3.search.space.spaces import get_space
@@ -40,17 +41,20 @@ def plan(**fields: Any) -> SearchConfig:
 
 
 def start(folder: Path, chosen: SearchConfig = PLAN, **arguments: Any) -> Store:
-    return create(folder, space=SPACE, objective=toy(**arguments), config=chosen)
+    return create_search(folder, space=SPACE, objective=toy(**arguments), config=chosen)
 
 
 def carry_out(store: Store) -> list[Answer]:
-    return run(store, InlineEngine(load_objective(store.settings["objective"])))
+    return run_search(store, InlineEngine(load_objective(store.settings["objective"])))
 
 
 def test_a_predictor_of_ones_own_leads_a_whole_search(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(PREDICTORS, Nearest.kind, Nearest)
+    monkeypatch.setattr(registry, "PREDICTORS", dict(registry.PREDICTORS))
+    search.register_predictor(Nearest.kind, Nearest)
+    with pytest.raises(ValueError, match="already"):
+        search.register_predictor(Nearest.kind, Nearest)
     with start(tmp_path / "s", plan(predictor=Nearest.kind)) as store:
         answers = carry_out(store)
         assert [batch.predictor for batch in store.batches()][1] == Nearest.kind
@@ -139,7 +143,7 @@ def test_same_trials_on_ray_as_here(tmp_path: Path) -> None:
         carry_out(store)
         expected = summary(store)
     with ray_cluster(num_cpus=2), start(tmp_path / "ray", small) as store:
-        run(store, RayEngine(toy(), tmp_path / "ray"))
+        run_search(store, RayEngine(toy(), tmp_path / "ray"))
         assert summary(store) == expected
 
 
@@ -240,7 +244,7 @@ def test_answers_are_networks_and_recipes_that_load(tmp_path: Path) -> None:
         pool=200, batch=6, rounds=1, predictor="gp", top=2, final_seeds=1,
         limits=({"macs_paper": (-INFINITE, 3e6)},),
     )  # fmt: skip
-    with create(tmp_path / "s", space=space, objective=spec, config=small) as store:
+    with create_search(tmp_path / "s", space=space, objective=spec, config=small) as store:
         answers = carry_out(store)
     place = tmp_path / "s" / "answers" / "0"
     arch = Arch.from_json((place / "architecture.json").read_bytes())

@@ -1,0 +1,75 @@
+"""What is noted of a round: how well the predictor orders labels, which genes decide its scores.
+
+Nothing here decides anything about the search.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from fbnetv3.search.predictors.protocol import Predictor
+from fbnetv3.search.predictors.quality import cross_validate, tau
+from fbnetv3.search.space.space import Floats, Matrix, Space
+
+# Cross-validation needs so many labels, and looks at no more, as its cost grows faster than they.
+FEWEST_LABELS, MOST_LABELS = 10, 1000
+
+
+def round_quality(
+    predictor: Predictor,
+    unpretrained: Predictor | None,
+    rows: Matrix,
+    values: Floats,
+    cost: Floats | None,
+    *,
+    seed: int,
+) -> dict[str, Any]:
+    """Returns figures of five-fold cross-validation as plain JSON types; none of too few labels.
+
+    Args:
+        predictor: is left fitted to a part of the labels.
+        unpretrained: the same predictor without pretraining, to compare with.
+        rows: (n, num_genes) the labelled candidates.
+        values: (n,) their labels.
+        cost: (n,) a known cost, whose order of the labels the predictor has to beat.
+        seed: of the folds.
+    """
+    if len(values) < FEWEST_LABELS:
+        return {}
+    some = np.linspace(0, len(values) - 1, min(len(values), MOST_LABELS)).astype(int)
+    rows, values = rows[some], values[some]
+    found = cross_validate(predictor, rows, values, seed=seed)
+    figures: dict[str, Any] = {
+        "tau": found.tau,
+        "spearman": found.spearman,
+        "mse": found.mse,
+        "tau_better_half": found.tau_better_half,
+        "predicted": found.predicted.round(4).tolist(),
+        "truth": values.round(4).tolist(),
+        "predictor": predictor.kind,
+    }
+    if unpretrained is not None:
+        plain = cross_validate(unpretrained, rows, values, seed=seed)
+        figures["tau_unpretrained"] = plain.tau
+        figures["mse_unpretrained"] = plain.mse
+        figures["predicted_unpretrained"] = plain.predicted.round(4).tolist()
+    if cost is not None:
+        figures["tau_of_cost"] = abs(tau(cost[some], values))
+        figures["worse_than_cost"] = bool(figures["tau"] <= figures["tau_of_cost"])
+    return figures
+
+
+def importance(space: Space, pool: Matrix, scores: Floats) -> dict[str, float]:
+    """Returns gene -> share of the variance of a pool's scores (P,) that it explains alone."""
+    centred = scores - scores.mean()
+    total = float((centred**2).sum())
+    shares = {}
+    for column, gene in enumerate(space.genes):
+        values = pool[:, column]
+        count = np.bincount(values, minlength=len(gene.values))
+        sums = np.bincount(values, weights=centred, minlength=len(gene.values))
+        between = float((sums**2 / np.maximum(count, 1)).sum())
+        shares[gene.name] = between / total if total else 0.0
+    return shares
