@@ -1,4 +1,4 @@
-"""What every room may use: values in messages, JSON records, optional libraries.
+"""Shared by all rooms: exceptions, atomic file writes, JSON records, messages, optional libraries.
 
 Imports no other room.
 """

@@ -1,7 +1,7 @@
-"""Files that are there whole or not at all, also after a crash: all writing of this package.
+"""Atomic writing of files, used for every file that this package writes.
 
-A file is written under another name beside its own, flushed to the disk, and renamed. Whoever reads
-the name meanwhile finds the old file or the new one. New files have the permissions of any other.
+A file is written under a temporary name in the same folder, flushed to disk and renamed. Readers
+see either the old or the new content, also after a crash. New files get the default permissions.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-# Network file systems refuse to flush a folder, Windows to open one.
+# Network file systems cannot fsync a folder, and Windows cannot open one.
 _NO_FOLDER_SYNC = frozenset(
     {errno.EACCES, errno.EBADF, errno.EINVAL, errno.EISDIR, errno.ENOSYS, errno.ENOTSUP}
     | {errno.EPERM}
@@ -21,7 +21,7 @@ _NO_FOLDER_SYNC = frozenset(
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Writes a file of bytes, or of text in UTF-8; its folder has to exist.
+    """Writes bytes, or text as UTF-8, to a file in an existing folder.
 
     Raises:
         OSError: the disk is full or not writable; nothing is left behind.
@@ -43,13 +43,13 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Gives a path of the same name in a temporary folder; at the end the file there is at `path`.
+    """Yields a path of the same name in a temporary folder; the file is moved to `path` at the end.
 
-    For libraries that write to a path. Files that they put beside it go beside `path`, before it;
-    after an error nothing does.
+    For libraries that write to a path themselves. Other files that they write beside it are moved
+    first, to the same folder as `path`. After an error nothing is moved.
 
     Raises:
-        ValueError: nothing can be written at `path`; found out before the body is run.
+        ValueError: `path` cannot be written; raised before the body runs.
     """
     if path.is_dir():
         raise ValueError(f"cannot write {path}: it is a folder; give a file name in it")
@@ -75,7 +75,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def rename(part: Path, path: Path) -> None:
-    """Gives a whole, flushed file its name, in one step that a power cut does not undo."""
+    """Renames a complete, flushed file atomically and flushes its folder."""
     os.replace(part, path)
     try:
         folder = os.open(path.parent, os.O_RDONLY)
@@ -89,7 +89,7 @@ def rename(part: Path, path: Path) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """Returns the SHA-256 of a file as 64 lower-case hex digits, without reading it at once."""
+    """Returns the SHA-256 of a file as 64 lower-case hex digits, read in chunks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -1,4 +1,4 @@
-"""JSON texts to dataclasses: what is no JSON, missing or unknown is refused by its name."""
+"""Reading JSON into dataclasses, with errors that name the invalid, missing or unknown field."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .messages import shown
 
 
 def read_json(text: str | bytes, what: str) -> Any:
-    """Returns the value of a JSON text; `what` is its name in errors.
+    """Returns the value of a JSON text; `what` names it in errors.
 
     Raises:
-        ValueError: it is no JSON.
+        ValueError: the text is not valid JSON.
     """
     try:
         return json.loads(text)
@@ -23,10 +23,12 @@ def read_json(text: str | bytes, what: str) -> Any:
 
 
 def keywords_of(kind: type, fields: Any, where: str) -> dict[str, Any]:
-    """Returns a JSON object as keyword arguments of the dataclass `kind`; `where` is for errors.
+    """Returns a JSON object as keyword arguments of the dataclass `kind`.
+
+    `where` names the object in errors.
 
     Raises:
-        ValueError: it is no object, or a field is unknown or missing; the message names it.
+        ValueError: `fields` is not an object, or a field is unknown or missing.
     """
     if not isinstance(fields, Mapping):
         raise ValueError(f"{where} is {shown(fields)}; expected a JSON object")
@@ -37,8 +39,8 @@ def keywords_of(kind: type, fields: Any, where: str) -> dict[str, Any]:
         raise ValueError(
             f"{where} has unknown field {shown(unknown[0])}; known: {', '.join(names)}"
         )
-    none = dataclasses.MISSING
-    required = [f.name for f in declared if f.default is none and f.default_factory is none]
+    unset = dataclasses.MISSING
+    required = [f.name for f in declared if f.default is unset and f.default_factory is unset]
     missing = [name for name in required if name not in fields]
     if missing:
         raise ValueError(f"{where} lacks field {missing[0]!r}; needed: {', '.join(required)}")

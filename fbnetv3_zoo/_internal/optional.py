@@ -1,10 +1,10 @@
-"""Libraries that only some functions need, and the command that installs each."""
+"""Optional libraries, and the command that installs each."""
 
 from __future__ import annotations
 
 import importlib
 
-# Library -> what pip installs for it; an extra brings a version that is known to fit.
+# Library -> the arguments of `pip install`; extras pin versions that are known to work.
 INSTALLS = {
     "detectron2": 'cloudpickle hydra-core iopath omegaconf pycocotools "setuptools<82", then put a '
     "checkout of its repository, which has no release, on PYTHONPATH",
@@ -21,17 +21,17 @@ INSTALLS = {
 
 
 def missing(library: str, error: ImportError) -> ImportError:
-    """Returns the error to raise where a library of `INSTALLS` cannot be imported."""
+    """Returns the error to raise when a library of `INSTALLS` cannot be imported."""
     return ImportError(
         f"this needs {library}, which cannot be imported ({error}): pip install {INSTALLS[library]}"
     )
 
 
 def need(library: str) -> None:
-    """Imports a library of `INSTALLS`, so that its absence shows before any work is done.
+    """Imports a library of `INSTALLS`, to report its absence before any work is done.
 
     Raises:
-        ImportError: it is not installed, or broken.
+        ImportError: the library is missing or broken.
     """
     try:
         importlib.import_module(library)

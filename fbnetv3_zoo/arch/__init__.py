@@ -1,4 +1,4 @@
-"""Architectures as data: their rows, the published ones, counts in closed form.
+"""Architectures as data: the `Arch` class, the published architectures, MACs and parameter counts.
 
-Imports `_internal`.
+May import `_internal`; needs neither torch nor numpy.
 """

@@ -1,7 +1,7 @@
-"""A network as a table: rows of blocks, validated where they are made, JSON both ways.
+"""Architectures as validated data: rows of blocks, with conversion to and from JSON.
 
-This module knows numbers only. It imports no torch and holds no model: `tables` has the
-networks, `model.build` turns a table into modules, `counts` gives its cost in closed form.
+This module needs no torch. `tables` lists the published architectures, `models.model.build` turns
+an architecture into modules, and `counts` computes its cost.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ ACTIVATIONS = ("hard_swish", "relu")
 
 
 def round_channels(channels: float) -> int:
-    """Returns the nearest multiple of 8, halves up, never below 8 nor below 95 % of the input.
+    """Returns the nearest multiple of 8, halves rounded up, at least 8 and 95 % of the input.
 
-    A width that is already a multiple of 8 is kept. Source: the released networks' rule, see
-    `tests/golden/arch.json` for every width it produces.
+    A width that is already a multiple of 8 is kept. This is the rule of the released networks;
+    `tests/golden/arch.json` has every width it produces.
     """
     rounded = max(8, math.floor(channels / 8 + 0.5) * 8)
     return rounded if rounded >= 0.95 * channels else rounded + 8
@@ -53,27 +53,27 @@ def _choice(field: str, value: object, choices: tuple[str, ...]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of a network's table: `repeats` inverted residual blocks of one width.
+    """One row of an architecture: `repeats` inverted residual blocks of the same width.
 
     `kernel`, `expansion` and `groups` are (first block, all others), as in the paper's table of
-    its search space; a single number means both. Where `repeats` is 1 the second number has no
-    meaning and is set to the first, so that equal networks are equal rows.
+    its search space; a single number means both. Where `repeats` is 1 the second number is unused
+    and set to the first, so that equal architectures have equal rows.
 
     Attributes:
-        name: what the row is called, for people (`"MB2"`).
-        kernel: side of the depthwise kernel, odd; 1 leaves the depthwise convolution out, and the
-            block is a plain 1x1 convolution.
-        expansion: width of the block's middle over its input, before rounding to 8.
-        channels: output channels, not rounded.
+        name: name of the row for display (`"MB2"`).
+        kernel: size of the depthwise kernel, odd; 1 leaves the depthwise convolution out, so that
+            the block is a plain 1x1 convolution.
+        expansion: ratio of the block's hidden width to its input width, before rounding to 8.
+        channels: output channels, used without rounding.
         repeats: number of blocks.
         stride: stride of the first block, 1 or 2.
         se: whether the blocks have squeeze-and-excite.
         padding: padding of the first block's depthwise convolution; None is kernel // 2.
-        groups: groups of the k x k convolution; None makes it depthwise, a group each channel.
-        act: activation, also inside squeeze-and-excite.
+        groups: groups of the k x k convolution; None makes it depthwise, one group per channel.
+        act: activation, also used inside squeeze-and-excite.
 
     Raises:
-        ValueError: a cell is out of range; the message names the cell.
+        ValueError: a field is out of range; the message names the field.
     """
 
     name: str
@@ -88,11 +88,13 @@ class Row:
     act: str = "hard_swish"
 
     def __post_init__(self) -> None:
-        # It stands in messages and in the names of a search's genes.
+        # The name appears in messages and in the names of a search's genes.
         if not (
             isinstance(self.name, str) and self.name.isprintable() and 0 < len(self.name) <= 80
         ):
-            raise _refuse("row.name", self.name, "a printable name of up to 80 letters, as 'MB2'")
+            raise _refuse(
+                "row.name", self.name, "a printable name of up to 80 characters, such as 'MB2'"
+            )
         where = f"row {self.name}: "
         _whole(where + "repeats", self.repeats, 1, 64)
         self._set_pair("kernel")
@@ -111,46 +113,46 @@ class Row:
         _whole(where + "stride", self.stride, 1, 2)
         if self.stride == 2 and self.kernel[0] == 1:
             raise _refuse(
-                where + "stride", 2, "1 where kernel is 1, which leaves nothing to stride"
+                where + "stride", 2, "1 where kernel is 1, as there is no depthwise convolution"
             )
         if not isinstance(self.se, bool):
             raise _refuse(where + "se", self.se, "true or false")
         self._set_padding(where)
         _choice(where + "act", self.act, ACTIVATIONS)
 
-    def _set_pair(self, cell: str) -> None:
-        value = getattr(self, cell)
+    def _set_pair(self, field: str) -> None:
+        value = getattr(self, field)
         pair = tuple(value) if isinstance(value, list | tuple) else (value, value)
         if len(pair) != 2:
-            raise _refuse(f"row {self.name}: {cell}", value, "one number or (first, rest)")
-        object.__setattr__(self, cell, (pair[0], pair[0] if self.repeats == 1 else pair[1]))
+            raise _refuse(f"row {self.name}: {field}", value, "one number or (first, rest)")
+        object.__setattr__(self, field, (pair[0], pair[0] if self.repeats == 1 else pair[1]))
 
     def _set_padding(self, where: str) -> None:
-        usual = self.kernel[0] // 2
+        default = self.kernel[0] // 2
         if self.padding is None:
             return
-        _whole(where + "padding", self.padding, 0, usual)
-        if self.stride == 1 and self.padding != usual:
+        _whole(where + "padding", self.padding, 0, default)
+        if self.stride == 1 and self.padding != default:
             raise _refuse(where + "padding", self.padding, "kernel // 2 where stride is 1")
-        if self.padding == usual:
+        if self.padding == default:
             object.__setattr__(self, "padding", None)
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One inverted residual block, every number worked out. Made by `Arch.blocks`.
+    """One inverted residual block with all of its numbers computed. Made by `Arch.blocks`.
 
     Attributes:
-        row: place of its row in the table, from 0.
-        index: place in the row, from 0.
-        in_channels: channels of the map that comes in.
+        row: index of its row in the architecture, from 0.
+        index: index within the row, from 0.
+        in_channels: channels of the input.
         mid_channels: channels of the depthwise convolution.
-        out_channels: channels of the map that goes out.
-        kernel: side of the depthwise convolution in pixels.
-        stride: of the depthwise convolution.
-        padding: of the depthwise convolution, in pixels on each side.
-        groups: of the depthwise convolution.
-        se_channels: width inside squeeze-and-excite, 0 without.
+        out_channels: channels of the output.
+        kernel: kernel size of the depthwise convolution.
+        stride: stride of the depthwise convolution.
+        padding: padding of the depthwise convolution, in pixels on each side.
+        groups: groups of the depthwise convolution.
+        se_channels: hidden width of squeeze-and-excite, 0 if there is none.
         act: name of the activation.
     """
 
@@ -168,26 +170,26 @@ class Block:
 
     @property
     def has_expand(self) -> bool:
-        """Whether a 1x1 convolution comes first: only where it changes the width."""
+        """Whether the block starts with a 1x1 expansion; only where it changes the width."""
         return self.kernel > 1 and self.mid_channels != self.in_channels
 
     @property
     def has_residual(self) -> bool:
-        """Whether the input is added to the output: equal widths, no stride."""
+        """Whether the input is added to the output: equal widths and stride 1."""
         return self.kernel > 1 and self.stride == 1 and self.in_channels == self.out_channels
 
 
 @dataclass(frozen=True, slots=True)
 class Arch:
-    """A whole network: stem, rows, head. Equal tables are equal networks.
+    """A network architecture: stem, rows and head.
 
     Attributes:
-        resolution: side in pixels of the square input that the network is meant for.
-        stem_channels: output channels of the 3x3 convolution with stride 2 that comes first.
-        rows: the table.
-        head_expansion: width of the head's first 1x1 convolution over its input.
-        head_channels: features before the classifier.
-        stem_act: activation of the stem; the head always has hard-swish.
+        resolution: default height and width of the input in pixels.
+        stem_channels: output channels of the stem, a 3x3 convolution with stride 2.
+        rows: the rows of blocks between stem and head.
+        head_expansion: ratio of the width of the head's first 1x1 convolution to its input width.
+        head_channels: number of features before the classifier.
+        stem_act: activation of the stem; the head always uses hard-swish.
 
     Raises:
         ValueError: a field is out of range; the message names the field.
@@ -210,7 +212,7 @@ class Arch:
         if not self.rows or not all(isinstance(row, Row) for row in self.rows):
             raise _refuse("rows", self.rows, "at least one Row")
         if len({row.name for row in self.rows}) != len(self.rows):
-            raise _refuse("rows", [row.name for row in self.rows], "row names that differ")
+            raise _refuse("rows", [row.name for row in self.rows], "unique row names")
         for block in self.blocks():
             if block.mid_channels % block.groups:
                 raise _refuse(
@@ -222,9 +224,10 @@ class Arch:
 
     @property
     def min_side(self) -> int:
-        """The smallest input side in pixels at which no map vanishes: 1 with padding kernel // 2.
+        """The smallest input size in pixels that leaves no feature map empty.
 
-        The published paddings of A, B, C, E and F drop the border of small maps: A needs 49 pixels.
+        It is 1 with padding kernel // 2. The published paddings of A, B, C, E and F crop the border
+        of small maps: A needs 49 pixels.
         """
         side = 1
         for block in reversed(tuple(self.blocks())):
@@ -237,16 +240,18 @@ class Arch:
         return round_channels(self.rows[-1].channels * self.head_expansion)
 
     def check_side(self, side: int, name: str = "resolution") -> None:
-        """Refuses an input side in pixels that leaves no map.
+        """Raises an error if an input of `side` pixels leaves a feature map empty.
 
         Raises:
-            ValueError: `side` is below `min_side`; says which is enough.
+            ValueError: `side` is below `min_side`.
         """
         if side < self.min_side:
-            raise _refuse(name, side, f"{self.min_side} pixels or more, else a map vanishes")
+            raise _refuse(
+                name, side, f"{self.min_side} pixels or more, else a feature map is empty"
+            )
 
     def blocks(self) -> Iterator[Block]:
-        """Yields every inverted residual block from the stem to the head."""
+        """Yields the inverted residual blocks in order, from stem to head."""
         channels = self.stem_channels
         for number, row in enumerate(self.rows):
             for index in range(row.repeats):
@@ -264,30 +269,31 @@ class Arch:
                     stride=row.stride if first else 1,
                     padding=padding,
                     groups=row.groups[rest] if row.groups else mid,
-                    # A quarter of the block's input, whatever the expansion.
+                    # A quarter of the block's input, independent of the expansion.
                     se_channels=round_channels(channels // 4) if row.se else 0,
                     act=row.act,
                 )
                 channels = row.channels
 
     def same_padding(self) -> Arch:
-        """Returns the network with padding kernel // 2 everywhere, so that maps halve exactly.
+        """Returns the architecture with padding kernel // 2 everywhere, so that maps halve exactly.
 
-        For dense prediction. Where the published paddings differ (A, B, C, E, F) this is another
-        function than the one the official weights were trained for: it needs fine-tuning.
+        For dense prediction. Where the published paddings differ (A, B, C, E, F), the result
+        computes a different function than the official weights were trained for, and needs
+        fine-tuning.
         """
         rows = tuple(dataclasses.replace(row, padding=None) for row in self.rows)
         return dataclasses.replace(self, rows=rows)
 
     def small_image(self, resolution: int = 32) -> Arch:
-        """Returns the network for small images: the second stride-2 layer gets stride 1.
+        """Returns the architecture for small images: the second stride-2 layer gets stride 1.
 
-        As the paper does for CIFAR-10 (section 4.4): the stem is the first stride-2 layer, the
-        first row with stride 2 the second. Paddings become kernel // 2, as maps of 2 pixels allow
-        no other.
+        As in the paper for CIFAR-10 (section 4.4): the stem is the first stride-2 layer, the first
+        row with stride 2 is the second. Paddings become kernel // 2, the only ones that work on
+        maps of 2 pixels.
 
         Args:
-            resolution: side of the square input in pixels.
+            resolution: height and width of the input in pixels.
         """
         rows, changed = [], False
         for row in self.rows:
@@ -297,23 +303,23 @@ class Arch:
         return dataclasses.replace(self, rows=tuple(rows), resolution=resolution)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the network as plain JSON types, with its schema's name."""
+        """Returns the architecture as plain JSON types, with the name of the schema."""
         fields = dataclasses.asdict(self)
         for row in fields["rows"]:
-            for cell in ("kernel", "expansion", "groups"):
-                if row[cell] is not None:
-                    first, rest = row[cell]
-                    row[cell] = first if first == rest else [first, rest]
+            for field in ("kernel", "expansion", "groups"):
+                if row[field] is not None:
+                    first, rest = row[field]
+                    row[field] = first if first == rest else [first, rest]
         fields["rows"] = list(fields["rows"])
         return {"schema": SCHEMA, **fields}
 
     def to_json(self) -> str:
-        """Returns the network as a JSON text that `from_json` reads back to an equal Arch."""
+        """Returns the architecture as JSON, which `from_json` reads back."""
         return json.dumps(self.to_dict(), indent=2) + "\n"
 
     @property
     def sha256(self) -> str:
-        """The network's identity: equal for equal tables, whatever their row names."""
+        """Identifies the architecture; independent of the names of its rows."""
         fields = self.to_dict()
         for row in fields["rows"]:
             del row["name"]
@@ -324,7 +330,7 @@ class Arch:
 
     @staticmethod
     def from_dict(fields: Mapping[str, Any]) -> Arch:
-        """Returns the network of a mapping as `to_dict` writes it.
+        """Returns the architecture of a mapping as written by `to_dict`.
 
         Raises:
             ValueError: a field is missing, unknown or out of range; the message names it.
@@ -342,9 +348,9 @@ class Arch:
 
     @staticmethod
     def from_json(text: str | bytes) -> Arch:
-        """Returns the network of a JSON text.
+        """Returns the architecture of a JSON text.
 
         Raises:
-            ValueError: the text is no JSON, or a field is missing, unknown or out of range.
+            ValueError: the text is not valid JSON, or a field is missing, unknown or out of range.
         """
         return Arch.from_dict(read_json(text, "the architecture"))

@@ -1,13 +1,13 @@
-"""Multiply-adds and parameters of a network in closed form, without building it.
+"""MACs (multiply-adds) and parameters of an architecture, computed without building the model.
 
-Two conventions, both counting one multiply-add as one, as the paper does (it calls them FLOPs):
+There are two conventions. Both count one multiply-add as one; the paper and fvcore call them FLOPs.
 
-* `macs_paper`: convolutions, the classifier and every pooled input element; the published figures.
-  The official classifier pools its 1 x 1 input once more, and that is in them.
-* `macs_fvcore`: what fvcore's total gives for our modules: without that second pool, and with two
-  for each batch-norm output element.
+* `macs_paper`: convolutions, the classifier and one per pooled input element; matches the published
+  figures. They include a second pooling of the 1 x 1 features in the official classifier.
+* `macs_fvcore`: fvcore's total for our modules, without that second pooling and with two per output
+  element of batch-norm.
 
-`tests/measure/test_flop_count.py` holds both equal to fvcore on built networks, to the unit.
+`tests/measure/test_flop_count.py` checks both against fvcore on the built models, exactly.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from .arch import Arch, Block
 
 @dataclass(frozen=True)
 class Counts:
-    """What a network costs for one image.
+    """Cost of a model per image.
 
     Attributes:
-        resolution: side of the input in pixels.
-        macs_paper: multiply-adds in the paper's convention.
-        macs_fvcore: multiply-adds in fvcore's convention.
-        params: every trainable number.
-        weight_params: weights of convolutions and the classifier alone; the published figures.
+        resolution: height and width of the input in pixels.
+        macs_paper: MACs in the paper's convention.
+        macs_fvcore: MACs in fvcore's convention.
+        params: number of trainable parameters.
+        weight_params: weights of convolutions and the classifier only, as published.
     """
 
     resolution: int
@@ -56,15 +56,15 @@ class _Sum:
 def count(
     arch: Arch, resolution: int | None = None, *, num_classes: int = 1000, in_chans: int = 3
 ) -> Counts:
-    """Returns what `arch` costs at an input side in pixels (its own unless given).
+    """Returns the cost of `arch` at a resolution in pixels (default: its own).
 
     Raises:
-        ValueError: the input is so small that a map vanishes.
+        ValueError: the input is too small for the architecture.
     """
-    side = arch.resolution if resolution is None else resolution
-    arch.check_side(side)
-    asked, total = side, _Sum()
-    side = (side + 1) // 2
+    resolution = arch.resolution if resolution is None else resolution
+    arch.check_side(resolution)
+    total = _Sum()
+    side = (resolution + 1) // 2
     total.conv(
         in_chans * 9 * arch.stem_channels,
         side * side,
@@ -83,7 +83,7 @@ def count(
     macs = total.conv_macs + total.pooled
     second_pool = features if num_classes else 0
     return Counts(
-        resolution=asked,
+        resolution=resolution,
         macs_paper=macs + second_pool,
         macs_fvcore=macs + 2 * total.normed,
         params=total.weights + total.biases + total.norms,
@@ -92,7 +92,7 @@ def count(
 
 
 def _add_block(total: _Sum, block: Block, side: int) -> int:
-    """Adds one block's cost; returns the side of its output map."""
+    """Adds the cost of one block; returns the height and width of its output map."""
     mid, out = block.mid_channels, block.out_channels
     if block.kernel == 1:
         total.conv(block.in_channels * out, side * side, channels=out, bias=False, norm=True)

@@ -1,19 +1,20 @@
-"""The networks, as literal rows. Nothing here computes anything.
+"""The architectures, as literal rows.
 
 Sources: A..G, A0 and 20G are the numbers published with the official models (mobile-vision,
-2020-12-01); FBNetV2-L3 is the nearest public form of the base network of the paper's recipe-only
-search; nano is ours, and nars_cifar our search's. `tests/arch/test_tables.py` checks every block
-against the golden list, and parameters and MACs against the published figures to the last digit.
+2020-12-01). FBNetV2-L3 is the closest public form of the base network of the paper's recipe-only
+search. nano was designed for this project, and nars_cifar was found by its search.
+`tests/arch/test_tables.py` checks every block against the golden list, and parameters and MACs
+exactly against the published figures.
 
-Columns of a Row: name, kernel, expansion, channels, repeats, stride, SE, then by keyword the
-exceptions: `padding` of the first block where it is not kernel // 2, `groups`, `act`.
-A pair is (first block, the others).
+Columns of a Row: name, kernel, expansion, channels, repeats, stride, SE. Exceptions are given by
+keyword: `padding` of the first block where it is not kernel // 2, `groups`, `act`.
+A pair is (first block, all others).
 """
 
 from .arch import Arch, Row
 
 ARCHS: dict[str, Arch] = {
-    # Smaller than the paper's networks; published as a definition, no weights.
+    # Smaller than the paper's networks; published without weights.
     "fbnetv3_a0": Arch(
         resolution=224,
         stem_channels=12,
@@ -29,7 +30,7 @@ ARCHS: dict[str, Arch] = {
         head_expansion=5,
         head_channels=1984,
     ),
-    # A is B at a smaller input.
+    # A is B at a lower resolution.
     "fbnetv3_a": Arch(
         resolution=224,
         stem_channels=16,
@@ -135,7 +136,7 @@ ARCHS: dict[str, Arch] = {
         head_expansion=6,
         head_channels=1984,
     ),
-    # A later teacher network, not in the paper; published as a definition, no weights.
+    # A later teacher network, not in the paper; published without weights.
     "fbnetv3_20g": Arch(
         resolution=256,
         stem_channels=32,
@@ -150,11 +151,11 @@ ARCHS: dict[str, Arch] = {
         head_expansion=6,
         head_channels=3200,
     ),
-    # The paper's recipe-only search trains "FBNetV2-L3", a scaled FBNetV2-L2 at 256 pixels; its
-    # table was not published. This is the nearest public network, FBNetV2's "dmasking_l3"
-    # (288 pixels, 750.7 M MACs, 9.40 M parameters published). Its "skip" rows are left out where
-    # they are identities; MB6's last one changes the width and is the 1x1 convolution of row MB7.
-    # Activations follow the public description; the squeeze-and-excite form is ours.
+    # The paper's recipe-only search trains "FBNetV2-L3", a scaled FBNetV2-L2 at 256 pixels, whose
+    # architecture was not published. This is the closest public one, FBNetV2's "dmasking_l3"
+    # (288 pixels, 750.7 M MACs, 9.40 M parameters published). "skip" rows that are identities are
+    # left out; the last one of MB6 changes the width and is the 1x1 convolution of row MB7.
+    # Activations follow the public description; squeeze-and-excite is the one of this package.
     "fbnetv2_l3": Arch(
         resolution=288,
         stem_channels=24,
@@ -177,7 +178,7 @@ ARCHS: dict[str, Arch] = {
         head_expansion=6,
         head_channels=1984,
     ),
-    # Ours: a small member of the family, small enough to travel inside the package with weights.
+    # Designed for this project: small enough to ship its weights inside the package.
     "fbnetv3_nano": Arch(
         resolution=224,
         stem_channels=16,
@@ -193,7 +194,7 @@ ARCHS: dict[str, Arch] = {
         head_channels=512,
     ),
     # Found on CIFAR-10 by this project's own search (`benchmarks/results/nars_cifar/`), within 1.5,
-    # 2.25 and 3.25 M multiply-adds. Made for 32 pixels: MB2 has stride 1.
+    # 2.25 and 3.25 M MACs. Made for 32 pixels: MB2 has stride 1.
     "nars_cifar_s": Arch(
         resolution=32,
         stem_channels=16,

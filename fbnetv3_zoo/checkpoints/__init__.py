@@ -1,4 +1,4 @@
-"""Files of tensors: reading, writing, and the dialects of other projects.
+"""Checkpoint files: reading, writing, and conversion from and to the layouts of other projects.
 
-Imports `_internal` and `arch`.
+May import `_internal` and `arch`.
 """

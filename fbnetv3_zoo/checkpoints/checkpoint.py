@@ -1,10 +1,8 @@
-"""Tensors from files and back: torch pickles that are read without being run, and safetensors.
+"""Reading and writing tensors: safetensors, and torch checkpoints without executing their pickles.
 
-`torch_pickle` decodes them; it says why `torch.load` is not used. Both torch layouts are read: the
-zip archive, and the stream of pickles that torch wrote until 2020. The tar files before that are
-refused, as they are by `torch.load(weights_only=True)`.
-
-The edge of this file: it knows files, names and tensors, and no model.
+`torch_pickle` decodes the pickles, and explains why `torch.load` is not used. Both torch formats
+are read: the zip archive, and the stream of pickles that torch wrote until 2020. The older tar
+format is refused, as by `torch.load(weights_only=True)`.
 """
 
 from __future__ import annotations
@@ -28,18 +26,18 @@ from fbnetv3._internal.messages import one_line
 
 from .torch_pickle import Machine, Storage, Stored, describe
 
-# The first value of every file in the stream-of-pickles layout.
+# The first value of every file in the stream-of-pickles format.
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 
-# In this order: averaged weights are the ones that were evaluated.
+# In order of preference: EMA weights are the ones that were evaluated.
 _WRAPPERS = ("model_ema", "state_dict", "model")
 _NUM_LISTED = 8
-# Tied weights are stored once and stand under several names; more copies than this are an attack.
+# Tied weights are stored once under several names; more copies than this are an attack.
 _MAX_COPIES = 4
 
-# Everything that decoding a damaged or hostile file can raise. OSError is not among them: a disk
-# that fails is reported as such.
+# Everything that decoding a damaged or malicious file can raise. OSError is left out, so that
+# disk errors are reported as such.
 _DECODE_ERRORS = (
     AssertionError,
     EOFError,
@@ -50,7 +48,7 @@ _DECODE_ERRORS = (
     RuntimeError,
     TypeError,
     ValueError,
-    Warning,  # where the caller turned warnings into errors
+    Warning,  # if the caller turns warnings into errors
     struct.error,
     zipfile.BadZipFile,
     safetensors.SafetensorError,
@@ -62,16 +60,18 @@ _Value = TypeVar("_Value")
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Returns name -> contiguous CPU tensor; no two tensors share memory.
 
-    The layout is told from the content: safetensors, torch zip or torch stream of pickles. Of a
-    training checkpoint the averaged weights (`model_ema`) are taken, else `state_dict`, else
-    `model`. One leading `module.` is dropped from each name.
+    The format is detected from the content: safetensors, torch zip or torch stream of pickles. From
+    a training checkpoint the EMA (exponential moving average) weights `model_ema` are read, else
+    `state_dict`, else `model`. A leading `module.` is removed from names.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, or is no checkpoint; names what was found in it.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is damaged or not a checkpoint; the message says what it contains.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint file at {path}; check the path or fetch it again")
+        raise FileNotFoundError(
+            f"no checkpoint file at {path}; check the path or download it again"
+        )
     content = path.read_bytes()
     try:
         return _read_content(content)
@@ -80,16 +80,16 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(
             f"cannot read checkpoint {path} ({len(content)} bytes): {reason}. Expected a "
             "safetensors file or a torch checkpoint that maps names to tensors; delete the file "
-            "and fetch it again, or give another one"
+            "and download it again, or give another one"
         ) from error
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Returns the text entries in the head of a safetensors file, {} if it has none.
+    """Returns the metadata in the header of a safetensors file, {} if there is none.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is not safetensors, or is damaged.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is damaged or not safetensors.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no safetensors file at {path}; check the path")
@@ -98,23 +98,23 @@ def read_metadata(path: Path) -> dict[str, str]:
             return dict(opened.metadata() or {})
     except _DECODE_ERRORS as error:
         raise ValueError(
-            f"cannot read metadata of {path}: {one_line(str(error))}. Expected a safetensors file; "
-            "write one with fbnetv3.checkpoints.checkpoint.write_tensors()"
+            f"cannot read the metadata of {path}: {one_line(str(error))}. Expected a safetensors "
+            "file; write one with fbnetv3.checkpoints.checkpoint.write_tensors()"
         ) from error
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Writes a safetensors file; `path` holds either what it held before or all of it.
+    """Writes a safetensors file atomically.
 
     Args:
-        path: the file.
-        tensors: name -> tensor, on any device; tied ones are written apart.
-        metadata: texts for the file's head.
+        path: the file to write.
+        tensors: name -> tensor, on any device; tied tensors are written separately.
+        metadata: entries of the file's header.
 
     Raises:
         OSError: the disk is full or not writable; nothing is left behind.
     """
-    # Cloned, because safetensors refuses tensors that share memory, as tied weights do.
+    # Cloned, because safetensors refuses tensors that share memory, such as tied weights.
     copies = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
@@ -128,20 +128,20 @@ def load_strict(
     """Loads every tensor into `model`, or none of them.
 
     Args:
-        model: what is loaded into; with `assign` it may live on the meta device.
-        tensors: one for each parameter and persistent buffer, and no others.
-        assign: put the tensors themselves into the model in place of copying their values.
-        source: where the tensors come from, for the error.
+        model: the model to load into; with `assign` it may be on the meta device.
+        tensors: exactly one per parameter and persistent buffer.
+        assign: use the tensors themselves as parameters instead of copying their values.
+        source: where the tensors come from, for error messages.
 
     Raises:
-        ValueError: names differ or shapes differ; lists both sides.
+        ValueError: names or shapes differ; the message lists them.
     """
     own = model.state_dict()
     findings = [
-        _listing("missing from it", [name for name in own if name not in tensors]),
-        _listing("left over in it", [name for name in tensors if name not in own]),
+        _listing("missing", [name for name in own if name not in tensors]),
+        _listing("unexpected", [name for name in tensors if name not in own]),
         _listing(
-            "of another shape",
+            "of a different shape",
             [
                 f"{name} {tuple(tensors[name].shape)} (model: {tuple(own[name].shape)})"
                 for name in own
@@ -154,7 +154,7 @@ def load_strict(
             f"weights from {source} do not fit {type(model).__name__}: "
             + "; ".join(finding for finding in findings if finding)
             + f". Expected exactly the model's {len(own)} entries; check that the architecture, "
-            "the number of classes and the checkpoint dialect belong together"
+            "the number of classes and the checkpoint layout belong together"
         )
     model.load_state_dict(dict(tensors), strict=True, assign=assign)
 
@@ -167,9 +167,9 @@ def _listing(heading: str, items: list[str]) -> str:
 
 
 def _read_content(content: bytes) -> dict[str, Tensor]:
-    # First, as the length at its start may begin with any byte, also with those of the others.
+    # Checked first: its header starts with a length, which may look like any other format.
     if content[8:9] == b"{" and int.from_bytes(content[:8], "little") <= len(content) - 8:
-        # The library gives them in an order that changes from call to call.
+        # Sorted, because the order that the library returns changes from call to call.
         return _strip_module(dict(sorted(safetensors.torch.load(content).items())))
     if content.startswith(b"PK\x03\x04"):
         return _read_zip(content)
@@ -179,8 +179,8 @@ def _read_content(content: bytes) -> dict[str, Tensor]:
         raise ValueError("the file is empty")
     start = content[:256].lstrip().lower()
     if start.startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise ValueError("it is a web page, perhaps a host's error page")
-    raise ValueError(f"it starts with {content[:16]!r}, which no checkpoint does")
+        raise ValueError("it is a web page, perhaps an error page of the server")
+    raise ValueError(f"it starts with {content[:16]!r}, so it is no checkpoint")
 
 
 def _read_zip(content: bytes) -> dict[str, Tensor]:
@@ -191,7 +191,7 @@ def _read_zip(content: bytes) -> dict[str, Tensor]:
             if name.endswith("/data.pkl") and name.count("/") == 1
         ]
         if len(roots) != 1:
-            raise ValueError(f"this zip archive has {len(roots)} data.pkl; expected 1")
+            raise ValueError(f"this zip archive has {len(roots)} data.pkl files; expected 1")
         root = roots[0]
         if f"{root}/byteorder" in archive.namelist():
             _check_byte_order(_read_stored(archive, f"{root}/byteorder").decode("ascii"))
@@ -205,9 +205,9 @@ def _read_zip(content: bytes) -> dict[str, Tensor]:
 
 
 def _read_stored(archive: zipfile.ZipFile, name: str) -> bytes:
-    # torch never compresses; a compressed member could unpack to any size.
+    # torch never compresses; a compressed member could decompress to any size.
     if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
-        raise ValueError(f"{name} in this zip archive is compressed; torch writes it plain")
+        raise ValueError(f"{name} in this zip archive is compressed; torch writes it uncompressed")
     return archive.read(name)
 
 
@@ -234,7 +234,7 @@ def _read_legacy(content: bytes) -> dict[str, Tensor]:
         start = position + 8
         position = start + num_elements * machine.storages[key].dtype.itemsize
         if not start <= position <= len(content):
-            raise ValueError(f"it ends inside storage {key!r}; it is cut off or damaged")
+            raise ValueError(f"it ends inside storage {key!r}; it is truncated or damaged")
         spans[key] = (start, position)
 
     def storage_content(storage: Storage) -> memoryview:
@@ -258,7 +258,7 @@ def _unwrap(found: object) -> dict[str, Stored]:
                 where, found = f"its entry {wrapper!r}", inner
                 break
     if not isinstance(found, dict):
-        raise ValueError(f"{where} holds {describe(found)}; expected names and tensors")
+        raise ValueError(f"{where} holds {describe(found)}; expected a mapping of names to tensors")
     if not found:
         raise ValueError(f"{where} holds no tensor")
     for name, value in found.items():
@@ -273,7 +273,7 @@ def _unwrap(found: object) -> dict[str, Stored]:
 def _strip_module(named: Mapping[str, _Value]) -> dict[str, _Value]:
     stripped = {name.removeprefix("module."): value for name, value in named.items()}
     if len(stripped) != len(named):
-        raise ValueError("it has the same name both with and without a leading 'module.'")
+        raise ValueError("it has a name both with and without a leading 'module.'")
     return stripped
 
 
@@ -282,7 +282,7 @@ def _materialise_all(
     storage_content: Callable[[Storage], bytes | memoryview],
     num_bytes: int,
 ) -> dict[str, Tensor]:
-    """Returns the tensors, after checking that they cannot outgrow a file of `num_bytes`."""
+    """Returns the tensors, after checking that they fit in a file of `num_bytes`."""
     storages = {stored.storage for stored in named.values()}
     stored_bytes = sum(storage.num_elements * storage.dtype.itemsize for storage in storages)
     tensor_bytes = sum(
@@ -303,7 +303,7 @@ def _materialise(
     if 0 in size:
         return torch.empty(size, dtype=storage.dtype)
     stop = stored.offset + 1 + sum((n - 1) * s for n, s in zip(size, stored.stride, strict=True))
-    # A stride of 0 lets a few bytes claim any size.
+    # With a stride of 0 a tensor of any size needs only a few bytes.
     if max(stop, math.prod(size)) > storage.num_elements:
         raise ValueError(f"{name!r} claims more numbers than the {storage.num_elements} stored")
     width = storage.dtype.itemsize

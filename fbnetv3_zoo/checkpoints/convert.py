@@ -1,19 +1,19 @@
-"""Whose name a tensor has: key tables between the official layout, timm's and ours.
+"""Conversion of state dicts between the official layout, timm's and ours.
 
-A dict goes in, a dict comes out; nothing is copied or changed but what a table cannot express:
+Tensors are renamed and otherwise unchanged, with two exceptions:
 
 * The classifier is a 1x1 convolution in the official layout, a linear layer in timm's and ours.
-* timm's stem has no bias. On the way there the bias is folded into the batch-norm behind it,
-  which is exact up to one rounding of the running mean; on the way back it is zero.
+* timm's stem has no bias. Converting to timm folds the bias into the following batch-norm, which is
+  exact up to one rounding of the running mean; converting from timm sets it to zero.
 
-A network can be named in the other two layouts where it has their six or seven rows of inverted
-residuals (the nine published networks, their variants and searched ones of that form). timm's
-layout also expects a first row without expansion, and depthwise convolutions. Every other network
-exists in our layout only.
+The other two layouts have names for architectures with six or seven rows of inverted residuals (the
+nine published ones, their variants and searched ones of that form). timm's layout also expects a
+first row without expansion, and depthwise convolutions. Other architectures exist in our layout
+only.
 
-timm computes with padding kernel // 2 and timm's strides. Where the table differs (the published
-A, B, C, E and F) the names would fit and the logits would be wrong without a word, so that
-`from_fbnetv3` refuses it unless forced.
+timm uses padding kernel // 2 and its own strides. Where the architecture differs (the published A,
+B, C, E and F), the names would match and the logits would be silently wrong, so `from_fbnetv3`
+refuses to convert unless forced.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ if TYPE_CHECKING:
 
 Dialect = Literal["official", "timm", "fbnetv3"]
 
-# The name of the stem's convolution tells the layouts apart.
+# The name of the stem's convolution identifies the layout.
 _STEMS: dict[Dialect, str] = {
     "official": "backbone.stages.xif0_0.conv",
     "timm": "conv_stem",
     "fbnetv3": "stem.conv",
 }
-# Which stage each row belongs to: the official layout joins rows of one resolution, timm's the
-# last two rows.
+# The stage of each row: the official layout merges rows of equal resolution, timm's the last two
+# rows.
 _STAGES: dict[Dialect, tuple[int, ...]] = {
     "official": (1, 2, 3, 4, 4, 5, 5),
     "timm": (0, 1, 2, 3, 4, 5, 5),
 }
 _TIMM_STRIDES = (1, 2, 2, 2, 1, 2, 1)
 
-# Ours: theirs.
+# Our name: their name.
 _OFFICIAL_BLOCK = {
     "expand.conv": "pw.conv",
     "expand.bn": "pw.bn",
@@ -71,7 +71,7 @@ _TIMM_BLOCK = {
     "project.conv": "conv_pwl",
     "project.bn": "bn3",
 }
-# Without an expansion timm calls the projection conv_pw, and counts its norms from there.
+# In blocks without expansion timm names the projection conv_pw and numbers the norms from bn1.
 _TIMM_FIRST_BLOCK = {
     "depthwise.conv": "conv_dw",
     "depthwise.bn": "bn1",
@@ -91,10 +91,10 @@ _TIMM_ENDS = {
 
 
 def detect_dialect(keys: Iterable[str]) -> Dialect:
-    """Returns whose layout a state dict has, by the name of the stem's convolution.
+    """Returns the layout of a state dict, identified by the name of the stem's convolution.
 
     Raises:
-        ValueError: it is none of the three.
+        ValueError: it has none of the three layouts.
     """
     names = list(keys)
     for dialect, stem in _STEMS.items():
@@ -107,16 +107,16 @@ def detect_dialect(keys: Iterable[str]) -> Dialect:
 
 
 def module_names(arch: Arch, dialect: Dialect) -> dict[str, str]:
-    """Returns our name -> their name of every layer that has tensors, from stem to classifier.
+    """Returns our name -> name in `dialect` of every layer with tensors, from stem to classifier.
 
     Raises:
-        ValueError: the network has no names in that layout; says why.
+        ValueError: the layout cannot represent the architecture; the message says why.
     """
     _check_dialect(dialect)
     if len(arch.rows) not in (6, 7) or any(1 in row.kernel for row in arch.rows):
         raise ValueError(
-            f"a network of {len(arch.rows)} rows has no names in the {dialect} layout; expected 6 "
-            "or 7 rows of inverted residuals. Use the fbnetv3 layout"
+            f"the {dialect} layout has no names for an architecture of {len(arch.rows)} rows; "
+            "expected 6 or 7 rows of inverted residuals. Use the fbnetv3 layout instead"
         )
     ends = _OFFICIAL_ENDS if dialect == "official" else _TIMM_ENDS
     names = {ours: theirs for ours, theirs in ends.items() if ours.startswith("stem")}
@@ -128,10 +128,10 @@ def module_names(arch: Arch, dialect: Dialect) -> dict[str, str]:
             position = 0
         stage = stages[block.row]
         if dialect == "official":
-            prefix, table = f"backbone.stages.xif{stage}_{position}", _OFFICIAL_BLOCK
+            prefix, layers = f"backbone.stages.xif{stage}_{position}", _OFFICIAL_BLOCK
         else:
-            prefix, table = f"blocks.{stage}.{position}", _timm_table(arch, block)
-        for ours, theirs in table.items():
+            prefix, layers = f"blocks.{stage}.{position}", _timm_layers(arch, block)
+        for ours, theirs in layers.items():
             if _has(block, ours):
                 names[f"stages.{block.row}.{block.index}.{ours}"] = f"{prefix}.{theirs}"
         position += 1
@@ -141,15 +141,15 @@ def module_names(arch: Arch, dialect: Dialect) -> dict[str, str]:
 def to_fbnetv3(state: Mapping[str, Tensor], arch: Arch, dialect: Dialect) -> dict[str, Tensor]:
     """Returns the tensors under our names, for a model of `arch`.
 
-    Tensors that lack are not noticed here, `checkpoint.load_strict` lists them.
+    Missing tensors are not checked here; `checkpoint.load_strict` reports them.
 
     Args:
         state: tensors in the layout `dialect`.
-        arch: the network; its paddings have no influence on names.
-        dialect: the layout of `state`, see `detect_dialect`.
+        arch: the architecture; names do not depend on its paddings.
+        dialect: layout of `state`, see `detect_dialect`.
 
     Raises:
-        ValueError: a name does not belong to the network in that layout.
+        ValueError: a name does not exist for the architecture in that layout.
     """
     if dialect == "fbnetv3":
         return dict(state)
@@ -167,23 +167,23 @@ def to_fbnetv3(state: Mapping[str, Tensor], arch: Arch, dialect: Dialect) -> dic
 def from_fbnetv3(
     state: Mapping[str, Tensor], arch: Arch, dialect: Dialect, *, force: bool = False
 ) -> dict[str, Tensor]:
-    """Returns tensors of our layout under the names of another one.
+    """Returns the tensors under the names of another layout.
 
     Args:
         state: tensors under our names.
-        arch: the network they belong to.
-        dialect: the layout wanted.
-        force: convert into timm's layout although timm would compute another function.
+        arch: their architecture.
+        dialect: the layout to convert to.
+        force: convert to timm's layout even if timm would compute a different function.
 
     Raises:
-        ValueError: the network has no names in that layout, a name does not belong to it, or timm
-            would compute another function and `force` is not set.
+        ValueError: the layout cannot represent the architecture, a name does not exist, or timm
+            would compute a different function and `force` is not set.
     """
     if dialect == "fbnetv3":
         return dict(state)
     names = module_names(arch, dialect)
     if dialect == "timm" and not force:
-        _refuse_other_function(arch)
+        _check_same_function(arch)
     tensors = _fold_stem_bias(state) if dialect == "timm" else state
     converted = _rename(tensors, names, "fbnetv3")
     weight = converted.get("head.conv.weight")
@@ -203,17 +203,17 @@ def _has(block: Block, layer: str) -> bool:
     return block.se_channels > 0 or not layer.startswith("se.")
 
 
-def _timm_table(arch: Arch, block: Block) -> dict[str, str]:
+def _timm_layers(arch: Arch, block: Block) -> dict[str, str]:
     where = f"row {arch.rows[block.row].name}, block {block.index}"
     if block.has_expand != (block.row > 0):
-        expected = "an expansion behind the first row, and none in it"
+        expected = "no expansion in the first row, and expansion in all others"
         raise ValueError(f"{where} has no name in timm's layout; expected {expected}")
     if block.groups != block.mid_channels:
         raise ValueError(f"{where} has no name in timm's layout; expected a depthwise convolution")
     return _TIMM_BLOCK if block.has_expand else _TIMM_FIRST_BLOCK
 
 
-def _refuse_other_function(arch: Arch) -> None:
+def _check_same_function(arch: Arch) -> None:
     found = []
     for row, stride in zip(arch.rows, _TIMM_STRIDES, strict=False):
         if row.padding is not None:
@@ -226,21 +226,21 @@ def _refuse_other_function(arch: Arch) -> None:
         found.append(f"the stem has activation {arch.stem_act}")
     if found:
         raise ValueError(
-            f"timm would compute another function with these weights: {'; '.join(found)}. "
-            "Expected a table with padding kernel // 2, as of Arch.same_padding(); convert "
-            "nevertheless with force=True, for fine-tuning"
+            f"timm would compute a different function with these weights: {'; '.join(found)}. "
+            "Expected padding kernel // 2, as returned by Arch.same_padding(); pass force=True to "
+            "convert anyway, for fine-tuning"
         )
 
 
 def _fold_stem_bias(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Returns `state` without the stem's bias: the norm behind it subtracts a smaller mean."""
+    """Returns `state` with the stem's bias folded into the running mean of its norm."""
     folded = dict(state)
     bias = folded.pop("stem.conv.bias", None)
     if bias is None:
         return folded
     if "stem.bn.running_mean" not in folded:
         raise ValueError(
-            "stem.conv.bias has no place in timm's layout and cannot be folded: there is no "
+            "stem.conv.bias does not exist in timm's layout and cannot be folded: there is no "
             "stem.bn.running_mean; expected a model with batch-norm"
         )
     folded["stem.bn.running_mean"] = folded["stem.bn.running_mean"] - bias

@@ -1,21 +1,18 @@
-"""Pickles decoded without being run: what torch wrote becomes plain data and tensor records.
+"""Decodes the pickles that torch writes into plain data and tensor records, without executing them.
 
-A pickle is a program. Here its instructions are decoded (by the standard library's
-`pickletools.genops`, which reads and never acts) and only those that build plain data are
-followed. A class or function that the file names is never imported and never called; it becomes
-an inert stand-in.
+A pickle is a program. Its instructions are decoded by the standard library's `pickletools.genops`,
+which executes nothing, and only those that build plain data are followed. Classes and functions
+that the file names are never imported or called; an inert placeholder stands for them.
 
-Why not `torch.load`: without `weights_only` it runs the program. With it, it refuses a checkpoint
-that holds an object of any other class beside its tensors, such as an `argparse.Namespace`; it is
-ended by a deeply nested tuple as a key, whose hash overflows the stack (1 MB of file); and it
-returns tensors that claim any size (4 TB from 1.5 kB). Measured with torch 2.15.
+Why not `torch.load`: without `weights_only` it executes the program. With `weights_only` it
+refuses a checkpoint with an object of any other class beside its tensors, such as an
+`argparse.Namespace`; it crashes on a deeply nested tuple as a key, whose hash overflows the stack
+(a file of 1 MB); and it returns tensors of any claimed size (4 TB from 1.5 kB). Measured with
+torch 2.15.
 
-Why not an Unpickler with `find_class` overridden: the standard one in C cannot be kept from
-hashing such a tuple either, nor from allocating for a memo index of 4 bytes (16 GiB from a file of
-9 bytes, measured on Python 3.11), and it takes registered extension codes without asking
-`find_class`.
-
-The edge of this file: one pickle in, values out; `checkpoint` knows files.
+Why not an Unpickler with `find_class` overridden: the one in C also hashes such a tuple, allocates
+memory for a memo index of 4 bytes (16 GiB from a file of 9 bytes, measured on Python 3.11), and
+resolves registered extension codes without calling `find_class`.
 """
 
 from __future__ import annotations
@@ -27,7 +24,7 @@ from dataclasses import dataclass
 
 import torch
 
-# Limits of what one instruction can cost, so that a small file cannot take much time or memory.
+# Limits on the cost of one instruction, so that a small file cannot use much time or memory.
 _MAX_DIMENSIONS = 64
 _MAX_NAME_LENGTH = 1000
 _NUM_KEYS_SHOWN = 8
@@ -50,21 +47,21 @@ _STORAGE_DTYPES = {
 
 @dataclass(frozen=True)
 class Global:
-    """A class or function that the file names; never imported, never called."""
+    """A class or function that the file names; never imported or called."""
 
     name: str
 
 
 @dataclass(frozen=True, eq=False)
 class Inert:
-    """Stands for an object of an unknown class; whatever is done to it is dropped."""
+    """Placeholder for an object of an unknown class; changes to it are ignored."""
 
     class_name: str
 
 
 @dataclass(frozen=True)
 class Storage:
-    """A run of numbers in the file, named by its key."""
+    """A block of numbers in the file, identified by its key."""
 
     key: str
     dtype: torch.dtype
@@ -73,7 +70,7 @@ class Storage:
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor whose numbers are still in the file."""
+    """A tensor whose numbers have not been read from the file yet."""
 
     storage: Storage
     offset: int
@@ -82,7 +79,7 @@ class Stored:
 
 
 class Machine:
-    """Follows the instructions of one pickle, as far as they build plain data."""
+    """Interprets the instructions of a pickle that build plain data, and refuses all others."""
 
     def __init__(self) -> None:
         self.storages: dict[object, Storage] = {}
@@ -91,14 +88,14 @@ class Machine:
         self._memo: dict[object, object] = {}
 
     def run(self, stream: io.BytesIO) -> object:
-        """Returns the pickled value; leaves `stream` behind it."""
+        """Returns the pickled value; `stream` is left after its end."""
         for opcode, argument, _ in pickletools.genops(stream):
             if opcode.name in _LITERALS:
                 self._stack.append(argument)
             elif opcode.name in _INSTRUCTIONS:
                 _INSTRUCTIONS[opcode.name](self, argument)
             elif opcode.name not in ("PROTO", "FRAME", "STOP"):
-                raise ValueError(f"pickle instruction {opcode.name} has no place in a checkpoint")
+                raise ValueError(f"pickle instruction {opcode.name} is not allowed in a checkpoint")
         return self._stack.pop()
 
     def _mark(self, _: object) -> None:
@@ -209,9 +206,9 @@ class Machine:
     def _name_stacked_global(self, _: object) -> None:
         name, module = self._stack.pop(), self._stack.pop()
         if not isinstance(name, str) or not isinstance(module, str):
-            raise ValueError("the pickle names a class by something other than text")
+            raise ValueError("the pickle names a class by a value that is not text")
         if len(module) + len(name) > _MAX_NAME_LENGTH:
-            raise ValueError(f"a class's name is {len(module) + len(name)} characters long")
+            raise ValueError(f"the name of a class is {len(module) + len(name)} characters long")
         self._stack.append(Global(f"{module}.{name}"))
 
     def _construct(self, _: object) -> None:
@@ -223,7 +220,7 @@ class Machine:
         self._construct(None)
 
     def _build(self, _: object) -> None:
-        # The state of an object: nothing that tensors need is kept in one.
+        # The state of an object, which tensors do not need.
         self._stack.pop()
 
     def _load_persistent(self, _: object) -> None:
@@ -231,13 +228,17 @@ class Machine:
             case ("storage", Global(name), str(key), str(), int(num_elements), *views):
                 storage = Storage(key, _storage_dtype(name), num_elements)
                 if any(view is not None for view in views):
-                    raise ValueError(f"storage {key!r} is a view, as torch wrote before 2017 only")
+                    raise ValueError(
+                        f"storage {key!r} is a view, a format that torch used before 2017"
+                    )
                 self.storages[key] = storage
                 self._stack.append(storage)
             case ("module", Global(name), *_):
                 self._stack.append(Global(name))
             case other:
-                raise ValueError(f"a storage is given by {describe(other)}; expected its record")
+                raise ValueError(
+                    f"a storage is given by {describe(other)}; expected a storage record"
+                )
 
 
 _LITERALS = frozenset(
@@ -314,8 +315,8 @@ def _construct(called: object, arguments: object) -> object:
 
 
 def _entries(pairs: Iterable[tuple[object, object]]) -> dict[object, object]:
-    # Hashing a tuple recurses in C, and a hostile file can nest it deep enough to crash; numbers
-    # can be chosen to collide. No tensor has such a name: keys other than text are replaced.
+    # Hashing a tuple recurses in C, so a malicious file can crash it by nesting; numbers can be
+    # chosen to collide. Names of tensors are text, so all other keys are replaced.
     return {
         key if isinstance(key, str) else Inert(type(key).__name__): value for key, value in pairs
     }
@@ -341,7 +342,7 @@ def _tensor_v2(
     metadata: object = None,
 ) -> Stored:
     if metadata:
-        raise ValueError("a tensor is marked as conjugated or negated, which is not supported")
+        raise ValueError("a tensor is stored as conjugated or negated, which is not supported")
     return _tensor(storage, offset, size, stride)
 
 
@@ -358,7 +359,7 @@ def _tensor_with_attributes(
 
 
 _CONSTRUCTORS: dict[str, Callable[..., object]] = {
-    # Python 3 fills it with SETITEMS afterwards.
+    # Its items follow as SETITEMS.
     "collections.OrderedDict": lambda: {},
     "torch._utils._rebuild_tensor": _tensor,
     "torch._utils._rebuild_tensor_v2": _tensor_v2,
@@ -374,7 +375,7 @@ def _whole_numbers(values: object) -> tuple[int, ...]:
             f"a tensor's shape is {describe(values)}; expected up to {_MAX_DIMENSIONS} numbers"
         )
     if not all(isinstance(value, int) and value >= 0 for value in values):
-        raise ValueError("a tensor's shape has an entry that is no whole number")
+        raise ValueError("a tensor's shape has an entry that is not a whole number")
     return values
 
 
@@ -387,7 +388,7 @@ def _storage_dtype(name: str) -> torch.dtype:
 
 
 def describe(value: object) -> str:
-    """Returns what a value is, for an error."""
+    """Returns a description of a value for error messages."""
     if isinstance(value, Inert):
         return f"an object of class {value.class_name}"
     if isinstance(value, Global):

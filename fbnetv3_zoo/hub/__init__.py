@@ -1,4 +1,4 @@
-"""Names to networks with weights: records, licences, downloads, the cache, saved folders.
+"""From names to models with weights: records, licences, downloads, the cache, saved models.
 
-Imports `checkpoints` and the rooms above it.
+May import `_internal`, `arch`, `images`, `models` and `checkpoints`.
 """

@@ -1,4 +1,4 @@
-"""The table of a JSON file, on this machine or at an address."""
+"""Reading an architecture from a JSON file or URL."""
 
 from __future__ import annotations
 
@@ -15,34 +15,36 @@ _MAX_BYTES = 1 << 20
 _TIMEOUT_S = 20.0
 
 
-def read_arch(place: str, *, offline: bool | None = None) -> Arch:
-    """Returns the table of a file's path, or of an address of http or https.
+def read_arch(location: str, *, offline: bool | None = None) -> Arch:
+    """Returns the architecture of a JSON file.
 
     Args:
-        place: where it is.
-        offline: ask no network; None takes it from HF_HUB_OFFLINE or FBNETV3_OFFLINE.
+        location: path, or http or https URL.
+        offline: do not use the network; None reads HF_HUB_OFFLINE or FBNETV3_OFFLINE.
 
     Raises:
-        FileNotFoundError: there is no such file, or it cannot be fetched.
-        ValueError: it is no architecture.
+        FileNotFoundError: the file does not exist or cannot be fetched.
+        ValueError: the file does not hold an architecture.
     """
-    return Arch.from_json(_read(place, offline))
+    return Arch.from_json(_read(location, offline))
 
 
-def _read(place: str, offline: bool | None) -> bytes:
-    if urlparse(place).scheme not in ("http", "https"):
-        path = Path(place)
+def _read(location: str, offline: bool | None) -> bytes:
+    if urlparse(location).scheme not in ("http", "https"):
+        path = Path(location)
         if not path.is_file():
             raise FileNotFoundError(f"no architecture file at {path}; check the path")
         return path.read_bytes()
     if is_offline(offline):
-        raise FileNotFoundError(f"offline, so {place} is not fetched; give the path of a copy")
+        raise FileNotFoundError(f"offline, so {location} is not fetched; give the path of a copy")
     try:
-        with urllib.request.urlopen(place, timeout=_TIMEOUT_S) as response:  # scheme checked above
+        with urllib.request.urlopen(
+            location, timeout=_TIMEOUT_S
+        ) as response:  # scheme checked above
             content: bytes = response.read(_MAX_BYTES + 1)
     except (OSError, http.client.HTTPException) as error:
         reason = str(error).strip() or type(error).__name__
-        raise FileNotFoundError(f"cannot fetch {place}: {reason}; check the address") from error
+        raise FileNotFoundError(f"cannot fetch {location}: {reason}; check the URL") from error
     if len(content) > _MAX_BYTES:
-        raise ValueError(f"{place} is larger than {_MAX_BYTES} bytes; no architecture is")
+        raise ValueError(f"{location} is larger than {_MAX_BYTES} bytes; expected an architecture")
     return content

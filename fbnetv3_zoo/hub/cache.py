@@ -1,7 +1,7 @@
-"""The cache: where it is, who may write to it, and whether the network may be asked.
+"""The cache folder, its locks, and offline mode.
 
-It is one folder: `FBNETV3_HOME`, else `XDG_CACHE_HOME/fbnetv3`, else `~/.cache/fbnetv3`. Files of
-the Hugging Face hub stay in its own cache, shared with timm.
+The folder is `FBNETV3_HOME`, else `XDG_CACHE_HOME/fbnetv3`, else `~/.cache/fbnetv3`. Files from the
+Hugging Face hub stay in the hub's own cache, which timm shares.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from pathlib import Path
 from fbnetv3._internal.errors import FetchError
 
 _TRUE = frozenset({"1", "ON", "YES", "TRUE"})
-# Long enough for another process to bring 40 MB over a slow line.
+# Long enough for another process to download 40 MB over a slow connection.
 _LOCK_TIMEOUT_S = 1800.0
 
 
 def cache_dir(folder: str | Path | None = None) -> Path:
-    """Returns the folder of the cache, which may not exist yet; `folder` overrides it."""
+    """Returns `folder`, or the default cache folder; it may not exist yet."""
     if folder is not None:
         return Path(folder)
     home = os.environ.get("FBNETV3_HOME")
@@ -30,7 +30,7 @@ def cache_dir(folder: str | Path | None = None) -> Path:
 
 
 def is_offline(offline: bool | None = None) -> bool:
-    """Returns `offline`, or where it is None whether HF_HUB_OFFLINE or FBNETV3_OFFLINE is set."""
+    """Returns `offline`; if None, whether HF_HUB_OFFLINE or FBNETV3_OFFLINE is set."""
     if offline is not None:
         return offline
     names = ("HF_HUB_OFFLINE", "FBNETV3_OFFLINE")
@@ -39,10 +39,10 @@ def is_offline(offline: bool | None = None) -> bool:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Holds the lock of one file of the cache, so that processes take turns.
+    """Holds the lock of a file in the cache, shared by all processes.
 
     Raises:
-        FetchError: its folder cannot be written, or another process holds it too long.
+        FetchError: the folder is not writable, or another process holds the lock for too long.
     """
     from filelock import FileLock, Timeout
 
@@ -52,7 +52,7 @@ def locked(path: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout:
         raise FetchError(
-            f"another process has held {lock.lock_file} for {_LOCK_TIMEOUT_S:.0f} s; end it, or "
+            f"another process has held {lock.lock_file} for {_LOCK_TIMEOUT_S:.0f} s; stop it, or "
             "choose another folder with the environment variable FBNETV3_HOME"
         ) from None
     except OSError as error:

@@ -1,12 +1,12 @@
-"""Weights on this machine: fetched once, verified on every use, read in our layout.
+"""Weights in the cache: fetched once, verified on every use, read in our layout.
 
 For weights named NAME the cache holds
 
-* `NAME.pth` or `NAME.safetensors`: the file as published. Whoever has no network may put it there.
-* `NAME.fbnetv3.safetensors`: the same weights in our layout, where the published file is a
-  pickle; written once, read ever after.
-* `NAME.json`: the SHA-256 of both, and the commit a hub file came from. Where the record knows no
-  hash, the first use decides: what is fetched then is what every later use has to be.
+* `NAME.pth` or `NAME.safetensors`: the published file. Without a network, users can put it there.
+* `NAME.fbnetv3.safetensors`: the same weights converted to our layout, if the published file is a
+  pickle; written on first use.
+* `NAME.json`: the SHA-256 of both, and the commit of a hub file. If the record has no hash, the
+  hash of the first download is recorded and required from then on.
 """
 
 from __future__ import annotations
@@ -37,19 +37,19 @@ _TIMEOUT_S = 20.0
 
 
 class CachedWeights:
-    """Trained weights that can be asked for their file and tensors; nothing is read before.
+    """The file and tensors of trained weights; nothing is read or fetched until asked for.
 
     Args:
-        record: which weights.
-        cache_dir: folder in place of the usual cache; hub files then go there as well.
-        offline: ask no network; None takes it from HF_HUB_OFFLINE or FBNETV3_OFFLINE.
-        progress: show a bar where the error output is a terminal.
-        timeout_s: silence of a server in seconds that ends an attempt.
+        record: the record of the weights.
+        cache_dir: folder to use instead of the default cache, also for hub files.
+        offline: do not use the network; None reads HF_HUB_OFFLINE or FBNETV3_OFFLINE.
+        progress: show a progress bar if stderr is a terminal.
+        timeout_s: seconds without data from the server after which an attempt fails.
 
     Attributes:
-        record: which weights these are.
-        name: their full name.
-        arch: the architecture that they fit.
+        record: the record of the weights.
+        name: the full name, `model.tag`.
+        arch: their architecture.
     """
 
     def __init__(
@@ -75,10 +75,10 @@ class CachedWeights:
         self._facts = folder / f"{self.name}.json"
 
     def find(self) -> Path | None:
-        """Returns the published file if it is on this machine, else None; asks no network."""
+        """Returns the published file if it is on this machine, else None; needs no network."""
         source = self.record.source
         if isinstance(source, Embedded):
-            # The package is always installed as files: it holds its data as such.
+            # The package is always installed as plain files.
             return Path(str(resources.files("fbnetv3"))) / "data" / source.filename
         if self._published.is_file():
             return self._published
@@ -87,13 +87,13 @@ class CachedWeights:
         return None
 
     def path(self) -> Path:
-        """Returns the published file, fetched if it is not on this machine, and verified.
+        """Returns the published file, verified, after downloading it if necessary.
 
-        Two processes that ask at once fetch once.
+        Of several processes that ask at once, one downloads.
 
         Raises:
-            FetchError: it is not here and cannot be fetched; says where to put it by hand.
-            ValueError: the file is not the one that the record names, or the first use recorded.
+            FetchError: the file cannot be downloaded; the message says where to put it by hand.
+            ValueError: the hash is not that of the record or of the first download.
         """
         path = self.find()
         if path is not None:
@@ -105,18 +105,18 @@ class CachedWeights:
                 f"{self._published}"
             )
         with cache.locked(self._published):
-            # Another process may have brought it meanwhile.
-            path = self.find() or self._bring()
+            # Another process may have downloaded it meanwhile.
+            path = self.find() or self._fetch()
             self.verify(path)
             return path
 
     def verify(self, path: Path) -> str:
-        """Returns the SHA-256 of a published file: the one of the record, or of the first use.
+        """Returns the SHA-256 of a published file, checked against record or first download.
 
-        Where neither is known, this is the first use, and it is recorded.
+        If neither is known, the hash is recorded.
 
         Raises:
-            ValueError: it is another file.
+            ValueError: the hash differs.
         """
         found = sha256_of(path)
         known, recorded = self.record.source.sha256, self._read_facts().get("published_sha256")
@@ -126,22 +126,23 @@ class CachedWeights:
         elif found != expected:
             raise ValueError(
                 f"{path} has SHA-256 {found}, expected {expected}"
-                f"{'' if known else f' as recorded in {self._facts}'}; delete the file and fetch "
-                "it again"
+                f"{'' if known else f' as recorded in {self._facts}'}; delete the file and "
+                "download it again"
             )
         return found
 
     def tensors(self, *, license: str | None = None) -> dict[str, Tensor]:
         """Returns the tensors in our layout, for a model of `arch`.
 
-        A pickle is converted once; later calls read safetensors.
+        A pickle is converted once; later calls read the converted safetensors file.
 
         Args:
-            license: "commercial" refuses weights that forbid it; also by FBNETV3_LICENSE.
+            license: "commercial" refuses weights that forbid commercial use; None reads
+                FBNETV3_LICENSE.
 
         Raises:
             FetchError: as in `path`.
-            ValueError: as in `path`, the licence is refused, or the file is damaged.
+            ValueError: as in `path`, or the licence is refused, or the file is damaged.
         """
         check_terms(self.name, self.record.license, license)
         is_pickle = isinstance(self.record.source, Url)
@@ -151,14 +152,14 @@ class CachedWeights:
         try:
             state = to_fbnetv3(read_tensors(path), self.arch, self.record.dialect)
         except ValueError:
-            # Its hash is worth nothing; forgotten, so that another file may take its place.
+            # Forget the recorded hash, so that another file can replace this one.
             self._facts.unlink(missing_ok=True)
             raise
         if is_pickle:
-            self._keep_converted(state)
+            self._save_converted(state)
         return state
 
-    def _bring(self) -> Path:
+    def _fetch(self) -> Path:
         source = self.record.source
         if isinstance(source, Url):
             download(
@@ -169,26 +170,26 @@ class CachedWeights:
                 progress=self._progress,
             )
             return self._published
-        assert isinstance(source, HubFile), "embedded files are always here"
+        assert isinstance(source, HubFile), "embedded files are always present"
         path, commit = download_hub_file(
             source,
             self._revision(source),
             self._hub_cache,
             timeout_s=self._timeout_s,
-            place=self._published,
+            manual_path=self._published,
         )
         self._write_facts(commit=commit)
         return path
 
     def _is_current(self) -> bool:
-        """Whether the converted file is whole, and made of the published file that is asked for."""
+        """Whether the converted file is intact and was made from the current published file."""
         facts = self._read_facts()
         if self.record.source.sha256 not in (None, facts.get("published_sha256")):
             return False
         wanted = (self.arch.sha256, sha256_of(self._converted))
         return wanted == (facts.get("arch_sha256"), facts.get("converted_sha256"))
 
-    def _keep_converted(self, state: dict[str, Tensor]) -> None:
+    def _save_converted(self, state: dict[str, Tensor]) -> None:
         arch_sha256 = self.arch.sha256
         metadata = {
             "fbnetv3.weights": self.name,
@@ -223,7 +224,7 @@ class CachedWeights:
             facts = None
         if not isinstance(facts, dict):
             raise ValueError(
-                f"{path} is damaged; delete it and the files beside it, and fetch again"
+                f"{path} is damaged; delete it and the weights beside it, and download them again"
             )
         return facts
 

@@ -1,4 +1,4 @@
-"""`create`: what it was given, turned into an architecture and its tensors, and into a network."""
+"""`create`: finds the architecture and weights that a name or path stands for, builds the model."""
 
 from __future__ import annotations
 
@@ -64,23 +64,24 @@ def create(
     dtype: torch.dtype | None = None,
     **kwargs: Any,
 ) -> FBNetV3 | FeaturePyramid:
-    """Returns a model, with trained weights where asked.
+    """Returns a model, with pretrained weights if asked for.
 
     Args:
-        model: a name (`fbnetv3_e`, `fbnetv3_e.meta_in1k`), a table, the path or https address of
-            an architecture's JSON, `hf-hub:org/repo@revision`, or `local-dir:path`.
-        pretrained: load the weights that belong to the name. Official weights are for
-            non-commercial use.
-        checkpoint: file of weights to load instead, in our, the official or timm's layout.
-        license: "commercial" refuses weights that forbid it; also by FBNETV3_LICENSE.
-        cache_dir: where fetched weights lie, in place of the usual cache.
-        offline: never reach for the network; also by FBNETV3_OFFLINE or HF_HUB_OFFLINE.
-        features_only: return the feature maps (a `FeaturePyramid`) in place of logits.
-        out_indices: which feature maps: the last n, a list, None for all.
-        feature_cls: "list" or "dict", what a `FeaturePyramid` returns.
-        device: where the model goes.
-        dtype: type of its parameters.
-        **kwargs: those of `FBNetV3`: `num_classes`, `in_chans`, `drop_rate`, `drop_path_rate`,
+        model: a name (`fbnetv3_e`, `fbnetv3_e.meta_in1k`), an `Arch`, the path or https URL of an
+            architecture's JSON, `hf-hub:org/repo@revision`, or `local-dir:path`.
+        pretrained: load the pretrained weights of the name. Official weights are for
+            non-commercial use only.
+        checkpoint: file of weights to load instead, in the official layout, timm's or ours.
+        license: "commercial" refuses weights that forbid commercial use; None reads
+            FBNETV3_LICENSE.
+        cache_dir: folder for downloaded weights instead of the default cache.
+        offline: do not use the network; None reads FBNETV3_OFFLINE or HF_HUB_OFFLINE.
+        features_only: return a `FeaturePyramid`, which outputs feature maps instead of logits.
+        out_indices: which feature maps: the last n, a list of indices, or None for all.
+        feature_cls: "list" or "dict", the output type of the `FeaturePyramid`.
+        device: device of the parameters.
+        dtype: floating-point type of the parameters.
+        **kwargs: arguments of `FBNetV3`: `num_classes`, `in_chans`, `drop_rate`, `drop_path_rate`,
             `global_pool`, `output_stride`, `norm_layer`, `act_layer`, ... None means the default.
 
     Raises:
@@ -108,14 +109,14 @@ def create(
 
 @dataclass(frozen=True)
 class Source:
-    """A table, and where its tensors are found if any are wanted.
+    """An architecture, and how to load its weights if any are wanted.
 
     Attributes:
-        name: what the caller asked for, for errors.
-        arch: the table.
-        model_args: arguments of `build` where the caller does not say.
+        name: what the caller asked for, for error messages.
+        arch: the architecture.
+        model_args: default arguments of `build`.
         cfg: timm's `pretrained_cfg`.
-        load: reads the tensors in our layout; None for fresh weights.
+        load: reads the tensors in our layout; None for randomly initialised weights.
     """
 
     name: str
@@ -133,18 +134,18 @@ def resolve(
     cache_dir: str | Path | None,
     offline: bool | None,
 ) -> Source:
-    """Returns the source of what `create` was given; see there for the forms and errors."""
+    """Returns the source that `model` stands for; arguments and errors as in `create`."""
     if isinstance(model, Arch):
-        return _fresh("an Arch", model, pretrained)
+        return _untrained("an Arch", model, pretrained)
     if not isinstance(model, str | Path):
         raise ValueError(
             f"model is a {type(model).__name__}; expected a name, an Arch, or the path of an "
             "architecture's JSON"
         )
     if isinstance(model, Path) or model.endswith(".json"):
-        return _fresh(str(model), read_arch(str(model), offline=offline), pretrained)
+        return _untrained(str(model), read_arch(str(model), offline=offline), pretrained)
     if model.startswith(FOLDERS):
-        return _published(model, pretrained, license, cache_dir, offline)
+        return _saved(model, pretrained, license, cache_dir, offline)
     if "/" in model or "\\" in model:
         raise ValueError(
             f"model is {model!r}; expected a name, or a path that ends in .json, or "
@@ -154,7 +155,7 @@ def resolve(
 
 
 def with_checkpoint(source: Source, path: Path) -> Source:
-    """Returns `source` with its tensors read from a file in any of the three layouts."""
+    """Returns `source` with its weights replaced by a file in any of the three layouts."""
 
     def load() -> dict[str, Tensor]:
         tensors = read_tensors(path)
@@ -164,7 +165,7 @@ def with_checkpoint(source: Source, path: Path) -> Source:
 
 
 def build_source(source: Source, **kwargs: Any) -> FBNetV3:
-    """Returns the model of a source; `kwargs` are those of `build`."""
+    """Returns the model of a source; `kwargs` are arguments of `build`."""
     kwargs = source.model_args | kwargs
     if source.load is None:
         model = build(source.arch, **kwargs)
@@ -175,7 +176,7 @@ def build_source(source: Source, **kwargs: Any) -> FBNetV3:
     return model
 
 
-def _fresh(name: str, arch: Arch, pretrained: bool) -> Source:
+def _untrained(name: str, arch: Arch, pretrained: bool) -> Source:
     if pretrained:
         raise ValueError(f"{name} has no pretrained weights; give checkpoint= or a model's name")
     return Source(name, arch)
@@ -200,18 +201,18 @@ def _named(
     return Source(weights.name, weights.arch, cfg=cfg, load=load)
 
 
-def _published(
-    place: str,
+def _saved(
+    location: str,
     pretrained: bool,
     license: str | None,
     cache_dir: str | Path | None,
     offline: bool | None,
 ) -> Source:
-    found = read_pretrained(place, cache_dir=cache_dir, offline=offline)
+    found = read_pretrained(location, cache_dir=cache_dir, offline=offline)
     if pretrained:
-        check_terms(place, found.license, license)
+        check_terms(location, found.license, license)
     return Source(
-        place,
+        location,
         found.arch,
         found.model_args,
         found.pretrained_cfg,

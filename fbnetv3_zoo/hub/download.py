@@ -1,11 +1,9 @@
-"""One file from a plain address: resumed where it was cut, and whole or absent under its name.
+"""Downloading a file from a URL, with resume and an atomic rename at the end.
 
-The bytes go to `<name>.part`; what the server said about the file's version stands beside them in
-`<name>.part.json`, so that a later process resumes only the same version. The part is renamed
-onto its final name when its length (and hash, where known) is right. (pooch checks hashes and
-renames too, but begins every attempt at the first byte.)
-
-The edge of this file: addresses and files, no weights, no cache.
+The bytes are written to `<name>.part`, and the version of the file that the server reports to
+`<name>.part.json`, so that a later process resumes only the same version. The part is renamed when
+its length (and hash, if known) is correct. (pooch also checks hashes and renames, but restarts
+every attempt from the first byte.)
 """
 
 from __future__ import annotations
@@ -33,8 +31,8 @@ _RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
 @dataclass(frozen=True)
-class _Answer:
-    """What the server said: whole size in bytes, where the body starts, version of the file."""
+class _Response:
+    """From the response headers: total size and start of the body in bytes, version of the file."""
 
     size: int | None
     start: int
@@ -42,27 +40,28 @@ class _Answer:
 
 
 class _Retry(Exception):  # noqa: N818  # never leaves this file
-    """A failure that may pass."""
+    """A failure that may be temporary."""
 
 
 def download(
     url: str, target: Path, *, sha256: str | None, timeout_s: float, progress: bool
 ) -> str:
-    """Brings a file to `target`, which is replaced in one step; returns its SHA-256.
+    """Downloads a file to `target`, which is replaced atomically; returns its SHA-256.
 
-    Up to four attempts are made where a failure may pass (a cut, a silence, a busy server), each
-    going on where the last one stopped. No two processes may call this for one target at a time.
+    Temporary failures (a lost connection, a timeout, a busy server) are retried up to four attempts
+    in total, each resuming where the last one stopped. Only one process at a time may call this for
+    the same target.
 
     Args:
-        url: http, https or file address.
-        target: where it goes; its folder exists.
-        sha256: what its hash has to be, None where unknown.
-        timeout_s: silence of the server in seconds that ends an attempt.
-        progress: show a bar if the error output is a terminal.
+        url: http, https or file URL.
+        target: path to write to; its folder exists.
+        sha256: the expected hash, None if unknown.
+        timeout_s: seconds without data from the server after which an attempt fails.
+        progress: show a progress bar if stderr is a terminal.
 
     Raises:
-        FetchError: the server does not give the file, or it cannot be written.
-        ValueError: the file is not the expected one.
+        FetchError: the file cannot be downloaded or written.
+        ValueError: the hash differs from `sha256`.
     """
     part = target.with_name(f"{target.name}.part")
     try:
@@ -74,7 +73,7 @@ def download(
                 if attempt == _NUM_ATTEMPTS:
                     raise FetchError(
                         f"cannot fetch {url}: {failure} ({attempt} attempts); try again later, "
-                        "what has come is kept"
+                        "it will resume"
                     ) from failure
                 time.sleep(_PAUSE_S * 2 ** (attempt - 1))
         found = sha256_of(part)
@@ -82,14 +81,14 @@ def download(
             _discard(part)
             raise ValueError(
                 f"{url} has SHA-256 {found}, expected {sha256}; it was discarded. Try again; if "
-                "it stays so, the file at this address is not the published one"
+                "this repeats, the file at this URL is not the published one"
             )
         rename(part, target)
     except FetchError:
         raise
     except OSError as error:
         raise FetchError(
-            f"cannot write {target}: {error.strerror or error}; make room, or choose another "
+            f"cannot write {target}: {error.strerror or error}; free some space, or choose another "
             "folder with the environment variable FBNETV3_HOME"
         ) from error
     _version_file(part).unlink(missing_ok=True)
@@ -97,7 +96,7 @@ def download(
 
 
 def _attempt(url: str, part: Path, hash_known: bool, timeout_s: float, progress: bool) -> None:
-    """Brings the rest of `part`, or all of it."""
+    """Downloads the rest of `part`, or all of it."""
     start, version = _resumable(part, url)
     request = urllib.request.Request(url, headers={"Accept-Encoding": "identity"})
     if start:
@@ -106,17 +105,19 @@ def _attempt(url: str, part: Path, hash_known: bool, timeout_s: float, progress:
     with _failures(url, part):
         response = urllib.request.urlopen(request, timeout=timeout_s)
     with response:
-        answer = _understand(response)
-        if answer.start not in (0, start):
-            raise _Retry(f"the server sent bytes from {answer.start}, asked for {start}")
+        found = _read_headers(response)
+        if found.start not in (0, start):
+            raise _Retry(f"the server sent bytes from {found.start}, asked for {start}")
         chunked = response.headers.get("Transfer-Encoding", "").lower() == "chunked"
-        if answer.size is None and not chunked and not hash_known:
-            raise FetchError(f"{url} comes without a length or hash, so a cut would not be seen")
-        if not answer.start:
+        if found.size is None and not chunked and not hash_known:
+            raise FetchError(
+                f"{url} has no length or hash, so a truncated file would not be noticed"
+            )
+        if not found.start:
             _discard(part)
-        if answer.version:
-            _version_file(part).write_text(json.dumps({"url": url, "version": answer.version}))
-        with part.open("ab") as file, _bar(part, answer, progress) as advance:
+        if found.version:
+            _version_file(part).write_text(json.dumps({"url": url, "version": found.version}))
+        with part.open("ab") as file, _bar(part, found, progress) as advance:
             while True:
                 with _failures(url, part):
                     chunk = response.read(_CHUNK)
@@ -127,15 +128,15 @@ def _attempt(url: str, part: Path, hash_known: bool, timeout_s: float, progress:
             file.flush()
             os.fsync(file.fileno())
     size = part.stat().st_size
-    if answer.size is not None and size != answer.size:
-        if size > answer.size:
+    if found.size is not None and size != found.size:
+        if size > found.size:
             _discard(part)
-        raise _Retry(f"the connection ended after {size} of {answer.size} bytes")
+        raise _Retry(f"the connection ended after {size} of {found.size} bytes")
 
 
 @contextlib.contextmanager
 def _failures(url: str, part: Path) -> Iterator[None]:
-    """Sorts what goes wrong with a connection into what may pass and what will not."""
+    """Turns temporary connection failures into `_Retry`, and others into `FetchError`."""
     try:
         yield
     except urllib.error.HTTPError as error:
@@ -147,11 +148,11 @@ def _failures(url: str, part: Path) -> Iterator[None]:
             raise _Retry(f"the server answered {error.code} {error.reason}") from error
         raise FetchError(
             f"cannot fetch {url}: the server answered {error.code} {error.reason}; check the "
-            "address, or put the file in the cache yourself"
+            "URL, or put the file into the cache by hand"
         ) from error
     except (http.client.HTTPException, OSError) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        # An unknown name stays unknown; waiting for it would only delay the message.
+        # An unknown host or refused connection will not recover within the retries.
         if isinstance(reason, socket.gaierror | ConnectionRefusedError | str):
             raise FetchError(
                 f"cannot fetch {url}: {reason}; check the network, or set FBNETV3_OFFLINE=1 to be "
@@ -160,10 +161,10 @@ def _failures(url: str, part: Path) -> Iterator[None]:
         raise _Retry(str(reason) or type(reason).__name__) from error
 
 
-def _understand(response: http.client.HTTPResponse) -> _Answer:
+def _read_headers(response: http.client.HTTPResponse) -> _Response:
     headers = response.headers
     version = headers.get("ETag") or headers.get("Last-Modified")
-    if version and version.startswith("W/"):  # Names a meaning, not bytes: no good for resuming.
+    if version and version.startswith("W/"):  # A weak ETag does not guarantee equal bytes.
         version = None
     if response.status == http.client.PARTIAL_CONTENT:
         try:
@@ -173,13 +174,13 @@ def _understand(response: http.client.HTTPResponse) -> _Answer:
             unit = ""
         if unit != "bytes":
             raise _Retry("the server resumed without a valid Content-Range")
-        return _Answer(size, first, version)
+        return _Response(size, first, version)
     length = headers.get("Content-Length")
-    return _Answer(int(length) if length and length.isdigit() else None, 0, version)
+    return _Response(int(length) if length and length.isdigit() else None, 0, version)
 
 
 def _resumable(part: Path, url: str) -> tuple[int, str]:
-    """Returns how many bytes are there already and the version they belong to; (0, "") if none."""
+    """Returns the number of bytes already downloaded and their version; (0, "") if none."""
     try:
         record = json.loads(_version_file(part).read_text())
         if record["url"] == url and isinstance(record["version"], str):
@@ -199,8 +200,8 @@ def _discard(part: Path) -> None:
 
 
 @contextlib.contextmanager
-def _bar(part: Path, answer: _Answer, progress: bool) -> Iterator[Callable[[int], None]]:
-    """Yields what is told of every chunk; draws only where the error output is a terminal."""
+def _bar(part: Path, found: _Response, progress: bool) -> Iterator[Callable[[int], None]]:
+    """Yields a function to call with the size of each chunk; draws only if stderr is a terminal."""
     if not progress or not sys.stderr.isatty():
         yield lambda _: None
         return
@@ -210,5 +211,5 @@ def _bar(part: Path, answer: _Answer, progress: bool) -> Iterator[Callable[[int]
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
     with Progress(*columns, TransferSpeedColumn(), console=Console(stderr=True)) as bar:
         name = part.name.removesuffix(".part")
-        task = bar.add_task(name, total=answer.size, completed=answer.start)
+        task = bar.add_task(name, total=found.size, completed=found.start)
         yield lambda count: bar.advance(task, count)

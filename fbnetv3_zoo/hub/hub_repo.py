@@ -1,7 +1,7 @@
-"""Single files of Hugging Face repositories, without waiting where there is no network.
+"""Single files from Hugging Face repositories, failing fast without a network.
 
-huggingface-hub itself tries for most of a minute before it says that a host is not reachable; here
-one short question goes first, and nothing is asked about files that are here already.
+huggingface-hub itself retries for most of a minute before it reports an unreachable host. Here one
+short request goes first, and files in the cache need no request.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .weights import HubFile
 
 
 def find_hub_file(source: HubFile, revision: str, cache_dir: str | Path | None) -> Path | None:
-    """Returns the file if the hub's cache has it, else None."""
+    """Returns the file if it is in the hub's cache, else None."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(
@@ -30,24 +30,24 @@ def download_hub_file(
     cache_dir: str | Path | None,
     *,
     timeout_s: float,
-    place: Path | None = None,
+    manual_path: Path | None = None,
 ) -> tuple[Path, str]:
-    """Returns the file in the hub's cache, fetched if need be, and the commit it belongs to.
+    """Returns the file in the hub's cache, downloaded if necessary, and its commit.
 
     Args:
-        source: which file.
+        source: the file.
         revision: branch, tag or commit.
-        cache_dir: hub cache; None is the hub's own.
-        timeout_s: how long the server may take to answer.
-        place: where the user may put the file by hand, for the error.
+        cache_dir: cache folder; None is the hub's default.
+        timeout_s: seconds until a request fails.
+        manual_path: where users can put the file by hand, for the error message.
 
     Raises:
-        FetchError: it cannot be fetched.
+        FetchError: the file cannot be downloaded.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError
 
-    # The hub's own variable, read at each call; the library reads it once, when imported.
+    # Read at each call; the library reads its variable only once, when imported.
     endpoint = os.environ.get("HF_ENDPOINT") or None
     url = hf_hub_url(source.repo, source.filename, revision=revision, endpoint=endpoint)
     try:
@@ -60,11 +60,11 @@ def download_hub_file(
             etag_timeout=timeout_s,
             endpoint=endpoint,
         )
-    # Of the library's errors not all are OSError: its HTTP client's have a tree of their own.
+    # Not all errors of the library are OSErrors: those of its HTTP client have another base class.
     except Exception as error:
         answered = isinstance(error, HfHubHTTPError)
-        hint = "check repository and token" if answered else "check the network"
-        by_hand = f", or put the file at {place}" if place else ""
+        hint = "check the repository and the token" if answered else "check the network"
+        by_hand = f", or put the file at {manual_path}" if manual_path else ""
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise FetchError(f"cannot fetch {url}: {reason}; {hint}{by_hand}") from error
     return Path(path), commit or revision

@@ -1,4 +1,4 @@
-"""Who may use which weights: a policy refuses, its absence warns once."""
+"""Licence checks: a policy refuses restricted weights; without one, their first use warns."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ _warned: set[str] = set()
 
 
 def check_license(weights: Weights, policy: str | None = None) -> None:
-    """Refuses weights that a policy forbids; without a policy says once that they are restricted.
+    """Refuses weights that a policy forbids; without a policy warns once that they are restricted.
 
     Args:
-        weights: what is about to be used.
-        policy: "commercial" allows only licences for commercial use; None asks the environment
-            variable FBNETV3_LICENSE, which may be "commercial" or empty.
+        weights: the weights to check.
+        policy: "commercial" accepts only licences that allow commercial use; None reads the
+            environment variable FBNETV3_LICENSE, which may be "commercial" or empty.
 
     Raises:
-        ValueError: the licence forbids commercial use, or there is no such policy.
+        ValueError: the policy refuses the licence, or is unknown.
     """
     check_terms(weights.name, weights.license, policy)
 
 
 def check_terms(name: str, license: str, policy: str | None = None) -> None:
-    """Does the same for anything with a name and an SPDX licence name, in any case of letters.
+    """As `check_license`, for a name and an SPDX licence name in upper or lower case.
 
     Raises:
-        ValueError: as `check_license`.
+        ValueError: as in `check_license`.
     """
     policy = policy if policy is not None else os.environ.get(VARIABLE) or None
     if policy not in (None, "commercial"):
@@ -41,13 +41,13 @@ def check_terms(name: str, license: str, policy: str | None = None) -> None:
         return
     if policy == "commercial":
         raise ValueError(
-            f"{name} is licensed {license}: no commercial use, which the policy 'commercial' asks "
-            "for. Take other weights, see fbnetv3.list_weights(license='commercial')"
+            f"{name} is licensed {license}: no commercial use, which the policy 'commercial' "
+            "requires. Choose other weights, see fbnetv3.list_weights(license='commercial')"
         )
     if name not in _warned:
         _warned.add(name)
         warnings.warn(
             f"{name} is licensed {license}: non-commercial use only. Set license='commercial' to "
-            "be refused such weights",
+            "refuse such weights",
             stacklevel=4,
         )

@@ -1,7 +1,6 @@
-"""A network built around tensors that are there already: no random weights are drawn first.
+"""Builds a model from existing tensors, without initialising random weights first.
 
-The classifier and the stem are adapted where the caller wants other classes or channels than the
-tensors have.
+Classifier and stem are adapted if the numbers of classes or input channels differ.
 """
 
 from __future__ import annotations
@@ -33,33 +32,33 @@ def build_from_state(
     dtype: torch.dtype | None = None,
     **kwargs: Any,
 ) -> FBNetV3:
-    """Returns the network of `arch` with the tensors of `state` in it.
+    """Returns the model of `arch` with the tensors of `state`.
 
     Args:
-        arch: the table.
-        state: name -> tensor in our layout, as `FBNetV3.state_dict` has them.
-        source: where the tensors come from, for errors and the log.
-        num_classes: logits; where it differs from the tensors' a fresh classifier is put in, and
-            the log (`fbnetv3`, level INFO) says so. None keeps the tensors' own.
-        in_chans: input channels; another number than the tensors' adapts the stem: the RGB filters
-            summed for 1 channel, else repeated and scaled so that the response keeps its size.
-        device: where the network goes.
-        dtype: type of its parameters, float32 unless given.
-        **kwargs: others of `FBNetV3`.
+        arch: the architecture.
+        state: name -> tensor in our layout, as in `FBNetV3.state_dict`.
+        source: where the tensors come from, for error messages and the log.
+        num_classes: number of classes; None keeps the classifier of `state`. A different number
+            gets a newly initialised classifier, which is logged (`fbnetv3`, level INFO).
+        in_chans: input channels. If `state` has a different number, the stem's RGB filters are
+            summed for 1 channel, else repeated and scaled to keep the magnitude of the response.
+        device: device of the parameters.
+        dtype: floating-point type of the parameters, default float32.
+        **kwargs: other arguments of `FBNetV3`.
 
     Raises:
-        ValueError: tensors are missing, left over, or of another shape.
+        ValueError: tensors are missing, unexpected, or of a different shape.
     """
     stored = stored_classes(state)
     num_classes = stored if num_classes is None else num_classes
     target = device if device is not None else torch.get_default_device()
-    # A norm or activation from outside may hold numbers that no file has: such a network is built
-    # with all its numbers, where ours can stay without any until they are assigned.
+    # A custom norm or activation may have values that are not in `state`, so the model is allocated
+    # and initialised. Otherwise it stays on the meta device until the tensors are assigned.
     norm, act = kwargs.get("norm_layer"), kwargs.get("act_layer")
-    foreign = norm is not None or not (act is None or isinstance(act, str))
+    custom = norm is not None or not (act is None or isinstance(act, str))
     model = build(
         arch,
-        device=target if foreign else "meta",
+        device=target if custom else "meta",
         num_classes=num_classes,
         in_chans=in_chans,
         **kwargs,
@@ -70,7 +69,7 @@ def build_from_state(
             device=target, dtype=(dtype or torch.float32) if tensor.is_floating_point() else None
         )
         for name, tensor in state.items()
-        # FrozenBatchNorm and the like keep no count.
+        # FrozenBatchNorm and similar layers have no such buffer.
         if name in own or not name.endswith("num_batches_tracked")
     }
     if num_classes != stored:
@@ -78,21 +77,21 @@ def build_from_state(
     if STEM in tensors and tensors[STEM].shape[1] != in_chans:
         tensors[STEM] = adapt_stem(tensors[STEM], in_chans)
         logger.info("%s: stem adapted to %d input channels", source, in_chans)
-    load_strict(model, tensors, assign=not foreign, source=source)
+    load_strict(model, tensors, assign=not custom, source=source)
     return model.to(dtype=dtype) if dtype is not None else model
 
 
 def stored_classes(state: Mapping[str, Tensor]) -> int:
-    """Returns how many classes a classifier in our layout has, 0 where there is none."""
+    """Returns the number of classes of a state dict in our layout, 0 without a classifier."""
     bias = state.get(f"{CLASSIFIER}.bias")
     return 0 if bias is None else bias.numel()
 
 
 def adapt_stem(weight: Tensor, in_chans: int) -> Tensor:
-    """Returns a stem's filters (C, in_chans, 3, 3) made of (C, 3, 3, 3) for RGB.
+    """Returns stem filters (C, in_chans, 3, 3) made from those for RGB, (C, 3, 3, 3).
 
-    One channel gets the sum of the three, so that a grey image gives what it gave as RGB; more
-    channels repeat them, scaled by 3 / in_chans, as timm does.
+    For one channel the RGB filters are summed, so that a grey image gives the same output as in
+    RGB; for more channels they are repeated and scaled by 3 / in_chans, as in timm.
     """
     stored = weight.shape[1]
     if in_chans == 1:
@@ -108,9 +107,9 @@ def _replace_classifier(
     for name in dropped:
         del tensors[name]
     if model.num_classes:
-        fresh = nn.Linear(model.head_hidden_size, model.num_classes)
+        classifier = nn.Linear(model.head_hidden_size, model.num_classes)
         like = tensors[STEM]
-        for name, value in fresh.state_dict().items():
+        for name, value in classifier.state_dict().items():
             tensors[f"{CLASSIFIER}.{name}"] = value.to(device=like.device, dtype=like.dtype)
     logger.info(
         "%s: dropped %s for %d classes; the classifier for %d classes is %s",
@@ -118,5 +117,5 @@ def _replace_classifier(
         ", ".join(dropped) or "nothing",
         stored,
         model.num_classes,
-        "fresh" if model.num_classes else "left out",
+        "new" if model.num_classes else "left out",
     )

@@ -1,14 +1,14 @@
-"""A model as a folder or a repository: config.json and model.safetensors, as timm reads them.
+"""Models saved as a folder or hub repository: config.json and model.safetensors, as timm does.
 
-`config.json` is timm's, with an entry `fbnetv3` more that holds the table, so that any network
-can be read back by `from_pretrained`. The rest depends on who can build the network:
+`config.json` has timm's fields and an entry `fbnetv3` with the architecture, so that
+`from_pretrained` can load any model. The rest depends on what timm can build:
 
-* a table that is timm's own fbnetv3_b, d or g (D, G, and B with same padding): architecture
-  "fbnetv3_b", ... with the tensors in timm's layout. timm alone loads it. The stem's bias is folded
-  into the running mean, so that logits agree to rounding, not to the bit.
-* a published table: architecture "meta_fbnetv3_a" to "g" in our layout. timm loads it where
-  `fbnetv3.timm_models` is imported.
-* any other table: read by `from_pretrained` only.
+* The architecture equals timm's fbnetv3_b, d or g (D, G, and B with same padding): saved as
+  "fbnetv3_b", ... with tensors in timm's layout, which timm loads without this package. The stem's
+  bias is folded into the running mean, so that logits agree up to rounding.
+* Other published architectures: saved as "meta_fbnetv3_a" to "g" in our layout. timm loads them
+  after `import fbnetv3.timm_models`.
+* All others: loaded by `from_pretrained` only.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 SCHEMA = "fbnetv3-model/1"
 CONFIG, WEIGHTS_FILE = "config.json", "model.safetensors"
 _TIMM_NAMES = ("fbnetv3_b", "fbnetv3_d", "fbnetv3_g")
-# Where weights came from says nothing about the ones that are saved.
+# The origin of the loaded weights does not apply to the saved ones.
 _SOURCE_FIELDS = frozenset(
     {"architecture", "file", "hf_hub_filename", "hf_hub_id", "source", "state_dict", "url"}
 )
@@ -55,18 +55,18 @@ _TIMEOUT_S = 20.0
 
 @dataclass(frozen=True)
 class Published:
-    """What a folder or repository holds.
+    """The content of a folder or repository.
 
     Attributes:
-        place: where it was read from, for errors.
-        arch: the table.
+        source: where it was read from, for error messages.
+        arch: the architecture.
         state: name -> tensor in our layout.
-        model_args: arguments that its network was built with.
-        pretrained_cfg: timm's description of it.
-        license: SPDX name in lower case, "" where none is given.
+        model_args: arguments that the model was built with.
+        pretrained_cfg: timm's description of the weights.
+        license: SPDX name in lower case, "" if there is none.
     """
 
-    place: str
+    source: str
     arch: Arch
     state: dict[str, Tensor]
     model_args: dict[str, Any]
@@ -82,20 +82,21 @@ def save_pretrained(
     labels: Sequence[str] | None = None,
     preprocess: Preprocess | None = None,
 ) -> Path:
-    """Writes a model as a folder that `from_pretrained` reads, and timm where it can build it.
+    """Saves a model in a folder for `from_pretrained`, and for timm if it can build the model.
 
     Args:
-        model: what to save.
-        folder: where; made if absent, files of the same names are replaced.
-        license: SPDX name; None keeps that of the weights the model was loaded with.
-        labels: names of the classes in order.
-        preprocess: what an image goes through; None keeps what the model was loaded with.
+        model: the model to save.
+        folder: created if missing; files of the same names are replaced.
+        license: SPDX name; None keeps that of the loaded weights.
+        labels: class names in the order of the logits.
+        preprocess: preprocessing of images; None keeps that of the loaded weights.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: the model's layers are not those of its table, or labels do not fit.
+        ValueError: the model's layers differ from its architecture, or the number of labels from
+            its classes.
     """
     model_args = _model_args(model)
     _check_layers(model, model_args)
@@ -149,37 +150,39 @@ def save_pretrained(
 
 
 def read_pretrained(
-    place: str | Path,
+    source: str | Path,
     *,
     revision: str | None = None,
     cache_dir: str | Path | None = None,
     offline: bool | None = None,
 ) -> Published:
-    """Returns what a folder or repository holds, its tensors in our layout.
+    """Returns the content of a folder or repository, with tensors in our layout.
 
     Args:
-        place: a folder (also "local-dir:PATH"), or "ORG/REPO", "ORG/REPO@REVISION" (also with
-            "hf-hub:" before it) on the Hugging Face hub.
-        revision: branch, tag or commit of a repository; "main" unless given.
-        cache_dir: hub cache; None is the hub's own.
-        offline: ask no network; None takes it from HF_HUB_OFFLINE or FBNETV3_OFFLINE.
+        source: a folder (also "local-dir:PATH"), or "ORG/REPO" or "ORG/REPO@REVISION" on the
+            Hugging Face hub (also with the prefix "hf-hub:").
+        revision: branch, tag or commit of a repository; default "main".
+        cache_dir: cache folder; None is the hub's default.
+        offline: do not use the network; None reads HF_HUB_OFFLINE or FBNETV3_OFFLINE.
 
     Raises:
-        FetchError: it is not here and cannot be fetched.
+        FetchError: a file cannot be downloaded.
         FileNotFoundError: the folder lacks a file.
-        ValueError: a file is damaged, or is no FBNetV3.
+        ValueError: a file is damaged or not an FBNetV3.
     """
-    text = str(place)
+    text = str(source)
     local = Path(text.removeprefix("local-dir:"))
     if text.startswith("local-dir:") or local.is_dir():
         config_path, weights_path = local / CONFIG, local / WEIGHTS_FILE
         for path in (config_path, weights_path):
             if not path.is_file():
-                raise FileNotFoundError(f"no {path}; expected a folder with {path.name} in it")
+                raise FileNotFoundError(f"no {path}; expected a folder that contains {path.name}")
     else:
         repo, _, at = re.sub(r"^hf[-_]hub:", "", text).partition("@")
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
-            raise ValueError(f"{text!r} is neither a folder nor ORG/REPO on the hub; check it")
+            raise ValueError(
+                f"{text!r} is neither a folder nor ORG/REPO on the hub; check the spelling"
+            )
         revision = revision or at or "main"
         config_path, revision = _hub_file(repo, CONFIG, revision, cache_dir, offline)
         weights_path, _ = _hub_file(repo, WEIGHTS_FILE, revision, cache_dir, offline)
@@ -190,7 +193,7 @@ def read_pretrained(
     license = _mapping(config.get("fbnetv3")).get("license") or cfg.get("license") or ""
     state = to_fbnetv3(tensors, arch, detect_dialect(tensors))
     return Published(
-        place=text,
+        source=text,
         arch=arch,
         state=state,
         model_args={
@@ -198,7 +201,7 @@ def read_pretrained(
             "num_classes": stored_classes(state),
             **_mapping(config.get("model_args")),
         },
-        # timm writes the names of the classes beside its own record.
+        # timm writes the class names outside its pretrained_cfg.
         pretrained_cfg={"label_names": config.get("label_names")}
         | cfg
         | {"first_conv": "stem.conv"}
@@ -208,7 +211,7 @@ def read_pretrained(
 
 
 def from_pretrained(
-    place: str | Path,
+    source: str | Path,
     *,
     revision: str | None = None,
     cache_dir: str | Path | None = None,
@@ -218,23 +221,24 @@ def from_pretrained(
 ) -> FBNetV3:
     """Returns the model of a folder or repository, in evaluation mode.
 
-    Reads what `save_pretrained` wrote, and what timm wrote of an FBNetV3.
+    Reads models saved by `save_pretrained`, and FBNetV3 models saved by timm.
 
     Args:
-        place: as in `read_pretrained`.
+        source: as in `read_pretrained`.
         revision: as in `read_pretrained`.
         cache_dir: as in `read_pretrained`.
         offline: as in `read_pretrained`.
-        license: "commercial" refuses weights that forbid it; also by FBNETV3_LICENSE.
-        **kwargs: those of `build`, in place of what was saved.
+        license: "commercial" refuses weights that forbid commercial use; None reads
+            FBNETV3_LICENSE.
+        **kwargs: arguments of `build`, which override the saved ones.
 
     Raises:
-        ValueError: as `read_pretrained`, or the licence is refused.
+        ValueError: as in `read_pretrained`, or the licence is refused.
     """
-    found = read_pretrained(place, revision=revision, cache_dir=cache_dir, offline=offline)
-    check_terms(found.place, found.license, license)
+    found = read_pretrained(source, revision=revision, cache_dir=cache_dir, offline=offline)
+    check_terms(found.source, found.license, license)
     arguments = found.model_args | kwargs
-    model = build_from_state(found.arch, found.state, source=found.place, **arguments)
+    model = build_from_state(found.arch, found.state, source=found.source, **arguments)
     model.pretrained_cfg = model.default_cfg = found.pretrained_cfg | {
         "num_classes": model.num_classes
     }
@@ -253,25 +257,25 @@ def push_to_hub(
     token: str | None = None,
     endpoint: str | None = None,
 ) -> str:
-    """Uploads a model to the Hugging Face hub, making the repository if needed.
+    """Uploads a model to the Hugging Face hub, creating the repository if necessary.
 
     Args:
-        model: what to upload.
+        model: the model to upload.
         repo_id: "ORG/REPO".
         license: as in `save_pretrained`.
         labels: as in `save_pretrained`.
         preprocess: as in `save_pretrained`.
         private: whether a new repository is private.
-        revision: branch; None is the main one.
-        token: access token; None takes the one that huggingface-hub finds.
-        endpoint: address of the hub; None is the one that huggingface-hub uses.
+        revision: branch; None is the main branch.
+        token: access token; None uses the stored one.
+        endpoint: URL of the hub; None is the default of huggingface-hub.
 
     Returns:
-        Address of the commit.
+        URL of the commit.
 
     Raises:
-        ValueError: as `save_pretrained`.
-        huggingface_hub.errors.HfHubHTTPError: the hub refuses.
+        ValueError: as in `save_pretrained`.
+        huggingface_hub.errors.HfHubHTTPError: the hub rejects the upload.
     """
     from huggingface_hub import HfApi
 
@@ -289,7 +293,7 @@ def push_to_hub(
 
 
 def _model_args(model: FBNetV3) -> dict[str, Any]:
-    """Returns what `build` needs beyond the table, where it is not the default."""
+    """Returns the arguments of `build` that differ from its defaults."""
     found: dict[str, Any] = {"in_chans": model.in_chans, "global_pool": model.pool_type}
     if isinstance(model.stem.bn, nn.BatchNorm2d):
         found |= {"bn_eps": model.stem.bn.eps, "bn_momentum": model.stem.bn.momentum}
@@ -298,41 +302,42 @@ def _model_args(model: FBNetV3) -> dict[str, Any]:
 
 
 def _check_layers(model: FBNetV3, model_args: Mapping[str, Any]) -> None:
-    """Refuses a model with exchanged, pruned or dilated layers: no file could say so."""
+    """Refuses models with replaced, pruned or dilated layers, which cannot be saved."""
     plain = build(model.arch, device="meta", num_classes=model.num_classes, **model_args)
     for (name, own), expected in zip(model.named_children(), plain.children(), strict=True):
         if _shape(own) != _shape(expected):
             raise ValueError(
-                f"the layers of {name!r} are not those of the model's table; expected a model "
+                f"the layers of {name!r} are not those of its architecture; expected a model "
                 "without norm_layer, act_layer, output_stride or pruning. Save its state_dict "
                 "with safetensors instead"
             )
 
 
 def _shape(module: nn.Module) -> str:
-    # Stochastic depth is a setting of training.
+    # Stochastic depth matters only during training.
     return re.sub(r"DropPath\(rate=[\d.]+\)", "Identity()", repr(module))
 
 
 def _timm_name(arch: Arch) -> tuple[str, Dialect]:
-    """Returns the architecture's name for timm, and the layout it expects."""
+    """Returns the name of the architecture in timm, and the layout that timm expects."""
 
-    def fits(table: Arch) -> bool:
-        # At the table's side: it may be too deep for the side of a network for small images.
-        if table.resolution < arch.min_side:
+    def equals(published: Arch) -> bool:
+        # Compared at the published resolution, which may be too low for `arch`.
+        if published.resolution < arch.min_side:
             return False
-        return dataclasses.replace(arch, resolution=table.resolution).sha256 == table.sha256
+        same_resolution = dataclasses.replace(arch, resolution=published.resolution)
+        return same_resolution.sha256 == published.sha256
 
     for name in _TIMM_NAMES:
-        if fits(ARCHS[name].same_padding()):
+        if equals(ARCHS[name].same_padding()):
             return name, "timm"
-    names = [name for name, table in ARCHS.items() if fits(table)]
-    # A and B are one table at two resolutions.
+    names = [name for name, published in ARCHS.items() if equals(published)]
+    # A and B differ in their resolution only.
     names.sort(key=lambda name: ARCHS[name].resolution != arch.resolution)
     if not names:
         return "fbnetv3", "fbnetv3"
-    published = f"{names[0]}.meta_in1k" in WEIGHTS
-    return f"meta_{names[0]}" if published else names[0], "fbnetv3"
+    has_weights = f"{names[0]}.meta_in1k" in WEIGHTS
+    return f"meta_{names[0]}" if has_weights else names[0], "fbnetv3"
 
 
 def _arch_of(config: Any, path: Path) -> Arch:
@@ -371,7 +376,7 @@ def _hub_file(
 
 
 def _card(config: Mapping[str, Any]) -> str:
-    """Returns the repository's README: what a reader and the hub need to know."""
+    """Returns the README of a saved model, with the metadata that the hub reads."""
     license = config["pretrained_cfg"].get("license")
     by_timm = config["fbnetv3"]["dialect"] == "timm"
     library = "timm" if by_timm else "fbnetv3"

@@ -1,7 +1,7 @@
-"""timm's description of a model's weights and input: made of our records, and read back.
+"""timm's `pretrained_cfg`: made from our records, and read from models.
 
-`FBNetV3.pretrained_cfg` is this mapping, so that `timm.data.resolve_model_data_config(model)` and
-whatever else reads it works on our models too.
+`FBNetV3.pretrained_cfg` is this dict, so that `timm.data.resolve_model_data_config(model)` and
+other code that reads it works with our models.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ def pretrained_cfg(architecture: str, arch: Arch, weights: Weights | None) -> di
 
     Args:
         architecture: the model's name.
-        arch: its table.
-        weights: what it is loaded with.
+        arch: its architecture.
+        weights: the record of its weights, None if it is untrained.
     """
-    side = weights.preprocess.crop if weights else arch.resolution
+    size = weights.preprocess.crop if weights else arch.resolution
     cfg: dict[str, Any] = {
         "architecture": architecture,
         "num_classes": weights.num_classes if weights else 1000,
-        "input_size": (3, side, side),
-        "pool_size": _last_map(arch, side),
+        "input_size": (3, size, size),
+        "pool_size": _last_map(arch, size),
         "crop_pct": 0.95,
         "interpolation": "bilinear",
         "mean": IMAGENET_MEAN,
@@ -58,13 +58,13 @@ def pretrained_cfg(architecture: str, arch: Arch, weights: Weights | None) -> di
 
 
 def weights_of(model: object) -> Weights | None:
-    """Returns the record of the weights that a model, ours or timm's, was loaded with."""
+    """Returns the record of the weights that a model, ours or timm's, was loaded with, or None."""
     cfg = _cfg_of(model)
     return WEIGHTS.get(f"{cfg.get('architecture')}.{cfg.get('tag')}")
 
 
 def preprocess_of(model: object) -> Preprocess | None:
-    """Returns what an image goes through before a model; None where the model does not say."""
+    """Returns the preprocessing that a model expects, None if unknown."""
     weights, cfg = weights_of(model), _cfg_of(model)
     if weights is not None:
         return weights.preprocess
@@ -72,7 +72,7 @@ def preprocess_of(model: object) -> Preprocess | None:
 
 
 def class_names_of(model: object) -> tuple[str, ...]:
-    """Returns the classes of a model in the order of its logits; () where it does not say."""
+    """Returns the class names of a model in the order of its logits, () if unknown."""
     weights, cfg = weights_of(model), _cfg_of(model)
     num_classes = getattr(model, "num_classes", None)
     if weights is not None and weights.num_classes == num_classes:
@@ -86,8 +86,8 @@ def _cfg_of(model: object) -> dict[str, Any]:
     return cfg
 
 
-def _last_map(arch: Arch, side: int) -> tuple[int, int]:
-    side = math.ceil(side / 2)
+def _last_map(arch: Arch, size: int) -> tuple[int, int]:
+    size = math.ceil(size / 2)
     for block in arch.blocks():
-        side = (side + 2 * block.padding - block.kernel) // block.stride + 1
-    return side, side
+        size = (size + 2 * block.padding - block.kernel) // block.stride + 1
+    return size, size

@@ -1,7 +1,7 @@
-"""Names to architectures and weights: what there is, and what fits within limits.
+"""Looking up and listing architectures and weights by name, or by size and accuracy.
 
-A name is `model` or `model.tag`, the tag choosing among trained weights. Nothing here imports
-torch, so that looking things up stays fast; `create` makes the models.
+A name is `model` or `model.tag`; the tag selects pretrained weights. Nothing here imports torch, so
+that lookups are fast; `create` builds the models.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from fbnetv3.arch.tables import ARCHS
 
 from .weights import WEIGHTS, Weights
 
-# How the name of a published folder begins, here or on the hub.
+# Prefixes of saved models in a local folder or on the hub.
 FOLDERS = ("local-dir:", "hf-hub:", "hf_hub:")
-# Tables added by `register`; the published ones stay what they are.
+# Architectures added by `register`.
 _REGISTERED: dict[str, Arch] = {}
 
 
 @dataclass(frozen=True)
 class Found:
-    """One row of `find`: a set of weights.
+    """One result of `find`: a set of pretrained weights.
 
     Attributes:
         name: `model.tag`.
-        macs_paper: multiply-adds for one image at the weights' resolution.
-        params: every trainable number.
+        macs_paper: MACs (multiply-adds) per image at the weights' resolution.
+        params: number of trainable parameters.
         top1_pct: published or measured top-1 in percent.
-        labels: the data set of that accuracy.
+        labels: the data set of the accuracy.
         license: SPDX name of the weights' licence.
     """
 
@@ -50,11 +50,11 @@ def list_models(
     pretrained: bool = False,
     license: str | None = None,
 ) -> list[str]:
-    """Returns the models' names, sorted; with `pretrained` the names `model.tag` of weights.
+    """Returns the names of all models, sorted; with `pretrained` the names `model.tag` of weights.
 
     Args:
-        filter: a pattern such as "fbnetv3_*", or several; all where it is empty.
-        pretrained: list what can be loaded in place of what can be built.
+        filter: a wildcard pattern such as "fbnetv3_*", or several; empty for all.
+        pretrained: list pretrained weights instead of models.
         license: "commercial" or an SPDX name; implies `pretrained`.
     """
     if pretrained or license:
@@ -63,11 +63,11 @@ def list_models(
 
 
 def list_weights(filter: str | Sequence[str] = "", *, license: str | None = None) -> list[str]:
-    """Returns the names `model.tag` of all trained weights, sorted.
+    """Returns the names `model.tag` of all pretrained weights, sorted.
 
     Args:
-        filter: a pattern for the full name or the model, or several.
-        license: "commercial" keeps those that may be used commercially, an SPDX name only those.
+        filter: a wildcard pattern for the full name or the model, or several.
+        license: "commercial" for weights that allow commercial use, or an SPDX name.
     """
     names = _matching(WEIGHTS, filter)
     return [name for name in names if _allowed(WEIGHTS[name], license)]
@@ -81,16 +81,16 @@ def find(
     license: str | None = None,
     labels: str = "imagenet1k",
 ) -> list[Found]:
-    """Returns trained weights within limits, the most accurate first.
+    """Returns pretrained weights within limits, most accurate first.
 
     Args:
-        max_macs: multiply-adds for one image, in the paper's convention.
-        max_params: trainable numbers.
-        min_top1: top-1 in percent, as published or measured by whom the weights' record names.
+        max_macs: MACs (multiply-adds) per image, in the paper's convention.
+        max_params: number of trainable parameters.
+        min_top1: top-1 in percent, measured by the `evaluated_by` of the weights.
         license: "commercial" or an SPDX name.
-        labels: the classes that the network knows, "imagenet1k" or "cifar10".
+        labels: the data set, "imagenet1k" or "cifar10".
     """
-    rows = []
+    results = []
     for name in list_weights(license=license):
         weights = WEIGHTS[name]
         counts = count(weights.arch, weights.preprocess.crop, num_classes=weights.num_classes)
@@ -100,7 +100,7 @@ def find(
             and (max_params is None or counts.params <= max_params)
             and (min_top1 is None or weights.top1_pct >= min_top1)
         ):
-            rows.append(
+            results.append(
                 Found(
                     name,
                     counts.macs_paper,
@@ -110,19 +110,19 @@ def find(
                     weights.license,
                 )
             )
-    return sorted(rows, key=lambda row: -row.top1_pct)
+    return sorted(results, key=lambda result: -result.top1_pct)
 
 
 def get_arch(name: str) -> Arch:
-    """Returns the table of a model, of weights `model.tag`, or of an architecture's JSON.
+    """Returns the architecture of a model, of weights `model.tag`, or of a JSON file.
 
     Args:
-        name: of a model or of weights; or the path or address of a file that ends in .json.
+        name: name of a model or of weights, or path or URL of a .json file.
 
     Raises:
-        ValueError: there is no such name, and the nearest is suggested; or the file is no
-            architecture.
-        FileNotFoundError: there is no such file, or it cannot be fetched.
+        ValueError: the name is unknown (the message suggests the closest), or the file does not
+            hold an architecture.
+        FileNotFoundError: the file does not exist or cannot be fetched.
     """
     if name in WEIGHTS:
         return WEIGHTS[name].arch
@@ -137,10 +137,10 @@ def get_arch(name: str) -> Arch:
 
 
 def get_weights(name: str) -> Weights:
-    """Returns the record of weights `model.tag`, or of a model's first weights.
+    """Returns the record of weights `model.tag`, or of the default weights of a model.
 
     Raises:
-        ValueError: there is no such name, or the model has no weights.
+        ValueError: the name is unknown, or the model has no weights.
     """
     if name in WEIGHTS:
         return WEIGHTS[name]
@@ -150,28 +150,28 @@ def get_weights(name: str) -> Weights:
         if weights.model == name:
             return weights
     trained = ", ".join(sorted({weights.model for weights in WEIGHTS.values()}))
-    raise ValueError(f"{name!r} has no pretrained weights; models that have: {trained}")
+    raise ValueError(f"{name!r} has no pretrained weights; models with weights: {trained}")
 
 
 def register(name: str, arch: Arch) -> None:
-    """Makes `create(name)` build `arch`.
+    """Registers an architecture under a name, for `create` and `get_arch`.
 
     Raises:
-        ValueError: the name is taken by another table, or has a dot, slash or colon.
+        ValueError: the name belongs to another architecture, or has a dot, slash or colon.
     """
     if not name or any(mark in name for mark in "./:"):
-        raise ValueError(f"name is {name!r}; expected a word without '.', '/' and ':'")
+        raise ValueError(f"name is {name!r}; expected a name without '.', '/' and ':'")
     if _archs().get(name, arch) != arch:
-        raise ValueError(f"{name!r} is already another network; choose a new name")
+        raise ValueError(f"{name!r} is already another architecture; choose a new name")
     _REGISTERED[name] = arch
 
 
 def unknown_model(name: str) -> ValueError:
-    """Returns the error for a name that is neither a model nor weights; suggests the nearest."""
+    """Returns the error for an unknown name, with the closest known name."""
     known = [*_archs(), *WEIGHTS]
     plain = name.lower().replace("-", "_")
-    whole = f"fbnetv3_{plain}"  # a letter alone
-    near = [whole] if whole in known else difflib.get_close_matches(plain, known, n=1, cutoff=0.4)
+    full = f"fbnetv3_{plain}"  # `plain` may be the letter only
+    near = [full] if full in known else difflib.get_close_matches(plain, known, n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]!r}?" if near else "."
     tags = [weights.tag for weights in WEIGHTS.values() if name.startswith(weights.model + ".")]
     if tags:

@@ -1,8 +1,8 @@
-"""Whether a network here is the published one, and its weights the ones that were fetched.
+"""Checks that an architecture computes what the official one does, and that weights are intact.
 
-`data/golden.json` holds, for each official network whose reference outputs are known, the first
-logits of the official implementation in float64 on weights and an input that anyone can make again
-from the names and shapes of its state dict (`golden_tensor`, `golden_input`).
+`data/golden.json` holds, for each official model with known reference outputs, the first logits of
+the official implementation in float64. Their weights and input are reproducible from the names and
+shapes of the state dict (`golden_tensor`, `golden_input`).
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Result:
-    """One check of `verify`.
+    """Result of one check of `verify`.
 
     Attributes:
-        name: what was checked.
-        ok: whether it holds.
-        detail: the figures.
+        name: name of the check.
+        ok: whether it passed.
+        detail: the figures, or the error.
     """
 
     name: str
@@ -45,10 +45,10 @@ class Result:
 
 
 def verify(name: str, *, cache_dir: str | None = None) -> list[Result]:
-    """Returns the checks of a model, or of weights `model.tag` that are on this machine.
+    """Returns the results of all checks of a model, or of downloaded weights `model.tag`.
 
     Raises:
-        ValueError: there is no such name.
+        ValueError: the name is unknown.
         FileNotFoundError: the weights are not on this machine.
     """
     arch_name = name.partition(".")[0]
@@ -59,9 +59,9 @@ def verify(name: str, *, cache_dir: str | None = None) -> list[Result]:
 
 
 def golden_tensor(key: str, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Returns the golden value of one state-dict entry of the official layout.
+    """Returns the golden value of a state-dict entry in the official layout.
 
-    The rule is that of `tests/golden/golden_rule.py`: one generator a key, seeded by its CRC-32.
+    The same rule as in `tests/golden/golden_rule.py`: one generator per key, seeded by its CRC-32.
     """
     import numpy as np
 
@@ -82,12 +82,12 @@ def golden_tensor(key: str, shape: tuple[int, ...]) -> NDArray[Any]:
     return z.astype(np.float32)
 
 
-def golden_input(side: int) -> NDArray[np.float32]:
-    """Returns the golden images, (2, 3, side, side)."""
+def golden_input(resolution: int) -> NDArray[np.float32]:
+    """Returns the golden images, (2, 3, resolution, resolution)."""
     import numpy as np
 
     generator = np.random.Generator(np.random.PCG64(0))
-    return generator.standard_normal((2, 3, side, side), dtype=np.float32)
+    return generator.standard_normal((2, 3, resolution, resolution), dtype=np.float32)
 
 
 @functools.cache
@@ -127,7 +127,7 @@ def _architecture(name: str) -> Iterable[Result]:
     yield Result(
         "golden logits",
         difference <= _TOLERANCE,
-        f"largest difference {difference:.1e} from the official implementation's "
+        f"largest difference {difference:.1e} from the official implementation "
         f"at {golden['resolution']}",
     )
 

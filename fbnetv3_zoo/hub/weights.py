@@ -1,10 +1,10 @@
-"""Trained weights as records: what they are, where they lie, who measured them, their licence.
+"""Records of pretrained weights: source, preprocessing, licence, accuracy and who measured it.
 
-Nothing here reads or fetches a file: `hub` does. Accuracies were published by the owners named in
-`evaluated_by` and were not measured again by us unless it says so.
+Nothing here reads or fetches a file; `cached_weights` does. Accuracies were published by those
+named in `evaluated_by` and not measured by this project unless it says so.
 
-Sources: the official networks' addresses, resize, resolution and accuracies are those published
-with them (mobile-vision, 2020-12-01); timm's are on the hub pages of the three repositories.
+Sources: URLs, resize, resolution and accuracies of the official models are those published with
+them (mobile-vision, 2020-12-01); timm's are on the hub pages of its three repositories.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _NON_COMMERCIAL = frozenset({"CC-BY-NC-4.0"})
 
 
 def is_commercial(license: str) -> bool:
-    """Returns whether a licence allows commercial use, by its SPDX name in any case of letters."""
+    """Returns whether a licence, given by its SPDX name in any case, allows commercial use."""
     return license.upper() not in _NON_COMMERCIAL
 
 
 @dataclass(frozen=True, kw_only=True)
 class Url:
-    """A file at a plain address. Without a hash, `hub` records the one of the first download."""
+    """A file at a URL. Without a hash, the hash of the first download is recorded."""
 
     url: str
     sha256: str | None = None
@@ -44,8 +44,8 @@ class Url:
 class HubFile:
     """A file in a Hugging Face repository.
 
-    A revision that is not a commit hash, such as "main", is pinned by use: `hub` records the
-    commit and the hash of the first download and asks for that commit ever after.
+    A revision that is not a commit, such as "main", is pinned on first use: the commit and hash of
+    the first download are recorded, and later downloads use that commit.
     """
 
     repo: str
@@ -56,7 +56,7 @@ class HubFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Embedded:
-    """A file inside this package, in `data/`."""
+    """A file in this package's `data/`."""
 
     filename: str
     sha256: str
@@ -64,21 +64,21 @@ class Embedded:
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """One trained set of weights.
+    """A set of pretrained weights.
 
     Attributes:
         model: name in `tables.ARCHS`.
-        tag: what distinguishes it from other weights of the same model.
-        source: where the file lies.
-        dialect: whose state-dict layout the file has.
-        variant: how the table is changed before it is built: as published, with padding
-            kernel // 2, or for small images.
-        num_classes: logits.
+        tag: distinguishes weights of the same model.
+        source: location of the file.
+        dialect: state-dict layout of the file.
+        variant: variant of the architecture: as published, with padding kernel // 2, or for small
+            images.
+        num_classes: number of classes.
         labels: class list in `data/`, such as "imagenet1k".
-        preprocess: what an image goes through before this network.
+        preprocess: preprocessing of images.
         license: SPDX name.
-        license_url: where the licence's text is.
-        origin: page that published the weights.
+        license_url: URL of the licence text.
+        origin: page where the weights were published.
         top1_pct: top-1 accuracy in percent on the data set of `labels`, at `preprocess`.
         top5_pct: top-5 accuracy in percent, None where none was published.
         evaluated_by: who measured the accuracy.
@@ -111,7 +111,7 @@ class Weights:
 
     @property
     def arch(self) -> Arch:
-        """The table that these weights fit."""
+        """The architecture of these weights."""
         arch = ARCHS[self.model]
         if self.variant == "same_padding":
             return arch.same_padding()
@@ -145,7 +145,7 @@ def _timm(model: str, resize: int, crop: int, top1_pct: float) -> Weights:
     return Weights(
         model=model,
         tag="ra2_in1k",
-        # No commit of these repositories could be looked up where this table was written.
+        # Without a commit: the first download pins it.
         source=HubFile(repo=repo, filename="model.safetensors", revision="main"),
         dialect="timm",
         variant="same_padding",
@@ -209,7 +209,7 @@ def _imagenet(resize: int, crop: int) -> Preprocess:
 WEIGHTS: dict[str, Weights] = {
     weights.name: weights
     for weights in (
-        # model, job, resize, top-1, top-5; at the table's resolution
+        # model, job, resize, top-1, top-5; at the architecture's resolution
         _official("fbnetv3_a", "f235707940", 242, 79.574, 94.712),
         _official("fbnetv3_b", "f233607847", 266, 80.206, 94.944),
         _official("fbnetv3_c", "f234529537", 272, 80.826, 95.286),

@@ -1,4 +1,5 @@
-"""The networks in timm, torchvision and Detectron2.
+"""Models for other libraries: timm, torchvision and Detectron2, and data sets in COCO format.
 
-Imports `hub` and the rooms above it; nothing but the public face imports this room.
+May import all rooms except `demo` and `cli`. An optional library is imported only by the files
+about it.
 """

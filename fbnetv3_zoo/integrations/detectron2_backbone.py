@@ -1,4 +1,4 @@
-"""FBNetV3 under Detectron2's contracts: backbone, feature pyramid, C4 box head, proposal head.
+"""FBNetV3 for Detectron2: backbone, feature pyramid, C4 box head, proposal head.
 
     import fbnetv3.detectron2_config as zoo
     cfg = zoo.get_config("faster_rcnn_fbnetv3_a_c4")     # or add_fbnetv3_config(cfg) and your own
@@ -6,11 +6,10 @@
 
 Importing this module registers the builders `build_fbnetv3_backbone`, `build_fbnetv3_fpn_backbone`,
 `build_fbnetv3_retinanet_fpn_backbone`, `build_fbnetv3_box_head` and `build_fbnetv3_rpn_head`; they
-read `cfg.MODEL.FBNETV3`. The classes take plain keyword arguments and serve LazyConfig.
+read `cfg.MODEL.FBNETV3`. The classes take plain keyword arguments and work with LazyConfig.
 
-Detectron2 is no dependency, it has no release in the package index: a checkout of its repository on
-the Python path is enough (with setuptools below 82). The parts come from `trunk`; nothing here has
-layers of its own.
+Detectron2 is not a dependency, as it has no release on PyPI: a checkout of its repository on the
+Python path is enough (with setuptools below 82). The layers come from `trunk`.
 """
 
 from __future__ import annotations
@@ -61,31 +60,31 @@ __all__ = [
 logger = logging.getLogger("fbnetv3")
 
 NORMS = ("BN", "SyncBN", "nnSyncBN", "naiveSyncBN", "naiveSyncBN_N", "FrozenBN")
-# Detectron2 gives images in 0..255.
+# Detectron2 passes images in 0..255.
 PIXEL_MEAN = [255 * value for value in IMAGENET_MEAN]
 PIXEL_STD = [255 * value for value in IMAGENET_STD]
 
 
 class FBNetV3Backbone(Backbone):  # type: ignore[misc]  # detectron2 has no types
-    """The bare trunk: images (N, C, H, W) to name -> map.
+    """The backbone without a pyramid: images (N, C, H, W) to name -> feature map.
 
-    Maps of the networks A, B, C, E and F with padding "faithful" are smaller than H / stride; only
-    `FBNetV3FPN` can join them.
+    With padding "faithful", the maps of A, B, C, E and F are smaller than H / stride, and only
+    `FBNetV3FPN` can combine them.
 
     Args:
-        arch: name, `name.tag`, or path of an architecture's JSON, as `fbnetv3.create` takes them,
-            or an `Arch`, which a LazyConfig cannot hold.
+        arch: name, `name.tag`, path of an architecture's JSON, or an `Arch` (which a LazyConfig
+            cannot hold), as in `fbnetv3.create`.
         out_features: `res1` to `res5`, or d2go's `trunk0` to `trunk4`.
-        norm: one of `NORMS`; activations are modules of their own and stay, whichever it is.
+        norm: one of `NORMS`; activations are separate modules and are kept.
         padding: "same" or "faithful", see `trunk.load_network`.
         freeze_at: 0 to 5, see `trunk.Trunk`.
-        pretrained: load the weights that belong to the name.
-        checkpoint: file of a classifier's weights in their place.
-        license: "commercial" refuses weights that forbid it.
+        pretrained: load the pretrained weights of the name.
+        checkpoint: file of a classification model's weights to load instead.
+        license: "commercial" refuses weights that forbid commercial use.
         in_channels: channels of the images.
-        drop_path_rate: stochastic depth, growing up to the network's last row.
-        output_stride: 8, 16 or 32: from there on strides become dilations.
-        grad_checkpointing: run rows again in the backward pass, for less memory.
+        drop_path_rate: stochastic depth rate, increasing up to the last row.
+        output_stride: 8, 16 or 32; strides beyond it are replaced by dilation.
+        grad_checkpointing: recompute rows in the backward pass, to save memory.
 
     Raises:
         ValueError: an argument is out of range, or weights do not fit.
@@ -141,44 +140,44 @@ class FBNetV3Backbone(Backbone):  # type: ignore[misc]  # detectron2 has no type
 class FBNetV3FPN(FPN):  # type: ignore[misc]  # detectron2 has no types
     """Detectron2's feature pyramid, for maps of any size.
 
-    The finer map's size decides how far the coarser one is enlarged, where Detectron2 always
-    doubles it. So it works at every input size without padding, and on networks whose published
-    paddings give maps such as 64, 32, 15, 7. Where maps double exactly both are the same function,
-    with the same names of tensors.
+    The coarser map is upsampled to the size of the finer one, where Detectron2 always doubles it.
+    So it works at every input size without padding the image, and with published paddings, which
+    give maps such as 64, 32, 15, 7. Where sizes double exactly it computes the same as Detectron2's
+    FPN, and the tensor names are the same.
     """
 
     @property
     def size_divisibility(self) -> int:
-        """Any input size will do."""
+        """0, as any input size works."""
         return 0
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Returns "p<level>" -> map, fine to coarse."""
         maps = self.bottom_up(x)
-        joined: list[Tensor] = []
-        above: Tensor | None = None
+        outputs: list[Tensor] = []
+        coarser: Tensor | None = None
         for name, lateral, output in zip(
             reversed(self.in_features), self.lateral_convs, self.output_convs, strict=True
         ):
-            here: Tensor = lateral(maps[name])
-            if above is not None:
-                here = here + F.interpolate(above, size=here.shape[-2:], mode="nearest")
-                here = here / 2 if self._fuse_type == "avg" else here
-            above = here
-            joined.insert(0, output(here))
+            level: Tensor = lateral(maps[name])
+            if coarser is not None:
+                level = level + F.interpolate(coarser, size=level.shape[-2:], mode="nearest")
+                level = level / 2 if self._fuse_type == "avg" else level
+            coarser = level
+            outputs.insert(0, output(level))
         if self.top_block is not None:
-            found = {**dict(zip(self._out_features, joined, strict=False)), **maps}
-            joined.extend(self.top_block(found[self.top_block.in_feature]))
-        return dict(zip(self._out_features, joined, strict=True))
+            found = {**dict(zip(self._out_features, outputs, strict=False)), **maps}
+            outputs.extend(self.top_block(found[self.top_block.in_feature]))
+        return dict(zip(self._out_features, outputs, strict=True))
 
 
 class FBNetV3BoxHead(RegionHead):
-    """The network's own rows behind a feature, averaged: the box head of `StandardROIHeads`.
+    """The model's own rows after a feature, average-pooled: the box head of `StandardROIHeads`.
 
     Args:
-        arch: as in `FBNetV3Backbone`; give both the same.
-        in_feature: the feature that regions are cut from, `res4` or `trunk3`.
-        grad_checkpointing: run rows again in the backward pass.
+        arch: as in `FBNetV3Backbone`; must be the same.
+        in_feature: the feature that regions are extracted from, `res4` or `trunk3`.
+        grad_checkpointing: recompute rows in the backward pass, to save memory.
         **kwargs: `norm`, `padding`, `pretrained`, `checkpoint`, `license` of `FBNetV3Backbone`.
     """
 
@@ -195,12 +194,12 @@ class FBNetV3BoxHead(RegionHead):
 
     @property
     def output_shape(self) -> Any:
-        """Detectron2's `ShapeSpec` of the result."""
+        """Detectron2's `ShapeSpec` of the output."""
         return ShapeSpec(channels=self.tail.out_channels)
 
 
 class FBNetV3Res5(nn.Module):
-    """The same rows without the average: `res5` of Detectron2's `Res5ROIHeads`.
+    """The same rows without the pooling, as `res5` of Detectron2's `Res5ROIHeads`.
 
     Args: those of `FBNetV3BoxHead`.
     """
@@ -225,13 +224,13 @@ class FBNetV3Res5(nn.Module):
 
 
 class FBNetV3RPNHead(ProposalHead):
-    """Region proposals from a copy of the repeating blocks of the row that ends in `in_feature`.
+    """Region proposals from a copy of the repeated blocks of the row that outputs `in_feature`.
 
     Args:
-        arch: as in `FBNetV3Backbone`; give both the same.
+        arch: as in `FBNetV3Backbone`; must be the same.
         in_channels: channels of the maps, those of `in_feature`.
-        num_anchors: anchors a position.
-        box_dim: numbers a box.
+        num_anchors: anchors per position.
+        box_dim: numbers per box.
         in_feature: `res4` or `trunk3`.
         **kwargs: `norm`, `padding`, `pretrained`, `checkpoint`, `license` of `FBNetV3Backbone`.
     """
@@ -256,7 +255,7 @@ class FBNetV3RPNHead(ProposalHead):
 
 
 def build_fbnetv3_backbone(cfg: Any, input_shape: Any) -> FBNetV3Backbone:
-    """Returns the bare trunk of `cfg.MODEL.FBNETV3`, after a check of format and statistics."""
+    """Returns the backbone of `cfg.MODEL.FBNETV3`, after checking image format and statistics."""
     own = cfg.MODEL.FBNETV3
     backbone = FBNetV3Backbone(
         **_part_arguments(cfg),
@@ -276,7 +275,7 @@ def build_fbnetv3_backbone(cfg: Any, input_shape: Any) -> FBNetV3Backbone:
         )
     if cfg.MODEL.BACKBONE.FREEZE_AT and not (own.PRETRAINED or own.CHECKPOINT or cfg.MODEL.WEIGHTS):
         logger.warning(
-            "MODEL.BACKBONE.FREEZE_AT is %d and no weights are given: random layers stay random; "
+            "MODEL.BACKBONE.FREEZE_AT is %d without weights, so untrained layers would be frozen; "
             "set MODEL.WEIGHTS = 'fbnetv3://NAME' or FREEZE_AT = 0",
             cfg.MODEL.BACKBONE.FREEZE_AT,
         )
@@ -284,12 +283,12 @@ def build_fbnetv3_backbone(cfg: Any, input_shape: Any) -> FBNetV3Backbone:
 
 
 def build_fbnetv3_fpn_backbone(cfg: Any, input_shape: Any) -> FBNetV3FPN:
-    """Returns trunk and pyramid p2 to p6 for Faster and Mask R-CNN."""
+    """Returns the backbone with a pyramid p2 to p6, for Faster and Mask R-CNN."""
     return _pyramid(cfg, build_fbnetv3_backbone(cfg, input_shape), LastLevelMaxPool())
 
 
 def build_fbnetv3_retinanet_fpn_backbone(cfg: Any, input_shape: Any) -> FBNetV3FPN:
-    """Returns trunk and pyramid p3 to p7 for RetinaNet; p6 and p7 are made from the last map."""
+    """Returns the backbone with a pyramid p3 to p7, for RetinaNet; p6 and p7 use the last map."""
     trunk = build_fbnetv3_backbone(cfg, input_shape)
     last = cfg.MODEL.FPN.IN_FEATURES[-1]
     channels = trunk.output_shape()[last].channels
@@ -298,19 +297,19 @@ def build_fbnetv3_retinanet_fpn_backbone(cfg: Any, input_shape: Any) -> FBNetV3F
 
 
 def build_fbnetv3_box_head(cfg: Any, input_shape: Any) -> FBNetV3BoxHead:
-    """Returns the C4 box head, for `StandardROIHeads` on one feature of the bare trunk."""
+    """Returns the C4 box head, for `StandardROIHeads` on one feature of the backbone."""
     (feature,) = cfg.MODEL.ROI_HEADS.IN_FEATURES
     head = FBNetV3BoxHead(**_part_arguments(cfg), in_feature=feature)
     if input_shape.channels != head.tail.in_channels:
         raise ValueError(
-            f"the box head is given {input_shape.channels} channels; {cfg.MODEL.FBNETV3.ARCH} has "
-            f"{head.tail.in_channels} at {feature!r}. It reads the bare trunk"
+            f"the box head gets {input_shape.channels} channels; {cfg.MODEL.FBNETV3.ARCH} has "
+            f"{head.tail.in_channels} at {feature!r}. Use it without a feature pyramid"
         )
     return head
 
 
 def build_fbnetv3_rpn_head(cfg: Any, input_shape: Sequence[Any]) -> FBNetV3RPNHead:
-    """Returns the C4 proposal head, for RPN on one feature of the bare trunk."""
+    """Returns the C4 proposal head, for RPN on one feature of the backbone."""
     (feature,) = cfg.MODEL.RPN.IN_FEATURES
     (shape,) = input_shape
     anchors = build_anchor_generator(cfg, input_shape)
@@ -343,14 +342,14 @@ def check_pixels(
     mean: Sequence[float] = PIXEL_MEAN,
     std: Sequence[float] = PIXEL_STD,
 ) -> None:
-    """Refuses images that the weights were not trained for.
+    """Checks that images have the format and statistics that the weights were trained with.
 
     Args:
         input_format: Detectron2's `INPUT.FORMAT`.
-        pixel_mean: its `MODEL.PIXEL_MEAN`, for values 0..255.
-        pixel_std: its `MODEL.PIXEL_STD`.
-        mean: what the weights want.
-        std: what the weights want.
+        pixel_mean: Detectron2's `MODEL.PIXEL_MEAN`, for values 0..255.
+        pixel_std: Detectron2's `MODEL.PIXEL_STD`.
+        mean: mean that the weights expect.
+        std: standard deviation that the weights expect.
 
     Raises:
         ValueError: they differ, as Detectron2's defaults (BGR, std 1) do.
@@ -365,8 +364,8 @@ def check_pixels(
         raise ValueError(
             f"INPUT.FORMAT is {input_format!r}, MODEL.PIXEL_MEAN {list(pixel_mean)}, PIXEL_STD "
             f"{list(pixel_std)}; the weights expect 'RGB', {shown[0]}, {shown[1]}. Call "
-            "add_fbnetv3_config(cfg), or set MODEL.FBNETV3.CHECK_PIXELS False for weights of your "
-            "own"
+            "add_fbnetv3_config(cfg), or set MODEL.FBNETV3.CHECK_PIXELS to False for your own "
+            "weights"
         )
 
 

@@ -1,24 +1,23 @@
-"""Detectron2 configurations: the keys of `cfg.MODEL.FBNETV3`, and ready detectors as data.
+"""Detectron2 configurations: the keys of `cfg.MODEL.FBNETV3`, and ready-to-use detectors.
 
     cfg = get_config("faster_rcnn_fbnetv3_e_c4")
 
-`CONFIGS` holds flat keys; each row is what differs from Detectron2's defaults after
-`add_fbnetv3_config`. Sources: the paper (arXiv 2006.02049) for the training constants on COCO: 3x
-schedule, synchronised batch-norm, learning rate 0.16, weight average 0.9998, cosine after warm-up;
-its appendix A.6 for RetinaNet; d2go's published configurations for what the paper leaves open (32
-images a step, pooled regions of 6 x 6, 128 channels in the pyramid). Accuracies of these
-configurations were not measured by us.
+`CONFIGS` holds flat keys: the differences to Detectron2's defaults after `add_fbnetv3_config`.
+Sources: the paper (arXiv 2006.02049) for training on COCO (3x schedule, synchronised batch-norm,
+learning rate 0.16, EMA decay 0.9998, cosine after warm-up) and its appendix A.6 for RetinaNet;
+d2go's published configurations for what the paper leaves open (32 images per step, pooled regions
+of 6 x 6, 128 channels in the pyramid). The accuracies of these configurations were not measured.
 
-Four things are readings of ours:
+Four choices are our interpretation:
 
 * 3x is 270 000 steps of 16 images in Detectron2, so 135 000 of 32.
 * "NMS reduced to 75", see `NMS_READINGS`.
-* The C4 input, short side 432: the paper does not give it. With 75 regions and 3 : 4 images of this
-  size the paper's share of multiply-adds that A saves on EfficientNet-B0 comes out, 18.0 % by our
-  count beside its 18.3 % (`benchmarks/detection/cost.py`). Larger images with more regions, or
-  smaller ones with fewer, would give the same share.
-* A is the classifier A, whose weights exist. The paper's share is that of a narrower A which d2go
-  publishes for its detectors, in a form without hard-swish.
+* The shorter side of the C4 input, 432 pixels, which the paper does not give. With 75 regions and
+  3 : 4 images of this size, A needs 18.0 % fewer MACs than EfficientNet-B0 by our count; the paper
+  says 18.3 % (`benchmarks/detection/cost.py`). Larger images with more regions, or smaller images
+  with fewer, would give the same share.
+* A is the classification model A, which has weights. The paper's share is that of a narrower A that
+  d2go publishes for its detectors, in a form without hard-swish.
 """
 
 from __future__ import annotations
@@ -35,10 +34,10 @@ __all__ = [
     "get_config",
 ]
 
-# What the paper's "NMS reduced to 75" may mean. Ours is "proposals", the regions that are left by
-# the proposals' NMS: 75 is a count; the box head runs once a region, so that cutting this count is
-# what saves time; and d2go's own C4 detector cuts the same number, to 30. The others are an overlap
-# (Detectron2's is 0.7 for proposals) and the boxes kept of an image (100).
+# What the paper's "NMS reduced to 75" may mean. We use "proposals", the number of regions kept by
+# the NMS of the proposals: 75 is a count; the box head runs once per region, so that reducing this
+# count saves time; and d2go's own C4 detector reduces the same count, to 30. The others are the
+# overlap (Detectron2 uses 0.7 for proposals) and the number of boxes kept per image (100).
 NMS_READINGS: dict[str, dict[str, Any]] = {
     "proposals": {"MODEL.RPN.POST_NMS_TOPK_TEST": 75},
     "threshold": {"MODEL.RPN.NMS_THRESH": 0.75},
@@ -108,11 +107,11 @@ _RETINANET: dict[str, Any] = {
     "MODEL.FBNETV3.OUT_FEATURES": ["res3", "res4", "res5"],
     "MODEL.FPN.IN_FEATURES": ["res3", "res4", "res5"],
     "MODEL.ANCHOR_GENERATOR.SIZES": [
-        [side * 2 ** (step / 3) for step in range(3)] for side in (32, 64, 128, 256, 512)
+        [size * 2 ** (step / 3) for step in range(3)] for size in (32, 64, 128, 256, 512)
     ],
     "MODEL.RETINANET.SMOOTH_L1_LOSS_BETA": 0.0,
     "INPUT.MIN_SIZE_TRAIN": (640, 672, 704, 736, 768, 800),
-    # Appendix A.6 takes Detectron2's RetinaNet and adds the weight average and the cosine only.
+    # Appendix A.6 adds only EMA and the cosine schedule to Detectron2's RetinaNet.
     "MODEL.FBNETV3.NORM": "SyncBN",
     "MODEL.FBNETV3.EMA_DECAY": 0.9998,
     "SOLVER.IMS_PER_BATCH": 16,
@@ -125,30 +124,30 @@ _RETINANET: dict[str, Any] = {
 }
 
 
-def _network(name: str) -> dict[str, Any]:
+def _model(name: str) -> dict[str, Any]:
     return {"MODEL.FBNETV3.ARCH": name, "MODEL.WEIGHTS": f"fbnetv3://{name}.meta_in1k"}
 
 
 CONFIGS: dict[str, dict[str, Any]] = {
-    "faster_rcnn_fbnetv3_a_c4": {**_C4, **_PAPER_TRAINING, **_network("fbnetv3_a")},
-    "faster_rcnn_fbnetv3_e_c4": {**_C4, **_PAPER_TRAINING, **_network("fbnetv3_e")},
-    "faster_rcnn_fbnetv3_g_fpn": {**_FPN, **_PAPER_TRAINING, **_network("fbnetv3_g")},
-    "mask_rcnn_fbnetv3_g_fpn": {**_FPN, **_MASK, **_PAPER_TRAINING, **_network("fbnetv3_g")},
-    "retinanet_fbnetv3_g_fpn": {**_RETINANET, **_network("fbnetv3_g")},
+    "faster_rcnn_fbnetv3_a_c4": {**_C4, **_PAPER_TRAINING, **_model("fbnetv3_a")},
+    "faster_rcnn_fbnetv3_e_c4": {**_C4, **_PAPER_TRAINING, **_model("fbnetv3_e")},
+    "faster_rcnn_fbnetv3_g_fpn": {**_FPN, **_PAPER_TRAINING, **_model("fbnetv3_g")},
+    "mask_rcnn_fbnetv3_g_fpn": {**_FPN, **_MASK, **_PAPER_TRAINING, **_model("fbnetv3_g")},
+    "retinanet_fbnetv3_g_fpn": {**_RETINANET, **_model("fbnetv3_g")},
 }
 
 
 def add_fbnetv3_config(cfg: Any) -> None:
-    """Adds `MODEL.FBNETV3` to a Detectron2 configuration, and sets what its weights need.
+    """Adds `MODEL.FBNETV3` to a Detectron2 configuration, and sets what the weights need.
 
-    Format and statistics of images become RGB and ImageNet's, and no layer is frozen (Detectron2's
-    defaults are BGR without a deviation, and FREEZE_AT 2). Call it before `merge_from_file`.
+    Images become RGB with ImageNet's statistics, and no layer is frozen (Detectron2's defaults are
+    BGR with a standard deviation of 1, and FREEZE_AT 2). Call it before `merge_from_file`.
 
-    Keys of `MODEL.FBNETV3`: ARCH (name or path of a JSON), OUT_FEATURES, NORM, PADDING ("same",
-    "faithful"), PRETRAINED (load ARCH's weights when the model is built; MODEL.WEIGHTS =
-    "fbnetv3://NAME" loads them when training starts), CHECKPOINT (file of a classifier), LICENSE,
-    DROP_PATH_RATE, OUTPUT_STRIDE, GRAD_CHECKPOINTING, CHECK_PIXELS, EMA_DECAY (0 is none; read by
-    `detectron2_hooks.Trainer`).
+    Keys of `MODEL.FBNETV3`: ARCH (name or path of a JSON file), OUT_FEATURES, NORM, PADDING
+    ("same", "faithful"), PRETRAINED (load ARCH's weights when the model is built; MODEL.WEIGHTS =
+    "fbnetv3://NAME" loads them when training starts), CHECKPOINT (file of a classification model),
+    LICENSE, DROP_PATH_RATE, OUTPUT_STRIDE, GRAD_CHECKPOINTING, CHECK_PIXELS, EMA_DECAY (0 for no
+    EMA; read by `detectron2_hooks.Trainer`).
     """
     from detectron2.config import CfgNode
 
@@ -175,14 +174,14 @@ def add_fbnetv3_config(cfg: Any) -> None:
 
 
 def get_config(name: str, *, nms: str = PAPER_NMS) -> Any:
-    """Returns a ready configuration, a Detectron2 `CfgNode`.
+    """Returns one of `CONFIGS` as a Detectron2 `CfgNode`.
 
     Args:
         name: a key of `CONFIGS`.
-        nms: a key of `NMS_READINGS`, for the C4 detectors; the others take Detectron2's.
+        nms: a key of `NMS_READINGS`, for the C4 detectors; others use Detectron2's defaults.
 
     Raises:
-        ValueError: there is no such configuration or reading.
+        ValueError: `name` or `nms` is unknown.
     """
     from detectron2.config import get_cfg
 
@@ -196,7 +195,7 @@ def get_config(name: str, *, nms: str = PAPER_NMS) -> Any:
     return cfg
 
 
-# Their import registers the builders and the scheme "fbnetv3://".
+# Importing these registers the builders and the scheme "fbnetv3://".
 __all__ = [
     "CONFIGS",
     "NMS_READINGS",

@@ -1,9 +1,9 @@
-"""The zoo's weights where Detectron2 looks for them: `MODEL.WEIGHTS = "fbnetv3://NAME"`.
+"""The zoo's weights in Detectron2: `MODEL.WEIGHTS = "fbnetv3://NAME"`.
 
-Importing this module teaches Detectron2's path manager the scheme `fbnetv3://`. NAME is a model or
-`model.tag`; the weights are fetched and verified as everywhere, converted once, and kept beside
-them in the cache. Detectron2 reads pickled tensors, so that this is the one place that writes them;
-they are read back with `weights_only`.
+Importing this module registers the scheme `fbnetv3://` in Detectron2's path manager. NAME is a
+model or `model.tag`. The weights are downloaded and verified as usual, converted once, and stored
+in the cache. Detectron2 reads pickled tensors, so this is the only file of the package that writes them;
+Detectron2 reads them with `weights_only`.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ except ImportError as error:
     raise missing("detectron2", error) from error
 
 SCHEME = "fbnetv3://"
-# Names of the parts inside backbones and heads; Detectron2 matches what follows them.
+# Attribute names of the parts in backbones and heads; Detectron2 matches names by suffix.
 PARTS = ("trunk", "tail", "repeats")
 
 
 def save_weights(network: FBNetV3, path: str | Path) -> Path:
-    """Writes a whole network's weights as a file for `MODEL.WEIGHTS`; returns its path.
+    """Writes the weights of a full model as a file for `MODEL.WEIGHTS`; returns its path.
 
-    Backbone, C4 box head and proposal head find their tensors in it; a log line of Detectron2
-    names those that a configuration has no use for. A detector of another variant refuses it.
+    Backbone, C4 box head and proposal head load their tensors from it; Detectron2 logs those that a
+    configuration does not use. A detector with another architecture refuses the file.
     """
     state = part_state(network)
     tensors = {f"{part}.{name}": tensor for part in PARTS for name, tensor in state.items()}
@@ -48,18 +48,18 @@ def save_weights(network: FBNetV3, path: str | Path) -> Path:
 
 
 def zoo_weights(name: str) -> Path:
-    """Returns the file for `MODEL.WEIGHTS` of trained weights, made on first use.
+    """Returns the file for `MODEL.WEIGHTS` of pretrained weights, created on first use.
 
     Args:
         name: a model or `model.tag`.
 
     Raises:
-        ValueError: there are no such weights, or the licence policy refuses them.
-        FileNotFoundError: they cannot be fetched.
+        ValueError: the name is unknown, or the licence policy refuses the weights.
+        FileNotFoundError: the weights cannot be downloaded.
     """
     weights = get_weights(name)
     check_license(weights, None)
-    # "faithful" keeps the table as it is; padding changes no tensor.
+    # "faithful" keeps the architecture unchanged; padding changes no tensor.
     path = cache_dir() / "detectron2" / f"{weights.name}.pth"
     if not path.is_file():
         save_weights(load_network(weights.name, pretrained=True, padding="faithful"), path)
@@ -67,7 +67,7 @@ def zoo_weights(name: str) -> Path:
 
 
 class ZooHandler(PathHandler):  # type: ignore[misc]  # detectron2 has no types
-    """Turns `fbnetv3://NAME` into the path of a file."""
+    """Resolves `fbnetv3://NAME` to the path of a file."""
 
     def _get_supported_prefixes(self) -> list[str]:
         return [SCHEME]

@@ -1,11 +1,11 @@
-"""Our networks under timm's names, registered by `register_timm`.
+"""Registers our models in timm.
 
     fbnetv3.register_timm()
     timm.create_model("meta_fbnetv3_e", pretrained=True)
 
-All seven official networks are `meta_fbnetv3_a` to `meta_fbnetv3_g`; `fbnetv3_a`, `c`, `e` and `f`,
-which timm leaves free, are the same. timm's own `fbnetv3_b`, `d` and `g` are other networks (same
-padding) and stay timm's. Weights come through `fbnetv3.hub`: verified, never unpickled.
+The seven official models are `meta_fbnetv3_a` to `meta_fbnetv3_g`. `fbnetv3_a`, `c`, `e` and `f`,
+which timm does not use, are aliases. timm's own `fbnetv3_b`, `d` and `g` are different models (same
+padding) and are kept. Weights come from `fbnetv3.hub`: verified, never unpickled.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _zoo_name(name: str) -> str:
 def _timm_cfg(name: str) -> dict[str, Any]:
     weights = WEIGHTS[f"{_zoo_name(name)}.{_TAG}"]
     cfg = pretrained_cfg(name, weights.arch, weights)
-    # timm's registry keeps these two itself.
+    # timm's registry adds these two itself.
     return {key: value for key, value in cfg.items() if key not in ("architecture", "tag")}
 
 
@@ -54,18 +54,18 @@ default_cfgs = generate_default_cfgs({f"{name}.{_TAG}": _timm_cfg(name) for name
 def register_timm(
     names: str | Iterable[str] | None = None, *, overwrite: bool = False
 ) -> tuple[str, ...]:
-    """Makes `timm.create_model` know our networks; a second call changes nothing.
+    """Registers our models for `timm.create_model`; a second call changes nothing.
 
     Args:
-        names: some of `NAMES`; None for all that no one else has registered.
-        overwrite: take a name that someone else has registered. timm's own `fbnetv3_b`, `d` and
-            `g` are not among `NAMES` and can never be taken.
+        names: names from `NAMES`; None for all that are not registered by other code.
+        overwrite: also replace names that other code has registered. timm's own `fbnetv3_b`, `d`
+            and `g` are not in `NAMES` and never replaced.
 
     Returns:
-        The names, of those asked for, under which timm now makes our networks.
+        The requested names under which timm now creates our models.
 
     Raises:
-        ValueError: a name is not among `NAMES`, or is asked for and someone else's.
+        ValueError: a name is not in `NAMES`, or is registered by other code.
     """
     asked = NAMES if names is None else (names,) if isinstance(names, str) else tuple(names)
     for name in asked:
@@ -78,26 +78,26 @@ def register_timm(
         elif model_entrypoint(name).__module__ != __name__:
             if overwrite:
                 with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # timm warns of what is asked for here
+                    warnings.simplefilter("ignore")  # timm warns about the requested overwriting
                     register_model(_entrypoint(name))
             elif names is None:
                 continue
             else:
                 raise ValueError(
                     f"{name!r} is registered in timm by {model_entrypoint(name).__module__}; give "
-                    "overwrite=True to take it, or use the name that begins with 'meta_'"
+                    "overwrite=True to replace it, or use the name that begins with 'meta_'"
                 )
         ours.append(name)
     return tuple(ours)
 
 
 def checkpoint_filter_fn(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """Returns tensors of any of the three layouts in ours; timm calls it on what it loads."""
+    """Converts a state dict from any of the three layouts to ours; timm calls it on loading."""
     if not isinstance(model, FBNetV3):
         raise ValueError(f"model is a {type(model).__name__}; expected FBNetV3")
     for wrapper in ("model_ema", "state_dict", "model"):
         if isinstance(state.get(wrapper), Mapping):
-            state = state[wrapper]  # type: ignore[assignment]  # a checkpoint around the tensors
+            state = state[wrapper]  # type: ignore[assignment]  # a training checkpoint
             break
     return convert.to_fbnetv3(state, model.arch, convert.detect_dialect(state))
 
@@ -108,7 +108,7 @@ def _entrypoint(name: str) -> Callable[..., nn.Module]:
 
     entrypoint.__name__ = entrypoint.__qualname__ = name
     entrypoint.__module__ = __name__
-    entrypoint.__doc__ = f"Returns {_zoo_name(name)}, as `fbnetv3.create` makes it."
+    entrypoint.__doc__ = f"Returns {_zoo_name(name)}, as `fbnetv3.create` does."
     return entrypoint
 
 
@@ -131,7 +131,7 @@ def _create(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
         pretrained,
         pretrained_cfg_overlay=overlay or None,
         pretrained_filter_fn=checkpoint_filter_fn,
-        # Flattened for timm's other feature classes, which look for the rows at the top.
+        # Flattened for timm's other feature classes, which expect the rows at the top level.
         feature_cfg={"feature_cls": "getter", "flatten_sequential": True},
         **kwargs,
     )
@@ -140,7 +140,7 @@ def _create(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
 
 
 def _is_ours(given: Any) -> bool:
-    """Whether the weights asked for are the official ones, and not a file of the caller's."""
+    """Whether the official weights are requested, not a file of the caller."""
     if given is None or isinstance(given, str):
         return given in (None, _TAG)
     fields = given if isinstance(given, Mapping) else vars(given)

@@ -1,12 +1,12 @@
-"""FBNetV3 in torchvision's detectors and segmentation models, one call each.
+"""torchvision's detection and segmentation models with FBNetV3 backbones.
 
     from fbnetv3.torchvision_backbone import faster_rcnn
     model = faster_rcnn("fbnetv3_e", num_classes=91, pretrained=True)
 
-The models are torchvision's classes, fed with a `trunk.Trunk`. Images are RGB in 0..1 as in all of
-torchvision; the detectors normalise them with ImageNet's statistics, the segmentation models expect
-them normalised. torchvision's pyramid takes its sizes from the finer map, so that every network
-works with either padding.
+The models are torchvision's classes with a `trunk.Trunk` as backbone. Images are RGB in 0..1 as in
+torchvision. The detectors normalise them with ImageNet's statistics; the segmentation models expect
+normalised images. torchvision's feature pyramid takes its sizes from the finer map, so that every
+model works with either padding.
 """
 
 from __future__ import annotations
@@ -66,16 +66,16 @@ ASPECT_RATIOS = (0.5, 1.0, 2.0)
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """How the trunk is built, where the defaults do not do.
+    """How the backbone is built.
 
     Attributes:
-        checkpoint: file of a classifier's weights in place of the name's own.
-        license: "commercial" refuses weights that forbid it.
+        checkpoint: file of a classification model's weights, instead of `pretrained`.
+        license: "commercial" refuses weights that forbid commercial use.
         padding: "same" or "faithful", see `trunk.load_network`.
         norm: "BN", "SyncBN" or "FrozenBN".
         freeze_at: 0 to 5, see `trunk.Trunk`.
-        drop_path_rate: stochastic depth.
-        grad_checkpointing: run rows again in the backward pass, for less memory.
+        drop_path_rate: stochastic depth rate.
+        grad_checkpointing: recompute rows in the backward pass, to save memory.
     """
 
     checkpoint: str | Path | None = None
@@ -91,7 +91,7 @@ class Options:
             raise ValueError(f"norm is {self.norm!r}; expected one of {', '.join(NORMS)}")
 
     def network(self, model: Model, pretrained: bool, output_stride: int = 32) -> FBNetV3:
-        """Returns the whole network."""
+        """Returns the classification model without its classifier."""
         return load_network(
             model,
             pretrained=pretrained,
@@ -104,7 +104,7 @@ class Options:
         )
 
     def trunk(self, network: FBNetV3, features: Sequence[str], output_stride: int = 32) -> Trunk:
-        """Returns the rows of a network that the features need."""
+        """Returns the backbone: the rows of a model that the features need."""
         return Trunk(
             network,
             features,
@@ -119,11 +119,11 @@ DEFAULT = Options()
 
 
 class Renamed(nn.Module):
-    """A trunk whose maps have the names that a torchvision model asks for.
+    """A backbone with its feature maps renamed as a torchvision model expects.
 
     Args:
-        body: the trunk.
-        names: one for each of its features, fine to coarse.
+        body: the backbone.
+        names: names of its features, fine to coarse.
     """
 
     def __init__(self, body: Trunk, names: Sequence[str]) -> None:
@@ -138,13 +138,13 @@ class Renamed(nn.Module):
 
 
 class Pyramid(nn.Module):
-    """A trunk and torchvision's feature pyramid: maps "0", "1", ... and the extra ones.
+    """A backbone with torchvision's feature pyramid: maps "0", "1", ... and extra levels.
 
     Args:
-        body: the trunk; each of its features becomes a level.
+        body: the backbone; each of its features becomes a level.
         out_channels: channels of every level.
-        extra: makes further levels.
-        norm: normalisation in the pyramid; none unless given.
+        extra: block that adds levels.
+        norm: normalisation layer of the pyramid; default none.
     """
 
     def __init__(
@@ -168,11 +168,11 @@ class Pyramid(nn.Module):
 
 
 class SsdMaps(nn.Module):
-    """A trunk's two coarsest maps and four more, each half the one before, for SSDlite.
+    """A backbone's two coarsest maps and four more of successively half the size, for SSDlite.
 
     Args:
-        body: a trunk with two features.
-        widths: channels of the further maps.
+        body: a backbone with two features.
+        widths: channels of the additional maps.
     """
 
     def __init__(self, body: Trunk, widths: Sequence[int] = (512, 256, 256, 128)) -> None:
@@ -203,14 +203,14 @@ def faster_rcnn(
     """Returns Faster R-CNN with a feature pyramid.
 
     Args:
-        model: what `fbnetv3.create` takes.
-        num_classes: with the background.
-        pretrained: load the network's weights; the detector's heads are fresh.
-        options: how the trunk is built.
+        model: as in `fbnetv3.create`.
+        num_classes: number of classes, including background.
+        pretrained: load pretrained weights of the backbone; the heads are randomly initialised.
+        options: how the backbone is built.
         out_channels: channels of the pyramid.
-        features: the trunk's maps that become levels. With fewer than four, every level has anchors
-            of all sizes, as in torchvision's mobile detectors: `("res4", "res5")` costs a quarter.
-        **kwargs: those of torchvision's `FasterRCNN`: `min_size`, `box_nms_thresh`, ...
+        features: feature maps that become levels. With fewer than four, every level has anchors of
+            all sizes, as in torchvision's mobile detectors: `("res4", "res5")` costs a quarter.
+        **kwargs: arguments of torchvision's `FasterRCNN`: `min_size`, `box_nms_thresh`, ...
     """
     pyramid = _pyramid(model, pretrained, options, out_channels, LastLevelMaxPool(), features)
     if len(features) < len(PYRAMID) and "rpn_anchor_generator" not in kwargs:
@@ -245,7 +245,7 @@ def retinanet(
 ) -> RetinaNet:
     """Returns RetinaNet on levels 3 to 7; arguments as in `faster_rcnn`.
 
-    `num_classes` counts the background, as torchvision's own has it.
+    `num_classes` includes the background, as in torchvision.
     """
     extra = LastLevelP6P7(out_channels, out_channels)
     pyramid = _pyramid(model, pretrained, options, out_channels, extra, ("res3", "res4", "res5"))
@@ -261,19 +261,19 @@ def faster_rcnn_c4(
     anchor_sizes: Sequence[int] = ANCHOR_SIZES,
     **kwargs: Any,
 ) -> FasterRCNN:
-    """Returns Faster R-CNN on `res4` alone, with the network's own rows as heads, as in the paper.
+    """Returns Faster R-CNN on `res4` only, with the model's own rows as heads, as in the paper.
 
     The box head is MB6 and MB7 on regions of 6 x 6, the proposal head a copy of MB5's repeats.
 
     Args:
-        model: what `fbnetv3.create` takes.
-        num_classes: with the background.
-        pretrained: load the network's weights, also those of the heads' rows.
-        options: how trunk and heads are built.
-        anchor_sizes: sides in pixels, each in three aspect ratios.
-        **kwargs: those of torchvision's `FasterRCNN`.
+        model: as in `fbnetv3.create`.
+        num_classes: number of classes, including background.
+        pretrained: load pretrained weights, also into the rows of the heads.
+        options: how backbone and heads are built.
+        anchor_sizes: anchor sizes in pixels, each with three aspect ratios.
+        **kwargs: arguments of torchvision's `FasterRCNN`.
     """
-    # Three networks, since the proposal head's rows are a copy of the trunk's.
+    # Three models, because the rows of the proposal head are a copy of the backbone's.
     trunk, box, proposals = (options.network(model, pretrained) for _ in range(3))
     backbone = Renamed(options.trunk(trunk, ["res4"]), ["0"])
     anchors = AnchorGenerator((tuple(anchor_sizes),), (ASPECT_RATIOS,))
@@ -305,12 +305,12 @@ def ssdlite(
     """Returns SSDlite on `res4`, `res5` and four smaller maps.
 
     Args:
-        model: what `fbnetv3.create` takes.
-        num_classes: with the background.
-        pretrained: load the network's weights.
-        options: how the trunk is built.
-        size: side in pixels that every image is resized to.
-        **kwargs: those of torchvision's `SSD`.
+        model: as in `fbnetv3.create`.
+        num_classes: number of classes, including background.
+        pretrained: load pretrained weights of the backbone.
+        options: how the backbone is built.
+        size: height and width in pixels that images are resized to.
+        **kwargs: arguments of torchvision's `SSD`.
     """
     maps = SsdMaps(options.trunk(options.network(model, pretrained), ["res4", "res5"]))
     anchors = DefaultBoxGenerator([[2, 3]] * len(maps.channels), min_ratio=0.2, max_ratio=0.95)
@@ -337,12 +337,12 @@ def deeplab(
     """Returns DeepLabV3 on the dilated last map.
 
     Args:
-        model: what `fbnetv3.create` takes.
-        num_classes: with the background.
-        pretrained: load the network's weights.
-        options: how the trunk is built.
-        output_stride: 8, 16 or 32: from there on strides are dilations.
-        aux: add a second classifier on `res4`, for training.
+        model: as in `fbnetv3.create`.
+        num_classes: number of classes, including background.
+        pretrained: load pretrained weights of the backbone.
+        options: how the backbone is built.
+        output_stride: 8, 16 or 32; strides beyond it are replaced by dilation.
+        aux: add an auxiliary classifier on `res4`, for training.
     """
     network = options.network(model, pretrained, output_stride)
     features = ["res4", "res5"] if aux else ["res5"]
@@ -381,7 +381,7 @@ def _pyramid(
 
 
 def _halving(in_channels: int, out_channels: int) -> nn.Sequential:
-    """Returns 1x1, depthwise 3x3 with stride 2, 1x1, as SSDlite's extra layers are."""
+    """Returns 1x1, depthwise 3x3 with stride 2, and 1x1, like the extra layers of SSDlite."""
     make = partial(ConvBnAct, bias=False, dilation=1, norm=nn.BatchNorm2d, act=ACTS["hard_swish"])
     mid = out_channels // 2
     return nn.Sequential(

@@ -1,12 +1,12 @@
-"""A network cut up for detectors: the trunk up to a named map, the rows behind it, a row's repeats.
+"""Parts of a model for detectors: the backbone, and rows of the model as heads.
 
-Nothing here knows a detection library; `detectron2_backbone` and `torchvision_backbone` dress these
-parts in their hosts' contracts. Maps are named by the stride they have without dilation: `res2` to
-`res5` at 4, 8, 16, 32 as in Detectron2, or d2go's `trunk1` to `trunk4`; `res1` and `trunk0` are at
-2. Each is the narrow bottleneck in front of the next stride.
+Nothing here depends on a detection library; `detectron2_backbone` and `torchvision_backbone` adapt
+these parts to theirs. Feature maps are named by their stride without dilation: `res2` to `res5` at
+4, 8, 16, 32 as in Detectron2, or d2go's `trunk1` to `trunk4`; `res1` and `trunk0` are at 2. Each is
+the narrow bottleneck before the next stride.
 
-Parts keep the names that their tensors have in a whole network (`stem.*`, `stages.<row>.*`), so
-that one file of weights fits the trunk and the parts that a detector's heads are made of.
+Parts keep the tensor names of the full model (`stem.*`, `stages.<row>.*`), so that one file of
+weights fits backbone and heads.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from fbnetv3.models.features import Geometry
 from fbnetv3.models.model import FBNetV3
 
 Padding = Literal["same", "faithful"]
-# Returns a module with every batch-norm in it frozen; each host has its own frozen layer.
+# Returns a module with every batch-norm frozen; each detection library has its own frozen layer.
 FreezeNorms = Callable[[nn.Module], nn.Module]
 
 NETWORK_ID = "network_id"
@@ -37,7 +37,7 @@ NETWORK_ID = "network_id"
 
 @dataclass(frozen=True)
 class Feature:
-    """One map of a network: behind `depth` rows, `channels` wide, at 1 / `stride`."""
+    """A feature map: the output after `depth` rows, with `channels` channels, at 1 / `stride`."""
 
     name: str
     channels: int
@@ -46,11 +46,11 @@ class Feature:
 
 
 def features_of(arch: Arch, output_stride: int = 32) -> dict[str, Feature]:
-    """Returns name -> feature of every map that a detector can ask for, under both names.
+    """Returns name -> feature of every map that a detector can use, under both names.
 
     Args:
-        arch: the network.
-        output_stride: from there on strides are dilations; names stay, strides do not.
+        arch: the architecture.
+        output_stride: strides beyond it are replaced by dilation; names do not change.
     """
     found = {}
     for tap in Geometry.of(arch, 32).taps:
@@ -65,7 +65,7 @@ def pick_features(arch: Arch, names: Sequence[str], output_stride: int = 32) -> 
     """Returns the named features, fine to coarse.
 
     Raises:
-        ValueError: a name does not exist, is named twice, or there is none.
+        ValueError: a name is unknown or repeated, or `names` is empty.
     """
     known = features_of(arch, output_stride)
     names = list(names)
@@ -87,21 +87,22 @@ def load_network(
     padding: Padding = "same",
     **kwargs: Any,
 ) -> FBNetV3:
-    """Returns a whole network without classifier, to be cut up.
+    """Returns a full model without classifier, to take parts from.
 
     Args:
-        model: what `fbnetv3.create` takes: a name (`fbnetv3_a`, `fbnetv3_a.meta_in1k`), a table,
+        model: as in `fbnetv3.create`: a name (`fbnetv3_a`, `fbnetv3_a.meta_in1k`), an `Arch`,
             the path of an architecture's JSON, or "local-dir:PATH".
-        pretrained: load the weights that belong to the name.
-        checkpoint: file of a whole network's weights in our, the official or timm's layout.
-        license: "commercial" refuses weights that forbid it.
-        padding: "same" makes every map halve exactly, which detectors expect; where the published
-            network differs (A, B, C, E, F) it is another function than the weights were trained
-            for, and fine-tuning makes up for it. "faithful" keeps the published paddings.
-        **kwargs: those of `FBNetV3`: `norm_layer`, `in_chans`, `drop_path_rate`, `output_stride`.
+        pretrained: load the pretrained weights of the name.
+        checkpoint: file of a full model's weights in the official layout, timm's or ours.
+        license: "commercial" refuses weights that forbid commercial use.
+        padding: "same" makes maps halve exactly, as detectors expect; where the published padding
+            differs (A, B, C, E, F) the model computes a different function than the weights were
+            trained for, which fine-tuning corrects. "faithful" keeps the published paddings.
+        **kwargs: arguments of `FBNetV3`: `norm_layer`, `in_chans`, `drop_path_rate`,
+            `output_stride`.
 
     Raises:
-        ValueError: an argument is out of range, or weights do not fit the network.
+        ValueError: an argument is out of range, or weights do not fit the model.
         FileNotFoundError: a file is missing, or weights cannot be fetched.
     """
     if padding not in ("same", "faithful"):
@@ -117,9 +118,9 @@ def load_network(
 
 
 def network_id(arch: Arch) -> Tensor:
-    """Returns 32 bytes that are equal for networks whose tensors can be exchanged.
+    """Returns 32 bytes that identify the architecture, ignoring padding and resolution.
 
-    Padding and resolution change no tensor and are left out, so that A's and B's are equal.
+    Those change no tensor; A and B have the same id, and their weights can be exchanged.
     """
     same = dataclasses.replace(arch.same_padding(), resolution=1024)
     digest = hashlib.sha256(same.sha256.encode()).digest()
@@ -127,11 +128,12 @@ def network_id(arch: Arch) -> Tensor:
 
 
 class _Part(nn.Module):
-    """Rows of a network, which refuse the tensors of another network.
+    """Rows of a model, which refuse to load tensors of another architecture.
 
-    Detection libraries load what fits and only log what does not; a checkpoint of another variant
-    would leave a half-random network. The part's id, a buffer of 32 bytes, travels with its
-    tensors and is compared on loading. Tensors without an id are taken as they are.
+    Detection libraries load the tensors that fit and only log the others; a checkpoint of another
+    variant would leave part of the model randomly initialised. The id of the architecture, a
+    buffer of 32 bytes, is saved with the tensors and compared on loading. Tensors without an id
+    are loaded without this check.
     """
 
     def __init__(self, arch: Arch) -> None:
@@ -144,26 +146,27 @@ class _Part(nn.Module):
         own = network_id(self.arch)
         if name in state_dict and not torch.equal(torch.as_tensor(state_dict[name]).cpu(), own):
             raise ValueError(
-                f"the checkpoint's {prefix.rstrip('.') or 'network'} belongs to another network "
+                f"the checkpoint's {prefix.rstrip('.') or 'model'} belongs to another architecture "
                 f"(id {bytes(state_dict[name].tolist()).hex()[:12]}, expected "
-                f"{bytes(own.tolist()).hex()[:12]}); build the one it was saved from"
+                f"{bytes(own.tolist()).hex()[:12]}); build the model it was saved from"
             )
         super()._load_from_state_dict({name: own, **state_dict}, prefix, *args)
 
 
 class Trunk(_Part):
-    """The rows that the asked features need: images (N, C, H, W) to a dict of maps.
+    """The backbone: images (N, C, H, W) to a dict of feature maps.
 
-    Loading a checkpoint that has none of its tensors is an error, also where the host would only
-    log it, as Detectron2 does for the ResNet that many base configurations name.
+    Loading a checkpoint with none of its tensors is an error, also where the detection library
+    would only log it, as Detectron2 does for the ResNet that many base configurations name.
 
     Args:
-        network: a whole network of `load_network`; its layers are taken, not copied.
-        out_features: names of the maps, see the module's text.
-        freeze_at: 0 trains everything; 1 freezes the stem and the rows up to stride 2, each
-            further step the rows of one stride more: 2 up to `res2`, 5 everything.
-        freeze_norms: freezes the batch-norms of the frozen rows; needed with `freeze_at`.
-        grad_checkpointing: run rows again in the backward pass, for less memory. Batch-norm then
+        network: a full model from `load_network`; its layers are used, not copied.
+        out_features: names of the feature maps, see the module docstring.
+        output_stride: strides beyond it are replaced by dilation.
+        freeze_at: 0 trains everything; 1 freezes the stem and the rows up to stride 2, and each
+            further step the rows of the next stride: 2 up to `res2`, 5 everything.
+        freeze_norms: freezes the batch-norms of a module; required with `freeze_at`.
+        grad_checkpointing: recompute rows in the backward pass, to save memory. Batch-norm then
             sees each batch twice.
 
     Raises:
@@ -203,16 +206,16 @@ class Trunk(_Part):
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
         own = [prefix + name for name in self.state_dict() if name != NETWORK_ID]
-        # Inside a detector this is only what begins with the prefix; a foreign file leaves nothing.
+        # In a detector, `state_dict` has only the names with this prefix.
         if not any(name in state_dict for name in own):
             raise ValueError(
-                f"the checkpoint has no tensor of the trunk; expected names such as {own[0]!r}. "
-                "Give weights of the zoo, or a checkpoint of a detector with this trunk"
+                f"the checkpoint has no tensor of the backbone; expected names such as {own[0]!r}. "
+                "Give weights of the zoo, or a checkpoint of a detector with this backbone"
             )
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def sizes(self, height: int, width: int) -> dict[str, tuple[int, int]]:
-        """Returns the real (height, width) of each map for an input in pixels."""
+        """Returns the actual (height, width) of each map for an input size in pixels."""
         sizes = Geometry.of(self.arch, self.output_stride).sizes(height, width)
         return {feature.name: sizes[feature.depth] for feature in self.features}
 
@@ -233,12 +236,13 @@ class Trunk(_Part):
 class Tail(_Part):
     """The rows between two features, for a detector's head: (N, C, H, W) to (N, C', H', W').
 
-    Behind `res4` these are the network's own last stage (MB6 and MB7), halving the map once.
+    After `res4` these are the last stage of the model (MB6 and MB7), which halves the map once.
 
     Args:
-        network: a whole network of `load_network`.
-        behind: the feature that it is fed with.
-        until: the feature that it ends with.
+        network: a full model from `load_network`.
+        behind: the feature that is the input.
+        until: the feature that is the output.
+        grad_checkpointing: recompute rows in the backward pass, to save memory.
     """
 
     def __init__(
@@ -263,13 +267,13 @@ class Tail(_Part):
 
 
 class Repeats(_Part):
-    """The blocks of the row that ends in a feature, but for its first: width and size stay.
+    """All blocks but the first of the row that outputs a feature; they keep width and size.
 
-    The paper's detectors use a copy of them as the hidden layers of the region proposal network.
+    The paper's detectors use a copy of them as hidden layers of the region proposal network.
 
     Args:
-        network: a whole network of `load_network`.
-        feature: the feature whose row is meant.
+        network: a full model from `load_network`.
+        feature: the feature that the row outputs.
     """
 
     def __init__(self, network: FBNetV3, *, feature: str = "res4") -> None:
@@ -277,10 +281,10 @@ class Repeats(_Part):
         (tap,) = pick_features(network.arch, (feature,))
         row = tap.depth - 1
         if row < 0 or network.arch.rows[row].repeats < 2:
-            raise ValueError(f"the row of {feature!r} has one block, and nothing repeats in it")
+            raise ValueError(f"the row of {feature!r} has one block only, so it has no repeats")
         self.out_channels = tap.channels
         blocks = list(network.stages[row].children())[1:]
-        # Names as in the whole network, where the row's first block is 0.
+        # Names as in the full model, where the first block of the row is 0.
         self.stages = nn.Sequential(
             OrderedDict(
                 {
@@ -298,17 +302,17 @@ class Repeats(_Part):
 
 
 class ProposalHead(nn.Module):
-    """A region proposal network's head: a row's repeats, then objectness and box deltas.
+    """A region proposal head: the repeats of a row, then objectness and box deltas.
 
-    As in the paper's C4 detectors; it reads the bare trunk. Detectron2 and torchvision call it in
-    the same way.
+    As in the paper's C4 detectors; it takes the backbone's feature map without a pyramid.
+    Detectron2 and torchvision call it in the same way.
 
     Args:
-        network: a whole network of `load_network`.
-        in_channels: channels of the maps; those of `feature`, nothing else fits.
-        num_anchors: anchors a position.
-        box_dim: numbers a box.
-        feature: the feature whose row is meant.
+        network: a full model from `load_network`.
+        in_channels: channels of the maps; must be those of `feature`.
+        num_anchors: anchors per position.
+        box_dim: numbers per box.
+        feature: the feature that the row outputs.
     """
 
     def __init__(
@@ -326,7 +330,8 @@ class ProposalHead(nn.Module):
         if in_channels != channels:
             raise ValueError(
                 f"in_channels is {in_channels}; the row of {feature!r} is {channels} wide. This "
-                "head reads the bare trunk; take the host's own head behind a feature pyramid"
+                "head takes the backbone's map directly; after a feature pyramid use the library's "
+                "own head"
             )
         self.objectness_logits = nn.Conv2d(channels, num_anchors, 1)
         self.anchor_deltas = nn.Conv2d(channels, num_anchors * box_dim, 1)
@@ -335,15 +340,15 @@ class ProposalHead(nn.Module):
             nn.init.constant_(layer.get_parameter("bias"), 0.0)
 
     def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Returns (objectness, deltas) a map: (N, A, H, W) and (N, A * box_dim, H, W)."""
+        """Returns (objectness, deltas) per map: (N, A, H, W) and (N, A * box_dim, H, W)."""
         hidden = [self.repeats(x) for x in features]
         return [self.objectness_logits(x) for x in hidden], [self.anchor_deltas(x) for x in hidden]
 
 
 class RegionHead(nn.Module):
-    """The rows behind a feature, averaged: regions (N, C, H, W) to (N, C').
+    """The rows after a feature, average-pooled: regions (N, C, H, W) to (N, C').
 
-    As in the paper's C4 detectors: MB6 and MB7 read what RoIAlign cuts out of `res4`.
+    As in the paper's C4 detectors: MB6 and MB7 on the regions that RoIAlign extracts from `res4`.
 
     Args: those of `Tail`.
     """
@@ -353,16 +358,16 @@ class RegionHead(nn.Module):
         self.tail = Tail(network, **kwargs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns one vector a region."""
+        """Returns one vector per region."""
         return self.tail(x).mean(dim=(2, 3))  # type: ignore[no-any-return]  # module calls are Any
 
 
 def run(module: nn.Module, x: Tensor, checkpointed: bool) -> Tensor:
-    """Returns module(x), run again in the backward pass if `checkpointed`."""
+    """Returns module(x), recomputed in the backward pass if `checkpointed`."""
     if checkpointed and torch.is_grad_enabled():
-        again: Tensor = checkpoint(module, x, use_reentrant=False)
-        return again
-    y: Tensor = module(x)
+        y: Tensor = checkpoint(module, x, use_reentrant=False)
+        return y
+    y = module(x)
     return y
 
 
@@ -371,9 +376,9 @@ def _named_rows(network: FBNetV3, rows: range) -> nn.Sequential:
 
 
 def part_state(network: FBNetV3) -> dict[str, Tensor]:
-    """Returns the tensors of a whole network that trunks and heads share, with its id.
+    """Returns the tensors of a full model for backbones and heads of detectors, with its id.
 
-    Head and classifier are left out: detectors have no use for them.
+    The head and classifier of the classification model are left out.
     """
     state = {
         name: tensor

@@ -1,4 +1,4 @@
-"""The network of an architecture, in torch: blocks, `build`, feature maps, inference.
+"""The torch model: blocks, the `FBNetV3` module and `build`, feature maps, faster inference.
 
-Imports `arch` and the rooms above it.
+May import `_internal`, `arch` and `images`.
 """

@@ -1,7 +1,7 @@
-"""The one block family: plain modules with explicit numbers.
+"""The building blocks: plain modules with explicit arguments. Shapes are NCHW.
 
-Batch-norm and activation are separate modules everywhere, so that freezing, folding, converting
-to SyncBatchNorm or quantising batch-norm can never lose an activation. Shapes are NCHW.
+Batch-norm and activation are separate modules everywhere, so that freezing, folding, quantizing or
+converting batch-norm to SyncBatchNorm cannot lose an activation.
 """
 
 from __future__ import annotations
@@ -80,29 +80,30 @@ class SqueezeExcite(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: in training drops a whole sample's branch with probability `rate`."""
+    """Stochastic depth: during training, drops the branch of a sample with probability `rate`."""
 
     def __init__(self, rate: float) -> None:
         super().__init__()
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns x, each sample kept with probability 1 - rate and scaled by its inverse."""
+        """Returns x, with each sample kept with probability 1 - rate and scaled by the inverse."""
         if not self.training or self.rate == 0:
             return x
         keep = x.new_empty([x.shape[0], 1, 1, 1])
         return x * keep.bernoulli_(1 - self.rate).div_(1 - self.rate)
 
     def extra_repr(self) -> str:
-        """Returns the rate, for `print(model)`."""
+        """Returns the rate, for `repr`."""
         return f"rate={self.rate:.3f}"
 
 
 class InvertedResidual(nn.Module):
     """Expand 1x1, depthwise, squeeze-and-excite, project 1x1, add the input.
 
-    `expand` is absent where the width does not change, `se` where the row has none; the sum is
-    taken only between equal shapes. The projection has no activation.
+    `expand` is an identity where the width does not change, `se` where the row has no
+    squeeze-and-excite. The input is added only where shapes are equal. The projection has no
+    activation.
     """
 
     def __init__(
@@ -155,9 +156,10 @@ class InvertedResidual(nn.Module):
 
 
 class Head(nn.Module):
-    """What turns the last map into features: expand 1x1, pool, project 1x1, activation.
+    """The layers from the last feature map to the features: expand 1x1, project 1x1, activation.
 
-    The projection has neither bias nor normalisation, as in the released networks.
+    `expand` runs before the pooling, which is the model's, and `forward` after it. The projection
+    has neither bias nor normalisation, as in the released networks.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""Where the maps of a network are tapped, their real sizes, and the network as a feature pyramid.
+"""Feature extraction: which feature maps a model has, their actual sizes, and a feature pyramid.
 
-Nominal reductions (2, 4, 8, ...) are what timm and Detectron2 ask for. The published paddings of
-A, B, C, E and F make maps that do not halve exactly; `FeatureInfo.size_at` gives the real sizes.
+timm and Detectron2 expect nominal reductions (2, 4, 8, ...). With the published paddings of A, B,
+C, E and F the maps do not halve exactly; `FeatureInfo.size_at` gives their actual sizes.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from fbnetv3.arch.arch import Arch
 
 
 def take_indices(num_features: int, indices: int | Sequence[int] | None) -> list[int]:
-    """Returns indices from the start: of the last n, of a list with negatives, or of all.
+    """Returns non-negative indices of the last n features, of a list of indices, or of all.
 
     Raises:
-        ValueError: an index does not exist.
+        ValueError: an index is out of range, or the selection is empty.
     """
     if indices is None:
         return list(range(num_features))
@@ -31,7 +31,7 @@ def take_indices(num_features: int, indices: int | Sequence[int] | None) -> list
 
 @dataclass(frozen=True)
 class Conv:
-    """How one block's depthwise convolution, or the stem, moves over the map."""
+    """Geometry of the depthwise convolution of a block, or of the stem."""
 
     kernel: int
     stride: int
@@ -39,15 +39,15 @@ class Conv:
     dilation: int
 
     def size(self, side: int) -> int:
-        """Returns the output's side for an input's side."""
+        """Returns the output height or width for an input height or width."""
         return (side + 2 * self.padding - self.dilation * (self.kernel - 1) - 1) // self.stride + 1
 
 
 @dataclass(frozen=True)
 class Tap:
-    """One feature: behind `depth` rows (0 is behind the stem), nominally 1 / `reduction`.
+    """One feature map: the output after `depth` rows (0: the stem), at 1 / `reduction` nominally.
 
-    Where strides are dilations, several features have the output stride as their reduction.
+    In a dilated model several features have the output stride as their reduction.
     """
 
     depth: int
@@ -56,13 +56,13 @@ class Tap:
 
     @property
     def module(self) -> str:
-        """The name of the module whose output is tapped."""
+        """Name of the module that outputs the feature map."""
         return f"stages.{self.depth - 1}" if self.depth else "stem"
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """Strides, paddings and dilations of a network's blocks, and its taps."""
+    """Strides, paddings and dilations of all blocks, and the feature maps they give."""
 
     arch: Arch
     convs: tuple[Conv, ...]
@@ -70,16 +70,16 @@ class Geometry:
 
     @staticmethod
     def of(arch: Arch, output_stride: int) -> Geometry:
-        """Returns the geometry with strides turned into dilations beyond `output_stride`."""
+        """Returns the geometry with strides beyond `output_stride` replaced by dilation."""
         convs, taps = [], [Tap(0, arch.stem_channels, 2)]
         reduction, dilation = 2, 1
         for block in arch.blocks():
             stride, padding = block.stride, block.padding
             if stride == 1:
-                # A feature is taken behind the last row before a stride, also a dilated one.
+                # Only the last block before each stride, or former stride, is a feature.
                 taps.pop()
             if stride == 2 and reduction >= output_stride:
-                # The strided convolution itself still sees neighbours at the old distance.
+                # The formerly strided convolution itself keeps the previous dilation.
                 stride, padding = 1, dilation * (block.kernel // 2)
                 convs.append(Conv(block.kernel, stride, padding, dilation))
                 dilation *= 2
@@ -91,8 +91,8 @@ class Geometry:
         return Geometry(arch, tuple(convs), tuple(taps))
 
     def sizes(self, height: int, width: int) -> dict[int, tuple[int, int]]:
-        """Returns depth -> (height, width) of the map behind so many rows."""
-        self.arch.check_side(min(height, width), "input side")
+        """Returns depth -> (height, width) of the feature map after that many rows."""
+        self.arch.check_side(min(height, width), "input size")
         stem = Conv(3, 2, 1, 1)
         size = stem.size(height), stem.size(width)
         found = {0: size}
@@ -103,7 +103,7 @@ class Geometry:
 
 
 class FeatureInfo(list[dict[str, Any]]):
-    """The features of a network: a list of records, as timm has it, with its look-ups.
+    """The features of a model: a list of dicts with timm's `FeatureInfo` methods.
 
     Each record has `num_chs`, `reduction` (nominal), `module`, `stage` and `index`.
     """
@@ -123,20 +123,20 @@ class FeatureInfo(list[dict[str, Any]]):
         )
 
     def only(self, out_indices: Sequence[int]) -> FeatureInfo:
-        """Returns the same features with others selected."""
+        """Returns the same features with a different selection."""
         return FeatureInfo(self._geometry, out_indices)
 
     def up_to(self, depth: int) -> FeatureInfo:
-        """Returns the features that a network of `depth` rows still has, all selected."""
+        """Returns the features of the first `depth` rows, all selected."""
         taps = tuple(tap for tap in self._geometry.taps if tap.depth <= depth)
         return FeatureInfo(replace(self._geometry, taps=taps), range(len(taps)))
 
     def depths(self) -> list[int]:
-        """Returns the number of rows in front of each feature, selected or not."""
+        """Returns the number of rows before each feature, selected or not."""
         return [tap.depth for tap in self._geometry.taps]
 
     def get(self, key: str, idx: int | Sequence[int] | None = None) -> Any:
-        """Returns one entry of the selected records, or of record `idx`, or of a list of them."""
+        """Returns the value of `key` for the selected features, or for those at `idx`."""
         if isinstance(idx, int):
             return self[idx][key]
         return [self[n][key] for n in (self.out_indices if idx is None else idx)]
@@ -144,13 +144,13 @@ class FeatureInfo(list[dict[str, Any]]):
     def get_dicts(
         self, keys: Sequence[str] | None = None, idx: int | Sequence[int] | None = None
     ) -> Any:
-        """Returns the selected records, reduced to `keys`."""
+        """Returns the dicts of the selected features, or of those at `idx`, reduced to `keys`."""
         if isinstance(idx, int):
             return {key: self[idx][key] for key in keys or self[idx]}
         return [self.get_dicts(keys, n) for n in (self.out_indices if idx is None else idx)]
 
     def channels(self, idx: int | Sequence[int] | None = None) -> Any:
-        """Returns the channels of the selected features."""
+        """Returns the number of channels of the selected features."""
         return self.get("num_chs", idx)
 
     def reduction(self, idx: int | Sequence[int] | None = None) -> Any:
@@ -158,26 +158,26 @@ class FeatureInfo(list[dict[str, Any]]):
         return self.get("reduction", idx)
 
     def module_name(self, idx: int | Sequence[int] | None = None) -> Any:
-        """Returns the names of the tapped modules."""
+        """Returns the module names of the selected features."""
         return self.get("module", idx)
 
     def size_at(self, height: int, width: int) -> list[tuple[int, int]]:
-        """Returns the real (height, width) of each selected map for an input in pixels.
+        """Returns the actual (height, width) of each selected map for an input size in pixels.
 
         Raises:
-            ValueError: the input is so small that a map vanishes; says what is enough.
+            ValueError: the input is too small; the message gives the minimum.
         """
         sizes = self._geometry.sizes(height, width)
         return [sizes[self[n]["stage"]] for n in self.out_indices]
 
 
 class FeaturePyramid(nn.Module):
-    """A network without its head: images (N, C, H, W) to a list of maps, fine to coarse.
+    """A model without its head: images (N, C, H, W) to a list of feature maps, fine to coarse.
 
     Args:
-        model: an `FBNetV3`; it is pruned to the rows that the features need.
-        out_indices: which features: the last n, a list (negative from the end), None for all.
-        as_dict: return a dict keyed by module name in place of a list.
+        model: an `FBNetV3`; it is pruned in place to the rows that the features need.
+        out_indices: which features: the last n, a list of indices, or None for all.
+        as_dict: return a dict keyed by module name instead of a list.
     """
 
     def __init__(
@@ -199,14 +199,14 @@ class FeaturePyramid(nn.Module):
         self.default_cfg = model.pretrained_cfg
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trades time for memory: rows are run again in the backward pass."""
+        """Trades compute for memory: recomputes the rows in the backward pass."""
         self.model.set_grad_checkpointing(enable)
 
     def forward(self, x: Tensor) -> list[Tensor] | dict[str, Tensor]:
-        """Returns the selected maps of images (N, C, H, W)."""
+        """Returns the selected feature maps of images (N, C, H, W)."""
         maps = self.model.forward_intermediates(
             x, indices=self.out_indices, intermediates_only=True, stop_early=True
         )
         if self.as_dict:
             return dict(zip(self.feature_info.module_name(), maps, strict=True))
-        return maps  # type: ignore[no-any-return]  # the contract's return type depends on a flag
+        return maps  # type: ignore[no-any-return]  # the return type depends on flags

@@ -1,7 +1,7 @@
 """A faster copy of a model for inference in torch: batch-norm folded, channels-last, compiled.
 
-The copy computes the same function and can no longer be trained. `export` starts from the same
-folding. The edge of this file: it changes how a network is computed, never in which precision.
+The copy computes the same function and cannot be trained. Export uses the same folding. Nothing
+here changes the precision.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from .model import FBNetV3
 
 
 def fold_batch_norm(model: FBNetV3) -> FBNetV3:
-    """Returns a copy in evaluation mode whose convolutions hold their batch-norms' numbers.
+    """Returns a copy in evaluation mode with batch-norms folded into the convolutions.
 
-    Only `nn.BatchNorm2d` and its subclasses that have running statistics are folded; any other
-    norm layer stays as it is. The sums are done in float64, so that folding itself costs no
-    accuracy.
+    Only `nn.BatchNorm2d` and its subclasses with running statistics are folded; other norm layers
+    are kept. Folding is computed in float64, so that it costs no accuracy.
     """
     folded = copy.deepcopy(model).eval().requires_grad_(False)
     for block in folded.modules():
@@ -36,19 +35,19 @@ def fold_batch_norm(model: FBNetV3) -> FBNetV3:
 
 
 def optimize(model: FBNetV3, *, channels_last: bool = True, compile: bool = False) -> nn.Module:
-    """Returns a copy of `model` that gives the same logits faster; the model is left as it is.
+    """Returns a faster copy of `model` for inference; the model itself is not changed.
 
-    The logits agree to 1e-4 of their spread. On a CPU most of the gain at large batches comes from
-    the memory layout, which the copy's weights carry: inputs are converted by the first layer.
+    Logits agree within 1e-4 of their spread. On a CPU most of the gain at large batch sizes comes
+    from the memory layout of the weights; the first layer converts its input.
 
     Args:
-        model: on any device, in any mode; the copy is in evaluation mode.
+        model: an `FBNetV3` on any device; the copy is in evaluation mode.
         channels_last: store convolution weights channels-last.
-        compile: let `torch.compile` compile it, which takes tens of seconds at the first call of
+        compile: also apply `torch.compile`, which takes tens of seconds at the first call with
             each input shape.
 
     Raises:
-        ValueError: the model is not one of ours.
+        ValueError: `model` is not an `FBNetV3`.
     """
     if not isinstance(model, FBNetV3):
         raise ValueError(

@@ -1,8 +1,8 @@
-"""FBNetV3 as a module under timm's model contract, and `build`, the one builder.
+"""The `FBNetV3` module, which follows timm's model interface, and `build`.
 
 State-dict layout: `stem`, `stages.<row>.<block>.{expand,depthwise,se,project}`, `head.expand`,
-`head.project`, `classifier`; one stage a row of the table. `convert` maps it to the official and
-to timm's layout.
+`head.project`, `classifier`; one stage per row of the architecture. `checkpoints.convert` maps it
+to the official layout and timm's.
 """
 
 from __future__ import annotations
@@ -40,31 +40,30 @@ is_scripting = torch.jit.is_scripting  # type: ignore[attr-defined]  # public, b
 
 
 def _not_scripted(method: _Method) -> _Method:
-    """Keeps a method out of TorchScript, which timm's contract asks for; typed, unlike torch's."""
+    """Excludes a method from TorchScript; a typed `torch.jit.ignore`."""
     marked: _Method = torch.jit.ignore(method)  # type: ignore[no-untyped-call]
     return marked
 
 
 class FBNetV3(nn.Module):
-    """A network of the family: images (N, in_chans, H, W) to logits (N, num_classes).
+    """An FBNetV3 model: images (N, in_chans, H, W) to logits (N, num_classes).
 
-    The module follows timm's contract: `forward_features` gives the unpooled last map
+    The module follows timm's model interface: `forward_features` gives the unpooled last map
     (N, num_features, H', W'), `forward_head` pools and classifies it. Features for dense
     prediction (`feature_info`, `forward_intermediates`) are the narrow bottleneck outputs.
 
     Args:
-        arch: the table to build.
-        num_classes: logits; 0 leaves the classifier out.
-        in_chans: channels of the input.
+        arch: the architecture to build.
+        num_classes: number of classes; 0 removes the classifier.
+        in_chans: number of input channels.
         drop_rate: dropout before the classifier.
-        drop_path_rate: stochastic depth. Grows linearly over the blocks, from 0 at the first; of N
-            blocks the last has (N - 1) / N of it, as in timm's networks. Only blocks that add
-            their input can be dropped.
+        drop_path_rate: stochastic depth rate. The rate of block n of N is n / N of it, counted from
+            0, as in timm. Only residual blocks can be dropped.
         global_pool: "avg", "max", or "" for none, which needs `num_classes=0`.
-        output_stride: 8, 16 or 32: from there on strides become dilations. A published padding
-            that is not kernel // 2 is then kernel // 2 in the dilated rows.
-        norm_layer: called with the channels; `nn.BatchNorm2d` unless given.
-        act_layer: replaces every activation of the table; a factory or a name in `ACTS`.
+        output_stride: 8, 16 or 32; strides beyond it are replaced by dilation. Dilated rows use the
+            padding of kernel // 2, also where the published padding differs.
+        norm_layer: called with the number of channels; default `nn.BatchNorm2d`.
+        act_layer: replaces all activations of the architecture; a factory or a name in `ACTS`.
         bn_eps: epsilon of the default batch-norm.
         bn_momentum: momentum of the default batch-norm.
 
@@ -99,7 +98,7 @@ class FBNetV3(nn.Module):
         self.in_chans = in_chans
         self.drop_rate = drop_rate
         self.grad_checkpointing = False
-        # Typed by the call, because TorchScript reads annotations and knows no Any.
+        # Typed by the call, because TorchScript reads annotations and does not support Any.
         self.pretrained_cfg = dict[str, Any]()
         self.default_cfg = self.pretrained_cfg
         self.pretrained_model_args = dict[str, Any]()
@@ -159,7 +158,7 @@ class FBNetV3(nn.Module):
             )
         self.num_classes = num_classes
         self.pool_type = global_pool
-        # Here timm looks for it when it saves a model.
+        # timm reads it from here when it saves a model.
         self.head.pool_type = global_pool
         self.global_pool = POOLS[global_pool]()
         self.flatten = nn.Flatten(1) if global_pool else nn.Identity()
@@ -169,14 +168,14 @@ class FBNetV3(nn.Module):
 
     @_not_scripted
     def init_weights(self) -> None:
-        """Draws fresh weights, as the official networks did.
+        """Initialises the weights as in the official implementation.
 
-        Kaiming normal over fan-out (out_channels * k * k also where grouped) for convolutions
-        before a norm or activation, torch's default for the gate's last convolution and the
-        classifier, and a last norm of weight 0 in every block that adds its input, so that such a
-        block starts as the identity.
+        Convolutions before a norm or activation use Kaiming normal over fan-out
+        (out_channels * k * k, also where grouped). The last convolution of squeeze-and-excite and
+        the classifier use torch's default. The last norm of residual blocks has weight 0, so that
+        they start as the identity.
         """
-        # Nothing to draw; and normal_ on a meta tensor makes torch import 900 modules, for seconds.
+        # Nothing to initialise; normal_ on a meta tensor would make torch import 900 modules.
         if self.stem.conv.weight.is_meta:
             return
         for name, module in self.named_modules():
@@ -224,22 +223,24 @@ class FBNetV3(nn.Module):
         intermediates_only: bool = False,
         extra_blocks: bool = False,
     ) -> Any:
-        """Returns (last map, features), or the features alone with `intermediates_only`.
+        """Returns (last map, features), or only the features with `intermediates_only`.
 
         Args:
             x: images (N, in_chans, H, W).
-            indices: which features: the last n, a list (negative from the end) in whose order they
-                are returned, None for all.
-            norm: has no effect, features are normalised already.
-            stop_early: run no row behind the last feature; needs `intermediates_only`.
-            output_fmt: "NCHW", the only layout.
-            intermediates_only: leave the last map out.
-            extra_blocks: number every row, the stem being 0, in place of `feature_info`.
+            indices: which features: the last n, a list of indices (returned in that order), or
+                None for all.
+            norm: has no effect, features are already normalised.
+            stop_early: stop after the last selected feature; needs `intermediates_only`.
+            output_fmt: only "NCHW" is supported.
+            intermediates_only: do not compute the last map.
+            extra_blocks: let indices count the stem and all rows instead of `feature_info`.
         """
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt is {output_fmt!r}; expected 'NCHW'")
         if stop_early and not intermediates_only:
-            raise ValueError("stop_early needs intermediates_only=True, there is no last map then")
+            raise ValueError(
+                "stop_early=True needs intermediates_only=True, as it skips the last map"
+            )
         taps = self._taps(extra_blocks)
         wanted = [taps[n] for n in take_indices(len(taps), indices)]
         found = {}
@@ -260,7 +261,7 @@ class FBNetV3(nn.Module):
         return features if intermediates_only else (self.head.expand(x), features)
 
     def _taps(self, extra_blocks: bool) -> list[int]:
-        """Returns the depth of each feature: 0 behind the stem, n behind row n - 1."""
+        """Returns the number of rows before each feature; 0 is the output of the stem."""
         return list(range(len(self.stages) + 1)) if extra_blocks else self.feature_info.depths()
 
     @_not_scripted
@@ -271,13 +272,13 @@ class FBNetV3(nn.Module):
         prune_head: bool = True,
         extra_blocks: bool = False,
     ) -> list[int]:
-        """Drops the rows that the features do not need, and the head; returns the kept indices.
+        """Removes the head and the rows that the features do not need; returns the kept indices.
 
         Args:
             indices: as in `forward_intermediates`.
-            prune_norm: has no effect, there is no norm behind the rows.
-            prune_head: drop the head although every row is kept.
-            extra_blocks: number every row, the stem being 0.
+            prune_norm: has no effect, there is no norm after the rows.
+            prune_head: remove the head even if all rows are kept.
+            extra_blocks: as in `forward_intermediates`.
         """
         taps = self._taps(extra_blocks)
         kept = take_indices(len(taps), indices)
@@ -289,18 +290,21 @@ class FBNetV3(nn.Module):
             rows = self.arch.rows[:depth]
             self.num_features = rows[-1].channels if rows else self.arch.stem_channels
             self.head_hidden_size = self.num_features
-            self.head = _NoHead()  # type: ignore[assignment]  # takes the head's place
+            self.head = _NoHead()  # type: ignore[assignment]  # replaces the head
             self._set_classifier(0, "")
         return kept
 
     @_not_scripted
     def get_classifier(self) -> nn.Module:
-        """Returns the last linear layer, an identity where there is none."""
+        """Returns the classifier, an identity if there is none."""
         return self.classifier
 
     @_not_scripted
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Puts a fresh classifier in; None keeps the pooling. Device, dtype and mode are kept."""
+        """Replaces the classifier by a new one of the same device, dtype and mode.
+
+        The pooling is kept unless `global_pool` is given.
+        """
         _check_sizes(num_classes=num_classes)
         like = next(self.parameters())
         self._set_classifier(num_classes, self.pool_type if global_pool is None else global_pool)
@@ -309,16 +313,16 @@ class FBNetV3(nn.Module):
 
     @_not_scripted
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Trades time for memory: rows are run again in the backward pass.
+        """Trades compute for memory: recomputes the rows in the backward pass.
 
-        Gradients stay the same; batch-norm sees each batch twice, so that its running statistics
-        move a little faster, as they do in timm's networks.
+        Gradients stay the same. Batch-norm sees each batch twice, so that its running statistics
+        change a little faster, as in timm.
         """
         self.grad_checkpointing = enable
 
     @_not_scripted
     def group_matcher(self, coarse: bool = False) -> dict[str, str]:
-        """Returns patterns that sort parameter names into layers, for timm's layer decay."""
+        """Returns the patterns that group parameters by layer, for timm's layer decay."""
         return {
             "stem": r"^stem",
             "blocks": r"^stages\.(\d+)" if coarse else r"^stages\.(\d+)\.(\d+)",
@@ -326,7 +330,7 @@ class FBNetV3(nn.Module):
 
     @_not_scripted
     def as_sequential(self) -> nn.Sequential:
-        """Returns the same layers in one row, sharing their weights."""
+        """Returns the layers as one `nn.Sequential` that shares their weights."""
         return nn.Sequential(
             self.stem,
             *self.stages,
@@ -340,7 +344,7 @@ class FBNetV3(nn.Module):
 
 
 class _NoHead(nn.Module):
-    """Stands where a pruned network had its head."""
+    """Replaces the head of a pruned model."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -359,13 +363,13 @@ def build(
     dtype: torch.dtype | None = None,
     **kwargs: Any,
 ) -> FBNetV3:
-    """Returns the network of a table, with fresh weights.
+    """Returns the model of an architecture with randomly initialised weights.
 
     Args:
-        arch: the table.
-        device: where it lives; "meta" gives shapes without numbers, to be filled by loading.
+        arch: the architecture.
+        device: device of the parameters; "meta" allocates none, for weights that are loaded later.
         dtype: floating-point type of the parameters.
-        **kwargs: those of `FBNetV3`.
+        **kwargs: arguments of `FBNetV3`.
     """
     if not isinstance(arch, Arch):
         raise ValueError(f"arch is a {type(arch).__name__}; expected fbnetv3.Arch")
@@ -422,4 +426,4 @@ def _check_sizes(**sizes: int) -> None:
 def _check_rates(**rates: float) -> None:
     for name, value in rates.items():
         if not 0.0 <= value < 1.0:
-            raise ValueError(f"{name} is {value!r}; expected a number from 0 up to 1")
+            raise ValueError(f"{name} is {value!r}; expected a number of at least 0 and below 1")

@@ -399,7 +399,7 @@ def test_numbers_of_the_other_byte_order_are_refused(tmp_path: Path) -> None:
 def test_a_file_of_the_old_layout_that_ends_in_its_numbers_is_cut_off(tmp_path: Path) -> None:
     path = _save({"w": torch.ones(100)}, tmp_path / "m.pth", new_layout=False)
     path.write_bytes(path.read_bytes()[:-40])
-    with pytest.raises(ValueError, match=r"ends inside storage .*; it is cut off"):
+    with pytest.raises(ValueError, match=r"ends inside storage .*; it is truncated"):
         read_tensors(path)
 
 
@@ -447,8 +447,8 @@ def test_a_strict_load_lists_both_sides() -> None:
     with pytest.raises(ValueError, match="Expected exactly") as caught:
         load_strict(model, state, source="here")
     message = str(caught.value)
-    assert "1 missing from it: 0.bias" in message
-    assert "1 left over in it: extra.weight" in message
+    assert "1 missing: 0.bias" in message
+    assert "1 unexpected: extra.weight" in message
     assert "2.weight (5, 8) (model: (4, 8))" in message
     assert "from here" in message
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())

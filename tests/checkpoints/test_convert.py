@@ -148,7 +148,7 @@ def _shake(model: torch.nn.Module) -> None:
 def test_published_paddings_go_to_timm_only_by_force(name: str) -> None:
     arch = ARCHS[name]
     state = build(arch, device="meta").state_dict()
-    with pytest.raises(ValueError, match=r"another function.*padding.*force=True"):
+    with pytest.raises(ValueError, match=r"a different function.*padding.*force=True"):
         from_fbnetv3(state, arch, "timm")
     forced = from_fbnetv3(state, arch, "timm", force=True)
     assert forced.keys() == from_fbnetv3(state, arch.same_padding(), "timm").keys()
@@ -171,7 +171,7 @@ def test_a_wrong_stride_or_activation_goes_to_timm_only_by_force() -> None:
         changed = dataclasses.replace(
             arch, rows=(first, dataclasses.replace(second, **change), *rest)
         )
-        with pytest.raises(ValueError, match="another function"):
+        with pytest.raises(ValueError, match="a different function"):
             from_fbnetv3({}, changed, "timm")
 
 

@@ -152,7 +152,7 @@ def _pruned() -> FBNetV3:
 
 @pytest.mark.parametrize("make", [_exchanged_activation, _exchanged_norm, _dilated, _pruned])
 def test_a_model_that_is_not_its_table_is_not_saved(tmp_path: Path, make: Any) -> None:
-    with pytest.raises(ValueError, match="not those of the model's table"):
+    with pytest.raises(ValueError, match="not those of its architecture"):
         save_pretrained(make(), tmp_path / "m")
     assert not (tmp_path / "m").exists()
 

@@ -247,7 +247,7 @@ def test_options_reach_the_network_and_none_means_the_default() -> None:
         ([7], {}, "model is a int; expected a name, an Arch, or the path"),
         ([None], {}, "model is a NoneType"),
         ([NANO, True], {}, "an Arch has no pretrained weights; give checkpoint="),
-        (["fbnetv3_20g", True], {}, "'fbnetv3_20g' has no pretrained weights; models that have: "),
+        (["fbnetv3_20g", True], {}, "'fbnetv3_20g' has no pretrained weights; models with weights: "),
         (["fbnetv3_a", True], {"checkpoint": "a.pth"}, "exclude each other"),
         (["fbnetv3_a"], {"pad_type": "same"}, r"pad_type is not supported; .*same_padding\(\)"),
         (["fbnetv3_a"], {"out_indices": [1]}, "it needs features_only=True"),
@@ -329,7 +329,7 @@ def test_other_classes_get_a_fresh_classifier_and_the_log_says_so(
     with caplog.at_level(logging.INFO, logger="fbnetv3"):
         model = build_from_state(TINY, source.state_dict(), source="here", num_classes=3).eval()
     assert "here: dropped classifier.weight, classifier.bias for 6 classes" in caplog.text
-    assert "classifier for 3 classes is fresh" in caplog.text
+    assert "classifier for 3 classes is new" in caplog.text
     x = images()
     assert torch.equal(model.forward_features(x), source.forward_features(x))
     assert logits(model).shape == (2, 3)
@@ -454,13 +454,13 @@ def test_a_registered_table_is_a_model_like_any_other() -> None:
 def test_a_name_means_one_network(name: str) -> None:
     fbnetv3.register("mine", TINY)
     other: Arch = dataclasses.replace(TINY, head_channels=64)
-    with pytest.raises(ValueError, match=f"'{name}' is already another network"):
+    with pytest.raises(ValueError, match=f"'{name}' is already another architecture"):
         fbnetv3.register(name, other)
 
 
 @pytest.mark.parametrize("name", ["", "a.b", "a/b", "hf-hub:a"])
 def test_a_name_that_create_would_read_otherwise_is_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=r"expected a word without '\.', '/' and ':'"):
+    with pytest.raises(ValueError, match=r"expected a name without '\.', '/' and ':'"):
         fbnetv3.register(name, TINY)
 
 

@@ -363,7 +363,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     path = save_weights(load_network("fbnetv3_e"), tmp_path / "e.pth")
     cfg = get_config("faster_rcnn_fbnetv3_a_c4")
     cfg.MODEL.DEVICE = "cpu"
-    with pytest.raises(ValueError, match="belongs to another network"):
+    with pytest.raises(ValueError, match="belongs to another architecture"):
         DetectionCheckpointer(build_model(cfg)).load(str(path))
 
 
@@ -372,7 +372,7 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "R-50.pkl"
     arrays = {"conv1_w": np.zeros((64, 3, 7, 7), np.float32), "res2_0_branch2a_w": np.ones(3)}
     path.write_bytes(pickle.dumps(arrays))
-    with pytest.raises(ValueError, match="the checkpoint has no tensor of the trunk"):
+    with pytest.raises(ValueError, match="the checkpoint has no tensor of the backbone"):
         DetectionCheckpointer(build_model(small_config("c4"))).load(str(path))
 
 

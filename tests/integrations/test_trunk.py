@@ -207,7 +207,7 @@ def test_a_and_b_are_one_network_and_the_others_are_not() -> None:
 def test_a_checkpoint_of_another_network_is_refused() -> None:
     a, d = (Trunk(load_network(f"fbnetv3_{x}"), ["res3"]) for x in "ad")
     state = a.state_dict()
-    with pytest.raises(ValueError, match="belongs to another network"):
+    with pytest.raises(ValueError, match="belongs to another architecture"):
         d.load_state_dict(state, strict=False)
     a.load_state_dict(state)
     del state["network_id"]
@@ -218,7 +218,7 @@ def test_a_checkpoint_of_something_else_is_refused() -> None:
     trunk = Trunk(load_network("fbnetv3_nano"), ["res3"])
     foreign = {"backbone.stem.conv1.weight": torch.zeros(64, 3, 7, 7)}
     for strict in (True, False):
-        with pytest.raises(ValueError, match=r"no tensor of the trunk; expected .*'0.stem.conv"):
+        with pytest.raises(ValueError, match=r"no tensor of the backbone; expected .*'0.stem.conv"):
             nn.Sequential(trunk).load_state_dict(foreign, strict=strict)
 
 

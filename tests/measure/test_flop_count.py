@@ -150,7 +150,7 @@ def test_a_foreign_model_is_counted_at_a_given_resolution() -> None:
 
 @pytest.mark.parametrize("resolution", [1, 8, 48])
 def test_an_input_that_leaves_no_map_is_refused(resolution: int) -> None:
-    with pytest.raises(ValueError, match=f"input side is {resolution}; expected 49 pixels"):
+    with pytest.raises(ValueError, match=f"input size is {resolution}; expected 49 pixels"):
         flops(ARCHS["fbnetv3_a"], resolution)
 
 

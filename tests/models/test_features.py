@@ -105,7 +105,7 @@ def test_sizes_are_real_for_any_network(
 def test_an_input_without_maps_is_refused() -> None:
     info = build(ARCHS["fbnetv3_a"], device="meta").feature_info
     assert info.size_at(49, 49)[-1] == (1, 1)
-    with pytest.raises(ValueError, match="input side is 48; expected 49 pixels or more"):
+    with pytest.raises(ValueError, match="input size is 48; expected 49 pixels or more"):
         info.size_at(200, 48)
 
 

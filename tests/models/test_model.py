@@ -549,7 +549,7 @@ def test_the_first_loss_is_that_of_guessing(name: str) -> None:
         ({"num_classes": True}, "num_classes is True"),
         ({"num_classes": 10.0}, "num_classes is 10.0"),
         ({"in_chans": 0}, "in_chans is 0; expected a whole number from 1"),
-        ({"drop_rate": 1.0}, "drop_rate is 1.0; expected a number from 0 up to 1"),
+        ({"drop_rate": 1.0}, "drop_rate is 1.0; expected a number of at least 0 and below 1"),
         ({"drop_path_rate": -0.1}, "drop_path_rate is -0.1"),
         ({"output_stride": 4}, r"output_stride is 4; expected one of \(8, 16, 32\)"),
         ({"global_pool": "median"}, "global_pool is 'median'; expected one of"),
