@@ -1,8 +1,8 @@
-"""Parts of the documentation's pages that are made from the package and its records.
+"""Macros that generate parts of the documentation from the package and its records.
 
-A page whose head says `render_macros: true` may call `{{ commands("fbnetv3") }}` and the other
-functions here; the site's generator asks `define_env` for them. So no page copies a command's
-options, a table of weights or a result's conditions by hand.
+A page whose front matter has `render_macros: true` may call `{{ commands("fbnetv3") }}` and the
+other functions here, which the site generator gets from `define_env`. This way no page copies the
+options of a command, a table of weights or the conditions of a result by hand.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fbnetv3.search.cli import app as search_cli
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-# What of a result's conditions is shown, where it is recorded.
+# Conditions to show, if the result records them.
 _SHOWN = (
     "cpu",
     "machine",
@@ -37,13 +37,13 @@ _SHOWN = (
 
 
 def define_env(env: Any) -> None:
-    """Gives the generator's macros their names."""
+    """Registers the macros with the site generator."""
     for function in (commands, section, data_file, conditions):
         env.macro(function)
 
 
 def program(name: str) -> Any:
-    """Returns the click command of `fbnetv3` or `fbnetv3-search`, with all its sub-commands."""
+    """Returns the click command of `fbnetv3` or `fbnetv3-search`, with all its subcommands."""
     if name == "fbnetv3-search":
         return typer.main.get_command(search_cli.app)
     if "train" not in {command.name for command in cli.app.registered_commands}:
@@ -52,7 +52,7 @@ def program(name: str) -> Any:
 
 
 def commands(name: str) -> str:
-    """Returns the reference of a program: what each command does, takes and gives, and examples."""
+    """Returns the reference of a program: the description, options and examples of each command."""
     group = program(name)
     parts = [_prose(group.help), _prose(group.epilog or "")]
     for command_name, command in sorted(group.commands.items()):
@@ -65,7 +65,7 @@ def commands(name: str) -> str:
 
 
 def _prose(text: str) -> str:
-    # A line feed of a docstring is none of a paragraph; click's mark for "as it stands" is \b.
+    # Unwraps the lines of each paragraph; \b is click's mark for preformatted text.
     paragraphs = re.split(r"\n\s*\n", inspect.cleandoc(text or "").replace("\b", ""))
     return "\n\n".join(_escaped(" ".join(p.split())) for p in paragraphs)
 
@@ -84,15 +84,15 @@ def _parameters(command: Any) -> str:
         names = [*parameter.opts, *parameter.secondary_opts] if is_option else [parameter.name]
         shown = ", ".join(f"`{name}`" for name in names)
         rows.append((shown, _kind(parameter), _default(parameter), _escaped(parameter.help or "")))
-    return _table(("name", "takes", "default", ""), rows) if rows else ""
+    return _table(("name", "type", "default", "description"), rows) if rows else ""
 
 
 def _kind(parameter: Any) -> str:
     if getattr(parameter, "is_flag", False):
-        return "nothing"
+        return "flag"
     kind = str(parameter.type.name).strip("<>")
     several = getattr(parameter, "multiple", False) or parameter.nargs != 1
-    return f"{kind}, several" if several else kind
+    return f"{kind}, repeatable" if several else kind
 
 
 def _default(parameter: Any) -> str:
@@ -104,10 +104,10 @@ def _default(parameter: Any) -> str:
 
 
 def section(path: str, heading: str) -> str:
-    """Returns a section of one of the repository's Markdown files, without its heading.
+    """Returns a section of a Markdown file of the repository, without its heading.
 
     Raises:
-        ValueError: the file has no such heading.
+        ValueError: if the file has no such heading.
     """
     text = (ROOT / path).read_text()
     marks = re.escape(heading.split(" ", 1)[0])
@@ -118,13 +118,13 @@ def section(path: str, heading: str) -> str:
 
 
 def data_file(name: str) -> str:
-    """Returns a text file of the package's data, as a block."""
+    """Returns a text file of the package's data as a fenced block."""
     text = (Path(fbnetv3.__file__).parent / "data" / name).read_text()
     return "\n".join(("```text", text.strip(), "```"))
 
 
 def conditions() -> str:
-    """Returns a table of the results: where, with what and of which commit each was measured."""
+    """Returns a table of the result files with their hardware, versions and commits."""
     rows = []
     for path in sorted(RESULTS.rglob("*.json*")):
         found = list(_records(_read(path)))
@@ -132,7 +132,7 @@ def conditions() -> str:
             f"{key} {' and '.join(values)}" for key in _SHOWN if (values := _values(found, key))
         )
         commits = ", ".join(value[:7] for value in _values(found, "commit"))
-        rows.append((f"`{path.relative_to(RESULTS)}`", machine or "no conditions in it", commits))
+        rows.append((f"`{path.relative_to(RESULTS)}`", machine or "none recorded", commits))
     return _table(("in `benchmarks/results/`", "measured with", "commit"), rows)
 
 
@@ -144,7 +144,7 @@ def _read(path: Path) -> Any:
 
 
 def _records(value: Any) -> Iterator[Mapping[str, Any]]:
-    """Yields what says how something was measured, wherever it stands in a result."""
+    """Yields the records of conditions in a result, at any depth."""
     if isinstance(value, Mapping):
         if "python" in value:
             yield {**value, **value.get("versions", {})}

@@ -247,7 +247,11 @@ def test_options_reach_the_network_and_none_means_the_default() -> None:
         ([7], {}, "model is a int; expected a name, an Arch, or the path"),
         ([None], {}, "model is a NoneType"),
         ([NANO, True], {}, "an Arch has no pretrained weights; give checkpoint="),
-        (["fbnetv3_20g", True], {}, "'fbnetv3_20g' has no pretrained weights; models with weights: "),
+        (
+            ["fbnetv3_20g", True],
+            {},
+            "'fbnetv3_20g' has no pretrained weights; models with weights: ",
+        ),
         (["fbnetv3_a", True], {"checkpoint": "a.pth"}, "exclude each other"),
         (["fbnetv3_a"], {"pad_type": "same"}, r"pad_type is not supported; .*same_padding\(\)"),
         (["fbnetv3_a"], {"out_indices": [1]}, "it needs features_only=True"),
