@@ -23,7 +23,7 @@ from torch import nn
 from benchmarks.conditions import conditions
 from benchmarks.records import append, read_lines
 from fbnetv3.arch.tables import ARCHS
-from fbnetv3.deploy.openvino_model import has_bf16
+from fbnetv3.deploy.runtimes.openvino import has_bf16
 from fbnetv3.measure.latency import measure
 from fbnetv3.measure.roofline import measure_roofline
 from fbnetv3.measure.runners import Runner, onnx_runner, openvino_runner, torch_runner

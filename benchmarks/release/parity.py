@@ -32,9 +32,9 @@ from fbnetv3.arch.tables import ARCHS
 from fbnetv3.deploy.artefact import Artefact
 from fbnetv3.deploy.describe import describe
 from fbnetv3.deploy.export import to_onnx
-from fbnetv3.deploy.onnx_session import OnnxBackend
-from fbnetv3.deploy.openvino_model import OpenVinoBackend, has_bf16, to_openvino
 from fbnetv3.deploy.parity import error_of_std
+from fbnetv3.deploy.runtimes.onnxruntime import OnnxBackend
+from fbnetv3.deploy.runtimes.openvino import OpenVinoBackend, has_bf16, to_openvino
 from fbnetv3.hub.verify import golden_tensor
 from fbnetv3.images.images import open_image
 from fbnetv3.images.preprocess import Preprocess

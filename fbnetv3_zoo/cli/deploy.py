@@ -89,7 +89,7 @@ def export(
 
     made = created(model, pretrained, checkpoint)
     if output.suffix == ".pte":
-        from fbnetv3.deploy.targets import to_executorch
+        from fbnetv3.deploy.runtimes.executorch import to_executorch
 
         _print_export(output, to_executorch(made, output).to_dict(), json=json)
         return
@@ -104,7 +104,7 @@ def export(
         found = to_onnx(made, onnx_path, **options)
         parity = found.parity.to_dict()
         if output.suffix == ".xml":
-            from fbnetv3.deploy.openvino_model import to_openvino
+            from fbnetv3.deploy.runtimes.openvino import to_openvino
 
             parity = to_openvino(onnx_path, output).to_dict()
         coverage = []
@@ -213,8 +213,8 @@ def quantize(
         fbnetv3 quantize nano.onnx --calib photos --evaluate photos \
             -o int8.xml --max-drop 1
     """
-    from fbnetv3.deploy.onnx_session import read_artefact
     from fbnetv3.deploy.quantize import quantize as quantized
+    from fbnetv3.deploy.runtimes.onnxruntime import read_artefact
     from fbnetv3.images.class_folders import labelled_images
     from fbnetv3.measure.int8_speed import compare_speed
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from fbnetv3._internal.files import replacing, write_atomically
 from fbnetv3._version import __version__
-from fbnetv3.deploy.onnx_session import OnnxBackend
+from fbnetv3.deploy.runtimes.onnxruntime import OnnxBackend
 from fbnetv3.hub import cache
 from fbnetv3.hub.license_policy import check_terms
 from fbnetv3.hub.weights import WEIGHTS, is_commercial

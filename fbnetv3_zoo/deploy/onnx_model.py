@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .classify import Classifier
-from .onnx_session import OnnxBackend
+from .runtimes.onnxruntime import OnnxBackend
 
 
 class OnnxClassifier(Classifier):

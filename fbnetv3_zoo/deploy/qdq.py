@@ -19,9 +19,9 @@ from fbnetv3.images.images import ImageSource
 
 from .artefact import Artefact
 from .calibration import Statistics, collect
-from .onnx_session import OnnxBackend
 from .parity import as_pixels, error_of_std
 from .quantize_score import Judge, Score, over_budget
+from .runtimes.onnxruntime import OnnxBackend
 
 logger = logging.getLogger("fbnetv3")
 

@@ -19,9 +19,9 @@ from fbnetv3.images.images import ImageSource
 
 from .artefact import Artefact
 from .calibration import METHODS
-from .onnx_session import OnnxBackend
 from .qdq import LayerError, QdqSearch
 from .quantize_score import Judge, Reader, Score, over_budget
+from .runtimes.onnxruntime import OnnxBackend
 
 Runtime = Literal["onnxruntime", "openvino"]
 
@@ -141,7 +141,7 @@ def _for_openvino(
     max_drop_pct: float | None,
 ) -> Quantized:
     """Quantises for OpenVINO; where weights of eight bits break the budget, with seven."""
-    from .openvino_model import OpenVinoBackend, quantize_openvino
+    from .runtimes.openvino import OpenVinoBackend, quantize_openvino
 
     with replacing(path) as part:
         for half_range in (False, True):

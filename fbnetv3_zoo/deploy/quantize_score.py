@@ -12,7 +12,7 @@ from fbnetv3.images.images import ImageSource, open_image
 from fbnetv3.images.preprocess import Preprocess
 
 from .classify import Backend
-from .onnx_session import OnnxBackend
+from .runtimes.onnxruntime import OnnxBackend
 
 _BATCH = 16
 

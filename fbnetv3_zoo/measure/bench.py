@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fbnetv3.deploy.artefact import Artefact
-from fbnetv3.deploy.onnx_session import available_cpus, read_artefact
 from fbnetv3.deploy.parity import as_pixels, inputs_for
+from fbnetv3.deploy.runtimes.onnxruntime import available_cpus, read_artefact
 
 from .latency import Latency, environment, measure
 from .runners import Runner, onnx_runner, openvino_runner, torch_runner
@@ -120,7 +120,7 @@ def entries(
         backends: of torch, "torch" and the like, to be measured too.
         threads: numbers of threads to try; one and all that may be used unless given.
     """
-    from fbnetv3.deploy.openvino_model import has_bf16
+    from fbnetv3.deploy.runtimes.openvino import has_bf16
 
     tried = list(threads) or sorted({1, available_cpus()})
     found = [
@@ -328,7 +328,7 @@ def _identity(entry: Entry, artefact: Artefact) -> tuple[str, int | None]:
 def artefact_of(path: Path) -> Artefact:
     """Returns what an exported ONNX or OpenVINO file says about itself."""
     if path.suffix == ".xml":
-        from fbnetv3.deploy.openvino_model import read_openvino
+        from fbnetv3.deploy.runtimes.openvino import read_openvino
 
         return read_openvino(path)
     return read_artefact(path)

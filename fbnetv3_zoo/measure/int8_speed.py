@@ -7,7 +7,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from fbnetv3.deploy.onnx_session import read_artefact
+from fbnetv3.deploy.runtimes.onnxruntime import read_artefact
 
 from .bench import Row, entries, noise_for, sweep
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fbnetv3.deploy.artefact import INPUT, OUTPUT
-from fbnetv3.deploy.onnx_session import open_session
+from fbnetv3.deploy.runtimes.onnxruntime import open_session
 
 from .latency import Contestant
 
@@ -201,7 +201,7 @@ def openvino_runner(
         ImportError: OpenVINO is missing.
         FileNotFoundError: there is no such file.
     """
-    from fbnetv3.deploy.openvino_model import compiled
+    from fbnetv3.deploy.runtimes.openvino import compiled
 
     model = compiled(Path(path), threads=threads, bf16=bf16)
 

@@ -19,7 +19,12 @@ from fbnetv3.deploy.artefact import Artefact
 from fbnetv3.deploy.classify import Classifier
 from fbnetv3.deploy.export import Exported, to_onnx
 from fbnetv3.deploy.onnx_model import OnnxClassifier
-from fbnetv3.deploy.onnx_session import OnnxBackend, available_cpus, open_session, read_artefact
+from fbnetv3.deploy.runtimes.onnxruntime import (
+    OnnxBackend,
+    available_cpus,
+    open_session,
+    read_artefact,
+)
 from fbnetv3.images.labels import example_photos
 from fbnetv3.images.preprocess import Preprocess
 from fbnetv3.models.model import FBNetV3

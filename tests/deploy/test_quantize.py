@@ -16,9 +16,9 @@ from fbnetv3.arch.arch import Arch, Row
 from fbnetv3.deploy.calibration import METHODS, Statistics, collect
 from fbnetv3.deploy.export import Exported, to_onnx
 from fbnetv3.deploy.onnx_graph import operators
-from fbnetv3.deploy.onnx_session import OnnxBackend, read_artefact
 from fbnetv3.deploy.quantize import Quantized, quantize
 from fbnetv3.deploy.quantize_score import Score
+from fbnetv3.deploy.runtimes.onnxruntime import OnnxBackend, read_artefact
 from fbnetv3.images.preprocess import CIFAR10_MEAN, CIFAR10_STD, Preprocess
 from fbnetv3.models.model import FBNetV3, build
 

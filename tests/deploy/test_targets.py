@@ -11,9 +11,10 @@ import torch
 
 from fbnetv3.deploy.artefact import Artefact
 from fbnetv3.deploy.export import Exported
-from fbnetv3.deploy.onnx_session import OnnxBackend
 from fbnetv3.deploy.parity import error_of_std
-from fbnetv3.deploy.targets import TARGETS, check_targets, executorch_runner, to_executorch
+from fbnetv3.deploy.runtimes.executorch import executorch_runner, to_executorch
+from fbnetv3.deploy.runtimes.onnxruntime import OnnxBackend
+from fbnetv3.deploy.targets import TARGETS, check_targets
 from fbnetv3.images.preprocess import Preprocess
 from fbnetv3.models.model import FBNetV3
 
@@ -65,7 +66,7 @@ def test_an_operator_that_tensorrt_does_not_know_is_named(path: Path, tmp_path: 
 
 @pytest.mark.needs("openvino")
 def test_openvino_gives_the_same_logits_and_keeps_the_record(path: Path, tmp_path: Path) -> None:
-    from fbnetv3.deploy.openvino_model import OpenVinoBackend, read_openvino, to_openvino
+    from fbnetv3.deploy.runtimes.openvino import OpenVinoBackend, read_openvino, to_openvino
 
     xml = tmp_path / "small.xml"
     parity = to_openvino(path, xml)

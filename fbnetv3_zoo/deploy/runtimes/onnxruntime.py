@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from fbnetv3._internal.messages import one_line
 
-from .artefact import INPUT, OUTPUT, Artefact
-from .parity import as_pixels
+from ..artefact import INPUT, OUTPUT, Artefact
+from ..parity import as_pixels
 
 CPU = "CPUExecutionProvider"
 

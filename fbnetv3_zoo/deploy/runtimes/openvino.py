@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from fbnetv3._internal.files import replacing
 from fbnetv3._internal.optional import missing
 
-from .artefact import PREFIX, Artefact
-from .onnx_session import OnnxBackend
-from .parity import TOLERANCE, Parity, as_pixels, compare, inputs_for
+from ..artefact import PREFIX, Artefact
+from ..parity import TOLERANCE, Parity, as_pixels, compare, inputs_for
+from .onnxruntime import OnnxBackend
 
 _SECTION = "fbnetv3"
 
