@@ -21,14 +21,15 @@ INSTALLS = {
 
 
 def missing(library: str, error: ImportError) -> ImportError:
-    """Returns the error to raise where a library of `INSTALLS` cannot be imported."""
+    """Returns the error to raise where a library cannot be imported."""
+    what = INSTALLS.get(library, library)
     return ImportError(
-        f"this needs {library}, which cannot be imported ({error}): pip install {INSTALLS[library]}"
+        f"this needs {library}, which cannot be imported ({error}): pip install {what}"
     )
 
 
 def need(library: str) -> None:
-    """Imports a library of `INSTALLS`, so that its absence shows before any work is done.
+    """Imports a library, so that its absence shows before any work is done.
 
     Raises:
         ImportError: it is not installed, or broken.

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fbnetv3._internal.optional import need
+from fbnetv3.deploy.runtimes import RUNTIMES, is_exported, read_artefact, suffixes
+
 from . import completion
 from .deploy import created, thinned
 from .group import note, print_json, print_table
@@ -37,10 +40,8 @@ def latency(
     models: Annotated[
         list[str],
         typer.Argument(
-            help="Names, or exported .onnx and .xml files.",
-            autocompletion=completion.any_of(
-                completion.networks, completion.files(".onnx", ".xml")
-            ),
+            help="Names, or exported files.",
+            autocompletion=completion.any_of(completion.networks, completion.files(*suffixes())),
         ),
     ],
     backend: Annotated[
@@ -143,10 +144,10 @@ def _rows_of(
     pretrained: bool | None,
     **measuring: Any,
 ) -> list[Row]:
-    from fbnetv3.measure.bench import artefact_of, entries, sweep
+    from fbnetv3.measure.bench import entries, sweep
 
     path, module = Path(name), None
-    if path.suffix in (".onnx", ".xml"):
+    if is_exported(path):
         if backends:
             raise ValueError(f"{name} is a file; torch's backends need a model's name")
         files = [path]
@@ -156,7 +157,7 @@ def _rows_of(
         # Speed does not depend on the weights; agreement and accuracy do.
         module = created(name, folder is not None if pretrained is None else pretrained, None)
         files = [to_onnx(module, place / "fp32.onnx").path]
-    artefact = artefact_of(files[0])
+    artefact = read_artefact(files[0])
     batch, labels, paths = _prepared(folder, artefact)
     if labelled and labels is None:
         raise ValueError(f"{folder} has no folders called after the classes of {name}, for --plot")
@@ -194,19 +195,16 @@ def _int8(float_path: Path, place: Path, images: Sequence[Path]) -> list[Path]:
     from fbnetv3.deploy.quantize import quantize as quantized
 
     made = []
-    for runtime, suffix in (("onnxruntime", "onnx"), ("openvino", "xml")):
-        path = place / f"int8.{suffix}"
+    for runtime in RUNTIMES.values():
+        if not runtime.quantizer:
+            continue
+        path = place / f"int8{runtime.suffix}"
         try:
-            quantized(
-                float_path,
-                path,
-                thinned(images),
-                runtime=runtime,  # type: ignore[arg-type]  # one of the two
-                sensitivity=False,
-            )
+            need(runtime.quantizer)
         except ImportError as error:
             note(str(error))
             continue
+        quantized(float_path, path, thinned(images), runtime=runtime.name, sensitivity=False)
         made.append(path)
     return made
 
