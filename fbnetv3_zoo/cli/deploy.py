@@ -5,12 +5,13 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from fbnetv3._internal.optional import need
 from fbnetv3.deploy.runtimes import ONNX, RUNTIMES, quantizing, runtime_of, suffixes
+from fbnetv3.deploy.words import CalibrationMethod, Dynamic, Precision
 
 from . import completion
 from .group import note, print_json, print_table
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 # More images than this say little more about agreement and take minutes.
 _MAX_CALIBRATION = 300
 _QUANTIZING = [runtime for runtime in RUNTIMES.values() if runtime.quantizer]
-# Offered by the shell; the libraries that know them are slow to import.
-_METHODS = ("minmax", "mean_minmax", "percentile_99.99", "percentile_99.9", "mse")
 
 
 def export(
@@ -49,16 +48,9 @@ def export(
     ] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Weights to load instead.")] = None,
     dynamic: Annotated[
-        str,
-        typer.Option(
-            help="Free sides of the input: batch, batch+size or none.",
-            autocompletion=completion.choices("batch", "batch+size", "none"),
-        ),
+        Literal[Dynamic, "none"], typer.Option(help="Free sides of the input.")
     ] = "batch",
-    precision: Annotated[
-        str,
-        typer.Option(help="fp32 or fp16.", autocompletion=completion.choices("fp32", "fp16")),
-    ] = "fp32",
+    precision: Annotated[Precision, typer.Option(help="Of weights and arithmetic.")] = "fp32",
     opset: Annotated[int, typer.Option(help="18 or later.")] = 18,
     include_preprocess: Annotated[
         bool, typer.Option(help="Take uint8 (N, H, W, 3) and normalise in the graph.")
@@ -185,11 +177,8 @@ def quantize(
         ),
     ] = None,
     method: Annotated[
-        str | None,
-        typer.Option(
-            help="How ranges are taken; default: what agrees best.",
-            autocompletion=completion.choices(*_METHODS),
-        ),
+        CalibrationMethod | None,
+        typer.Option(help="How ranges are taken; default: what agrees best."),
     ] = None,
     max_drop: Annotated[
         float | None, typer.Option(help="Most points of top-1 that may be lost; else refused.")

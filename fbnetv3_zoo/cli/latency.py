@@ -6,12 +6,13 @@ import dataclasses
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from fbnetv3._internal.optional import need
 from fbnetv3.deploy.runtimes import RUNTIMES, is_exported, read_artefact, suffixes
+from fbnetv3.deploy.words import TorchBackend
 
 from . import completion
 from .deploy import created, thinned
@@ -23,17 +24,6 @@ if TYPE_CHECKING:
 
     from fbnetv3.deploy.artefact import Artefact
     from fbnetv3.measure.bench import Row
-
-# Offered by the shell; the library that knows them is slow to import.
-_TORCH_BACKENDS = (
-    "torch",
-    "torch-channels-last",
-    "torch-optimized",
-    "torch-bf16",
-    "torch-compile",
-    "torch-compile-bf16",
-    "torch-cuda-graph",
-)
 
 
 def latency(
@@ -48,7 +38,7 @@ def latency(
         list[str] | None,
         typer.Option(
             help="Torch's to add: torch, torch-optimized, torch-compile, ...; repeatable",
-            autocompletion=completion.choices(*_TORCH_BACKENDS),
+            autocompletion=completion.choices(*get_args(TorchBackend)),
         ),
     ] = None,
     batch: Annotated[list[int] | None, typer.Option(help="Images a run; repeatable.")] = None,

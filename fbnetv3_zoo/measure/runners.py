@@ -10,7 +10,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from numpy.typing import NDArray
 
@@ -18,6 +18,7 @@ from fbnetv3.deploy.artefact import Artefact
 from fbnetv3.deploy.backend import run_in_parts
 from fbnetv3.deploy.parity import inputs_for
 from fbnetv3.deploy.runtimes import ONNX, Runtime
+from fbnetv3.deploy.words import TorchBackend
 
 from .latency import Contestant
 
@@ -26,15 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Run = Callable[[NDArray[Any]], NDArray[Any]]
-TORCH_BACKENDS = (
-    "torch",
-    "torch-channels-last",
-    "torch-optimized",
-    "torch-bf16",
-    "torch-compile",
-    "torch-compile-bf16",
-    "torch-cuda-graph",
-)
+TORCH_BACKENDS: tuple[TorchBackend, ...] = get_args(TorchBackend)
 
 
 @dataclass(frozen=True)
