@@ -23,10 +23,11 @@ from torch import nn
 from benchmarks.conditions import conditions
 from benchmarks.records import append, read_lines
 from fbnetv3.arch.tables import ARCHS
-from fbnetv3.deploy.openvino_model import has_bf16
+from fbnetv3.deploy.runtimes import ONNX, runtime_of
+from fbnetv3.deploy.runtimes.openvino import has_bf16
 from fbnetv3.measure.latency import measure
 from fbnetv3.measure.roofline import measure_roofline
-from fbnetv3.measure.runners import Runner, onnx_runner, openvino_runner, torch_runner
+from fbnetv3.measure.runners import Runner, file_runner, torch_runner
 from fbnetv3.models.model import build
 
 OURS = tuple(f"fbnetv3_{letter}" for letter in "abcdefg")
@@ -167,13 +168,15 @@ def runners_of(network: Network, threads: int | None, *, compiled: bool) -> Iter
         yield torch_runner(network.module, backend, threads=threads, name=named(backend))
     if network.timm_module is not None and network.name in OURS:
         yield torch_runner(network.timm_module, "torch", threads=threads, name=named("timm"))
-    yield onnx_runner(network.onnx_path, threads=threads, name=named("onnxruntime"))
+    path = network.onnx_path
+    yield file_runner(path, ONNX, threads=threads, name=named("onnxruntime"))
     if network.int8_path is not None:
-        yield openvino_runner(network.onnx_path, threads=threads, name=named("openvino"))
-        if bf16:
-            path = network.onnx_path
-            yield openvino_runner(path, threads=threads, bf16=True, name=named("openvino-bf16"))
-        yield openvino_runner(network.int8_path, threads=threads, name=named("openvino-int8"))
+        openvino = runtime_of(network.int8_path)
+        for precision in openvino.precisions():
+            name = named("openvino" if precision == "fp32" else f"openvino-{precision}")
+            yield file_runner(path, openvino, threads=threads, precision=precision, name=name)
+        name = named("openvino-int8")
+        yield file_runner(network.int8_path, openvino, threads=threads, name=name)
 
 
 def measure_network(

@@ -19,7 +19,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.records import RESULTS, write
-from fbnetv3.deploy.openvino_model import has_bf16
+from fbnetv3.deploy.runtimes.openvino import has_bf16
 from fbnetv3.measure.roofline import Roofline, measure_roofline
 
 from .networks import prepare

@@ -61,7 +61,7 @@ def main() -> None:
             training[: options.calibration],
             evaluation=test,
             labels=labels,
-            runtime=runtime,  # type: ignore[arg-type]  # one of the two
+            runtime=runtime,
             max_drop_pct=options.max_drop,
         )
         files.append(found.path)

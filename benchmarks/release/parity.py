@@ -32,9 +32,9 @@ from fbnetv3.arch.tables import ARCHS
 from fbnetv3.deploy.artefact import Artefact
 from fbnetv3.deploy.describe import describe
 from fbnetv3.deploy.export import to_onnx
-from fbnetv3.deploy.onnx_session import OnnxBackend
-from fbnetv3.deploy.openvino_model import OpenVinoBackend, has_bf16, to_openvino
 from fbnetv3.deploy.parity import error_of_std
+from fbnetv3.deploy.runtimes import load, runtime_of
+from fbnetv3.deploy.runtimes.openvino import convert, has_bf16
 from fbnetv3.hub.verify import golden_tensor
 from fbnetv3.images.preprocess import Preprocess
 from fbnetv3.images.reader import open_image
@@ -97,14 +97,13 @@ def options_of(model: FBNetV3, artefact: Artefact, work: Path, name: str) -> dic
     for option, arguments in files.items():
         path = work / f"{name} {option}.onnx"
         to_onnx(model, path, preprocess=artefact.preprocess, **arguments)
-        found[option] = OnnxBackend(path, threads=1).run_batch
+        found[option] = load(path, threads=1).run_batch
     path = work / f"{name} onnx.onnx"
-    to_openvino(path, path.with_suffix(".xml"))
-    for option in ("openvino", *(["openvino bf16"] if bf16 else [])):
-        openvino = OpenVinoBackend(
-            path.with_suffix(".xml"), threads=1, bf16=option.endswith("bf16")
-        )
-        found[option] = openvino.run_batch
+    xml = path.with_suffix(".xml")
+    convert(path, xml)
+    for precision in runtime_of(xml).precisions():
+        option = "openvino" if precision == "fp32" else f"openvino {precision}"
+        found[option] = runtime_of(xml).load(xml, threads=1, precision=precision).run_batch
     return found
 
 

@@ -21,14 +21,15 @@ INSTALLS = {
 
 
 def missing(library: str, error: ImportError) -> ImportError:
-    """Returns the error to raise when a library of `INSTALLS` cannot be imported."""
+    """Returns the error to raise when a library cannot be imported."""
+    what = INSTALLS.get(library, library)
     return ImportError(
-        f"this needs {library}, which cannot be imported ({error}): pip install {INSTALLS[library]}"
+        f"this needs {library}, which cannot be imported ({error}): pip install {what}"
     )
 
 
 def need(library: str) -> None:
-    """Imports a library of `INSTALLS`, to report its absence before any work is done.
+    """Imports a library, to report its absence before any work is done.
 
     Raises:
         ImportError: the library is missing or broken.

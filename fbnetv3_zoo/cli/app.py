@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fbnetv3.deploy.runtimes import is_exported, suffixes
+
 from . import completion
 from .group import FAILED, Program, note, print_json, print_table
-from .options import TABLES, CacheDir, Json, License, Offline, Policy
+from .options import EMBEDDED, TABLES, CacheDir, Json, License, Offline, Policy
 
 if TYPE_CHECKING:
     from fbnetv3.arch.arch import Arch
 
-# Answers where no better weights can be had, and where the caller asks for it.
-EMBEDDED = "fbnetv3_nano.cifar10"
 # ImageNet weights that anyone may use.
 DEFAULT = "fbnetv3_b.ra2_in1k"
 
@@ -182,14 +182,14 @@ def classify(
     model: Annotated[
         str | None,
         typer.Option(
-            help="Name, name.tag, local-dir:DIR, or an exported .onnx file.",
-            autocompletion=completion.any_of(completion.networks, completion.files(".onnx")),
+            help="Name, name.tag, local-dir:DIR, or an exported file.",
+            autocompletion=completion.any_of(completion.networks, completion.files(*suffixes())),
         ),
     ] = None,
     embedded: Annotated[bool, typer.Option(help=f"Use {EMBEDDED}, inside the package.")] = False,
     top_k: Annotated[int, typer.Option(help="Classes to show.")] = 5,
     batch_size: Annotated[int, typer.Option(help="Images a run of the network.")] = 16,
-    threads: Annotated[int, typer.Option(help="Of torch or onnxruntime.")] = 1,
+    threads: Annotated[int, typer.Option(help="Inference threads.")] = 1,
     license: Policy = None,
     offline: Offline = None,
     cache_dir: CacheDir = None,
@@ -216,10 +216,10 @@ def classify(
         raise ValueError(f"no images in {', '.join(map(str, images))}; expected .jpg, .png, ...")
     options: dict[str, Any] = {"top_k": top_k, "batch_size": batch_size, "num_threads": threads}
     asked = EMBEDDED if embedded else model
-    if asked is not None and asked.endswith(".onnx"):
-        from fbnetv3.deploy.onnx_model import OnnxClassifier
+    if asked is not None and is_exported(asked):
+        from fbnetv3.deploy.classify import Classifier
 
-        answering, classifier = asked, OnnxClassifier(asked, **options)
+        answering, classifier = asked, Classifier(asked, **options)
     else:
         answering, classifier = _torch_classifier(asked, license, offline, cache_dir, options)
     failed, records = 0, []

@@ -9,8 +9,7 @@ from typing import Annotated
 import typer
 
 from . import completion
-from .app import EMBEDDED
-from .options import CacheDir, Offline
+from .options import EMBEDDED, CacheDir, Offline
 
 
 def demo(

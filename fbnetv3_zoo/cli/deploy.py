@@ -5,11 +5,13 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from fbnetv3._internal.optional import need
+from fbnetv3.deploy.runtimes import ONNX, RUNTIMES, quantizing, runtime_of, suffixes
+from fbnetv3.deploy.words import CalibrationMethod, Dynamic, Precision
 
 from . import completion
 from .group import note, print_json, print_table
@@ -19,10 +21,7 @@ if TYPE_CHECKING:
 
 # More images than this say little more about agreement and take minutes.
 _MAX_CALIBRATION = 300
-# Looked for before a model is made.
-_NEEDS = {".pte": "executorch", ".xml": "openvino"}
-# Offered by the shell; the libraries that know them are slow to import.
-_METHODS = ("minmax", "mean_minmax", "percentile_99.99", "percentile_99.9", "mse")
+_QUANTIZING = [runtime for runtime in RUNTIMES.values() if runtime.quantizer]
 
 
 def export(
@@ -38,8 +37,10 @@ def export(
         typer.Option(
             "--output",
             "-o",
-            help=".onnx, .xml (OpenVINO) or .pte (ExecuTorch).",
-            autocompletion=completion.endings(".onnx", ".xml", ".pte"),
+            help="File to write; its ending chooses the runtime: "
+            + ", ".join(f"{one.suffix} ({one.name})" for one in RUNTIMES.values())
+            + ".",
+            autocompletion=completion.endings(*suffixes()),
         ),
     ],
     pretrained: Annotated[
@@ -47,16 +48,9 @@ def export(
     ] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Weights to load instead.")] = None,
     dynamic: Annotated[
-        str,
-        typer.Option(
-            help="Free sides of the input: batch, batch+size or none.",
-            autocompletion=completion.choices("batch", "batch+size", "none"),
-        ),
+        Literal[Dynamic, "none"], typer.Option(help="Free sides of the input.")
     ] = "batch",
-    precision: Annotated[
-        str,
-        typer.Option(help="fp32 or fp16.", autocompletion=completion.choices("fp32", "fp16")),
-    ] = "fp32",
+    precision: Annotated[Precision, typer.Option(help="Of weights and arithmetic.")] = "fp32",
     opset: Annotated[int, typer.Option(help="18 or later.")] = 18,
     include_preprocess: Annotated[
         bool, typer.Option(help="Take uint8 (N, H, W, 3) and normalise in the graph.")
@@ -78,20 +72,16 @@ def export(
         fbnetv3 export local-dir:run -o run.xml
         fbnetv3 export fbnetv3_a -o a.onnx --no-pretrained --check-target
     """
-    if output.suffix not in (".onnx", ".xml", ".pte"):
-        raise ValueError(f"output is {output}; expected a name that ends in .onnx, .xml or .pte")
+    runtime = runtime_of(output)
     plain = (dynamic, precision) == ("batch", "fp32") and not (include_preprocess or check_target)
-    if output.suffix == ".pte" and not plain:
-        raise ValueError("an ExecuTorch program takes one float32 image; leave options out")
-    if output.suffix in _NEEDS:
-        need(_NEEDS[output.suffix])
+    if runtime.written_from == "model" and not plain:
+        raise ValueError(f"a {output.suffix} file takes one float32 image; leave options out")
+    need(runtime.library)  # before a model is made
     from fbnetv3.deploy.export import to_onnx
 
     made = created(model, pretrained, checkpoint)
-    if output.suffix == ".pte":
-        from fbnetv3.deploy.targets import to_executorch
-
-        _print_export(output, to_executorch(made, output).to_dict(), json=json)
+    if runtime.written_from == "model":
+        _print_export(output, runtime.file.export(made, output).to_dict(), json=json)
         return
     options: dict[str, Any] = {
         "dynamic": None if dynamic == "none" else dynamic,
@@ -100,19 +90,16 @@ def export(
         "include_preprocess": include_preprocess,
     }
     with tempfile.TemporaryDirectory() as folder:
-        onnx_path = output if output.suffix == ".onnx" else Path(folder) / "model.onnx"
+        onnx_path = output if runtime is ONNX else Path(folder) / f"model{ONNX.suffix}"
         found = to_onnx(made, onnx_path, **options)
-        parity = found.parity.to_dict()
-        if output.suffix == ".xml":
-            from fbnetv3.deploy.openvino_model import to_openvino
-
-            parity = to_openvino(onnx_path, output).to_dict()
+        parity = found.parity if runtime is ONNX else runtime.file.convert(onnx_path, output)
         coverage = []
         if check_target:
             from fbnetv3.deploy.targets import check_targets
 
             coverage = check_targets(onnx_path)
-    _print_export(output, parity, json=json, coverage=coverage, sha256=found.sha256)
+    sha256 = found.sha256 if runtime is ONNX else None
+    _print_export(output, parity.to_dict(), json=json, coverage=coverage, sha256=sha256)
 
 
 def _print_export(
@@ -129,7 +116,7 @@ def _print_export(
             {
                 "path": output,
                 "num_bytes": size,
-                "sha256": sha256 if output.suffix == ".onnx" else None,
+                "sha256": sha256,
                 "parity": parity,
                 "targets": list(coverage),
             }
@@ -163,7 +150,7 @@ def quantize(
         Path,
         typer.Argument(
             help="An fp32 file that `fbnetv3 export` wrote.",
-            autocompletion=completion.files(".onnx"),
+            autocompletion=completion.files(ONNX.suffix),
         ),
     ],
     calib: Annotated[Path, typer.Option(help="Folder of images like those of later use.")],
@@ -172,8 +159,10 @@ def quantize(
         typer.Option(
             "--output",
             "-o",
-            help=".onnx, or .xml for OpenVINO.",
-            autocompletion=completion.endings(".onnx", ".xml"),
+            help="File to write; its ending chooses the runtime: "
+            + " or ".join(f"{one.suffix} ({one.name})" for one in _QUANTIZING)
+            + ".",
+            autocompletion=completion.endings(*(one.suffix for one in _QUANTIZING)),
         ),
     ],
     evaluate: Annotated[
@@ -183,16 +172,13 @@ def quantize(
     runtime: Annotated[
         str | None,
         typer.Option(
-            help="onnxruntime or openvino; by the output's ending.",
-            autocompletion=completion.choices("onnxruntime", "openvino"),
+            help="Runtime that is to run it; default: by the output's ending.",
+            autocompletion=completion.choices(*(one.name for one in _QUANTIZING)),
         ),
     ] = None,
     method: Annotated[
-        str | None,
-        typer.Option(
-            help="How ranges are taken; default: what agrees best.",
-            autocompletion=completion.choices(*_METHODS),
-        ),
+        CalibrationMethod | None,
+        typer.Option(help="How ranges are taken; default: what agrees best."),
     ] = None,
     max_drop: Annotated[
         float | None, typer.Option(help="Most points of top-1 that may be lost; else refused.")
@@ -213,15 +199,14 @@ def quantize(
         fbnetv3 quantize nano.onnx --calib photos --evaluate photos \
             -o int8.xml --max-drop 1
     """
-    from fbnetv3.deploy.onnx_session import read_artefact
     from fbnetv3.deploy.quantize import quantize as quantized
     from fbnetv3.images.classes import labelled_images
     from fbnetv3.measure.int8_speed import compare_speed
 
-    runtime = runtime or ("openvino" if output.suffix == ".xml" else "onnxruntime")
-    if runtime == "openvino":
-        need("nncf")
-    names = read_artefact(file).class_names
+    by_extension = {one.suffix: one.name for one in _QUANTIZING}
+    chosen = quantizing(runtime or by_extension.get(output.suffix, ONNX.name))
+    need(str(chosen.quantizer))
+    names = ONNX.load(file, threads=1).class_names
     images = labelled_images(calib, names, part="train")
     judged = labelled_images(evaluate, names) if evaluate else None
     for text in dict.fromkeys(images.notes + (judged.notes if judged else ())):
@@ -232,7 +217,7 @@ def quantize(
         thinned(images.paths),
         evaluation=judged.paths if judged else None,
         labels=judged.labels if judged else None,
-        runtime=runtime,  # type: ignore[arg-type]  # checked there
+        runtime=chosen.name,
         method=method,
         max_drop_pct=max_drop,
         sensitivity=sensitivity,

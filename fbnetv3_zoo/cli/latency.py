@@ -6,9 +6,13 @@ import dataclasses
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
+
+from fbnetv3._internal.optional import need
+from fbnetv3.deploy.runtimes import RUNTIMES, is_exported, read_artefact, suffixes
+from fbnetv3.deploy.words import TorchBackend
 
 from . import completion
 from .deploy import created, thinned
@@ -21,33 +25,20 @@ if TYPE_CHECKING:
     from fbnetv3.deploy.artefact import Artefact
     from fbnetv3.measure.bench import Row
 
-# Offered by the shell; the library that knows them is slow to import.
-_TORCH_BACKENDS = (
-    "torch",
-    "torch-channels-last",
-    "torch-optimized",
-    "torch-bf16",
-    "torch-compile",
-    "torch-compile-bf16",
-    "torch-cuda-graph",
-)
-
 
 def latency(
     models: Annotated[
         list[str],
         typer.Argument(
-            help="Names, or exported .onnx and .xml files.",
-            autocompletion=completion.any_of(
-                completion.networks, completion.files(".onnx", ".xml")
-            ),
+            help="Names, or exported files.",
+            autocompletion=completion.any_of(completion.networks, completion.files(*suffixes())),
         ),
     ],
     backend: Annotated[
         list[str] | None,
         typer.Option(
             help="Torch's to add: torch, torch-optimized, torch-compile, ...; repeatable",
-            autocompletion=completion.choices(*_TORCH_BACKENDS),
+            autocompletion=completion.choices(*get_args(TorchBackend)),
         ),
     ] = None,
     batch: Annotated[list[int] | None, typer.Option(help="Images a run; repeatable.")] = None,
@@ -143,10 +134,10 @@ def _rows_of(
     pretrained: bool | None,
     **measuring: Any,
 ) -> list[Row]:
-    from fbnetv3.measure.bench import artefact_of, entries, sweep
+    from fbnetv3.measure.bench import entries, sweep
 
     path, module = Path(name), None
-    if path.suffix in (".onnx", ".xml"):
+    if is_exported(path):
         if backends:
             raise ValueError(f"{name} is a file; torch's backends need a model's name")
         files = [path]
@@ -156,7 +147,7 @@ def _rows_of(
         # Speed does not depend on the weights; agreement and accuracy do.
         module = created(name, folder is not None if pretrained is None else pretrained, None)
         files = [to_onnx(module, place / "fp32.onnx").path]
-    artefact = artefact_of(files[0])
+    artefact = read_artefact(files[0])
     batch, labels, paths = _prepared(folder, artefact)
     if labelled and labels is None:
         raise ValueError(f"{folder} has no folders called after the classes of {name}, for --plot")
@@ -206,19 +197,16 @@ def _int8(float_path: Path, place: Path, images: Sequence[Path]) -> list[Path]:
     from fbnetv3.deploy.quantize import quantize as quantized
 
     made = []
-    for runtime, suffix in (("onnxruntime", "onnx"), ("openvino", "xml")):
-        path = place / f"int8.{suffix}"
+    for runtime in RUNTIMES.values():
+        if not runtime.quantizer:
+            continue
+        path = place / f"int8{runtime.suffix}"
         try:
-            quantized(
-                float_path,
-                path,
-                thinned(images),
-                runtime=runtime,  # type: ignore[arg-type]  # one of the two
-                sensitivity=False,
-            )
+            need(runtime.quantizer)
         except ImportError as error:
             note(str(error))
             continue
+        quantized(float_path, path, thinned(images), runtime=runtime.name, sensitivity=False)
         made.append(path)
     return made
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -84,11 +84,7 @@ def convert(
         ),
     ],
     to: Annotated[
-        str,
-        typer.Option(
-            help="fbnetv3, official or timm.",
-            autocompletion=completion.choices("fbnetv3", "official", "timm"),
-        ),
+        Literal["fbnetv3", "official", "timm"], typer.Option(help="Layout to write.")
     ] = "fbnetv3",
     force: Annotated[
         bool, typer.Option(help="Write timm's layout although timm's network computes otherwise.")
@@ -110,8 +106,6 @@ def convert(
     from fbnetv3.hub.registry import get_arch
     from fbnetv3.models.model import build
 
-    if to not in ("fbnetv3", "official", "timm"):
-        raise ValueError(f"--to is {to!r}; expected fbnetv3, official or timm")
     if target.suffix != ".safetensors":
         raise ValueError(f"target is {target}; expected a name that ends in .safetensors")
     arch = get_arch(model)
@@ -125,7 +119,7 @@ def convert(
         assign=True,
         source=str(source),
     )
-    written = from_fbnetv3(ours, arch, to, force=force)  # type: ignore[arg-type]  # checked above
+    written = from_fbnetv3(ours, arch, to, force=force)
     write_tensors(target, written, {"format": "pt", "fbnetv3.arch_sha256": arch.sha256})
     print(f"{source} ({found}) -> {target} ({to}): {len(written)} tensors")
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from fbnetv3._internal.files import replacing, write_atomically
 from fbnetv3._version import __version__
-from fbnetv3.deploy.onnx_session import OnnxBackend
+from fbnetv3.deploy.backend import ExportedBackend
+from fbnetv3.deploy.runtimes import ONNX
 from fbnetv3.hub import cache
 from fbnetv3.hub.license_policy import check_terms
 from fbnetv3.hub.weights import WEIGHTS, is_commercial
@@ -47,7 +48,7 @@ class Demo:
 
 def folder_of(model: str, cache_dir: str | Path | None = None) -> Path:
     """Returns a model's own folder in the cache, which may not exist yet."""
-    name = Path(model.rpartition(":")[2]).resolve().name.removesuffix(".onnx")
+    name = Path(model.rpartition(":")[2]).resolve().name.removesuffix(ONNX.suffix)
     return cache.cache_dir(cache_dir) / "demo" / name
 
 
@@ -117,36 +118,36 @@ def _claim(place: Path) -> None:
 
 def _opened(model: str, cache_dir: str | Path | None, offline: bool | None) -> Any:
     """Returns the model in memory, or the file as a backend; whether it may be used is checked."""
-    if not model.endswith(".onnx"):
+    if Path(model).suffix != ONNX.suffix:
         from fbnetv3.hub.create import create
 
         return create(model, pretrained=True, cache_dir=cache_dir, offline=offline)
-    backend = OnnxBackend(model, threads=1)
+    backend = ONNX.load(model, threads=1)
     check_terms(backend.artefact.name, backend.artefact.license)
     _check_takes_photos(backend)
     return backend
 
 
-def _place_model(opened: Any, path: Path) -> OnnxBackend:
-    if isinstance(opened, OnnxBackend):
+def _place_model(opened: Any, path: Path) -> ExportedBackend:
+    if isinstance(opened, ExportedBackend):
         with replacing(path) as part:
             shutil.copyfile(opened.path, part)
     else:
         from fbnetv3.deploy.export import to_onnx
 
         to_onnx(opened, path)
-    backend = OnnxBackend(path, threads=1)
+    backend = ONNX.load(path, threads=1)
     _check_takes_photos(backend)
     return backend
 
 
-def _check_takes_photos(backend: OnnxBackend) -> None:
+def _check_takes_photos(backend: ExportedBackend) -> None:
     channels = backend.input_shape[3 if backend.artefact.in_graph else 1]
     if channels != 3:
         raise ValueError(f"{backend.path} takes images of {channels} channels; expected 3, RGB")
 
 
-def _described(backend: OnnxBackend, runtime: WebRuntime, place: Path) -> dict[str, Any]:
+def _described(backend: ExportedBackend, runtime: WebRuntime, place: Path) -> dict[str, Any]:
     """Returns what the page has to know of the network."""
     artefact = backend.artefact
     weights = WEIGHTS.get(artefact.name)

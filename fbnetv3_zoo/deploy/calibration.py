@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-# How ranges are taken: extremes over all images; mean over images of each one's extremes; central
-# share of all values; the range with the least squared error of 256 steps.
-METHODS = ("minmax", "mean_minmax", "percentile_99.99", "percentile_99.9", "mse")
+from .words import CalibrationMethod
+
+METHODS: tuple[CalibrationMethod, ...] = get_args(CalibrationMethod)
 _BINS = 2048
 _MSE_STEPS = 40
 

@@ -29,6 +29,9 @@ from fbnetv3.images import labels
 from fbnetv3.images.folders import list_images
 from fbnetv3.images.reader import ImageSource, describe, open_image
 
+from .backend import ExportedBackend
+from .runtimes import is_exported, load
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -88,18 +91,19 @@ class Classifier:
     cannot be read gives a `Prediction` with `error`, and the others go on.
 
     Args:
-        model: a name such as "fbnetv3_e" whose weights are loaded, a module, or a `Backend`. A
-            module is copied, and for one of ours the copy is made faster (`fbnetv3.optimize`);
-            what happens to the original later has no effect.
+        model: a name such as "fbnetv3_e" whose weights are loaded, the path of an exported file, a
+            module, or a `Backend`. A module is copied, and for one of ours the copy is made faster
+            (`fbnetv3.optimize`); what happens to the original later has no effect.
         preprocess: makes the input of an RGB image; that of the model's weights unless given.
         class_names: a name for each logit, or a list's name such as "imagenet1k"; those of the
             model's weights unless given.
         device: where the module runs; where it is, unless given.
         batch_size: images a run of the network.
         top_k: classes in an answer; all, where there are fewer.
-        num_threads: torch's threads in a run; its own setting unless given. torch takes one for
-            each core, which can be twice as slow as one for these networks: measure. The setting
-            belongs to the process: it is changed for each run and put back.
+        num_threads: of torch, or of an exported file's runtime, in a run; its own setting unless
+            given. torch takes one for each core, which can be twice as slow as one for these
+            networks: measure. torch's setting belongs to the process: it is changed for each run
+            and put back.
         num_workers: threads that decode images; one for each core, at most four, unless given.
 
     Raises:
@@ -128,10 +132,15 @@ class Classifier:
             whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
             if not optional and not whole:
                 raise ValueError(f"{name} is {value!r}; expected a whole number from 1")
-        if isinstance(model, str | Path):
+        if isinstance(model, str | Path) and is_exported(model):
+            model, num_threads = load(model, threads=num_threads), None
+        elif isinstance(model, str | Path):
             from fbnetv3.hub.create import create
 
             model = create(model, pretrained=True)
+        if isinstance(model, ExportedBackend):
+            preprocess = preprocess or model.preprocess
+            class_names = class_names or model.class_names
         preprocess = preprocess or preprocess_of(model)
         if preprocess is None:
             raise ValueError("the model does not say what its input is; give preprocess=")

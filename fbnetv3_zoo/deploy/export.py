@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,9 +31,7 @@ from .artefact import INPUT, OUTPUT, Artefact
 from .describe import describe
 from .export_graph import inference_graph, reference_of
 from .parity import TOLERANCE, Parity, compare, inputs_for
-
-Dynamic = Literal["batch", "batch+size"]
-Precision = Literal["fp32", "fp16"]
+from .words import Dynamic, Precision
 
 # The exporter has implementations for 18 and later: asked for less it writes 18 and only logs so.
 # 18 is the default because the most runtimes read it; nothing in these networks needs more.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .classify import Classifier
-from .onnx_session import OnnxBackend
+from .runtimes import ONNX
 
 
 class OnnxClassifier(Classifier):
@@ -38,12 +38,10 @@ class OnnxClassifier(Classifier):
         top_k: int = 5,
         num_workers: int | None = None,
     ) -> None:
-        backend = OnnxBackend(path, providers=providers, threads=num_threads)
+        backend = ONNX.load(path, providers=providers, threads=num_threads)
         self.artefact = backend.artefact
         super().__init__(
             backend,
-            preprocess=backend.preprocess,
-            class_names=backend.class_names,
             batch_size=batch_size,
             top_k=top_k,
             num_workers=num_workers,

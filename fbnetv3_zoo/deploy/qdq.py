@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,11 @@ from numpy.typing import NDArray
 from fbnetv3.images.reader import ImageSource
 
 from .artefact import Artefact
+from .backend import ExportedBackend
 from .calibration import Statistics, collect
-from .onnx_session import OnnxBackend
 from .parity import as_pixels, error_of_std
-from .quantize_score import Judge, Score, over_budget
+from .quantize_score import Judge, LayerError, Score, over_budget
+from .runtimes import ONNX
 
 logger = logging.getLogger("fbnetv3")
 
@@ -30,22 +30,6 @@ _WEIGHTED = ("Conv", "Gemm")
 # Images on which methods and layers are compared; more cost time and change little.
 _NUM_TRIED = 64
 _NUM_SENSITIVITY = 8
-
-
-@dataclass(frozen=True)
-class LayerError:
-    """What it costs to quantise one layer alone.
-
-    Attributes:
-        node: name in the graph, which is the module's name.
-        error_of_std: mean over images of the largest change of a logit, in standard deviations of
-            the image's logits.
-        in_float: whether it was left in float for that.
-    """
-
-    node: str
-    error_of_std: float
-    in_float: bool
 
 
 class QdqSearch:
@@ -72,7 +56,7 @@ class QdqSearch:
 
     def build(
         self, method: str, *, only: Sequence[str] | None = None, without: Sequence[str] = ()
-    ) -> OnnxBackend:
+    ) -> ExportedBackend:
         """Writes an int8 file and returns it, ready to run.
 
         Args:
@@ -106,7 +90,7 @@ class QdqSearch:
         quantizer.quantize_model()
         quantizer.model.topological_sort()
         onnx.save(quantizer.model.model, self.part)
-        return OnnxBackend(self.part)
+        return ONNX.load(self.part)
 
     def compare_methods(self, methods: Sequence[str]) -> dict[str, tuple[float, float]]:
         """Returns method -> (agreement with the float file in percent, mean error)."""
@@ -159,4 +143,4 @@ class QdqSearch:
         del model.graph.value_info[:]
         self.part.write_bytes(model.SerializeToString(deterministic=True))
         onnx.checker.check_model(str(self.part))
-        OnnxBackend(self.part)
+        ONNX.load(self.part)

@@ -1,29 +1,21 @@
 """An exported file to int8, judged by what it does: agreement, accuracy, size and speed.
 
-onnxruntime's QDQ form: weights int8 per channel, activations uint8. The range of every activation
-is taken by the method whose result agrees best with the float network on the user's own images;
-layers that cost too much stay in float. A result that breaks the accuracy budget is not written.
-The edge of this file: it knows an exported file and images, no torch and no data set.
+Each runtime quantises in its own way, on the user's own images: onnxruntime by `qdq`, OpenVINO by
+NNCF. A result that breaks the accuracy budget is not written. The edge of this file: it knows an
+exported file and images, no torch and no data set.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from fbnetv3._internal.files import replacing
 from fbnetv3.images.reader import ImageSource
 
 from .artefact import Artefact
-from .calibration import METHODS
-from .onnx_session import OnnxBackend
-from .qdq import LayerError, QdqSearch
-from .quantize_score import Judge, Reader, Score, over_budget
-
-Runtime = Literal["onnxruntime", "openvino"]
+from .quantize_score import Judge, LayerError, Reader
+from .runtimes import ONNX, Runtime, quantizing
 
 
 @dataclass(frozen=True)
@@ -49,7 +41,7 @@ class Quantized:
     """
 
     path: Path
-    runtime: Runtime
+    runtime: str
     method: str
     num_calibration: int
     num_unreadable: int
@@ -72,7 +64,7 @@ def quantize(
     *,
     evaluation: Sequence[ImageSource] | None = None,
     labels: Sequence[int] | None = None,
-    runtime: Runtime = "onnxruntime",
+    runtime: str = ONNX.name,
     method: str | None = None,
     max_drop_pct: float | None = None,
     sensitivity: bool = True,
@@ -87,8 +79,9 @@ def quantize(
         evaluation: images to judge the result on; every fourth of `calibration`, then not
             calibrated with, unless given.
         labels: the class of each image of `evaluation`.
-        runtime: which is to run the file.
-        method: one of `calibration.METHODS`; the one that agrees best unless given.
+        runtime: which is to run the file, "onnxruntime" or "openvino".
+        method: one of `calibration.METHODS`, which are onnxruntime's; the one that agrees best
+            unless given.
         max_drop_pct: most points of top-1 accuracy (without labels: of agreement) that may be lost
             on `evaluation`. Where eight bits break it, layers are left in float, the dearest first;
             OpenVINO's weights take seven bits, whose sums do not saturate without VNNI.
@@ -101,90 +94,36 @@ def quantize(
         ImportError: the runtime is missing.
     """
     path = Path(path)
-    float_model = OnnxBackend(onnx_path)
+    float_model = ONNX.load(onnx_path)
     calibration, evaluation = _split(calibration, evaluation, labels)
-    _check_arguments(float_model.artefact, runtime, method, max_drop_pct, path)
+    chosen = quantizing(runtime)
+    _check_arguments(float_model.artefact, chosen, max_drop_pct, path)
     judge = Judge(float_model, Reader(float_model.preprocess), evaluation, labels)
-    if runtime == "openvino":
-        return _for_openvino(Path(onnx_path), path, calibration, judge, max_drop_pct)
-    with replacing(path) as part:
-        search = QdqSearch(Path(onnx_path), part, judge, calibration)
-        methods = search.compare_methods([method] if method else list(METHODS))
-        best = max(methods, key=lambda name: (methods[name][0], -methods[name][1]))
-        layers = search.layer_errors(best) if sensitivity or max_drop_pct is not None else []
-        score, num_float = search.within_budget(best, layers, max_drop_pct)
-        layers = [
-            dataclasses.replace(layer, in_float=place < num_float)
-            for place, layer in enumerate(layers)
-        ]
-        artefact = dataclasses.replace(
-            float_model.artefact,
-            precision="int8",
-            parity={},
-            quantization={
-                "runtime": "onnxruntime",
-                "format": "QDQ, weights int8 per channel, activations uint8",
-                "calibration": best,
-                "num_images": judge.reader.num_read[0],
-                "in_float": [layer.node for layer in layers if layer.in_float],
-                "agreement_pct": round(score.agreement_pct, 2),
-            },
-        )
-        search.finish(artefact)
-        size = part.stat().st_size
-    return _report(path, "onnxruntime", best, judge, score, size, methods, layers, artefact)
-
-
-def _for_openvino(
-    onnx_path: Path,
-    path: Path,
-    calibration: Sequence[ImageSource],
-    judge: Judge,
-    max_drop_pct: float | None,
-) -> Quantized:
-    """Quantises for OpenVINO; where weights of eight bits break the budget, with seven."""
-    from .openvino_model import OpenVinoBackend, quantize_openvino
-
-    with replacing(path) as part:
-        for half_range in (False, True):
-            batches = judge.reader.batches(calibration)
-            artefact = quantize_openvino(onnx_path, part, batches, half_range=half_range)
-            score = judge.score(OpenVinoBackend(part))
-            if max_drop_pct is None or score.drop_pct <= max_drop_pct:
-                break
-        else:
-            raise over_budget(score, max_drop_pct, "with weights of eight bits or seven")
-        size = part.stat().st_size + part.with_suffix(".bin").stat().st_size
-    return _report(path, "openvino", "nncf", judge, score, size, {}, (), artefact)
-
-
-def _report(
-    path: Path,
-    runtime: Runtime,
-    method: str,
-    judge: Judge,
-    score: Score,
-    num_bytes: int,
-    methods: dict[str, tuple[float, float]],
-    layers: Sequence[LayerError],
-    artefact: Artefact,
-) -> Quantized:
+    made = chosen.file.quantize(
+        Path(onnx_path),
+        path,
+        calibration,
+        judge,
+        method=method,
+        max_drop_pct=max_drop_pct,
+        sensitivity=sensitivity,
+    )
     return Quantized(
         path=path,
         runtime=runtime,
-        method=method,
+        method=made.method,
         num_calibration=judge.reader.num_read[0],
         num_unreadable=len(judge.reader.unreadable),
         unreadable=tuple(judge.reader.unreadable.values()),
-        num_evaluation=score.num_images,
-        agreement_pct=score.agreement_pct,
-        top1_float_pct=score.top1_float_pct,
-        top1_pct=score.top1_pct,
-        num_bytes_float=judge.float_model.path.stat().st_size,
-        num_bytes=num_bytes,
-        methods=methods,
-        layers=tuple(layers),
-        artefact=artefact,
+        num_evaluation=made.score.num_images,
+        agreement_pct=made.score.agreement_pct,
+        top1_float_pct=made.score.top1_float_pct,
+        top1_pct=made.score.top1_pct,
+        num_bytes_float=float_model.path.stat().st_size,
+        num_bytes=sum(part.stat().st_size for part in chosen.parts(path)),
+        methods=made.methods,
+        layers=made.layers,
+        artefact=made.artefact,
     )
 
 
@@ -207,18 +146,13 @@ def _split(
 
 
 def _check_arguments(
-    artefact: Artefact, runtime: str, method: str | None, max_drop_pct: float | None, path: Path
+    artefact: Artefact, runtime: Runtime, max_drop_pct: float | None, path: Path
 ) -> None:
     if artefact.precision != "fp32":
         raise ValueError(f"the file is {artefact.precision} already; quantise an fp32 export")
-    if runtime not in ("onnxruntime", "openvino"):
-        raise ValueError(f"runtime is {runtime!r}; expected 'onnxruntime' or 'openvino'")
-    if method is not None and runtime == "openvino":
-        raise ValueError("method is onnxruntime's; NNCF takes ranges its own way")
-    if method is not None and method not in METHODS:
-        raise ValueError(f"method is {method!r}; expected one of {', '.join(METHODS)}")
     if max_drop_pct is not None and not 0 <= max_drop_pct <= 100:
         raise ValueError(f"max_drop_pct is {max_drop_pct!r}; expected points from 0 to 100")
-    suffix = ".xml" if runtime == "openvino" else ".onnx"
-    if path.suffix != suffix:
-        raise ValueError(f"output is {path}; expected a name that ends in {suffix} for {runtime}")
+    if path.suffix != runtime.suffix:
+        raise ValueError(
+            f"output is {path}; expected a name that ends in {runtime.suffix} for {runtime.name}"
+        )

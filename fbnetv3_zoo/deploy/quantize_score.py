@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from fbnetv3.images.preprocess import Preprocess
 from fbnetv3.images.reader import ImageSource, open_image
 
+from .artefact import Artefact
+from .backend import ExportedBackend
 from .classify import Backend
-from .onnx_session import OnnxBackend
 
 _BATCH = 16
 
@@ -33,6 +34,41 @@ class Score:
         if self.top1_pct is None or self.top1_float_pct is None:
             return 100 - self.agreement_pct
         return self.top1_float_pct - self.top1_pct
+
+
+@dataclass(frozen=True)
+class LayerError:
+    """What it costs to quantise one layer alone.
+
+    Attributes:
+        node: name in the graph, which is the module's name.
+        error_of_std: mean over images of the largest change of a logit, in standard deviations of
+            the image's logits.
+        in_float: whether it was left in float for that.
+    """
+
+    node: str
+    error_of_std: float
+    in_float: bool
+
+
+@dataclass(frozen=True)
+class Made:
+    """A quantised file that keeps its budget, as its runtime made it.
+
+    Attributes:
+        artefact: what the file says about itself.
+        score: how good it is.
+        method: how activation ranges were taken.
+        methods: method -> (agreement in percent, mean error), on calibration images.
+        layers: by cost, the most costly first.
+    """
+
+    artefact: Artefact
+    score: Score
+    method: str
+    methods: dict[str, tuple[float, float]] = field(default_factory=dict)
+    layers: tuple[LayerError, ...] = ()
 
 
 class Reader:
@@ -88,7 +124,7 @@ class Judge:
         labels: the class of each; None where they are not known.
     """
 
-    float_model: OnnxBackend
+    float_model: ExportedBackend
     reader: Reader
     images: Sequence[ImageSource]
     labels: Sequence[int] | None

@@ -10,6 +10,7 @@ import difflib
 import fnmatch
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from fbnetv3.arch.arch import Arch
 from fbnetv3.arch.counts import count
@@ -176,10 +177,8 @@ def unknown_model(name: str) -> ValueError:
     tags = [weights.tag for weights in WEIGHTS.values() if name.startswith(weights.model + ".")]
     if tags:
         hint = f"; its tags are {', '.join(tags)}."
-    if name.endswith((".onnx", ".xml", ".pte")):
-        hint = (
-            ", an exported file: `fbnetv3 latency` measures .onnx and .xml, `classify` runs .onnx."
-        )
+    if Path(name).is_file():
+        hint = ", a file; if it is an exported file: `fbnetv3 latency` and `classify` take it."
     return ValueError(f"unknown model {name!r}{hint} See `fbnetv3 list` or fbnetv3.list_models()")
 
 

@@ -16,19 +16,19 @@ import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fbnetv3._internal.processors import available_cpus
 from fbnetv3.deploy.artefact import Artefact
-from fbnetv3.deploy.onnx_session import available_cpus, read_artefact
-from fbnetv3.deploy.parity import as_pixels, inputs_for
+from fbnetv3.deploy.parity import as_pixels
+from fbnetv3.deploy.runtimes import RUNTIMES, Runtime, read_artefact
 
 from .latency import Latency, environment, measure
-from .runners import Runner, onnx_runner, openvino_runner, torch_runner
+from .runners import Runner, file_runner, noise_for, torch_runner
 
 if TYPE_CHECKING:
     from torch import nn
@@ -98,7 +98,8 @@ class Entry:
     """A way of running a network that is to be measured.
 
     Attributes:
-        backend: one of `runners.TORCH_BACKENDS`, or "onnxruntime-int8" and the like for a file.
+        backend: one of `runners.TORCH_BACKENDS`, or for a file its runtime, with the precision
+            behind it where that is not fp32: "onnxruntime-int8".
         precision: of its arithmetic.
         threads: that it is given; None is the backend's own default.
         path: the file; None where torch runs the module.
@@ -109,6 +110,11 @@ class Entry:
     threads: int | None
     path: Path | None = None
 
+    @property
+    def runtime(self) -> Runtime:
+        """What runs the file."""
+        return RUNTIMES[self.backend.removesuffix(f"-{self.precision}")]
+
 
 def entries(
     files: Sequence[Path], backends: Sequence[str] = (), threads: Sequence[int | None] = ()
@@ -116,31 +122,25 @@ def entries(
     """Returns every way of running a network that this machine has.
 
     Args:
-        files: exported files of the network: ONNX and OpenVINO, of any precision.
+        files: exported files of the network, of any precision.
         backends: of torch, "torch" and the like, to be measured too.
         threads: numbers of threads to try; one and all that may be used unless given.
     """
-    from fbnetv3.deploy.openvino_model import has_bf16
-
     tried = list(threads) or sorted({1, available_cpus()})
     found = [
         Entry(backend, "bf16" if "bf16" in backend else "fp32", number)
         for backend in backends
         for number in tried
     ]
-    has_openvino = find_spec("openvino") is not None
-    bf16 = bool(files) and has_openvino and has_bf16()
     for path in files:
-        precision = artefact_of(path).precision
-        suffix = "" if precision == "fp32" else f"-{precision}"
-        for number in tried:
-            if path.suffix == ".onnx":
-                found.append(Entry(f"onnxruntime{suffix}", precision, number, path))
-            openvino = path.suffix == ".xml" or (precision == "fp32" and path.suffix == ".onnx")
-            if has_openvino and openvino:
-                found.append(Entry(f"openvino{suffix}", precision, number, path))
-                if precision == "fp32" and bf16:
-                    found.append(Entry("openvino-bf16", "bf16", number, path))
+        own = read_artefact(path).precision
+        ways = [
+            (runtime.name if precision == "fp32" else f"{runtime.name}-{precision}", precision)
+            for runtime in RUNTIMES.values()
+            if runtime.runs(path.suffix, own) and runtime.available()
+            for precision in (runtime.precisions() if own == "fp32" else (own,))
+        ]
+        found += [Entry(*way, number, path) for number in tried for way in ways]
     return found
 
 
@@ -238,7 +238,8 @@ def peak_memory(entry: Entry, batch_size: int) -> float:
         raise ValueError(f"{entry.backend} has no file; its peak memory is not measured")
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "peak"
-        arguments = [str(entry.path), entry.backend, str(entry.threads or 0), str(batch_size)]
+        numbers = [str(entry.threads or 0), str(batch_size)]
+        arguments = [str(entry.path), entry.runtime.name, _arithmetic(entry), *numbers]
         done = subprocess.run(
             [sys.executable, "-m", f"{__package__}.peak_memory", *arguments, str(result)],
             capture_output=True,
@@ -251,17 +252,21 @@ def peak_memory(entry: Entry, batch_size: int) -> float:
         return float(result.read_text())
 
 
-def file_runner(path: Path, backend: str, threads: int | None, name: str = "") -> Runner:
-    """Returns a file in the runtime that a backend's name begins with."""
-    if backend.startswith("openvino"):
-        return openvino_runner(path, threads=threads, bf16=backend.endswith("bf16"), name=name)
-    return onnx_runner(path, threads=threads, name=name)
+def _arithmetic(entry: Entry) -> str:
+    """Returns what an entry's runtime is to compute float32 in; an int8 file has its own ways."""
+    return entry.precision if entry.precision in entry.runtime.precisions() else "fp32"
 
 
 def _runner(entry: Entry, module: nn.Module | None, number: int) -> Runner:
     name = f"{entry.backend} {number}"
     if entry.path is not None:
-        return file_runner(entry.path, entry.backend, entry.threads, name)
+        return file_runner(
+            entry.path,
+            entry.runtime,
+            threads=entry.threads,
+            precision=_arithmetic(entry),
+            name=name,
+        )
     if module is None:
         raise ValueError(f"{entry.backend} needs a torch module; give module=")
     return torch_runner(module, entry.backend, threads=entry.threads, name=name)
@@ -307,28 +312,12 @@ def _compare(
     return found
 
 
-def noise_for(artefact: Artefact, batch_size: int) -> NDArray[Any]:
-    """Returns a batch of noise as a network's file takes it."""
-    sizes = inputs_for(artefact, in_chans=3, batch_sizes=(batch_size,), free_size=False)
-    return next(sizes)
-
-
 def _identity(entry: Entry, artefact: Artefact) -> tuple[str, int | None]:
     if entry.path is None:
         return artefact.weights_sha256, None
-    files = [entry.path, entry.path.with_suffix(".bin")] if entry.path.suffix == ".xml" else []
     digest, size = hashlib.sha256(), 0
-    for path in files or [entry.path]:
+    for path in entry.runtime.parts(entry.path):
         content = path.read_bytes()
         digest.update(content)
         size += len(content)
     return digest.hexdigest(), size
-
-
-def artefact_of(path: Path) -> Artefact:
-    """Returns what an exported ONNX or OpenVINO file says about itself."""
-    if path.suffix == ".xml":
-        from fbnetv3.deploy.openvino_model import read_openvino
-
-        return read_openvino(path)
-    return read_artefact(path)

@@ -7,9 +7,10 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from fbnetv3.deploy.onnx_session import read_artefact
+from fbnetv3.deploy.runtimes import ONNX, read_artefact, runtime_of
 
-from .bench import Row, entries, noise_for, sweep
+from .bench import Row, entries, sweep
+from .runners import noise_for
 
 # What surrounds integer convolutions where hard-swish and the gate have no integer kernel.
 _AROUND = ("QuantizeLinear", "DequantizeLinear", "HardSwish", "HardSigmoid", "QLinearMul")
@@ -47,11 +48,12 @@ def compare_speed(
     tried = entries([float_path, small_path], threads=[threads])
     rows = sweep(tried, artefact, max_seconds=max_seconds)
     int8 = min((r for r in rows if r.precision == "int8"), key=lambda r: r.latency.median_ms)
-    base = next(row for row in rows if row.backend == "onnxruntime")
+    base = next(row for row in rows if row.backend == ONNX.name)
     speedup = base.latency.median_ms / int8.latency.median_ms
     smaller = (base.num_bytes or 0) / (int8.num_bytes or 1)
-    operators = operator_times(small_path) if small_path.suffix == ".onnx" else {}
-    text = f"{smaller:.1f}x smaller, {speedup:.2f}x the speed of fp32 in onnxruntime"
+    in_onnx = runtime_of(small_path) is ONNX
+    operators = operator_times(small_path) if in_onnx else {}
+    text = f"{smaller:.1f}x smaller, {speedup:.2f}x the speed of fp32 in {ONNX.name}"
     if speedup < 1.1:
         text = f"SMALLER BUT NOT FASTER: {text}"
         spent = sum(operators.values())
@@ -61,9 +63,10 @@ def compare_speed(
         fastest = min(rows, key=lambda r: r.latency.median_ms)
         if fastest is not int8:
             text += f"; {fastest.backend} is the fastest"
-        if small_path.suffix == ".onnx":
+        if in_onnx:
             text += "; `fbnetv3 quantize --runtime openvino` runs whole blocks in int8"
-    others = [row for row in rows if row.backend.startswith("openvino")]
+    pairs = zip(tried, rows, strict=True)
+    others = [row for entry, row in pairs if entry.runtime is not ONNX]
     if others:
         times = ", ".join(f"{r.backend} {r.latency.median_ms:.2f} ms" for r in others)
         text += f" ({times})"

@@ -22,6 +22,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fbnetv3.deploy.runtimes import RUNTIMES
+
 # Warm-up ends when the medians of two successive windows differ by less than this.
 _STEADY = 0.02
 _WINDOW = 5
@@ -37,11 +39,8 @@ _PACKAGES = [
     "torchvision",
     "timm",
     "onnx",
-    "onnxruntime",
     "onnxruntime-gpu",
-    "openvino",
-    "nncf",
-    "executorch",
+    *dict.fromkeys(part for r in RUNTIMES.values() for part in (r.library, r.quantizer) if part),
 ]
 _FLAGS = [
     "avx2",

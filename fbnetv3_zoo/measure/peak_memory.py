@@ -10,13 +10,16 @@ def main(arguments: list[str]) -> None:
     """Loads a file, runs it three times, writes the peak.
 
     Args:
-        arguments: file, backend, threads (0 is the backend's own), batch size, file to write.
+        arguments: file, runtime, precision, threads (0 is the runtime's own choice), batch size,
+            file to write.
     """
-    from .bench import artefact_of, file_runner, noise_for
+    from fbnetv3.deploy.runtimes import RUNTIMES, read_artefact
 
-    path, backend, threads, batch_size, result = arguments
-    runner = file_runner(Path(path), backend, int(threads) or None)
-    contestant = runner.contestant(noise_for(artefact_of(Path(path)), int(batch_size)))
+    from .runners import file_runner, noise_for
+
+    path, runtime, precision, threads, batch_size, result = arguments
+    runner = file_runner(path, RUNTIMES[runtime], threads=int(threads) or None, precision=precision)
+    contestant = runner.contestant(noise_for(read_artefact(path), int(batch_size)))
     for _ in range(3):
         contestant.run()
     Path(result).write_text(str(_peak_mib()))

@@ -10,13 +10,15 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-import numpy as np
 from numpy.typing import NDArray
 
-from fbnetv3.deploy.artefact import INPUT, OUTPUT
-from fbnetv3.deploy.onnx_session import open_session
+from fbnetv3.deploy.artefact import Artefact
+from fbnetv3.deploy.backend import run_in_parts
+from fbnetv3.deploy.parity import inputs_for
+from fbnetv3.deploy.runtimes import ONNX, Runtime
+from fbnetv3.deploy.words import TorchBackend
 
 from .latency import Contestant
 
@@ -25,15 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 Run = Callable[[NDArray[Any]], NDArray[Any]]
-TORCH_BACKENDS = (
-    "torch",
-    "torch-channels-last",
-    "torch-optimized",
-    "torch-bf16",
-    "torch-compile",
-    "torch-compile-bf16",
-    "torch-cuda-graph",
-)
+TORCH_BACKENDS: tuple[TorchBackend, ...] = get_args(TorchBackend)
 
 
 @dataclass(frozen=True)
@@ -156,67 +150,46 @@ def _graphed(module: nn.Module, x: torch.Tensor) -> Callable[[], object]:
     return graph.replay
 
 
-def onnx_runner(
+def file_runner(
     path: str | Path,
+    runtime: Runtime = ONNX,
     *,
     threads: int | None = None,
-    providers: list[str] | None = None,
+    precision: str = "fp32",
     name: str = "",
 ) -> Runner:
-    """Returns an ONNX file, of any origin and precision, in onnxruntime.
+    """Returns a file, of any origin and precision, in a runtime.
 
     Args:
-        path: the file, with input `input` and output `logits`.
-        threads: inside an operator; as many as this process may use unless given.
-        providers: of onnxruntime, the processor unless given.
-        name: in results; "onnxruntime" unless given.
-    """
-    session = open_session(Path(path), providers=providers, threads=threads)
-
-    def logits(batch: NDArray[Any]) -> NDArray[Any]:
-        return np.asarray(session.run([OUTPUT], {INPUT: batch})[0])
-
-    return Runner(
-        name=name or "onnxruntime",
-        threads=threads,
-        logits=logits,
-        timed=lambda batch: lambda: session.run([OUTPUT], {INPUT: batch}),
-        prepare=lambda: None,
-    )
-
-
-def openvino_runner(
-    path: str | Path, *, threads: int | None = None, bf16: bool = False, name: str = ""
-) -> Runner:
-    """Returns an ONNX or OpenVINO file in OpenVINO on the processor.
-
-    Args:
-        path: `.onnx` or `.xml`.
-        threads: in all; OpenVINO's default unless given.
-        bf16: compute in bfloat16 where the processor can; else float32, also where OpenVINO would
-            choose bfloat16 by itself.
-        name: in results; "openvino" or "openvino-bf16" unless given.
+        path: the file.
+        runtime: which runs it.
+        threads: that work on one batch; the runtime's default unless given.
+        precision: one of `runtime.precisions()`: of the arithmetic where the file has float32.
+        name: in results; the runtime's, with the precision, unless given.
 
     Raises:
-        ImportError: OpenVINO is missing.
+        ImportError: the runtime's library is missing.
         FileNotFoundError: there is no such file.
+        ValueError: it cannot be run as asked.
     """
-    from fbnetv3.deploy.openvino_model import compiled
-
-    model = compiled(Path(path), threads=threads, bf16=bf16)
-
-    # A request of its own for each use: one that shares its input's memory is bound to its shape.
-    def logits(batch: NDArray[Any]) -> NDArray[Any]:
-        return np.array(model.create_infer_request().infer({0: batch})[0])
+    session = runtime.open(path, threads=threads, precision=precision)
 
     def timed(batch: NDArray[Any]) -> Callable[[], object]:
-        request = model.create_infer_request()
-        return lambda: request.infer({0: batch}, share_inputs=True, share_outputs=True)
+        taken = session.inputs[0].shape
+        if any(isinstance(n, int) and n != m for n, m in zip(taken, batch.shape, strict=True)):
+            raise ValueError(f"input has shape {batch.shape}; {path} takes {taken}")
+        return session.bind(batch)
 
     return Runner(
-        name=name or ("openvino-bf16" if bf16 else "openvino"),
+        name=name or runtime.name + ("" if precision == "fp32" else f"-{precision}"),
         threads=threads,
-        logits=logits,
+        logits=lambda batch: run_in_parts(session, batch),
         timed=timed,
         prepare=lambda: None,
     )
+
+
+def noise_for(artefact: Artefact, batch_size: int) -> NDArray[Any]:
+    """Returns a batch of noise as a network's file takes it."""
+    sizes = inputs_for(artefact, in_chans=3, batch_sizes=(batch_size,), free_size=False)
+    return next(sizes)

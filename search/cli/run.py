@@ -81,7 +81,7 @@ def run(
         int, typer.Option(help=f"Of a full training; 0: the objective's, of --data {_EPOCHS}.")
     ] = 0,
     early_stop: Annotated[bool, typer.Option(help="Shorten trainings where ranks allow.")] = True,
-    bins: Bins = "",
+    bins: Bins = None,
     bin_by: Annotated[str, typer.Option(help="The cost that rounds are spread over.")] = "",
     predictor: Predictor = "auto",
     top: Annotated[int, typer.Option(help="Candidates a limit that are trained again.")] = 5,
@@ -136,7 +136,7 @@ def run(
         rounds=rounds,
         epochs=epochs,
         early_stop=early_stop,
-        bins=bins,
+        bins=bins or "",
         bin_by=names.get(bin_by, bin_by),
         within=parse_limit(within, names),
         predictor=predictor,
@@ -325,8 +325,6 @@ def _engine_maker(
     gpus_each: float,
 ) -> Callable[[Any], Any]:
     """Returns what makes the engine for a store; the words are looked at here, before any work."""
-    if name not in ("local", "ray"):
-        raise ValueError(f"engine is {name!r}; expected local or ray")
     if workers < 1:
         raise ValueError(f"--workers is {workers}; expected 1 or more")
     if name == "ray":

@@ -62,7 +62,7 @@ def bench(
     batch: Annotated[int, typer.Option(help="Trials of a round.")] = 48,
     rounds: Annotated[int, typer.Option(help="Rounds after the random first one.")] = 4,
     predictor: Predictor = "auto",
-    bins: Bins = "",
+    bins: Bins = None,
     as_json: AsJson = False,
 ) -> None:
     r"""Measure the search on a table of labels.
@@ -86,7 +86,7 @@ def bench(
         batch=batch,
         rounds=rounds,
         predictor=predictor,
-        bins=bins,
+        bins=bins or "",
         limits=tuple(parse_limit(text, names) for text in limit or [""]),
         epochs=made.epochs,
         target=made.target,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -182,11 +182,7 @@ def evaluate(
     ],
     data: Annotated[Path, typer.Option(help="Class folders, CIFAR-10's folder, or parquet.")],
     split: Annotated[
-        str | None,
-        typer.Option(
-            help="train or val, where there are both.",
-            autocompletion=completion.choices("train", "val"),
-        ),
+        Literal["train", "val"] | None, typer.Option(help="Part, where there are both.")
     ] = None,
     raw: Annotated[
         bool, typer.Option(help="Of a run: the raw weights in place of the averaged ones.")
@@ -343,10 +339,6 @@ def _fitting(recipe: Recipe, num_images: int) -> Recipe:
     while batch > 2 and batch * 8 > num_images:
         batch //= 2
     return dataclasses.replace(recipe, batch_size=batch, lr=recipe.lr * batch / recipe.batch_size)
-
-
-# The command is called so; in a module the name is Python's own.
-eval = evaluate
 
 
 def main() -> None:

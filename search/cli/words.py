@@ -5,28 +5,30 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
 from fbnetv3.cli import completion
+from fbnetv3.search.nars.words import Bins as BinWord
+from fbnetv3.search.space.words import SpaceName
 
-# Offered by the shell; the modules that know them are slow to import.
-SPACES = ("paper_joint", "recipe_only", "cifar_joint")
-PREDICTORS = ("auto", "gp", "mlp", "mlp_ensemble")
-BINS = ("equal", "quantile", "none", "limits")
 TABLES = completion.files(".csv", ".npz", ".parquet")
-A_SPACE = completion.any_of(completion.choices(*SPACES), completion.files(".json"))
+A_SPACE = completion.any_of(completion.choices(*get_args(SpaceName)), completion.files(".json"))
+
+
+def _predictors(incomplete: str) -> list[str]:
+    from fbnetv3.search.predictors.registry import PREDICTORS
+
+    return completion.choices(*PREDICTORS)(incomplete)
+
 
 Folder = Annotated[Path, typer.Argument(help="The search's folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
 Workers = Annotated[int, typer.Option(help="Processes of this machine that train at once.")]
 Gpus = Annotated[str, typer.Option(help="Devices of local workers, such as 0,1,2,3.")]
 EngineName = Annotated[
-    str,
-    typer.Option(
-        "--engine", help="local or ray.", autocompletion=completion.choices("local", "ray")
-    ),
+    Literal["local", "ray"], typer.Option("--engine", help="What carries trainings out.")
 ]
 Address = Annotated[str | None, typer.Option(help="Of the Ray cluster.")]
 MaxRunning = Annotated[
@@ -51,17 +53,12 @@ Latency = Annotated[
     ),
 ]
 Bins = Annotated[
-    str,
-    typer.Option(
-        help="equal, quantile, none or limits; default: limits if several, else equal.",
-        autocompletion=completion.choices(*BINS),
-    ),
+    BinWord | None,
+    typer.Option(help="How a round is spread; default: limits if several, else equal."),
 ]
 Predictor = Annotated[
     str,
-    typer.Option(
-        help="mlp, mlp_ensemble, gp or auto.", autocompletion=completion.choices(*PREDICTORS)
-    ),
+    typer.Option(help="mlp, mlp_ensemble, gp or auto.", autocompletion=_predictors),
 ]
 Limits = Annotated[
     list[str] | None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -14,8 +14,9 @@ from fbnetv3.search.predictors.registry import known_predictor
 
 from .evolution import Limit
 from .selection import BINS
+from .words import Bins
 
-IN_TURN = "limits"
+IN_TURN: Bins = "limits"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +77,8 @@ class SearchConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least {low}")
         if not self.bins:
             object.__setattr__(self, "bins", IN_TURN if len(self.limits) > 1 else BINS[0])
-        if self.bins not in (*BINS, IN_TURN):
-            known = ", ".join((*BINS, IN_TURN))
+        if self.bins not in get_args(Bins):
+            known = ", ".join(get_args(Bins))
             raise ValueError(f"bins is {self.bins!r}; expected one of {known}")
         object.__setattr__(self, "predictor", known_predictor(self.predictor))
         if not self.limits:

@@ -23,8 +23,8 @@ from fbnetv3.arch.counts import count
 from fbnetv3.arch.tables import ARCHS
 from fbnetv3.checkpoints.checkpoint import read_tensors, write_tensors
 from fbnetv3.checkpoints.convert import from_fbnetv3
-from fbnetv3.cli.app import EMBEDDED
 from fbnetv3.cli.group import print_table
+from fbnetv3.cli.options import EMBEDDED
 from fbnetv3.deploy.export import Exported
 from fbnetv3.hub.pretrained import save_pretrained
 from fbnetv3.hub.weights import WEIGHTS

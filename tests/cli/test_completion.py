@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,9 @@ import typer.main
 from typer.testing import CliRunner
 
 from fbnetv3.cli import completion
-from fbnetv3.cli import deploy as cli_deploy
-from fbnetv3.cli import latency as cli_latency
-from fbnetv3.deploy import calibration
+from fbnetv3.deploy.calibration import METHODS
 from fbnetv3.hub.registry import list_models, list_weights
-from fbnetv3.measure import runners
-from fbnetv3.search.cli import words as cli_words
+from fbnetv3.measure.runners import TORCH_BACKENDS
 from fbnetv3.search.nars.config import IN_TURN
 from fbnetv3.search.nars.selection import BINS
 from fbnetv3.search.predictors.registry import PREDICTORS
@@ -75,13 +73,46 @@ def test_commands_and_options_are_completed(shell: str) -> None:
     assert found[0].startswith("--include-preprocess")
 
 
-def test_the_fixed_words_are_those_that_the_library_takes() -> None:
-    assert calibration.METHODS == cli_deploy._METHODS
-    assert runners.TORCH_BACKENDS == cli_latency._TORCH_BACKENDS
-    assert set(cli_words.SPACES) == set(SPACES)
-    assert set(cli_words.BINS) == {*BINS, IN_TURN}
-    assert set(PRESETS) <= set(offered("bash", "fbnetv3 train --recipe "))
-    assert set(cli_words.PREDICTORS) == set(PREDICTORS)
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("fbnetv3-search run s --space ", SPACES),
+        ("fbnetv3-search run s --bins ", {*BINS, IN_TURN}),
+        ("fbnetv3-search run s --predictor ", PREDICTORS),
+        ("fbnetv3-search run s --engine ", {"local", "ray"}),
+        ("fbnetv3 train --recipe ", PRESETS),
+        ("fbnetv3 latency x --backend ", TORCH_BACKENDS),
+        ("fbnetv3 quantize x.onnx --method ", METHODS),
+        ("fbnetv3 quantize x.onnx --runtime ", {"onnxruntime", "openvino"}),
+        ("fbnetv3 export x --precision ", {"fp32", "fp16"}),
+        ("fbnetv3 export x --dynamic ", {"batch", "batch+size", "none"}),
+        ("fbnetv3 convert x y --to ", {"fbnetv3", "official", "timm"}),
+    ],
+)
+def test_the_words_offered_are_those_that_the_library_takes(
+    line: str, words: Collection[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert set(offered("bash", line)) == set(words)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("fbnetv3 export fbnetv3_a -o x.onnx --precision fp8", "'fp8' is not one of 'fp32', 'f"),
+        ("fbnetv3 quantize x.onnx --calib . -o y.onnx --method guess", "'guess' is not one of 'm"),
+        ("fbnetv3-search run s --space cifar_joint --bins odd", "'odd' is not one of 'equal', 'q"),
+        (
+            "fbnetv3-search run s --space cifar_joint --engine cloud",
+            "'cloud' is not one of 'local', 'ray'",
+        ),
+    ],
+)
+def test_a_wrong_word_is_named_with_those_that_are_expected(line: str, words: str) -> None:
+    program, *arguments = line.split()
+    done = CliRunner().invoke(APPS[program], arguments)
+    assert done.exit_code == 2
+    assert words in done.stderr
 
 
 def test_files_are_completed_by_their_endings(

@@ -18,7 +18,7 @@ from fbnetv3.cli.latency import latency
 from fbnetv3.deploy.classify import Classifier
 from fbnetv3.deploy.export import Exported
 from fbnetv3.deploy.onnx_model import OnnxClassifier
-from fbnetv3.deploy.onnx_session import read_artefact
+from fbnetv3.deploy.runtimes import read_artefact
 from fbnetv3.hub.pretrained import save_pretrained
 from fbnetv3.images.classes import labelled_images
 from fbnetv3.images.preprocess import Preprocess

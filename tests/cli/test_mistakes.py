@@ -138,7 +138,7 @@ LINES = "fbnetv3-search latency-table t.json --space cifar_joint"
         ("fbnetv3-search latency-table no/t.json --space cifar_joint", 2, "no folder no"),
         # Words and numbers.
         ("fbnetv3 list nosuch", 2, "unknown model 'nosuch'"),
-        ("fbnetv3 classify photo.jpg --model nano.xml", 2, "an exported file: `fbnetv3 latency`"),
+        ("fbnetv3 classify photo.jpg --model nano.xml", 2, "no file nano.xml; make one with"),
         ("fbnetv3 eval text.onnx --data photos", 2, "an exported file: `fbnetv3 latency`"),
         (f"{DATA} --set foo=1", 2, "no field 'foo'"),
         ("fbnetv3 list fbnetv3_ee", 2, "did you mean 'fbnetv3_e'"),

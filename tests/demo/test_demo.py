@@ -24,7 +24,8 @@ from typer.testing import CliRunner
 
 import fbnetv3
 from fbnetv3._internal.errors import FetchError
-from fbnetv3.cli.app import EMBEDDED, add_neighbours, app
+from fbnetv3.cli.app import add_neighbours, app
+from fbnetv3.cli.options import EMBEDDED
 from fbnetv3.demo.server import address_of, open_server
 from fbnetv3.demo.site import build_demo, folder_of
 from fbnetv3.demo.web_runtime import WebRuntime, fetch_runtime

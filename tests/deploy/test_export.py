@@ -24,8 +24,8 @@ from fbnetv3.deploy.artefact import Artefact
 from fbnetv3.deploy.describe import describe
 from fbnetv3.deploy.export import Exported, to_onnx
 from fbnetv3.deploy.onnx_graph import operators
-from fbnetv3.deploy.onnx_session import read_artefact
 from fbnetv3.deploy.parity import TOLERANCE, compare, error_of_std
+from fbnetv3.deploy.runtimes import read_artefact
 from fbnetv3.images.preprocess import Preprocess
 from fbnetv3.models.model import FBNetV3, build
 from tests.paths import GOLDEN, ROOT

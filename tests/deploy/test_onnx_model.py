@@ -15,11 +15,13 @@ import onnx
 import pytest
 from PIL import Image
 
+from fbnetv3._internal.processors import available_cpus
 from fbnetv3.deploy.artefact import Artefact
 from fbnetv3.deploy.classify import Classifier
 from fbnetv3.deploy.export import Exported, to_onnx
 from fbnetv3.deploy.onnx_model import OnnxClassifier
-from fbnetv3.deploy.onnx_session import OnnxBackend, available_cpus, open_session, read_artefact
+from fbnetv3.deploy.runtimes import ONNX, read_artefact
+from fbnetv3.deploy.runtimes.onnxruntime import open_session
 from fbnetv3.images.labels import example_photos
 from fbnetv3.images.preprocess import Preprocess
 from fbnetv3.models.model import FBNetV3
@@ -141,11 +143,11 @@ def test_a_folder_is_classified_and_the_file_names_its_parts(
 
 def test_a_file_that_is_not_onnx_or_not_ours_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="make one with `fbnetv3 export`"):
-        OnnxBackend(tmp_path / "missing.onnx")
+        ONNX.load(tmp_path / "missing.onnx")
     text = tmp_path / "text.onnx"
     text.write_text("no model")
     with pytest.raises(ValueError, match=r"text\.onnx is not an ONNX file"):
-        OnnxBackend(text)
+        ONNX.load(text)
     foreign = tmp_path / "foreign.onnx"
     value = onnx.helper.make_tensor_value_info
     kind = onnx.TensorProto.FLOAT
@@ -162,7 +164,7 @@ def test_a_file_that_is_not_onnx_or_not_ours_is_refused(tmp_path: Path) -> None:
 
 
 def test_another_input_size_is_refused(path: Path) -> None:
-    backend = OnnxBackend(path, threads=1)
+    backend = ONNX.load(path, threads=1)
     with pytest.raises(ValueError, match=r"shape \(1, 3, 40, 40\).*takes.*32.*dynamic='batch\+si"):
         backend.run_batch(np.zeros((1, 3, 40, 40), np.float32))
     with pytest.raises(ValueError, match=r"shape \(3, 32, 32\); expected \(N, 3, H, W\)"):
@@ -178,9 +180,9 @@ def test_a_missing_provider_is_an_error(path: Path) -> None:
 
 def test_threads_are_those_that_may_be_used(path: Path) -> None:
     assert available_cpus() >= 1
-    options = open_session(path, threads=1).get_session_options()
+    options = open_session(path, threads=1).session.get_session_options()
     assert options.intra_op_num_threads == 1
-    assert open_session(path).get_session_options().intra_op_num_threads == available_cpus()
+    assert open_session(path).session.get_session_options().intra_op_num_threads == available_cpus()
 
 
 Change = Callable[[Any], object]
@@ -248,7 +250,7 @@ def test_metadata_that_are_no_text_are_refused(path: Path, tmp_path: Path) -> No
     assert content.count(b"image-classification") == 1
     (tmp_path / "m.onnx").write_bytes(content.replace(b"image-classification", b"\xff" * 20))
     with pytest.raises(ValueError, match=r"m\.onnx (has damaged metadata|is not an ONNX file)"):
-        OnnxBackend(tmp_path / "m.onnx")
+        ONNX.load(tmp_path / "m.onnx")
 
 
 def test_a_graph_that_fails_while_it_runs_is_refused_in_one_line(

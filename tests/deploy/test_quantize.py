@@ -16,9 +16,9 @@ from fbnetv3.arch.arch import Arch, Row
 from fbnetv3.deploy.calibration import METHODS, Statistics, collect
 from fbnetv3.deploy.export import Exported, to_onnx
 from fbnetv3.deploy.onnx_graph import operators
-from fbnetv3.deploy.onnx_session import OnnxBackend, read_artefact
 from fbnetv3.deploy.quantize import Quantized, quantize
 from fbnetv3.deploy.quantize_score import Score
+from fbnetv3.deploy.runtimes import read_artefact
 from fbnetv3.images.preprocess import CIFAR10_MEAN, CIFAR10_STD, Preprocess
 from fbnetv3.models.model import FBNetV3, build
 
@@ -343,7 +343,7 @@ def test_an_int8_file_is_not_quantised_again(quantized: Quantized, tmp_path: Pat
     images, _ = pictures(8, seed=0)
     with pytest.raises(ValueError, match="the file is int8 already"):
         quantize(quantized.path, tmp_path / "x.onnx", images)
-    assert OnnxBackend(quantized.path).artefact.precision == "int8"
+    assert read_artefact(quantized.path).precision == "int8"
 
 
 def test_unreadable_images_are_counted_and_passed_over(exported: Exported, tmp_path: Path) -> None:

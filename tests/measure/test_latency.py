@@ -28,7 +28,7 @@ from fbnetv3.measure.latency import (
 )
 from fbnetv3.measure.plot import draw, pareto, plot_rows
 from fbnetv3.measure.roofline import Roofline, measure_roofline
-from fbnetv3.measure.runners import TORCH_BACKENDS, onnx_runner, torch_runner
+from fbnetv3.measure.runners import TORCH_BACKENDS, file_runner, torch_runner
 from fbnetv3.models.model import FBNetV3
 
 
@@ -230,7 +230,7 @@ def test_rows_bind_latency_to_file_and_agreement(
     artefact: Artefact = small_export.artefact
     tried = [Entry("torch", "fp32", 1), *entries([small_export.path], threads=[1])]
     images = np.random.default_rng(0).standard_normal((20, 3, 32, 32), np.float32)
-    labels = onnx_runner(small_export.path).logits(images).argmax(1).tolist()
+    labels = file_runner(small_export.path).logits(images).argmax(1).tolist()
     labels[0] = (labels[0] + 1) % 10
     rows = sweep(
         tried,

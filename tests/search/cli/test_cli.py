@@ -131,8 +131,6 @@ def test_bench_reads_a_table(tmp_path: Path, space_file: Path) -> None:
          "the least is 100"),
         (["run", "new", "--space", "SPACE", "--objective", TOY, "--within",
           "macs>=100,macs<=100"], 2, "only 1 candidates are feasible, fewer than a round"),
-        (["run", "new", "--space", "SPACE", "--objective", TOY, "--engine", "cloud"], 2,
-         "expected local or ray"),
         (["run", "new", "--space", "SPACE", "--objective", TOY, "--set", "sleep"], 2,
          "expected field=value"),
         (["export", "FINISHED"], 2, "nothing to export"),

@@ -1,0 +1,181 @@
+"""A network as an ExecuTorch program for XNNPACK. Extra `executorch`.
+
+The program takes one image, float32 (1, C, H, W), and gives float32 logits (1, num_classes). A
+second method of it, `fbnetv3_metadata`, gives what the file says about itself, as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fbnetv3._internal.files import replacing
+from fbnetv3._internal.json_record import read_json
+from fbnetv3._internal.messages import one_line
+from fbnetv3._internal.optional import need
+from fbnetv3.images.preprocess import Preprocess
+
+from ..artefact import INPUT, OUTPUT
+from ..parity import TOLERANCE, Parity, compare, inputs_for
+from .protocol import End
+
+if TYPE_CHECKING:
+    from fbnetv3.models.model import FBNetV3
+
+_METADATA = "fbnetv3_metadata"
+# Of ExecuTorch's numbers of types, those that our graphs have at their ends.
+_DTYPES = {0: "uint8", 6: "float32"}
+
+
+class ExecuTorchSession:
+    """A program and its method `forward`; see `protocol.Session`."""
+
+    # ExecuTorch's pool of threads belongs to the process, and a method runs in the pool that it was
+    # loaded with: after a change every session loads its own again; one that did not would hang.
+    _lock = threading.Lock()
+    _num_changes = 0
+
+    def __init__(self, path: Path, content: bytes, threads: int | None) -> None:
+        self._path, self._content, self._threads = path, content, threads
+        self._load()
+        meta = self._method.metadata
+        self.inputs = [_end(INPUT, meta.input_tensor_meta(n)) for n in range(meta.num_inputs())]
+        self.outputs = [_end(OUTPUT, meta.output_tensor_meta(n)) for n in range(meta.num_outputs())]
+
+    def _load(self) -> None:
+        from executorch.runtime import Runtime
+
+        # The program must outlive its method.
+        self._program = Runtime.get().load_program(self._content)
+        self._method = self._program.load_method("forward")
+        self._loaded_at = ExecuTorchSession._num_changes
+
+    def _set_threads(self) -> None:
+        from executorch.extension.pybindings import portable_lib as lib
+
+        if self._threads and lib._threadpool_get_thread_count() != self._threads:
+            lib._unsafe_reset_threadpool(self._threads)
+            ExecuTorchSession._num_changes += 1
+        if self._loaded_at != ExecuTorchSession._num_changes:
+            self._load()
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The file's string pairs."""
+        if _METADATA not in self._program.method_names:
+            return {}
+        text = self._program.load_method(_METADATA).execute([])[0]
+        pairs: dict[str, str] = read_json(text, f"the metadata of {self._path}")
+        return pairs
+
+    def run(self, batch: NDArray[Any]) -> NDArray[Any]:
+        """Returns the logits of a batch in the form that the graph takes."""
+        run = self.bind(batch)
+        with self._lock:
+            try:
+                # What it returns is its own memory.
+                return np.array(run()[0].numpy())
+            except RuntimeError as error:
+                raise ValueError(
+                    f"{self._path} cannot be run on an input of shape {batch.shape}: "
+                    f"{one_line(str(error))}"
+                ) from error
+
+    def bind(self, batch: NDArray[Any]) -> Callable[[], Any]:
+        """Returns a function that runs the graph on this one batch."""
+        import torch
+
+        fed = [torch.from_numpy(batch)]
+
+        def run() -> Any:
+            self._set_threads()
+            return self._method.execute(fed)
+
+        return run
+
+
+def precisions() -> tuple[str, ...]:
+    """Returns the precisions in which a float32 program is computed."""
+    return ("fp32",)
+
+
+def open_session(
+    path: Path, *, threads: int | None = None, precision: str = "fp32"
+) -> ExecuTorchSession:
+    """Returns a program, ready to run.
+
+    Args:
+        path: `.pte`.
+        threads: of ExecuTorch's pool, which the whole process shares; its own choice unless given.
+        precision: "fp32".
+
+    Raises:
+        ValueError: ExecuTorch cannot read it.
+    """
+    if precision not in precisions():
+        raise ValueError(f"precision is {precision!r}; ExecuTorch runs a float32 program in fp32")
+    if threads is not None and (isinstance(threads, bool) or threads < 1):
+        raise ValueError(f"threads is {threads!r}; expected a whole number from 1")
+    try:
+        return ExecuTorchSession(path, path.read_bytes(), threads)
+    except RuntimeError as error:
+        raise ValueError(f"ExecuTorch cannot read {path}: {one_line(str(error))}") from error
+
+
+def export(
+    model: FBNetV3,
+    path: str | Path,
+    *,
+    preprocess: Preprocess | None = None,
+    class_names: Sequence[str] | None = None,
+) -> Parity:
+    """Writes a model as an ExecuTorch program (`.pte`) for XNNPACK, compared with the model.
+
+    Args:
+        model: of any mode; left as it is.
+        path: the file to write.
+        preprocess: what images go through; it sets the input's size. The model's own unless given.
+        class_names: in the order of the logits; those of the model's weights unless given.
+
+    Raises:
+        ValueError: the program gives other logits, or the path is wrong: nothing is written then.
+        ImportError: ExecuTorch is missing.
+    """
+    need("executorch")
+    import torch
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    from ..describe import describe
+    from ..export_graph import inference_graph, reference_of
+
+    artefact = describe(model, preprocess=preprocess, class_names=class_names)
+    side = artefact.preprocess.crop
+    with replacing(Path(path)) as part:
+        example = (torch.zeros(1, model.in_chans, side, side),)
+        program = torch.export.export(inference_graph(model, artefact), example)
+        lowered = to_edge_transform_and_lower(
+            program,
+            partitioner=[XnnpackPartitioner()],
+            # Lowering takes these, so that the figures of the comparison come too late.
+            constant_methods={_METADATA: json.dumps(artefact.to_metadata())},
+        )
+        part.write_bytes(lowered.to_executorch().buffer)
+        reference = reference_of(model, artefact)
+        return compare(
+            open_session(part).run,
+            reference.logits,
+            inputs_for(artefact, in_chans=model.in_chans, batch_sizes=(1,), free_size=False),
+            tolerance=TOLERANCE["fp32"],
+            exact=reference.exact_logits,
+        )
+
+
+def _end(name: str, info: Any) -> End:
+    return End(name, _DTYPES.get(info.dtype(), str(info.dtype())), tuple(info.sizes()))

@@ -1,0 +1,169 @@
+"""ONNX files run by onnxruntime, without torch, and made int8 in its QDQ form."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fbnetv3._internal.files import replacing
+from fbnetv3._internal.messages import one_line
+from fbnetv3._internal.processors import available_cpus
+from fbnetv3.images.reader import ImageSource
+
+from ..calibration import METHODS
+from ..qdq import QdqSearch
+from ..quantize_score import Judge, Made
+from .protocol import End
+
+CPU = "CPUExecutionProvider"
+_DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
+
+
+class OnnxSession:
+    """An ONNX file in onnxruntime; see `protocol.Session`.
+
+    Attributes:
+        session: onnxruntime's own.
+    """
+
+    def __init__(self, path: Path, session: Any) -> None:
+        self._path, self.session = path, session
+        self.inputs = [_end(end) for end in session.get_inputs()]
+        self.outputs = [_end(end) for end in session.get_outputs()]
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The file's string pairs.
+
+        Raises:
+            ValueError: they are no text.
+        """
+        try:
+            pairs: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{self._path} has damaged metadata ({error}); make it again with `fbnetv3 export`"
+            ) from error
+        return pairs
+
+    def run(self, batch: NDArray[Any]) -> NDArray[Any]:
+        """Returns the logits of a batch in the form that the graph takes."""
+        try:
+            return np.asarray(self.bind(batch)()[0])
+        # onnxruntime's exceptions have no common class of their own.
+        except Exception as error:
+            raise ValueError(
+                f"{self._path} cannot be run on an input of shape {batch.shape}: "
+                f"{one_line(str(error))}; make it again with `fbnetv3 export`"
+            ) from error
+
+    def bind(self, batch: NDArray[Any]) -> Callable[[], Any]:
+        """Returns a function that runs the graph on this one batch."""
+        names, fed = [self.outputs[0].name], {self.inputs[0].name: batch}
+        return lambda: self.session.run(names, fed)
+
+
+def precisions() -> tuple[str, ...]:
+    """Returns the precisions in which a float32 file is computed."""
+    return ("fp32",)
+
+
+def open_session(
+    path: Path,
+    *,
+    threads: int | None = None,
+    precision: str = "fp32",
+    providers: Sequence[str] | None = None,
+) -> OnnxSession:
+    """Returns an ONNX file that runs on what was asked for, or says why it cannot.
+
+    Args:
+        path: of any origin.
+        threads: that work on one batch; every processor this process may use unless given.
+        precision: "fp32".
+        providers: in order of preference; only the processor unless given.
+
+    Raises:
+        ValueError: it is not ONNX, or a provider is missing.
+    """
+    import onnxruntime as ort
+
+    if precision not in precisions():
+        raise ValueError(f"precision is {precision!r}; onnxruntime computes float32 files in fp32")
+    wanted = list(providers) if providers is not None else [CPU]
+    present = ort.get_available_providers()
+    missing = [name for name in wanted if name not in present]
+    if missing or not wanted:
+        raise ValueError(
+            f"provider {missing[0] if missing else wanted!r} is not in this onnxruntime; it has "
+            f"{', '.join(present)}"
+        )
+    if threads is not None and (isinstance(threads, bool) or threads < 1):
+        raise ValueError(f"threads is {threads!r}; expected a whole number from 1")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads if threads is not None else available_cpus()
+    options.log_severity_level = 4  # what fails is raised, and needs no second message
+    try:
+        session = ort.InferenceSession(str(path), options, providers=wanted, enable_fallback=False)
+    except Exception as error:
+        raise ValueError(
+            f"{path} is not an ONNX file that can be run: {one_line(str(error))}; make one with "
+            "`fbnetv3 export`"
+        ) from error
+    # A provider that cannot be set up is dropped with no more than a warning.
+    dropped = [name for name in wanted if name not in session.get_providers()]
+    if dropped:
+        raise ValueError(f"provider {dropped[0]} is built in but does not start on this machine")
+    return OnnxSession(path, session)
+
+
+def quantize(
+    onnx_path: Path,
+    path: Path,
+    calibration: Sequence[ImageSource],
+    judge: Judge,
+    *,
+    method: str | None,
+    max_drop_pct: float | None,
+    sensitivity: bool,
+) -> Made:
+    """Writes an int8 file whose activation ranges agree best with the float network.
+
+    Where eight bits break the budget, layers are left in float, the most costly first.
+    """
+    if method is not None and method not in METHODS:
+        raise ValueError(f"method is {method!r}; expected one of {', '.join(METHODS)}")
+    with replacing(path) as part:
+        search = QdqSearch(onnx_path, part, judge, calibration)
+        methods = search.compare_methods([method] if method else list(METHODS))
+        best = max(methods, key=lambda name: (methods[name][0], -methods[name][1]))
+        layers = search.layer_errors(best) if sensitivity or max_drop_pct is not None else []
+        score, num_float = search.within_budget(best, layers, max_drop_pct)
+        layers = [
+            dataclasses.replace(layer, in_float=number < num_float)
+            for number, layer in enumerate(layers)
+        ]
+        artefact = dataclasses.replace(
+            judge.float_model.artefact,
+            precision="int8",
+            parity={},
+            quantization={
+                "runtime": "onnxruntime",
+                "format": "QDQ, weights int8 per channel, activations uint8",
+                "calibration": best,
+                "num_images": judge.reader.num_read[0],
+                "in_float": [layer.node for layer in layers if layer.in_float],
+                "agreement_pct": round(score.agreement_pct, 2),
+            },
+        )
+        search.finish(artefact)
+    return Made(artefact, score, method=best, methods=methods, layers=tuple(layers))
+
+
+def _end(end: Any) -> End:
+    return End(end.name, _DTYPES.get(end.type, end.type), tuple(end.shape))

@@ -1,0 +1,252 @@
+"""Every runtime runs what was exported for it, through one protocol; a new one is one file."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from _pytest.mark import ParameterSet
+from numpy.typing import NDArray
+from typer.testing import CliRunner
+
+from fbnetv3._internal.optional import need
+from fbnetv3.deploy.classify import Classifier
+from fbnetv3.deploy.export import Exported, to_onnx
+from fbnetv3.deploy.parity import error_of_std
+from fbnetv3.deploy.runtimes import (
+    ONNX,
+    RUNTIMES,
+    Runtime,
+    is_exported,
+    load,
+    quantizing,
+    read_artefact,
+    runtime_of,
+    suffixes,
+)
+from fbnetv3.images.labels import example_photos
+from fbnetv3.images.preprocess import Preprocess
+from fbnetv3.measure.bench import entries, sweep
+from fbnetv3.models.model import FBNetV3
+from tests.shell import APPS
+
+NAMES = [f"thing {n}" for n in range(10)]
+REFERENCE = Runtime(
+    "reference", (".onnx",), "onnx", "onnx", module="tests.deploy.reference_runtime"
+)
+EXTRAS = ("openvino", "executorch")
+
+
+def parameter(runtime: Runtime) -> ParameterSet:
+    marks = [pytest.mark.needs(runtime.library)] if runtime.name in EXTRAS else []
+    # ExecuTorch's exporter takes ten seconds.
+    marks += [pytest.mark.slow] if runtime.written_from == "model" else []
+    return pytest.param(runtime, id=runtime.name, marks=marks)
+
+
+TABLE = [parameter(runtime) for runtime in RUNTIMES.values()]
+
+
+def noise(number: int) -> NDArray[np.float32]:
+    return np.random.default_rng(number).standard_normal((number, 3, 32, 32), np.float32)
+
+
+@pytest.fixture(scope="session")
+def written(
+    small_model: FBNetV3,
+    small_preprocess: Preprocess,
+    small_export: Exported,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[Runtime], Path]:
+    """Returns a function: `small_model` as a file of a runtime's own format."""
+    made: dict[str, Path] = {ONNX.suffix: small_export.path}
+
+    def write(runtime: Runtime) -> Path:
+        if runtime.suffix not in made:
+            path = tmp_path_factory.mktemp(runtime.name) / f"small{runtime.suffix}"
+            if runtime.written_from == "onnx":
+                found = runtime.file.convert(small_export.path, path)
+            else:
+                found = runtime.file.export(
+                    small_model, path, preprocess=small_preprocess, class_names=NAMES
+                )
+            assert found.max_error_of_std < 1e-4
+            if runtime.written_from == "onnx":
+                assert found.to_dict() == runtime.load(path).artefact.parity
+            assert sorted(path.parent.iterdir()) == sorted(runtime.parts(path))
+            made[runtime.suffix] = path
+        return made[runtime.suffix]
+
+    return write
+
+
+@pytest.fixture(params=[*TABLE, parameter(REFERENCE)])
+def runtime(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Runtime:
+    """Each runtime of the table, and one that only this test adds to it."""
+    chosen: Runtime = request.param
+    monkeypatch.setitem(RUNTIMES, chosen.name, chosen)
+    return chosen
+
+
+@pytest.fixture
+def path(runtime: Runtime, written: Callable[[Runtime], Path]) -> Path:
+    return written(runtime)
+
+
+def test_a_file_gives_the_logits_of_its_model(
+    runtime: Runtime, path: Path, small_model: FBNetV3
+) -> None:
+    backend = runtime.load(path, threads=1)
+    for number in (1, 3):
+        with torch.inference_mode():
+            expected = small_model(torch.from_numpy(noise(number))).numpy()
+        got = backend.run_batch(noise(number))
+        assert got.dtype == np.float32
+        assert error_of_std(got, expected).max() < 1e-4
+    with pytest.raises(ValueError, match=r"shape \(1, 3, 40, 40\)"):
+        backend.run_batch(np.zeros((1, 3, 40, 40), np.float32))
+
+
+def test_a_file_says_what_is_needed_to_classify_with_it(
+    runtime: Runtime, path: Path, small_export: Exported
+) -> None:
+    found, expected = runtime.load(path).artefact, small_export.artefact
+    differing: dict[str, object] = {"parity": {}, "exported_with": {}}
+    assert {**vars(found), **differing} == {**vars(expected), **differing}
+    photos = example_photos()
+    answers = Classifier(runtime.load(path, threads=1))(photos)
+    for answer, other in zip(answers, Classifier(load(small_export.path))(photos), strict=True):
+        assert answer.labels == other.labels
+        np.testing.assert_allclose(answer.probabilities, other.probabilities, atol=1e-5)
+
+
+def test_a_file_is_timed_in_the_precisions_of_the_machine(runtime: Runtime, path: Path) -> None:
+    tried = [entry for entry in entries([path], threads=[1]) if entry.runtime is runtime]
+    assert tried[0].backend == runtime.name
+    assert [entry.precision for entry in tried] == list(runtime.precisions())
+    rows = sweep(tried, read_artefact(path), images=noise(5), min_runs=2, max_seconds=0.1)
+    assert all(row.latency.median_ms > 0 for row in rows)
+    assert rows[0].num_bytes == sum(part.stat().st_size for part in runtime.parts(path))
+    assert rows[0].agreement_pct == 100
+
+
+def test_many_threads_at_once_get_their_own_answers(runtime: Runtime, path: Path) -> None:
+    backend = runtime.load(path, threads=1)
+    batches = [noise(1) + n for n in range(4)]
+    expected = [backend.run_batch(batch) for batch in batches]
+    wrong: list[int] = []
+
+    def work(number: int) -> None:
+        for _ in range(5):
+            if error_of_std(backend.run_batch(batches[number]), expected[number]).max() > 1e-5:
+                wrong.append(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+@pytest.mark.parametrize("runtime", TABLE, indirect=True)
+def test_numbers_of_threads_do_not_disturb_each_other(runtime: Runtime, path: Path) -> None:
+    one, two = runtime.load(path, threads=1), runtime.load(path, threads=2)
+    expected = one.run_batch(noise(1))
+    for backend in (two, one, two, one):
+        assert error_of_std(backend.run_batch(noise(1)), expected).max() < 1e-5
+
+
+def test_what_cannot_be_honoured_is_refused(runtime: Runtime, path: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="precision"):
+        runtime.open(path, precision="fp8")
+    with pytest.raises(ValueError, match="threads is 0"):
+        runtime.open(path, threads=0)
+    with pytest.raises(FileNotFoundError, match="make one with `fbnetv3 export`"):
+        runtime.open(tmp_path / f"missing{runtime.suffix}")
+
+
+@pytest.mark.parametrize("runtime", TABLE)
+def test_a_file_of_another_kind_is_refused(runtime: Runtime, tmp_path: Path) -> None:
+    text = tmp_path / f"text{runtime.suffix}"
+    text.write_text("no model")
+    with pytest.raises(ValueError, match=re.escape(f"text{runtime.suffix}")) as caught:
+        load(text)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES.values(), ids=lambda runtime: runtime.name)
+def test_the_table_says_what_the_file_can(runtime: Runtime) -> None:
+    file = runtime.file
+    assert (runtime.quantizer is not None) == hasattr(file, "quantize")
+    assert (runtime.written_from == "model") == hasattr(file, "export")
+    assert (runtime.written_from == "onnx" and runtime is not ONNX) == hasattr(file, "convert")
+    assert runtime_of(f"x{runtime.suffix}") is runtime
+
+
+def test_the_table_is_asked_by_name_and_by_ending() -> None:
+    assert suffixes() == tuple(runtime.suffix for runtime in RUNTIMES.values())
+    assert is_exported("a/b.onnx")
+    assert not is_exported("fbnetv3_b.ra2_in1k")
+    with pytest.raises(ValueError, match=r"x\.tflite; expected a name that ends in \.onnx, \.xml"):
+        runtime_of("x.tflite")
+    with pytest.raises(ValueError, match="'tensorrt'; expected 'onnxruntime' or 'openvino'"):
+        quantizing("tensorrt")
+
+
+def test_a_library_that_is_missing_is_named_with_its_cure(
+    small_export: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    absent = Runtime("absent", (".onnx",), "no_such_library", "onnx")
+    monkeypatch.setitem(RUNTIMES, absent.name, absent)
+    assert not absent.available()
+    assert all(entry.backend != "absent" for entry in entries([small_export.path], threads=[1]))
+    with pytest.raises(ImportError, match="pip install no_such_library"):
+        absent.load(small_export.path)
+    with pytest.raises(ImportError, match="pip install no_such_library"):
+        need("no_such_library")
+
+
+@pytest.mark.parametrize("runtime", TABLE, indirect=True)
+def test_a_photo_is_classified_with_each_exported_file(runtime: Runtime, path: Path) -> None:
+    words = ["classify", str(example_photos()[0]), "--model", str(path), "--top-k", "1"]
+    done = CliRunner().invoke(APPS["fbnetv3"], words)
+    assert done.exit_code == 0, done.output
+    assert f"model: {path}" in done.stdout
+    assert ": thing " in done.stdout
+
+
+@pytest.mark.needs("openvino")
+def test_openvino_runs_a_file_for_single_images_and_one_that_normalises(
+    small_model: FBNetV3, small_preprocess: Preprocess, tmp_path: Path
+) -> None:
+    runtime = RUNTIMES["openvino"]
+    exported = to_onnx(
+        small_model,
+        tmp_path / "one.onnx",
+        dynamic=None,
+        include_preprocess=True,
+        preprocess=small_preprocess,
+    )
+    xml = tmp_path / "one.xml"
+    runtime.file.convert(exported.path, xml)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3)).astype(np.float32) / 255
+    mean, std = (np.array(v, np.float32) for v in (small_preprocess.mean, small_preprocess.std))
+    batch = ((pixels - mean) / std).transpose(0, 3, 1, 2)
+    expected = load(exported.path).run_batch(batch)
+    assert error_of_std(load(xml).run_batch(batch), expected).max() < 1e-4
+
+
+@pytest.mark.needs("openvino")
+def test_openvino_refuses_what_it_cannot_write(small_export: Exported, tmp_path: Path) -> None:
+    convert = RUNTIMES["openvino"].file.convert
+    with pytest.raises(ValueError, match=r"name the \.xml one"):
+        convert(small_export.path, tmp_path / "x.onnx")
+    with pytest.raises(ValueError, match="cannot write"):
+        convert(small_export.path, tmp_path / "missing" / "x.xml")
+    assert not list(tmp_path.iterdir())
