@@ -179,11 +179,11 @@ def cached_teacher(
         "preprocess": json.dumps(preprocess.to_dict()),
     }
     if path.is_file():
-        found = read_metadata(path)
+        recorded = read_metadata(path)
         for name, mine in head.items():
-            if found.get(name) != mine:
+            if recorded.get(name) != mine:
                 raise ValueError(
-                    f"{path} was made with another {name}: {found.get(name)!r}, here {mine!r}; "
+                    f"{path} was made with another {name}: {recorded.get(name)!r}, here {mine!r}; "
                     "remove it or give another path"
                 )
     else:

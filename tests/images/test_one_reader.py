@@ -134,7 +134,7 @@ def i16(rgb: Pixels) -> NDArray[np.uint16]:
 def moving(kind: str) -> Callable[[Path, Pixels], None]:
     def write(path: Path, rgb: Pixels) -> None:
         frames = [Image.fromarray(thrice(values)) for values in (grey(rgb), 255 - grey(rgb))]
-        options = {"lossless": True} if kind == "webp" else {}
+        options: dict[str, Any] = {"lossless": True} if kind == "webp" else {}
         frames[0].save(path, save_all=True, append_images=frames[1:], **options)
 
     return write
@@ -232,7 +232,8 @@ def data_set(root: Path, kind: Kind, side: int) -> tuple[Path, Pixels]:
 def seen(batch: NDArray[np.float32], preprocess: Preprocess) -> NDArray[Any]:
     """Returns the pixels (H, W, 3) behind one normalised image (3, H, W)."""
     mean, std = (np.array(v).reshape(3, 1, 1) for v in (preprocess.mean, preprocess.std))
-    return np.rint((batch * std + mean) * 255).transpose(1, 2, 0)
+    pixels: NDArray[Any] = np.rint((batch * std + mean) * 255).transpose(1, 2, 0)
+    return pixels
 
 
 def trained_on(images: ImageSet, preprocess: Preprocess) -> NDArray[np.float32]:
@@ -268,7 +269,8 @@ def calibrated_on(root: Path, preprocess: Preprocess) -> NDArray[np.float32]:
     found = labelled_images(root, ("a", "b"), part="train")
     (batch,) = Reader(preprocess).batches(found.paths)
     assert found.labels == [0, 1, 1, 1]
-    return batch[0]
+    pixels: NDArray[np.float32] = batch[0]
+    return pixels
 
 
 # Photos stay files; images of up to 96 pixels and one size are held decoded.
@@ -314,7 +316,7 @@ def test_small_images_that_are_turned_to_another_shape_stay_files(tmp_path: Path
     for name, exif in (("a", None), ("b", turned)):
         (tmp_path / name).mkdir()
         for number in range(2):
-            options = {} if exif is None else {"exif": exif}
+            options: dict[str, Any] = {} if exif is None else {"exif": exif}
             image.save(tmp_path / name / f"{number}.png", **options)
     train, _ = open_train_val(tmp_path)
     assert train.pixels is None
