@@ -21,6 +21,8 @@ from fbnetv3._internal.json_record import keywords_of, read_json
 from fbnetv3._internal.messages import shown
 from fbnetv3.arch.arch import Arch, round_channels
 
+from .counting import count_candidates
+from .encoding import encoding_of
 from .gene import Gene, span
 from .layout import WIDTHS, Layout, Value, same
 from .space_checks import check_space
@@ -90,32 +92,11 @@ class Space:
 
     def cardinality(self) -> int:
         """Returns the exact number of canonical candidates: networks and recipes that differ."""
-        packed = {name for members, _ in self.packs for name in members}
-        total = 1
-        for members, _ in self.packs:
-            kinds = len(set(self._merge[self._span(members[0])].tolist())) - 1
-            total *= sum(kinds**layers for layers in range(len(members) + 1))
-        roots = [g for g in self.genes if g.when is None and g.name not in packed]
-        return total * math.prod(self._count(gene) for gene in roots)
-
-    def _span(self, name: str) -> slice:
-        column = self.column(name)
-        start = int(self.offsets[column])
-        return slice(start, start + int(self.sizes[column]))
-
-    def _count(self, gene: Gene) -> int:
-        """Returns how many ways a gene and the genes that depend on it can be set."""
-        children = [g for g in self.genes if g.when and g.when[0] == gene.name]
-        kept: set[int] = set(self._merge[self._span(gene.name)].tolist())
-        total = 0
-        for position in kept:
-            ways = 1
-            for child in children:
-                held = child.when[1] if child.when else ()
-                if any(same(gene.values[position], value) for value in held):
-                    ways *= self._count(child)
-            total += ways
-        return total
+        blocks = np.split(self._merge, self.offsets[1:])
+        kept = {
+            gene.name: set(block.tolist()) for gene, block in zip(self.genes, blocks, strict=True)
+        }
+        return count_candidates(self.genes, self.packs, kept)
 
     # Canonical form, identity
 
@@ -269,23 +250,7 @@ class Space:
     @cached_property
     def _encoding(self) -> tuple[Floats, tuple[str, ...]]:
         """Each value's columns (sum of sizes, D), and the columns' names."""
-        names: list[str] = []
-        blocks: list[Floats] = []
-        for gene in self.genes:
-            if gene.kind == "choice":
-                names += [f"{gene.name}={value}" for value in gene.values]
-                blocks.append(np.eye(len(gene.values)))
-            else:
-                grid = gene.kind.endswith("grid")
-                raw = np.array(gene.values if grid else range(len(gene.values)), np.float64)
-                names.append(gene.name)
-                blocks.append(((raw - raw.min()) / max(float(np.ptp(raw)), 1e-300))[:, None])
-        table = np.zeros((int(self.sizes.sum()), len(names)))
-        row = column = 0
-        for block in blocks:
-            table[row : row + block.shape[0], column : column + block.shape[1]] = block
-            row, column = row + block.shape[0], column + block.shape[1]
-        return table, tuple(names)
+        return encoding_of(self.genes)
 
     @property
     def columns(self) -> tuple[str, ...]:
