@@ -18,7 +18,7 @@ from fbnetv3.search.space.gene import Gene
 from fbnetv3.search.space.space import Space
 from fbnetv3.search.storage.store import Store
 from fbnetv3.search.storage.trials import Batch, Proposal
-from tests.browser import PROGRAM, chromium
+from tests.browser import chromium
 from tests.search.killable import PLAN, SPACE, toy
 
 SETTINGS = {"space": SPACE.to_dict(), "plan": PLAN.to_dict(), "objective": toy()}
@@ -190,7 +190,7 @@ def test_text_of_users_cannot_leave_its_place(tmp_path: Path) -> None:
     assert "<b>s" not in text
 
 
-@pytest.mark.skipif(PROGRAM is None, reason="no chromium on this machine")
+@pytest.mark.needs("chromium")
 def test_the_table_is_sorted_filtered_and_turned_over(tmp_path: Path) -> None:
     with make_store(tmp_path / "s", num=60) as store:
         first, second = store.trials()[:2]
