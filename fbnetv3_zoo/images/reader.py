@@ -47,6 +47,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = [_TURNS[orientation] for orientation in (5, 6, 7, 8)]
 # Format -> whether a file of it is cut short, from its first and last bytes and its size.
 _TAIL = 64
 _WHOLE: dict[str, Callable[[bytes, bytes, int], bool]] = {
@@ -112,6 +113,24 @@ def check_image(source: Path | bytes) -> tuple[int, int]:
     if isinstance(source, bytes):
         return _identified(BytesIO(source), describe(source), _checked)
     return _from_path(source, _checked)
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Returns (width, height) of what `open_image` returns, of a file that `check_image` accepts.
+
+    Raises:
+        FileNotFoundError: as `open_image`.
+        ValueError: as `open_image`.
+    """
+
+    def measured(image: Image.Image, name: str) -> tuple[int, int]:
+        # Pillow gives the size of a TIFF as it is once turned.
+        sideways = image.format != "TIFF" and _turn(image) in _SIDEWAYS
+        size = image.size[::-1] if sideways else image.size
+        _checked(image, name)
+        return size
+
+    return _from_path(path, measured)
 
 
 def describe(source: ImageSource) -> str:
@@ -217,12 +236,16 @@ def _from_pillow(image: Image.Image, name: str) -> Image.Image:
         raise _refuse(name, str(error) or type(error).__name__) from error
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _turn(image: Image.Image) -> Image.Transpose | None:
     try:
-        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+        return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     # A photo with damaged metadata is still a photo; it counts as upright.
     except Exception:
-        return image
+        return None
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    turn = _turn(image)
     return image if turn is None else image.transpose(turn)
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from fbnetv3.images.labels import example_photos
-from fbnetv3.images.reader import check_image, describe, open_image
+from fbnetv3.images.reader import check_image, describe, open_image, upright_size
 
 WIDTH, HEIGHT = 37, 23
 
@@ -86,12 +86,17 @@ def test_every_kind_of_object_gives_the_same_pixels() -> None:
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
-def test_exif_rotation_is_applied_once(kind: str, orientation: int) -> None:
+def test_exif_rotation_is_applied_once(kind: str, orientation: int, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     content = encoded(Image.fromarray(gradient()), kind, exif=exif)
     by_hand = ImageOps.exif_transpose(Image.open(io.BytesIO(content))).convert("RGB")
     assert by_hand.size == ((HEIGHT, WIDTH) if orientation > 4 else (WIDTH, HEIGHT))
+    (tmp_path / "photo").write_bytes(content)
+    assert upright_size(tmp_path / "photo") == by_hand.size
+    (tmp_path / "photo").write_bytes(content[:-40])
+    with pytest.raises(ValueError, match=r"cannot read image .*photo"):
+        upright_size(tmp_path / "photo")
     np.testing.assert_array_equal(pixels(content), np.array(by_hand))
     np.testing.assert_array_equal(pixels(Image.open(io.BytesIO(content))), np.array(by_hand))
     turned_already = Image.open(io.BytesIO(content)).convert("RGB")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,35 +112,80 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
         CocoFolder(tmp_path / "none")
 
 
-@pytest.mark.parametrize("annotated_upright", [True, False])
-def test_images_are_turned_by_their_exif_as_the_annotations_have_to_be(
-    tmp_path: Path, annotated_upright: bool
+def changed(folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
+    """Draws two images, and changes what the folder says of them."""
+    path = draw_shapes(folder, num_images=2, rng=np.random.default_rng(5)) / "annotations.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda c: c.pop("categories"), r"`categories` is missing; expected a list"),
+        (lambda c: c["images"][1].pop("file_name"), r"image 2: `file_name` is missing"),
+        (lambda c: c["images"][1].update(id="2"), r"image '2': `id` is '2'; expected an integer"),
+        (lambda c: c["annotations"][0].pop("iscrowd"),
+         r"annotation 1 of image '0001.png': `iscrowd` is missing; expected 0, or 1 for a crowd"),
+        (lambda c: c["annotations"][0].update(bbox=[]),
+         r"annotation 1 of image '0001.png': `bbox` is \[\]; expected \[x, y, width, height\]"),
+        (lambda c: c["annotations"][0].update(bbox=[1, 2, 3, "4"]), r"'0001.png': `bbox` is"),
+        (lambda c: c["annotations"][0].update(bbox=[1, 2, 3, float("nan")]), r"`bbox` is \[1, 2,"),
+        (lambda c: c["annotations"][0].update(category_id=9),
+         r"annotation 1 of image '0001.png': `category_id` is 9; expected one of 1, 2"),
+        (lambda c: c["annotations"][0].update(image_id=7),
+         r"annotation 1: `image_id` is 7; expected the `id` of an image"),
+        (lambda c: c["annotations"][0].update(image_id=[1]), r"`image_id` is \[1\]; expected"),
+        (lambda c: c["images"][1].update(width=99),
+         r"image '0002.png': `width` and `height` are 99 x 128; the file has 128 x 128 pixels"),
+    ],
+)  # fmt: skip
+def test_a_faulty_record_is_named_with_its_field_before_training(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object], said: str
 ) -> None:
-    folder = draw_shapes(tmp_path, num_images=1, rng=np.random.default_rng(5))
-    path = folder / "images" / "0001.png"
+    with pytest.raises(ValueError, match=rf"annotations\.json: .*{said}"):
+        CocoFolder(changed(tmp_path, change))
+
+
+def test_masks_need_outlines_and_scores_need_areas(tmp_path: Path) -> None:
+    changed(tmp_path, lambda c: [c["annotations"][0].pop(key) for key in ("segmentation", "area")])
+    shapes = CocoFolder(tmp_path)
+    assert len(shapes) == 2
+    with pytest.raises(ValueError, match=r"image '0001.png': `area` is missing"):
+        shapes.score({})
+    with pytest.raises(ValueError, match=r"image '0001.png': `segmentation` is missing"):
+        CocoFolder(tmp_path, masks=True)
+
+
+def test_missing_and_damaged_images_are_named_before_training(tmp_path: Path) -> None:
+    draw_shapes(tmp_path, num_images=2, rng=np.random.default_rng(5))
+    path = tmp_path / "images" / "0002.png"
+    path.write_bytes(b"no image")
+    with pytest.raises(ValueError, match=r"cannot read image .*0002\.png"):
+        CocoFolder(tmp_path)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"0002\.png"):
+        CocoFolder(tmp_path)
+
+
+def test_an_image_is_turned_as_its_exif_says(tmp_path: Path) -> None:
+    draw_shapes(tmp_path, num_images=1, side=64, rng=np.random.default_rng(5))
+    path = tmp_path / "images" / "0001.png"
+    with Image.open(path) as opened:
+        upright = opened.crop((0, 0, 64, 48))
     exif = Image.Exif()
-    exif[0x0112] = 6  # row 0 of the file is the right side
-    with Image.open(path) as drawn:
-        stored = np.asarray(drawn)[:, :100]
-    Image.fromarray(np.ascontiguousarray(stored)).save(path, exif=exif)
-    content = json.loads((folder / "annotations.json").read_text())
-    height, width = (100, 128) if annotated_upright else (128, 100)
-    content["images"][0] |= {"height": height, "width": width}
-    (folder / "annotations.json").write_text(json.dumps(content))
-    shapes = CocoFolder(folder)
-    if not annotated_upright:
-        with pytest.raises(
-            ValueError, match=r"0001\.png is 128 x 100 pixels, upright; .*100 x 128"
-        ):
-            shapes[0]
-        return
-    image, _ = shapes[0]
-    upright = stored.transpose(1, 0, 2)[:, ::-1]
-    np.testing.assert_array_equal((image * 255).round().permute(1, 2, 0).numpy(), upright)
-
-
-def test_a_damaged_image_is_named(tmp_path: Path) -> None:
-    folder = draw_shapes(tmp_path, num_images=1, rng=np.random.default_rng(5))
-    (folder / "images" / "0001.png").write_bytes(b"no image")
-    with pytest.raises(ValueError, match=r"cannot read image .*0001\.png: not an image"):
-        CocoFolder(folder)[0]
+    exif[0x0112] = 6  # turned a quarter to the right, when shown
+    upright.transpose(Image.Transpose.ROTATE_90).save(path, exif=exif)
+    content = json.loads((tmp_path / "annotations.json").read_text())
+    content["images"][0] |= {"width": 64, "height": 48}
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    image, _ = CocoFolder(tmp_path)[0]
+    assert np.array_equal(image.permute(1, 2, 0).mul(255).round().byte(), np.asarray(upright))
+    content["images"][0] |= {"width": 48, "height": 64}
+    (tmp_path / "annotations.json").write_text(json.dumps(content))
+    with pytest.raises(
+        ValueError, match=r"'0001.png': .* 48 x 64; the file has 64 x 48 pixels with its EXIF"
+    ):
+        CocoFolder(tmp_path)
