@@ -146,7 +146,7 @@ def test_the_address_of_a_table_makes_its_network(serve: Callable[[bytes], Serve
 @pytest.mark.parametrize(
     ("answer", "place", "error", "message"),
     [
-        (b"", "missing.json", FileNotFoundError, "cannot fetch http.*404.*check the address"),
+        (b"", "missing.json", FileNotFoundError, "cannot fetch http.*404.*check the URL"),
         (b"", "garbage.json", FileNotFoundError, "cannot fetch http.*: no web server; check"),
         (b"{", "cut.json", ValueError, "not valid JSON"),
         (b" " * (1 << 20) + b"{}", "large.json", ValueError, "larger than 1048576 bytes"),
@@ -247,7 +247,11 @@ def test_options_reach_the_network_and_none_means_the_default() -> None:
         ([7], {}, "model is a int; expected a name, an Arch, or the path"),
         ([None], {}, "model is a NoneType"),
         ([NANO, True], {}, "an Arch has no pretrained weights; give checkpoint="),
-        (["fbnetv3_20g", True], {}, "'fbnetv3_20g' has no pretrained weights; models with weights: "),
+        (
+            ["fbnetv3_20g", True],
+            {},
+            "'fbnetv3_20g' has no pretrained weights; models with weights: ",
+        ),
         (["fbnetv3_a", True], {"checkpoint": "a.pth"}, "exclude each other"),
         (["fbnetv3_a"], {"pad_type": "same"}, r"pad_type is not supported; .*same_padding\(\)"),
         (["fbnetv3_a"], {"out_indices": [1]}, "it needs features_only=True"),
