@@ -2,8 +2,8 @@
 
 Importing this module registers the scheme `fbnetv3://` in Detectron2's path manager. NAME is a
 model or `model.tag`. The weights are downloaded and verified as usual, converted once, and stored
-in the cache. Detectron2 reads pickled tensors, so this is the only file of the package that writes them;
-Detectron2 reads them with `weights_only`.
+in the cache. Detectron2 reads pickled tensors, so this is the only file of the package that writes
+them; Detectron2 reads them with `weights_only`.
 """
 
 from __future__ import annotations
