@@ -238,9 +238,7 @@ class FBNetV3(nn.Module):
         if output_fmt != "NCHW":
             raise ValueError(f"output_fmt is {output_fmt!r}; expected 'NCHW'")
         if stop_early and not intermediates_only:
-            raise ValueError(
-                "stop_early=True needs intermediates_only=True, as it skips the last map"
-            )
+            raise ValueError("stop_early needs intermediates_only=True, as it skips the last map")
         taps = self._taps(extra_blocks)
         wanted = [taps[n] for n in take_indices(len(taps), indices)]
         found = {}

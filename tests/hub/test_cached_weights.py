@@ -239,7 +239,7 @@ def test_a_file_that_always_comes_short_is_one_error(host: Host, tmp_path: Path)
 
 def test_without_length_or_hash_nothing_is_taken(host: Host, tmp_path: Path) -> None:
     host.with_length = False
-    with pytest.raises(FetchError, match="without a length or hash"):
+    with pytest.raises(FetchError, match="has no length or hash"):
         CachedWeights(record(host.url), cache_dir=tmp_path).path()
     sha256 = hashlib.sha256(host.content).hexdigest()
     known = record(host.url, source=Url(url=host.url, sha256=sha256))

@@ -146,7 +146,7 @@ def test_the_address_of_a_table_makes_its_network(serve: Callable[[bytes], Serve
 @pytest.mark.parametrize(
     ("answer", "place", "error", "message"),
     [
-        (b"", "missing.json", FileNotFoundError, "cannot fetch http.*404.*check the address"),
+        (b"", "missing.json", FileNotFoundError, "cannot fetch http.*404.*check the URL"),
         (b"", "garbage.json", FileNotFoundError, "cannot fetch http.*: no web server; check"),
         (b"{", "cut.json", ValueError, "not valid JSON"),
         (b" " * (1 << 20) + b"{}", "large.json", ValueError, "larger than 1048576 bytes"),

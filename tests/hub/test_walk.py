@@ -96,7 +96,7 @@ def create(name: str) -> Walk:
 
 
 def test_the_walk_is_seen(official: str) -> None:
-    assert "hub/cached_weights.py _bring -> hub/download.py download" in create(official).calls
+    assert "hub/cached_weights.py _fetch -> hub/download.py download" in create(official).calls
 
 
 def test_weights_are_fetched_converted_and_loaded_by_few_calls(official: str) -> None:
