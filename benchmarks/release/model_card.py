@@ -2,7 +2,7 @@
 
     python -m benchmarks.release.model_card
 
-A test compares the file with what this makes, so that neither can drift.
+A test fails if the file differs from what this generates.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fbnetv3.arch.tables import ARCHS
 from fbnetv3.hub.weights import WEIGHTS, Weights
 
 CARD = ROOT / "MODEL_CARD.md"
-# By label list: the hub's name of the data set, its display name, and the images that were judged.
+# By label list: the hub's name of the data set, its display name, and the split that was evaluated.
 DATASETS = {
     "imagenet1k": ("imagenet-1k", "ImageNet-1k", "validation"),
     "cifar10": ("cifar10", "CIFAR-10", "test"),
@@ -28,10 +28,10 @@ DATASETS = {
 
 
 def metadata() -> str:
-    """Returns the head of the card in the form of the Hugging Face hub, as YAML between its marks.
+    """Returns the YAML front matter of the card, as the Hugging Face hub expects it.
 
-    Every weight is one entry of the model index, whose metrics name who measured them.
-    The licence is "other", because some of the listed weights forbid commercial use.
+    Each set of weights is an entry of the model index, whose metrics name who measured them.
+    The license is "other", because some of the listed weights forbid commercial use.
     """
     data: dict[str, Any] = {
         "license": "other",
@@ -74,7 +74,7 @@ def _in_order() -> list[Weights]:
 
 
 def networks() -> str:
-    """Returns the networks with their costs for one image, as a Markdown table."""
+    """Returns the models with their costs per image, as a Markdown table."""
     rows = []
     for name, arch in ARCHS.items():
         c = count(arch)
@@ -88,12 +88,12 @@ def networks() -> str:
                 f"{c.params:,}",
             )
         )
-    head = ("network", "input", "MACs (M)", "fvcore (M)", "weights (M)", "all parameters")
+    head = ("model", "input size", "MACs (M)", "fvcore (M)", "weights (M)", "params")
     return _table(head, rows)
 
 
 def weights() -> str:
-    """Returns the trained weights with their accuracy, who measured it, and licence."""
+    """Returns the trained weights with their accuracy, who measured it, and license."""
     rows = []
     for w in _in_order():
         p = w.preprocess
@@ -110,7 +110,7 @@ def weights() -> str:
             )
         )
     head = ("weights", "data", "resize -> crop", "top-1 (%)", "top-5 (%)", "measured by")
-    return _table((*head, "licence", "from"), rows)
+    return _table((*head, "license", "source"), rows)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -119,10 +119,10 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def render(text: str) -> str:
-    """Returns the card's text with its metadata and its tables made anew.
+    """Returns the card's text with its metadata and its tables regenerated.
 
     Raises:
-        ValueError: a table's marks are not there.
+        ValueError: the markers of a table are missing.
     """
     for name, table in (("networks", networks()), ("weights", weights())):
         text = with_block(text, name, table)
