@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from fbnetv3.measure.latency import environment
+from fbnetv3.measure.environment import environment
 
 
 def conditions() -> dict[str, Any]:

@@ -27,7 +27,8 @@ from fbnetv3.deploy.artefact import Artefact
 from fbnetv3.deploy.parity import as_pixels
 from fbnetv3.deploy.runtimes import RUNTIMES, Runtime, read_artefact
 
-from .latency import Latency, environment, measure
+from .environment import environment
+from .latency import Latency, measure
 from .runners import Runner, file_runner, noise_for, torch_runner
 
 if TYPE_CHECKING:

@@ -8,21 +8,17 @@ makes functions of models.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fbnetv3.deploy.runtimes import RUNTIMES
+from .environment import load_1min, read_text
 
 # Warm-up ends when the medians of two successive windows differ by less than this.
 _STEADY = 0.02
@@ -32,28 +28,6 @@ _MAX_IQR = 0.15
 # So many processors may be at other work.
 _MAX_BUSY = 0.3
 _BOOTSTRAPS = 1000
-_PACKAGES = [
-    "fbnetv3-zoo",
-    "numpy",
-    "torch",
-    "torchvision",
-    "timm",
-    "onnx",
-    "onnxruntime-gpu",
-    *dict.fromkeys(part for r in RUNTIMES.values() for part in (r.library, r.quantizer) if part),
-]
-_FLAGS = [
-    "avx2",
-    "avx512f",
-    "avx512_vnni",
-    "avx_vnni",
-    "avx512_bf16",
-    "amx_bf16",
-    "amx_int8",
-    "asimd",
-    "bf16",
-    "i8mm",
-]
 
 
 def _nothing() -> None:
@@ -267,7 +241,7 @@ def busy_processors(seconds: float = 0.25) -> float:
     """
     before = _busy_ticks()
     if before is None:
-        return max(0.0, _load() - (os.cpu_count() or 1))
+        return max(0.0, load_1min() - (os.cpu_count() or 1))
     time.sleep(seconds)
     after = _busy_ticks()
     return 0.0 if after is None else (after - before) / os.sysconf("SC_CLK_TCK") / seconds
@@ -275,67 +249,8 @@ def busy_processors(seconds: float = 0.25) -> float:
 
 def _busy_ticks() -> int | None:
     """Returns the clock ticks that all processors together have worked, on Linux."""
-    first = _read("/proc/stat").splitlines()[:1]
+    first = read_text("/proc/stat").splitlines()[:1]
     if not first or not first[0].startswith("cpu "):
         return None
     user, nice, system, _idle, _waiting, *rest = map(int, first[0].split()[1:])
     return user + nice + system + sum(rest[:3])
-
-
-def _load() -> float:
-    """Returns how many processes wanted a processor in the last minute; 0 where unknown."""
-    try:
-        return os.getloadavg()[0]
-    except (AttributeError, OSError):
-        return 0.0
-
-
-def environment() -> dict[str, Any]:
-    """Returns what a latency depends on besides the network: machine, load, versions."""
-    found: dict[str, Any] = {
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "load_1min": round(_load(), 2),
-        "num_cpus": os.cpu_count(),
-        **_processor(),
-    }
-    governor = _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
-    quota = _read("/sys/fs/cgroup/cpu.max")
-    found |= {"governor": governor or "unknown", "cgroup_cpu_max": quota or "none"}
-    with contextlib.suppress(AttributeError):  # not on macOS and Windows
-        found["affinity"] = len(os.sched_getaffinity(0))
-    for package in _PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found | _gpu()
-
-
-def _processor() -> dict[str, Any]:
-    pairs: dict[str, str] = {}
-    for line in _read("/proc/cpuinfo").splitlines():
-        key, _, value = line.partition(":")
-        pairs.setdefault(key.strip(), value.strip())
-    flags = set((pairs.get("flags") or pairs.get("Features") or "").split())
-    return {
-        "cpu": pairs.get("model name") or platform.processor() or platform.machine(),
-        "cpu_flags": [flag for flag in _FLAGS if flag in flags],
-    }
-
-
-def _gpu() -> dict[str, Any]:
-    import sys
-
-    # Whoever measures on a GPU has imported torch; a CPU measurement need not pay for it.
-    torch: Any = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available():
-        return {}
-    return {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8").strip()
-    except OSError:
-        return ""

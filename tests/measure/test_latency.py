@@ -18,12 +18,12 @@ from fbnetv3.deploy.artefact import Artefact
 from fbnetv3.deploy.export import Exported
 from fbnetv3.deploy.parity import error_of_std
 from fbnetv3.measure.bench import Entry, Row, best, entries, peak_memory, sweep, write_rows
+from fbnetv3.measure.environment import environment
 from fbnetv3.measure.latency import (
     Contestant,
     Latency,
     _busy_ticks,
     busy_processors,
-    environment,
     measure,
 )
 from fbnetv3.measure.plot import draw, pareto, plot_rows
