@@ -34,17 +34,23 @@ def list_(
     filter: Annotated[
         str, typer.Argument(help="Pattern such as 'fbnetv3_*'.", autocompletion=completion.models)
     ] = "",
-    pretrained: Annotated[bool, typer.Option(help="List trained weights, not models.")] = False,
+    pretrained: Annotated[
+        bool, typer.Option(help="List pretrained weights instead of models.")
+    ] = False,
     license: License = None,
-    max_macs: Annotated[float | None, typer.Option(help="In millions.")] = None,
-    max_params: Annotated[float | None, typer.Option(help="In millions.")] = None,
-    min_top1: Annotated[float | None, typer.Option(help="In percent.")] = None,
+    max_macs: Annotated[float | None, typer.Option(help="Maximum MACs, in millions.")] = None,
+    max_params: Annotated[
+        float | None, typer.Option(help="Maximum number of parameters, in millions.")
+    ] = None,
+    min_top1: Annotated[
+        float | None, typer.Option(help="Minimum top-1 accuracy, in percent.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """List models, or trained weights within limits.
+    """List models, or pretrained weights within limits.
 
-    Plain, it lists networks with their cost at the published resolution. With --pretrained,
-    --license or a limit it lists trained weights, the most accurate first. Writes nothing.
+    By default, lists models with their cost at the published resolution. With --pretrained,
+    --license or a limit lists pretrained weights, the most accurate first. Writes nothing.
 
     Examples:
         fbnetv3 list
@@ -100,15 +106,15 @@ def info(
     name: Annotated[
         str,
         typer.Argument(
-            help="Model, weights model.tag, local-dir:DIR, or JSON.", autocompletion=TABLES
+            help="Model, model.tag, local-dir:DIR, or architecture JSON.", autocompletion=TABLES
         ),
     ],
     json: Json = False,
 ) -> None:
-    """Show a network's table, cost, weights and their licences.
+    """Show a model's architecture, cost, weights and their licenses.
 
-    The table is the published one, row by row; weights come with their accuracy, who measured it,
-    the licence and the source. Writes nothing.
+    The architecture is the published one, row by row; weights come with their
+    accuracy, who measured it, the license and the source. Writes nothing.
 
     Examples:
         fbnetv3 info fbnetv3_e
@@ -178,26 +184,28 @@ def _described(name: str) -> tuple[Arch, dict[str, int], str | None]:
 
 @app.command()
 def classify(
-    images: Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.")],
+    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
     model: Annotated[
         str | None,
         typer.Option(
-            help="Name, name.tag, local-dir:DIR, or an exported file.",
+            help="Model, model.tag, local-dir:DIR, or an exported file.",
             autocompletion=completion.any_of(completion.networks, completion.files(*suffixes())),
         ),
     ] = None,
-    embedded: Annotated[bool, typer.Option(help=f"Use {EMBEDDED}, inside the package.")] = False,
-    top_k: Annotated[int, typer.Option(help="Classes to show.")] = 5,
-    batch_size: Annotated[int, typer.Option(help="Images a run of the network.")] = 16,
-    threads: Annotated[int, typer.Option(help="Inference threads.")] = 1,
+    embedded: Annotated[
+        bool, typer.Option(help=f"Use {EMBEDDED}, which ships with the package.")
+    ] = False,
+    top_k: Annotated[int, typer.Option(help="Number of classes to show per image.")] = 5,
+    batch_size: Annotated[int, typer.Option(help="Batch size.")] = 16,
+    threads: Annotated[int, typer.Option(help="Number of inference threads.")] = 1,
     license: Policy = None,
     offline: Offline = None,
     cache_dir: CacheDir = None,
     json: Json = False,
 ) -> None:
-    """Say what is on photos.
+    """Classify images.
 
-    A photo that cannot be read is named and the others go on; the exit code is then 1. Without
+    An image that cannot be read is reported and skipped; the exit code is then 1. Without
     --model and --embedded, ImageNet weights from the hub answer, or the embedded ones where no hub
     is reachable; the output says which. Writes nothing but fetched weights, to the cache.
 
@@ -288,11 +296,11 @@ def flops(
     name: Annotated[
         str,
         typer.Argument(
-            help="Model, weights model.tag, local-dir:DIR, or JSON.", autocompletion=TABLES
+            help="Model, model.tag, local-dir:DIR, or architecture JSON.", autocompletion=TABLES
         ),
     ],
     resolution: Annotated[
-        int | None, typer.Option("--resolution", "-r", help="Input side in pixels.")
+        int | None, typer.Option("--resolution", "-r", help="Input resolution, in pixels.")
     ] = None,
     layers: Annotated[bool, typer.Option(help="Show every layer.")] = False,
     json: Json = False,
@@ -328,7 +336,7 @@ def flops(
 
 @app.command()
 def doctor(json: Json = False) -> None:
-    """Look at the installation and name the cure for what is wrong.
+    """Check the installation and suggest fixes.
 
     Versions, whether torch and torchvision fit each other, providers of onnxruntime, the cache,
     threads. Writes nothing; exit code 1 if something is wrong.

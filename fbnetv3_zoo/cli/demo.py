@@ -16,23 +16,27 @@ def demo(
     model: Annotated[
         str,
         typer.Option(
-            help="Name, name.tag, local-dir:DIR, or an exported .onnx file.",
+            help="Model, model.tag, local-dir:DIR, or an exported .onnx file.",
             autocompletion=completion.any_of(completion.networks, completion.files(".onnx")),
         ),
     ] = EMBEDDED,
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write; default: one in the cache.")
+        Path | None, typer.Option(help="Output folder; default: one in the cache.")
     ] = None,
-    serve: Annotated[bool, typer.Option(help="Serve the folder on this machine.")] = True,
-    open_: Annotated[bool, typer.Option("--open/--no-open", help="Open the browser.")] = True,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 8765,
+    serve: Annotated[bool, typer.Option(help="Serve the page on this machine.")] = True,
+    open_: Annotated[
+        bool, typer.Option("--open/--no-open", help="Open the page in a browser.")
+    ] = True,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to serve on; 0 picks a free one.")
+    ] = 8765,
     runtime: Annotated[
-        Path | None, typer.Option(help="onnxruntime-web's tarball; default: fetched once.")
+        Path | None, typer.Option(help="Tarball of onnxruntime-web; default: downloaded once.")
     ] = None,
     offline: Offline = None,
     cache_dir: CacheDir = None,
 ) -> None:
-    """Build a page that classifies photos in the browser, and show it.
+    """Build and serve a page that classifies images in the browser.
 
     No photo leaves the browser: the page runs the network itself. Writes a folder of static files,
     about 43 MB, nearly all of it onnxruntime-web, which is fetched once. Ctrl-C ends the serving.

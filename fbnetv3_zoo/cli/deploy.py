@@ -28,7 +28,7 @@ def export(
     model: Annotated[
         str,
         typer.Argument(
-            help="Name, name.tag, arch.json, local-dir:DIR, ...",
+            help="Model, model.tag, arch.json, local-dir:DIR, ...",
             autocompletion=completion.any_of(completion.networks, completion.files(".json")),
         ),
     ],
@@ -37,26 +37,28 @@ def export(
         typer.Option(
             "--output",
             "-o",
-            help="File to write; its ending chooses the runtime: "
+            help="Output file; its extension selects the runtime: "
             + ", ".join(f"{one.suffix} ({one.name})" for one in RUNTIMES.values())
             + ".",
             autocompletion=completion.endings(*suffixes()),
         ),
     ],
     pretrained: Annotated[
-        bool | None, typer.Option(help="Load the trained weights; default: if the name has any.")
+        bool | None, typer.Option(help="Load pretrained weights; default: if the model has any.")
     ] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="Weights to load instead.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint to load instead.")] = None,
     dynamic: Annotated[
-        Literal[Dynamic, "none"], typer.Option(help="Free sides of the input.")
+        Literal[Dynamic, "none"], typer.Option(help="Dynamic axes of the input.")
     ] = "batch",
-    precision: Annotated[Precision, typer.Option(help="Of weights and arithmetic.")] = "fp32",
-    opset: Annotated[int, typer.Option(help="18 or later.")] = 18,
+    precision: Annotated[
+        Precision, typer.Option(help="Precision of weights and arithmetic.")
+    ] = "fp32",
+    opset: Annotated[int, typer.Option(help="ONNX opset, 18 or later.")] = 18,
     include_preprocess: Annotated[
-        bool, typer.Option(help="Take uint8 (N, H, W, 3) and normalise in the graph.")
+        bool, typer.Option(help="Take uint8 (N, H, W, 3) images and normalize in the graph.")
     ] = False,
     check_target: Annotated[
-        bool, typer.Option(help="Report what mobile providers and TensorRT take of it.")
+        bool, typer.Option(help="Report which operators mobile providers and TensorRT support.")
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -149,17 +151,19 @@ def quantize(
     file: Annotated[
         Path,
         typer.Argument(
-            help="An fp32 file that `fbnetv3 export` wrote.",
+            help="An fp32 file written by `fbnetv3 export`.",
             autocompletion=completion.files(ONNX.suffix),
         ),
     ],
-    calib: Annotated[Path, typer.Option(help="Folder of images like those of later use.")],
+    calib: Annotated[
+        Path, typer.Option(help="Folder of calibration images, like those seen in use.")
+    ],
     output: Annotated[
         Path,
         typer.Option(
             "--output",
             "-o",
-            help="File to write; its ending chooses the runtime: "
+            help="Output file; its extension selects the runtime: "
             + " or ".join(f"{one.suffix} ({one.name})" for one in _QUANTIZING)
             + ".",
             autocompletion=completion.endings(*(one.suffix for one in _QUANTIZING)),
@@ -167,28 +171,30 @@ def quantize(
     ],
     evaluate: Annotated[
         Path | None,
-        typer.Option(help="Folder to judge the result on; folders called after classes: labels."),
+        typer.Option(help="Folder of evaluation images; class folders give the labels."),
     ] = None,
     runtime: Annotated[
         str | None,
         typer.Option(
-            help="Runtime that is to run it; default: by the output's ending.",
+            help="Target runtime; default: by the output's extension.",
             autocompletion=completion.choices(*(one.name for one in _QUANTIZING)),
         ),
     ] = None,
     method: Annotated[
         CalibrationMethod | None,
-        typer.Option(help="How ranges are taken; default: what agrees best."),
+        typer.Option(help="Calibration method; default: the one that agrees best."),
     ] = None,
     max_drop: Annotated[
-        float | None, typer.Option(help="Most points of top-1 that may be lost; else refused.")
+        float | None, typer.Option(help="Maximum drop of top-1 accuracy, in points.")
     ] = None,
-    sensitivity: Annotated[bool, typer.Option(help="Measure what each layer costs.")] = True,
-    latency: Annotated[bool, typer.Option(help="Measure the speed against fp32.")] = True,
-    threads: Annotated[int, typer.Option(help="For that measurement.")] = 1,
+    sensitivity: Annotated[
+        bool, typer.Option(help="Measure the accuracy lost by each layer.")
+    ] = True,
+    latency: Annotated[bool, typer.Option(help="Measure the speedup over fp32.")] = True,
+    threads: Annotated[int, typer.Option(help="Number of threads of the speed measurement.")] = 1,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    r"""Make an int8 file, judge it, and say whether it pays here.
+    r"""Quantize an exported model to int8; measure accuracy and speed.
 
     Writes OUTPUT. It is calibrated on images, judged on others against fp32, and its speed measured
     on this machine; with --max-drop the layers that cost most stay in float until it holds.

@@ -30,41 +30,46 @@ def latency(
     models: Annotated[
         list[str],
         typer.Argument(
-            help="Names, or exported files.",
+            help="Models, or exported files.",
             autocompletion=completion.any_of(completion.networks, completion.files(*suffixes())),
         ),
     ],
     backend: Annotated[
         list[str] | None,
         typer.Option(
-            help="Torch's to add: torch, torch-optimized, torch-compile, ...; repeatable",
+            help="PyTorch backends to add: torch, torch-optimized, torch-compile, ...; repeatable.",
             autocompletion=completion.choices(*get_args(TorchBackend)),
         ),
     ] = None,
-    batch: Annotated[list[int] | None, typer.Option(help="Images a run; repeatable.")] = None,
+    batch: Annotated[list[int] | None, typer.Option(help="Batch size; repeatable.")] = None,
     threads: Annotated[
-        list[int] | None, typer.Option(help="Repeatable; default: one, and all there are.")
+        list[int] | None,
+        typer.Option(help="Number of threads; repeatable. Default: 1, and all cores."),
     ] = None,
     images: Annotated[
         Path | None,
-        typer.Option(help="Folder for agreement, and accuracy if its folders are classes."),
+        typer.Option(help="Images to measure agreement, and accuracy if in class folders."),
     ] = None,
     pretrained: Annotated[
-        bool | None, typer.Option(help="Load the trained weights; default: with --images.")
+        bool | None, typer.Option(help="Load pretrained weights; default: with --images.")
     ] = None,
     best: Annotated[
-        bool, typer.Option(help="Print the fastest way that keeps the accuracy.")
+        bool, typer.Option(help="Print the fastest backend that keeps the accuracy.")
     ] = False,
     memory: Annotated[bool, typer.Option(help="Also measure peak memory.")] = False,
-    min_runs: Annotated[int, typer.Option(help="Samples of each.")] = 100,
-    seconds: Annotated[float, typer.Option(help="Limit for each network and batch size.")] = 60.0,
+    min_runs: Annotated[int, typer.Option(help="Minimum number of timed runs per backend.")] = 100,
+    seconds: Annotated[
+        float, typer.Option(help="Time limit per model and batch size, in seconds.")
+    ] = 60.0,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Append rows to this JSON Lines file.")
+        Path | None, typer.Option("--output", "-o", help="Append results to this JSON Lines file.")
     ] = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw a .svg or .png.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Write a plot to this .svg or .png file.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    r"""Measure ways of running networks against each other here.
+    r"""Benchmark inference backends on this machine.
 
     Every backend that is installed takes its turn; rows have median, spread and agreement. Writes
     nothing unless asked to: --output appends rows, --plot draws them.

@@ -17,16 +17,18 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 License = Annotated[
     str | None,
     typer.Option(
-        help="'commercial' leaves out what forbids it, or an SPDX name.",
+        help="'commercial' (weights that allow it), or an SPDX name.",
         autocompletion=completion.licenses,
     ),
 ]
 Policy = Annotated[
     str | None,
     typer.Option(
-        help="'commercial' refuses weights that forbid it.",
+        help="'commercial' refuses weights that forbid commercial use.",
         autocompletion=completion.choices("commercial"),
     ),
 ]
-Offline = Annotated[bool | None, typer.Option(help="Never reach for the network.")]
-CacheDir = Annotated[Path | None, typer.Option(help="Folder of weights, not the usual cache.")]
+Offline = Annotated[bool | None, typer.Option(help="Do not access the network.")]
+CacheDir = Annotated[
+    Path | None, typer.Option(help="Cache folder of weights, in place of the default one.")
+]

@@ -15,14 +15,14 @@ from .options import TABLES, CacheDir, Json, License
 def fetch(
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="Weights, or models.", autocompletion=completion.networks),
+        typer.Argument(help="Weights (model.tag), or models.", autocompletion=completion.networks),
     ] = None,
-    all_: Annotated[bool, typer.Option("--all", help="Everything in the table.")] = False,
+    all_: Annotated[bool, typer.Option("--all", help="Download all weights.")] = False,
     license: License = None,
     cache_dir: CacheDir = None,
     json: Json = False,
 ) -> None:
-    """Bring weights onto this machine, verified.
+    """Download weights and verify them.
 
     Writes to the cache, or --cache-dir, and says where. A download that was cut goes on where it
     was; a file whose SHA-256 is not the recorded one is refused.
@@ -67,27 +67,25 @@ def convert(
     source: Annotated[
         Path,
         typer.Argument(
-            help="Checkpoint in any of the three layouts.",
+            help="Checkpoint in the official, timm's or our layout.",
             autocompletion=completion.files(".safetensors", ".pth", ".pt", ".bin", ".ckpt"),
         ),
     ],
     target: Annotated[
         Path,
         typer.Argument(
-            help="File to write, .safetensors.", autocompletion=completion.endings(".safetensors")
+            help="Output file, .safetensors.", autocompletion=completion.endings(".safetensors")
         ),
     ],
     model: Annotated[
         str,
-        typer.Option(
-            help="Model, or architecture JSON, that it belongs to.", autocompletion=TABLES
-        ),
+        typer.Option(help="Model, or architecture JSON, of the checkpoint.", autocompletion=TABLES),
     ],
     to: Annotated[
         Literal["fbnetv3", "official", "timm"], typer.Option(help="Layout to write.")
     ] = "fbnetv3",
     force: Annotated[
-        bool, typer.Option(help="Write timm's layout although timm's network computes otherwise.")
+        bool, typer.Option(help="Write timm's layout even if timm's model computes differently.")
     ] = False,
 ) -> None:
     r"""Convert a checkpoint to our layout, the official or timm's.
@@ -127,9 +125,7 @@ def convert(
 def verify(
     names: Annotated[
         list[str],
-        typer.Argument(
-            help="Models, or weights that were fetched.", autocompletion=completion.networks
-        ),
+        typer.Argument(help="Models, or downloaded weights.", autocompletion=completion.networks),
     ],
     cache_dir: CacheDir = None,
     json: Json = False,

@@ -25,7 +25,7 @@ def predict(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Predict the labels of candidates; trains nothing.
+    """Predict the accuracy of candidates, without training.
 
     The search's predictor answers with a mean, its uncertainty and the costs of each candidate.
     Writes nothing.
@@ -68,7 +68,7 @@ def evolve(
     folder: Folder,
     limit: Limits = None,
     latency: Latency = None,
-    show: Annotated[int, typer.Option(help="Candidates of each limit.")] = 3,
+    show: Annotated[int, typer.Option(help="Number of candidates per limit.")] = 3,
     as_json: AsJson = False,
 ) -> None:
     """Find the best predicted candidates for new limits.
@@ -129,7 +129,8 @@ def report(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="File; default report.html there.", autocompletion=completion.endings(".html")
+            help="Output file; default: FOLDER/report.html.",
+            autocompletion=completion.endings(".html"),
         ),
     ] = None,
 ) -> None:
@@ -156,13 +157,13 @@ def export(
         str | None, typer.Option(help="Storage for an Optuna study, such as sqlite:///study.db.")
     ] = None,
     csv: Annotated[
-        Path | None, typer.Option(help="All labels as CSV, which `--labels` reads again.")
+        Path | None, typer.Option(help="Write all labels as CSV, which `--labels` reads.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for each limit's architecture, recipe, weights.")
+        Path | None, typer.Option(help="Write each limit's architecture, recipe and weights here.")
     ] = None,
 ) -> None:
-    """Write answers or trials for other programs.
+    """Export results or trials for other programs.
 
     --out writes a folder for each limit with architecture.json, recipe.json and, of a search that
     trained, network/; --csv writes all labels; --optuna (an optional part) writes a study.

@@ -47,50 +47,64 @@ def run(
     space: Annotated[
         str,
         typer.Option(
-            help="Name of a shipped space, or space.json; with --table its JSON.",
+            help="Built-in space, or space.json; with --table, the space of the table.",
             autocompletion=A_SPACE,
         ),
     ],
     table: Annotated[
         Path | None,
-        typer.Option(help="Labels that were measured before.", autocompletion=TABLES),
+        typer.Option(
+            help="Table of measured labels to search instead of training.", autocompletion=TABLES
+        ),
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Images to train on: class folders, train/, CIFAR-10, parquet."),
+        typer.Option(help="Training images: class folders, train/, CIFAR-10, or parquet."),
     ] = None,
     objective: Annotated[
         str | None,
-        typer.Option(help="module:name or file.py:name.", autocompletion=completion.files(".py")),
+        typer.Option(
+            help="Custom objective, as module:name or file.py:name.",
+            autocompletion=completion.files(".py"),
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None,
         typer.Option(
             "--set",
-            help="Of the objective, as field=value; with --data: num_classes, num_train, num_val, "
-            "split_seed, device, recipe.",
+            help="Setting of the objective, as field=value; with --data: num_classes, "
+            "num_train, num_val, split_seed, device, recipe.",
         ),
     ] = None,
     limit: Limits = None,
-    within: Annotated[str, typer.Option(help="What every candidate keeps: macs>=4e8,...")] = "",
-    seed: Annotated[int, typer.Option(help="Of every choice.")] = 0,
-    pool: Annotated[int, typer.Option(help="Candidates that rounds choose from.")] = 20_000,
-    batch: Annotated[int, typer.Option(help="Trials of a round.")] = 48,
-    rounds: Annotated[int, typer.Option(help="Rounds after the random first one.")] = 5,
+    within: Annotated[
+        str, typer.Option(help="Constraint on every candidate, such as macs>=4e8.")
+    ] = "",
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+    pool: Annotated[
+        int, typer.Option(help="Size of the pool that candidates are chosen from.")
+    ] = 20_000,
+    batch: Annotated[int, typer.Option(help="Number of trials per round.")] = 48,
+    rounds: Annotated[int, typer.Option(help="Number of rounds after the random first one.")] = 5,
     epochs: Annotated[
-        int, typer.Option(help=f"Of a full training; 0: the objective's, of --data {_EPOCHS}.")
+        int,
+        typer.Option(
+            help=f"Epochs of a full training; 0: the objective's default, for --data {_EPOCHS}."
+        ),
     ] = 0,
-    early_stop: Annotated[bool, typer.Option(help="Shorten trainings where ranks allow.")] = True,
+    early_stop: Annotated[
+        bool, typer.Option(help="Shorten trainings if the ranking of candidates allows it.")
+    ] = True,
     bins: Bins = None,
-    bin_by: Annotated[str, typer.Option(help="The cost that rounds are spread over.")] = "",
+    bin_by: Annotated[str, typer.Option(help="Cost that the bins divide.")] = "",
     predictor: Predictor = "auto",
-    top: Annotated[int, typer.Option(help="Candidates a limit that are trained again.")] = 5,
-    final_seeds: Annotated[int, typer.Option(help="Seeds of that.")] = 3,
+    top: Annotated[int, typer.Option(help="Candidates per limit to retrain.")] = 5,
+    final_seeds: Annotated[int, typer.Option(help="Number of seeds per retrained candidate.")] = 3,
     latency: Latency = None,
     labels: Annotated[
         list[Path] | None,
         typer.Option(
-            help="CSV of labels to learn from; repeatable.",
+            help="CSV of earlier labels to learn from; repeatable.",
             autocompletion=completion.files(".csv"),
         ),
     ] = None,
@@ -106,7 +120,7 @@ def run(
     timeout: Timeout = None,
     as_json: AsJson = False,
 ) -> None:
-    r"""Start a search and carry it to its end.
+    r"""Run a search.
 
     One objective gives the labels: --data trains networks, --table looks them up, --objective asks
     your own code. Writes FOLDER: the database, every trial's results, answers and report.html.
@@ -162,7 +176,7 @@ def resume(
     labels: Annotated[
         list[Path] | None,
         typer.Option(
-            help="CSV of further labels to learn from.", autocompletion=completion.files(".csv")
+            help="CSV of more labels to learn from.", autocompletion=completion.files(".csv")
         ),
     ] = None,
     workers: Workers = 1,
@@ -177,7 +191,7 @@ def resume(
     timeout: Timeout = None,
     as_json: AsJson = False,
 ) -> None:
-    """Go on with a search that was stopped, killed or has failed.
+    """Resume a search that was stopped, was killed or has failed.
 
     The result is the one of an undisturbed search. Options of the engine are not remembered: give
     them again. Writes FOLDER, as `run` does; of a finished search only answers and report, again.
@@ -201,7 +215,7 @@ def resume(
 
 
 def status(folder: Folder, as_json: AsJson = False) -> None:
-    """Say how far a search is; it may be running.
+    """Show the progress of a search, also while it runs.
 
     Rounds, trials, and the best label within each limit so far. Writes nothing.
 

@@ -16,7 +16,7 @@ from .words import A_SPACE, TABLES, AsJson, Bins, Limits, Predictor, cost_names,
 def space(
     name: Annotated[
         str,
-        typer.Argument(help="Name of a shipped space, or space.json.", autocompletion=A_SPACE),
+        typer.Argument(help="Built-in space, or space.json.", autocompletion=A_SPACE),
     ],
     as_json: AsJson = False,
 ) -> None:
@@ -50,22 +50,22 @@ def bench(
     table: Annotated[
         Path,
         typer.Option(
-            help="Labels, see `fbnetv3.search.execution.objective`.", autocompletion=TABLES
+            help="Table of labels; see `fbnetv3.search.execution.objective`.", autocompletion=TABLES
         ),
     ],
     space: Annotated[
         Path,
-        typer.Option(help="The table's space as JSON.", autocompletion=completion.files(".json")),
+        typer.Option(help="Space of the table, as JSON.", autocompletion=completion.files(".json")),
     ],
-    seeds: Annotated[int, typer.Option(help="Searches, each with a seed of its own.")] = 20,
+    seeds: Annotated[int, typer.Option(help="Number of searches, each with its own seed.")] = 20,
     limit: Limits = None,
-    batch: Annotated[int, typer.Option(help="Trials of a round.")] = 48,
-    rounds: Annotated[int, typer.Option(help="Rounds after the random first one.")] = 4,
+    batch: Annotated[int, typer.Option(help="Number of trials per round.")] = 48,
+    rounds: Annotated[int, typer.Option(help="Number of rounds after the random first one.")] = 4,
     predictor: Predictor = "auto",
     bins: Bins = None,
     as_json: AsJson = False,
 ) -> None:
-    r"""Measure the search on a table of labels.
+    r"""Benchmark the search on a table of labels.
 
     It searches the table once for each seed and prints the regret, the distance to the best label
     within the limit, after each round and at the end. Writes nothing.
@@ -109,25 +109,27 @@ def latency_table(
     out: Annotated[
         Path,
         typer.Argument(
-            help="File; goes on where an earlier run ended.",
+            help="Output file; an interrupted run is resumed.",
             autocompletion=completion.endings(".json"),
         ),
     ],
     space: Annotated[
         str,
-        typer.Option(help="Name of a shipped space, or space.json.", autocompletion=A_SPACE),
+        typer.Option(help="Built-in space, or space.json.", autocompletion=A_SPACE),
     ],
     device: Annotated[
         str,
-        typer.Option(help="cpu or cuda.", autocompletion=completion.choices("cpu", "cuda")),
+        typer.Option(
+            help="Device to measure, cpu or cuda.", autocompletion=completion.choices("cpu", "cuda")
+        ),
     ] = "cpu",
-    images: Annotated[int, typer.Option("--batch", help="Images at once.")] = 1,
+    images: Annotated[int, typer.Option("--batch", help="Batch size.")] = 1,
     networks: Annotated[
-        int, typer.Option(help="Networks to correct and to judge the sum by.")
+        int, typer.Option(help="Number of models to fit and test the correction on.")
     ] = 40,
-    seconds: Annotated[float, typer.Option(help="For each operator.")] = 0.2,
-    num_classes: Annotated[int, typer.Option(help="Of the classifier.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Draws the networks.")] = 0,
+    seconds: Annotated[float, typer.Option(help="Seconds per operator.")] = 0.2,
+    num_classes: Annotated[int, typer.Option(help="Number of classes.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
 ) -> None:
     """Time every distinct operator of a space once.
 

@@ -28,64 +28,66 @@ _DEVICES = completion.choices("cpu", "cuda")
 def train(
     data: Annotated[
         Path,
-        typer.Option(help="Class folders, train/ and val/ of them, CIFAR-10's folder, or parquet."),
+        typer.Option(
+            help="Class folders, train/ and val/ with class folders, CIFAR-10, or parquet."
+        ),
     ],
     model: Annotated[
         str,
         typer.Option(
-            help="Name, name.tag, arch.json, local-dir:DIR, timm:NAME, ...",
+            help="Model, model.tag, arch.json, local-dir:DIR, timm:NAME, ...",
             autocompletion=_NETWORKS,
         ),
     ] = "fbnetv3_a",
-    out: Annotated[Path, typer.Option(help="Folder of the run; an unfinished one goes on.")] = Path(
+    out: Annotated[Path, typer.Option(help="Output folder; an unfinished run is resumed.")] = Path(
         "run"
     ),
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="Preset or recipe.json. Default: fine-tune with weights, short without.",
+            help="Preset or recipe.json; default: finetune with weights, short without.",
             autocompletion=completion.any_of(
                 completion.choices(*PRESETS), completion.files(".json")
             ),
         ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="In place of the recipe's.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="In place of the recipe's.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Number of epochs.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Batch size.")] = None,
     lr: Annotated[
         float | None,
-        typer.Option(help="In place of the recipe's, of RMSProp; SGD takes four times it."),
+        typer.Option(help="Learning rate of RMSProp; SGD uses four times this value."),
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Another field of the recipe, as field=value; repeatable."),
+        typer.Option("--set", help="Override another recipe field, as field=value; repeatable."),
     ] = None,
     pretrained: Annotated[
         bool | None,
-        typer.Option(help="Start from trained weights; default: if the name has a tag."),
+        typer.Option(help="Start from pretrained weights; default: if the name has a tag."),
     ] = None,
     teacher: Annotated[
         str | None,
-        typer.Option(help="Distil from this network.", autocompletion=completion.weights),
+        typer.Option(help="Distill from this model.", autocompletion=completion.weights),
     ] = None,
     teacher_cache: Annotated[
         Path | None,
-        typer.Option(help="File of the teacher's logits, computed once; needs augment=none."),
+        typer.Option(help="Cache of the teacher's logits; needs augment=none."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of weights, order, augmentation.")] = 0,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     val_share: Annotated[
-        float, typer.Option(help="Of every class, where the data is one folder.")
+        float, typer.Option(help="Share of each class held out if there is no val folder.")
     ] = 0.1,
     checkpoint_steps: Annotated[
-        int, typer.Option(help="A checkpoint every so many steps beside the one each epoch.")
+        int, typer.Option(help="Also save a checkpoint every N steps; 0: each epoch only.")
     ] = 0,
-    validate_epochs: Annotated[int, typer.Option(help="Validate every so many epochs.")] = 1,
-    accumulate: Annotated[int, typer.Option(help="Passes that make a step.")] = 1,
-    workers: Annotated[int, typer.Option(help="Decoding processes for photos.")] = 2,
+    validate_epochs: Annotated[int, typer.Option(help="Validate every N epochs.")] = 1,
+    accumulate: Annotated[int, typer.Option(help="Gradient accumulation steps.")] = 1,
+    workers: Annotated[int, typer.Option(help="Number of image loading processes.")] = 2,
     device: Annotated[
         str | None,
-        typer.Option(help="cpu, cuda; default: cuda if any.", autocompletion=_DEVICES),
+        typer.Option(help="cpu or cuda; default: cuda if available.", autocompletion=_DEVICES),
     ] = None,
-    plot: Annotated[bool, typer.Option(help="Draw curve.png.")] = False,
+    plot: Annotated[bool, typer.Option(help="Write the learning curve to curve.png.")] = False,
 ) -> None:
     """Train or fine-tune a network on a folder of images.
 
@@ -176,24 +178,24 @@ def evaluate(
     model: Annotated[
         str,
         typer.Argument(
-            help="Name.tag, local-dir:DIR of a run, timm:NAME, torchvision:NAME.",
+            help="Model.tag, local-dir:DIR of a run, timm:NAME, or torchvision:NAME.",
             autocompletion=completion.weights,
         ),
     ],
-    data: Annotated[Path, typer.Option(help="Class folders, CIFAR-10's folder, or parquet.")],
+    data: Annotated[Path, typer.Option(help="Class folders, CIFAR-10, or parquet.")],
     split: Annotated[
-        Literal["train", "val"] | None, typer.Option(help="Part, where there are both.")
+        Literal["train", "val"] | None, typer.Option(help="Split to evaluate, if there are both.")
     ] = None,
     raw: Annotated[
-        bool, typer.Option(help="Of a run: the raw weights in place of the averaged ones.")
+        bool, typer.Option(help="Use the raw weights of a run instead of its EMA weights.")
     ] = False,
-    batch_size: Annotated[int, typer.Option(help="Images a pass.")] = 250,
-    workers: Annotated[int, typer.Option(help="Decoding processes for photos.")] = 2,
+    batch_size: Annotated[int, typer.Option(help="Batch size.")] = 250,
+    workers: Annotated[int, typer.Option(help="Number of image loading processes.")] = 2,
     device: Annotated[
         str | None,
-        typer.Option(help="cpu, cuda; default: cuda if any.", autocompletion=_DEVICES),
+        typer.Option(help="cpu or cuda; default: cuda if available.", autocompletion=_DEVICES),
     ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Measure a network's accuracy on a folder of images.
 

@@ -23,38 +23,38 @@ def _predictors(incomplete: str) -> list[str]:
     return completion.choices(*PREDICTORS)(incomplete)
 
 
-Folder = Annotated[Path, typer.Argument(help="The search's folder.")]
+Folder = Annotated[Path, typer.Argument(help="Folder of the search.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON only.")]
-Workers = Annotated[int, typer.Option(help="Processes of this machine that train at once.")]
-Gpus = Annotated[str, typer.Option(help="Devices of local workers, such as 0,1,2,3.")]
-EngineName = Annotated[
-    Literal["local", "ray"], typer.Option("--engine", help="What carries trainings out.")
-]
-Address = Annotated[str | None, typer.Option(help="Of the Ray cluster.")]
+Workers = Annotated[int, typer.Option(help="Number of local worker processes.")]
+Gpus = Annotated[str, typer.Option(help="GPUs of the local workers, such as 0,1,2,3.")]
+EngineName = Annotated[Literal["local", "ray"], typer.Option("--engine", help="Execution engine.")]
+Address = Annotated[str | None, typer.Option(help="Address of the Ray cluster.")]
 MaxRunning = Annotated[
-    int | None, typer.Option(help="Trials handed to Ray at once; set it where the cluster grows.")
+    int | None, typer.Option(help="Maximum number of trials submitted to Ray at once.")
 ]
-Cpus = Annotated[float, typer.Option(help="Cores of a trial, on Ray.")]
-GpusEach = Annotated[float, typer.Option(help="GPUs of a trial, on Ray.")]
+Cpus = Annotated[float, typer.Option(help="CPU cores per trial, on Ray.")]
+GpusEach = Annotated[float, typer.Option(help="GPUs per trial, on Ray.")]
 Straggler = Annotated[
     float | None,
     typer.Option(
-        help="Close a round after so many times a trial's median duration; "
+        help="End a round after this many times the median trial duration; "
         "two such searches differ. Off by default."
     ),
 ]
-Attempts = Annotated[int, typer.Option(help="Failed attempts after which a trial is replaced.")]
-Timeout = Annotated[float | None, typer.Option(help="Seconds after which an attempt has failed.")]
+Attempts = Annotated[
+    int, typer.Option(help="Number of failed attempts after which a trial is replaced.")
+]
+Timeout = Annotated[float | None, typer.Option(help="Time limit of an attempt, in seconds.")]
 Latency = Annotated[
     Path | None,
     typer.Option(
-        help="Latency table; limits may then name latency_ms.",
+        help="Latency table, for limits on latency_ms.",
         autocompletion=completion.files(".json"),
     ),
 ]
 Bins = Annotated[
     BinWord | None,
-    typer.Option(help="How a round is spread; default: limits if several, else equal."),
+    typer.Option(help="Bins that a round samples; default: limits if several, else equal."),
 ]
 Predictor = Annotated[
     str,
@@ -62,7 +62,9 @@ Predictor = Annotated[
 ]
 Limits = Annotated[
     list[str] | None,
-    typer.Option("--limit", help="Find the best for macs<=500e6,params<=6e6; repeatable."),
+    typer.Option(
+        "--limit", help="Limit to search for, such as macs<=500e6,params<=6e6; repeatable."
+    ),
 ]
 
 _LIMIT = re.compile(r"^\s*(\w+)\s*(<=|>=)\s*([0-9.eE+-]+)\s*$")
