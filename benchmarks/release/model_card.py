@@ -119,7 +119,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def render(text: str) -> str:
-    """Returns the card's text with its metadata and its tables regenerated.
+    """Returns the card's text with its metadata and tables regenerated.
 
     Raises:
         ValueError: the markers of a table are missing.
