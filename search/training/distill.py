@@ -197,11 +197,11 @@ def cached_teacher(
             device=device,
             workers=workers,
         ):
-            found = teacher.logits(batch).float().cpu()
+            rows = teacher.logits(batch).float().cpu()
             if not logits.shape[1]:
-                logits = torch.zeros(len(images), found.shape[1])
+                logits = torch.zeros(len(images), rows.shape[1])
             # An image that cannot be read keeps zeros: it is not trained on either.
-            logits[batch.indices.cpu()] = found
+            logits[batch.indices.cpu()] = rows
         write_tensors(path, {"logits": logits}, head)
     logits = read_tensors(path)["logits"]
     return CachedTeacher(logits, weight=teacher.weight, identity=f"cached {teacher.identity}")
