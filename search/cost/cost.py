@@ -1,4 +1,4 @@
-"""Exact multiply-adds and parameters of a batch of candidates, without building modules.
+"""Exact MACs (multiply-adds) and parameters of a batch of candidates, without building modules.
 
 Every block's cost depends on a few genes only, so that its closed form (that of
 `fbnetv3.arch.counts`) is worked out once for all their values; a candidate is then a sum of
@@ -168,7 +168,9 @@ def _parts(space: Space, num_classes: int, in_chans: int) -> list[_Part]:
     """Returns what a network of the space is made of, its stem first."""
     arch = space.layout.arch
     if arch is None:
-        raise ValueError(f"space {space.name!r} describes no network; its costs are in its table")
+        raise ValueError(
+            f"space {space.name!r} describes no network; its costs come from its benchmark table"
+        )
 
     def cell(value: Any, kind: str = "") -> _Cell:
         gene = gene_of(value)
@@ -188,7 +190,9 @@ def _parts(space: Space, num_classes: int, in_chans: int) -> list[_Part]:
         groups, out = _pair(row.get("groups")), cell(row["channels"], "channels")
         after = side.then(_stride(space, row))
         if int(after.values.min()) < 1:
-            raise ValueError(f"row {row['name']} leaves no map; use a larger resolution")
+            raise ValueError(
+                f"row {row['name']} shrinks the feature map to nothing; use a larger resolution"
+            )
         for rest in (0, 1):
             cells = {
                 "inputs": out if rest else width,

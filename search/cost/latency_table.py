@@ -1,6 +1,6 @@
 """Latency of candidates as a cost: measured operators, summed and corrected.
 
-Sums miss what lies between operators, so that a line fitted on whole networks corrects them, and
+Sums miss what lies between operators, so a line fitted on complete networks corrects them, and
 other networks say how far off the result is. `operator_timing` measures.
 """
 
@@ -66,7 +66,7 @@ class LatencyTable:
             if operator not in self.timings:
                 raise ValueError(
                     f"{operator} is not in the table; measure this space's operators with "
-                    "`fbnetv3-search latency-table`, and --num-classes as many as there are"
+                    "`fbnetv3-search latency-table`, with --num-classes as the number of classes"
                 )
         return sum(self.timings[operator].median_ms for operator in operators)
 
@@ -102,7 +102,7 @@ class LatencyTable:
         """
         fields = read_json(text, "the latency table")
         if not isinstance(fields, dict) or fields.pop("schema", None) != SCHEMA:
-            raise ValueError(f"this is no latency table; expected schema {SCHEMA!r}")
+            raise ValueError(f"this is not a latency table; expected schema {SCHEMA!r}")
         given = keywords_of(LatencyTable, fields, "the latency table")
         rows = given["timings"]
         if not isinstance(rows, list):

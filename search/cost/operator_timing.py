@@ -1,4 +1,4 @@
-"""Times operators on this machine, and corrects their sums on whole networks.
+"""Times operators on this machine and calibrates their sums on complete networks.
 
 Activations are timed as hard-swish, and a gate without its last multiplication.
 """
@@ -35,10 +35,10 @@ def measure_operators(
 
     Args:
         operators: what to time; those that the file has already are not timed again.
-        path: written after each batch, so that a run that was ended goes on.
+        path: file written after each batch, so that an interrupted run resumes.
         device: "cpu" or "cuda".
-        batch: images.
-        min_runs: samples wanted of each.
+        batch: batch size.
+        min_runs: minimum number of samples per operator.
         seconds_each: time for each operator; fewer samples are taken where they do not fit.
         notify: called with (done, all).
 
@@ -51,8 +51,8 @@ def measure_operators(
         table = LatencyTable.from_json(path.read_bytes())
         if table.device != about:
             raise ValueError(
-                f"{path.name} was measured on {dict(table.device)}; this is {about}; use another"
-                " file"
+                f"{path.name} was measured on {dict(table.device)}; this device is {about}; "
+                "use another file"
             )
     missing = [operator for operator in dict.fromkeys(operators) if operator not in table.timings]
     for start in range(0, len(missing), 16):
@@ -76,7 +76,7 @@ def calibrate(
     min_runs: int = 30,
     seconds_each: float = 1.0,
 ) -> LatencyTable:
-    """Returns the table with its line fitted on every second network and judged on the others.
+    """Returns the table with its line fitted on every second network, evaluated on the others.
 
     Args:
         table: with the operators of all the networks.
@@ -90,7 +90,7 @@ def calibrate(
         ValueError: fewer than four networks.
     """
     if len(archs) < 4:
-        raise ValueError(f"{len(archs)} networks; expected at least 4 to fit on and to judge by")
+        raise ValueError(f"{len(archs)} networks; expected at least 4 for fitting and evaluation")
     device, batch = str(table.device.get("device", "cpu")), int(table.device.get("batch", 1))
     sums = np.array(
         [table.total_ms(list(operators_of(arch, num_classes=num_classes))) for arch in archs]

@@ -93,7 +93,7 @@ def _block_operators(
 
 
 def operator_forms(total_ms: Callable[[Sequence[Operator]], float]) -> dict[str, Form]:
-    """Returns what `cost.make_tables` needs to sum operators in place of multiply-adds."""
+    """Returns what `cost.make_tables` needs to sum operators instead of MACs."""
 
     def stem(inputs: int, outputs: int, resolution: int) -> float:
         return total_ms([Operator("conv", inputs, outputs, resolution, 3, 2, 1)])

@@ -123,7 +123,7 @@ def scale_to(
 
     Args:
         arch: the network.
-        macs: multiply-adds to stay below, in the paper's convention.
+        macs: upper bound on the MACs (multiply-adds), in the paper's convention.
         shares: of width, depth, resolution; they add up to 1.
         step: resolutions are multiples of this, and at least 32.
 
@@ -145,7 +145,7 @@ def scale_to(
         else:
             high = middle
     if best is None:
-        raise ValueError(f"no scaling of the network has {macs:.4g} MACs or fewer; ask for more")
+        raise ValueError(f"no scaling of the network has {macs:.4g} MACs or fewer; allow more MACs")
     return best
 
 

@@ -1,4 +1,4 @@
-"""A run as an HTML page, and as lines on a terminal.
+"""Shows a search as an HTML page and as progress lines on a terminal.
 
 Imports `nars` and the rooms above it.
 """

@@ -39,7 +39,7 @@ class Live:
             self._status.__exit__(None, None, None)
 
     def note(self, name: str, fields: Mapping[str, Any]) -> None:
-        """Takes a note as `run.run` gives them."""
+        """Shows a progress note from `run.run`."""
         if self._quiet:
             return
         if name == "progress":
@@ -87,7 +87,7 @@ def _closed(fields: Mapping[str, Any]) -> str:
     if "tau" in fields:
         text += (
             f"; predictor {fields['predictor']}, held out: tau {fields['tau']:.3f}, Spearman "
-            f"{fields['spearman']:.3f}, MSE {fields['mse']:.3g}, tau of the better half "
+            f"{fields['spearman']:.3f}, MSE {fields['mse']:.3g}, tau in the better half "
             f"{fields['tau_better_half']:.3f}"
         )
     if fields.get("worse_than_cost"):
@@ -100,8 +100,8 @@ def _closed(fields: Mapping[str, Any]) -> str:
 
 def _early_stop(fields: Mapping[str, Any]) -> str:
     if fields["found"]:
-        return f"early stopping: ranks stay from epoch {fields['epoch']} of {fields['epochs']} on"
-    return f"early stopping: no epoch before the last will do, all {fields['epochs']} are trained"
+        return f"early stopping: ranking stable from epoch {fields['epoch']} of {fields['epochs']}"
+    return f"early stopping: no stable ranking; training all {fields['epochs']} epochs"
 
 
 _TEXTS: dict[str, Any] = {
@@ -111,18 +111,18 @@ _TEXTS: dict[str, Any] = {
     ),
     "early_stop": _early_stop,
     "closed": _closed,
-    "evolved": lambda fields: f"stage 3: best candidates for {fields['limits']} limit(s)",
+    "evolved": lambda fields: f"stage 3: found the best candidates for {fields['limits']} limit(s)",
 }
 
 
 def round_line(number: int, answer: Answer) -> str:
-    """Returns an answer as one line."""
+    """Returns a result as one line."""
     from fbnetv3.search.nars.status import limit_text
 
-    where = f"answer {number} ({limit_text(answer.limit) or 'no limit'})"
+    where = f"result {number} ({limit_text(answer.limit) or 'no limit'})"
     if not answer.contenders:
         nearest = ", ".join(f"{name} {value:g}" for name, value in answer.nearest.items())
-        return f"{where}: out of reach, the nearest has {nearest}"
+        return f"{where}: out of reach; the nearest has {nearest}"
     best = answer.contenders[0]
     costs = ", ".join(f"{name} {value:.6g}" for name, value in best.costs.items())
     return f"{where}: {best.mean:.3f} +- {best.sd:.3f} over {len(best.labels)} seed(s), {costs}"

@@ -84,7 +84,7 @@ class _Report:
         return [
             ("trials with a label", f"{counts['done']}"),
             ("failed", f"{counts['failed']}"),
-            ("open", f"{counts['queued'] + counts['leased']}"),
+            ("pending", f"{counts['queued'] + counts['leased']}"),
             ("rounds", f"{len(self.round)} of {self.plan['rounds'] + 1}"),
             ("best label", f"{max(finite):.2f}" if finite else "-"),
             ("training time", duration(spent)),
@@ -144,7 +144,7 @@ class _Report:
             (f"round {index}" if index else "random", colour, trials)
             for index, colour, trials in self._of_rounds()
         ]
-        groups.append(("trained again", "accent", self._done("final")))
+        groups.append(("retrained", "accent", self._done("final")))
         groups.append(("imported", "c1", self._done("import")))
         series = [
             self._points(name, trials, [t.costs[self.cost] for t in trials], colour)
@@ -192,19 +192,20 @@ class _Report:
             plain = last.get("predicted_unpretrained")
             if plain is not None:
                 series.append(Series("without pretraining", plain, last["truth"], colour="soft"))
-            held = Series("held out, five-fold", last["predicted"], last["truth"], colour="r4")
+            name = "held out, five-fold cross-validation"
+            held = Series(name, last["predicted"], last["truth"], colour="r4")
             series.append(held)
         chosen = [
             t for t in self._done("bins") if t.predicted is not None and self.round[t.batch] > 0
         ]
         if chosen:
             expected = [float(t.predicted or 0) for t in chosen]
-            name = "chosen, before it was trained"
+            name = "chosen trials, predicted before training"
             series.append(self._points(name, chosen, expected, "accent"))
-        return chart(series, x="expected", y="true")
+        return chart(series, x="predicted", y="true")
 
     def _over_labels(self, name: str, key: str, colour: str) -> Series:
-        """Returns a figure of the predictor's quality against the number of labels it had."""
+        """Returns a measure of the predictor's quality over the number of labels it had."""
         held = [one for one in self.quality if one.get(key) is not None]
         x, y = [one["trials"] for one in held], [one[key] for one in held]
         return Series(name if held else "", x, y, "line", colour)
@@ -216,14 +217,14 @@ class _Report:
             self._over_labels("without pretraining", "tau_unpretrained", "c2"),
             self._over_labels(f"{self.cost} alone", "tau_of_cost", "soft"),
         ]
-        return chart(series, x="labels", y="rank correlation")
+        return chart(series, x="number of labels", y="rank correlation")
 
     def error(self) -> str:
         series = [
             self._over_labels("held out", "mse", "c0"),
             self._over_labels("without pretraining", "mse_unpretrained", "c2"),
         ]
-        return chart(series, x="labels", y="mean squared error")
+        return chart(series, x="number of labels", y="mean squared error")
 
     def pretraining(self) -> str:
         series = [Series("", [], [], "diagonal")]
@@ -231,14 +232,14 @@ class _Report:
             text = f"{name}, R2 {cost['r2']:.4f}"
             colour = f"c{number % 3}"
             series.append(Series(text, cost["predicted"], cost["truth"], colour=colour))
-        return chart(series, x="expected", y="true")
+        return chart(series, x="predicted", y="true")
 
     def early_stop(self) -> str:
         found = self.early
         epochs = list(range(1, len(found["correlation"]) + 1))
         series = [
             Series("Spearman with the last epoch", epochs, found["correlation"], "line", "c0"),
-            Series("its 5 % bound", epochs, found["lower"], "line", "soft"),
+            Series("its lower 5 % bound", epochs, found["lower"], "line", "soft"),
         ]
         return chart(series, x="epoch", y="rank correlation", marks=(0.92, 0.85), whole_x=True)
 
@@ -251,8 +252,8 @@ class _Report:
         """Returns name and CSS class of the table's columns; those of numbers have none."""
         costs = dict.fromkeys(name for t in self.trials for name in t.costs)
         text = ("id", "kind", "state", "genes")
-        names = ("#", "id", "kind", "round", "state", "label", "expected", *costs, "seed", "epochs",
-                 "seconds", "failures", "genes")  # fmt: skip
+        names = ("#", "id", "kind", "round", "state", "label", "predicted", *costs, "seed",
+                 "epochs", "seconds", "failures", "genes")  # fmt: skip
         return [(name, "text" if name in text else "") for name in names]
 
     def rows(self) -> Iterator[list[str]]:

@@ -1,4 +1,4 @@
-"""Numbers as people write them."""
+"""Formats numbers and durations for people."""
 
 from __future__ import annotations
 

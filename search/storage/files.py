@@ -33,7 +33,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """
     path = folder / SETTINGS
     if not path.exists():
-        raise FileNotFoundError(f"{folder} holds no search ({SETTINGS} is missing); start one: "
+        raise FileNotFoundError(f"{folder} holds no search ({SETTINGS} is missing); start one with "
                                 "fbnetv3-search run")  # fmt: skip
     try:
         settings = dict(json.loads(path.read_text()))

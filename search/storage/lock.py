@@ -95,7 +95,7 @@ def reported(folder: Path) -> Iterator[None]:
         raise StoreError(f"the database in {folder} cannot be used: {error}") from None
     except sqlite3.DatabaseError as error:
         raise StoreError(
-            f"the database in {folder} is damaged ({error}); make it again: "
+            f"the database in {folder} is damaged ({error}); rebuild it with "
             f"fbnetv3-search rebuild {folder}"
         ) from None
     except OSError as error:

@@ -99,7 +99,7 @@ class Queries:
         A trial that was trained for less than `epoch` epochs has no label and is left out.
 
         Args:
-            epoch: after how many epochs; None is after a trial's last. Imported labels, of which
+            epoch: number of trained epochs; None: a trial's last. Imported labels, of which
                 there is one only, always count.
             kinds: of rounds; empty keeps all.
             before: keeps rounds with a lower number.

@@ -1,7 +1,7 @@
 """The files of a search folder that are not the database: results of workers, rounds, settings.
 
 A worker writes `trials/<id>/<attempt>/epoch_<k>.json`, one small JSON object an epoch, each by way
-of a temporary file that is flushed and renamed, so that a reader sees a whole file or none. The
+of a temporary file that is flushed and renamed, so that a reader sees a complete file or none. The
 database of `store` is made from these files and can be made again. Standard library only, so that
 workers start fast.
 """
@@ -70,7 +70,7 @@ def attempt_folder(folder: Path, trial: str, attempt: int) -> Path:
 
 
 def read_epochs(folder: Path, trial: str, messages: list[str]) -> Iterator[Epoch]:
-    """Yields every whole label of a trial, attempts in order; damaged files go to `messages`."""
+    """Yields every complete label of a trial, by attempt; damaged files go to `messages`."""
     top = folder / "trials" / trial
     with contextlib.suppress(FileNotFoundError):
         attempts = sorted(int(name) for name in os.listdir(top) if name.isdigit())
@@ -95,7 +95,7 @@ def _read_attempt(place: Path, trial: str, attempt: int, messages: list[str]) ->
 def _value(content: Any, trial: str, attempt: int, epoch: int) -> float | None:
     expected = {"trial": trial, "attempt": attempt, "epoch": epoch}
     if not isinstance(content, dict) or "value" not in content:
-        raise ValueError("it is no JSON object with a value")
+        raise ValueError("it is not a JSON object with a value")
     for field, wanted in expected.items():
         if content.get(field) != wanted:
             raise ValueError(f"its {field} is {content.get(field)!r}; expected {wanted!r}")

@@ -128,7 +128,7 @@ class Store(Queries):
         store = Store(folder, read_settings(folder))
         path = folder / DATABASE
         if not path.exists():
-            raise FileNotFoundError(f"{path} is missing; make it again: fbnetv3-search rebuild")
+            raise FileNotFoundError(f"{path} is missing; rebuild it with fbnetv3-search rebuild")
         with reported(folder):
             store._database = sqlite3.connect(
                 f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=30
@@ -166,7 +166,7 @@ class Store(Queries):
         path = self.folder / DATABASE
         if not rebuilding and not path.exists() and any((self.folder / BATCHES).glob("*.json")):
             raise StoreError(
-                f"{path} is missing but rounds are there; make it again: "
+                f"{path} is missing, but its rounds exist; rebuild it with "
                 f"fbnetv3-search rebuild {self.folder}"
             )
         self._database = sqlite3.connect(path, isolation_level=None, timeout=30)
@@ -254,7 +254,9 @@ class Store(Queries):
         """
         with self.transaction():
             if not self._insert(failed.batch, [proposal]):
-                raise ValueError(f"{proposal.genes} was tried already; expected an untried one")
+                raise ValueError(
+                    f"{proposal.genes} has already been tried; expected an untried candidate"
+                )
             self._database.execute("UPDATE batch SET filed=0 WHERE number=?", (failed.batch,))
             return self.trials("queued", batch=failed.batch)[-1]
 
