@@ -108,7 +108,7 @@ class CheckpointTarget:
         try:
             metadata = read_metadata(self._path)
         except ValueError as error:
-            if not re.match("cannot read metadata of .* Expected a safetensors", str(error)):
+            if not re.match("cannot read the metadata of .* Expected a safetensors", str(error)):
                 raise AssertionError("metadata: another form of error") from error
         else:
             assert all(isinstance(text, str) for pair in metadata.items() for text in pair)
