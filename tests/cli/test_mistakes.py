@@ -125,7 +125,7 @@ LINES = "fbnetv3-search latency-table t.json --space cifar_joint"
         (f"{TABLE} --labels cut.csv", 2, "cut.csv, line 2: the label is None, no number"),
         (f"{TABLE} --labels outside.csv", 2, "outside.csv, line 2: gene 'g0' cannot be 9"),
         (f"{TABLE} --labels photo.jpg", 2, "photo.jpg is no CSV text"),
-        (f"{TABLE} --latency other.json", 2, "this is no latency table"),
+        (f"{TABLE} --latency other.json", 2, "this is not a latency table"),
         (
             "fbnetv3-search run new --space cifar_joint --data empty",
             2,
