@@ -33,7 +33,10 @@ def main(*paths: str) -> int:
             if skipped is None:
                 ran.add(test)
             else:
-                reasons[test] = skipped.get("message", "")
+                reason = skipped.get("message", "")
+                if reason == "collection skipped":  # a whole file; its reason is in the text
+                    reason = (skipped.text or "").partition("Skipped: ")[2]
+                reasons[test] = reason
     left = {test: reason for test, reason in sorted(reasons.items()) if test not in ran}
     print(f"{len(ran)} tests ran; {len(left)} were skipped wherever they were tried:")
     unknown = 0
