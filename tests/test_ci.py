@@ -18,6 +18,11 @@ NO_GPU = (
     '<testcase classname="tests.b" name="test_gpu"><skipped message="no CUDA device"/></testcase>'
 )
 
+WHOLE_FILE = (
+    '<testcase classname="" name="tests.c"><skipped message="collection skipped">'
+    "('tests/c.py', 3, 'Skipped: {}')</skipped></testcase>"
+)
+
 
 @pytest.mark.parametrize(
     ("first", "second", "code", "said"),
@@ -26,6 +31,13 @@ NO_GPU = (
         (NEEDS_RAY + NO_GPU, PASSED + NO_GPU, 0, "allowed: tests.b::test_gpu: no CUDA device"),
         (NEEDS_RAY, NEEDS_RAY, 1, "UNKNOWN: tests.a::test_ray: needs ray"),
         (NEEDS_RAY, NO_GPU, 1, "UNKNOWN: tests.a::test_ray: needs ray"),
+        (
+            WHOLE_FILE.format("detectron2 has no release"),
+            PASSED,
+            0,
+            "allowed: ::tests.c: detectron2",
+        ),
+        (WHOLE_FILE.format("not today"), PASSED, 1, "UNKNOWN: ::tests.c: not today"),
         (NEEDS_RAY, "", 1, "second.xml holds no test"),
     ],
 )
