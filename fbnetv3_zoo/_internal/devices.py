@@ -12,7 +12,7 @@ def known_device(name: torch.device | str) -> torch.device:
     """Returns the device of a name.
 
     Raises:
-        ValueError: there is none of that name, or no GPU that torch can use.
+        ValueError: there is none of that name, no GPU that torch can use, or fewer GPUs.
     """
     import torch
 
@@ -25,4 +25,11 @@ def known_device(name: torch.device | str) -> torch.device:
             f"device is {name!r}; torch {torch.__version__} finds no GPU here: use cpu, or see "
             "`fbnetv3 doctor`"
         )
+    if device.type == "cuda" and device.index is not None:
+        found = torch.cuda.device_count()
+        if device.index >= found:
+            there = "cuda:0" if found == 1 else f"cuda:0 to cuda:{found - 1}"
+            raise ValueError(f"device is {name!r}; expected {there}, the GPUs that torch finds")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"device is {name!r}; torch finds no Apple GPU here: use cpu")
     return device
