@@ -158,6 +158,12 @@ def test_a_contestant_that_never_settles_is_warmed_up_for_three_seconds(clock: C
     durations = itertools.count(1)
     (found,) = measure([Contestant("x", lambda: clock.sleep(next(durations) / 100))], min_runs=1)
     assert found.num_warmup == 26  # a first run, and windows of five until 3 s are over
+    (found,) = measure(
+        [Contestant("x", lambda: clock.sleep(next(durations) / 100))],
+        min_runs=1,
+        max_warmup_seconds=1e-3,
+    )
+    assert found.num_warmup == 6
 
 
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="only Linux says who works")
@@ -193,6 +199,8 @@ def test_wrong_arguments_are_refused() -> None:
         measure([sleeper("x", 1), sleeper("x", 1)])
     with pytest.raises(ValueError, match="min_runs=0"):
         measure([sleeper("x", 1)], min_runs=0)
+    with pytest.raises(ValueError, match="max_warmup_seconds=0, "):
+        measure([sleeper("x", 1)], max_warmup_seconds=0)
 
 
 def test_the_environment_names_machine_and_versions() -> None:
