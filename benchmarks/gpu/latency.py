@@ -157,20 +157,18 @@ class Bench:
             todo: in the order of their worth.
             deadline: on the clock of `time.monotonic`.
         """
-        longest: dict[str, float] = {}
-        skipped = 0
-        expected_s = self.settings.expected_s
+        expected_s, skipped = dict(self.settings.expected_s), 0
         for job in todo:
             ways = [way for way in ways_of(job.network, job.stage) if self._is_new(job, way)]
             if not ways:
                 continue
-            if time.monotonic() + longest.get(job.stage, expected_s[job.stage]) > deadline:
+            if time.monotonic() + expected_s[job.stage] > deadline:
                 skipped += 1
                 continue
             start = time.monotonic()
             self.measure(job, ways)
             took = time.monotonic() - start
-            longest[job.stage] = max(took, longest.get(job.stage, 0.0))
+            expected_s[job.stage] = 1.2 * took
             print(f"{job.network} batch {job.batch} {job.stage}: {took:.1f} s", flush=True)
         return skipped
 
@@ -328,10 +326,11 @@ def table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
             next((own[way] for way in BASELINES[precision] if way in own), None)
             for precision in ("fp32", "bf16")
         )
+        half_ms = None if half is None else _ms(half)
         star = "*" if eager is not None and eager["backend"] == "torch" else " "
         yield (
             f"{name:24} {batch:5} {_cell(eager)}{star} {_cell(half)} {_ms(best):9.3f} "
-            f"{_ratio(best.get('baseline_ms'), best)} {_ratio(None if half is None else _ms(half), best)} "
+            f"{_ratio(best.get('baseline_ms'), best)} {_ratio(half_ms, best)} "
             f"{best['images_per_s']:8.0f}  "
             f"{best['backend']}"
         )
