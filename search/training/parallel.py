@@ -90,6 +90,18 @@ class AllReduceBatchNorm2d(nn.BatchNorm2d):
         return out.to(x.dtype)
 
 
+class _AllReduceBatchNormAct2d(AllReduceBatchNorm2d):
+    """The same for timm's batch-norm, which has dropout and activation inside."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the activated (N, C, H, W), in the dtype of `x`."""
+        activated: Tensor = self.act(self.drop(super().forward(x)))
+        return activated
+
+
 class _Sum(torch.autograd.Function):
     """The sum over all processes, whose gradients flow back to all of them.
 
@@ -140,11 +152,17 @@ def synchronised_batch_norm(model: nn.Module, world: World) -> Iterator[None]:
 
 
 def _stand_in(norm: nn.BatchNorm2d) -> nn.Module:
+    from timm.layers.norm_act import BatchNormAct2d, convert_sync_batchnorm
+
     if norm.weight.is_cuda:
-        made_by_torch: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(norm)  # type: ignore[no-untyped-call]  # torch has no type for it
-        return made_by_torch
-    made = AllReduceBatchNorm2d(norm.num_features, eps=norm.eps, momentum=norm.momentum)
+        made_by_timm: nn.Module = convert_sync_batchnorm(norm)  # type: ignore[no-untyped-call]  # timm has no type for it
+        return made_by_timm
+    acts = isinstance(norm, BatchNormAct2d)
+    kind = _AllReduceBatchNormAct2d if acts else AllReduceBatchNorm2d
+    made = kind(norm.num_features, eps=norm.eps, momentum=norm.momentum)
     made.weight, made.bias = norm.weight, norm.bias
     made.running_mean, made.running_var = norm.running_mean, norm.running_var
     made.num_batches_tracked = norm.num_batches_tracked
+    if acts:
+        made.drop, made.act = norm.drop, norm.act
     return made

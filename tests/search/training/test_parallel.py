@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+from timm.layers.norm_act import BatchNormAct2d
 from torch import nn
 
 from fbnetv3.search.training.parallel import (
@@ -78,3 +80,14 @@ def test_statistics_are_kept_where_the_model_is_moved_meanwhile(tmp_path: Path) 
     assert norm.running_mean is not None
     assert norm.running_mean.abs().min() > 0
     assert norm.running_mean.dtype == torch.float64
+
+
+def test_timms_batch_norm_keeps_its_activation(tmp_path: Path) -> None:
+    norm = BatchNormAct2d(3, act_layer=nn.ReLU)
+    x = torch.randn(4, 3, 8, 8)
+    model = nn.Sequential(norm)
+    expected = copy.deepcopy(model)(x)
+    with world_of_one("gloo", tmp_path), synchronised_batch_norm(model, World(size=2)):
+        assert model[0] is not norm
+        torch.testing.assert_close(model(x), expected)
+    assert model[0] is norm
