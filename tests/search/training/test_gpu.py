@@ -28,7 +28,8 @@ pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("exact_float32")]
 CUDA = torch.device("cuda")
 # Nothing in it is drawn on the device, where other numbers come.
 PLAIN = tiny_recipe(
-    lr=0.002,
+    optimizer="sgd",
+    lr=0.02,
     epochs=4,
     mixup=0.0,
     dropout=0.0,
@@ -38,10 +39,13 @@ PLAIN = tiny_recipe(
 )
 
 
-def run_on(device: str, folder: Path | None = None, **hardware: Any) -> TrainConfig:
+def run_on(
+    device: str, folder: Path | None = None, *, optimizer: str = "sgd", **hardware: Any
+) -> TrainConfig:
     """Returns a run in float32, unless told otherwise."""
+    run = tiny_run(folder, dataclasses.replace(PLAIN, optimizer=optimizer))
     chosen = Hardware(device=torch.device(device), **hardware)
-    return dataclasses.replace(tiny_run(folder, PLAIN), hardware=chosen)
+    return dataclasses.replace(run, hardware=chosen)
 
 
 def trained_by(run: TrainConfig, **arguments: Any) -> Trained:
@@ -82,7 +86,7 @@ def test_the_callers_generators_are_left_alone() -> None:
 
 @pytest.mark.parametrize(
     ("change", "rel"),
-    [({"channels_last": False}, 2e-2), ({"bf16": True}, 5e-2), ({"compile": True}, 2e-2)],
+    [({"channels_last": False}, 5e-3), ({"bf16": True}, 2e-2), ({"compile": True}, 5e-3)],
     ids=["contiguous", "bf16", "compiled"],
 )
 def test_every_way_to_compute_gives_close_losses(change: dict[str, Any], rel: float) -> None:
@@ -93,27 +97,31 @@ def test_every_way_to_compute_gives_close_losses(change: dict[str, Any], rel: fl
     assert [log.loss for log in other] == pytest.approx([log.loss for log in usual], rel=rel)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "rmsprop"])
 @pytest.mark.parametrize(("first", "then"), [("cuda", "cpu"), ("cpu", "cuda"), ("cuda", "cuda")])
-def test_a_stopped_run_goes_on_on_another_device(tmp_path: Path, first: str, then: str) -> None:
+def test_a_stopped_run_goes_on_on_another_device(
+    tmp_path: Path, first: str, then: str, optimizer: str
+) -> None:
     def stop(epoch: int, step: int, _steps: int) -> None:
         if (epoch, step) == (3, 5):
             raise InterruptedError
 
     seen: list[EpochLog] = []
-    begun = dataclasses.replace(run_on(first, tmp_path / "stopped"), checkpoint_steps=2)
+    begun = run_on(first, tmp_path / "stopped", optimizer=optimizer)
+    begun = dataclasses.replace(begun, checkpoint_steps=2)
     with pytest.raises(InterruptedError):
         trained_by(begun, on_epoch=seen.append, on_step=stop)
     steps: list[tuple[int, int]] = []
     resumed = trained_by(
-        run_on(then, tmp_path / "stopped"),
+        run_on(then, tmp_path / "stopped", optimizer=optimizer),
         on_step=lambda epoch, step, _steps: steps.append((epoch, step)),
     )
     # 192 images are 12 steps; the last checkpoint is that of step 4.
     assert steps == [(3, step) for step in range(5, 13)] + [(4, step) for step in range(1, 13)]
     assert list(resumed.curve[:2]) == seen
-    whole = trained_by(run_on(then, tmp_path / "whole"))
+    whole = trained_by(run_on(then, optimizer=optimizer))
     assert [log.loss for log in resumed.curve] == pytest.approx(
-        [log.loss for log in whole.curve], rel=5e-2
+        [log.loss for log in whole.curve], rel=1e-2
     )
     assert next(resumed.model.parameters()).device.type == then
 
