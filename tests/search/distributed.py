@@ -41,7 +41,11 @@ def run_two(*arguments: str, local: int = 2) -> None:
     started = [
         subprocess.Popen(program, cwd=ROOT, env={**env, "RANK": str(rank)}) for rank in (0, 1)
     ]
-    assert [process.wait(250) for process in started] == [0, 0]
+    try:
+        assert [process.wait(250) for process in started] == [0, 0]
+    finally:
+        for process in started:
+            process.kill()
 
 
 @contextlib.contextmanager

@@ -70,7 +70,7 @@ def test_it_learns_as_it_is_set_for_a_gpu() -> None:
 
 
 def test_every_random_part_of_a_recipe_runs() -> None:
-    recipe = tiny_recipe()
+    recipe = tiny_recipe(lr=0.02, epochs=6)
     model = tiny_model(drop_rate=recipe.dropout, drop_path_rate=recipe.drop_path)
     run = dataclasses.replace(tiny_run(recipe=recipe), hardware=Hardware.of("cuda"))
     result = train(model, tiny_images(192), tiny_images(seed=1), run)
@@ -84,17 +84,21 @@ def test_the_callers_generators_are_left_alone() -> None:
     assert torch.equal(torch.cuda.get_rng_state(), before)
 
 
-@pytest.mark.parametrize(
-    ("change", "rel"),
-    [({"channels_last": False}, 5e-3), ({"bf16": True}, 2e-2), ({"compile": True}, 5e-3)],
-    ids=["contiguous", "bf16", "compiled"],
-)
-def test_every_way_to_compute_gives_close_losses(change: dict[str, Any], rel: float) -> None:
+def assert_losses_are_close(change: dict[str, Any], rel: float) -> None:
+    """Compares with float32, channels last and not compiled."""
     usual, other = (
         trained_by(dataclasses.replace(run_on("cuda", **fields), stop_epoch=2)).curve
         for fields in ({}, change)
     )
     assert [log.loss for log in other] == pytest.approx([log.loss for log in usual], rel=rel)
+
+
+def test_the_memory_layout_leaves_the_losses_close() -> None:
+    assert_losses_are_close({"channels_last": False}, 5e-3)
+
+
+def test_bfloat16_leaves_the_losses_close() -> None:
+    assert_losses_are_close({"bf16": True}, 2e-2)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "rmsprop"])
@@ -214,3 +218,7 @@ def test_cached_logits_do_not_wait_for_the_gpu(tmp_path: Path) -> None:
         torch.cuda.set_sync_debug_mode("default")
     assert again.is_cuda
     assert torch.equal(again, first)
+
+
+def test_compiling_leaves_the_losses_close() -> None:
+    assert_losses_are_close({"compile": True}, 5e-3)
