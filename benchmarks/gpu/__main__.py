@@ -3,10 +3,10 @@
     python -m benchmarks.gpu --out runs/gpu --data DIR/cifar-10-batches-py --minutes 14
     python -m benchmarks.gpu --out runs/gpu --dry-run
 
-Parts, in order of worth: `tests`, `latency`, `training`, `search`. Each is a process with a share of
-the time, and writes its results the moment it has them; what a part leaves goes to those after it.
-The same command resumes a stopped run. `--dry-run` runs every part on the CPU with tiny settings, to
-see that it works. Nothing is downloaded.
+Parts, in order of worth: `tests`, `latency`, `training`, `search`. Each is a process with a share
+of the time, and writes its results the moment it has them; what a part leaves goes to those after
+it. The same command resumes a stopped run. `--dry-run` runs every part on the CPU with tiny
+settings, to see that it works. Nothing is downloaded.
 """
 
 from __future__ import annotations

@@ -2,12 +2,12 @@
 
     python -m benchmarks.gpu.search --out runs/gpu --data DIR --seconds 240
 
-The candidates are those of results/nars_cifar/trainings.jsonl, in an order that mixes the arms. Each
-was trained there for 250 steps. Here it is trained for ten epochs of all images that the search did
-not hold out, with its weight decay scaled to the length: this tells how well short trainings rank
-candidates for the length that counts. Networks of this size leave most of a GPU idle, so that several
-are trained in turns, each on its own stream. Results: finals.jsonl, a line for each training, much
-like trainings.jsonl.
+The candidates are those of results/nars_cifar/trainings.jsonl, in an order that mixes the arms.
+Each was trained there for 250 steps. Here it is trained for ten epochs of all images that the
+search did not hold out, with its weight decay scaled to the length: this tells how well short
+trainings rank candidates for the length that counts. Networks of this size leave most of a GPU
+idle, so that several are trained in turns, each on its own stream. Results: finals.jsonl, a line
+for each training, much like trainings.jsonl.
 """
 
 from __future__ import annotations
