@@ -215,8 +215,6 @@ def test_every_torch_backend_computes_the_network(small_model: FBNetV3, backend:
 @pytest.mark.gpu
 @pytest.mark.parametrize("backend", ["torch", "torch-bf16", "torch-cuda-graph"])
 def test_a_gpu_is_timed_with_events(small_model: FBNetV3, backend: str) -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
     x = np.random.default_rng(0).standard_normal((2, 3, 32, 32), np.float32)
     runner = torch_runner(small_model, backend, device="cuda")
     (found,) = measure([runner.contestant(x)], min_runs=20)
