@@ -7,27 +7,10 @@ from pathlib import Path
 
 import torch
 
+from fbnetv3._internal.devices import known_device
 from fbnetv3.images.preprocess import Preprocess
 
 from .recipe import Recipe
-
-
-def known_device(name: torch.device | str) -> torch.device:
-    """Returns the device of a name.
-
-    Raises:
-        ValueError: there is none of that name, or no GPU that torch can use.
-    """
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"device is {name!r}; expected cpu, cuda or cuda:1") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            f"device is {name!r}; torch {torch.__version__} finds no GPU here: use cpu, or see "
-            "`fbnetv3 doctor`"
-        )
-    return device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
