@@ -39,6 +39,9 @@ from .scoring import BATCH_SIZE, Score, score
 _DEVICE_CHECK_STEPS = 50
 
 
+OnStep = Callable[[int, int, int], None]
+
+
 class Teacher(Protocol):
     """Gives logits to learn from; see `distill`."""
 
@@ -109,8 +112,18 @@ class Loop:
             )
         return module  # type: ignore[no-any-return]  # a module is called with a tensor
 
-    def epochs(self, on_step: Callable[[int, int, int], None]) -> Iterator[EpochLog]:
+    def epochs(self, on_step: OnStep) -> Iterator[EpochLog]:
         """Trains what is left; yields every epoch, those before a resume too."""
+        running = self.running(on_step)
+        while True:
+            with _fastest_kernels(self.config.hardware.device):
+                log = next((log for log in running if log is not None), None)
+            if log is None:
+                return
+            yield log
+
+    def running(self, on_step: OnStep) -> Iterator[EpochLog | None]:
+        """Does what `epochs` does and yields None after each step, for loops that run in turns."""
         folder = self.config.folder
         if folder is not None:
             self._resume(folder)
@@ -118,22 +131,22 @@ class Loop:
                 write_setting(folder, self.model, self.config.recipe)
         yield from self.curve
         while self.epoch < self.config.epochs:
-            self._train_epoch(on_step)
+            self.model.train()
+            for _ in self._steps(on_step):
+                yield None
             self.curve.append(self._closed_epoch())
             self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
             self.loss_sum.zero_()
             if folder is not None:
-                self._save(folder)
+                last = self.epoch == self.config.epochs
+                if last or self.epoch % self.config.checkpoint_epochs == 0:
+                    self._save(folder)
                 if self.world.rank == 0:
                     write_curve(folder, self.curve)
             yield self.curve[-1]
 
-    def _train_epoch(self, on_step: Callable[[int, int, int], None]) -> None:
-        self.model.train()
-        with _fastest_kernels(self.config.hardware.device):
-            self._train_steps(on_step)
-
-    def _train_steps(self, on_step: Callable[[int, int, int], None]) -> None:
+    def _steps(self, on_step: OnStep) -> Iterator[None]:
+        """Makes the steps that are left of an epoch; yields after each."""
         steps, recipe = self.batches.steps, self.config.recipe
         started = time.perf_counter()
         for sample in self.batches.samples(self.epoch, self.step):
@@ -142,12 +155,8 @@ class Loop:
             self.lr = recipe.lr_at(done, nodes=self.world.nodes)
             seed_all(derive_seed(self.config.seed, "step", self.epoch, self.step, self.world.rank))
             made = self.epoch * steps + self.step + 1
-            numbers = (
-                self.lr,
-                averaging_weight(made, recipe.ema_decay),
-                mixup_share(recipe.mixup),
-            )
-            self.run_step(sample, numbers)
+            weight = averaging_weight(made, recipe.ema_decay)
+            self.run_step(sample, (self.lr, weight, mixup_share(recipe.mixup)))
             self.step += 1
             on_step(self.epoch + 1, self.step, steps)
             every = self.config.checkpoint_steps
@@ -157,6 +166,7 @@ class Loop:
                 now = time.perf_counter()
                 self.seconds, started = self.seconds + now - started, now
                 self._save(self.config.folder)
+            yield
         self.seconds += time.perf_counter() - started
 
     def make_step(self, sample: Sample, numbers: Sequence[float | Tensor]) -> None:

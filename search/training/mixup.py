@@ -31,6 +31,7 @@ def mixed(
 
     others = batch.images.flip(0).mul_(1 - share)
     images = batch.images.mul(share).add_(others)
-    smoothing = label_smoothing
-    targets: Tensor = mixup_target(batch.labels, num_classes, share, smoothing)  # type: ignore[no-untyped-call]  # timm has no type for it
+    targets: Tensor = mixup_target(  # type: ignore[no-untyped-call]  # timm has no type for it
+        batch.labels, num_classes, share, label_smoothing
+    )
     return images, targets

@@ -162,6 +162,22 @@ def test_a_run_may_be_left_early_and_go_on(tmp_path: Path) -> None:
     assert result.curve[0] == first
 
 
+def test_checkpoints_may_be_epochs_apart_and_the_last_epoch_has_one(tmp_path: Path) -> None:
+    epochs: list[int] = []
+
+    def look(epoch: int, step: int, _: int) -> None:
+        if step == 1:
+            heads = (tmp_path / "checkpoints").glob("*.json")
+            epochs.append(max((json.loads(h.read_text())["epoch"] for h in heads), default=0))
+
+    run = tiny_run(tmp_path, tiny_recipe(epochs=5), checkpoint_epochs=2)
+    train(tiny_model(), tiny_images(), tiny_images(), run, on_step=look)
+    assert epochs == [0, 0, 2, 2, 4]
+    found = checkpointing.load_newest(tmp_path / "checkpoints")
+    assert found is not None
+    assert found[1]["epoch"] == 5
+
+
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path: Path) -> None:
     finish(tmp_path / "whole")
     with pytest.raises(Stop):
