@@ -84,6 +84,19 @@ def test_the_callers_generators_are_left_alone() -> None:
     assert torch.equal(torch.cuda.get_rng_state(), before)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "rmsprop"])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_gpu_trains_as_a_cpu_does(optimizer: str, accumulate: int) -> None:
+    """Order, augmentation and mixup are drawn on the CPU; the GPU repeats a graph of the step."""
+    losses = []
+    for device in ("cpu", "cuda"):
+        run = run_on(device, optimizer=optimizer)
+        recipe = dataclasses.replace(run.recipe, augment="autoaugment", mixup=0.2)
+        run = dataclasses.replace(run, recipe=recipe, accumulate=accumulate)
+        losses.append([log.loss for log in trained_by(run).curve])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+
+
 def assert_losses_are_close(change: dict[str, Any], rel: float) -> None:
     """Compares with float32, channels last and not compiled."""
     usual, other = (
