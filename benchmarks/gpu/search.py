@@ -6,7 +6,7 @@ The candidates are those of results/nars_cifar/trainings.jsonl, in an order that
 Each was trained there for 250 steps. Here it is trained for ten epochs of all images that the
 search did not hold out, with its weight decay scaled to the length: this tells how well short
 trainings rank candidates for the length that counts. Networks of this size leave most of a GPU
-idle, so that several are trained in turns, each on its own stream. Results: finals.jsonl, a line
+idle, so that several are trained at once: in processes, and in turns within them, each on its own stream. Results: finals_0.jsonl, a line
 for each training, much like trainings.jsonl.
 """
 
@@ -16,6 +16,8 @@ import argparse
 import dataclasses
 import json
 import random
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,7 +44,7 @@ from fbnetv3.search.training.scoring import score
 from .cifar10 import open_cifar10
 
 EPOCHS = 10
-AT_ONCE = 8
+PROCESSES, AT_ONCE = 3, 4
 ARMS = ("random", "nars", "evolution")
 
 
@@ -151,9 +153,11 @@ def finish(options: argparse.Namespace) -> None:
     dry = options.dry_run
     num_val = 64 if dry else PROXY["num_val"]
     train, val = hold_out(images, num_val, seed=0)
-    path = options.out / "finals.jsonl"
+    path = options.out / f"finals_{options.shard[0]}.jsonl"
     done = {line["digest"] for line in read_lines(path)}
-    waiting = [c for c in candidates(len(train)) if c.digest not in done]
+    shard, shards = options.shard
+    mine = candidates(len(train))[shard::shards]
+    waiting = [c for c in mine if c.digest not in done]
     if dry:
         waiting = [
             dataclasses.replace(c, recipe=dataclasses.replace(c.recipe, epochs=1))
@@ -201,8 +205,22 @@ def finish(options: argparse.Namespace) -> None:
         "trainings": len(read_lines(path)),
         "conditions": conditions(),
     }
-    write(options.out / "search.json", summary)
+    write(options.out / f"search_{shard}.json", summary)
     print(json.dumps({k: v for k, v in summary.items() if k != "conditions"}), flush=True)
+
+
+def in_processes(options: argparse.Namespace) -> int:
+    """Runs the shards side by side; returns 1 if one failed.
+
+    Before a network's first step cuDNN builds a program for each of its layers, which takes the
+    processor seconds: processes do it at the same time.
+    """
+    command = [sys.executable, "-m", "benchmarks.gpu.search", *sys.argv[1:]]
+    shards = [
+        subprocess.Popen([*command, "--shard", str(number), str(options.processes)])
+        for number in range(options.processes)
+    ]
+    return max(abs(shard.wait()) for shard in shards) and 1
 
 
 def main() -> None:
@@ -211,9 +229,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--data", type=Path)
     parser.add_argument("--seconds", type=float, default=240.0)
-    parser.add_argument("--at-once", type=int, default=AT_ONCE, help="trainings in turns")
+    parser.add_argument("--at-once", type=int, default=AT_ONCE, help="trainings in turns, each")
+    parser.add_argument("--processes", type=int, default=PROCESSES)
+    parser.add_argument(
+        "--shard", nargs=2, type=int, metavar=("NUMBER", "OF"), help="of the candidates, from 0"
+    )
     parser.add_argument("--dry-run", action="store_true")
-    finish(parser.parse_args())
+    options = parser.parse_args()
+    if options.shard is None and not options.dry_run:
+        raise SystemExit(in_processes(options))
+    options.shard = options.shard or (0, 1)
+    finish(options)
 
 
 if __name__ == "__main__":

@@ -29,11 +29,13 @@ class GraphedStep:
     """
 
     def __init__(self, work: Work, device: torch.device) -> None:
-        self._work, self._device = work, device
+        # "cuda" alone is the current GPU; torch wants to know which.
+        index = torch.cuda.current_device() if device.index is None else device.index
+        self._work, self._device = work, torch.device("cuda", index)
         self._batch: list[Tensor] = []
         self._numbers: list[Tensor] = []
         self._made = 0
-        self._stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._stream: Any = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, batch: Sequence[Tensor], numbers: Sequence[float]) -> None:

@@ -113,14 +113,8 @@ class Loop:
         return module  # type: ignore[no-any-return]  # a module is called with a tensor
 
     def epochs(self, on_step: OnStep) -> Iterator[EpochLog]:
-        """Trains what is left; yields every epoch, those before a resume too."""
-        running = self.running(on_step)
-        while True:
-            with _fastest_kernels(self.config.hardware.device):
-                log = next((log for log in running if log is not None), None)
-            if log is None:
-                return
-            yield log
+        """Trains what is left; gives every epoch, those before a resume too."""
+        return (log for log in self.running(on_step) if log is not None)
 
     def running(self, on_step: OnStep) -> Iterator[EpochLog | None]:
         """Does what `epochs` does and yields None after each step, for loops that run in turns."""
@@ -329,22 +323,6 @@ class Loop:
         self.loss_sum.fill_(record["loss_sum"])
         self.curve = [EpochLog(**log) for log in record["curve"]]
         self.batches.damaged = set(record["damaged"])
-
-
-@contextlib.contextmanager
-def _fastest_kernels(device: torch.device) -> Iterator[None]:
-    """Lets cuDNN choose kernels by trying them, and matrix products be computed in TF32."""
-    if device.type != "cuda":
-        yield
-        return
-    tried, precision = torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision()
-    torch.backends.cudnn.benchmark = True
-    torch.set_float32_matmul_precision("high")
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.benchmark = tried
-        torch.set_float32_matmul_precision(precision)
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
