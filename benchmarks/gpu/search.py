@@ -6,8 +6,8 @@ The candidates are those of results/nars_cifar/trainings.jsonl, in an order that
 Each was trained there for 250 steps. Here it is trained for ten epochs of all images that the
 search did not hold out, with its weight decay scaled to the length: this tells how well short
 trainings rank candidates for the length that counts. Networks of this size leave most of a GPU
-idle, so that several are trained at once: in processes, and in turns within them, each on its own stream. Results: finals_0.jsonl, a line
-for each training, much like trainings.jsonl.
+idle, so that several are trained at once: in processes, and in turns within them, each on its own
+stream. Results: finals_0.jsonl, a line for each training, much like trainings.jsonl.
 """
 
 from __future__ import annotations
