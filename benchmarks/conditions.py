@@ -16,7 +16,7 @@ from fbnetv3.measure.environment import environment
 def conditions() -> dict[str, Any]:
     """Returns what travels with every measured number."""
     commit = ""
-    with contextlib.suppress(FileNotFoundError):  # no git on this machine
+    with contextlib.suppress(OSError):  # no git, as on a machine that got a copy
         commit = subprocess.run(
             ["git", "rev-parse", "HEAD"],
             capture_output=True,

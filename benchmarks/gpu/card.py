@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -47,11 +48,14 @@ class Demand:
     activations: int
 
 
-def use_fastest_settings() -> dict[str, bool]:
-    """Allows TF32 and lets cuDNN try its algorithms; returns the settings, for the record."""
+def use_settings() -> dict[str, bool]:
+    """Allows TF32; returns the settings, for the record.
+
+    cuDNN chooses an algorithm without trying them: to prepare one takes it about 30 ms on an H100,
+    so that to try ten for each layer of each model would take hours.
+    """
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True
-    torch.backends.cudnn.benchmark = True
     return {
         "cuda.matmul.allow_tf32": torch.backends.cuda.matmul.allow_tf32,
         "cudnn.allow_tf32": torch.backends.cudnn.allow_tf32,
@@ -64,13 +68,14 @@ def describe_card() -> dict[str, Any]:
     if not torch.cuda.is_available():
         return {}
     properties: Any = torch.cuda.get_device_properties(0)
+    cudnn: Any = torch.backends.cudnn  # torch types neither
     found = {
         "name": properties.name,
         "capability": f"{properties.major}.{properties.minor}",
         "processors": properties.multi_processor_count,
         "memory_gib": round(properties.total_memory / 2**30, 1),
         "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version(),
+        "cudnn": cudnn.version(),
     }
     if shutil.which("nvidia-smi"):
         fields = ("driver_version", "power.limit", "clocks.max.sm", "clocks.max.mem")
@@ -100,10 +105,7 @@ def measure_ceilings(device: str, *, size: int = 8192, num_bytes: int = 2**30) -
         # Normal numbers: multiplying zeros takes less power and runs at higher clocks.
         a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
         out = torch.empty_like(a)
-        product = Contestant(
-            precision, lambda a=a, b=b, out=out: torch.mm(a, b, out=out), cuda=cuda
-        )  # type: ignore[misc]
-        contestants.append(product)
+        contestants.append(Contestant(precision, partial(torch.mm, a, b, out=out), cuda=cuda))
     source = torch.zeros(num_bytes // 4, device=device)
     target = torch.empty_like(source)
     contestants.append(Contestant("copy", lambda: target.copy_(source), cuda=cuda))

@@ -6,7 +6,7 @@ import contextlib
 import importlib.util
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,8 @@ from .card import Demand, demand_of
 
 # Images that a backend is checked on, where the batch has fewer.
 _MIN_CHECKED = 16
-# Most error (see `agreement_of`) by precision. A random network amplifies rounding: bfloat16 gave 0.1
-# to 0.7 for these on a CPU. Unrelated logits give 1.4, and float32 may be TF32, as fine as float16.
+# Most `rms_error` of `agreement_of` by precision. Random networks amplify rounding: bfloat16 gave
+# 0.1 to 0.7 on a CPU. Unrelated logits give 1.4; float32 may be TF32, which is as fine as float16.
 MAX_ERROR = {"fp32": 0.3, "bf16": 0.9, "fp16": 0.5}
 
 
@@ -106,13 +106,16 @@ def _settle(module: nn.Module, batch: torch.Tensor) -> None:
     module.eval()
 
 
-def _exact() -> contextlib.AbstractContextManager[None]:
-    """Returns a context in which convolutions are not in TF32 and no algorithms are tried."""
-    flags: Any = torch.backends.cudnn.flags
-    found: contextlib.AbstractContextManager[None] = flags(
-        enabled=True, benchmark=False, allow_tf32=False
-    )
-    return found
+@contextlib.contextmanager
+def _exact() -> Iterator[None]:
+    """Computes in float32 without TF32; cuDNN tries no algorithms, which takes seconds."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
+    cudnn.benchmark = cudnn.allow_tf32 = matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
 def reference(network: Network, whose: str, batch: NDArray[np.float32]) -> NDArray[Any]:
@@ -211,7 +214,7 @@ def checked(
     for first in range(batch_size, len(batch) - batch_size + 1, batch_size):
         parts.append(runner.logits(batch[first : first + batch_size]))
     agreement = agreement_of(np.concatenate(parts), expected)
-    if agreement["error"] > MAX_ERROR[way.precision]:
+    if agreement["rms_error"] > MAX_ERROR[way.precision]:
         raise ValueError(f"its logits are not those of float32: {agreement}")
     compiled = way.stage in ("compile", "autotune", "aoti")
     record = {
@@ -227,7 +230,7 @@ def agreement_of(got: NDArray[Any], expected: NDArray[Any]) -> dict[str, Any]:
 
     The median over the images is taken off both: it does not depend on the image and would hide
     what does. Medians, since a few images excite a random network far more than the others.
-    "error" is the root mean square of the differences in units of that of the expected logits.
+    "rms_error" is the root mean square of the differences in units of that of the expected logits.
 
     Raises:
         ValueError: a logit is not finite, or the expected ones do not depend on the image.
@@ -243,7 +246,7 @@ def agreement_of(got: NDArray[Any], expected: NDArray[Any]) -> dict[str, Any]:
     same = (got - centre).argmax(1) == (expected - centre).argmax(1)
     return {
         "max_abs_diff": float(np.abs(difference).max()),
-        "error": _typical(difference) / spread,
+        "rms_error": _typical(difference) / spread,
         "agreement_pct": 100 * float(same.mean()),
         "num_checked": len(got),
     }
@@ -262,7 +265,7 @@ def _autotuned() -> contextlib.AbstractContextManager[Any]:
     import torch._inductor as inductor
     from torch._inductor import config
 
-    options: Any = inductor.list_mode_options("max-autotune-no-cudagraphs")  # type: ignore[no-untyped-call]
+    options: Any = inductor.list_mode_options("max-autotune-no-cudagraphs")
     patched: contextlib.AbstractContextManager[Any] = config.patch(options)
     return patched
 

@@ -32,7 +32,7 @@ from benchmarks.latency.networks import OURS
 from benchmarks.records import append, read_lines
 from fbnetv3.measure.latency import measure
 
-from .card import Ceilings, describe_card, floors, measure_ceilings, use_fastest_settings
+from .card import Ceilings, describe_card, floors, measure_ceilings, use_settings
 from .contestants import (
     BASELINES,
     WAYS,
@@ -65,9 +65,7 @@ REST = (
     "fbnetv3_f",
     "efficientnet_b4",
 )
-# In messages of errors after which a process cannot use the GPU any more.
-_BROKEN = ("CUDA error", "CUDNN_STATUS_EXECUTION_FAILED")
-# Seconds that a combination of a stage may take before one has been measured.
+# Seconds that a job of a stage is expected to take before one has been measured.
 EXPECTED_S = {"plain": 15.0, "compile": 60.0, "autotune": 120.0, "aoti": 60.0, "onnxruntime": 40.0}
 
 
@@ -88,6 +86,7 @@ class Settings(NamedTuple):
         min_runs: samples wanted of each way.
         max_seconds: of timing for each job, warm-up apart.
         max_warmup_seconds: for each way.
+        expected_s: seconds that a job of a stage takes, until one has been measured.
         dry_run: whether nothing is compiled.
     """
 
@@ -96,10 +95,11 @@ class Settings(NamedTuple):
     min_runs: int = 30
     max_seconds: float = 2.5
     max_warmup_seconds: float = 0.3
+    expected_s: dict[str, float] = EXPECTED_S
     dry_run: bool = False
 
 
-DRY = Settings("cpu", 96, 3, 0.5, 0.05, dry_run=True)
+DRY = Settings("cpu", 64, 3, 0.5, 0.05, dict.fromkeys(EXPECTED_S, 5.0), dry_run=True)
 
 
 def jobs() -> list[Job]:
@@ -123,9 +123,9 @@ def jobs() -> list[Job]:
 
 def dry_jobs() -> list[Job]:
     """Returns jobs of every stage, small enough for a CPU."""
-    names = ("fbnetv3_a", "fbnetv3_b", "mobilenetv4_conv_medium")
+    names = ("fbnetv3_b", "mobilenetv4_conv_medium")
     found = [Job(name, batch, "plain") for name in names for batch in (1, 2)]
-    return found + [Job("fbnetv3_a", 1, stage) for stage in EXPECTED_S if stage != "plain"]
+    return found + [Job("fbnetv3_b", 1, stage) for stage in EXPECTED_S if stage != "plain"]
 
 
 def key(row: dict[str, Any]) -> tuple[str, int, str]:
@@ -150,26 +150,30 @@ class Bench:
         self.done = {key(row) for row in read_lines(path)}
         self._networks: dict[str, Network] = {}
 
-    def run(self, todo: Sequence[Job], deadline: float) -> int:
+    def run(self, todo: Sequence[Job], deadline: float, names: Sequence[str] | None = None) -> int:
         """Measures what is not in the file and fits; returns how many jobs did not fit.
 
         Args:
             todo: in the order of their worth.
             deadline: on the clock of `time.monotonic`.
+            names: of the ways that are measured; None is all.
         """
-        expected, skipped = dict(EXPECTED_S), 0
-        longest: dict[str, float] = {}
+        expected_s, skipped = dict(self.settings.expected_s), 0
         for job in todo:
-            ways = [way for way in ways_of(job.network, job.stage) if self._is_new(job, way)]
+            ways = [
+                way
+                for way in ways_of(job.network, job.stage)
+                if self._is_new(job, way) and (names is None or way.name in names)
+            ]
             if not ways:
                 continue
-            if time.monotonic() + longest.get(job.stage, expected[job.stage]) > deadline:
+            if time.monotonic() + expected_s[job.stage] > deadline:
                 skipped += 1
                 continue
             start = time.monotonic()
             self.measure(job, ways)
             took = time.monotonic() - start
-            longest[job.stage] = max(took, longest.get(job.stage, 0.0))
+            expected_s[job.stage] = 1.2 * took
             print(f"{job.network} batch {job.batch} {job.stage}: {took:.1f} s", flush=True)
         return skipped
 
@@ -275,7 +279,7 @@ class Bench:
             print(f"{job.network} batch {job.batch}: {text}", flush=True)
         for way in ways:
             self._record(job, way, error=text)
-        if any(mark in text for mark in _BROKEN):
+        if not usable(self.settings.device):
             raise BrokenDeviceError(text) from error
 
     def _network(self, name: str) -> Network:
@@ -296,23 +300,28 @@ class BrokenDeviceError(Exception):
     """An error after which a process cannot use the GPU any more."""
 
 
+def usable(device: str) -> bool:
+    """Returns whether this process can still compute on a device; some errors on a GPU stay."""
+    try:
+        return bool(torch.ones(2, device=device).sum().item() == 2)
+    except RuntimeError:
+        return False
+
+
 def table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
     """Yields a line for each model and batch size: plain PyTorch, the best backend, the speed-up.
 
     "eager" is timm's own model in float32; a star marks ours as it is, where timm has none. "bf16"
     is the same in bfloat16 and channels-last. The best of ours is named for our models, the best of
-    all for the others.
+    all for the others; its speed-up is over eager runs that took turns with it.
     """
     yield (
         f"{'model':24} {'batch':>5} {'eager ms':>9}  {'bf16 ms':>9} {'best ms':>9} {'times':>6} "
         f"{'(bf16)':>6} {'img/s':>8}  best"
     )
     timed = [row for row in rows if "latency" in row]
-    order = [*FIRST, *REST]
-    for batch, name in sorted(
-        {(row["batch"], row["network"]) for row in timed},
-        key=lambda pair: (pair[0], order.index(pair[1])),
-    ):
+    found = dict.fromkeys((row["batch"], row["network"]) for row in timed)
+    for batch, name in sorted(found, key=lambda pair: pair[0]):
         own = {r["backend"]: r for r in timed if (r["network"], r["batch"]) == (name, batch)}
         ours = [row for row in own.values() if name not in OURS or "timm" not in row["backend"]]
         if not ours:
@@ -322,10 +331,12 @@ def table(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
             next((own[way] for way in BASELINES[precision] if way in own), None)
             for precision in ("fp32", "bf16")
         )
+        half_ms = None if half is None else _ms(half)
         star = "*" if eager is not None and eager["backend"] == "torch" else " "
         yield (
             f"{name:24} {batch:5} {_cell(eager)}{star} {_cell(half)} {_ms(best):9.3f} "
-            f"{_ratio(eager, best)} {_ratio(half, best)} {best['images_per_s']:8.0f}  "
+            f"{_ratio(best.get('baseline_ms'), best)} {_ratio(half_ms, best)} "
+            f"{best['images_per_s']:8.0f}  "
             f"{best['backend']}"
         )
 
@@ -338,8 +349,8 @@ def _cell(row: dict[str, Any] | None) -> str:
     return f"{'-':>9}" if row is None else f"{_ms(row):9.3f}"
 
 
-def _ratio(row: dict[str, Any] | None, best: dict[str, Any]) -> str:
-    return f"{'-':>6}" if row is None else f"{_ms(row) / _ms(best):6.2f}"
+def _ratio(ms: float | None, best: dict[str, Any]) -> str:
+    return f"{'-':>6}" if ms is None else f"{ms / _ms(best):6.2f}"
 
 
 def start(options: argparse.Namespace) -> None:
@@ -347,7 +358,7 @@ def start(options: argparse.Namespace) -> None:
     settings = DRY if options.dry_run else Settings()
     deadline = time.monotonic() + options.seconds
     path = options.out / "latency.jsonl"
-    about = {"settings": use_fastest_settings(), "card": describe_card()}
+    about = {"settings": use_settings(), "card": describe_card()}
     about["environment"] = conditions()
     ceilings = (
         measure_ceilings("cpu", size=128, num_bytes=2**20)
@@ -357,7 +368,8 @@ def start(options: argparse.Namespace) -> None:
     bench = Bench(path, settings, ceilings, {"ceilings": dataclasses.asdict(ceilings), **about})
     print(f"{about['card']} {ceilings}", flush=True)
     try:
-        skipped = bench.run(dry_jobs() if options.dry_run else jobs(), deadline)
+        todo = dry_jobs() if options.dry_run else options.only or jobs()
+        skipped = bench.run(todo, deadline, options.ways)
     except BrokenDeviceError as error:
         print(f"starting again after {error}", flush=True)
         left = max(0.0, deadline - time.monotonic())
@@ -368,12 +380,22 @@ def start(options: argparse.Namespace) -> None:
     print("\n".join(table(read_lines(path))), flush=True)
 
 
+def as_job(text: str) -> Job:
+    """Returns the job of "MODEL:BATCH:STAGE"."""
+    network, batch, stage = text.split(":")
+    return Job(network, int(batch), stage)
+
+
 def main(words: Sequence[str] | None = None) -> None:
     """Reads the command line and measures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of latency.jsonl")
     parser.add_argument("--seconds", type=float, default=240.0, help="time limit")
     parser.add_argument("--dry-run", action="store_true", help="tiny inputs on the CPU")
+    parser.add_argument(
+        "--only", nargs="+", type=as_job, metavar="MODEL:BATCH:STAGE", help="jobs, in this order"
+    )
+    parser.add_argument("--ways", nargs="+", choices=[way.name for way in WAYS])
     options = parser.parse_args(words)
     if not options.dry_run and not torch.cuda.is_available():
         parser.error("torch finds no GPU here; give --dry-run to go through everything on a CPU")

@@ -44,6 +44,9 @@ BATCH_SIZES = (256, 1024)
 # of 4 pixels left at the end.
 RESOLUTION = 64
 ACCURACY_BATCH = 512
+PARTS = ("peak", "throughput", "profile", "accuracy", "compiled")
+# Compiling a training step takes this long.
+COMPILE_S = 90.0
 # Epochs, at most and at least, of the accuracy's training.
 MOST, LEAST = 120, 5
 
@@ -87,7 +90,7 @@ def throughput(
     rates = {name: batch_size * steps / statistics.median(s) for name, s in seconds.items()}
     macs = count(arch, arch.resolution, num_classes=len(images.classes)).macs_paper
     return {
-        "part": "throughput, compiled" if compiled else "throughput",
+        "part": "compiled" if compiled else "throughput",
         "model": "fbnetv3_a",
         "resolution": arch.resolution,
         "batch_size": batch_size,
@@ -214,25 +217,27 @@ def results(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     hardware = Hardware.of("cpu" if dry else "cuda")
     sizes = (8,) if dry else BATCH_SIZES
     steps, rounds = (1, 1) if dry else (40, 5)
-    if not dry and ("peak", None) not in done:
+
+    def due(part: str, batch_size: int | None = None) -> bool:
+        on_a_cpu = part in ("throughput", "accuracy")
+        return (part, batch_size) not in done and part in options.only and (on_a_cpu or not dry)
+
+    if due("peak"):
         yield {"part": "peak", "bf16_matmul_tflops": matmul_tflops()}
     for size in sizes:
-        if ("throughput", size) not in done:
+        if due("throughput", size):
             yield throughput(images, hardware, size, steps, rounds, compiled=False)
-    if not dry and ("profile", sizes[0]) not in done:
+    if due("profile", sizes[0]):
         yield profile(images, hardware, sizes[0])
-    if ("accuracy", None) not in done:
+    if due("accuracy"):
         left = deadline - time.monotonic()
-        kept = options.compile_seconds if left > 2 * options.compile_seconds else 0.0
-        side = 16 if dry else options.resolution
-        most = LEAST if dry else MOST
-        folders = options.out, options.work or options.out / "work"
-        folders[1].mkdir(parents=True, exist_ok=True)
-        yield accuracy(images, test, hardware, left - kept, side, most, *folders)
-    if deadline - time.monotonic() > options.compile_seconds and not dry:
-        for size in sizes:
-            if ("throughput, compiled", size) not in done:
-                yield throughput(images, hardware, size, steps, rounds, compiled=True)
+        most, side = (LEAST, 16) if dry else (MOST, options.resolution)
+        work = options.work or options.out / "work"
+        work.mkdir(parents=True, exist_ok=True)
+        yield accuracy(images, test, hardware, left, side, most, options.out, work)
+    for size in sizes:
+        if due("compiled", size) and deadline - time.monotonic() > COMPILE_S:
+            yield throughput(images, hardware, size, steps, rounds, compiled=True)
 
 
 def main() -> None:
@@ -242,7 +247,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--work", type=Path, help="folder of checkpoints; OUT/work unless given")
     parser.add_argument("--seconds", type=float, default=240.0)
-    parser.add_argument("--compile-seconds", type=float, default=60.0, help="kept for compiling")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--resolution", type=int, default=RESOLUTION, help="of the accuracy")
     parser.add_argument("--dry-run", action="store_true")
     options = parser.parse_args()
