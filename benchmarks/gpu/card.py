@@ -48,11 +48,14 @@ class Demand:
     activations: int
 
 
-def use_fastest_settings() -> dict[str, bool]:
-    """Allows TF32 and lets cuDNN try its algorithms; returns the settings, for the record."""
+def use_settings() -> dict[str, bool]:
+    """Allows TF32; returns the settings, for the record.
+
+    cuDNN chooses an algorithm without trying them: to prepare one takes it about 30 ms on an H100,
+    so that to try ten for each layer of each model would take hours.
+    """
     torch.backends.cuda.matmul.allow_tf32 = True
     torch.backends.cudnn.allow_tf32 = True
-    torch.backends.cudnn.benchmark = True
     return {
         "cuda.matmul.allow_tf32": torch.backends.cuda.matmul.allow_tf32,
         "cudnn.allow_tf32": torch.backends.cudnn.allow_tf32,

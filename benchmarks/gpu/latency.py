@@ -32,7 +32,7 @@ from benchmarks.latency.networks import OURS
 from benchmarks.records import append, read_lines
 from fbnetv3.measure.latency import measure
 
-from .card import Ceilings, describe_card, floors, measure_ceilings, use_fastest_settings
+from .card import Ceilings, describe_card, floors, measure_ceilings, use_settings
 from .contestants import (
     BASELINES,
     WAYS,
@@ -150,16 +150,21 @@ class Bench:
         self.done = {key(row) for row in read_lines(path)}
         self._networks: dict[str, Network] = {}
 
-    def run(self, todo: Sequence[Job], deadline: float) -> int:
+    def run(self, todo: Sequence[Job], deadline: float, names: Sequence[str] | None = None) -> int:
         """Measures what is not in the file and fits; returns how many jobs did not fit.
 
         Args:
             todo: in the order of their worth.
             deadline: on the clock of `time.monotonic`.
+            names: of the ways that are measured; None is all.
         """
         expected_s, skipped = dict(self.settings.expected_s), 0
         for job in todo:
-            ways = [way for way in ways_of(job.network, job.stage) if self._is_new(job, way)]
+            ways = [
+                way
+                for way in ways_of(job.network, job.stage)
+                if self._is_new(job, way) and (names is None or way.name in names)
+            ]
             if not ways:
                 continue
             if time.monotonic() + expected_s[job.stage] > deadline:
@@ -353,7 +358,7 @@ def start(options: argparse.Namespace) -> None:
     settings = DRY if options.dry_run else Settings()
     deadline = time.monotonic() + options.seconds
     path = options.out / "latency.jsonl"
-    about = {"settings": use_fastest_settings(), "card": describe_card()}
+    about = {"settings": use_settings(), "card": describe_card()}
     about["environment"] = conditions()
     ceilings = (
         measure_ceilings("cpu", size=128, num_bytes=2**20)
@@ -363,7 +368,8 @@ def start(options: argparse.Namespace) -> None:
     bench = Bench(path, settings, ceilings, {"ceilings": dataclasses.asdict(ceilings), **about})
     print(f"{about['card']} {ceilings}", flush=True)
     try:
-        skipped = bench.run(dry_jobs() if options.dry_run else jobs(), deadline)
+        todo = dry_jobs() if options.dry_run else options.only or jobs()
+        skipped = bench.run(todo, deadline, options.ways)
     except BrokenDeviceError as error:
         print(f"starting again after {error}", flush=True)
         left = max(0.0, deadline - time.monotonic())
@@ -374,12 +380,22 @@ def start(options: argparse.Namespace) -> None:
     print("\n".join(table(read_lines(path))), flush=True)
 
 
+def as_job(text: str) -> Job:
+    """Returns the job of "MODEL:BATCH:STAGE"."""
+    network, batch, stage = text.split(":")
+    return Job(network, int(batch), stage)
+
+
 def main(words: Sequence[str] | None = None) -> None:
     """Reads the command line and measures."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of latency.jsonl")
     parser.add_argument("--seconds", type=float, default=240.0, help="time limit")
     parser.add_argument("--dry-run", action="store_true", help="tiny inputs on the CPU")
+    parser.add_argument(
+        "--only", nargs="+", type=as_job, metavar="MODEL:BATCH:STAGE", help="jobs, in this order"
+    )
+    parser.add_argument("--ways", nargs="+", choices=[way.name for way in WAYS])
     options = parser.parse_args(words)
     if not options.dry_run and not torch.cuda.is_available():
         parser.error("torch finds no GPU here; give --dry-run to go through everything on a CPU")

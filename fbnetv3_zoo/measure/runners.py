@@ -133,7 +133,7 @@ def torch_runner(
 
     def prepare() -> None:
         torch.set_num_threads(threads or default)
-        if cuda:
+        if cuda and target.index is not None:
             torch.cuda.set_device(target)
 
     def placed(batch: NDArray[Any]) -> torch.Tensor:

@@ -266,8 +266,6 @@ def test_torch_takes_no_number_of_threads_on_a_gpu(tmp_path: Path) -> None:
 @pytest.mark.gpu
 @pytest.mark.parametrize("backend", [b for b in TORCH_BACKENDS if "compile" not in b])
 def test_a_gpu_is_timed_with_events(small_model: FBNetV3, backend: str) -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
     x, _ = small_batch(small_model)
     runner = torch_runner(small_model, backend, device="cuda")
     (found,) = measure([runner.contestant(x)], min_runs=20)
