@@ -188,9 +188,9 @@ class Bench:
             network = self._network(job.network)
             self._time(job, network, self._ready(job, network, ways))
         except Exception as error:
-            self._failed(job, ways if len(self.done) == before else (), error)
-        finally:
-            self._clear(job)
+            known = isinstance(error, BrokenDeviceError) and len(self.done) > before
+            self._failed(job, () if known else ways, error)
+        self._clear(job)
 
     def _ready(self, job: Job, network: Network, ways: Sequence[Way]) -> list[Checked]:
         """Returns the ways that work; records why the others do not."""
