@@ -122,9 +122,9 @@ LINES = "fbnetv3-search latency-table t.json --space cifar_joint"
         ("fbnetv3-search run new --space broken.json --table labels.csv", 2, "broken.json is not"),
         (f"{TABLE} --labels nowhere.csv", 2, "no labels at nowhere.csv"),
         (f"{TABLE} --labels short.csv", 2, "short.csv has no column 'label'; it has ['g0', 'g1']"),
-        (f"{TABLE} --labels cut.csv", 2, "cut.csv, line 2: the label is None, no number"),
+        (f"{TABLE} --labels cut.csv", 2, "cut.csv, line 2: the label is None; expected a number"),
         (f"{TABLE} --labels outside.csv", 2, "outside.csv, line 2: gene 'g0' cannot be 9"),
-        (f"{TABLE} --labels photo.jpg", 2, "photo.jpg is no CSV text"),
+        (f"{TABLE} --labels photo.jpg", 2, "photo.jpg is not a CSV text file"),
         (f"{TABLE} --latency other.json", 2, "this is not a latency table"),
         (
             "fbnetv3-search run new --space cifar_joint --data empty",
