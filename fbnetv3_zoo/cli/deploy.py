@@ -246,7 +246,7 @@ def quantize(
         rows = [
             (la.node, la.error_of_std, "float" if la.in_float else "int8") for la in found.layers
         ]
-        print_table(("layer", "error alone", "kept in"), rows[:10], "the ten dearest layers")
+        print_table(("layer", "error alone", "kept in"), rows[:10], "the ten most sensitive layers")
     if speed:
         print(speed.verdict)
 
