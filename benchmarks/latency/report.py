@@ -1,4 +1,4 @@
-"""Tables and a picture of what `networks.py` measured; the README's short table too.
+"""Tables and a plot of the results of `networks.py`, and the README's short table.
 
     python -m benchmarks.latency.report benchmarks/results/latency.jsonl --write-readme
 
@@ -26,21 +26,21 @@ SHOWN = ("torch", "torch-optimized", "onnxruntime", "openvino", "openvino-bf16",
 
 
 def milliseconds(row: dict[str, Any]) -> float:
-    """Returns a row's median."""
+    """Returns a result's median."""
     return float(row["latency"]["median_ms"])
 
 
 def eager_of(rows: Rows, network: str) -> dict[str, Any]:
-    """Returns the row of plain torch, timm's own network where there is one."""
+    """Returns the result of plain torch, with timm's own model if there is one."""
     found = {row["backend"]: row for row in rows if row["network"] == network}
     return found.get("timm") or found["torch"]
 
 
 def table(rows: Rows, networks: Sequence[str], backends: Sequence[str]) -> str:
-    """Returns one batch and number of threads as Markdown: ms, and how many times eager's speed."""
+    """Returns a Markdown table for one batch size and thread count: ms, and speedup over eager."""
     backends = [b for b in backends if any(row["backend"] == b for row in rows)]
     lines = [
-        f"| network | {' | '.join(backends)} |",
+        f"| model | {' | '.join(backends)} |",
         f"| --- |{' --- |' * len(backends)}",
     ]
     for network in networks:
@@ -57,14 +57,14 @@ def table(rows: Rows, networks: Sequence[str], backends: Sequence[str]) -> str:
 
 
 def shares(rows: Rows, networks: Sequence[str], batch: int) -> str:
-    """Returns what share of the roofline each backend reaches on one thread, as Markdown.
+    """Returns a Markdown table of each backend's share of the roofline on one thread.
 
-    The roofline is the larger of multiply-adds over the machine's fastest matrix product, in the
-    backend's precision, and weights over its reading speed. int8 has none: no peak is measured.
+    The roofline is the larger of MACs over the machine's fastest matrix product, in the backend's
+    precision, and weights over its memory bandwidth. int8 has none: its peak is not measured.
     """
     backends = [b for b in SHOWN if b != "openvino-int8" and any(r["backend"] == b for r in rows)]
     lines = [
-        f"| network | floor fp32, ms | {' | '.join(backends)} |",
+        f"| model | floor fp32, ms | {' | '.join(backends)} |",
         f"| --- | --- |{' --- |' * len(backends)}",
     ]
     for network in networks:
@@ -83,21 +83,22 @@ def shares(rows: Rows, networks: Sequence[str], batch: int) -> str:
 
 
 def floor_ms(row: dict[str, Any]) -> float:
-    """Returns the least time that a row's arithmetic and weights take."""
+    """Returns the roofline's time for a result: the larger of its arithmetic and its weights."""
     bf16 = "bf16" in row["backend"]
     num_bytes = row["params"] * (2 if bf16 else 4)
     return Roofline(**row["roofline"]).floor_ms(row["batch"] * row["macs"], num_bytes, bf16=bf16)
 
 
 def report(rows: Rows) -> str:
-    """Returns all tables."""
+    """Returns the page with all tables."""
     first = rows[0]
     about = {k: v for k, v in first["environment"].items() if k != "load_1min"}
     parts = [
         "# Latency on a CPU",
-        "Medians in milliseconds a batch, all backends of a network in turns in one process, and "
-        "how many times the speed of plain torch (timm's own network where it has it) with as many "
-        "threads. `python -m benchmarks.latency.report` makes this page.",
+        "Medians in milliseconds per batch and, in parentheses, the speedup over plain torch (over "
+        "timm's own model where it has one) with the same number of threads. The backends of a "
+        "model are interleaved in one process. `python -m benchmarks.latency.report` writes this "
+        "page.",
         f"```json\n{json.dumps(about, indent=1)}\n```",
     ]
     networks = list(dict.fromkeys(row["network"] for row in rows))
@@ -123,10 +124,11 @@ def report(rows: Rows) -> str:
     said = f" and {bf16:.0f} in bfloat16" if has_bf16 else ""
     parts += [
         "## Share of the roofline",
-        f"One thread. The fastest matrix product has {fp32:.0f} billion multiply-adds a second"
-        f"{said}, and memory gives {read:.0f} GB/s (medians; measured before each network). The "
-        "share is the time that a backend would need at those rates, over its median; for int8 no "
-        "peak is measured. More than 100 % is a library that multiplies faster than torch does.",
+        f"One thread. The fastest matrix product has {fp32:.0f} billion MACs (multiply-adds) per "
+        f"second{said}, and the memory bandwidth is {read:.0f} GB/s (medians, measured before each "
+        "model). The share is the time that a backend would need at those rates, divided by its "
+        "median; for int8 no peak is measured. A library that multiplies faster than torch exceeds "
+        "100 %.",
     ]
     for batch in sorted({row["batch"] for row in rows}):
         parts += [f"Batch {batch}:", shares(rows, networks, batch)]
@@ -139,7 +141,7 @@ def picture(rows: Rows, path: Path) -> None:
     for row in rows:
         weights = WEIGHTS.get(f"{row['network']}.meta_in1k")
         at_once = (row["threads"], row["batch"]) == (1, 1)
-        # What int8 costs in accuracy is not known of weights that are random.
+        # The accuracy of int8 is unknown, because the weights are untrained.
         if weights is None or not at_once or row["backend"] in (*EAGER, "openvino-int8"):
             continue
         shown.append(
@@ -157,7 +159,7 @@ def picture(rows: Rows, path: Path) -> None:
 
 
 def main() -> None:
-    """Writes the page, the picture, and the README's block."""
+    """Writes the page, the plot, and the README's block."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("rows", type=Path)
     parser.add_argument("--write-readme", action="store_true")

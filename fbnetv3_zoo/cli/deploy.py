@@ -196,8 +196,8 @@ def quantize(
 ) -> None:
     r"""Quantize an exported model to int8; measure accuracy and speed.
 
-    Writes OUTPUT. It is calibrated on images, judged on others against fp32, and its speed measured
-    on this machine; with --max-drop the layers that cost most stay in float until it holds.
+    Writes OUTPUT. It is calibrated on images, compared with fp32 on others, and its speed measured
+    on this machine; with --max-drop the most sensitive layers stay in float if necessary.
 
     Examples:
         fbnetv3 quantize nano.onnx --calib photos -o nano_int8.onnx
@@ -214,15 +214,15 @@ def quantize(
     need(str(chosen.quantizer))
     names = ONNX.load(file, threads=1).class_names
     images = labelled_images(calib, names, part="train")
-    judged = labelled_images(evaluate, names) if evaluate else None
-    for text in dict.fromkeys(images.notes + (judged.notes if judged else ())):
+    held_out = labelled_images(evaluate, names) if evaluate else None
+    for text in dict.fromkeys(images.notes + (held_out.notes if held_out else ())):
         note(text)
     found = quantized(
         file,
         output,
         thinned(images.paths),
-        evaluation=judged.paths if judged else None,
-        labels=judged.labels if judged else None,
+        evaluation=held_out.paths if held_out else None,
+        labels=held_out.labels if held_out else None,
         runtime=chosen.name,
         method=method,
         max_drop_pct=max_drop,
@@ -238,7 +238,7 @@ def quantize(
     )
     if found.num_unreadable:
         listed = "; ".join(found.unreadable[:5])
-        note(f"{found.num_unreadable} images could not be read and were passed over: {listed}")
+        note(f"{found.num_unreadable} images could not be read and were skipped: {listed}")
     print(f"same top-1 as fp32 on {found.agreement_pct:.2f} % of {found.num_evaluation} images")
     if found.top1_pct is not None:
         print(f"top-1 {found.top1_pct:.2f} %, fp32 {found.top1_float_pct:.2f} %")
@@ -246,7 +246,7 @@ def quantize(
         rows = [
             (la.node, la.error_of_std, "float" if la.in_float else "int8") for la in found.layers
         ]
-        print_table(("layer", "error alone", "kept in"), rows[:10], "the ten dearest layers")
+        print_table(("layer", "error alone", "kept in"), rows[:10], "the ten most sensitive layers")
     if speed:
         print(speed.verdict)
 

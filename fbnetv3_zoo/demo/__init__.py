@@ -1,4 +1,4 @@
-"""A page that classifies photos in a browser.
+"""A page that classifies images in a browser.
 
 Imports `deploy` and the rooms above it.
 """

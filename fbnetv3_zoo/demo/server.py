@@ -1,4 +1,4 @@
-"""A folder of static files on this machine's own address, with the headers that threads need."""
+"""Serves a folder on localhost, with the headers that WebAssembly threads need."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ HOST = "127.0.0.1"
 
 
 class _Handler(SimpleHTTPRequestHandler):
-    # Not left to the system's table: browsers refuse modules of another type.
+    # Independent of the system's MIME types: browsers refuse modules of another type.
     extensions_map = {  # noqa: RUF012  # as the base class has it
         "": "application/octet-stream",
         ".css": "text/css; charset=utf-8",
@@ -26,7 +26,7 @@ class _Handler(SimpleHTTPRequestHandler):
     }
 
     def end_headers(self) -> None:
-        # Only a page that is isolated from others may share memory among threads.
+        # Browsers allow shared memory between threads only on isolated pages.
         self.send_header("Cross-Origin-Opener-Policy", "same-origin")
         self.send_header("Cross-Origin-Embedder-Policy", "require-corp")
         self.send_header("Cache-Control", "no-cache")
@@ -37,30 +37,30 @@ class _Handler(SimpleHTTPRequestHandler):
 
 
 class _Server(ThreadingHTTPServer):
-    # On Windows it would let two servers share a port.
+    # On Windows this would let two servers share a port.
     allow_reuse_address = os.name != "nt"
     daemon_threads = True
 
 
 def open_server(folder: Path, port: int) -> ThreadingHTTPServer:
-    """Returns a server of `folder` that already holds its port; `serve_forever` answers.
+    """Returns a server of `folder`, bound to its port; `serve_forever` starts it.
 
     Args:
-        folder: may be filled later.
-        port: 0 takes any that is free.
+        folder: the folder, which may be filled later.
+        port: the port; 0 takes any free one.
 
     Raises:
-        OSError: the port cannot be had.
+        OSError: the port is not available.
     """
     try:
         return _Server((HOST, port), partial(_Handler, directory=str(folder)))
     except OSError as error:
         raise OSError(
             f"cannot serve at {HOST}:{port}: {error.strerror}; give another --port, or --port 0 "
-            "for any that is free"
+            "for any free one"
         ) from error
 
 
 def address_of(server: ThreadingHTTPServer) -> str:
-    """Returns what to open in a browser."""
+    """Returns the URL to open in a browser."""
     return f"http://{HOST}:{server.server_address[1]}/"

@@ -1,8 +1,8 @@
-"""A folder of static files that classifies photos in a browser, with one of our exported files.
+"""Writes a folder of static files that classify images in a browser with an exported model.
 
-Any server of static files can serve it, and it loads nothing from elsewhere. The page's own files
-are in `data/demo/`; the network is an ONNX file, described by `demo.json` beside it;
-onnxruntime-web runs it. The edge of this file: it writes a folder; `demo_server` serves it.
+Any web server can serve the folder, and it loads nothing from elsewhere. The page's files are in
+`data/demo/`; the model is an ONNX file, described by `demo.json` beside it, and runs in
+onnxruntime-web. `server` serves the folder.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from .web_runtime import RUNTIME, WebRuntime, fetch_runtime, unpack_runtime
 
 _DATA = Path(__file__).parent.parent / "data"
 _PAGE_FILES = ("index.html", "style.css", "demo.mjs", "preprocess.mjs")
-# A folder that has it was made here, and may be made anew. It is filled last.
+# Marks a folder of an earlier demo, which may be overwritten. Its content is written last.
 _RECORD = "demo.json"
 
 
 @dataclass(frozen=True)
 class Demo:
-    """A folder that is ready to be served.
+    """A demo, ready to be served.
 
     Attributes:
-        folder: where it lies.
-        name: of the network.
-        license: of its weights; empty where none is known.
-        num_bytes: of all files together.
+        folder: the folder.
+        name: name of the model.
+        license: licence of its weights; empty if unknown.
+        num_bytes: total size of the files.
     """
 
     folder: Path
@@ -47,7 +47,7 @@ class Demo:
 
 
 def folder_of(model: str, cache_dir: str | Path | None = None) -> Path:
-    """Returns a model's own folder in the cache, which may not exist yet."""
+    """Returns the folder of a model's demo in the cache, which may not exist yet."""
     name = Path(model.rpartition(":")[2]).resolve().name.removesuffix(ONNX.suffix)
     return cache.cache_dir(cache_dir) / "demo" / name
 
@@ -61,74 +61,74 @@ def build_demo(
     cache_dir: str | Path | None = None,
     offline: bool | None = None,
 ) -> Demo:
-    """Writes the page of a network into a folder and returns what was written.
+    """Writes the demo of a model into a folder.
 
     Args:
         model: a name whose weights can be loaded, or the path of an exported `.onnx` file.
-        folder: new, empty, or an earlier demo's.
-        tarball: of onnxruntime-web, where it is on this machine already.
-        runtime: which release of it.
-        cache_dir: as in `fbnetv3.create`.
-        offline: as in `fbnetv3.create`.
+        folder: a new or empty folder, or that of an earlier demo.
+        tarball: a local copy of onnxruntime-web's tarball.
+        runtime: the release of onnxruntime-web.
+        cache_dir: see `fbnetv3.create`.
+        offline: see `fbnetv3.create`.
 
     Raises:
-        FetchError: weights or onnxruntime-web cannot be had; says what to do.
-        FileNotFoundError: there is no such file.
-        ValueError: the model is unknown or does not take photos, its licence is refused, or the
-            folder is someone else's or cannot be written.
+        FetchError: weights or onnxruntime-web cannot be downloaded; the message says what to do.
+        FileNotFoundError: the model file does not exist.
+        ValueError: the model is unknown or does not take RGB images, its licence is refused, or the
+            folder has other files or cannot be written.
     """
-    place = Path(folder)
+    root = Path(folder)
     opened = _opened(model, cache_dir, offline)
-    _claim(place)
+    _prepare_folder(root)
     archive = fetch_runtime(runtime, tarball=tarball, cache_dir=cache_dir, offline=offline)
-    backend = _place_model(opened, place / "model.onnx")
-    unpack_runtime(archive, place / "runtime", runtime)
-    _copy(_DATA / "demo" / "RUNTIME_LICENSE.txt", place / "runtime" / "LICENSE.txt")
+    backend = _write_model(opened, root / "model.onnx")
+    unpack_runtime(archive, root / "runtime", runtime)
+    _copy(_DATA / "demo" / "RUNTIME_LICENSE.txt", root / "runtime" / "LICENSE.txt")
     for name in _PAGE_FILES:
-        _copy(_DATA / "demo" / name, place / name)
+        _copy(_DATA / "demo" / name, root / name)
     for path in sorted((_DATA / "photos").iterdir()):
-        _copy(path, place / "photos" / path.name)
-    record = _described(backend, runtime, place)
-    write_atomically(place / _RECORD, (json.dumps(record, indent=1) + "\n").encode())
+        _copy(path, root / "photos" / path.name)
+    record = _page_data(backend, runtime, root)
+    write_atomically(root / _RECORD, (json.dumps(record, indent=1) + "\n").encode())
     return Demo(
-        folder=place,
+        folder=root,
         name=backend.artefact.name,
         license=backend.artefact.license,
-        num_bytes=sum(path.stat().st_size for path in place.rglob("*") if path.is_file()),
+        num_bytes=sum(path.stat().st_size for path in root.rglob("*") if path.is_file()),
     )
 
 
-def _claim(place: Path) -> None:
-    """Makes the folder, or sees that it is an earlier demo's."""
+def _prepare_folder(root: Path) -> None:
+    """Creates the folder, or checks that it is an earlier demo's."""
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        if any(place.iterdir()) and not (place / _RECORD).is_file():
+        root.mkdir(parents=True, exist_ok=True)
+        if any(root.iterdir()) and not (root / _RECORD).is_file():
             raise ValueError(
-                f"{place} has other files in it; give a new or empty folder with --out, or an "
+                f"{root} has other files in it; give a new or empty folder with --out, or an "
                 "earlier demo's"
             )
-        (place / _RECORD).touch()
+        (root / _RECORD).touch()
         for name in ("runtime", "photos"):
-            (place / name).mkdir(exist_ok=True)
+            (root / name).mkdir(exist_ok=True)
     except OSError as error:
         raise ValueError(
-            f"cannot write {place}: {error.strerror}; give a folder that is writable with --out"
+            f"cannot write {root}: {error.strerror}; give a writable folder with --out"
         ) from error
 
 
 def _opened(model: str, cache_dir: str | Path | None, offline: bool | None) -> Any:
-    """Returns the model in memory, or the file as a backend; whether it may be used is checked."""
+    """Returns the model, or the exported file as a backend, after checking its licence."""
     if Path(model).suffix != ONNX.suffix:
         from fbnetv3.hub.create import create
 
         return create(model, pretrained=True, cache_dir=cache_dir, offline=offline)
     backend = ONNX.load(model, threads=1)
     check_terms(backend.artefact.name, backend.artefact.license)
-    _check_takes_photos(backend)
+    _check_takes_rgb(backend)
     return backend
 
 
-def _place_model(opened: Any, path: Path) -> ExportedBackend:
+def _write_model(opened: Any, path: Path) -> ExportedBackend:
     if isinstance(opened, ExportedBackend):
         with replacing(path) as part:
             shutil.copyfile(opened.path, part)
@@ -137,18 +137,18 @@ def _place_model(opened: Any, path: Path) -> ExportedBackend:
 
         to_onnx(opened, path)
     backend = ONNX.load(path, threads=1)
-    _check_takes_photos(backend)
+    _check_takes_rgb(backend)
     return backend
 
 
-def _check_takes_photos(backend: ExportedBackend) -> None:
+def _check_takes_rgb(backend: ExportedBackend) -> None:
     channels = backend.input_shape[3 if backend.artefact.in_graph else 1]
     if channels != 3:
-        raise ValueError(f"{backend.path} takes images of {channels} channels; expected 3, RGB")
+        raise ValueError(f"{backend.path} takes images with {channels} channels; expected 3, RGB")
 
 
-def _described(backend: ExportedBackend, runtime: WebRuntime, place: Path) -> dict[str, Any]:
-    """Returns what the page has to know of the network."""
+def _page_data(backend: ExportedBackend, runtime: WebRuntime, root: Path) -> dict[str, Any]:
+    """Returns the page's data about the model."""
     artefact = backend.artefact
     weights = WEIGHTS.get(artefact.name)
     return {
@@ -163,7 +163,7 @@ def _described(backend: ExportedBackend, runtime: WebRuntime, place: Path) -> di
         "precision": artefact.precision,
         "params": artefact.params,
         "macs_paper": artefact.macs_paper,
-        "num_bytes": (place / "model.onnx").stat().st_size,
+        "num_bytes": (root / "model.onnx").stat().st_size,
         "photos": [
             {"name": path.stem, "file": f"photos/{path.name}"}
             for path in sorted((_DATA / "photos").glob("*.jpg"))

@@ -1,8 +1,7 @@
-"""onnxruntime-web on this machine: one pinned release, fetched once, verified on every use.
+"""onnxruntime-web, which runs models in a browser: one pinned release, downloaded and verified.
 
-It is what runs a network in a browser. The release is a tarball of the npm registry; it stays in
-the cache as it was published, and its SHA-512 is the one that the registry states:
-`npm view onnxruntime-web@VERSION dist.integrity`. The edge of this file: it starts no browser.
+The release is a tarball of the npm registry. It is kept in the cache as published and verified on
+every use; its SHA-512 is the registry's: `npm view onnxruntime-web@VERSION dist.integrity`.
 """
 
 from __future__ import annotations
@@ -21,19 +20,19 @@ from fbnetv3.hub.download import download
 
 _TIMEOUT_S = 20.0
 _REGISTRY = "https://registry.npmjs.org"
-# npm's own variables: where a registry's mirror is used, it is set already. What comes is verified.
+# npm's variables for a mirror of the registry. The download is verified in any case.
 _REGISTRY_VARIABLES = ("npm_config_registry", "NPM_CONFIG_REGISTRY")
 
 
 @dataclass(frozen=True, kw_only=True)
 class WebRuntime:
-    """One release.
+    """A release of onnxruntime-web.
 
     Attributes:
-        version: as the registry names it.
-        sha512: of the tarball, in base64.
-        files: what a page needs of `package/dist/`: the modules that it imports, and what they
-            load.
+        version: version in the registry.
+        sha512: SHA-512 of the tarball, in base64.
+        files: files of `package/dist/` that a page needs: the modules that it imports, and the
+            files that these load.
     """
 
     version: str
@@ -47,7 +46,7 @@ class WebRuntime:
 
     @property
     def url(self) -> str:
-        """Where the tarball lies."""
+        """The URL of the tarball."""
         found = (os.environ.get(name) for name in _REGISTRY_VARIABLES)
         registry = next(filter(None, found), _REGISTRY)
         return f"{registry.rstrip('/')}/onnxruntime-web/-/{self.filename}"
@@ -56,7 +55,7 @@ class WebRuntime:
 RUNTIME = WebRuntime(
     version="1.30.0",
     sha512="q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ==",
-    # One build for the GPU, and a smaller one that is faster without.
+    # One build for the GPU, and a smaller one that is faster on the CPU.
     files=(
         "ort.wasm.min.mjs",
         "ort-wasm-simd-threaded.mjs",
@@ -76,17 +75,17 @@ def fetch_runtime(
     offline: bool | None = None,
     progress: bool = True,
 ) -> Path:
-    """Returns the tarball, fetched if it is not on this machine, and verified.
+    """Returns the verified tarball, downloaded if necessary.
 
     Args:
-        runtime: which release.
-        tarball: a copy to take instead of the cache's.
-        cache_dir: as in `fbnetv3.create`.
-        offline: as in `fbnetv3.create`.
-        progress: show a bar where the error output is a terminal.
+        runtime: the release.
+        tarball: a copy to use instead of the cache's.
+        cache_dir: see `fbnetv3.create`.
+        offline: see `fbnetv3.create`.
+        progress: show a progress bar if standard error is a terminal.
 
     Raises:
-        FetchError: it is not here and cannot be fetched; says what to do.
+        FetchError: the tarball is not here and cannot be downloaded; the message says what to do.
         ValueError: the file is not the published one.
     """
     if tarball is not None:
@@ -96,26 +95,26 @@ def fetch_runtime(
         return _verified(path, runtime)
     path = cache.cache_dir(cache_dir) / runtime.filename
     if not path.is_file():
-        _bring(path, runtime, cache.is_offline(offline), progress)
+        _download(path, runtime, cache.is_offline(offline), progress)
     return _verified(path, runtime)
 
 
 def unpack_runtime(tarball: Path, folder: Path, runtime: WebRuntime = RUNTIME) -> None:
-    """Writes the release's files into `folder`, each in one step; no other member is touched.
+    """Writes the release's files into a folder, each atomically; ignores other files.
 
     Args:
-        tarball: from `fetch_runtime`.
-        folder: exists.
-        runtime: which release it is.
+        tarball: the tarball of `fetch_runtime`.
+        folder: an existing folder.
+        runtime: the release.
 
     Raises:
-        ValueError: a file is not in the tarball, or is a link there.
+        ValueError: a file is missing in the tarball, or is a link.
         OSError: the folder cannot be written.
     """
     wanted = {f"package/dist/{name}": name for name in runtime.files}
     with tarfile.open(tarball, "r:gz") as archive:
         for member in archive:
-            # Names are compared whole, so that none can lead out of the folder.
+            # Only exact names are extracted, so that none can lead out of the folder.
             name = wanted.get(member.name)
             content = archive.extractfile(member) if name and member.isreg() else None
             if name and content:
@@ -125,7 +124,7 @@ def unpack_runtime(tarball: Path, folder: Path, runtime: WebRuntime = RUNTIME) -
         raise ValueError(f"{tarball} has no plain file {next(iter(wanted))}")
 
 
-def _bring(path: Path, runtime: WebRuntime, offline: bool, progress: bool) -> None:
+def _download(path: Path, runtime: WebRuntime, offline: bool, progress: bool) -> None:
     by_hand = f"put the file {runtime.url} at {path}, or name a copy with --runtime"
     if offline:
         raise FetchError(

@@ -1,8 +1,8 @@
-"""What a deployed file says about itself: architecture, weights, classes, preprocessing, parity.
+"""The metadata of an exported file: architecture, weights, classes, preprocessing, parity.
 
-The record travels as strings in the metadata of an ONNX file (keys `fbnetv3.*`) and in the runtime
-information of an OpenVINO one, so that a file is usable without this package's tables. The edge of
-this file: it knows neither torch nor onnx, and opens no model.
+They are stored as strings in the metadata of an ONNX file (keys `fbnetv3.*`) or the runtime info of
+an OpenVINO file, so that the file can be used alone. This file needs neither torch nor onnx, and
+opens no model.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ _JSON_NAMES = {bool: "true or false", dict: "a JSON object", list: "a list"}
 
 @dataclass(frozen=True, kw_only=True)
 class Artefact:
-    """What is known about an exported network.
+    """The metadata of an exported model.
 
     Attributes:
-        name: what it was created as, such as "fbnetv3_e.meta_in1k".
-        arch: its table.
-        preprocess: what an image goes through before it.
-        in_graph: whether the graph itself scales and normalises: the input is then uint8
-            (N, H, W, 3), else float32 (N, 3, H, W).
-        class_names: in the order of the logits; empty where they are not known.
-        weights_tag: which trained weights; empty for weights of the user's own.
-        weights_sha256: of the file they came from; of the tensors where there was none.
-        license: SPDX name of the weights' licence; empty where there is none known.
+        name: name of the model, such as "fbnetv3_e.meta_in1k".
+        arch: its architecture.
+        preprocess: preprocessing of images.
+        in_graph: whether the graph scales and normalises: the input is then uint8 (N, H, W, 3),
+            else float32 (N, 3, H, W).
+        class_names: class names in the order of the logits; empty if unknown.
+        weights_tag: tag of the published weights; empty for the user's own.
+        weights_sha256: SHA-256 of the weights' file, or of the tensors if there was none.
+        license: SPDX name of the weights' licence; empty if unknown.
         source_url: page that published the weights.
-        macs_paper: multiply-adds of one image in the paper's convention.
-        params: trainable numbers before batch-norm was folded.
+        macs_paper: MACs (multiply-adds) of one image in the paper's convention.
+        params: number of parameters before batch-norm was folded.
         precision: "fp32", "fp16", "bf16" or "int8".
         exported_with: tool -> version.
-        parity: figures of the comparison with the network this was made from.
-        quantization: how it was quantised; empty where it was not.
-        task: what it does.
+        parity: figures of the comparison with the original model.
+        quantization: settings of the quantization; empty if the file is not quantized.
+        task: task of the model.
     """
 
     name: str
@@ -92,21 +92,21 @@ class Artefact:
 
     @staticmethod
     def from_metadata(metadata: Mapping[str, str], *, source: str) -> Artefact:
-        """Returns the record that `to_metadata` wrote; other keys are passed over.
+        """Returns the record that `to_metadata` wrote; other keys are ignored.
 
         Args:
             metadata: the file's string pairs.
-            source: the file, for errors.
+            source: name of the file, for messages.
 
         Raises:
-            ValueError: the file was not exported by this package, or a field cannot be read.
+            ValueError: the file was not exported by this package, or a field is damaged.
         """
         schema = metadata.get(PREFIX + "schema")
         if schema != SCHEMA:
-            found = f"schema {shown(schema)}" if schema else "none of our metadata"
+            found = f"schema {shown(schema)}" if schema else "no fbnetv3 metadata"
             raise ValueError(
                 f"{source} was not exported by this version of fbnetv3 ({found}, expected "
-                f"{SCHEMA!r}); make it with `fbnetv3 export`"
+                f"{SCHEMA!r}); export it with `fbnetv3 export`"
             )
         try:
             texts = {k.removeprefix(PREFIX): v for k, v in metadata.items() if k.startswith(PREFIX)}
@@ -123,8 +123,8 @@ class Artefact:
                 weights_sha256=texts["weights_sha256"],
                 license=texts["license"],
                 source_url=texts["source_url"],
-                macs_paper=_whole(texts, "macs_paper"),
-                params=_whole(texts, "params"),
+                macs_paper=_integer(texts, "macs_paper"),
+                params=_integer(texts, "params"),
                 precision=texts["precision"],
                 exported_with=_value(texts, "exported_with", dict),
                 parity=_value(texts, "parity", dict),
@@ -134,7 +134,7 @@ class Artefact:
         except (KeyError, ValueError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else one_line(str(error))
             raise ValueError(
-                f"{source} has damaged metadata ({reason}); make it again with `fbnetv3 export`"
+                f"{source} has damaged metadata ({reason}); export it again with `fbnetv3 export`"
             ) from error
 
 
@@ -153,9 +153,9 @@ def _names(texts: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _whole(texts: Mapping[str, str], key: str) -> int:
+def _integer(texts: Mapping[str, str], key: str) -> int:
     text = texts[key]
-    # int() would also take blanks, underscores and the digits of other scripts.
+    # int() would also accept blanks, underscores and the digits of other scripts.
     if not (text.isascii() and text.isdigit() and len(text) <= 20):
         raise ValueError(f"{key} is {shown(text)}; expected a whole number")
     return int(text)

@@ -1,7 +1,7 @@
-"""An exported file as a `Backend` of `Classifier`, in whichever runtime it was opened.
+"""An exported file as a `Backend` of `Classifier`, in any runtime.
 
-What a file needs to be used is in its metadata: preprocessing, class names, how it takes pixels.
-The edge of this file: how a runtime opens and runs a file is in `runtimes`.
+The metadata of the file have its preprocessing, class names and input layout. How a runtime opens
+and runs a file is in `runtimes`.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from .runtimes.protocol import Session
 
 
 class ExportedBackend:
-    """The network in an exported file: a preprocessed batch to logits. Safe from many threads.
+    """The model of an exported file: a preprocessed batch to logits. Thread-safe.
 
-    `fbnetv3.deploy.runtimes.load` makes one.
+    Returned by `fbnetv3.deploy.runtimes.load`.
 
     Attributes:
         path: the file.
         session: the file in its runtime.
-        artefact: what the file says about itself.
-        preprocess: what an image goes through before the network.
-        class_names: in the order of the logits; numbers where the file has no names.
-        input_shape: of the graph; words where sides are free.
+        artefact: the metadata of the file.
+        preprocess: the preprocessing of images.
+        class_names: class names in the order of the logits; numbers if the file has no names.
+        input_shape: input shape of the graph; dynamic axes are names.
 
     Args:
         path: the file.
         session: the file in its runtime.
 
     Raises:
-        ValueError: it is not ours, or its graph is not what its metadata say.
+        ValueError: the file was not exported by this package, or its graph and metadata differ.
     """
 
     def __init__(self, path: str | Path, session: Session) -> None:
@@ -45,35 +45,35 @@ class ExportedBackend:
         self.session = session
         self.artefact = Artefact.from_metadata(session.metadata, source=str(path))
         self.preprocess = self.artefact.preprocess
-        num_classes = self._check_ends()
+        num_classes = self._check_graph()
         self.class_names = self.artefact.class_names or tuple(map(str, range(num_classes)))
         self.input_shape = session.inputs[0].shape
 
-    def _check_ends(self) -> int:
-        """Returns the number of logits; refuses a graph that its own metadata does not describe."""
-        kind = "uint8" if self.artefact.in_graph else "float32"
-        taken = [(end.name, end.dtype, len(end.shape)) for end in self.session.inputs]
-        given = [(end.name, end.dtype, len(end.shape)) for end in self.session.outputs]
-        expected = [(INPUT, kind, 4)], [(OUTPUT, "float32", 2)]
+    def _check_graph(self) -> int:
+        """Returns the number of logits; raises if the graph does not match the metadata."""
+        dtype = "uint8" if self.artefact.in_graph else "float32"
+        inputs = [(info.name, info.dtype, len(info.shape)) for info in self.session.inputs]
+        outputs = [(info.name, info.dtype, len(info.shape)) for info in self.session.outputs]
+        expected = [(INPUT, dtype, 4)], [(OUTPUT, "float32", 2)]
         names = self.artefact.class_names
-        num_classes = self.session.outputs[0].shape[1] if given == expected[1] else None
-        if (taken, given) != expected or not isinstance(num_classes, int) or num_classes < 1:
+        num_classes = self.session.outputs[0].shape[1] if outputs == expected[1] else None
+        if (inputs, outputs) != expected or not isinstance(num_classes, int) or num_classes < 1:
             raise ValueError(
-                f"{self.path} is no file of an image classifier as its metadata say: it takes "
-                f"{one_line(str(taken))} and gives {one_line(str(given))}, expected {expected} and "
-                "a fixed number of logits; make it again with `fbnetv3 export`"
+                f"{self.path} is not an image classifier as in its metadata: it has inputs "
+                f"{one_line(str(inputs))}, outputs {one_line(str(outputs))}; expected {expected} "
+                "and a fixed number of logits; export it again with `fbnetv3 export`"
             )
         shape, crop = self.session.inputs[0].shape, self.preprocess.crop
-        sides = shape[1:3] if self.artefact.in_graph else shape[2:4]
-        if any(isinstance(side, int) and side != crop for side in sides):
+        size = shape[1:3] if self.artefact.in_graph else shape[2:4]
+        if any(isinstance(length, int) and length != crop for length in size):
             raise ValueError(
-                f"{self.path} takes images of {list(sides)} pixels, its metadata say {crop}, "
-                "expected equal sides; make it again with `fbnetv3 export`"
+                f"{self.path} takes images of {list(size)} pixels, but its metadata say {crop}; "
+                "export it again with `fbnetv3 export`"
             )
         if names and len(names) != num_classes:
             raise ValueError(
                 f"{self.path} has {len(names)} class names for {num_classes} logits, expected one "
-                "each; make it again with `fbnetv3 export`"
+                "each; export it again with `fbnetv3 export`"
             )
         return num_classes
 
@@ -81,16 +81,16 @@ class ExportedBackend:
         """Returns float32 logits (N, num_classes).
 
         Args:
-            batch: as `preprocess` makes them, (N, 3, H, W) float32.
+            batch: preprocessed images, (N, 3, H, W) float32.
 
         Raises:
-            ValueError: the file takes another size.
+            ValueError: the file takes another image size.
         """
         if batch.ndim != 4:
             raise ValueError(f"input has shape {batch.shape}; expected (N, 3, H, W)")
         fed: NDArray[Any] = as_pixels(batch, self.artefact) if self.artefact.in_graph else batch
-        for number, (given, taken) in enumerate(zip(fed.shape, self.input_shape, strict=True)):
-            if number and isinstance(taken, int) and given != taken:
+        for axis, (given, expected) in enumerate(zip(fed.shape, self.input_shape, strict=True)):
+            if axis and isinstance(expected, int) and given != expected:
                 raise ValueError(
                     f"input has shape {fed.shape}; {self.path} takes "
                     f"{self.input_shape}; export it with dynamic='batch+size' for others"
@@ -99,11 +99,11 @@ class ExportedBackend:
 
 
 def run_in_parts(session: Session, batch: NDArray[Any]) -> NDArray[np.float32]:
-    """Returns the logits of a batch of any length, also where the graph takes one image at a time.
+    """Returns the logits of a batch of any length, even if the graph has a fixed batch size.
 
     Args:
-        session: of any file.
-        batch: in the form that the graph takes.
+        session: an open file.
+        batch: a batch in the graph's input layout.
     """
     step = session.inputs[0].shape[0]
     if not isinstance(step, int) or len(batch) == step:

@@ -1,8 +1,8 @@
-"""Ranges of every activation over calibration images, streamed: memory does not grow with them.
+"""Activation ranges over calibration images, computed in a stream with constant memory.
 
-One pass keeps, of every tensor, the mean over images of its smallest and largest value and a
-histogram. All methods are computed from these, so trying another method costs no inference.
-onnxruntime's own histogram calibrators keep every activation of every image until the end.
+One pass keeps for every tensor the extremes, their mean over images and a histogram. All methods
+are computed from these, so that trying another method needs no inference. onnxruntime's histogram
+calibrators keep all activations of all images instead.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ _MSE_STEPS = 40
 
 @dataclass
 class Statistics:
-    """What was seen of one tensor.
+    """Statistics of one tensor.
 
-    The histogram spans -limit..limit; a larger value doubles the limit, which merges bins in pairs
-    and loses nothing.
+    The histogram spans -limit..limit; a larger value doubles the limit by merging bins in pairs,
+    so that no count is lost.
     """
 
     low: float = np.inf
@@ -38,7 +38,7 @@ class Statistics:
     counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(_BINS, np.int64))
 
     def add(self, values: NDArray[Any]) -> None:
-        """Takes one image's activation in, of any shape."""
+        """Adds the activation of one image, of any shape."""
         low, high = float(values.min()), float(values.max())
         self.low, self.high = min(self.low, low), max(self.high, high)
         self.sum_low += low
@@ -55,10 +55,10 @@ class Statistics:
         self.counts += counted
 
     def range(self, method: str) -> tuple[float, float]:
-        """Returns the range by one of `METHODS`, zero always in it.
+        """Returns the range by one of `METHODS`; it always includes zero.
 
         Raises:
-            ValueError: there is no such method.
+            ValueError: the method is unknown.
         """
         if method == "minmax":
             low, high = self.low, self.high
@@ -87,12 +87,12 @@ class Statistics:
         best, best_error = full, np.inf
         for shrink in np.linspace(1.0, 0.2, _MSE_STEPS):
             low, high = full[0] * shrink, full[1] * shrink
-            # Hard-swish never goes below -0.375: cutting there costs much and gains nothing.
+            # Or keep the lower end: hard-swish never goes below -0.375, where clipping costs much.
             for chosen in ((low, high), (full[0], high)):
                 step = (chosen[1] - chosen[0]) / 255
                 if step <= 0:
                     continue
-                # Rounding errors are uniform within a step; what lies outside is cut off.
+                # Rounding errors are uniform within a step; values outside are clipped.
                 beyond = centres - centres.clip(*chosen)
                 error = float((self.counts * (beyond**2 + step**2 / 12 * (beyond == 0))).sum())
                 if error < best_error:
@@ -104,8 +104,8 @@ def collect(model: Any, batches: Iterable[NDArray[Any]]) -> dict[str, Statistics
     """Returns the statistics of every float activation of a model over all images.
 
     Args:
-        model: an `onnx.ModelProto` with shapes inferred.
-        batches: inputs as it takes them; each image counts for itself.
+        model: an `onnx.ModelProto` with inferred shapes.
+        batches: batches in the model's input layout, which are run image by image.
 
     Raises:
         ValueError: there are no images.
@@ -115,20 +115,21 @@ def collect(model: Any, batches: Iterable[NDArray[Any]]) -> dict[str, Statistics
 
     from .artefact import INPUT
 
-    seen = onnx.ModelProto()
-    seen.CopyFrom(model)
-    constant = {tensor.name for tensor in seen.graph.initializer}
-    values = [value for node in seen.graph.node for value in node.output if value not in constant]
-    present = {output.name for output in seen.graph.output}
+    observed = onnx.ModelProto()
+    observed.CopyFrom(model)
+    graph = observed.graph
+    constant = {tensor.name for tensor in graph.initializer}
+    values = [value for node in graph.node for value in node.output if value not in constant]
+    present = {output.name for output in graph.output}
     for value in values:
         if value not in present:
             kind = onnx.TensorProto.FLOAT
-            seen.graph.output.append(onnx.helper.make_tensor_value_info(value, kind, None))
+            graph.output.append(onnx.helper.make_tensor_value_info(value, kind, None))
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    # Fusing would take away the tensors that are asked for.
+    # Fusion would remove some of these tensors.
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(seen.SerializeToString(), options, ["CPUExecutionProvider"])
+    session = ort.InferenceSession(observed.SerializeToString(), options, ["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     found: dict[str, Statistics] = {name: Statistics() for name in (INPUT, *names)}
     for batch in batches:

@@ -1,8 +1,8 @@
-"""Images in, labels out: one classifier over whatever computes the logits.
+"""Classifies images with any backend that computes logits.
 
-Decoding and preprocessing run on a few threads beside the network. The edge of this file: what
-computes logits is a `Backend`, of a module `torch_backend`, of an exported file `backend`; torch is
-imported only for the first, so that the second works where torch is not installed.
+Decoding and preprocessing run on a few threads beside the model. The backend of a module is in
+`torch_backend`, that of an exported file in `backend`; torch is imported only for the first, so
+that the second works without torch.
 """
 
 from __future__ import annotations
@@ -34,29 +34,29 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-# A `Preprocess`, or anything else that makes an RGB image the backend's input.
+# A `Preprocess`, or any other function from an RGB image to the backend's input.
 Prepare: TypeAlias = Callable[[Image.Image], NDArray[Any]]
 _MAX_WORKERS = 4
 
 
 @runtime_checkable
 class Backend(Protocol):
-    """What computes logits. Called from several threads at once where its user does so."""
+    """Computes logits. Must be thread-safe if the classifier is used from several threads."""
 
     def run_batch(self, images: NDArray[Any]) -> NDArray[np.floating[Any]]:
-        """Returns logits (N, K) of a batch of prepared images, (N, 3, H, W) float32 as a rule."""
+        """Returns logits (N, K) of preprocessed images, usually (N, 3, H, W) float32."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The answer for one image.
+    """The prediction for one image.
 
     Attributes:
-        source: the image's path, or what it was given as.
-        labels: the likeliest classes, the likeliest first; empty where the image failed.
-        probabilities: theirs, from 0 to 1; over all classes they add up to 1.
-        indices: theirs among the logits.
-        error: why there is no answer, None where there is one.
+        source: the image's path, or a description of it.
+        labels: the most likely classes, best first; empty if the image failed.
+        probabilities: their probabilities, from 0 to 1; over all classes they sum to 1.
+        indices: their indices among the logits.
+        error: why there is no prediction; None if there is one.
     """
 
     source: str
@@ -67,10 +67,10 @@ class Prediction:
 
     @property
     def label(self) -> str:
-        """The likeliest class.
+        """The most likely class.
 
         Raises:
-            ValueError: the image failed; says why.
+            ValueError: the image failed; the message says why.
         """
         if self.error is not None:
             raise ValueError(self.error)
@@ -83,29 +83,28 @@ class Prediction:
 
 
 class Classifier:
-    """Classifies images; may be called from several threads at once.
+    """Classifies images; thread-safe.
 
-    `classifier(image)` gives a `Prediction`, `classifier(images)` a list of them. An image that
-    cannot be read gives a `Prediction` with `error`, and the others go on.
+    `classifier(image)` returns a `Prediction`, `classifier(images)` a list of them. An image that
+    cannot be read gets a `Prediction` with `error`; the others are classified.
 
     Args:
         model: a name such as "fbnetv3_e" whose weights are loaded, the path of an exported file, a
-            module, or a `Backend`. A module is copied, and for one of ours the copy is made faster
-            (`fbnetv3.optimize`); what happens to the original later has no effect.
-        preprocess: makes the input of an RGB image; that of the model's weights unless given.
-        class_names: a name for each logit, or a list's name such as "imagenet1k"; those of the
-            model's weights unless given.
-        device: where the module runs; where it is, unless given.
-        batch_size: images a run of the network.
-        top_k: classes in an answer; all, where there are fewer.
-        num_threads: of torch, or of an exported file's runtime, in a run; its own setting unless
-            given. torch takes one for each core, which can be twice as slow as one for these
-            networks: measure. torch's setting belongs to the process: it is changed for each run
-            and put back.
-        num_workers: threads that decode images; one for each core, at most four, unless given.
+            module, or a `Backend`. A module is copied, and an FBNetV3 also optimized
+            (`fbnetv3.optimize`); later changes of the original have no effect.
+        preprocess: from an RGB image to the model's input; default: that of the model's weights.
+        class_names: a name for each logit, or the name of a list such as "imagenet1k"; default:
+            those of the model's weights.
+        device: device of the module; default: its current one.
+        batch_size: batch size.
+        top_k: number of classes per prediction; all, if there are fewer.
+        num_threads: number of inference threads of torch or of the file's runtime; default: its
+            own setting. torch's is one per core, which can be twice as slow as one thread for
+            these models: measure. It belongs to the process; it is set for each run and restored.
+        num_workers: number of image decoding threads; default: one per core, at most four.
 
     Raises:
-        ValueError: an argument is out of range or cannot be told from the model.
+        ValueError: an argument is out of range, or is missing and unknown for the model.
     """
 
     def __init__(
@@ -127,8 +126,8 @@ class Classifier:
             ("num_workers", num_workers),
         ):
             optional = value is None and name.startswith("num_")
-            whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-            if not optional and not whole:
+            valid = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+            if not optional and not valid:
                 raise ValueError(f"{name} is {value!r}; expected a whole number from 1")
         if isinstance(model, str | Path) and is_exported(model):
             model, num_threads = load(model, threads=num_threads), None
@@ -141,19 +140,17 @@ class Classifier:
             class_names = class_names or model.class_names
         preprocess = preprocess or preprocess_of(model)
         if preprocess is None:
-            raise ValueError("the model does not say what its input is; give preprocess=")
+            raise ValueError("the model does not define its preprocessing; give preprocess=")
         names = class_names_of(model) if class_names is None else _listed(class_names)
         if not names:
-            raise ValueError(
-                "the model does not say what its classes are called; give class_names="
-            )
+            raise ValueError("the model does not define its class names; give class_names=")
         self.preprocess = preprocess
         self.class_names = names
         num_classes = getattr(model, "num_classes", len(self.class_names))
         if num_classes != len(self.class_names):
             raise ValueError(
                 f"{len(self.class_names)} class_names for a model of {num_classes} classes; give "
-                "one a class"
+                "one per class"
             )
         if not isinstance(model, Backend):
             model = TorchBackend(model, device=device, num_threads=num_threads)
@@ -164,27 +161,27 @@ class Classifier:
         self.top_k = top_k
         self.num_workers = num_workers or min(_MAX_WORKERS, os.cpu_count() or 1)
 
-    # Any: whether a path is a folder shows only when it is looked at.
+    # Any: whether a path is a folder is known only at run time.
     def __call__(self, inputs: ImageSource | Iterable[ImageSource]) -> Any:
         """Returns a `Prediction` for a single image, a list of them for several.
 
         Args:
-            inputs: what `open_image` takes, which gives one `Prediction`; a folder, a list, an
-                iterator or a batch (N, H, W, 3) or (N, 3, H, W), which give a list.
+            inputs: anything that `open_image` takes, for one `Prediction`; a folder, a list, an
+                iterator or a batch (N, H, W, 3) or (N, 3, H, W), for a list.
 
         Raises:
-            ValueError: it is nothing of the kind, a folder without images, or the network does
-                not fit `class_names`.
+            ValueError: the type is not supported, a folder has no images, or the number of logits
+                is not that of `class_names`.
         """
         if _is_single(inputs):
-            return self._answers([(describe(inputs), self._prepared(inputs))])[0]
+            return self._predict([(describe(inputs), self._prepared(inputs))])[0]
         return list(self.stream(inputs))
 
     def stream(self, inputs: ImageSource | Iterable[ImageSource]) -> Iterator[Prediction]:
-        """Returns the predictions one by one, in the order of the inputs.
+        """Returns an iterator over the predictions, in the order of the inputs.
 
-        At most two batches are taken from the inputs ahead of what has been given back, so that
-        an endless iterator is fine. An error that the iterator itself raises is passed on.
+        It reads the inputs at most two batches ahead, so that they may be endless. Errors of the
+        inputs' iterator are raised.
 
         Raises:
             ValueError: as in a call.
@@ -201,19 +198,19 @@ class Classifier:
                 if not waiting:
                     return
                 due = [waiting.popleft() for _ in range(min(self.batch_size, len(waiting)))]
-                # The second batch is decoded while the first is in the network.
-                yield from self._answers([(name, future.result()) for name, future in due])
+                # The second batch is decoded while the model runs on the first.
+                yield from self._predict([(name, future.result()) for name, future in due])
         finally:
             pool.shutdown(cancel_futures=True)
 
     def _prepared(self, source: ImageSource) -> NDArray[Any] | str:
-        """Returns the network's input, or why there is none."""
+        """Returns the model's input, or an error message."""
         try:
             return self.preprocess(open_image(source))
         except (OSError, ValueError) as error:
             return str(error)
 
-    def _answers(self, batch: Sequence[tuple[str, NDArray[Any] | str]]) -> list[Prediction]:
+    def _predict(self, batch: Sequence[tuple[str, NDArray[Any] | str]]) -> list[Prediction]:
         images = [image for _, image in batch if not isinstance(image, str)]
         rows = iter(self._logits(np.stack(images)) if images else ())
         return [
@@ -228,14 +225,14 @@ class Classifier:
         expected = (len(images), len(self.class_names))
         if logits.shape != expected:
             raise ValueError(
-                f"the network gives {logits.shape} for {len(images)} images; expected {expected}, "
-                "a logit for each of class_names"
+                f"the model returns logits of shape {logits.shape} for {len(images)} images; "
+                f"expected {expected}, one for each of class_names"
             )
         return logits.astype(np.float64)
 
     def _prediction(self, source: str, logits: NDArray[np.float64]) -> Prediction:
         if not np.isfinite(logits).all():
-            return Prediction(source, error=f"the network's logits for {source} are not finite")
+            return Prediction(source, error=f"the logits for {source} are not finite")
         probabilities = softmax(logits)
         best = np.argsort(-logits, kind="stable")[: self.top_k].tolist()
         return Prediction(

@@ -1,4 +1,4 @@
-"""What an exported file says about a model: its table, preprocessing, labels, licence, origin."""
+"""Makes the metadata of an exported file from a model."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ def describe(
     in_graph: bool = False,
     opset: int | None = None,
 ) -> Artefact:
-    """Returns what an exported file says about a model, before it has been compared.
+    """Returns the metadata of an exported file, without parity.
 
     Args:
-        model: its `pretrained_cfg` names the weights.
-        preprocess: in place of the model's own.
-        class_names: in place of those of the weights.
-        precision: of the file.
+        model: a model whose `pretrained_cfg` names the weights.
+        preprocess: preprocessing; default: the model's.
+        class_names: class names; default: those of the weights.
+        precision: precision of the file.
         in_graph: whether the graph normalises.
-        opset: of the file, where it is ONNX.
+        opset: ONNX opset of the file, if it is ONNX.
 
     Raises:
-        ValueError: `class_names` are not as many as the model has classes.
+        ValueError: the number of `class_names` is not that of the model's classes.
     """
     import onnx
     import onnxscript
@@ -48,9 +48,9 @@ def describe(
         class_names = class_names_of(model)
     elif len(class_names) != model.num_classes:
         raise ValueError(
-            f"{len(class_names)} class_names for {model.num_classes} classes; give one a class"
+            f"{len(class_names)} class_names for {model.num_classes} classes; give one per class"
         )
-    preprocess = preprocess or preprocess_of(model) or _usual_preprocess(model)
+    preprocess = preprocess or preprocess_of(model) or _default_preprocess(model)
     counts = count(
         model.arch,
         preprocess.crop,
@@ -90,13 +90,13 @@ def tensors_sha256(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _usual_preprocess(model: FBNetV3) -> Preprocess:
-    # Nobody has chosen; timm's usual share is cut off, and nothing of a thumbnail.
-    side = model.arch.resolution
-    resize = side if side < 64 else math.floor(side / 0.95)
+def _default_preprocess(model: FBNetV3) -> Preprocess:
+    # timm's usual crop_pct of 0.95, except for thumbnails.
+    resolution = model.arch.resolution
+    resize = resolution if resolution < 64 else math.floor(resolution / 0.95)
     return Preprocess(
         resize=resize,
-        crop=side,
+        crop=resolution,
         interpolation="bilinear",
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,

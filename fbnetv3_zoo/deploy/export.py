@@ -1,8 +1,8 @@
-"""A model to one ONNX file that has been proved equal to it.
+"""Exports a model to ONNX and checks the file against the model.
 
-`to_onnx` folds batch-norm, lets torch's exporter write the graph, cleans it, and compares the file
-with the model in onnxruntime before the file gets its name. A file that exists has passed. The edge
-of this file: it makes floating-point files; `quantize` makes them int8, `targets` other formats.
+`to_onnx` folds batch-norm, runs torch's exporter, cleans the graph, and compares it with the model
+in onnxruntime. The file gets its name only if the check passes. This file makes floating-point
+files; `quantize` makes int8 ones, `runtimes` other formats.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ from .export_graph import inference_graph, reference_of
 from .parity import TOLERANCE, Parity, compare, inputs_for
 from .words import Dynamic, Precision
 
-# The exporter has implementations for 18 and later: asked for less it writes 18 and only logs so.
-# 18 is the default because the most runtimes read it; nothing in these networks needs more.
+# torch's exporter supports opset 18 and later; for less it writes 18 with only a log message. 18 is
+# the default because most runtimes read it, and these models need no later one.
 MIN_OPSET = 18
-# A protobuf file ends at 2 GiB.
+# The limit of a protobuf file is 2 GiB.
 _MAX_BYTES = 1_800_000_000
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A file that has passed.
+    """An exported file that has passed its check.
 
     Attributes:
-        path: where it lies.
-        sha256: of the file.
-        num_bytes: of the file.
-        opset: as the file has it.
-        num_nodes: operators in the graph.
-        parity: how near it is to the model.
-        artefact: what the file says about itself.
+        path: the file.
+        sha256: SHA-256 of the file.
+        num_bytes: size of the file.
+        opset: ONNX opset of the file.
+        num_nodes: number of nodes in the graph.
+        parity: comparison with the model.
+        artefact: the metadata of the file.
     """
 
     path: Path
@@ -74,27 +74,27 @@ def to_onnx(
     preprocess: Preprocess | None = None,
     class_names: Sequence[str] | None = None,
 ) -> Exported:
-    """Writes `model` as an ONNX file, compares the file with it, and returns what was written.
+    """Exports a model to ONNX, checks the file against it, and describes the file.
 
-    The input is called `input` and is float32 (N, C, H, W), the output `logits`, float32
-    (N, num_classes). The same model gives the same bytes.
+    The input `input` is float32 (N, C, H, W), the output `logits` float32 (N, num_classes). The
+    same model gives the same bytes.
 
     Args:
-        model: of any mode and device; left as it is.
-        path: the file to write; an older one is replaced only by one that has passed.
-        dynamic: which sides of the input are free: the batch, the batch and the image's height and
-            width, or none, which fixes a batch of one.
-        precision: of weights and arithmetic; fp16 keeps float32 at both ends.
-        opset: ONNX operator set, 18 or later.
+        model: a model in any mode, on any device; not modified.
+        path: the file to write; an existing one is replaced only if the check passes.
+        dynamic: dynamic axes of the input: the batch, or the batch, height and width; None fixes
+            the batch size at one.
+        precision: precision of weights and arithmetic; with fp16, input and output stay float32.
+        opset: ONNX opset, 18 or later.
         include_preprocess: take uint8 (N, H, W, 3) and scale and normalise in the graph. Resizing
             and cropping stay outside.
-        preprocess: what images go through; the model's own unless given.
-        class_names: in the order of the logits; those of the model's weights unless given.
+        preprocess: preprocessing of images; default: the model's.
+        class_names: class names in the order of the logits; default: those of the model's weights.
 
     Raises:
-        ValueError: an argument is out of range, the path cannot be written, or the file gives
-            other logits than the model: nothing is written then.
-        RuntimeError: torch's exporter failed or did not do what was asked.
+        ValueError: an argument is out of range, the path cannot be written, or the file's logits
+            differ from the model's; nothing is written then.
+        RuntimeError: torch's exporter failed or wrote an unexpected graph.
     """
     import onnx
 
@@ -125,13 +125,13 @@ def to_onnx(
             exact=reference.exact_logits,
         )
         artefact = dataclasses.replace(artefact, parity=parity.to_dict())
-        _describe_in(proto, artefact)
+        _set_metadata(proto, artefact)
         content = proto.SerializeToString(deterministic=True)
         if len(content) > _MAX_BYTES:
             raise ValueError(f"the file would have {len(content)} bytes; expected < {_MAX_BYTES}")
         part.write_bytes(content)
         onnx.checker.check_model(str(part), full_check=True)
-        _check_same(part, proto, artefact)
+        _check_written(part, proto, artefact)
     return Exported(
         path=path,
         sha256=hashlib.sha256(content).hexdigest(),
@@ -146,17 +146,17 @@ def to_onnx(
 def _trace(model: FBNetV3, artefact: Artefact, dynamic: Dynamic | None, opset: int) -> Any:
     from .onnx_graph import clean
 
-    side = artefact.preprocess.crop
+    size = artefact.preprocess.crop
     batch = 2 if dynamic else 1
     example = (
-        torch.zeros(batch, side, side, 3, dtype=torch.uint8)
+        torch.zeros(batch, size, size, 3, dtype=torch.uint8)
         if artefact.in_graph
-        else torch.zeros(batch, model.in_chans, side, side)
+        else torch.zeros(batch, model.in_chans, size, size)
     )
-    free: dict[int, str] = {0: "batch"} if dynamic else {}
+    axes: dict[int, str] = {0: "batch"} if dynamic else {}
     if dynamic == "batch+size":
         height, width = (1, 2) if artefact.in_graph else (2, 3)
-        free |= {height: "height", width: "width"}
+        axes |= {height: "height", width: "width"}
     try:
         with _quiet():
             program = torch.onnx.export(
@@ -166,7 +166,7 @@ def _trace(model: FBNetV3, artefact: Artefact, dynamic: Dynamic | None, opset: i
                 opset_version=opset,
                 input_names=[INPUT],
                 output_names=[OUTPUT],
-                dynamic_shapes=(free,) if free else None,
+                dynamic_shapes=(axes,) if axes else None,
                 external_data=False,
                 verbose=False,
             )
@@ -177,8 +177,8 @@ def _trace(model: FBNetV3, artefact: Artefact, dynamic: Dynamic | None, opset: i
     written = {entry.domain: entry.version for entry in proto.opset_import}
     if written != {"": opset}:
         raise ValueError(
-            f"opset {opset} was asked for and torch {torch.__version__} wrote {written}; use "
-            f"opset={MIN_OPSET} or another that it honours"
+            f"opset is {opset}, but torch {torch.__version__} wrote {written}; use "
+            f"opset={MIN_OPSET} or another that it supports"
         )
     clean(proto)
     return proto
@@ -186,7 +186,7 @@ def _trace(model: FBNetV3, artefact: Artefact, dynamic: Dynamic | None, opset: i
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps the exporter's progress and version-conversion chatter from the caller's terminal."""
+    """Silences the exporter's progress and log messages."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     try:
@@ -203,7 +203,7 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _describe_in(proto: Any, artefact: Artefact) -> None:
+def _set_metadata(proto: Any, artefact: Artefact) -> None:
     import onnx
 
     proto.producer_name = "fbnetv3"
@@ -221,21 +221,20 @@ def _runner(model: bytes | str) -> Callable[[NDArray[Any]], NDArray[Any]]:
 
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    # One thread, so that the parity figures in the file are the same at every export.
+    # One thread, so that the parity figures in the file repeat.
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     return lambda batch: np.asarray(session.run([OUTPUT], {INPUT: batch})[0])
 
 
-def _check_same(part: Path, proto: Any, artefact: Artefact) -> None:
-    """Runs the file as it lies on the disk once more: it must be what was compared."""
+def _check_written(part: Path, proto: Any, artefact: Artefact) -> None:
+    """Checks that the file on disk gives the same logits as the graph that was compared."""
     dims = [dim.dim_value or 0 for dim in proto.graph.input[0].type.tensor_type.shape.dim]
-    side = artefact.preprocess.crop
-    shape = [1, *(dim or side for dim in dims[1:])]
+    shape = [1, *(dim or artefact.preprocess.crop for dim in dims[1:])]
     dtype = np.uint8 if artefact.in_graph else np.float32
     batch = np.random.default_rng(1).integers(0, 256, shape).astype(dtype)
     if not np.array_equal(_runner(str(part))(batch), _runner(proto.SerializeToString())(batch)):
-        raise RuntimeError(f"{part} read back gives other logits than before it was written")
+        raise RuntimeError(f"{part} gives other logits than before it was written")
 
 
 def _check_arguments(
@@ -266,10 +265,10 @@ def _check_arguments(
 
     if opset > onnx.defs.onnx_opset_version():
         raise ValueError(
-            f"opset is {opset}; the installed onnx {onnx.__version__} knows up to "
+            f"opset is {opset}; the installed onnx {onnx.__version__} supports up to "
             f"{onnx.defs.onnx_opset_version()}"
         )
     if include_preprocess and model.in_chans != 3:
         raise ValueError(
-            f"include_preprocess needs 3 input channels, the model has {model.in_chans}"
+            f"include_preprocess needs 3 input channels; the model has {model.in_chans}"
         )

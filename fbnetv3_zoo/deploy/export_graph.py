@@ -1,4 +1,4 @@
-"""Both sides of an export: the folded, plain module an exporter gets, and the model's answers."""
+"""The module that is exported, and the reference logits that the file is compared with."""
 
 from __future__ import annotations
 
@@ -20,24 +20,29 @@ from .artefact import Artefact
 
 @dataclass(frozen=True)
 class Reference:
-    """The model's own answers: arrays as the file takes them, to logits."""
+    """The model as functions from arrays in the file's input layout to logits.
+
+    Attributes:
+        logits: computes in float32.
+        exact_logits: computes in float64.
+    """
 
     logits: Callable[[NDArray[Any]], NDArray[Any]]
     exact_logits: Callable[[NDArray[Any]], NDArray[Any]]
 
 
 def reference_of(model: FBNetV3, artefact: Artefact) -> Reference:
-    """Returns the model's logits in float32, and in float64 for when the two sides differ."""
-    plain = copy.deepcopy(model).cpu().float().eval()
+    """Returns the reference of a model: a copy on the CPU in evaluation mode."""
+    reference = copy.deepcopy(model).cpu().float().eval()
 
     def run(batch: NDArray[Any], dtype: torch.dtype) -> NDArray[Any]:
         x = torch.from_numpy(batch)
         if artefact.in_graph:
-            # In the order of `Preprocess`, not of the graph: the comparison covers both.
+            # In the order of `Preprocess`, not of the graph, so that the comparison covers it.
             mean, std = _mean_and_std(artefact.preprocess)
             x = (x.permute(0, 3, 1, 2).contiguous().to(dtype) / 255 - mean) / std
         with torch.inference_mode():
-            logits: Tensor = plain.to(dtype)(x.to(dtype))
+            logits: Tensor = reference.to(dtype)(x.to(dtype))
         return logits.numpy()
 
     return Reference(
@@ -46,15 +51,15 @@ def reference_of(model: FBNetV3, artefact: Artefact) -> Reference:
 
 
 class _MeanPool(nn.Module):
-    """Average over the map. `AdaptiveAvgPool2d` exports with shape arithmetic for some layouts."""
+    """Global average pooling; `AdaptiveAvgPool2d` may be exported with shape arithmetic."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns (N, C, 1, 1) of (N, C, H, W)."""
         return x.mean((2, 3), keepdim=True)
 
 
-class _Whole(nn.Module):
-    """What the file computes: the network, with casts and normalisation where asked for."""
+class _ExportModule(nn.Module):
+    """The computation of the file: the model, with casts and normalisation if requested."""
 
     def __init__(self, model: FBNetV3, artefact: Artefact) -> None:
         super().__init__()
@@ -68,7 +73,7 @@ class _Whole(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Returns float32 logits (N, num_classes)."""
         if self.in_graph:
-            # Normalised in float32 also where the rest is fp16: 255 steps need 8 of its 11 bits.
+            # In float32 even if the rest is fp16: 255 steps need 8 of its 11 bits.
             x = (x.permute(0, 3, 1, 2).float() - self.shift) * self.scale
         if self.half_inside:
             return self.model(x.half()).float()  # type: ignore[no-any-return]
@@ -76,19 +81,19 @@ class _Whole(nn.Module):
 
 
 def inference_graph(model: FBNetV3, artefact: Artefact) -> nn.Module:
-    """Returns what a file computes, ready for an exporter: folded, plain, on the processor."""
+    """Returns the module to export, with folded batch-norm, on the CPU."""
     folded = fold_batch_norm(model).cpu().float()
     folded = folded.to(memory_format=torch.contiguous_format)
     for module in folded.modules():
         for name, child in module.named_children():
             if isinstance(child, nn.AdaptiveAvgPool2d):
                 setattr(module, name, _MeanPool())
-        # In-place activations are decomposed and recomposed by the exporter: five times slower.
+        # The exporter decomposes and recomposes in-place activations, five times slower.
         if getattr(module, "inplace", False):
             setattr(module, "inplace", False)  # noqa: B010  # no attribute of nn.Module
     if artefact.precision == "fp16":
         folded = folded.half()
-    return _Whole(folded, artefact).eval()
+    return _ExportModule(folded, artefact).eval()
 
 
 def _mean_and_std(preprocess: Preprocess) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,8 @@
-"""Clean-up of what torch's exporter writes: stable names, no leftovers, nothing about our disk.
+"""Cleans a graph of torch's exporter: stable names, no leftovers, no local paths.
 
 The exporter names values by counters and stores stack traces with file names at every node; two
-exports of one network should be equal byte for byte on any machine. The edge of this file: it
-renames and rewrites nodes, never a number.
+exports of one model should be equal byte for byte on any machine. Nodes are renamed and rewritten,
+weights never change.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from .artefact import INPUT, OUTPUT
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
-# Operators that a network without leftovers has no use for.
+# Operators that a clean graph of these models does not have.
 _LEFTOVERS = [
     "BatchNormalization",
     "Concat",
@@ -38,11 +38,11 @@ def clean(model: Any) -> None:
     """Rewrites an exported `onnx.ModelProto` in place.
 
     Averages over height and width become GlobalAveragePool, the flattening reshape becomes
-    Flatten; both are what mobile runtimes know best and neither needs a constant. Nodes and values
-    are named after the module that computes them.
+    Flatten; mobile runtimes support both best, and neither needs a constant. Nodes and values are
+    named after the module that computes them.
 
     Raises:
-        RuntimeError: an operator is left that does no arithmetic on the image.
+        RuntimeError: one of `_LEFTOVERS` is in the graph.
     """
     graph = model.graph
     for node in graph.node:
@@ -79,9 +79,9 @@ def _rename(graph: Any) -> None:
         base = f"{_module(node)}/{node.op_type}".lstrip("/")
         taken[base] += 1
         node.name = base if taken[base] == 1 else f"{base}_{taken[base]}"
-        for place, value in enumerate(node.output):
+        for index, value in enumerate(node.output):
             if value not in fixed:
-                new_names[value] = node.name if place == 0 else f"{node.name}.{place}"
+                new_names[value] = node.name if index == 0 else f"{node.name}.{index}"
     for node in graph.node:
         for values in (node.input, node.output):
             values[:] = [new_names.get(value, value) for value in values]

@@ -1,4 +1,4 @@
-"""Images in, labels out, with an exported file and without torch."""
+"""Classifies images with an ONNX file, without torch."""
 
 from __future__ import annotations
 
@@ -10,22 +10,20 @@ from .runtimes import ONNX
 
 
 class OnnxClassifier(Classifier):
-    """Images to labels with an exported file: `OnnxClassifier("e.onnx")("cat.jpg")`.
-
-    As `Classifier`, and without torch; safe under many threads at once.
+    """A `Classifier` of an ONNX file, without torch: `OnnxClassifier("e.onnx")("cat.jpg")`.
 
     Args:
         path: a file that `fbnetv3 export` or `fbnetv3 quantize` wrote.
-        providers: of onnxruntime, in order of preference; only the processor unless given.
-        num_threads: that work on one batch; every processor this process may use unless given.
-        batch_size: images a run of the network.
-        top_k: classes in an answer; all, where there are fewer.
-        num_workers: threads that decode images.
+        providers: onnxruntime's execution providers, in order of preference; default: the CPU.
+        num_threads: number of inference threads; default: all CPUs available to this process.
+        batch_size: batch size.
+        top_k: number of classes per prediction; all, if there are fewer.
+        num_workers: number of image decoding threads.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not ONNX, not ours, or a provider is missing.
-        ImportError: onnxruntime is missing.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not ONNX or not of this package, or a provider is missing.
+        ImportError: onnxruntime is not installed.
     """
 
     def __init__(

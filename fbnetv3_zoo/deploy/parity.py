@@ -1,8 +1,8 @@
-"""Whether two ways of running a network agree, on noise and on photos, in units of the logits.
+"""Compares two ways of running a model, on noise and on photos, relative to the logits' spread.
 
-An absolute tolerance would pass anything on a fresh network, whose logits spread over 1e-3, and
-refuse a good file whose logits reach 200. Every error here is the largest difference between an
-image's logits over the standard deviation of that image's logits.
+An absolute tolerance would accept anything for an untrained model, whose logits spread over 1e-3,
+and reject a good file whose logits reach 200. Every error here is the largest difference between an
+image's logits, divided by the standard deviation of that image's logits.
 """
 
 from __future__ import annotations
@@ -23,24 +23,23 @@ from .artefact import Artefact
 
 Run = Callable[[NDArray[Any]], NDArray[Any]]
 SEED = 0
-# Largest error that passes. fp32: both sides are this far from float64 at most; see `compare`.
-# fp16: 60 to 80 layers of 11-bit arithmetic.
+# Largest error that passes. fp16: 60 to 80 layers of 11-bit arithmetic.
 TOLERANCE = {"fp32": 1e-3, "fp16": 5e-2}
-# Where fp32 arithmetic itself is that far off (fresh, ill-conditioned networks), a file may be this
-# many times as far from float64 as torch is.
+# If fp32 arithmetic itself is less accurate than that (untrained, ill-conditioned models), a file
+# may be this many times as far from float64 as torch is.
 _SLACK = 4.0
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How near a file is to its model.
+    """Comparison of a file with its model.
 
     Attributes:
         max_error_of_std: the largest error, rounded up to one digit so that it repeats.
         top1_agreement: share of inputs with the same largest logit.
-        num_inputs: images and noise inputs compared.
+        num_inputs: number of images and noise inputs.
         tolerance: the largest error that passes.
-        seed: of the noise.
+        seed: random seed of the noise.
     """
 
     max_error_of_std: float
@@ -55,10 +54,10 @@ class Parity:
 
 
 def error_of_std(got: NDArray[Any], expected: NDArray[Any]) -> NDArray[np.float64]:
-    """Returns each row's largest difference over the standard deviation of its expected logits.
+    """Returns (N,) the largest difference over the standard deviation of the expected logits.
 
-    A row whose expected logits are all equal, or of one class only, is measured against their
-    size. Not a number where a result is not finite.
+    If an image's expected logits are all equal, or there is only one, their size takes the place of
+    the deviation. NaN if a result is not finite.
 
     Args:
         got: (N, classes).
@@ -80,17 +79,17 @@ def compare(
     tolerance: float,
     exact: Run | None = None,
 ) -> Parity:
-    """Returns how near `run` is to `reference` over all batches.
+    """Compares `run` with `reference` over all batches.
 
     Args:
         run: a batch to logits (N, classes).
-        reference: the same.
+        reference: a batch to the expected logits (N, classes).
         batches: inputs of any shapes that both take.
         tolerance: the largest error that passes.
-        exact: the reference in float64, asked where the two differ by more than that.
+        exact: the reference in float64, for batches whose difference is larger than `tolerance`.
 
     Raises:
-        ValueError: the difference is larger, or a result has another shape or is not finite.
+        ValueError: the difference is too large, or a result has another shape or is not finite.
     """
     worst, agreed, number = 0.0, 0, 0
     for batch in batches:
@@ -103,7 +102,7 @@ def compare(
             truth = exact(batch)
             error = float(error_of_std(got, truth).max())
             allowed = max(tolerance, _SLACK * float(error_of_std(expected, truth).max()))
-        if not error <= allowed:  # also where it is not a number
+        if not error <= allowed:  # also for NaN
             raise ValueError(
                 f"logits differ by {error:.2g} of their standard deviation on a batch of shape "
                 f"{batch.shape}; expected at most {allowed:.2g}. Nothing was written"
@@ -117,18 +116,18 @@ def compare(
 def inputs_for(
     artefact: Artefact, *, in_chans: int, batch_sizes: Sequence[int], free_size: bool
 ) -> Iterator[NDArray[Any]]:
-    """Yields batches of noise and, for three channels, of the package's photos, as the file takes.
+    """Yields batches of noise and, for three channels, of the package's photos.
 
     Args:
-        artefact: what the file takes.
-        in_chans: channels of the input.
-        batch_sizes: each is tried.
+        artefact: metadata of the file, which define its input.
+        in_chans: number of input channels.
+        batch_sizes: batch sizes to try.
         free_size: also try a height and a width that no stride divides.
     """
-    side = artefact.preprocess.crop
-    sizes = [(side, side)]
+    size = artefact.preprocess.crop
+    sizes = [(size, size)]
     if free_size:
-        sizes.append((side + side // 4 + 1, side - side // 4 + 1))
+        sizes.append((size + size // 4 + 1, size - size // 4 + 1))
     rng = np.random.default_rng(SEED)
     for height, width in sizes:
         for number in batch_sizes:
@@ -145,7 +144,7 @@ def inputs_for(
 
 
 def as_pixels(normalised: NDArray[Any], artefact: Artefact) -> NDArray[np.uint8]:
-    """Returns normalised images (N, 3, H, W) as the uint8 (N, H, W, 3) they came from."""
+    """Returns the uint8 pixels (N, H, W, 3) of normalised images (N, 3, H, W)."""
     mean, std = (
         np.array(values, np.float32).reshape(3, 1, 1)
         for values in (artefact.preprocess.mean, artefact.preprocess.std)
@@ -154,10 +153,10 @@ def as_pixels(normalised: NDArray[Any], artefact: Artefact) -> NDArray[np.uint8]
     return np.ascontiguousarray(pixels.transpose(0, 2, 3, 1))
 
 
-def _photos(artefact: Artefact, side: int) -> NDArray[np.float32]:
-    resize = max(side, round(artefact.preprocess.resize * side / artefact.preprocess.crop))
-    step = dataclasses.replace(artefact.preprocess, crop=side, resize=resize)
-    return np.stack([step(open_image(path)) for path in example_photos()])
+def _photos(artefact: Artefact, size: int) -> NDArray[np.float32]:
+    resize = max(size, round(artefact.preprocess.resize * size / artefact.preprocess.crop))
+    preprocess = dataclasses.replace(artefact.preprocess, crop=size, resize=resize)
+    return np.stack([preprocess(open_image(path)) for path in example_photos()])
 
 
 def _round_up(value: float) -> float:

@@ -1,4 +1,4 @@
-"""One ONNX graph made int8 in onnxruntime's QDQ form, in the ways that are to be compared.
+"""Quantizes an ONNX graph to int8 in onnxruntime's QDQ format, with different settings.
 
 Weights are int8 per channel, activations uint8, with ranges from one pass over the images.
 """
@@ -20,49 +20,49 @@ from .artefact import Artefact
 from .backend import ExportedBackend
 from .calibration import Statistics, collect
 from .parity import as_pixels, error_of_std
-from .quantize_score import Judge, LayerError, Score, over_budget
+from .quantize_score import Evaluator, LayerError, Score, over_budget
 from .runtimes import ONNX
 
 logger = logging.getLogger("fbnetv3")
 
 _OPERATORS = ["Conv", "Gemm", "Add", "Mul", "GlobalAveragePool"]
 _WEIGHTED = ("Conv", "Gemm")
-# Images on which methods and layers are compared; more cost time and change little.
-_NUM_TRIED = 64
+# Number of images for comparing methods and layers; more take time and change little.
+_NUM_COMPARED = 64
 _NUM_SENSITIVITY = 8
 
 
 class QdqSearch:
-    """The float graph, its statistics, and int8 graphs made of them."""
+    """Makes int8 graphs from a float graph and its activation statistics."""
 
     def __init__(
-        self, source: Path, part: Path, judge: Judge, calibration: Sequence[ImageSource]
+        self, source: Path, part: Path, evaluator: Evaluator, calibration: Sequence[ImageSource]
     ) -> None:
         import onnx
 
         self.part = part
-        self.judge = judge
+        self.evaluator = evaluator
         self.model = onnx.shape_inference.infer_shapes(onnx.load(source))
         self.nodes = [node.name for node in self.model.graph.node if node.op_type in _WEIGHTED]
-        fed = (self._fed(batch) for batch in judge.reader.batches(calibration))
+        fed = (self._fed(batch) for batch in evaluator.reader.batches(calibration))
         self.statistics: dict[str, Statistics] = collect(self.model, fed)
-        tried = list(itertools.islice(calibration, _NUM_TRIED))
-        self.tried = list(judge.reader.batches(tried))
-        self.expected = [judge.float_model.run_batch(batch) for batch in self.tried]
+        compared = list(itertools.islice(calibration, _NUM_COMPARED))
+        self.batches = list(evaluator.reader.batches(compared))
+        self.expected = [evaluator.float_model.run_batch(batch) for batch in self.batches]
 
     def _fed(self, batch: NDArray[np.float32]) -> NDArray[Any]:
-        artefact = self.judge.float_model.artefact
+        artefact = self.evaluator.float_model.artefact
         return as_pixels(batch, artefact) if artefact.in_graph else batch
 
     def build(
         self, method: str, *, only: Sequence[str] | None = None, without: Sequence[str] = ()
     ) -> ExportedBackend:
-        """Writes an int8 file and returns it, ready to run.
+        """Writes an int8 file and opens it.
 
         Args:
-            method: how ranges are taken.
-            only: nodes to quantise; all unless given.
-            without: nodes to leave in float.
+            method: calibration method.
+            only: nodes to quantize; default: all.
+            without: nodes to keep in float.
         """
         import onnx
         from onnxruntime.quantization import QuantType
@@ -78,7 +78,7 @@ class QdqSearch:
         quantizer = QDQQuantizer(
             model,
             True,  # weights per channel
-            False,  # eight bits of them, not seven
+            False,  # eight-bit weights, not seven-bit
             QuantType.QInt8,
             QuantType.QUInt8,
             TensorsData(CalibrationMethod.MinMax, ranges),
@@ -96,11 +96,11 @@ class QdqSearch:
         """Returns method -> (agreement with the float file in percent, mean error)."""
         found = {}
         for method in methods:
-            small = self.build(method)
+            quantized = self.build(method)
             agreed: list[bool] = []
             errors: list[float] = []
-            for batch, expected in zip(self.tried, self.expected, strict=True):
-                got = small.run_batch(batch)
+            for batch, expected in zip(self.batches, self.expected, strict=True):
+                got = quantized.run_batch(batch)
                 agreed.extend(got.argmax(1) == expected.argmax(1))
                 errors.extend(error_of_std(got, expected))
             found[method] = (100 * float(np.mean(agreed)), float(np.mean(errors)))
@@ -108,8 +108,8 @@ class QdqSearch:
         return found
 
     def layer_errors(self, method: str) -> list[LayerError]:
-        """Returns what each layer costs when it alone is quantised, the dearest first."""
-        batch = self.tried[0][:_NUM_SENSITIVITY]
+        """Returns the error of quantizing each layer alone, most sensitive first."""
+        batch = self.batches[0][:_NUM_SENSITIVITY]
         expected = self.expected[0][:_NUM_SENSITIVITY]
         found = []
         for node in self.nodes:
@@ -120,19 +120,23 @@ class QdqSearch:
     def within_budget(
         self, method: str, layers: Sequence[LayerError], max_drop_pct: float | None
     ) -> tuple[Score, int]:
-        """Builds the file with as few float layers as the budget needs; returns how many."""
-        tried = [0, *(2**n for n in range(len(layers).bit_length())), len(layers)]
-        for number in sorted({min(n, len(layers)) for n in tried}):
+        """Builds the file with 0, 1, 2, 4, ... float layers until it meets the budget.
+
+        Returns:
+            Its score and the number of float layers.
+        """
+        counts = [0, *(2**n for n in range(len(layers).bit_length())), len(layers)]
+        for number in sorted({min(n, len(layers)) for n in counts}):
             if number and number == len(layers):
-                break  # a file without an int8 layer is no int8 file
-            small = self.build(method, without=[layer.node for layer in layers[:number]])
-            score = self.judge.score(small)
+                break  # nothing would be int8
+            quantized = self.build(method, without=[layer.node for layer in layers[:number]])
+            score = self.evaluator.score(quantized)
             if max_drop_pct is None or score.drop_pct <= max_drop_pct:
                 return score, number
-        raise over_budget(score, max_drop_pct, "whatever is left in float")
+        raise over_budget(score, max_drop_pct, "however many layers stay in float")
 
     def finish(self, artefact: Artefact) -> None:
-        """Puts the record into the built file: the quantiser may drop or keep what was there."""
+        """Writes the metadata into the built file, instead of what the quantizer left there."""
         import onnx
 
         model = onnx.load(self.part)

@@ -1,8 +1,7 @@
-"""An exported file to int8, judged by what it does: agreement, accuracy, size and speed.
+"""Quantizes an exported file to int8 and measures agreement, accuracy and size.
 
-Each runtime quantises in its own way, on the user's own images: onnxruntime by `qdq`, OpenVINO by
-NNCF. A result that breaks the accuracy budget is not written. The edge of this file: it knows an
-exported file and images, no torch and no data set.
+Each runtime quantizes in its own way on the user's images: onnxruntime by `qdq`, OpenVINO by NNCF.
+A file over the accuracy budget is not written. This file needs neither torch nor a data set.
 """
 
 from __future__ import annotations
@@ -14,30 +13,30 @@ from pathlib import Path
 from fbnetv3.images.reader import ImageSource
 
 from .artefact import Artefact
-from .quantize_score import Judge, LayerError, Reader
+from .quantize_score import Evaluator, LayerError, Reader
 from .runtimes import ONNX, Runtime, quantizing
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """What was written and how good it is.
+    """A quantized file and its quality.
 
     Attributes:
-        path: of the file.
-        runtime: which runs it.
-        method: how activation ranges were taken.
-        num_calibration: images behind the ranges.
-        num_unreadable: images that were passed over.
-        unreadable: why each image that was passed over cannot be read.
-        num_evaluation: images behind the next three figures.
-        agreement_pct: share with the same top-1 as the float file, in percent.
-        top1_float_pct: accuracy of the float file, where labels were given.
-        top1_pct: accuracy of the int8 file, where labels were given.
+        path: the file.
+        runtime: the runtime for it.
+        method: calibration method.
+        num_calibration: number of images for the ranges.
+        num_unreadable: number of skipped images.
+        unreadable: why each skipped image cannot be read.
+        num_evaluation: number of images for the next three figures.
+        agreement_pct: share of images with the same top-1 as the float file, in percent.
+        top1_float_pct: accuracy of the float file, if labels were given.
+        top1_pct: accuracy of the int8 file, if labels were given.
         num_bytes_float: size of the float file.
-        num_bytes: size of what was written.
+        num_bytes: size of the written files.
         methods: method -> (agreement in percent, mean error), on calibration images.
-        layers: by cost, the dearest first.
-        artefact: what the file says about itself.
+        layers: errors of single layers, most sensitive first.
+        artefact: the metadata of the file.
     """
 
     path: Path
@@ -69,41 +68,40 @@ def quantize(
     max_drop_pct: float | None = None,
     sensitivity: bool = True,
 ) -> Quantized:
-    """Writes an exported fp32 file in int8 and returns how good it is.
+    """Quantizes an exported fp32 file to int8 and measures its quality.
 
     Args:
-        onnx_path: what `fbnetv3 export` wrote.
+        onnx_path: a file that `fbnetv3 export` wrote.
         path: the file to write: `.onnx`, or `.xml` for OpenVINO.
-        calibration: images like those of later use; a few hundred. They are read one batch at a
-            time and never kept together (OpenVINO's tool needs them all).
-        evaluation: images to judge the result on; every fourth of `calibration`, then not
-            calibrated with, unless given.
+        calibration: a few hundred images like those of later use. They are read one batch at a time
+            and not kept (except for OpenVINO, whose tool needs them all).
+        evaluation: images to evaluate the result on; default: every fourth of `calibration`, which
+            is then not used for calibration.
         labels: the class of each image of `evaluation`.
-        runtime: which is to run the file, "onnxruntime" or "openvino".
-        method: one of `calibration.METHODS`, which are onnxruntime's; the one that agrees best
-            unless given.
-        max_drop_pct: most points of top-1 accuracy (without labels: of agreement) that may be lost
-            on `evaluation`. Where eight bits break it, layers are left in float, the dearest first;
-            OpenVINO's weights take seven bits, whose sums do not saturate without VNNI.
-        sensitivity: quantise each layer alone for the report; one inference pass a layer.
+        runtime: the runtime for the file, "onnxruntime" or "openvino".
+        method: one of `calibration.METHODS`, for onnxruntime; default: the one that agrees best.
+        max_drop_pct: maximum loss of top-1 accuracy (without labels: of agreement) on `evaluation`,
+            in points. If int8 exceeds it, onnxruntime keeps layers in float, the most sensitive
+            first, and OpenVINO uses 7-bit weights, whose sums do not saturate without VNNI.
+        sensitivity: quantize each layer alone for the report; one inference pass per layer.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: an argument is wrong, no image can be read, or the budget cannot be kept:
-            nothing is written then.
-        ImportError: the runtime is missing.
+        FileNotFoundError: the file does not exist.
+        ValueError: an argument is wrong, no image can be read, or the budget cannot be met; nothing
+            is written then.
+        ImportError: the runtime is not installed.
     """
     path = Path(path)
     float_model = ONNX.load(onnx_path)
     calibration, evaluation = _split(calibration, evaluation, labels)
     chosen = quantizing(runtime)
     _check_arguments(float_model.artefact, chosen, max_drop_pct, path)
-    judge = Judge(float_model, Reader(float_model.preprocess), evaluation, labels)
-    made = chosen.file.quantize(
+    evaluator = Evaluator(float_model, Reader(float_model.preprocess), evaluation, labels)
+    result = chosen.file.quantize(
         Path(onnx_path),
         path,
         calibration,
-        judge,
+        evaluator,
         method=method,
         max_drop_pct=max_drop_pct,
         sensitivity=sensitivity,
@@ -111,19 +109,19 @@ def quantize(
     return Quantized(
         path=path,
         runtime=runtime,
-        method=made.method,
-        num_calibration=judge.reader.num_read[0],
-        num_unreadable=len(judge.reader.unreadable),
-        unreadable=tuple(judge.reader.unreadable.values()),
-        num_evaluation=made.score.num_images,
-        agreement_pct=made.score.agreement_pct,
-        top1_float_pct=made.score.top1_float_pct,
-        top1_pct=made.score.top1_pct,
+        method=result.method,
+        num_calibration=evaluator.reader.num_read[0],
+        num_unreadable=len(evaluator.reader.unreadable),
+        unreadable=tuple(evaluator.reader.unreadable.values()),
+        num_evaluation=result.score.num_images,
+        agreement_pct=result.score.agreement_pct,
+        top1_float_pct=result.score.top1_float_pct,
+        top1_pct=result.score.top1_pct,
         num_bytes_float=float_model.path.stat().st_size,
         num_bytes=sum(part.stat().st_size for part in chosen.parts(path)),
-        methods=made.methods,
-        layers=made.layers,
-        artefact=made.artefact,
+        methods=result.methods,
+        layers=result.layers,
+        artefact=result.artefact,
     )
 
 
@@ -135,13 +133,13 @@ def _split(
     if not len(calibration):
         raise ValueError("no calibration images; give at least one, a few hundred are better")
     if labels is not None and (evaluation is None or len(labels) != len(evaluation)):
-        given = "none" if evaluation is None else len(evaluation)
-        raise ValueError(f"{len(labels)} labels for {given} evaluation images; give one an image")
+        given = 0 if evaluation is None else len(evaluation)
+        raise ValueError(f"{len(labels)} labels for {given} evaluation images; give one per image")
     if evaluation is not None:
         return calibration, evaluation
     if len(calibration) < 8:
         return calibration, calibration
-    kept = [image for place, image in enumerate(calibration) if place % 4]
+    kept = [image for index, image in enumerate(calibration) if index % 4]
     return kept, list(calibration[::4])
 
 
@@ -149,7 +147,7 @@ def _check_arguments(
     artefact: Artefact, runtime: Runtime, max_drop_pct: float | None, path: Path
 ) -> None:
     if artefact.precision != "fp32":
-        raise ValueError(f"the file is {artefact.precision} already; quantise an fp32 export")
+        raise ValueError(f"the file is already {artefact.precision}; quantize an fp32 export")
     if max_drop_pct is not None and not 0 <= max_drop_pct <= 100:
         raise ValueError(f"max_drop_pct is {max_drop_pct!r}; expected points from 0 to 100")
     if path.suffix != runtime.suffix:

@@ -1,4 +1,4 @@
-"""How good a quantised file is on images: agreement with the float file, accuracy, points lost."""
+"""Evaluates a quantized file on images: agreement with the float file, and accuracy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _BATCH = 16
 
 @dataclass
 class Score:
-    """Agreement with the float network, and accuracy where labels are known."""
+    """Agreement with the float model, and accuracy if labels are known."""
 
     agreement_pct: float
     top1_float_pct: float | None
@@ -38,13 +38,13 @@ class Score:
 
 @dataclass(frozen=True)
 class LayerError:
-    """What it costs to quantise one layer alone.
+    """The error of quantizing one layer alone.
 
     Attributes:
         node: name in the graph, which is the module's name.
         error_of_std: mean over images of the largest change of a logit, in standard deviations of
             the image's logits.
-        in_float: whether it was left in float for that.
+        in_float: whether the layer was therefore kept in float.
     """
 
     node: str
@@ -53,15 +53,15 @@ class LayerError:
 
 
 @dataclass(frozen=True)
-class Made:
-    """A quantised file that keeps its budget, as its runtime made it.
+class Int8Result:
+    """A runtime's quantized file that meets the budget.
 
     Attributes:
-        artefact: what the file says about itself.
-        score: how good it is.
-        method: how activation ranges were taken.
+        artefact: the metadata of the file.
+        score: its quality.
+        method: calibration method.
         methods: method -> (agreement in percent, mean error), on calibration images.
-        layers: by cost, the most costly first.
+        layers: errors of single layers, most sensitive first.
     """
 
     artefact: Artefact
@@ -72,13 +72,17 @@ class Made:
 
 
 class Reader:
-    """Images to batches, one at a time; what cannot be read is counted and passed over."""
+    """Reads images in batches; unreadable ones are counted and skipped.
+
+    Attributes:
+        preprocess: the preprocessing.
+        unreadable: path, or id of an image without one, -> why it cannot be read.
+        num_read: number of images in each complete pass.
+    """
 
     def __init__(self, preprocess: Preprocess) -> None:
         self.preprocess = preprocess
-        # Why, by the path, or the identity of what has none: each counts once.
         self.unreadable: dict[str | int, str] = {}
-        # Of each pass that ran to its end.
         self.num_read: list[int] = []
 
     def batches(self, images: Iterable[ImageSource]) -> Iterator[NDArray[np.float32]]:
@@ -89,11 +93,11 @@ class Reader:
     def numbered(
         self, images: Iterable[ImageSource]
     ) -> Iterator[tuple[NDArray[np.float32], list[int]]]:
-        """Yields batches with the places of their images in `images`."""
+        """Yields batches with the indices of their images in `images`."""
         kept: list[NDArray[np.float32]] = []
-        places: list[int] = []
+        indices: list[int] = []
         number, error = 0, None
-        for place, image in enumerate(images):
+        for index, image in enumerate(images):
             try:
                 kept.append(self.preprocess(open_image(image)))
             except (OSError, ValueError) as reason:
@@ -101,27 +105,27 @@ class Reader:
                 key = os.fspath(image) if isinstance(image, str | os.PathLike) else id(image)
                 self.unreadable[key] = str(reason)
                 continue
-            places.append(place)
+            indices.append(index)
             number += 1
             if len(kept) == _BATCH:
-                yield np.stack(kept), places
-                kept, places = [], []
+                yield np.stack(kept), indices
+                kept, indices = [], []
         if kept:
-            yield np.stack(kept), places
+            yield np.stack(kept), indices
         if not number:
             raise ValueError(f"no calibration or evaluation image can be read; the first: {error}")
         self.num_read.append(number)
 
 
 @dataclass(frozen=True)
-class Judge:
-    """Holds a quantised file against the float one, on images.
+class Evaluator:
+    """Compares quantized files with the float one, on images.
 
     Attributes:
         float_model: the float file.
-        reader: of the images.
-        images: to judge on.
-        labels: the class of each; None where they are not known.
+        reader: reads the images.
+        images: the evaluation images.
+        labels: the class of each; None if unknown.
     """
 
     float_model: ExportedBackend
@@ -129,15 +133,15 @@ class Judge:
     images: Sequence[ImageSource]
     labels: Sequence[int] | None
 
-    def score(self, small: Backend) -> Score:
-        """Returns how good a quantised network is."""
+    def score(self, quantized: Backend) -> Score:
+        """Returns the score of a quantized model."""
         agreed: list[bool] = []
         right: list[tuple[bool, bool]] = []
-        for batch, places in self.reader.numbered(self.images):
-            expected, got = self.float_model.run_batch(batch), small.run_batch(batch)
+        for batch, indices in self.reader.numbered(self.images):
+            expected, got = self.float_model.run_batch(batch), quantized.run_batch(batch)
             agreed.extend(got.argmax(1) == expected.argmax(1))
             if self.labels is not None:
-                truth = np.array([self.labels[place] for place in places])
+                truth = np.array([self.labels[index] for index in indices])
                 right.extend(zip(expected.argmax(1) == truth, got.argmax(1) == truth, strict=True))
         top1 = 100 * np.mean(right, axis=0) if right else (None, None)
         return Score(
@@ -149,7 +153,7 @@ class Judge:
 
 
 def over_budget(score: Score, max_drop_pct: float | None, tried: str) -> ValueError:
-    """Returns the error of a file that loses more than it may, whatever was `tried`."""
+    """Returns the error of a file over the budget, despite what was `tried`."""
     return ValueError(
         f"int8 loses {score.drop_pct:.2f} points on {score.num_images} images, more than "
         f"max_drop_pct={max_drop_pct}, {tried}; nothing was written. Give more calibration images "

@@ -1,8 +1,7 @@
-"""Where else an exported network could run: which parts of it a provider takes.
+"""Which operators of an exported file the execution providers of other devices support.
 
-Coverage is read off the operators with the tables that come with onnxruntime and, for TensorRT, the
-list below; it says what a provider would take, nothing was run on one. The edge of this file: what
-can run a file here is in `runtimes`.
+Coverage comes from the operator lists of onnxruntime and, for TensorRT, from the list below;
+nothing is run on a provider. What can run a file on this machine is in `runtimes`.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 TARGETS = ("nnapi", "coreml-neuralnetwork", "coreml-mlprogram", "tensorrt")
-# Of those that our files can have; onnx-tensorrt's table of supported operators (TensorRT 10).
+# Operators of our files in onnx-tensorrt's list of supported operators (TensorRT 10).
 _TENSORRT = frozenset(
     [
         "Add",
@@ -36,15 +35,15 @@ _TENSORRT = frozenset(
 
 @dataclass(frozen=True)
 class Coverage:
-    """What one provider would take of a graph.
+    """The part of a graph that a provider supports.
 
     Attributes:
         target: the provider.
-        num_nodes: operators in the graph.
-        num_taken: of those, taken.
-        num_partitions: pieces that they form; every border is a copy and a hand-over.
-        left: operators that it does not know.
-        verdict: "yes" for one piece with everything, "maybe" for few large ones, else "no".
+        num_nodes: number of nodes in the graph.
+        num_taken: number of supported nodes.
+        num_partitions: number of partitions that they form; each boundary costs a copy.
+        left: unsupported operators.
+        verdict: "yes" for one partition with all nodes, "maybe" for a few large ones, else "no".
         notes: what has to be done first.
     """
 
@@ -58,11 +57,11 @@ class Coverage:
 
 
 def check_targets(path: str | Path) -> list[Coverage]:
-    """Returns what each of `TARGETS` would take of an ONNX file.
+    """Returns the coverage of an ONNX file by each of `TARGETS`.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not ONNX.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not ONNX.
     """
     import onnx
     from onnxruntime.tools.mobile_helpers import usability_checker as checker
@@ -72,7 +71,7 @@ def check_targets(path: str | Path) -> list[Coverage]:
         raise FileNotFoundError(f"no file {path}; make one with `fbnetv3 export`")
     try:
         model = onnx.shape_inference.infer_shapes(onnx.load(path))
-    # protobuf's error has no public home.
+    # protobuf's exception has no public name.
     except Exception as error:
         raise ValueError(f"{path} is not an ONNX file: {error}") from error
     logging.getLogger("default").setLevel(logging.ERROR)
@@ -80,7 +79,7 @@ def check_targets(path: str | Path) -> list[Coverage]:
         dim.dim_value for value in model.graph.input for dim in value.type.tensor_type.shape.dim
     )
     mobile = {
-        # Sizes are fixed when a mobile session is made, so that free ones do not count here.
+        # A mobile session fixes the sizes, so that dynamic axes do not count here.
         "nnapi": checker.check_nnapi_partitions(model, False),
         "coreml-neuralnetwork": checker.check_coreml_partitions(
             model, False, "coreml_supported_neuralnetwork_ops.md"
@@ -89,7 +88,7 @@ def check_targets(path: str | Path) -> list[Coverage]:
             model, False, "coreml_supported_mlprogram_ops.md"
         ),
     }
-    notes = () if fixed else ("fix the input's size: export with dynamic=None",)
+    notes = () if fixed else ("fix the input's shape: export with dynamic=None",)
     found = [
         Coverage(
             target=target,
@@ -106,7 +105,7 @@ def check_targets(path: str | Path) -> list[Coverage]:
 
 
 def _tensorrt(model: Any) -> Coverage:
-    """TensorRT builds an engine of everything or of nothing, unless a fallback is set up."""
+    """Returns TensorRT's coverage; it builds an engine only if it supports every node."""
     import onnx
 
     nodes = model.graph.node
@@ -115,10 +114,10 @@ def _tensorrt(model: Any) -> Coverage:
     zero_points = {node.input[2] for node in nodes if node.op_type == "QuantizeLinear"}
     for tensor in model.graph.initializer:
         if tensor.name in zero_points and onnx.numpy_helper.to_array(tensor).any():
-            notes.append("its int8 is symmetric: quantise with TensorRT's own tool instead")
+            notes.append("TensorRT's int8 is symmetric: quantize with its own tool instead")
             break
     if any(dim.dim_param for dim in model.graph.input[0].type.tensor_type.shape.dim):
-        notes.append("give an optimisation profile for the free sides")
+        notes.append("give an optimization profile for the dynamic axes")
     verdict = "no" if left or any("int8" in note for note in notes) else "yes"
     return Coverage(
         target="tensorrt",

@@ -1,4 +1,4 @@
-"""A torch module as a `Backend` of `Classifier`. Torch is imported when one is made."""
+"""A torch module as a `Backend` of `Classifier`. Torch is imported only when one is made."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ if TYPE_CHECKING:
 
 
 class TorchBackend:
-    """A module as a `Backend`: a copy in evaluation mode, channels-last where it is ours.
+    """A module as a `Backend`: a copy in evaluation mode, channels-last if it is an FBNetV3.
 
     Channels-last took 0.64 of the time for fbnetv3_nano at batch 16 (224 pixels) and 0.88 for
     fbnetv3_b at batch 8, both in float32 on one thread of a CPU with AVX-512.
 
     Args:
         model: images (N, 3, H, W) to logits (N, K), in any mode.
-        device: where the copy goes.
+        device: device of the copy.
         num_threads: see `Classifier`.
 
     Raises:
-        ValueError: it is no module, or the device is not there.
+        ValueError: the model is not a module, or the device is not available.
     """
 
-    # Shared by all, since torch's setting is: how many runs are inside, and what it was before.
+    # Shared by all instances, like torch's setting: number of active runs, and the setting before.
     _lock = threading.Lock()
-    _inside = 0
-    _usual = 0
+    _num_active = 0
+    _default = 0
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class TorchBackend:
         fast = optimize(model) if isinstance(model, FBNetV3) else copy.deepcopy(model).eval()
         try:
             self.model = fast if device is None else fast.to(known_device(device))
-        except (RuntimeError, AssertionError) as error:  # both, depending on how torch was built
+        except (RuntimeError, AssertionError) as error:  # depends on the build of torch
             raise ValueError(f"device is {device!r}: {error}") from error
         self.num_threads = num_threads
 
@@ -81,15 +81,15 @@ class TorchBackend:
             return
         shared = TorchBackend
         with shared._lock:
-            # A thread takes the process's number over when it first asks: before it gets its own.
-            usual = torch.get_num_threads()
-            if not shared._inside:
-                shared._usual = usual
-            shared._inside += 1
+            # The first call in a thread copies the process's setting, so it must come before set.
+            default = torch.get_num_threads()
+            if not shared._num_active:
+                shared._default = default
+            shared._num_active += 1
             torch.set_num_threads(self.num_threads)
         try:
             yield
         finally:
             with shared._lock:
-                shared._inside -= 1
-                torch.set_num_threads(shared._usual)
+                shared._num_active -= 1
+                torch.set_num_threads(shared._default)

@@ -1,17 +1,17 @@
-"""The fixed words of exporting, quantising and measuring; nothing slow is imported for them."""
+"""The option values of export, quantization and latency, without slow imports."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-# Which sides of an exported file's input are free.
+# Dynamic axes of an exported file's input.
 Dynamic = Literal["batch", "batch+size"]
-# Of an exported file's weights and arithmetic.
+# Precision of an exported file's weights and arithmetic.
 Precision = Literal["fp32", "fp16"]
-# How an activation's range is taken: extremes over all images; mean over images of each one's
-# extremes; central share of all values; the range with the least squared error of 256 steps.
+# How the range of an activation is set: extremes over all images; mean over images of the extremes
+# of each; central share of all values; the range with the least squared error of 256 steps.
 CalibrationMethod = Literal["minmax", "mean_minmax", "percentile_99.99", "percentile_99.9", "mse"]
-# How torch runs a module.
+# Ways of running a torch module.
 TorchBackend = Literal[
     "torch",
     "torch-channels-last",

@@ -1,4 +1,4 @@
-"""Class folders to the outputs of a network: by name, else by number."""
+"""Maps class folders to the outputs of a model: by name, else by number."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _NUM_LISTED = 5
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkImages:
-    """Images for a network that is there already.
+    """Images for an existing model.
 
     Attributes:
-        paths: of the images.
-        labels: the network's output for each, None where folders are not called after classes.
-        notes: what a user should know of the folder, a sentence each.
+        paths: paths of the images.
+        labels: the model's output for each; None if the folders are not named after classes.
+        notes: remarks for the user, a sentence each.
     """
 
     paths: list[Path]
@@ -31,20 +31,20 @@ class NetworkImages:
 def match_classes(
     folders: Sequence[str], known: Sequence[Sequence[str]] | None, num_classes: int | None = None
 ) -> list[int] | None:
-    """Returns the output of a network that each class folder stands for; None where none does.
+    """Returns the model's output for each class folder; None if no folder matches a class.
 
     Names are compared exactly, then without case and with "_" and "-" as spaces, numbers without
-    their leading zeros. Where no name is known, folders that are all numbers count the outputs
-    from 0.
+    leading zeros. If no name matches and all folders are numbers, they are the indices of the
+    outputs, from 0.
 
     Args:
-        folders: their names.
-        known: the names of each output of the network; None where they are not known.
-        num_classes: outputs of the network, where `known` does not say it.
+        folders: names of the class folders.
+        known: the names of each output; None if they are unknown.
+        num_classes: number of outputs, if `known` is None.
 
     Raises:
-        ValueError: some folders have an output and others none, two have the same, or numbers
-            could be names as well as counts.
+        ValueError: only some folders match, two match the same output, or numbers may be names as
+            well as indices.
     """
     if not folders:
         return None
@@ -56,28 +56,28 @@ def match_classes(
         numbers = [int(name) for name in folders]
         if len(missing) < len(folders):
             raise ValueError(
-                "the class folders are numbers, of which some are names of the network's classes "
-                f"and {', '.join(missing[:_NUM_LISTED])} not; call all by the names"
+                "the class folders are numbers, of which some are names of the model's classes "
+                f"and {', '.join(missing[:_NUM_LISTED])} are not; name all folders after classes"
             )
         if total is not None and max(numbers) >= total:
             raise ValueError(
-                f"class folders are numbered {min(numbers)} to {max(numbers)}; the network's "
-                f"classes are 0 to {total - 1}: number them from 0, or call them by name"
+                f"class folders are numbered {min(numbers)} to {max(numbers)}; the model's classes "
+                f"are 0 to {total - 1}: number them from 0, or name them after the classes"
             )
         outputs, missing = list(numbers), []
     if len(missing) == len(folders):
         return None
     if missing:
         raise ValueError(
-            f"the network knows {len(folders) - len(missing)} of the {len(folders)} class "
-            f"folders by name, but not {', '.join(missing[:_NUM_LISTED])}; rename those"
+            f"{len(folders) - len(missing)} of the {len(folders)} class folders are named after "
+            f"classes of the model, but not {', '.join(missing[:_NUM_LISTED])}; rename those"
         )
     found = [output for output in outputs if output is not None]
-    for place, output in enumerate(found):
-        if output in found[:place]:
+    for index, output in enumerate(found):
+        if output in found[:index]:
             raise ValueError(
-                f"class folders {folders[found.index(output)]!r} and {folders[place]!r} are the "
-                f"same class of the network, number {output}; put their images together"
+                f"class folders {folders[found.index(output)]!r} and {folders[index]!r} are the "
+                f"same class of the model, number {output}; merge them"
             )
     return found
 
@@ -85,22 +85,22 @@ def match_classes(
 def labelled_images(
     folder: Path, class_names: Sequence[str], *, part: Part = "val"
 ) -> NetworkImages:
-    """Returns the images of a folder, and their classes where its folders are called after them.
+    """Returns the images of a folder, and their classes if its folders are named after classes.
 
     Args:
-        folder: images, or a folder for each class, called by its name, its number or, for
-            ImageNet, its WordNet identifier; or a data set of two parts.
-        class_names: of the network.
-        part: which to take of a data set that has parts, if it has this one.
+        folder: images; or a folder for each class, named by its name, its number or, for ImageNet,
+            its WordNet identifier; or a data set with train and val folders.
+        class_names: class names of the model.
+        part: the part to use, if the data set has it.
 
     Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: it holds no images, or only some of its folders are classes.
+        FileNotFoundError: the folder does not exist.
+        ValueError: the folder holds no images, or only some of its folders match classes.
     """
     data = open_data_folder(folder)
     root, notes = data.parts.get(part, data.root), list(data.notes)
     if root != data.root:
-        notes.append(f"the part {root} of {folder} was read")
+        notes.append(f"of {folder}, only {root} was used")
     found = find_images(root)
     if not found.images:
         raise ValueError(
@@ -115,8 +115,7 @@ def labelled_images(
     loose = sum(path.parent == root for path in found.images)
     if loose:
         notes.append(
-            f"{loose} image(s) beside the class folders of {root} have no class and were passed "
-            "over"
+            f"{loose} image(s) beside the class folders of {root} have no class and were skipped"
         )
     return NetworkImages(
         paths=[path for images in inside.values() for path in images],
@@ -128,7 +127,7 @@ def labelled_images(
 
 
 def _known_names(class_names: Sequence[str]) -> list[tuple[str, ...]]:
-    """Returns the names of each class, with the identifiers of a list that is known."""
+    """Returns the names of each class, for a known list also the identifiers."""
     for name in CLASS_LISTS:
         if tuple(class_names) == listed(name):
             return list(zip(class_names, class_ids(name), strict=True))

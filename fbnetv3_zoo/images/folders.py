@@ -1,17 +1,17 @@
-"""Folders of images as people have them: which files count, which folders are parts or classes.
+"""Folders of images: which files are images, which folders are train and val parts or classes.
 
 One set of rules for every command:
 
-- `SUFFIXES` tell an image; other files are counted and told.
-- Hidden files and what systems leave behind (`.ipynb_checkpoints`, `__MACOSX`, `@eaDir`,
-  `Thumbs.db`) are no part of a data set and never looked at.
+- Files with an extension in `SUFFIXES` are images; other files are counted and reported.
+- Hidden files and system files (`.ipynb_checkpoints`, `__MACOSX`, `@eaDir`, `Thumbs.db`) are
+  ignored.
 - Symbolic links are followed. A folder or file that is reached twice counts once, so that loops
   end.
-- `train/` and `val/` are known by their usual names in any case, and only where they hold folders;
-  a folder of photos called "test" beside others is a class.
-- A folder that holds nothing but one folder of folders is a wrapper, and is passed through.
+- `train/` and `val/` are recognised by their usual names in any case, but only if they hold
+  folders; a folder of images named "test" beside other classes is a class.
+- A folder that holds nothing but one folder of folders is a wrapper; its content is used.
 
-The edge of this file: it opens no image, and knows no network.
+This file opens no image and does not depend on models.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm"}
     | {".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"}
 )
-# The usual names of the two parts, the likelier first; compared without case and "_- .".
+# The usual names of the two parts, the likelier first; compared without case and without "_- .".
 PART_NAMES: Mapping[Part, tuple[str, ...]] = {
     "train": ("train", "training", "trainset", "trainingset"),
     "val": (
@@ -39,7 +39,7 @@ PART_NAMES: Mapping[Part, tuple[str, ...]] = {
         *("test", "testing", "testset", "testingset", "eval"),
     ),
 }
-_LEFT_BEHIND = frozenset(
+_SYSTEM_FILES = frozenset(
     {"__macosx", "@eadir", "thumbs.db", "desktop.ini", "$recycle.bin", "lost+found"}
     | {"system volume information"}
 )
@@ -48,11 +48,11 @@ _NUM_LISTED = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What a walk through a folder found.
+    """The files in a folder and its subfolders.
 
     Attributes:
-        images: their paths, sorted.
-        others: files that are no image by their names, suffix to count.
+        images: paths of the images, sorted.
+        others: files without an image's extension, extension -> count.
     """
 
     images: tuple[Path, ...]
@@ -60,24 +60,24 @@ class Found:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know of it, a sentence each."""
+        """Remarks for the user, a sentence each."""
         num = sum(self.others.values())
         if not num:
             return ()
         kinds = ", ".join(f"{one_line(k)} {n}" for k, n in self.others.most_common(_NUM_LISTED))
-        return (f"{num} file(s) are no images by their names and were passed over: {kinds}",)
+        return (f"{num} file(s) do not have an image's extension and were skipped: {kinds}",)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledImages:
-    """Image files and their classes; what a reader of a list instead of folders would give too.
+    """Image files and their classes.
 
     Attributes:
-        name: where they come from, for messages.
+        name: name of the source, for messages.
         classes: names of the classes.
-        paths: of the images.
+        paths: paths of the images.
         labels: index into `classes` of each image.
-        notes: what a user should know of them, a sentence each.
+        notes: remarks for the user, a sentence each.
     """
 
     name: str
@@ -89,12 +89,12 @@ class LabelledImages:
 
 @dataclass(frozen=True, kw_only=True)
 class DataFolder:
-    """Where in a folder the images lie that a user means by it.
+    """The layout of a data set in a folder.
 
     Attributes:
         root: the folder, or the one inside its wrappers.
         parts: folders of the training and the validation part; empty without parts.
-        notes: what a user should know of the way there, a sentence each.
+        notes: remarks for the user, a sentence each.
     """
 
     root: Path
@@ -103,31 +103,31 @@ class DataFolder:
 
 
 def list_images(folder: str | os.PathLike[str]) -> list[Path]:
-    """Returns the image files in a folder and those below it, sorted; told by `SUFFIXES`.
+    """Returns the image files (see `SUFFIXES`) in a folder and its subfolders, sorted.
 
-    Hidden files and what systems leave behind are left out; links are followed, each target once.
+    Hidden and system files are left out; links are followed, each target once.
 
     Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: it is not a folder.
+        FileNotFoundError: the folder does not exist.
+        ValueError: the path is not a folder.
     """
     return list(find_images(folder).images)
 
 
 def find_images(folder: str | os.PathLike[str]) -> Found:
-    """Returns the images of `list_images`, and what else lies there.
+    """Returns the images of `list_images`, and the other files.
 
     Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: it is not a folder.
+        FileNotFoundError: the folder does not exist.
+        ValueError: the path is not a folder.
     """
     root = Path(folder)
     _check_folder(root)
     images: list[str] = []
     others: Counter[str] = Counter()
     seen: set[str] = set()
-    # A folder, and where the folders above it really are: a link back to one of these is a loop.
-    # Links wait, so that an image which lies here itself is listed at its own path.
+    # Folders and the real paths of the folders above them: a link to one of these is a loop. Links
+    # come last, so that an image inside the root is listed under its own path.
     folders = [(str(root), _ancestors(root))]
     linked_folders: list[tuple[str, set[str]]] = []
     linked_files: list[os.DirEntry[str]] = []
@@ -161,11 +161,11 @@ def find_images(folder: str | os.PathLike[str]) -> Found:
 
 
 def open_data_folder(folder: Path) -> DataFolder:
-    """Returns the parts of a data set, or the folder of its classes, behind wrappers.
+    """Returns the train and val folders of a data set, or the folder of its classes.
 
     Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: it is no folder, or it cannot be told whether folders are parts or classes.
+        FileNotFoundError: the folder does not exist.
+        ValueError: the path is not a folder, or folders may be parts as well as classes.
     """
     _check_folder(folder)
     root = _unwrapped(folder)
@@ -176,45 +176,45 @@ def open_data_folder(folder: Path) -> DataFolder:
     if named and not parts and not classes:
         names = " and ".join(repr(child.name) for child in named)
         raise ValueError(
-            f"{root} holds only {names} and no folder of a class in there; expected one folder of "
-            "images for each class, inside these or under names that are not taken for parts"
+            f"{root} holds only {names}, without class folders inside; expected one folder of "
+            "images for each class, inside these or under other names"
         )
     beside = [child.name for child in classes if parts and _holds(child, _is_image_file)]
     if beside and len(set(parts.values())) == 1:
         child = next(iter(parts))
         raise ValueError(
-            f"{child} holds folders, as a part of a data set does, and lies beside folders of "
-            f"images such as {beside[0]!r}; rename it if it is a class (its name is taken), or "
-            "move those away"
+            f"{child} looks like a part of a data set, but is beside folders of images such as "
+            f"{beside[0]!r}; rename it if it is a class (its name is reserved), or move those away"
         )
-    notes = [] if root == folder else [f"{folder} only wraps {root}, which was read"]
+    notes = [] if root == folder else [f"{folder} only wraps {root}, which was used"]
     flat = [child.name for child in named if parts and child not in parts]
     if beside or flat:
         names = ", ".join((flat + beside)[:_NUM_LISTED])
-        notes.append(f"{root} has folders beside its parts that were passed over: {names}")
+        notes.append(f"folders of {root} beside its train and val folders were skipped: {names}")
     return DataFolder(root=root, parts=_chosen(parts), notes=tuple(notes))
 
 
 def class_names_in(folder: Path) -> tuple[str, ...]:
-    """Returns the names of the folders in a folder, which are its classes, sorted."""
+    """Returns the names of the class folders in a folder, sorted."""
     return tuple(entry.name for entry in _entries(folder) if _is_folder(entry))
 
 
 def images_by_class(folder: Path) -> dict[str, Found]:
-    """Returns what each class folder holds, by its name, sorted."""
+    """Returns the files of each class folder by its name, sorted."""
     return {name: find_images(folder / name) for name in class_names_in(folder)}
 
 
 def read_class_folders(folder: Path, classes: tuple[str, ...] | None = None) -> LabelledImages:
-    """Returns the images of a folder that has one folder for each class, however deep in those.
+    """Returns the images of a folder with one folder for each class, which may have subfolders.
 
     Args:
         folder: the folder.
-        classes: names to sort into, not all of which need have images; None takes every folder's,
-            two at least, and each must hold an image.
+        classes: names of the classes, some of which may have no images; None: all folders, at
+            least two, each with an image.
 
     Raises:
-        ValueError: there are no such classes, or class folders hold only folders.
+        ValueError: there are too few classes, a folder is none of `classes`, or class folders hold
+            only folders.
     """
     names = class_names_in(folder)
     if not names:
@@ -224,7 +224,7 @@ def read_class_folders(folder: Path, classes: tuple[str, ...] | None = None) -> 
         )
     if classes is None and len(names) == 1:
         raise ValueError(
-            f"{folder} holds one class only, {names[0]!r}; expected one folder of images for each "
+            f"{folder} holds only one class, {names[0]!r}; expected one folder of images for each "
             "of two classes or more"
         )
     order = names if classes is None else classes
@@ -242,15 +242,15 @@ def read_class_folders(folder: Path, classes: tuple[str, ...] | None = None) -> 
         labels += [order.index(name)] * len(found.images)
     if paths and all(path.parent.parent != folder for path in paths):
         raise ValueError(
-            f"the folders in {folder} hold no images but only folders, as {paths[0].parent}; give "
-            "the folder whose folders are the classes"
+            f"the folders in {folder} hold only folders, such as {paths[0].parent}, and no images; "
+            "give the folder that holds the class folders"
         )
     loose = [entry.name for entry in _entries(folder) if _is_image_file(entry)]
     notes = list(Found(images=(), others=others).notes)
     if loose:
         notes.append(
             f"{len(loose)} image(s) beside the class folders of {folder} have no class and were "
-            f"passed over: {one_line(', '.join(loose[:_NUM_LISTED]))}"
+            f"skipped: {one_line(', '.join(loose[:_NUM_LISTED]))}"
         )
     return LabelledImages(
         name=str(folder),
@@ -262,7 +262,7 @@ def read_class_folders(folder: Path, classes: tuple[str, ...] | None = None) -> 
 
 
 def _unwrapped(folder: Path) -> Path:
-    """Returns the folder below all that hold one folder of folders and no image."""
+    """Returns the folder inside all wrappers: folders with one folder of folders and no image."""
     inner, seen = folder, set[str]()
     while os.path.realpath(inner) not in seen:
         seen.add(os.path.realpath(inner))
@@ -277,14 +277,14 @@ def _unwrapped(folder: Path) -> Path:
 
 
 def _chosen(parts: Mapping[Path, Part]) -> dict[Part, Path]:
-    """Returns the folder of each part; of several the one with the likeliest name."""
+    """Returns the folder of each part; if there are several, the one with the likeliest name."""
     found: dict[Part, Path] = {}
     for part, names in PART_NAMES.items():
         mine = [child for child, kind in parts.items() if kind == part]
         mine.sort(key=lambda child: names.index(_plain(child.name)))
         if len(mine) > 1 and _plain(mine[0].name) == _plain(mine[1].name):
             raise ValueError(
-                f"{mine[0]} and {mine[1].name!r} are the same part of a data set; keep one of them"
+                f"{mine[0]} and {mine[1].name!r} name the same part of a data set; keep one of them"
             )
         if mine:
             found[part] = mine[0]
@@ -299,9 +299,9 @@ def _check_folder(folder: Path) -> None:
 
 
 def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
-    """Returns what a folder holds, sorted by name, without hidden and left-behind entries."""
+    """Returns the entries of a folder, sorted by name, without hidden and system files."""
     with os.scandir(folder) as entries:
-        kept = [e for e in entries if e.name[0] != "." and e.name.lower() not in _LEFT_BEHIND]
+        kept = [e for e in entries if e.name[0] != "." and e.name.lower() not in _SYSTEM_FILES]
     return sorted(kept, key=lambda entry: entry.name)
 
 
@@ -310,18 +310,18 @@ def _holds(folder: Path, kind: Callable[[os.DirEntry[str]], bool]) -> bool:
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    # A link that leads to itself makes DirEntry.is_dir() raise.
+    # DirEntry.is_dir() raises for a link to itself.
     return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
 def _is_image_file(entry: os.DirEntry[str]) -> bool:
-    """Whether it is an image by its name; a link to nowhere is one, so that its reader names it."""
+    """Whether a file is an image by its name; also a broken link, which the reader then reports."""
     regular = entry.is_symlink() or entry.is_file()
     return regular and _suffix(entry.name) in SUFFIXES and not _is_folder(entry)
 
 
 def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower() or "without suffix"
+    return os.path.splitext(name)[1].lower() or "no extension"
 
 
 def _plain(name: str) -> str:
@@ -333,6 +333,6 @@ def _part_of(name: str) -> Part | None:
 
 
 def _ancestors(folder: Path) -> set[str]:
-    """Returns where the folders above one really are, above its link's target too."""
+    """Returns the real paths of the folders above a folder, and above its target for a link."""
     above = [*folder.absolute().parents, *folder.resolve().parents]
     return {os.path.realpath(path) for path in above}

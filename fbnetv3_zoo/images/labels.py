@@ -1,9 +1,9 @@
-"""Names of the classes a network was trained on, and photos to try one on, inside the package.
+"""Class names of ImageNet and CIFAR-10, and example photos, inside the package.
 
-`data/<name>.txt` has a class a line in the order of the logits: its identifier (WordNet's number
-where there is one, as ImageNet's folders are called), a tab, its name. An ImageNet class has the
-first of WordNet's words; two pairs of classes share theirs and are told apart in brackets. Sources
-and licences are in `data/LICENSES.txt` and `data/photos/LICENSES.txt`.
+`data/<name>.txt` has one line per class in the order of the logits: its identifier (WordNet's for
+ImageNet, which names its folders), a tab, its name. The name of an ImageNet class is the first of
+WordNet's words; two pairs of classes that share it are distinguished in brackets. Sources and
+licences are in `data/LICENSES.txt` and `data/photos/LICENSES.txt`.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ CLASS_LISTS = ("cifar10", "imagenet1k")
 
 
 def class_names(name: str) -> tuple[str, ...]:
-    """Returns the names of the classes in the order of the logits.
+    """Returns the class names in the order of the logits.
 
     Raises:
-        ValueError: there is no such list.
+        ValueError: the list is unknown.
     """
     return tuple(label for _, label in _read(name))
 
 
 def class_ids(name: str) -> tuple[str, ...]:
-    """Returns what folders of the classes are called, such as "n01440764", in the same order.
+    """Returns the identifiers of the classes, such as "n01440764", in the same order.
 
     Raises:
-        ValueError: there is no such list.
+        ValueError: the list is unknown.
     """
     return tuple(identifier for identifier, _ in _read(name))
 
 
 def example_photos() -> list[Path]:
-    """Returns the photos that come with the package, sorted; all are in the public domain."""
-    # The package is always installed as files, never run from a zip: it holds weights as well.
+    """Returns the example photos of the package, sorted; all are in the public domain."""
+    # The package is always installed as files, never run from a zip, because it includes weights.
     folder = Path(str(resources.files("fbnetv3"))) / "data" / "photos"
     return sorted(folder.glob("*.jpg"))
 

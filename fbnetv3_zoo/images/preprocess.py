@@ -1,8 +1,8 @@
-"""What an image goes through before a network, as a record that travels with the weights.
+"""The preprocessing of images, as a record that is stored with the weights.
 
-The record runs on Pillow and numpy alone; `Preprocess.torchvision` gives the same steps as
-torchvision transforms, equal to the last bit on a PIL image, because both then resize with Pillow.
-The edge of this file: it takes RGB images. `reader.open_image` makes them.
+The record needs only Pillow and numpy; `Preprocess.torchvision` returns the same steps as
+torchvision transforms, which give equal bits for a PIL image, because both resize with Pillow. The
+images must be RGB; `reader.open_image` makes them so.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ CIFAR10_STD = (0.2470, 0.2435, 0.2616)
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 INTERPOLATIONS: tuple[str, ...] = get_args(Interpolation)
 
-# Beyond this ratio of the sides only the middle is resized: a strip of 1 x 60,000 pixels would
-# become 224 x 13,440,000. Pillow keeps such a box in float32, so that pixels may differ by 1 of 255
-# from those of the whole image.
+# Beyond this aspect ratio only the middle is resized: a strip of 1 x 60,000 pixels would become
+# 224 x 13,440,000. Pillow keeps the box of the middle in float32, so that pixels may differ by 1 of
+# 255 from those of the full image.
 _MAX_ASPECT = 32
-# Of means and deviations: the steps are done in float32, where the rest would overflow.
+# Limit of means and standard deviations: larger ones could overflow in float32.
 _MAX_SCALE = 1e6
 # timm's names, for `from_timm_cfg`.
 _TIMM_FIELDS = ("input_size", "interpolation", "crop_pct", "mean", "std")
@@ -43,17 +43,16 @@ _TIMM_FIELDS = ("input_size", "interpolation", "crop_pct", "mean", "std")
 class Preprocess:
     """Resize, centre crop, scale to 0..1, normalise: an RGB image to (3, crop, crop) float32.
 
-    The rules are those of torchvision's `Resize(resize)` and `CenterCrop(crop)`: the shorter side
-    becomes `resize`, the longer one `int(resize * longer / shorter)`; where the resized image is
-    smaller than the crop it is padded with black.
+    The rules are those of torchvision's `Resize(resize)` and `CenterCrop(crop)`: the shorter edge
+    becomes `resize`, the longer one `int(resize * longer / shorter)`; a resized image smaller than
+    the crop is padded with black.
 
     Attributes:
-        resize: pixels of the shorter side after resizing.
-        crop: side in pixels of the square cut from the middle; the network's input.
-        interpolation: of the resizing. Shrinking averages over all pixels, as Pillow does, except
-            with "nearest".
-        mean: per channel, red first, on the scale 0..1.
-        std: per channel.
+        resize: length of the shorter edge after resizing, in pixels.
+        crop: edge length of the square centre crop in pixels, the model's input size.
+        interpolation: interpolation of the resizing, with antialiasing except for "nearest".
+        mean: mean per channel (RGB), on the scale 0..1.
+        std: standard deviation per channel.
 
     Raises:
         ValueError: a field is out of range; the message names the field.
@@ -76,7 +75,7 @@ class Preprocess:
             object.__setattr__(self, field, _triple(field, getattr(self, field), low))
 
     def __call__(self, image: Image.Image) -> NDArray[np.float32]:
-        """Returns the network's input, (3, crop, crop) float32, contiguous.
+        """Returns the model's input, (3, crop, crop) float32, contiguous.
 
         Raises:
             ValueError: the image is not RGB.
@@ -84,14 +83,14 @@ class Preprocess:
         import numpy as np
 
         out = self.pixels(image).transpose(2, 0, 1).astype(np.float32, order="C")
-        # The same three operations in the same order as torchvision's, hence equal bits.
+        # The same operations in the same order as torchvision's, so that the bits are equal.
         out *= np.float32(1.0 / 255)
         out -= np.array(self.mean, np.float32).reshape(3, 1, 1)
         out /= np.array(self.std, np.float32).reshape(3, 1, 1)
         return out
 
     def pixels(self, image: Image.Image) -> NDArray[np.uint8]:
-        """Returns what is normalised, (crop, crop, 3) uint8: for graphs that do so themselves.
+        """Returns the pixels before normalisation, (crop, crop, 3) uint8, for graphs that do it.
 
         Raises:
             ValueError: the image is not RGB.
@@ -122,8 +121,8 @@ class Preprocess:
         return image.resize((self.resize, kept), resample, box=(0, start, short, stop))
 
     def _cut(self, image: Image.Image) -> Image.Image:
-        # Where the crop is larger, torchvision pads the half rounded down on the left and on top.
-        # Where it is smaller, Python's rounding of halves to even numbers decides.
+        # Like torchvision: half the padding, rounded down, on the left and top if the crop is
+        # larger; Python's rounding of halves to even numbers if it is smaller.
         left, top = (
             -((self.crop - side) // 2) if side < self.crop else round((side - self.crop) / 2)
             for side in image.size
@@ -133,9 +132,8 @@ class Preprocess:
     def torchvision(self) -> Any:
         """Returns the same steps as a `torchvision.transforms.v2.Compose`.
 
-        On a PIL image it resizes with Pillow, and the result is equal to calling the record. On a
-        tensor it resizes with torch, which works on wider numbers inside: pixels then differ by
-        about 1 of 255.
+        For a PIL image the result is equal to calling the record. A tensor is resized by torch,
+        whose pixels differ by about 1 of 255.
         """
         import torch
         from torchvision.transforms import v2
@@ -157,9 +155,9 @@ class Preprocess:
 
     @property
     def crop_pct(self) -> float:
-        """The crop's side over the resized image's, from which timm computes `resize` back.
+        """Crop size over resize size, from which timm computes `resize`.
 
-        timm takes floor(crop / crop_pct); the last digit is such that this gives `resize` exactly.
+        Rounded so that timm's floor(crop / crop_pct) is exactly `resize`.
         """
         ratio = self.crop / self.resize
         while math.floor(self.crop / ratio) < self.resize:
@@ -169,8 +167,7 @@ class Preprocess:
     def to_dict(self) -> dict[str, Any]:
         """Returns the record as plain JSON types.
 
-        `antialias` is written for those who read it elsewhere: whether shrinking averages, which
-        the interpolation says.
+        `antialias`, which follows from the interpolation, is written for other readers.
         """
         fields = dataclasses.asdict(self)
         antialias = {"antialias": self.interpolation != "nearest"}
@@ -178,7 +175,7 @@ class Preprocess:
 
     @staticmethod
     def from_dict(fields: Mapping[str, Any]) -> Preprocess:
-        """Returns the record of a mapping as `to_dict` writes it.
+        """Returns the record of a mapping that `to_dict` returned.
 
         Raises:
             ValueError: a field is missing, unknown or out of range; the message names it.
@@ -187,10 +184,10 @@ class Preprocess:
         if isinstance(fields, Mapping):
             rest = {key: value for key, value in fields.items() if key != "antialias"}
         record = Preprocess(**keywords_of(Preprocess, rest, "preprocess"))
-        usual = record.interpolation != "nearest"
-        antialias = fields.get("antialias", usual)
-        if antialias is not usual:
-            expected = f"{usual} with {record.interpolation!r}, as Pillow resizes"
+        implied = record.interpolation != "nearest"
+        antialias = fields.get("antialias", implied)
+        if antialias is not implied:
+            expected = f"{implied} with {record.interpolation!r}, as Pillow resizes"
             raise _refuse("antialias", antialias, expected)
         return record
 
@@ -199,12 +196,12 @@ class Preprocess:
         """Returns the record of a timm `pretrained_cfg`, or of its resolved data config.
 
         Args:
-            cfg: with `input_size`, `interpolation`, `crop_pct`, `mean` and `std`.
-            use_test_size: take `test_input_size` and `test_crop_pct` where the mapping has them,
-                as timm does for the accuracies it publishes.
+            cfg: mapping with `input_size`, `interpolation`, `crop_pct`, `mean` and `std`.
+            use_test_size: use `test_input_size` and `test_crop_pct` if the mapping has them, as
+                timm does for its published accuracies.
 
         Raises:
-            ValueError: a field is missing or out of range, or asks for another kind of crop.
+            ValueError: a field is missing, out of range or not supported.
         """
         missing = [name for name in _TIMM_FIELDS if cfg.get(name) is None]
         if missing:
@@ -214,7 +211,7 @@ class Preprocess:
             size = cfg.get("test_input_size") or size
             crop_pct = cfg.get("test_crop_pct") or crop_pct
         if len(size) != 3 or size[0] != 3 or size[1] != size[2]:
-            raise _refuse("input_size", size, "(3, side, side)")
+            raise _refuse("input_size", size, "(3, size, size)")
         if cfg.get("crop_mode", "center") != "center":
             raise _refuse("crop_mode", cfg["crop_mode"], "'center'")
         if isinstance(crop_pct, bool) or not isinstance(crop_pct, int | float) or crop_pct <= 0:
@@ -238,6 +235,6 @@ def _triple(field: str, values: Any, low: float) -> tuple[float, float, float]:
         if isinstance(number, bool) or not isinstance(number, int | float):
             numbers = []
     if len(numbers) != 3 or not all(low <= n <= _MAX_SCALE for n in numbers):
-        expected = f"three numbers from {low:g} to {_MAX_SCALE:g}, one a channel"
+        expected = f"three numbers from {low:g} to {_MAX_SCALE:g}, one per channel"
         raise _refuse(field, values, expected)
     return (float(numbers[0]), float(numbers[1]), float(numbers[2]))

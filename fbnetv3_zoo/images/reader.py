@@ -1,11 +1,11 @@
-"""Images from anything a user may hold: files, bytes, Pillow images, arrays, tensors.
+"""Reads RGB images from files, bytes, Pillow images, arrays and tensors.
 
-Files are not trusted. What Pillow cannot read, or reads only in part, is refused with an error that
-names it; formats that hand the file to another program are not tried. The edge of this file: it
-needs Pillow and numpy, gives RGB images, and knows no network. No other file opens a photo.
+Files are not trusted. An image that Pillow cannot read completely raises an error that names it;
+formats for which Pillow runs another program are not tried. This file needs Pillow and numpy, does
+not depend on models, and is the only one that opens images.
 
-JPEGs are always decoded in full: Pillow's shortcut of decoding at a fraction of the size is four
-times faster on a 12-megapixel photo, but moves preprocessed pixels by up to 2 of 255.
+JPEGs are decoded at full size: Pillow's draft mode is four times faster on a 12-megapixel image,
+but changes preprocessed pixels by up to 2 of 255.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ ImageSource: TypeAlias = (
 )
 
 _T = TypeVar("_T")
-# Known to Pillow without loading all its plugins, which takes 0.1 s.
+# Formats that Pillow reads without loading all its plugins, which takes 0.1 s.
 _COMMON_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM")
-# These run another program (Ghostscript) or the operating system's drawing on the file.
+# Formats that Pillow renders with another program (Ghostscript) or the operating system.
 _REFUSED_FORMATS = frozenset({"EPS", "WMF"})
 _WITH_ALPHA = frozenset({"RGBA", "RGBa", "LA", "La", "PA"})
-_ORIENTATION = 0x0112  # tag of EXIF
+_ORIENTATION = 0x0112  # EXIF tag
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -48,10 +48,10 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = [_TURNS[orientation] for orientation in (5, 6, 7, 8)]
-# Format -> whether a file of it is cut short, from its first and last bytes and its size.
+# Format -> whether a file is complete, from its first and last bytes and its size.
 _TAIL = 64
-_WHOLE: dict[str, Callable[[bytes, bytes, int], bool]] = {
-    # Zeros and line ends behind the end are common and harmless.
+_IS_COMPLETE: dict[str, Callable[[bytes, bytes, int], bool]] = {
+    # Trailing zeros and line ends are common and harmless.
     "JPEG": lambda _, tail, __: tail.rstrip(b"\0\r\n").endswith(b"\xff\xd9"),
     "MPO": lambda _, tail, __: tail.rstrip(b"\0\r\n").endswith(b"\xff\xd9"),
     "PNG": lambda _, tail, __: tail[-8:-4] == b"IEND",
@@ -62,16 +62,16 @@ _WHOLE: dict[str, Callable[[bytes, bytes, int], bool]] = {
 
 
 def open_image(source: ImageSource) -> Image.Image:
-    """Returns an image in RGB, upright and wholly decoded; the source is left as it was.
+    """Returns a decoded, upright RGB image; the source is not modified.
 
-    EXIF rotation is applied to files, also where they are given as opened by Pillow. Transparent
-    images are laid on white. Of an animation the first frame is taken. Colour profiles are ignored,
-    as they were when the networks were trained.
+    EXIF rotation is applied to files, also to those that Pillow has opened. Transparent images are
+    composited on white. The first frame of an animation is used. Colour profiles are ignored, as
+    they were when the models were trained.
 
-    Grey of more than 8 bits becomes 8 bits: of 16 bits the full range is scaled. A 32-bit integer
-    or floating-point image says nothing of its range, and its values do: integers up to 255 are
-    taken as they are, larger ones as 16-bit; floating point below 2 is from 0 to 1 and clipped
-    there, up to 255 it is taken as it is, above as 16-bit.
+    Grey of more than 8 bits is converted to 8 bits: 16 bits by scaling the full range. The range of
+    a 32-bit integer or floating-point image is inferred from its values: integers up to 255 are
+    8-bit, larger ones 16-bit; floating point below 2 is from 0 to 1 and clipped to it, up to 255 it
+    is 8-bit, above 16-bit.
 
     Args:
         source: a path, the bytes of a file, an open binary file, a Pillow image, an array
@@ -79,9 +79,9 @@ def open_image(source: ImageSource) -> Image.Image:
             or floating point from 0 to 1.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no image, is damaged, has more pixels than Pillow accepts
-            (`PIL.Image.MAX_IMAGE_PIXELS`, twice), or has another shape or type than above.
+        FileNotFoundError: the file does not exist.
+        ValueError: the source is not an image, is damaged, has more pixels than Pillow accepts
+            (twice `PIL.Image.MAX_IMAGE_PIXELS`), or an unsupported shape or type.
     """
     if isinstance(source, str | os.PathLike):
         return _from_path(Path(source), _from_pillow)
@@ -102,9 +102,9 @@ def open_image(source: ImageSource) -> Image.Image:
 
 
 def check_image(source: Path | bytes) -> tuple[int, int]:
-    """Returns (width, height) of a file that is an image and not cut short, before it is turned.
+    """Returns (width, height) of a complete image file, before its EXIF rotation.
 
-    Looks at the header and the end only, where these tell; else the image is decoded.
+    Reads only the header and the end if the format allows it; otherwise decodes the image.
 
     Raises:
         FileNotFoundError: as `open_image`.
@@ -116,7 +116,7 @@ def check_image(source: Path | bytes) -> tuple[int, int]:
 
 
 def upright_size(path: Path) -> tuple[int, int]:
-    """Returns (width, height) of what `open_image` returns, of a file that `check_image` accepts.
+    """Returns (width, height) of a complete image file as `open_image` returns it, upright.
 
     Raises:
         FileNotFoundError: as `open_image`.
@@ -124,7 +124,7 @@ def upright_size(path: Path) -> tuple[int, int]:
     """
 
     def measured(image: Image.Image, name: str) -> tuple[int, int]:
-        # Pillow gives the size of a TIFF as it is once turned.
+        # For a TIFF, Pillow returns the size after rotation.
         sideways = image.format != "TIFF" and _turn(image) in _SIDEWAYS
         size = image.size[::-1] if sideways else image.size
         _checked(image, name)
@@ -134,7 +134,7 @@ def upright_size(path: Path) -> tuple[int, int]:
 
 
 def describe(source: ImageSource) -> str:
-    """Returns what to call a source in reports: its path where it has one, else what it is."""
+    """Returns the name of a source for messages: its path if it has one, else its type and size."""
     if isinstance(source, str | os.PathLike):
         return os.fspath(source)
     if isinstance(source, bytes | bytearray):
@@ -150,7 +150,7 @@ def describe(source: ImageSource) -> str:
 
 
 def _is_tensor(source: object) -> TypeGuard[Tensor]:
-    # Whoever holds a tensor has imported torch; this file need not.
+    # If the source is a tensor, torch has been imported already.
     torch: Any = sys.modules.get("torch")
     return torch is not None and isinstance(source, torch.Tensor)
 
@@ -163,7 +163,7 @@ def _from_path(path: Path, finish: Callable[[Image.Image, str], _T]) -> _T:
     if not path.exists():
         raise FileNotFoundError(f"no image file {path}; check the path")
     if path.is_dir():
-        raise _refuse(str(path), "it is a folder; list_images() gives the images in it")
+        raise _refuse(str(path), "it is a folder; list_images() returns the images in it")
     if not path.is_file():
         raise _refuse(str(path), "it is not a regular file; give an open file instead")
     try:
@@ -179,12 +179,12 @@ def _from_file(file: IO[bytes], name: str) -> Image.Image:
     except (OSError, ValueError) as error:  # ValueError: the file is closed
         raise _refuse(name, str(error)) from error
     if not isinstance(content, bytes):
-        raise _refuse(name, "it is open as text; open it with mode 'rb'")
+        raise _refuse(name, "it was opened as text; open it with mode 'rb'")
     return _identified(BytesIO(content), name, _from_pillow)
 
 
 def _identified(file: IO[bytes], name: str, finish: Callable[[Image.Image, str], _T]) -> _T:
-    """Returns what `finish` makes of a file as Pillow opens it, not decoded yet."""
+    """Opens a file with Pillow and returns `finish(image, name)` of the image, not decoded yet."""
     start = file.read(16)
     if not start:
         raise _refuse(name, "the file is empty")
@@ -192,9 +192,9 @@ def _identified(file: IO[bytes], name: str, finish: Callable[[Image.Image, str],
     try:
         image = _opened(file)
     except UnidentifiedImageError:
-        reason = f"not an image, or of a format that Pillow does not know; begins with {start!r}"
+        reason = f"not an image, or of a format that Pillow does not know; starts with {start!r}"
         raise _refuse(name, reason) from None
-    # Pillow's plugins raise whatever a damaged file leads them into, here as in `_from_pillow`.
+    # Pillow's plugins may raise anything on a damaged file, here as in `_from_pillow`.
     except Exception as error:
         raise _refuse(name, str(error) or type(error).__name__) from error
     with image:
@@ -212,14 +212,14 @@ def _opened(file: IO[bytes]) -> Image.Image:
 
 
 def _checked(image: Image.Image, name: str) -> tuple[int, int]:
-    file, whole = getattr(image, "fp", None), _WHOLE.get(image.format or "")
-    if file is None or whole is None:
+    file, is_complete = getattr(image, "fp", None), _IS_COMPLETE.get(image.format or "")
+    if file is None or is_complete is None:
         return _from_pillow(image, name).size
     file.seek(0)
     head = file.read(_TAIL)
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - _TAIL))
-    if whole(head, file.read(), size):
+    if is_complete(head, file.read(), size):
         return image.size
     file.seek(0)
     return _from_pillow(_opened(file), name).size
@@ -230,7 +230,7 @@ def _from_pillow(image: Image.Image, name: str) -> Image.Image:
         image.load()
         if not min(image.size):
             raise ValueError(f"{image.width} x {image.height} pixels; expected at least one")
-        # An image that was made from a file's may be turned already and still carry its EXIF.
+        # An image derived from a file's may be upright already and still have its EXIF.
         return _rgb(_upright(image) if isinstance(image, ImageFile.ImageFile) else image)
     except Exception as error:
         raise _refuse(name, str(error) or type(error).__name__) from error
@@ -239,7 +239,7 @@ def _from_pillow(image: Image.Image, name: str) -> Image.Image:
 def _turn(image: Image.Image) -> Image.Transpose | None:
     try:
         return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
-    # A photo with damaged metadata is still a photo; it counts as upright.
+    # An image with damaged metadata is taken as upright.
     except Exception:
         return None
 
@@ -253,29 +253,29 @@ def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         return Image.fromarray(_eight_bits(image)).convert("RGB")
     if image.mode in _WITH_ALPHA or "transparency" in image.info:
-        clear = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), clear).convert("RGB")
+        rgba = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), rgba).convert("RGB")
     return image.convert("RGB")
 
 
 def _eight_bits(image: Image.Image) -> NDArray[np.uint8]:
     values = np.asarray(image)
     low, high = values.min(), values.max()
-    if not (low >= 0 and high <= 65535):  # also false where a value is not a number
+    if not (low >= 0 and high <= 65535):  # also false for NaN
         raise ValueError(f"grey values from {low:g} to {high:g}; expected 0 to 65535")
     if image.mode == "F":
         top = 1 if high < 2 else 255 if high <= 255 else 65535
         return np.rint(values.clip(0, top) * (255 / top)).astype(np.uint8)
     # Pillow opens 16-bit PGM in the mode of 32-bit integers.
-    of_16_bits = image.mode != "I" or image.format == "PPM"
-    if high <= 255 and not of_16_bits:
+    is_16_bit = image.mode != "I" or image.format == "PPM"
+    if high <= 255 and not is_16_bit:
         return values.astype(np.uint8)
     return ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
 
 
 def _from_unit(values: NDArray[Any], what: str) -> NDArray[np.uint8]:
     low, high = values.min(), values.max()
-    if not (low >= 0 and high <= 1):  # also false where a value is not a number
+    if not (low >= 0 and high <= 1):  # also false for NaN
         raise ValueError(
             f"{what} from {low:.4g} to {high:.4g}; expected 0 to 1 in floating point, "
             "or 0 to 255 in uint8, before any normalisation"
@@ -285,14 +285,14 @@ def _from_unit(values: NDArray[Any], what: str) -> NDArray[np.uint8]:
 
 
 def _check_size(shape: tuple[int, ...], name: str) -> None:
-    """Refuses what a view of a few numbers can claim; files are held to the same by Pillow."""
+    """Applies Pillow's pixel limit for files to arrays too: a view can be huge and cost nothing."""
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and math.prod(shape[:2]) > 2 * limit:
         raise _refuse(name, f"{math.prod(shape[:2])} pixels; expected at most {2 * limit}")
 
 
 def _from_array(array: NDArray[Any], name: str) -> Image.Image:
-    array = np.asarray(array)  # of a masked array or a matrix the numbers
+    array = np.asarray(array)  # the plain numbers of a masked array or a matrix
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] != 3) or not array.size:
         raise _refuse(name, f"shape {array.shape}; expected (H, W, 3) or (H, W)")
     _check_size(array.shape, name)
@@ -315,8 +315,8 @@ def _from_tensor(tensor: Tensor, name: str) -> Image.Image:
         if tensor.is_floating_point():
             tensor = tensor.float()  # numpy has no bfloat16
         array = tensor.detach().cpu().permute(1, 2, 0).numpy()
-    # Depending on the kind: without numbers (meta), sparse, quantised, conjugated.
+    # Raised for meta, sparse, quantized and conjugated tensors.
     except (NotImplementedError, RuntimeError, TypeError) as error:
-        reason = f"it holds no plain numbers ({error}); expected a dense tensor"
+        reason = f"it cannot be converted to numpy ({error}); expected a dense tensor"
         raise _refuse(name, reason) from error
     return _from_array(array[:, :, 0] if array.shape[2] == 1 else array, name)

@@ -1,7 +1,8 @@
-"""Gets a round's trials done on an engine: leases, retries, replacements, stragglers.
+"""Runs a round's trials on an engine: leases, retries, replacements, stragglers.
 
-What is tried and in which order is decided elsewhere; here only that each trial ends in a label, or
-after the last attempt in a replacement. The order in which trials end has no influence on anything.
+Which trials to run and in which order is decided elsewhere. The coordinator sees to it that each
+gets a label or, after the last attempt, a replacement. Nothing depends on the order in which trials
+end.
 """
 
 from __future__ import annotations
@@ -23,21 +24,21 @@ from .engine import Engine
 from .worker import Outcome, Task
 
 POLL_S = 1.0
-# With the straggler rule a round may close with this share of its labels: 46 of 48.
+# With the straggler rule a round may end with this share of its labels: 46 of 48.
 ENOUGH = 46 / 48
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """How patient the coordinator is.
+    """When attempts fail, trials are replaced and rounds end.
 
     Attributes:
-        max_attempts: after so many failed attempts a trial is failed and replaced.
-        lease_s: a running trial whose heartbeat stands still for so long has failed its attempt.
-        timeout_s: so has one that runs for longer; None is no limit.
-        straggler_factor: close a round that has nearly all labels once its slowest trials take
-            this many times the median; their labels join the next fit. None waits for all, and
-            only then is a search repeatable: which trials are late is chance.
+        max_attempts: number of failed attempts after which a trial is replaced.
+        lease_s: seconds without a heartbeat after which an attempt has failed.
+        timeout_s: time limit of an attempt, in seconds; None: no limit.
+        straggler_factor: end a round that has nearly all labels once its slowest trials take this
+            many times the median; their labels join the next fit. None waits for all, which makes
+            a search repeatable, because which trials are late is random.
     """
 
     max_attempts: int = 3
@@ -59,14 +60,14 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a round is.
+    """The progress of a round.
 
     Attributes:
-        done: trials that ended with a label since the round began to run.
-        failed: trials that failed for good.
-        running: trials at work.
-        waiting: trials not yet started.
-        seconds_left: estimate from the median trial; None before the first has ended.
+        done: number of trials that got a label since the round was started or resumed.
+        failed: number of trials that failed all attempts.
+        running: number of running trials.
+        waiting: number of trials not yet started.
+        seconds_left: estimate from the median trial; None before the first one ends.
     """
 
     done: int
@@ -90,7 +91,7 @@ Report = Callable[[Progress], None]
 
 
 class Coordinator:
-    """The one process that hands trials to an engine and writes down what comes of them."""
+    """Submits trials to an engine and records their outcomes; one process per search."""
 
     def __init__(self, store: Store, engine: Engine, policy: Policy) -> None:
         self._store, self._engine, self._policy = store, engine, policy
@@ -101,15 +102,15 @@ class Coordinator:
         self._checked = 0.0
 
     def complete(self, replace: Replace, report: Report | None = None) -> None:
-        """Trains every open trial of the store until each is done, or failed and replaced.
+        """Runs all open trials of the store until each is done, or failed and replaced.
 
         Args:
-            replace: gives the trial that takes the place of one that has failed for good, or None.
+            replace: returns the replacement of a trial that failed all attempts, or None.
             report: called about once a second and at the end.
 
         Raises:
             StoreError: the disk is full, here or at a worker.
-            TrialError: no trial succeeds, or more fail than were asked for.
+            TrialError: no trial succeeds, or more fail than were wanted.
         """
         self._waiting = deque(
             t for t in self._store.trials("queued", "leased") if t.id not in self._running
@@ -119,7 +120,7 @@ class Coordinator:
         while self._waiting or self._running:
             self._start()
             ended = self._engine.poll(POLL_S) if self._running else []
-            # A failure and its replacement are one transaction, so that no round ends short.
+            # A failure and its replacement are one transaction, so that no round lacks a trial.
             with self._store.transaction():
                 ends = [self._end(outcome) for outcome in ended]
                 ends += self._lost()
@@ -137,7 +138,7 @@ class Coordinator:
                 return
 
     def cancel(self) -> None:
-        """Stops what is still running; it stays open in the store."""
+        """Stops all running trials; they stay open in the store."""
         for name in list(self._running):
             self._engine.cancel(name)
             del self._running[name]
@@ -166,15 +167,15 @@ class Coordinator:
             )
 
     def _end(self, outcome: Outcome) -> Trial | None:
-        """Returns None where the trial is done, else the trial as it is after its failure."""
+        """Returns None if the trial is done, else the trial in its state after the failure."""
         running = self._running.pop(outcome.trial)
         if self._store.ingest(running.trial):
             self._durations.append(time.monotonic() - running.started)
             return None
         if outcome.fatal:
             raise StoreError(
-                f"a worker cannot write to {self._store.folder} ({outcome.error}); free some "
-                f"space, then: fbnetv3-search resume {self._store.folder}; nothing is lost"
+                f"a worker cannot write to {self._store.folder} ({outcome.error}); nothing is "
+                f"lost: free some space, then run fbnetv3-search resume {self._store.folder}"
             )
         return self._fail(running, outcome.error or "its result files are missing or damaged")
 
@@ -186,7 +187,7 @@ class Coordinator:
         return trial
 
     def _lost(self) -> list[Trial]:
-        """Ends attempts whose heartbeat stands still, or that take too long."""
+        """Ends attempts without a heartbeat and those over the time limit."""
         now, policy = time.monotonic(), self._policy
         if now - self._checked < min(5.0, policy.lease_s / 4):
             return []
@@ -206,10 +207,10 @@ class Coordinator:
         return ends
 
     def _last_beat(self, running: _Running, now: float) -> float:
-        # By change, not by the file's time: a worker's clock may differ from ours.
-        place = attempt_folder(self._store.folder, running.trial.id, running.attempt)
+        # Compare with the last time seen, not with now: a worker's clock may differ from ours.
+        folder = attempt_folder(self._store.folder, running.trial.id, running.attempt)
         try:
-            beat = (place / HEARTBEAT).stat().st_mtime
+            beat = (folder / HEARTBEAT).stat().st_mtime
         except OSError:
             beat = 0.0
         if beat != running.beat:

@@ -1,8 +1,8 @@
-"""Where trials run: one protocol, and the engine for this machine.
+"""The protocol of engines, which run trials, and the engine for this machine.
 
-An engine takes tasks and reports how each attempt ended; labels go through result files. It takes
-no decisions: retries, order and replacement are the coordinator's, which is why a search gives the
-same trials on any engine. `ray_engine` is the engine for many machines.
+An engine runs tasks and reports how each attempt ended; labels go through result files. Retries,
+order and replacements are left to the coordinator, so that a search proposes the same trials on any
+engine. `ray_engine` is the engine for many machines.
 """
 
 from __future__ import annotations
@@ -22,14 +22,18 @@ from .worker import Outcome, Task, run_task
 
 
 class Engine(Protocol):
-    """Runs tasks somewhere."""
+    """Runs tasks.
+
+    Attributes:
+        name: name of the engine.
+        heartbeats: whether workers touch heartbeat files that the coordinator can see.
+    """
 
     name: str
-    # Whether workers touch heartbeat files that the coordinator can see.
     heartbeats: bool
 
     def capacity(self) -> int:
-        """Returns how many more tasks may be submitted now."""
+        """Returns how many more tasks can be submitted now."""
 
     def submit(self, task: Task) -> None:
         """Starts a task; at most `capacity()` of them."""
@@ -38,15 +42,15 @@ class Engine(Protocol):
         """Returns the attempts that ended; waits up to `timeout_s` for the first."""
 
     def cancel(self, trial: str) -> None:
-        """Stops a trial, if it runs, without an outcome."""
+        """Stops a trial if it is running; it gets no outcome."""
 
     def close(self) -> None:
-        """Stops all that still runs."""
+        """Stops all running trials."""
 
 
 @dataclass
 class _Worker:
-    """A process, and the task it is at."""
+    """A worker process and its current task."""
 
     slot: int
     process: subprocess.Popen[bytes]
@@ -57,15 +61,15 @@ class _Worker:
 class LocalEngine:
     """Worker processes on this machine, one for each GPU or group of cores.
 
-    A worker that dies is noticed at once and replaced when next needed. Workers are fresh
-    interpreters (nothing is forked, nothing pickled) and die with the coordinator.
+    A worker that dies is noticed at once and replaced when next needed. Workers are new
+    interpreters (nothing is forked or pickled) and exit with the coordinator.
 
     Args:
         objective: settings of the objective, for the workers.
         folder: the search's folder; each worker's output goes to `workers/<slot>.log` there.
         workers: number of processes.
-        gpus: device of each worker, as CUDA_VISIBLE_DEVICES names it; empty for the CPU.
-        threads: threads of each worker's arithmetic; None shares this machine's cores out.
+        gpus: device of each worker, as in CUDA_VISIBLE_DEVICES; empty for the CPU.
+        threads: number of CPU threads per worker; None divides this machine's cores.
     """
 
     name = "local"
@@ -83,7 +87,7 @@ class LocalEngine:
         if workers < 1:
             raise ValueError(f"workers is {workers}; expected 1 or more")
         if gpus and len(gpus) != workers:
-            raise ValueError(f"{len(gpus)} GPUs for {workers} workers; name one for each")
+            raise ValueError(f"{len(gpus)} GPUs for {workers} workers; expected one for each")
         self._objective, self._folder, self._gpus = dict(objective), folder, tuple(gpus)
         self._threads = threads or max(1, (os.cpu_count() or 1) // workers)
         self._workers: list[_Worker | None] = [None] * workers
@@ -93,7 +97,7 @@ class LocalEngine:
         return sum(worker is None or worker.task is None for worker in self._workers)
 
     def submit(self, task: Task) -> None:
-        """Hands a task to a free worker, starting one if need be.
+        """Sends a task to a free worker, starting one if needed.
 
         Raises:
             RuntimeError: no worker is free.
@@ -105,13 +109,13 @@ class LocalEngine:
             worker = found if found is not None and alive else self._start(slot)
             self._workers[slot] = worker
             worker.task = task
-            # A worker that died just now cannot take the line: the next poll reports its death.
+            # If the worker has just died, the next poll reports it.
             _send(worker, task.to_json())
             return
         raise RuntimeError(f"all {len(self._workers)} workers are busy; see capacity()")
 
     def poll(self, timeout_s: float) -> list[Outcome]:
-        """Returns the attempts that ended, by themselves or by their worker's death."""
+        """Returns the attempts that ended, also through their worker's death."""
         busy = {
             worker.process.stdout.fileno(): worker
             for worker in self._workers
@@ -136,7 +140,7 @@ class LocalEngine:
                 self._workers[slot] = None
 
     def pids(self) -> list[int]:
-        """Returns the processes of the workers that are alive."""
+        """Returns the process ids of the live workers."""
         alive = [w for w in self._workers if w is not None and w.process.poll() is None]
         return [worker.process.pid for worker in alive]
 
@@ -156,7 +160,7 @@ class LocalEngine:
                 stderr=output,
                 env=environment,
                 bufsize=0,
-                # Ctrl-C is for the coordinator, which then stops its workers.
+                # Ctrl-C should reach only the coordinator, which then stops its workers.
                 start_new_session=True,
             )
         worker = _Worker(slot, process)
@@ -181,7 +185,7 @@ class LocalEngine:
 
 
 class InlineEngine:
-    """Trials one after another in this process, for labels that cost next to nothing."""
+    """Runs tasks one after another in this process, for cheap objectives such as tables."""
 
     name = "inline"
     heartbeats = False
@@ -190,7 +194,7 @@ class InlineEngine:
         self._objective, self._waiting = objective, list[Task]()
 
     def capacity(self) -> int:
-        """Returns how many more tasks fit into a poll."""
+        """Returns how many more tasks the next poll can run."""
         return 256 - len(self._waiting)
 
     def submit(self, task: Task) -> None:
@@ -203,11 +207,11 @@ class InlineEngine:
         return [run_task(self._objective, task) for task in tasks]
 
     def cancel(self, trial: str) -> None:
-        """Forgets a queued task."""
+        """Drops a queued task."""
         self._waiting = [task for task in self._waiting if task.trial != trial]
 
     def close(self) -> None:
-        """Forgets all that was started."""
+        """Drops all queued tasks."""
         self._waiting = []
 
 

@@ -1,14 +1,14 @@
-"""Where labels come from: the protocol, and tables of labels that were measured before.
+"""The protocol of objectives, and tables of measured labels.
 
-A table is a CSV, npz or Parquet file with a column for each gene of a space (values, not indices;
-a gene without a meaning in a row may be anything), and any of these:
+A table is a CSV, npz or Parquet file with a column of values (not indices) for each gene of a
+space, whose cells may hold anything where the gene has no meaning, and any of these columns:
 
 * `cost:NAME`: a cost that is known without training, such as `cost:macs`.
-* `label`, or `label:SEED`, or `label:SEED:EPOCH`: what a training gave, higher is better. A seed is
-  a whole number from 0; epochs count from 1. An empty cell is a training that was not made.
+* `label`, or `label:SEED`, or `label:SEED:EPOCH`: the label of a training, higher is better. Seeds
+  are integers from 0, epochs count from 1. An empty cell is a training that was not run.
 * in an npz, `label` may be an array (rows, seeds) or (rows, seeds, epochs) instead.
 
-Labels are accuracies in percent unless the space's file says otherwise beside the space:
+Labels are accuracies in percent unless the space's file sets another target:
 `{"space": {...}, "target": "raw"}`.
 """
 
@@ -32,11 +32,11 @@ FORMATS = (".csv", ".npz", ".parquet")
 
 
 class Objective(Protocol):
-    """What gives labels to candidates.
+    """Evaluates candidates.
 
-    It may have attributes too, which a new search reads: `epochs` of a full training (1 without),
-    `num_classes` that costs count (1,000 without), `target` as in `TableObjective`, and `costs`, a
-    function of candidates (P, num_genes) that replaces the cost model.
+    It may also have these attributes, for new searches: `epochs` of a full training (default 1),
+    `num_classes` for the cost model (default 1,000), `target` as in `TableObjective`, and `costs`,
+    a function of candidates (P, num_genes) that replaces the cost model.
     """
 
     def evaluate(self, genes: Sequence[int], *, seed: int, epochs: int) -> Iterable[float]:
@@ -44,24 +44,23 @@ class Objective(Protocol):
 
         Args:
             genes: one candidate's indices.
-            seed: of initialisation and data order.
-            epochs: how many to train and yield.
+            seed: random seed of initialisation and data order.
+            epochs: number of epochs to train and yield.
         """
 
 
 class TableObjective:
-    """Labels of trainings that were made before, one or more for each candidate.
+    """Labels of earlier trainings, one or more for each candidate.
 
     Attributes:
-        space: the candidates.
-        target: "log_error" where labels are accuracies in percent, else "raw".
+        space: the search space.
+        target: "log_error" for labels that are accuracies in percent, else "raw".
         rows: (N, num_genes) the candidates of the table, canonical and distinct.
-        labels: (N, seeds, epochs), NaN where no training was made.
+        labels: (N, seeds, epochs), NaN where no training was run.
         known: name -> (N,) costs.
 
     Raises:
-        ValueError: sizes do not fit, a candidate stands twice with different numbers, or there is
-            no label.
+        ValueError: sizes do not match, or there is no label.
     """
 
     def __init__(
@@ -75,55 +74,54 @@ class TableObjective:
     ) -> None:
         wide = labels.reshape(len(labels), -1, 1) if labels.ndim < 3 else labels
         if len(wide) != len(rows) or any(len(value) != len(rows) for value in known.values()):
-            raise ValueError(f"{len(rows)} candidates, {len(wide)} labels; expected one length")
+            raise ValueError(f"{len(rows)} candidates, {len(wide)} labels; expected equal lengths")
         if not len(rows) or np.isnan(wide).all():
             raise ValueError("the table has no labels")
         canonical = space.canonical(rows)
         hashes = space.hashes(canonical)
         order, first, back = np.unique(hashes, return_index=True, return_inverse=True)
-        # Some tables repeat a candidate; it keeps every label that is not a copy.
-        repeats = _repeats(back, first, wide)
         self.space, self.target = space, target
         self.rows = canonical[first]
-        self.labels = repeats
+        # Some tables repeat a candidate; it keeps every label that is not a copy.
+        self.labels = _repeats(back, first, wide)
         self.known = {name: np.asarray(value)[first] for name, value in known.items()}
         self._hashes = order
 
     @property
     def epochs(self) -> int:
-        """Length of a label's curve."""
+        """Length of the learning curves."""
         return int(self.labels.shape[2])
 
     def evaluate(self, genes: Sequence[int], *, seed: int, epochs: int) -> list[float]:
         """Returns the labels of one training after epochs 1 to `epochs`.
 
-        A seed picks among the candidate's trainings, the same one each time.
+        A seed always picks the same one of a candidate's trainings.
 
         Raises:
-            ValueError: the table does not have the candidate, or curves so long.
+            ValueError: the table lacks the candidate, or its curves are shorter.
         """
         row = np.asarray(genes, np.int16)[None]
-        place = self.find(row)[0]
-        if place < 0:
+        index = self.find(row)[0]
+        if index < 0:
             raise ValueError(f"the table has no candidate {self.space.values(row[0])}")
-        curves = self.labels[place]
+        curves = self.labels[index]
         made = curves[~np.isnan(curves).all(axis=1)]
         if not 1 <= epochs <= self.epochs:
             raise ValueError(f"epochs is {epochs}; the table has curves of {self.epochs}")
-        pick = np.random.default_rng([seed, int(place)]).integers(len(made))
+        pick = np.random.default_rng([seed, int(index)]).integers(len(made))
         return [float(value) for value in made[pick, :epochs]]
 
     def find(self, rows: Matrix) -> npt.NDArray[np.int64]:
-        """Returns where each candidate (P, num_genes) stands in the table, -1 where it does not."""
+        """Returns the table's index of each candidate (P, num_genes), -1 if it is not there."""
         hashes = self.space.hashes(rows)
-        place = np.minimum(np.searchsorted(self._hashes, hashes), len(self._hashes) - 1)
-        return np.where(self._hashes[place] == hashes, place, -1)
+        index = np.minimum(np.searchsorted(self._hashes, hashes), len(self._hashes) - 1)
+        return np.where(self._hashes[index] == hashes, index, -1)
 
     def costs(self, rows: Matrix) -> dict[str, Floats]:
-        """Returns name -> (P,); NaN for candidates that the table does not have."""
-        place = self.find(rows)
+        """Returns name -> (P,); NaN for candidates that the table lacks."""
+        index = self.find(rows)
         return {
-            name: np.where(place >= 0, value[place].astype(np.float64), np.nan)
+            name: np.where(index >= 0, value[index].astype(np.float64), np.nan)
             for name, value in self.known.items()
         }
 
@@ -137,30 +135,30 @@ class TableObjective:
 
 
 def _repeats(back: npt.NDArray[np.int64], first: npt.NDArray[np.int64], labels: Floats) -> Floats:
-    """Returns labels (N, seeds, epochs) by candidate, with those of repeated rows side by side."""
+    """Returns labels (N, seeds, epochs) by candidate, those of repeated rows as further seeds."""
     if len(first) == len(back):
         return labels[first]
     gathered: list[list[Floats]] = [[] for _ in first]
     for row, candidate in enumerate(back.ravel().tolist()):
-        held = gathered[candidate]
-        copy = any(np.array_equal(labels[row], other, equal_nan=True) for other in held)
+        parts = gathered[candidate]
+        copy = any(np.array_equal(labels[row], other, equal_nan=True) for other in parts)
         if not copy:
-            held.append(labels[row])
-    seeds = max(sum(len(part) for part in held) for held in gathered)
+            parts.append(labels[row])
+    seeds = max(sum(len(part) for part in parts) for parts in gathered)
     out = np.full((len(first), seeds, labels.shape[2]), np.nan)
-    for candidate, held in enumerate(gathered):
-        joined = np.concatenate(held)
+    for candidate, parts in enumerate(gathered):
+        joined = np.concatenate(parts)
         out[candidate, : len(joined)] = joined
     return out
 
 
 def load_table(space: Path, table: Path) -> TableObjective:
-    """Returns the objective of a space's JSON and a table as this module's text describes it.
+    """Returns the objective of a space's JSON file and a table (format: see the module).
 
     Raises:
         FileNotFoundError: a file does not exist.
-        ValueError: a column is missing or unknown, a cell no value of its gene.
-        ImportError: a Parquet table without pyarrow.
+        ValueError: a column is missing, or a cell is not a value of its gene.
+        ImportError: the table is a Parquet file, and pyarrow is not installed.
     """
     for path in (space, table):
         if not path.is_file():
@@ -170,16 +168,16 @@ def load_table(space: Path, table: Path) -> TableObjective:
     rows = np.empty((len(next(iter(columns.values()), ())), len(made.genes)), np.int16)
     for column, gene in enumerate(made.genes):
         if gene.name not in columns:
-            raise ValueError(f"{table.name} lacks the gene's column {gene.name!r}")
-        index = {_cell(value): place for place, value in enumerate(gene.values)}
+            raise ValueError(f"{table.name} lacks a column for gene {gene.name!r}")
+        indices = {_cell(value): index for index, value in enumerate(gene.values)}
         for row, value in enumerate(columns[gene.name].tolist()):
-            place = index.get(_cell(value), -1)
-            if place < 0 and gene.when is None:
+            index = indices.get(_cell(value), -1)
+            if index < 0 and gene.when is None:
                 raise ValueError(
                     f"{table.name}, row {row + 1}: {gene.name} is {value!r}; expected one of "
                     f"{', '.join(map(str, gene.values))}"
                 )
-            rows[row, column] = max(place, 0)
+            rows[row, column] = max(index, 0)
     known = {
         name.removeprefix("cost:"): np.asarray(value, np.float64)
         for name, value in columns.items()
@@ -205,16 +203,16 @@ def _read_columns(path: Path) -> dict[str, npt.NDArray[Any]]:
         for number, row in enumerate(rows, 2):
             if len(row) != len(names):
                 raise ValueError(
-                    f"{path.name}, line {number}: {len(row)} cells; expected {len(names)}, as many "
-                    "as names in the first line"
+                    f"{path.name}, line {number}: {len(row)} cells; expected {len(names)}, one for "
+                    "each column of the header"
                 )
         return {name: np.array([row[n] for row in rows]) for n, name in enumerate(names)}
     if path.suffix == ".npz":
         try:
-            with np.load(path, allow_pickle=False) as held:
-                return {name: held[name] for name in held.files}
+            with np.load(path, allow_pickle=False) as arrays:
+                return {name: arrays[name] for name in arrays.files}
         except (ValueError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-            raise ValueError(f"{path.name} is no npz file of plain arrays") from error
+            raise ValueError(f"{path.name} is not an npz file of plain arrays") from error
     if path.suffix == ".parquet":
         try:
             from pyarrow import parquet  # type: ignore[import-untyped,unused-ignore]
@@ -222,14 +220,14 @@ def _read_columns(path: Path) -> dict[str, npt.NDArray[Any]]:
             raise missing("pyarrow", error) from error
         read = parquet.read_table(path)
         return {name: read[name].to_numpy() for name in read.column_names}
-    raise ValueError(f"{path.name} is of no known form; expected {', '.join(FORMATS)}")
+    raise ValueError(f"{path.name} has an unknown format; expected {', '.join(FORMATS)}")
 
 
 def _labels(columns: Mapping[str, npt.NDArray[Any]], name: str) -> Floats:
     """Returns labels (rows, seeds, epochs)."""
     if "label" in columns:
-        held = _floats(columns["label"])
-        return held.reshape(len(held), -1, 1) if held.ndim < 3 else held
+        labels = _floats(columns["label"])
+        return labels.reshape(len(labels), -1, 1) if labels.ndim < 3 else labels
     found = {}
     for column, value in columns.items():
         head, *rest = column.split(":")
@@ -237,7 +235,7 @@ def _labels(columns: Mapping[str, npt.NDArray[Any]], name: str) -> Floats:
             seed, epoch = int(rest[0]), int(rest[1]) if len(rest) == 2 else 1
             found[seed, epoch] = _floats(value)
     if not found:
-        raise ValueError(f"{name} has no label; expected a column label, label:0 or label:0:1")
+        raise ValueError(f"{name} has no labels; expected a column label, label:0 or label:0:1")
     seeds = sorted({seed for seed, _ in found})
     epochs = max(epoch for _, epoch in found)
     num = len(next(iter(found.values())))
@@ -254,7 +252,7 @@ def _floats(values: npt.NDArray[Any]) -> Floats:
 
 
 def _cell(value: Any) -> str:
-    """Returns a cell as one text, whichever form a file holds it in: 3, 3.0 and "3" are one."""
+    """Returns a cell as text that does not depend on the file format: 3, 3.0 and "3" are equal."""
     text = str(value).strip()
     try:
         return repr(float(text)) if not isinstance(value, bool) else text.lower()

@@ -1,9 +1,9 @@
 """The engine for many machines, on Ray (extra `ray`).
 
-Each trial is one task in a placement group of its own, so that a cluster that grows on demand sees
-what is wanted. Ray retries nothing: the coordinator counts attempts. Nodes may die. Arguments and
-results are JSON, and labels come back with the result too, so that no shared disk is needed; the
-package must be installed on every node.
+Each trial is one task in its own placement group, so that an autoscaling cluster sees the demand.
+Ray retries nothing: the coordinator counts attempts. Nodes may die. Arguments and results are JSON,
+and the result includes the labels, so that no shared disk is needed; the package must be installed
+on every node.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ _objectives: dict[str, Objective] = {}
 
 
 class RayEngine:
-    """Trials as Ray tasks.
+    """Runs trials as Ray tasks.
 
     Args:
         objective: settings of the objective, for the workers.
         folder: the search's folder on the coordinator's disk.
-        address: of the cluster; None starts or joins the one of this machine.
-        cpus: cores reserved for a trial.
-        gpus: GPUs reserved for a trial.
-        max_running: trials handed to Ray at once; None is what the cluster's present nodes hold.
-            Set it on a cluster that grows on demand, as waiting trials are what makes it grow.
+        address: address of the cluster; None starts or joins one on this machine.
+        cpus: CPU cores per trial.
+        gpus: GPUs per trial.
+        max_running: maximum number of trials submitted to Ray at once; None: as many as fit on the
+            current nodes. Set it on an autoscaling cluster, which grows with waiting trials.
 
     Raises:
         ImportError: Ray is not installed.
     """
 
     name = "ray"
-    # A worker's files may be on another machine; Ray itself notices the death of workers.
+    # A worker's files may be on another machine; Ray notices the death of workers.
     heartbeats = False
 
     def __init__(
@@ -59,7 +59,7 @@ class RayEngine:
         need("ray")
         import ray
 
-        self._ray: Any = ray  # its decorators defeat strict types
+        self._ray: Any = ray  # its decorators are not typed strictly
         self._owns_ray = not ray.is_initialized()
         if self._owns_ray:
             ray.init(address=address, include_dashboard=False, log_to_driver=False)
@@ -68,11 +68,11 @@ class RayEngine:
         self._max_running = max_running
         self._run = self._ray.remote(_run_remotely)
         self._options = {"num_cpus": cpus, "num_gpus": gpus, "max_retries": 0}
-        # Reference of the result -> the task and its placement group.
+        # Object reference of the result -> task and placement group.
         self._running: dict[Any, tuple[Task, Any]] = {}
 
     def capacity(self) -> int:
-        """Returns how many more trials Ray may be given."""
+        """Returns how many more trials can be submitted to Ray."""
         if self._max_running is not None:
             return max(0, self._max_running - len(self._running))
         have = self._ray.cluster_resources()
@@ -80,7 +80,7 @@ class RayEngine:
         return max(0, fit - len(self._running))
 
     def submit(self, task: Task) -> None:
-        """Queues a trial in a placement group of its own."""
+        """Submits a trial in its own placement group."""
         from ray.util import placement_group
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
@@ -91,7 +91,7 @@ class RayEngine:
         self._running[reference] = (task, group)
 
     def poll(self, timeout_s: float) -> list[Outcome]:
-        """Returns the trials that ended, whether well or with their node."""
+        """Returns the attempts that ended, also through the death of their node."""
         if not self._running:
             return []
         ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=timeout_s)
@@ -108,7 +108,7 @@ class RayEngine:
                 self._forget(reference)
 
     def close(self) -> None:
-        """Kills all trials, and leaves the cluster if this engine joined it."""
+        """Kills all trials, and disconnects from Ray if this engine connected to it."""
         for task, _ in list(self._running.values()):
             self.cancel(task.trial)
         if self._owns_ray:
@@ -124,20 +124,20 @@ class RayEngine:
     def _receive(self, reference: Any) -> Outcome:
         task = self._forget(reference)
         try:
-            answer = json.loads(self._ray.get(reference))
+            result = json.loads(self._ray.get(reference))
         except self._ray.exceptions.RayError as error:
             text = " ".join(str(error).split())[:300]
             return Outcome(task.trial, task.attempt, f"{type(error).__name__}: {text}")
-        place = attempt_folder(self._folder, task.trial, task.attempt)
-        for epoch, value in answer["labels"]:
-            if not (place / epoch_name(epoch)).exists():
+        folder = attempt_folder(self._folder, task.trial, task.attempt)
+        for epoch, value in result["labels"]:
+            if not (folder / epoch_name(epoch)).exists():
                 label = float("nan") if value is None else value
                 write_epoch(self._folder, task.trial, task.attempt, epoch, label)
-        return Outcome(**answer["outcome"])
+        return Outcome(**result["outcome"])
 
 
 def _run_remotely(spec: str, line: str) -> str:
-    """Trains one trial on some node; returns its outcome and labels as JSON."""
+    """Trains one trial on a node; returns its outcome and labels as JSON."""
     if spec not in _objectives:
         _objectives[spec] = load_objective(json.loads(spec))
     fields = json.loads(line)

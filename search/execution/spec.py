@@ -1,4 +1,4 @@
-"""Objectives as settings: how a worker, in a process of its own, gets what gives it labels.
+"""Objectives as settings, from which a worker process makes its objective.
 
 Settings are plain JSON, so that nothing is pickled:
 
@@ -32,9 +32,8 @@ def load_objective(spec: Mapping[str, Any]) -> Objective:
     """Returns the objective that settings describe.
 
     Raises:
-        ValueError: the settings are of no known kind, or lack a field or have one too many, or
-            name no Python.
-        FileNotFoundError: a file that they name does not exist.
+        ValueError: the kind is unknown, a field is missing or unknown, or the target is not valid.
+        FileNotFoundError: a file of the settings does not exist.
         ImportError: a target needs a package that is not installed.
     """
     fields = {key: value for key, value in spec.items() if key != "kind"}
@@ -56,11 +55,11 @@ def load_objective(spec: Mapping[str, Any]) -> Objective:
             return TrainObjective(**fields)
         return _checked(_python(**fields))
     except TypeError as error:
-        raise ValueError(f"the settings of the {kind} objective do not fit: {error}") from error
+        raise ValueError(f"wrong settings of the {kind} objective: {error}") from error
 
 
 def identity(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what of an objective's settings makes a label another one: not where things lie."""
+    """Returns the settings of an objective that labels depend on, without locations of files."""
     kept = {k: v for k, v in spec.items() if k not in ("checkpoints", "device", "space")}
     if spec.get("kind") == "table":
         path = Path(str(spec.get("table")))
@@ -88,17 +87,17 @@ def _table(*, space: str, table: str) -> Objective:
 
 
 def _python(*, target: str, arguments: Mapping[str, Any] | None = None) -> Objective:
-    where, _, name = target.rpartition(":")
-    if not where or not name:
+    source, _, name = target.rpartition(":")
+    if not source or not name:
         raise ValueError(f"target is {target!r}; expected 'module:name' or 'file.py:name'")
-    module = _module_of_file(Path(where)) if where.endswith(".py") else _import(where)
+    module = _module_of_file(Path(source)) if source.endswith(".py") else _import(source)
     if not hasattr(module, name):
-        raise ValueError(f"{where} has no {name!r}; expected a function that makes an objective")
+        raise ValueError(f"{source} has no {name!r}; expected a function that makes an objective")
     try:
         made: Objective = getattr(module, name)(**dict(arguments or {}))
     except (TypeError, ValueError, OSError, ImportError):
         raise
-    except Exception as error:  # somebody else's code raises what it likes
+    except Exception as error:  # the user's code may raise anything
         raise _failed(target, error) from error
     return made
 
@@ -106,7 +105,7 @@ def _python(*, target: str, arguments: Mapping[str, Any] | None = None) -> Objec
 def _checked(made: Any) -> Objective:
     if not callable(getattr(made, "evaluate", None)):
         raise ValueError(
-            f"the target gave a {type(made).__name__}; expected an object with "
+            f"the target returned a {type(made).__name__}; expected an object with "
             "evaluate(genes, *, seed, epochs)"
         )
     objective: Objective = made
@@ -124,23 +123,23 @@ def _import(name: str) -> ModuleType:
         if error.name is None or not f"{name}.".startswith(f"{error.name}."):
             raise ImportError(f"objective {name!r} needs {error.name}; install it") from error
         raise ValueError(
-            f"no module {name!r} for the objective; expected one that Python finds, or file.py:name"
+            f"no module {name!r} for the objective; expected an importable one, or file.py:name"
         ) from error
 
 
 def _module_of_file(path: Path) -> ModuleType:
     if not path.is_file():
-        raise FileNotFoundError(f"no file {path}; expected a Python file of an objective")
+        raise FileNotFoundError(f"no file {path}; expected a Python file with an objective")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     try:
-        # As Python runs a script: no __pycache__ beside the user's file, and never stale bytecode.
+        # Like a script, so that no __pycache__ is written beside the user's file.
         exec(compile(path.read_bytes(), path, "exec"), module.__dict__)
     except ModuleNotFoundError as error:
         raise ImportError(f"objective {path} needs {error.name}; install it") from error
     except SyntaxError as error:
-        raise ValueError(f"{path} is no valid Python: {error}") from error
-    except Exception as error:  # somebody else's code raises what it likes
+        raise ValueError(f"{path} is not valid Python: {error}") from error
+    except Exception as error:  # the user's code may raise anything
         raise _failed(str(path), error) from error
     return module

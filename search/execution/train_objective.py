@@ -1,7 +1,7 @@
-"""The objective of a real search: a candidate is trained, its label is validation accuracy.
+"""The objective of a search that trains: a candidate's label is its validation accuracy.
 
-Label of an epoch: top-1 in percent on images that were held out of the training set by
-`split_seed`, with averaged weights where the recipe has them. Diverged training gives NaN.
+The label of an epoch is top-1 in percent on images held out of the training set by `split_seed`,
+with EMA weights if the recipe has them. A diverged training gives NaN.
 """
 
 from __future__ import annotations
@@ -25,36 +25,36 @@ if TYPE_CHECKING:
     from fbnetv3.search.training.logbook import EpochLog
 
 
-# Known to 0.8 points for half of them right.
+# With this many images an accuracy of 50 % has a standard error of 0.8 points.
 _NUM_VAL = 4000
 
 
 class TrainObjective:
-    """Trains candidates of a space with `train.train`.
+    """Trains candidates of a space with `train.train_epochs`.
 
-    A trial's seed decides first weights, order of images and augmentation; the images themselves
-    are the same for all trials. Checkpoints make a trial that was killed go on from its last
-    epoch, with the same result.
+    A trial's seed determines initial weights, order of images and augmentation; all trials use the
+    same images. With checkpoints, a trial that was killed resumes from its last epoch, with the
+    same result.
 
     Args:
-        space: name of a shipped space, or path of one as JSON; it must describe networks.
+        space: name of a built-in space, or path of a JSON file; the space must describe networks.
         data: folder of images, see `data.open_training`.
-        epochs: length of the schedule, of which early stopping trains the first part only.
-        num_classes: classes drawn by `split_seed`, as the paper searched on 200 of ImageNet's; None
-            takes all.
-        num_train: images of the training part to train on; None is all that are not held out.
-        num_val: images of the training part to validate on; None is 4,000, or a fifth of them
-            where that is less.
-        split_seed: draws all three.
-        checkpoints: where running trials keep their state, and whole trainings their weights;
-            None keeps none.
-        device: "cpu", "cuda"; None is the GPU where there is one.
+        epochs: length of the schedule, of which early stopping trains only the first part.
+        num_classes: number of classes, drawn by `split_seed` (the paper searched on 200 classes of
+            ImageNet); None: all.
+        num_train: number of images to train on; None: all that are not held out.
+        num_val: number of training images to hold out for validation; None: 4,000, or a fifth of
+            the images if that is less.
+        split_seed: random seed of these three choices.
+        checkpoints: folder for the state of running trials and the weights of full trainings;
+            None: keep neither.
+        device: "cpu" or "cuda"; None: the GPU if there is one.
         recipe: recipe fields for all candidates, such as `{"batch_size": 64}`.
 
     Raises:
-        ValueError: the space describes no network, the data are too few, or there is no such
-            device.
-        FileNotFoundError: the data are not there.
+        ValueError: the space describes no network, there are too few images, or the device is not
+            available.
+        FileNotFoundError: the data do not exist.
     """
 
     def __init__(
@@ -106,11 +106,11 @@ class TrainObjective:
 
     @property
     def num_classes(self) -> int:
-        """Classes of the data."""
+        """Number of classes."""
         return len(self._train.classes)
 
     def _largest_batch(self) -> int:
-        """Returns the largest batch of any candidate, by recipes as they will be trained."""
+        """Returns the largest batch size among the recipes of all candidates."""
         gene = gene_of(self._space.layout.recipe.get("batch_size"))
         size = 1 if gene is None else len(self._space.gene(gene).values)
         rows = np.zeros((size, len(self._space.genes)), np.int16)
@@ -130,7 +130,7 @@ class TrainObjective:
         return Recipe.from_dict(fields)
 
     def evaluate(self, row: Sequence[int], *, seed: int, epochs: int) -> Iterator[float]:
-        """Yields top-1 in percent after each of `epochs` epochs, as they come; NaN ends it.
+        """Yields top-1 in percent after each of `epochs` epochs; stops after NaN.
 
         Raises:
             ValueError: `epochs` exceeds the schedule.
@@ -146,7 +146,7 @@ class TrainObjective:
 
         arch = self._space.decode(np.array(row))[0]
         recipe = self.recipe(row)
-        side = recipe.resolution or arch.resolution
+        resolution = recipe.resolution or arch.resolution
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "weights"))
             model = build(
@@ -160,7 +160,7 @@ class TrainObjective:
             folder = self._checkpoints / weights_name(self._space, row, seed)
         config = TrainConfig(
             recipe=recipe,
-            preprocess=default_preprocess(self._train, side),
+            preprocess=default_preprocess(self._train, resolution),
             seed=seed,
             folder=folder,
             stop_epoch=epochs,
@@ -176,16 +176,16 @@ class TrainObjective:
         except Diverged:
             last = math.nan
         if folder is not None:
-            # Weights of thousands of shortened trainings are not wanted; those of whole ones are
-            # what `fbnetv3-search export` hands out.
+            # Thousands of shortened trainings keep no weights; `fbnetv3-search export` writes those
+            # of full trainings.
             unwanted = folder / "checkpoints" if epochs == self.epochs else folder
             shutil.rmtree(unwanted, ignore_errors=True)
-        # Whoever has the last label asks for nothing more, so that weights are written before it.
+        # The caller may stop after the last label, so that the weights are written before it.
         yield last
 
 
 def weights_name(space: Space, row: Sequence[int], seed: int) -> str:
-    """Returns the name of a training's folder, which `fbnetv3.create` loads as a local-dir."""
+    """Returns the name of a training's folder, which `fbnetv3.create` loads as local-dir."""
     return f"{space.digest(np.array(row))[:24]}-{seed}"
 
 

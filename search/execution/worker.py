@@ -1,8 +1,8 @@
-"""A worker: trains the trials it is told and writes their labels. It never sees the database.
+"""A worker: trains the trials it is given and writes their labels, without access to the database.
 
-`python -m fbnetv3.search.execution.worker` reads one JSON object a line from its standard
-input: first the objective, then tasks; and answers each task with one line. It ends
-itself as soon as its coordinator is gone, so that no two workers share a device after a crash.
+`python -m fbnetv3.search.execution.worker` reads one JSON object per line from its standard input,
+first the objective, then tasks, and replies to each task with one line. It exits as soon as its
+coordinator is gone, so that no two workers share a device after a crash.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ HEARTBEAT_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One attempt at one trial, as it goes to a worker.
+    """One attempt at one trial, as sent to a worker.
 
     Attributes:
-        folder: the search's folder, where results go.
+        folder: the search's folder, where results are written.
         trial: the trial's id.
-        attempt: 1 for the first.
+        attempt: number of the attempt, from 1.
         genes: canonical gene indices.
-        seed: of initialisation and data order.
-        epochs: how long to train.
+        seed: random seed of initialisation and data order.
+        epochs: number of epochs.
     """
 
     folder: str
@@ -58,12 +58,12 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an attempt ended. The labels themselves are in its result files.
+    """How an attempt ended. The labels are in its result files.
 
     Attributes:
         trial: the trial's id.
-        attempt: which attempt.
-        error: why it failed; empty where it did not.
+        attempt: number of the attempt.
+        error: why it failed; empty if it did not.
         fatal: whether every other trial would fail too (a full disk).
     """
 
@@ -74,22 +74,22 @@ class Outcome:
 
 
 def run_task(objective: Objective, task: Task) -> Outcome:
-    """Trains one trial, writing each epoch's label as it comes. Errors end the attempt only."""
+    """Trains one trial, writing the label of each epoch. An error ends only the attempt."""
     try:
-        place = attempt_folder(Path(task.folder), task.trial, task.attempt)
-        place.mkdir(parents=True, exist_ok=True)
-        with _heartbeat(place / HEARTBEAT):
+        folder = attempt_folder(Path(task.folder), task.trial, task.attempt)
+        folder.mkdir(parents=True, exist_ok=True)
+        with _heartbeat(folder / HEARTBEAT):
             curve = objective.evaluate(task.genes, seed=task.seed, epochs=task.epochs)
             count = 0
             for count, value in enumerate(curve, 1):
                 write_epoch(Path(task.folder), task.trial, task.attempt, count, float(value))
                 if count == task.epochs or not math.isfinite(value):
                     return Outcome(task.trial, task.attempt)
-        return _failed(task, f"the objective gave {count} labels; expected {task.epochs}")
+        return _failed(task, f"the objective yielded {count} labels; expected {task.epochs}")
     except OSError as error:
         return _failed(task, _describe(error), fatal=is_disk_full(error))
     except Exception as error:
-        # Whatever a trial's own code raises is a failure of that attempt; the worker lives on.
+        # Any exception of the objective fails this attempt only; the worker continues.
         traceback.print_exc()
         return _failed(task, _describe(error))
 
@@ -124,8 +124,8 @@ def _heartbeat(path: Path) -> Iterator[None]:
 
 def main() -> None:
     """Serves one coordinator until its standard input ends."""
-    # What an objective prints must not get between the answers.
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    # Keep what an objective prints out of the replies.
+    replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
 
@@ -146,8 +146,8 @@ def main() -> None:
         except Exception as error:
             traceback.print_exc()
             outcome = _failed(task, _describe(error))
-        answers.write(json.dumps(dataclasses.asdict(outcome)) + "\n")
-        answers.flush()
+        replies.write(json.dumps(dataclasses.asdict(outcome)) + "\n")
+        replies.flush()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""What a search found for each limit, and the files that hold it.
+"""The results of a search for each limit, and their files.
 
-`answers/<number>/` has for each limit `candidate.json` with genes and figures, `recipe.json`, and
-`architecture.json` where the space describes networks.
+`answers/<number>/` has `candidate.json` with genes and figures, `recipe.json`, and, if the space
+describes networks, `architecture.json`.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ WEIGHTS = "model.safetensors"
 
 @dataclass(frozen=True)
 class Contender:
-    """A candidate that was trained again at full length.
+    """A candidate that was retrained at full length.
 
     Attributes:
         genes: canonical gene indices.
-        labels: after the last epoch, one for each seed.
+        labels: labels after the last epoch, one for each seed.
         costs: known costs.
-        predicted: the predictor's expectation.
+        predicted: predicted label.
     """
 
     genes: tuple[int, ...]
@@ -42,7 +42,7 @@ class Contender:
 
     @property
     def mean(self) -> float:
-        """Mean over seeds; minus infinity where a training diverged or is missing."""
+        """Mean over seeds; NaN if a training diverged, minus infinity if there is none."""
         return float(np.mean(self.labels)) if self.labels else -np.inf
 
     @property
@@ -53,12 +53,12 @@ class Contender:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a search found for one limit.
+    """The result of a search for one limit.
 
     Attributes:
         limit: cost -> (lowest, highest).
-        contenders: best mean first; empty if nothing within the limit was found.
-        nearest: costs nearest to a limit that is out of reach, else empty.
+        contenders: best mean first; empty if no candidate within the limit was found.
+        nearest: costs of the candidate nearest to a limit that is out of reach, else empty.
     """
 
     limit: Mapping[str, tuple[float, float]]
@@ -67,15 +67,15 @@ class Answer:
 
 
 def write_answers(store: Store, space: Space, answers: Sequence[Answer]) -> list[Path]:
-    """Writes `answers/<number>/` with what each limit's winner is; returns the files.
+    """Writes `answers/<number>/` for the winner of each limit; returns the files.
 
-    `candidate.json` has genes and figures, `recipe.json` the recipe, and `architecture.json`, where
-    the space describes networks, what `fbnetv3.create` loads. Where networks were trained, the
-    recipe is whole: what `fbnetv3 train --recipe` reads.
+    `candidate.json` has genes and figures, `recipe.json` the recipe, and `architecture.json`, if
+    the space describes networks, an architecture that `fbnetv3.create` loads. If networks were
+    trained, the recipe is complete, for `fbnetv3 train --recipe`.
     """
     files: list[Path] = []
     for number, answer in enumerate(answers):
-        place = store.folder / "answers" / str(number)
+        folder = store.folder / "answers" / str(number)
         contents: dict[str, Mapping[str, Any]] = {"candidate": describe(space, answer)}
         if answer.contenders:
             genes = np.array(answer.contenders[0].genes)
@@ -84,13 +84,13 @@ def write_answers(store: Store, space: Space, answers: Sequence[Answer]) -> list
                 contents["architecture"] = space.decode(genes)[0].to_dict()
         for name, content in contents.items():
             if content:
-                write_json(place / f"{name}.json", content)
-                files.append(place / f"{name}.json")
+                write_json(folder / f"{name}.json", content)
+                files.append(folder / f"{name}.json")
     return files
 
 
 def _recipe(fields: Mapping[str, Any], objective: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a recipe with what the objective adds to it."""
+    """Returns a recipe with the fields that the objective adds to it."""
     if objective.get("kind") != "train":
         return dict(fields)
     fixed = {**objective.get("recipe", {}), "epochs": objective["epochs"]}
@@ -98,7 +98,7 @@ def _recipe(fields: Mapping[str, Any], objective: Mapping[str, Any]) -> dict[str
 
 
 def describe(space: Space, answer: Answer) -> dict[str, Any]:
-    """Returns an answer as plain JSON types, winner first."""
+    """Returns a result as plain JSON types, winner first."""
     return {
         "limit": {
             name: [float(end) if np.isfinite(end) else None for end in ends]
@@ -121,18 +121,18 @@ def describe(space: Space, answer: Answer) -> dict[str, Any]:
 
 
 def copy_answers(store: Store, space: Space, out: Path) -> list[Path]:
-    """Copies the answers' files to another folder; returns them.
+    """Copies the result files to another folder; returns the copies.
 
-    Where the search trained networks and kept weights, those of each winner's best seed go to
-    `<number>/network`, a folder that `fbnetv3.create("local-dir:...", pretrained=True)` loads.
+    If the search trained networks and kept their weights, those of each winner's best seed are
+    copied to `<number>/network`, which `fbnetv3.create("local-dir:...", pretrained=True)` loads.
 
     Raises:
-        ValueError: the search has not come to its end.
+        ValueError: the search has not finished.
     """
     source = store.folder / "answers"
     files = sorted(source.glob("*/*.json"))
     if not files:
-        raise ValueError(f"{store.folder} has no answers yet; resume the search first")
+        raise ValueError(f"{store.folder} has no results yet; resume the search first")
     copies = []
     for file in files:
         copy = out / file.relative_to(source)
@@ -140,13 +140,13 @@ def copy_answers(store: Store, space: Space, out: Path) -> list[Path]:
         copy.write_bytes(file.read_bytes())
         copies.append(copy)
         if file.name == "candidate.json" and (network := _network(store, space, file)):
-            place = shutil.copytree(network, copy.parent / "network", dirs_exist_ok=True)
-            copies.append(Path(place) / WEIGHTS)
+            copied = shutil.copytree(network, copy.parent / "network", dirs_exist_ok=True)
+            copies.append(Path(copied) / WEIGHTS)
     return copies
 
 
 def _network(store: Store, space: Space, candidate: Path) -> Path | None:
-    """Returns the folder with the weights of an answer's winner, None where there is none."""
+    """Returns the folder with the weights of a result's winner, None if there is none."""
     from fbnetv3.search.execution.train_objective import weights_name
 
     found = json.loads(candidate.read_text())["contenders"]
@@ -156,8 +156,8 @@ def _network(store: Store, space: Space, candidate: Path) -> Path | None:
     genes = tuple(found[0]["indices"])
     labels = {}
     for trial in store.trials("done"):
-        place = Path(kept) / weights_name(space, genes, trial.seed)
+        folder = Path(kept) / weights_name(space, genes, trial.seed)
         value = store.curve(trial.seq)[-1] if trial.genes == genes else None
-        if value is not None and (place / WEIGHTS).is_file():
-            labels[place] = value
-    return max(labels, key=lambda place: labels[place]) if labels else None
+        if value is not None and (folder / WEIGHTS).is_file():
+            labels[folder] = value
+    return max(labels, key=lambda folder: labels[folder]) if labels else None

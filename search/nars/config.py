@@ -1,4 +1,4 @@
-"""The numbers of a search."""
+"""The config of a search."""
 
 from __future__ import annotations
 
@@ -21,30 +21,31 @@ IN_TURN: Bins = "limits"
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
-    """The numbers of a search; those of the paper unless said otherwise.
+    """The config of a search; the defaults are the paper's unless noted otherwise.
 
     Attributes:
-        seed: of every choice, and of the trainings of stage 2.
-        pool: candidates of the pool (quasi-random, distinct, within `within` and one of `limits`).
-        batch: trials of a round.
-        rounds: rounds after the random first one.
-        epochs: of a full training; 0 is what the objective has.
-        early_stop: shorten trainings after the first round where its rankings allow it.
-        bin_by: the cost that rounds are spread over; empty takes the first that is known.
-        bins: "equal" (the paper), "quantile" or "none", see `select`; or "limits", the best within
-            each limit in turn. Empty is "limits" where there are several, else "equal".
-        within: bounds that every candidate keeps, as cost -> (lowest, highest). Rounds train
-            nothing that no limit allows either.
+        seed: random seed of the search, and of the trainings of stage 2.
+        pool: size of the pool (quasi-random, distinct, within `within` and one of `limits`).
+        batch: number of trials per round.
+        rounds: number of rounds after the random first one.
+        epochs: epochs of a full training; 0: the objective's default.
+        early_stop: shorten trainings after the first round if the ranking of candidates allows it.
+        bin_by: the cost that the bins divide; empty: the first known cost.
+        bins: "equal" (the paper), "quantile" or "none", see `selection.select_batch`; or "limits",
+            the best within each limit in turn. Empty: "limits" if there are several, else "equal".
+        within: bounds on every candidate, as cost -> (lowest, highest). Rounds also train no
+            candidate that exceeds every limit.
         predictor: "mlp" (the paper's), "mlp_ensemble", "gp", or "auto", the better of the last two
             at each fit; or another name of `registry.PREDICTORS`.
-        target: what the predictor sees of a label, "log_error" (of percent) or "raw"; empty is
-            what the objective says.
-        limits: what to find the best network for, each as cost -> (lowest, highest).
-        top: candidates for each limit that are trained again at full length.
-        final_seeds: seeds of that, the search's own included; the best mean wins.
+        target: transform of the labels for the predictor, "log_error" (of percent) or "raw"; empty:
+            the objective's.
+        limits: limits to find the best architecture for, each as cost -> (lowest, highest).
+        top: candidates per limit to retrain at full length.
+        final_seeds: number of seeds per retrained candidate, the search's own included; the best
+            mean wins.
 
     Raises:
-        ValueError: a number is out of range.
+        ValueError: a value is out of range.
     """
 
     seed: int = 0
@@ -88,7 +89,7 @@ class SearchConfig:
 
     @staticmethod
     def from_dict(fields: Mapping[str, Any]) -> SearchConfig:
-        """Returns the numbers of a mapping as `dataclasses.asdict` gives it, from JSON or not.
+        """Returns the config of a mapping that `to_dict` or `dataclasses.asdict` returned.
 
         Raises:
             ValueError: a field is unknown or out of range.
@@ -99,7 +100,7 @@ class SearchConfig:
         return SearchConfig(**given)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns them as plain JSON types; an infinite bound is None."""
+        """Returns the config as plain JSON types; an infinite bound is None."""
         fields = dataclasses.asdict(self)
         for bounds in (fields["within"], *fields["limits"]):
             for name, ends in bounds.items():

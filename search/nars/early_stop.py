@@ -1,9 +1,9 @@
 """How many epochs a trial needs: the first epoch whose ranking agrees with the last one's.
 
-Only for the random first batch, trained in full. Agreement is Spearman's correlation, as even a
-second full training of the same networks agrees with the first by no more than about 0.975, and
-among the better half of networks by 0.87 (measured on NAS-Bench-Macro): the paper's threshold of
-0.92 cannot be met by batches that were selected.
+Only for the random first batch, trained in full. Agreement is Spearman's correlation. Even two full
+trainings of the same networks correlate by only about 0.975, and by 0.87 among the better half
+(measured on NAS-Bench-Macro), so that later, selected batches cannot reach the paper's threshold of
+0.92.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class EarlyStop:
-    """After how many epochs training may stop, and what says so.
+    """The number of epochs after which training may stop, and the evidence for it.
 
     Attributes:
         epoch: the first epoch from which on both conditions hold; the last if there is no earlier.
-        found: whether an earlier one was found.
+        found: whether an earlier epoch was found.
         correlation: (E,) Spearman's correlation of each epoch's labels with the last one's.
         lower: (E,) its 5 % bootstrap bound over networks.
     """
@@ -45,17 +45,17 @@ def find_early_stop(
     threshold: float = THRESHOLD,
     lower_threshold: float = LOWER_THRESHOLD,
 ) -> EarlyStop:
-    """Returns the epoch from which on the ranking stays like that of the last epoch.
+    """Returns the epoch from which on the ranking agrees with that of the last epoch.
 
     Args:
-        curves: (N, E) a label for each network and epoch; NaN where training has diverged, which
-            ranks last.
+        curves: (N, E) a label for each network and epoch; NaN, which ranks last, where training
+            diverged.
         rng: draws the bootstrap samples.
-        threshold: the correlation must exceed it.
-        lower_threshold: so must the correlation's bootstrap bound.
+        threshold: lower bound of the correlation.
+        lower_threshold: lower bound of the correlation's bootstrap bound.
 
     Raises:
-        ValueError: `curves` is no matrix with at least 3 networks.
+        ValueError: `curves` is not a matrix with at least 3 networks.
     """
     curves = np.asarray(curves, np.float64)
     if curves.ndim != 2 or len(curves) < 3 or not curves.shape[1]:

@@ -1,7 +1,7 @@
 """Stage 3: an adaptive genetic algorithm over a score, for many limits at once.
 
-The populations of all limits stand in one matrix, so that every generation scores and costs all
-children in one call. Nothing here knows how a score or a cost is made.
+The populations of all limits are in one matrix, so that every generation computes scores and costs
+of all children in one call. Scores and costs are functions of the caller.
 
 Source: the paper, section 3.2 (first generation 50 best and 50 random, 24 children each, keep 40,
 stop when the best score saturates); rates that adapt to fitness after Srinivas and Patnaik, 1994.
@@ -53,16 +53,16 @@ class Limit:
 
 @dataclass(frozen=True)
 class EvolutionSettings:
-    """The paper's numbers; `patience` and `tolerance` say what "saturated" means here.
+    """The paper's numbers; `patience` and `tolerance` define "saturated" here.
 
     Attributes:
-        first_best: of the pool's best predicted candidates, in the first generation.
-        first_random: of its others, drawn at random, in the first generation.
-        children: of each parent in a generation.
-        keep: candidates that a generation keeps for each limit.
-        generations: at most so many.
-        patience: generations without a better score after which a limit is saturated.
-        tolerance: by how much a score has to be better, in the score's own unit.
+        first_best: number of the pool's best predicted candidates in the first generation.
+        first_random: number of its other candidates, drawn at random, in the first generation.
+        children: number of children per parent in a generation.
+        keep: number of candidates that a generation keeps per limit.
+        generations: maximum number of generations.
+        patience: number of generations without a better score after which a limit is saturated.
+        tolerance: minimum improvement that counts as better, in the score's unit.
     """
 
     first_best: int = 50
@@ -79,13 +79,13 @@ class Evolved:
     """What stage 3 found for one limit.
 
     Attributes:
-        limit: what was asked.
+        limit: the limit.
         rows: (K, num_genes) the best feasible candidates, best first; empty if none was found.
         scores: (K,) their scores.
         costs: name -> (K,) their costs.
-        generations: how many were run.
+        generations: number of generations that were run.
         history: best score after each generation.
-        nearest: the costs of the candidate that comes nearest to an unreachable limit, else empty.
+        nearest: the costs of the candidate that is nearest to an unreachable limit, else empty.
     """
 
     limit: Limit
@@ -116,15 +116,15 @@ def evolve(
     """Returns the best candidates within each limit, by one run of the genetic algorithm.
 
     Args:
-        space: what the candidates are.
+        space: the search space.
         score: (P, num_genes) -> (P,), higher is better; called on feasible candidates only.
         costs: (P, num_genes) -> name -> (P,), the costs that limits bound.
-        limits: one population each.
-        start: candidates to begin with, such as the pool of stage 2.
-        rng: the source of randomness.
-        settings: sizes and stopping.
-        allowed: (P, num_genes) -> (P,), further candidates to leave out, such as those that a
-            table of labels does not have.
+        limits: the limits, each with its own population.
+        start: initial candidates, such as the pool of stage 2.
+        rng: random generator.
+        settings: population sizes and stopping rule.
+        allowed: (P, num_genes) -> (P,), false for candidates to leave out, such as those that a
+            table of labels lacks.
 
     Raises:
         ValueError: no limit, an empty start, or a limit on an unknown cost.
@@ -146,10 +146,10 @@ def evolve(
 def extreme(
     space: Space, costs: CostsOf, name: str, *, largest: bool = False
 ) -> tuple[Matrix, float]:
-    """Returns a candidate with the least (or largest) reachable cost, and that cost.
+    """Returns a candidate with the smallest (or largest) reachable cost, and that cost.
 
-    Improves one gene at a time from a few starts until nothing gains: exact where a cost grows
-    with each gene whatever the others are, as MACs and parameters do.
+    Improves one gene at a time from a few starts until no change helps: exact for a cost that is
+    monotonic in each gene, such as MACs and parameters.
     """
     sign = -1.0 if largest else 1.0
     best = space.sample(8, np.random.default_rng(0))
@@ -173,7 +173,7 @@ def extreme(
 
 
 def _known(values: Floats) -> Floats:
-    """Returns costs with those of candidates that have none (NaN) at infinity."""
+    """Returns the costs with unknown ones (NaN) replaced by infinity."""
     return np.where(np.isnan(values), np.inf, values)
 
 
@@ -203,7 +203,7 @@ class _Run:
         self.fitness = np.zeros(0)
 
     def _unreachable(self, limit: Limit, known: Mapping[str, npt.NDArray[Any]]) -> dict[str, float]:
-        """Returns the nearest costs if a single bound of the limit is out of reach."""
+        """Returns the nearest costs if a single bound of the limit is out of reach, else {}."""
         limit.violation(known)
         for name, (low, high) in limit.bounds.items():
             for bound, largest in ((high, False), (low, True)):
@@ -220,13 +220,13 @@ class _Run:
         return {}
 
     def begin(self, pool: Matrix) -> None:
-        """Takes the best and some random candidates of the pool for each limit."""
+        """Starts each limit's population with the best and some random candidates of the pool."""
         numbers = np.flatnonzero(self.active)
         if not len(numbers):
             return
         rows = np.tile(pool, (len(numbers), 1))
         owner = np.repeat(numbers, len(pool))
-        fitness = self._judge(rows, owner, shared=pool)
+        fitness = self._evaluate(rows, owner, shared=pool)
         keep: list[Ints] = []
         for number in numbers:
             own = np.flatnonzero(owner == number)
@@ -238,46 +238,46 @@ class _Run:
             keep.append(np.concatenate([best, more[np.argsort(-fitness[more], kind="stable")]]))
         chosen = np.concatenate(keep)
         self.rows, self.owner, self.fitness = rows[chosen], owner[chosen], fitness[chosen]
-        self._note()
+        self._record()
 
     def step(self) -> None:
-        """Breeds, judges and keeps the best of each population that is still improving."""
+        """Breeds, evaluates and selects in each population that is still improving."""
         live = self.active[self.owner]
         parents, owner, fitness = self.rows[live], self.owner[live], self.fitness[live]
         children, of = self._breed(parents, owner, fitness)
         rows, owners = np.concatenate([parents, children]), np.concatenate([owner, of])
-        # One candidate may stand in several populations; the first occurrence is the parent.
+        # A candidate may be in several populations; within one the first occurrence is the parent.
         keys = self.space.hashes(rows) * np.uint64(2 * len(self.limits) + 1)
         _, first = np.unique(keys + owners.astype(np.uint64), return_index=True)
         fresh = first[first >= len(parents)]
         rows = np.concatenate([parents, rows[fresh]])
         owners = np.concatenate([owner, owners[fresh]])
-        judged = np.concatenate(
-            [fitness, self._judge(rows[len(parents) :], owners[len(parents) :])]
+        fitness = np.concatenate(
+            [fitness, self._evaluate(rows[len(parents) :], owners[len(parents) :])]
         )
-        order = np.lexsort((np.arange(len(rows)), -judged, owners))
+        order = np.lexsort((np.arange(len(rows)), -fitness, owners))
         rank = np.arange(len(order)) - _starts(owners[order])[0]
         kept = order[rank < self.settings.keep]
-        still = ~live
-        self.rows = np.concatenate([self.rows[still], rows[kept]])
-        self.fitness = np.concatenate([self.fitness[still], judged[kept]])
-        self.owner = np.concatenate([self.owner[still], owners[kept]])
-        self._note()
+        saturated = ~live
+        self.rows = np.concatenate([self.rows[saturated], rows[kept]])
+        self.fitness = np.concatenate([self.fitness[saturated], fitness[kept]])
+        self.owner = np.concatenate([self.owner[saturated], owners[kept]])
+        self._record()
 
     def _breed(self, parents: Matrix, owner: Ints, fitness: Floats) -> tuple[Matrix, Ints]:
-        """Returns children and the limit each belongs to.
+        """Returns children and the limit that each belongs to.
 
-        A candidate above its population's mean is changed the less the better it is; one below
-        is always crossed and redrawn in half of its genes.
+        A candidate above its population's mean changes less the better it is; below the mean up to
+        half of its genes are redrawn. The better of two parents sets the rate of crossover.
         """
         starts, counts = _starts(owner)
         inside = fitness > _OUTSIDE
         level = np.where(inside, fitness, np.nan)
         top, mean = np.full(len(self.limits), np.nan), np.full(len(self.limits), np.nan)
         for number in np.unique(owner):
-            held = level[(owner == number) & inside]
-            if len(held):
-                top[number], mean[number] = held.max(), held.mean()
+            own = level[(owner == number) & inside]
+            if len(own):
+                top[number], mean[number] = own.max(), own.mean()
         gap = np.maximum(top - mean, 1e-12)[owner]
         share = np.clip((top[owner] - level) / gap, 0, 1)
         share = np.where(np.isnan(share), 1.0, share)
@@ -293,10 +293,10 @@ class _Run:
         rate = np.maximum(least, 0.5 * share[repeat] * self.rng.random(len(repeat)))
         return self.space.mutate(mixed, self.rng, rate), owner[repeat]
 
-    def _judge(self, rows: Matrix, owner: Ints, shared: Matrix | None = None) -> Floats:
-        """Returns each row's score, or below every score how far outside its limit it is.
+    def _evaluate(self, rows: Matrix, owner: Ints, shared: Matrix | None = None) -> Floats:
+        """Returns each row's fitness: its score, or outside its limit a penalty below every score.
 
-        `shared` is given where the rows are one batch repeated for each limit in turn.
+        `shared` is the batch that `rows` repeats for each limit, if they do.
         """
         base = rows if shared is None else shared
         times = len(rows) // max(len(base), 1)
@@ -324,8 +324,8 @@ class _Run:
             raise ValueError("a score is NaN or below -1e30; refit the predictor")
         return scores
 
-    def _note(self) -> None:
-        """Records the best of each population, and ends those that no longer improve."""
+    def _record(self) -> None:
+        """Records the best score of each population, and ends those that no longer improve."""
         patience, tolerance = self.settings.patience, self.settings.tolerance
         for number in np.flatnonzero(self.active):
             own = self.fitness[self.owner == number]
@@ -335,14 +335,14 @@ class _Run:
                 self.active[number] = False
 
     def result(self, number: int) -> Evolved:
-        """Returns what was found for one limit."""
+        """Returns the result for one limit."""
         own = (self.owner == number) & (self.fitness > _OUTSIDE)
         order = np.argsort(-self.fitness[own], kind="stable")
         rows: Matrix = self.rows[own][order]
         nearest = self.nearest[number]
         if not len(rows) and not nearest and (self.owner == number).any():
-            held = np.flatnonzero(self.owner == number)
-            row = self.rows[held[np.argmax(self.fitness[held])]]
+            members = np.flatnonzero(self.owner == number)
+            row = self.rows[members[np.argmax(self.fitness[members])]]
             nearest = {key: float(x[0]) for key, x in self.costs(row[None]).items()}
         return Evolved(
             limit=self.limits[number],
@@ -359,7 +359,7 @@ _OUTSIDE = -1e30
 
 
 def _starts(owner: Ints) -> tuple[Ints, Ints]:
-    """Returns for each row of a sorted array where its group starts and how large it is."""
+    """Returns the start and the size of the group of each element of a sorted array."""
     _, first, inverse, counts = np.unique(
         owner, return_index=True, return_inverse=True, return_counts=True
     )

@@ -1,7 +1,7 @@
-"""A search's trials for others, as CSV and in Optuna; candidates and labels coming in.
+"""Exports trials as CSV and to Optuna; imports candidates and labels.
 
-Labels of an earlier search or another tool come as CSV: a column for each gene that has a meaning,
-holding the gene's value, and a column `label`.
+Labels of an earlier search or another tool are a CSV with a column of values for each gene that has
+a meaning, and a column `label`.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ LABEL = "label"
 
 
 def import_labels(store: Store, space: Space, costs: CostsOf, path: Path, *, epochs: int) -> int:
-    """Reads labels of a CSV into the store as a finished round; returns how many are new.
+    """Imports labels from a CSV into the store as a finished round; returns how many are new.
 
-    The labels must be of trainings like the search's own, as the predictor learns from both.
+    Their trainings must be like the search's own, because the predictor is fitted to both.
 
     Raises:
         ValueError: a column, a gene's value or a label is wrong; the message has the line.
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
     """
     rows, values = read_labels(space, path)
     matrix = np.stack(rows)
@@ -53,13 +53,13 @@ def import_labels(store: Store, space: Space, costs: CostsOf, path: Path, *, epo
 
 
 def read_candidates(space: Space, path: Path) -> Matrix:
-    """Returns the candidates (P, num_genes) of a CSV, `-` for standard input, or of a JSON.
+    """Returns the candidates (P, num_genes) of a CSV file, `-` for standard input, or a JSON file.
 
-    A JSON file is an architecture, as `Arch.to_json` writes it; recipe genes get their first value.
+    A JSON file is an architecture as `Arch.to_json` writes it; recipe genes get their first value.
 
     Raises:
-        ValueError: a column or value is wrong, or the network lies outside the space.
-        FileNotFoundError: there is no such file.
+        ValueError: a column or value is wrong, or the architecture is outside the space.
+        FileNotFoundError: the file does not exist.
     """
     if str(path) != "-" and not path.is_file():
         raise FileNotFoundError(f"no candidates at {path}; expected a CSV or an architecture JSON")
@@ -74,7 +74,7 @@ def read_candidates(space: Space, path: Path) -> Matrix:
 
 
 def write_csv(store: Store, space: Space, path: Path) -> int:
-    """Writes all finished trials' genes and last labels as CSV; returns how many."""
+    """Writes the genes and last label of every finished trial as CSV; returns how many."""
     labels = store.labels()
     names = [gene.name for gene in space.genes]
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -106,7 +106,7 @@ def read_labels(space: Space, path: Path) -> tuple[list[Any], list[float]]:
 
     Raises:
         ValueError: a column, a gene's value or a label is wrong; the message has the line.
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no labels at {path}; expected a CSV, see `export --csv`")
@@ -117,14 +117,16 @@ def read_labels(space: Space, path: Path) -> tuple[list[Any], list[float]]:
             raise ValueError(f"{path} has no column {LABEL!r}; it has {list(fields)}")
         rows.append(_row(space, fields, where))
         try:
-            # A line that is cut short has None.
+            # DictReader gives None for cells that a short line lacks.
             value = float(fields[LABEL] or "")
         except ValueError:
-            raise ValueError(f"{where}: the label is {fields[LABEL]!r}, no number") from None
+            raise ValueError(
+                f"{where}: the label is {fields[LABEL]!r}; expected a number"
+            ) from None
         if not np.isfinite(value):
             raise ValueError(
-                f"{where}: the label is {value}; expected a number, leave the "
-                "line out where training diverged"
+                f"{where}: the label is {value}; expected a number; leave out lines of diverged "
+                "trainings"
             )
         values.append(value)
     if not rows:
@@ -133,17 +135,17 @@ def read_labels(space: Space, path: Path) -> tuple[list[Any], list[float]]:
 
 
 def _lines(path: Path) -> list[dict[str, str | None]]:
-    """Returns the lines of a CSV, of standard input for `-`, as column -> cell."""
+    """Returns the lines of a CSV file, or of standard input for `-`, as column -> cell."""
     source = sys.stdin if str(path) == "-" else path.open(newline="", encoding="utf-8")
     try:
         with source as file:
             return list(csv.DictReader(file))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is no CSV text: {error}") from None
+        raise ValueError(f"{path} is not a CSV text file: {error}") from None
 
 
 def _parse(text: str, values: Sequence[Any]) -> Any:
-    """Returns the value of a gene that a text means."""
+    """Returns the gene value that a cell's text stands for."""
     for value in values:
         if text == str(value) or text.lower() == json.dumps(value).strip('"').lower():
             return value
@@ -159,11 +161,12 @@ def to_optuna(store: Store, space: Space, url: str) -> int:
     Args:
         store: the search.
         space: its space.
-        url: of Optuna's storage, such as `sqlite:///study.db`; the study has the folder's name.
+        url: URL of Optuna's storage, such as `sqlite:///study.db`; the study is named after the
+            search's folder.
 
     Raises:
         ImportError: Optuna is not installed.
-        ValueError: the storage has a study of that name.
+        ValueError: the storage already has a study of that name.
     """
     try:
         import optuna
@@ -174,7 +177,7 @@ def to_optuna(store: Store, space: Space, url: str) -> int:
     try:
         study = optuna.create_study(study_name=name, storage=url, direction="maximize")
     except optuna.exceptions.DuplicatedStudyError:
-        raise ValueError(f"{url} has a study {name!r} already; name another storage") from None
+        raise ValueError(f"{url} already has a study {name!r}; use another storage") from None
     states = optuna.trial.TrialState
     choices = {
         gene.name: optuna.distributions.CategoricalDistribution(gene.values) for gene in space.genes

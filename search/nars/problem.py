@@ -1,4 +1,4 @@
-"""What is searched: candidates, their known costs, and which of them a search may train."""
+"""The search problem: candidates, their known costs, and which of them a search may train."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ LATENCY = "latency_ms"
 
 @dataclass(frozen=True)
 class Problem:
-    """What is searched.
+    """A search problem.
 
     Attributes:
-        space: the candidates.
+        space: the search space.
         costs: (P, num_genes) -> cost -> (P,), known without training; may give none.
-        allowed: further candidates to leave out, such as those a table does not have.
-        rows: (N, num_genes) all candidates, where they are few enough to be listed.
+        allowed: (P, num_genes) -> (P,), false for candidates to leave out, such as those that a
+            table of labels lacks.
+        rows: (N, num_genes) all candidates, if they are few enough to be listed.
     """
 
     space: Space
@@ -39,7 +40,7 @@ class Problem:
     rows: Matrix | None = None
 
     def extreme(self, name: str, *, largest: bool = False) -> float:
-        """Returns the least or the largest cost within reach."""
+        """Returns the smallest or the largest reachable cost."""
         if self.rows is None:
             return extreme(self.space, self.costs, name, largest=largest)[1]
         values = np.asarray(self.costs(self.rows)[name], np.float64)
@@ -53,13 +54,13 @@ class Problem:
         within: Mapping[str, tuple[float, float]],
         limits: Sequence[Mapping[str, tuple[float, float]]] = ({},),
     ) -> Matrix:
-        """Returns up to `num` feasible candidates: quasi-random, or of those that are listed.
+        """Returns up to `num` feasible candidates: quasi-random, or drawn from `rows`.
 
         Args:
-            num: how many.
-            seed: of their choice.
-            within: bounds that every candidate keeps.
-            limits: of which every candidate keeps at least one.
+            num: number of candidates.
+            seed: random seed.
+            within: bounds on every candidate.
+            limits: limits of which every candidate meets at least one.
 
         Raises:
             ValueError: no candidate is feasible.
@@ -80,7 +81,7 @@ class Problem:
         return found[:num]
 
     def feasible(self, bounds: Mapping[str, tuple[float, float]]) -> Feasible:
-        """Returns the test whether candidates keep some bounds, known before any training."""
+        """Returns a test of candidates for some bounds, which needs no training."""
 
         def test(rows: Matrix) -> npt.NDArray[np.bool_]:
             inside = np.ones(len(rows), np.bool_)
@@ -96,7 +97,7 @@ class Problem:
 def pool_of(problem: Problem, config: SearchConfig) -> Matrix:
     """Returns the pool of a search: within its bounds, and within one of its limits.
 
-    Where too few keep a limit to fill a round, limits are left to stage 3.
+    If too few candidates meet a limit to fill a round, only stage 3 applies the limits.
 
     Raises:
         ValueError: fewer candidates are feasible than a round has trials.
@@ -110,7 +111,7 @@ def pool_of(problem: Problem, config: SearchConfig) -> Matrix:
     if len(pool) < config.batch:
         raise ValueError(
             f"only {len(pool)} candidates are feasible, fewer than a round of {config.batch}; "
-            "widen the limits or make rounds smaller"
+            "widen the limits or use smaller rounds"
         )
     return pool
 
@@ -159,12 +160,11 @@ def with_latency(problem: Problem, table: LatencyTable, *, num_classes: int = 10
 
 
 def check(problem: Problem, config: SearchConfig) -> None:
-    """Looks whether limits can be reached and rounds be filled, before anything is trained.
+    """Checks that limits can be reached and rounds filled, before any training.
 
     Raises:
-        ValueError: a limit, or `bin_by`, names an unknown cost, or a limit is out of reach; the
-            message has the least (or largest) cost that is within reach. Or too few candidates are
-            feasible.
+        ValueError: a limit or `bin_by` names an unknown cost, a limit is out of reach (the message
+            has the smallest or largest reachable cost), or too few candidates are feasible.
     """
     known = problem.costs(problem.space.sample(1, np.random.default_rng(0)))
     if config.bin_by and config.bin_by not in known:
@@ -179,7 +179,7 @@ def check(problem: Problem, config: SearchConfig) -> None:
                 )
             if np.isfinite(high) and (least := problem.extreme(name)) > high:
                 raise ValueError(
-                    f"no candidate has {name} of {high:g} or less; the least is {least:g}"
+                    f"no candidate has {name} of {high:g} or less; the smallest is {least:g}"
                 )
             if np.isfinite(low) and (most := problem.extreme(name, largest=True)) < low:
                 raise ValueError(

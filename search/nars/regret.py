@@ -1,8 +1,8 @@
-"""The search measured on a table of labels: how far its answers are from the best there is.
+"""The regret of the search on a table of labels: how far its results are from the best candidates.
 
-Regret is what the best candidate within a limit has more in the table's mean over seeds than the
-candidate that the search would answer with: the best label so far after each round, the chosen
-contender at the end.
+Regret is the difference between the best candidate within a limit and the candidate that the search
+would return (the one with the best label so far after each round, the chosen contender at the end),
+both by the table's mean over seeds.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def bench_table(
 
     Args:
         table: the labels.
-        config: of each search; its seed is the first of `seeds` in a row.
+        config: config of each search; its seed is the first of `seeds` consecutive ones.
         seeds: number of searches.
-        progress: called with the number of searches that have ended.
+        progress: called with the number of finished searches.
 
     Raises:
         ValueError: no candidate of the table is within a limit, or `seeds` is below 1.
@@ -63,7 +63,7 @@ def bench_table(
         if progress is not None:
             progress(number + 1)
     values = np.array(regrets)
-    stages = [f"round {n}" if n else "random" for n in range(config.rounds + 1)] + ["trained again"]
+    stages = [f"round {n}" if n else "random" for n in range(config.rounds + 1)] + ["retrained"]
     return {
         "seeds": seeds,
         "plan": config.to_dict(),
@@ -126,7 +126,7 @@ def _regrets(
 
 
 def _spread(values: NDArray[np.float64]) -> dict[str, float]:
-    """Returns mean, median and quartiles; a search without an answer counts as none."""
+    """Returns mean, median and quartiles of the searches that have a result, and their number."""
     known = values[np.isfinite(values)]
     if not len(known):
         return {"mean": np.nan, "median": np.nan, "q25": np.nan, "q75": np.nan, "answers": 0}

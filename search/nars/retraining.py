@@ -1,4 +1,4 @@
-"""The end of a search: the best few of each limit are trained again, and the best mean wins."""
+"""The end of a search: the best candidates of each limit are retrained, and the best mean wins."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .rounds import Notify, Optimizer
 
 
 def ranking(problem: Problem, optimizer: Optimizer, config: SearchConfig, found: Evolved) -> Matrix:
-    """Returns the `top` candidates to train again: best predicted, and the best label's own."""
+    """Returns the `top` candidates to retrain: the best predicted, and that of the best label."""
     labels = optimizer.labels()
     inside = problem.feasible(found.limit.bounds)(labels.matrix) & np.isfinite(labels.values)
     trained = labels.matrix[inside]
@@ -33,7 +33,7 @@ def ranking(problem: Problem, optimizer: Optimizer, config: SearchConfig, found:
     return chosen
 
 
-def train_again(
+def retrain(
     store: Store,
     config: SearchConfig,
     optimizer: Optimizer,
@@ -41,7 +41,7 @@ def train_again(
     rankings: list[Matrix],
     notify: Notify,
 ) -> None:
-    """Trains each limit's `top` candidates at full length with every seed, as the last round."""
+    """Retrains each limit's `top` candidates at full length with every seed, as the last round."""
     if not any(batch.kind == "final" for batch in store.batches()):
         proposals = []
         for slot, rows in enumerate(rankings):
@@ -65,14 +65,14 @@ def answers_of(
     found: list[Evolved],
     rankings: list[Matrix],
 ) -> list[Answer]:
-    """Returns an answer for each limit, its contenders ranked by their mean over seeds."""
+    """Returns the result for each limit, its contenders ranked by their mean over seeds."""
     labels: dict[tuple[int, ...], list[float]] = {}
     for trial in store.trials("done"):
         if trial.epochs == config.epochs and trial.origin == "search":
             value = store.curve(trial.seq)[-1]
             labels.setdefault(trial.genes, []).append(np.nan if value is None else value)
     answers = []
-    for limit, one, rows in zip(config.limits, found, rankings, strict=True):
+    for limit, evolved, rows in zip(config.limits, found, rankings, strict=True):
         costs = optimizer.costs_of(rows)
         predicted = optimizer.predictor.predict(rows).mean if len(rows) else np.zeros(0)
         contenders = [
@@ -84,7 +84,7 @@ def answers_of(
             )
             for row, genes in enumerate(rows)
         ]
-        # A mean over fewer seeds, or one with a training that diverged, ranks last.
+        # A mean over fewer seeds, or with a diverged training, ranks last.
         contenders.sort(
             key=lambda c: (
                 len(c.labels) < config.final_seeds or not np.isfinite(c.mean),
@@ -92,5 +92,5 @@ def answers_of(
                 c.genes,
             )
         )
-        answers.append(Answer(limit, tuple(contenders), one.nearest))
+        answers.append(Answer(limit, tuple(contenders), evolved.nearest))
     return answers

@@ -1,6 +1,6 @@
-"""What is noted of a round: how well the predictor orders labels, which genes decide its scores.
+"""Statistics of a round: how well the predictor ranks labels, which genes determine its scores.
 
-Nothing here decides anything about the search.
+They are reported only; the search does not depend on them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from fbnetv3.search.predictors.protocol import Predictor
 from fbnetv3.search.predictors.quality import cross_validate, tau
 from fbnetv3.search.space.space import Floats, Matrix, Space
 
-# Cross-validation needs so many labels, and looks at no more, as its cost grows faster than they.
+# Cross-validation needs the first number of labels; more than the second would take too long.
 FEWEST_LABELS, MOST_LABELS = 10, 1000
 
 
@@ -26,15 +26,15 @@ def round_quality(
     *,
     seed: int,
 ) -> dict[str, Any]:
-    """Returns figures of five-fold cross-validation as plain JSON types; none of too few labels.
+    """Returns figures of five-fold cross-validation as plain JSON types; empty for too few labels.
 
     Args:
-        predictor: is left fitted to a part of the labels.
-        unpretrained: the same predictor without pretraining, to compare with.
+        predictor: left fitted to a part of the labels.
+        unpretrained: the same predictor without pretraining, for comparison.
         rows: (n, num_genes) the labelled candidates.
         values: (n,) their labels.
-        cost: (n,) a known cost, whose order of the labels the predictor has to beat.
-        seed: of the folds.
+        cost: (n,) a known cost, which the predictor should outrank.
+        seed: random seed of the folds.
     """
     if len(values) < FEWEST_LABELS:
         return {}
@@ -62,7 +62,7 @@ def round_quality(
 
 
 def importance(space: Space, pool: Matrix, scores: Floats) -> dict[str, float]:
-    """Returns gene -> share of the variance of a pool's scores (P,) that it explains alone."""
+    """Returns gene -> share of the variance of a pool's scores (P,) that it alone explains."""
     centred = scores - scores.mean()
     total = float((centred**2).sum())
     shares = {}

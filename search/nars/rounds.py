@@ -1,8 +1,8 @@
 """Stages 1 and 2: a pool, an encoder pretrained on its costs, rounds of propose, train, refit.
 
-Everything is decided from what the store holds: the settings' seed, the generator state of the
-round before, and labels in the order of proposal. So a search that is killed and resumed proposes
-the same trials in the same order, whichever engine trains them and in whatever order they end.
+Every decision depends only on the store: the settings' seed, the generator state of the previous
+round, and labels in the order of proposal. So a search that is killed and resumed proposes the same
+trials in the same order, whichever engine trains them and in whatever order they end.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from .selection import Selection, best_within, next_best, select_batch, select_i
 Notify = Callable[[str, Mapping[str, Any]], None]
 PREDICTOR = "predictor.safetensors"
 SEARCH_KINDS = ("random", "bins")
-# What a predictor learns from: rounds, and labels of earlier searches.
+# Batches that the predictor is fitted to: rounds, and labels of earlier searches.
 LABEL_KINDS = (*SEARCH_KINDS, "import")
-# Of more labels than this an even share is learnt from: a network 24 wide has no use for more.
+# More labels than this are subsampled evenly: a network of width 24 does not profit from more.
 MOST_FITTED = 4000
 
 
 def usable(labels: Labels) -> Floats:
-    """Returns the labels as numbers to learn from: training that diverged is as bad as the worst.
+    """Returns the labels to fit; a diverged training gets the worst finite label.
 
     Raises:
         ValueError: there is no finite label.
@@ -47,13 +47,13 @@ def usable(labels: Labels) -> Floats:
     if not len(finite):
         raise ValueError(
             f"all {len(labels.values)} labels are NaN, so there is nothing to learn from; lower "
-            "the learning rates of the space, or mend the labels"
+            "the learning rates of the space, or fix the labels"
         )
     return np.where(np.isfinite(labels.values), labels.values, finite.min())
 
 
 class Optimizer:
-    """Stages 1 and 2 of one search. Every step asks the store what is done already."""
+    """Stages 1 and 2 of one search. Every step skips what the store shows as done."""
 
     def __init__(
         self,
@@ -85,17 +85,17 @@ class Optimizer:
 
     @property
     def _varied(self) -> dict[str, Floats]:
-        """Costs of the pool that differ among candidates."""
+        """Costs that differ among the candidates of the pool."""
         return {name: cost for name, cost in self.costs.items() if np.ptp(cost) > 0}
 
     @property
     def epoch(self) -> int:
-        """After how many epochs labels are compared: early stopping's answer, or all."""
+        """The epoch at which labels are compared: that of early stopping, or the last."""
         found = self._store.stage("early_stop")
         return self._config.epochs if found is None else int(found["epoch"])
 
     def pretrain(self) -> None:
-        """Stage 1: pretrains the predictor on the costs of the pool, or reads that back."""
+        """Stage 1: pretrains the predictor on the costs of the pool, or loads it if it was."""
         path = self._store.folder / "pretrained.safetensors"
         if self._store.stage("pretraining") is not None and path.exists():
             self.predictor.restore(*load_predictor(path).state())
@@ -116,7 +116,7 @@ class Optimizer:
         self._notify("pretraining", {name: cost["r2"] for name, cost in shown.items()})
 
     def run(self) -> None:
-        """Stage 2: all rounds, each trained to its end; leaves the predictor fitted to them."""
+        """Stage 2: trains all rounds; leaves the predictor fitted to them."""
         for index in range(self._config.rounds + 1):
             if index >= len(self._rounds()):
                 self.propose(index)
@@ -141,7 +141,7 @@ class Optimizer:
         self._scores = self.predictor.predict(self.pool).mean
 
     def labels(self, before: int | None = None) -> Labels:
-        """Returns what the predictor learns from: labels of rounds below a number, or of all."""
+        """Returns the labels that the predictor is fitted to: of batches below a number, or all."""
         return self._store.labels(
             self.epoch, kinds=LABEL_KINDS, before=before, seed=self._config.seed
         )
@@ -154,14 +154,14 @@ class Optimizer:
         return [batch for batch in self._store.batches() if batch.kind in SEARCH_KINDS]
 
     def _rng(self, index: int) -> np.random.Generator:
-        """Returns the generator as the round before `index` left it."""
+        """Returns the generator in its state after the round before `index`."""
         rng = np.random.default_rng(self._config.seed)
         if index:
             rng.bit_generator.state = self._rounds()[index - 1].rng_state
         return rng
 
     def propose(self, index: int) -> None:
-        """Writes a round's trials into the store, all at once, before any of them starts."""
+        """Writes all trials of a round into the store, before any of them starts."""
         rng = self._rng(index)
         taken = self._taken()
         if index == 0:
@@ -173,7 +173,7 @@ class Optimizer:
             selection = self._select(taken)
             chosen, slots, predicted = selection.indices, selection.bins, self._scores
         if not len(chosen):
-            raise ValueError("every candidate of the pool is trained; enlarge the pool")
+            raise ValueError("every candidate of the pool has been trained; enlarge the pool")
         proposals = [
             self._proposal(int(row), int(slot), predicted)
             for row, slot in zip(chosen, slots, strict=True)
@@ -220,7 +220,7 @@ class Optimizer:
         )
 
     def _replacement(self, index: int, trial: Trial) -> Proposal:
-        """Returns what takes the place of a trial that failed: the next best of its bin."""
+        """Returns the replacement of a failed trial: the next best of its bin."""
         taken = self._taken()
         if index == 0:
             free = np.flatnonzero(~taken)
@@ -234,9 +234,9 @@ class Optimizer:
                 return self._proposal(row, trial.slot, self._scores)
             older = [b.number for b in self._rounds()[:index]]
             known = self._store.known_genes(upto=older[-1])
-            then = np.isin(self._hashes, self._problem.space.hashes(known))
+            taken_before = np.isin(self._hashes, self._problem.space.hashes(known))
             costs = self.costs.get(self.bin_by, np.zeros(len(self.pool)))
-            selection = self._select(then)
+            selection = self._select(taken_before)
             row = next_best(selection, trial.slot, self._scores, costs, taken)
             predicted = self._scores
         return self._proposal(row, trial.slot, predicted)
@@ -258,7 +258,7 @@ class Optimizer:
         self._notify("early_stop", {"epoch": found.epoch, "found": found.found, "epochs": full})
 
     def _close(self, index: int) -> None:
-        """Writes down how good the predictor is now, and refits it to all labels."""
+        """Records the quality of the predictor and refits it to all labels."""
         name = f"round_{index}"
         if self._store.stage(name) is None:
             rounds = self._rounds()
@@ -272,7 +272,7 @@ class Optimizer:
                 "best": float(values.max()),
                 **self._quality(labels.matrix, values),
             }
-            # Cross-validation left the predictor fitted to a part of the labels.
+            # Cross-validation leaves the predictor fitted to a part of the labels.
             self._fitted = -1
             self._store.set_stage("importance", {"genes": genes})
             self._store.set_stage(name, content)
@@ -292,5 +292,5 @@ class Optimizer:
         )
 
     def report(self, progress: Progress) -> None:
-        """Passes a round's progress on."""
+        """Notifies of a round's progress."""
         self._notify("progress", dataclasses.asdict(progress))

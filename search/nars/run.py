@@ -1,10 +1,10 @@
-"""The whole journey of a search, from settings to architectures and recipes.
+"""A complete search, from settings to architectures and recipes.
 
     with Store.open(folder) as store:
         result = run_search(store, engine)
 
 A pool, an encoder pretrained on costs (stage 1); rounds of trials (stage 2); evolution for every
-limit (stage 3); the best few of each limit trained again with more seeds, and the best mean chosen.
+limit (stage 3); the best of each limit retrained with more seeds, and the best mean chosen.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from .answers import Answer, describe, write_answers
 from .config import SearchConfig
 from .evolution import Evolved, Limit, evolve
 from .problem import Problem, check, problem_of
-from .retraining import answers_of, ranking, train_again
+from .retraining import answers_of, ranking, retrain
 from .rounds import PREDICTOR, Notify, Optimizer
 
-PATIENCE = Policy()
+DEFAULT_POLICY = Policy()
 
 
-def _unheard(_name: str, _fields: Mapping[str, Any]) -> None:
-    """Notifies nobody."""
+def _silent(_name: str, _fields: Mapping[str, Any]) -> None:
+    """Ignores an event."""
 
 
 def create_search(
@@ -50,13 +50,13 @@ def create_search(
     config: SearchConfig,
     latency: LatencyTable | None = None,
 ) -> Store:
-    """Returns the store of a new search, after looking whether it can be carried out at all.
+    """Returns the store of a new search, after checking that the search is possible.
 
-    Where `config` has 0 epochs or no target, the objective's own are taken. With a latency table
-    candidates have the cost `latency_ms` too.
+    If `config` has 0 epochs or no target, the objective's are used. With a latency table,
+    candidates also have the cost `latency_ms`.
 
     Raises:
-        ValueError: space, objective, and config do not fit together, or no candidate is feasible.
+        ValueError: space, objective and config do not match, or too few candidates are feasible.
         FileNotFoundError: a file of the objective does not exist.
     """
     made = load_objective(objective)
@@ -80,7 +80,7 @@ def create_search(
     listed = getattr(made, "space", None)
     if isinstance(made, TableObjective) and listed != space:
         raise ValueError(
-            f"the table is of space {made.space.name!r}; the search's is {space.name!r}"
+            f"the table has space {made.space.name!r}; expected the search's, {space.name!r}"
         )
     if isinstance(made, TableObjective) and config.epochs > made.epochs:
         raise ValueError(f"epochs is {config.epochs}; the table has curves of {made.epochs}")
@@ -89,18 +89,18 @@ def create_search(
 
 
 def run_search(
-    store: Store, engine: Engine, *, policy: Policy = PATIENCE, notify: Notify = _unheard
+    store: Store, engine: Engine, *, policy: Policy = DEFAULT_POLICY, notify: Notify = _silent
 ) -> list[Answer]:
-    """Returns the answers of a search, going on from wherever its store is.
+    """Runs or resumes a search and returns its results.
 
     Args:
-        store: the search, opened to write.
-        engine: where its trials run; the caller closes it.
-        policy: how patient to be with failures and stragglers.
+        store: the search, opened for writing.
+        engine: the engine for its trials; the caller closes it.
+        policy: retries, time limits and stragglers.
         notify: called with the name of each event and its fields.
 
     Raises:
-        ValueError: the settings do not fit, or all labels are NaN.
+        ValueError: the settings are invalid, or all labels are NaN.
         StoreError: the disk is full.
         TrialError: trials fail one after another.
     """
@@ -112,10 +112,10 @@ def search_problem(
     problem: Problem,
     engine: Engine,
     *,
-    policy: Policy = PATIENCE,
-    notify: Notify = _unheard,
+    policy: Policy = DEFAULT_POLICY,
+    notify: Notify = _silent,
 ) -> list[Answer]:
-    """Returns the answers, as `run_search` does, for a problem that is at hand already."""
+    """Runs or resumes the search of a given problem, as `run_search` does for a store's."""
     config = SearchConfig.from_dict(store.settings["plan"])
     coordinator = Coordinator(store, engine, policy)
     try:
@@ -123,10 +123,10 @@ def search_problem(
         optimizer.pretrain()
         optimizer.run()
         found = evolve_for(store, problem, optimizer.predictor, config.limits)
-        _note_evolution(store, found)
+        _store_evolution(store, found)
         notify("evolved", {"limits": len(found)})
         rankings = [ranking(problem, optimizer, config, one) for one in found]
-        train_again(store, config, optimizer, coordinator, rankings, notify)
+        retrain(store, config, optimizer, coordinator, rankings, notify)
         answers = answers_of(store, config, optimizer, found, rankings)
     finally:
         coordinator.cancel()
@@ -142,13 +142,13 @@ def evolve_for(
     predictor: Predictor,
     limits: Sequence[Mapping[str, tuple[float, float]]],
 ) -> list[Evolved]:
-    """Stage 3: returns the best predicted candidates within each limit, best first."""
+    """Stage 3: returns the best predicted candidates within each limit."""
     config = SearchConfig.from_dict(store.settings["plan"])
     return evolve(
         problem.space,
         lambda rows: predictor.predict(rows).mean,
         problem.costs,
-        [Limit(_both(config.within, limit)) for limit in limits],
+        [Limit(_intersection(config.within, limit)) for limit in limits],
         start=problem.pool(config.pool, seed=config.seed, within=config.within),
         rng=np.random.default_rng([config.seed, 3]),
         allowed=problem.allowed,
@@ -156,18 +156,18 @@ def evolve_for(
 
 
 def open_predictor(store: Store, problem: Problem) -> Predictor:
-    """Returns the predictor as the last round left it.
+    """Returns the predictor after the last finished round.
 
     Raises:
-        FileNotFoundError: no round has ended yet.
+        FileNotFoundError: no round has finished yet.
     """
     path = store.folder / PREDICTOR
     if not path.exists():
-        raise FileNotFoundError(f"{path} is missing: no round has ended; wait for the first")
+        raise FileNotFoundError(f"{path} is missing: no round has finished; wait for the first")
     return load_predictor(path, costs=problem.costs)
 
 
-def _both(
+def _intersection(
     first: Mapping[str, tuple[float, float]], second: Mapping[str, tuple[float, float]]
 ) -> dict[str, tuple[float, float]]:
     wide = (-np.inf, np.inf)
@@ -180,7 +180,7 @@ def _both(
     }
 
 
-def _note_evolution(store: Store, found: list[Evolved]) -> None:
+def _store_evolution(store: Store, found: list[Evolved]) -> None:
     content = [
         {
             "generations": one.generations,

@@ -1,6 +1,6 @@
 """Which candidates to train next: the best predicted of each bin of cost.
 
-Pure functions over arrays; they know neither spaces nor predictors.
+Pure functions over arrays, independent of spaces and predictors.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ class Selection:
     """A batch of candidates to train.
 
     Attributes:
-        indices: (m,) rows of the pool, distinct, in the order of the bins.
-        bins: (m,) the bin each was chosen for.
-        edges: (num + 1,) borders of the bins, in units of cost.
+        indices: (m,) indices into the pool, distinct, in the order of the bins.
+        bins: (m,) the bin that each was chosen for.
+        edges: (num + 1,) edges of the bins, in units of cost.
     """
 
     indices: Indices
@@ -41,26 +41,28 @@ def select_batch(
 ) -> Selection:
     """Returns the best predicted candidate of each of `num` bins of cost.
 
-    A bin with no free candidate gives its place to the best predicted elsewhere. Fewer than `num`
-    come back only if fewer are free. Ties go to the earlier row, so that the result repeats.
+    A bin with no free candidate is replaced by the best predicted one elsewhere. Fewer than `num`
+    are returned only if fewer are free. Ties go to the lower index, so that the result repeats.
 
     Args:
         scores: (P,) predicted quality, higher is better.
-        costs: (P,) what is binned, usually MACs.
-        num: candidates wanted, and bins.
+        costs: (P,) the cost that the bins divide, usually MACs.
+        num: number of candidates and of bins.
         bins: "equal" splits the range of cost into bins of equal width (the paper), "quantile"
             into bins of equally many candidates, "none" takes the `num` best of all.
-        limits: lowest and highest cost of the bins; None is the range of the pool. Candidates
+        limits: lowest and highest cost of the bins; None: the range of the pool. Candidates
             outside are never chosen.
         taken: (P,) true for candidates that were trained or have failed: never chosen.
 
     Raises:
-        ValueError: arrays of different lengths, a score that is NaN, or nothing free to choose.
+        ValueError: arrays of different lengths, a NaN score, or no free candidate.
     """
     score, cost = np.asarray(scores, np.float64), np.asarray(costs, np.float64)
     free = np.ones(len(score), np.bool_) if taken is None else ~np.asarray(taken, np.bool_)
     if not len(score) == len(cost) == len(free):
-        raise ValueError(f"{len(score)} scores, {len(cost)} costs, {len(free)} taken; one length")
+        raise ValueError(
+            f"{len(score)} scores, {len(cost)} costs, {len(free)} taken; expected equal lengths"
+        )
     if num < 1 or bins not in BINS:
         raise ValueError(f"num is {num}, bins {bins!r}; expected num >= 1 and one of {BINS}")
     if np.isnan(score).any() or np.isnan(cost).any():
@@ -70,14 +72,14 @@ def select_batch(
     if not free.any():
         raise ValueError(f"none of {len(score)} candidates is free; enlarge the pool or the limits")
     edges = _edges(cost[free], num, bins, limits)
-    place = np.clip(np.searchsorted(edges, cost, side="right") - 1, 0, num - 1)
+    bin_of = np.clip(np.searchsorted(edges, cost, side="right") - 1, 0, num - 1)
     ranked = np.flatnonzero(free)[np.argsort(-score[free], kind="stable")]
     chosen = np.full(num, -1, np.int64)
     if bins == "none":
         chosen[: len(ranked)] = ranked[:num]
     else:
-        held, first = np.unique(place[ranked], return_index=True)
-        chosen[held] = ranked[first]
+        filled, first = np.unique(bin_of[ranked], return_index=True)
+        chosen[filled] = ranked[first]
         rest = ranked[~np.isin(ranked, chosen)]
         empty = np.flatnonzero(chosen < 0)[: len(rest)]
         chosen[empty] = rest[: len(empty)]
@@ -94,16 +96,16 @@ def select_in_turn(
 ) -> Selection:
     """Returns the best predicted within each limit in turn, `num` in all; its bins are limits.
 
-    A limit without free candidates gives its turn to the best predicted elsewhere.
+    A limit with no free candidate is replaced by the best predicted one elsewhere.
 
     Args:
         scores: (P,) predicted quality, higher is better.
-        inside: (limits, P) whether each candidate keeps each limit.
-        num: candidates wanted.
+        inside: (limits, P) whether each candidate is within each limit.
+        num: number of candidates.
         taken: (P,) true for candidates that were trained or have failed: never chosen.
 
     Raises:
-        ValueError: a score is NaN, or nothing is free to choose.
+        ValueError: a score is NaN, or no candidate is free.
     """
     score, within = np.asarray(scores, np.float64), np.asarray(inside, np.bool_)
     free = np.ones(len(score), np.bool_) if taken is None else ~np.asarray(taken, np.bool_)
@@ -121,7 +123,7 @@ def select_in_turn(
 
 
 def best_within(scores: npt.ArrayLike, inside: npt.ArrayLike, taken: npt.ArrayLike) -> int:
-    """Returns the row of the best free candidate inside, or of all if none is.
+    """Returns the index of the best free candidate inside, or of the best free one if none is.
 
     Raises:
         ValueError: no candidate is free.
@@ -141,14 +143,14 @@ def next_best(
     costs: npt.ArrayLike,
     taken: npt.ArrayLike,
 ) -> int:
-    """Returns the row that replaces a failed one: its bin's best that is free, else the best.
+    """Returns the index that replaces a failed one: the best free one of its bin, else of all.
 
     Args:
         selection: the batch.
         number: the bin whose candidate failed.
         scores: (P,) predicted quality.
-        costs: (P,) what was binned.
-        taken: (P,) true for all that were chosen, trained or failed.
+        costs: (P,) the cost that the bins divide.
+        taken: (P,) true for candidates that were chosen, were trained or have failed.
 
     Raises:
         ValueError: no candidate is free.
@@ -158,8 +160,8 @@ def next_best(
     low, high = selection.edges[0], selection.edges[-1]
     free &= (cost >= low) & (cost <= high)
     last = len(selection.edges) - 2
-    place = np.clip(np.searchsorted(selection.edges, cost, side="right") - 1, 0, last)
-    return best_within(score, place == number, ~free)
+    bin_of = np.clip(np.searchsorted(selection.edges, cost, side="right") - 1, 0, last)
+    return best_within(score, bin_of == number, ~free)
 
 
 def _edges(cost: Floats, num: int, bins: str, limits: tuple[float, float] | None) -> Floats:

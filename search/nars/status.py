@@ -1,4 +1,4 @@
-"""How far a search is, read from its store in well under a second whatever its size."""
+"""The progress of a search, read from its store in well under a second whatever its size."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def status_of(store: Store) -> dict[str, Any]:
 
 
 def best_of(store: Store) -> list[dict[str, Any]]:
-    """Returns the best label within each limit of the search, None where there is none."""
+    """Returns the best label within each limit of the search, None if there is none."""
     config = SearchConfig.from_dict(store.settings["plan"])
     return [
         {
@@ -50,7 +50,7 @@ def best_of(store: Store) -> list[dict[str, Any]]:
 def limit_text(
     limit: Mapping[str, Sequence[float | None]], number: Callable[[float], str] = "{:g}".format
 ) -> str:
-    """Returns a limit as `--limit` takes it, such as `macs<=3e+06`; an end may be None for none."""
+    """Returns a limit as in `--limit`, such as `macs<=3e+06`; None stands for no bound."""
 
     def end(value: float | None, text: str) -> str:
         return "" if value is None or math.isinf(value) else text.format(number(value))

@@ -1,9 +1,9 @@
-"""The fixed words of a search; nothing slow is imported for them."""
+"""The option values of a search, without slow imports."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-# How a round is spread over a cost: bins of equal width (the paper's), of equally many candidates,
+# The bins of cost that a round samples: of equal width (the paper), of equally many candidates,
 # none; or the best within each limit in turn.
 Bins = Literal["equal", "quantile", "none", "limits"]

@@ -1,4 +1,4 @@
-"""The choice between the ensemble and the Gaussian process, asked again at every fit."""
+"""Chooses between the MLP ensemble and the Gaussian process, again at every fit."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .mlp import mlp_ensemble
 from .protocol import Arrays, Prediction, Predictor, Pretraining
 from .quality import FOLDS, cross_validate
 
-# A Gaussian process of more labels costs their cube, and has no edge left.
+# With more labels a Gaussian process, whose cost is cubic, has no advantage left.
 MOST_COMPARED = 1000
 
 
 class AutoPredictor(Predictor):
-    """Whichever of two predictors ranks the labels better; until there are labels the ensemble.
+    """Whichever of two predictors ranks the labels better; the ensemble before the first fit.
 
-    Its `kind` is that of the predictor it has chosen.
+    Its `kind` is that of the chosen predictor.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class AutoPredictor(Predictor):
 
     @property
     def chosen(self) -> Predictor:
-        """The better one."""
+        """The better predictor."""
         return self.members[self.kind]
 
     def pretrain(self, pool: Matrix, costs: Mapping[str, npt.NDArray[Any]]) -> Pretraining:
@@ -49,13 +49,13 @@ class AutoPredictor(Predictor):
 
     @property
     def pretrained(self) -> bool:
-        """Whether the ensemble is."""
+        """Whether the ensemble was pretrained."""
         return self.ensemble.pretrained
 
     def fit(self, rows: Matrix, labels: Floats) -> None:
         """Compares both by five-fold tau, then fits the better one to all labels.
 
-        Of fewer labels than that takes, the one in use is kept.
+        With too few labels for cross-validation, keeps the current choice.
         """
         if len(labels) > MOST_COMPARED:
             self.kind = self.ensemble.kind
@@ -68,15 +68,15 @@ class AutoPredictor(Predictor):
         self.chosen.fit(rows, labels)
 
     def predict(self, rows: Matrix) -> Prediction:
-        """Returns what the better one expects."""
+        """Returns the better predictor's predictions."""
         return self.chosen.predict(rows)
 
     def state(self) -> tuple[Arrays, dict[str, Any]]:
-        """Returns the better one's state."""
+        """Returns the better predictor's state."""
         arrays, settings = self.chosen.state()
         return arrays, {**settings, "chosen": self.kind}
 
     def restore(self, arrays: Mapping[str, npt.NDArray[Any]], settings: Mapping[str, Any]) -> None:
-        """Takes over what `state` returned, or the state of an ensemble."""
+        """Restores what `state` returned, or the state of an ensemble."""
         self.kind = settings.get("chosen", self.ensemble.kind)
         self.chosen.restore(arrays, settings)

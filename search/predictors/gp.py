@@ -1,12 +1,12 @@
 """A Gaussian process over genes and known costs: exact, for up to a few hundred labels.
 
-The kernel is Matern 5/2 over a weighted distance plus a kernel that adds up gene by gene. Choices
-differ or do not (Hamming), ordered genes differ by their encoded distance. The weights, the parts
-and the noise maximise the marginal likelihood under weak priors.
+The kernel is Matern 5/2 over a weighted distance plus an additive kernel over genes. Distances are
+Hamming for choices and encoded distances for ordered genes. Input weights, kernel variances and
+noise maximise the marginal likelihood under weak priors.
 
 After Rasmussen and Williams, Gaussian Processes for Machine Learning, chapters 2 and 5:
 
-    book          here             what it is
+    book          here             meaning
     X, y          rows, targets    n labelled candidates, and their standardised labels
     X*            rows             of `predict`, P candidates
     theta         theta            logarithms of the hyperparameters
@@ -14,8 +14,8 @@ After Rasmussen and Williams, Gaussian Processes for Machine Learning, chapters 
     K*            cross            (P, n) covariance of candidates and labels
     L             lower            (n, n) Cholesky factor, K = L L^T
     alpha         alpha            (n,) K^-1 y
-    k(x*, x*)     prior            variance of a candidate before there are labels
-    v             shrink           (n, P) L^-1 K*^T: the labels take v^T v off that variance
+    k(x*, x*)     prior            prior variance of a candidate
+    v             shrink           (n, P) L^-1 K*^T: the labels reduce that variance by v^T v
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .protocol import Arrays, Prediction, Predictor
 from .targets import Scale
 
 _JITTER = 1e-8
-# Up to so many values an ordered gene is also seen as a choice.
+# An ordered gene with at most this many values is also an input as a choice.
 _FEW = 4
 
 
@@ -97,7 +97,7 @@ class GpModel:
     def _gaps(self, first: Matrix, second: Matrix) -> Floats:
         """Returns (inputs, P, Q): squared distances, 1 between unequal choices.
 
-        An ordered gene with few values is both: its values are near or far, and equal or not.
+        An ordered gene with few values gives two inputs: a distance, and equal or not.
         """
         gaps = []
         for column, gene in enumerate(self.space.genes):
@@ -107,8 +107,8 @@ class GpModel:
             if gene.kind != "choice":
                 offset = int(self.space.offsets[column])
                 block = self.space.encoding[offset : offset + len(gene.values)]
-                place = block[:, block.any(axis=0)].sum(axis=1)
-                gaps.append((place[a][:, None] - place[b][None, :]) ** 2)
+                position = block[:, block.any(axis=0)].sum(axis=1)
+                gaps.append((position[a][:, None] - position[b][None, :]) ** 2)
         if self.costs is not None:
             for x, y in zip(self._inputs(first), self._inputs(second), strict=True):
                 gaps.append((x[:, None] - y[None, :]) ** 2)
@@ -128,7 +128,7 @@ class GpModel:
 
 
 def _kernel(gaps: Floats, theta: Floats) -> tuple[Floats, dict[str, Any]]:
-    """Returns the kernel's matrix, and the pieces that its gradient needs."""
+    """Returns the kernel matrix, and the terms that its gradient needs."""
     weights = np.exp(theta[:-3])
     distance = np.tensordot(weights, gaps, 1)
     root = np.sqrt(5 * distance + 1e-12)
@@ -157,7 +157,7 @@ def _loss(theta: Floats, gaps: Floats, y: Floats, prior: Floats) -> tuple[float,
     noise = math.exp(theta[-1])
     matrix = kernel + (noise + _JITTER) * np.eye(len(y))
     lower = np.linalg.cholesky(matrix)
-    # The gradient needs K^-1 itself: the trace of its product with the slope of K.
+    # The gradient needs K^-1 itself: the trace of its product with the derivative of K.
     inverse = cho_solve((lower, True), np.eye(len(y)), check_finite=False)
     alpha = inverse @ y
     spread = np.concatenate([np.full(len(theta) - 3, 1.5), [1.5, 1.5, 1.5]])
@@ -182,7 +182,7 @@ def _loss(theta: Floats, gaps: Floats, y: Floats, prior: Floats) -> tuple[float,
 
 
 class GpPredictor(Predictor):
-    """A `GpModel` between labels and predictions in their unit."""
+    """A `GpModel` that is fitted to labels and predicts in their unit."""
 
     kind = "gp"
 
@@ -194,11 +194,11 @@ class GpPredictor(Predictor):
         seed: int = 0,
         costs: CostsOf | None = None,
     ) -> None:
-        del seed  # nothing in it is random
+        del seed  # the fit is deterministic
         self.space, self.scale, self.model = space, Scale(target), GpModel(space, costs)
 
     def fit(self, rows: Matrix, labels: Floats) -> None:
-        """Learns from labels (n,) of candidates (n, num_genes)."""
+        """Fits labels (n,) of candidates (n, num_genes)."""
         self.model.fit(rows, self.scale.learn(labels))
 
     def predict(self, rows: Matrix) -> Prediction:
@@ -217,10 +217,10 @@ class GpPredictor(Predictor):
         return arrays, {"scale": self.scale.to_dict()}
 
     def restore(self, arrays: Mapping[str, npt.NDArray[Any]], settings: Mapping[str, Any]) -> None:
-        """Takes over what `state` returned."""
+        """Restores what `state` returned."""
         self.scale = Scale.from_dict(settings["scale"])
         for key in ("theta", "rows", "alpha"):
             setattr(self.model, key, arrays[key])
-        # Files of 0.1.0 have the factor's inverse.
+        # Files of 0.1.0 store the inverse of the factor.
         old = "lower" not in arrays
         self.model.lower = np.linalg.inv(arrays["inverse"]) if old else arrays["lower"]

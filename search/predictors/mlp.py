@@ -1,14 +1,14 @@
 """The paper's accuracy predictor, and an ensemble of it: encoder, proxy head, accuracy head.
 
-An encoder turns architecture genes into 24 numbers; it is pretrained on costs, which need no
-training. The accuracy head reads these and the recipe genes through one hidden layer. All members
-of an ensemble stand in one tensor and are trained together.
+An encoder embeds the architecture genes in 24 dimensions; it is pretrained on costs, which are
+known without training. The accuracy head maps the embedding and the recipe genes to a label through
+one hidden layer. The members of an ensemble share one tensor and are trained together.
 
 Source: the paper, section 3.3 (24-d embedding, one hidden layer, Huber loss with delta 1, 80/20
-split of the pool, 50 epochs with the embedding frozen and 50 of the whole at a reduced rate). The
-paper states no rate, batch or hidden width: AdamW at 1e-2 with batches of 16, a third of the rate
-in the second phase and 24 hidden units are ours, and so is that labels are standardised, which
-gives Huber's delta its unit.
+split of the pool, 50 epochs with the embedding frozen and 50 of all layers at a lower rate). The
+paper states no learning rate, batch size or hidden width: AdamW at 1e-2 with batches of 16, a third
+of the rate in the second phase, 24 hidden units and standardised labels, which give Huber's delta
+its unit, are our choices.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ _PRETRAIN_STEPS, _PRETRAIN_BATCH = 1500, 128
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """Keeps torch to one thread, and gives back what it had.
+    """Limits torch to one thread inside the block.
 
-    These matrices are too small to be shared out, and beside a busy core two threads wait for each
-    other: 50 times slower (300 s for 5.6 s, measured on 2 cores with a training on one of them).
+    These matrices are too small to parallelise, and while another process uses a core two threads
+    wait for each other: 50 times slower (300 s instead of 5.6 s, on 2 cores with one in use).
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -50,12 +50,12 @@ def _one_thread() -> Iterator[None]:
 
 
 class MlpModel:
-    """Members of one ensemble, in standardised units; `MlpPredictor` scales labels.
+    """The members of one ensemble, in standardised units; `MlpPredictor` scales labels.
 
     Args:
-        space: whose genes are read.
-        members: how many networks.
-        seed: of weights and batches; fits repeat exactly.
+        space: the search space of the candidates.
+        members: number of networks.
+        seed: random seed of weights and batches; fits repeat exactly.
         freeze: keep the encoder fixed in the first half of a fit.
     """
 
@@ -63,7 +63,7 @@ class MlpModel:
         self.space, self.members, self.seed, self.freeze = space, members, seed, freeze
         recipe = [gene.group == "recipe" for gene in space.genes]
         if all(recipe):
-            # Nothing to pretrain: the recipe-only search has no embedding in the paper either.
+            # No architecture genes: the paper's recipe-only search has no embedding either.
             recipe = [False] * len(recipe)
         flags = np.repeat(recipe, space.sizes)
         table = torch.from_numpy(space.encoding).float()
@@ -77,7 +77,7 @@ class MlpModel:
 
     @_one_thread()
     def pretrain(self, pool: Matrix, costs: Mapping[str, npt.NDArray[Any]]) -> Pretraining:
-        """Trains the encoder to tell the costs of four fifths of a pool, and tests the rest."""
+        """Trains the encoder to predict the costs of four fifths of a pool, and tests the rest."""
         rng = torch.Generator().manual_seed(self.seed)
         self.proxies = tuple(costs)
         target = torch.from_numpy(np.stack([np.asarray(costs[n], float) for n in costs], 1)).float()
@@ -110,7 +110,7 @@ class MlpModel:
 
     @_one_thread()
     def fit(self, rows: Matrix, targets: Floats, *, epochs: int = 50) -> None:
-        """Trains a fresh head, and after `epochs` the encoder too, on standardised targets."""
+        """Trains a new head, and after `epochs` the encoder too, on standardised targets."""
         rng = torch.Generator().manual_seed(self.seed + 1)
         arch, recipe = self._inputs(rows)
         label = torch.from_numpy(targets).float()
@@ -123,8 +123,8 @@ class MlpModel:
                 layers[key] = value.clone().requires_grad_()
         frozen = self.freeze and bool(self.encoder)
         for phase in range(2):
-            still = frozen and phase == 0
-            trained = [v for k, v in layers.items() if not (still and k.startswith("encode"))]
+            fixed = frozen and phase == 0
+            trained = [v for k, v in layers.items() if not (fixed and k.startswith("encode"))]
             rate = _RATE if phase == 0 else _RATE / _SLOWER
             self._train(layers, _optimizer(trained, rate), arch, recipe, label, epochs, rng)
         self.head = {key: value.detach() for key, value in layers.items()}
@@ -143,7 +143,7 @@ class MlpModel:
         return joined
 
     def _first_layer(self) -> tuple[Tensor, Tensor]:
-        """Returns what every value of every gene adds to encoder and hidden layer, in one row."""
+        """Returns what each value of each gene adds to encoder and hidden layer, and their bias."""
         wide = self.members * WIDTH
         encode = torch.einsum("sd,mdh->smh", self.arch_table, self.head["encode.w"])
         recipe = torch.einsum("sd,mdh->smh", self.recipe_table, self.head["hidden.w"][:, WIDTH:])
@@ -170,7 +170,7 @@ class MlpModel:
         epochs: int,
         rng: torch.Generator,
     ) -> None:
-        # At most 64 steps an epoch, or a fit of many thousand labels would take minutes.
+        # About 64 steps per epoch at most, or a fit of thousands of labels would take minutes.
         size = min(max(_BATCH, len(label) // 64), len(label))
         steps = math.ceil(len(label) / size)
         for _ in range(epochs):
@@ -182,7 +182,7 @@ class MlpModel:
                 embedding = F.relu(_linear(arch[pick], layers, "encode"))
                 hidden = F.relu(_linear(torch.cat([embedding, recipe[pick]], 2), layers, "hidden"))
                 found = _linear(hidden, layers, "out").squeeze(-1)
-                # A sum over members, so that each has the gradient it would have alone.
+                # Summed over members, so that each has the gradient it would have alone.
                 loss = F.huber_loss(found, label[pick], reduction="none").mean(1).sum()
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]  # torch publishes no type here
@@ -196,7 +196,7 @@ class MlpModel:
     def _layers(
         self, sizes: Mapping[str, tuple[int, int]], rng: torch.Generator
     ) -> dict[str, Tensor]:
-        """Returns fresh weights, uniform within 1 / sqrt(inputs) as torch's linear layers are."""
+        """Returns initial weights, uniform within 1 / sqrt(inputs) as in torch's linear layers."""
         layers = {}
         for name, (inputs, outputs) in sizes.items():
             bound = 1 / math.sqrt(max(inputs, 1))
@@ -225,7 +225,7 @@ def _report(names: tuple[str, ...], truth: Tensor, found: Tensor) -> Pretraining
 
 
 class MlpPredictor(Predictor):
-    """An `MlpModel` between labels and predictions in their unit."""
+    """An `MlpModel` that is fitted to labels and predicts in their unit."""
 
     def __init__(
         self,
@@ -250,18 +250,18 @@ class MlpPredictor(Predictor):
         return bool(self.model.encoder)
 
     def fit(self, rows: Matrix, labels: Floats) -> None:
-        """Learns from labels (n,) of candidates (n, num_genes)."""
+        """Fits labels (n,) of candidates (n, num_genes)."""
         self.model.fit(rows, self.scale.learn(labels))
 
     def predict(self, rows: Matrix) -> Prediction:
-        """Returns mean and spread of the members."""
+        """Returns the mean and standard deviation over the members."""
         members = self.model.predict(rows)
         return self.scale.invert(members.mean(0), members.std(0))
 
     def state(self) -> tuple[Arrays, dict[str, Any]]:
         """Returns weights and settings."""
         parts = {"encoder": self.model.encoder, "head": self.model.head}
-        arrays = {f"{p}.{k}": v.numpy() for p, held in parts.items() for k, v in held.items()}
+        arrays = {f"{p}.{k}": v.numpy() for p, layers in parts.items() for k, v in layers.items()}
         settings = {
             "members": self.model.members,
             "seed": self.model.seed,
@@ -272,22 +272,22 @@ class MlpPredictor(Predictor):
         return arrays, settings
 
     def restore(self, arrays: Mapping[str, npt.NDArray[Any]], settings: Mapping[str, Any]) -> None:
-        """Takes over what `state` returned."""
+        """Restores what `state` returned."""
         self.scale = Scale.from_dict(settings["scale"])
         for name in ("members", "seed", "freeze"):
             setattr(self.model, name, settings[name])
         self.model.proxies = tuple(settings["proxies"])
-        for part, held in (("encoder", self.model.encoder), ("head", self.model.head)):
-            held.clear()
+        for part, layers in (("encoder", self.model.encoder), ("head", self.model.head)):
+            layers.clear()
             for key, value in arrays.items():
                 if key.startswith(part + "."):
-                    held[key[len(part) + 1 :]] = torch.from_numpy(value.copy())
+                    layers[key[len(part) + 1 :]] = torch.from_numpy(value.copy())
 
 
 def single_mlp(
     space: Space, *, target: str, seed: int, costs: CostsOf | None = None
 ) -> MlpPredictor:
-    """Returns the paper's predictor: one network, and raw labels whatever the target."""
+    """Returns the paper's predictor: one network on raw labels, whatever the target."""
     del target, costs
     return MlpPredictor(space, kind="mlp", target="raw", members=1, seed=seed)
 

@@ -1,7 +1,7 @@
-"""What a predictor is: it learns labels of candidates and says what it expects of others.
+"""The interface of predictors: fitted to labelled candidates, they predict the labels of others.
 
-A new predictor is one class that inherits `Predictor` and one row of `registry.PREDICTORS`, or a
-call from outside of this package:
+A new predictor is one class that inherits `Predictor` and one entry of `registry.PREDICTORS`, or,
+outside this package, one call:
 
     class Nearest(Predictor):
         kind = "nearest"
@@ -30,11 +30,11 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a predictor says of P candidates, in the labels' unit.
+    """Predictions for P candidates, in the labels' unit.
 
     Attributes:
         mean: (P,) the expected label.
-        std: (P,) how unsure that is; 0 where the predictor cannot tell.
+        std: (P,) its standard deviation; 0 where the predictor cannot estimate it.
     """
 
     mean: Floats
@@ -43,12 +43,12 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Pretraining:
-    """How well a predictor knows the costs that it was pretrained on.
+    """How well a predictor predicts the costs that it was pretrained on.
 
     Attributes:
         r2: name of the cost -> share of variance explained on the held-out fifth of the pool.
         truth: name -> (H,) standardised costs of the held-out candidates.
-        predicted: name -> (H,) what the predictor says of them.
+        predicted: name -> (H,) their predictions.
     """
 
     r2: Mapping[str, float]
@@ -57,11 +57,11 @@ class Pretraining:
 
 
 class Predictor(Protocol):
-    """What every predictor offers. A class that inherits it need not define what has a default.
+    """The methods of every predictor. Those with a default need not be overridden.
 
     Attributes:
-        kind: its row in `registry.PREDICTORS`, by which a file of it is read again.
-        space: of the candidates.
+        kind: its key in `registry.PREDICTORS`; a saved predictor is loaded by it.
+        space: the search space of the candidates.
     """
 
     kind: str
@@ -69,54 +69,54 @@ class Predictor(Protocol):
 
     @abstractmethod
     def fit(self, rows: Matrix, labels: Floats) -> None:
-        """Learns from labels (n,) of candidates (n, num_genes), higher is better.
+        """Fits labels (n,) of candidates (n, num_genes), higher is better.
 
-        Replaces what was learnt from labels before.
+        Replaces any earlier fit.
         """
 
     @abstractmethod
     def predict(self, rows: Matrix) -> Prediction:
-        """Returns what it expects of candidates (P, num_genes)."""
+        """Returns the predicted labels of candidates (P, num_genes)."""
 
     @abstractmethod
     def state(self) -> tuple[Arrays, dict[str, Any]]:
-        """Returns all that was learnt: arrays, and JSON settings."""
+        """Returns the fitted state: arrays, and JSON settings."""
 
     @abstractmethod
     def restore(self, arrays: Mapping[str, npt.NDArray[Any]], settings: Mapping[str, Any]) -> None:
-        """Takes over what `state` returned."""
+        """Restores what `state` returned."""
 
     def pretrain(
         self,
         pool: Matrix,
         costs: Mapping[str, npt.NDArray[Any]],
     ) -> Pretraining | None:
-        """Learns the known costs of a pool (P, num_genes); returns how well.
+        """Pretrains on the known costs of a pool (P, num_genes); returns how well it learned them.
 
-        None, the default, is of a predictor that cannot.
+        By default returns None: the predictor has no pretraining.
         """
         return None
 
     @property
     def pretrained(self) -> bool:
-        """Whether `pretrain` has taught it something; by default never."""
+        """Whether the predictor was pretrained; by default never."""
         return False
 
     @property
     def chosen(self) -> Predictor:
-        """Itself, or of a predictor that chooses among others the one in use."""
+        """The predictor in use: itself, or the one that it has chosen among others."""
         return self
 
 
 class MakePredictor(Protocol):
-    """Makes a fresh predictor: a class, or a function."""
+    """Makes an unfitted predictor: a class, or a function."""
 
     def __call__(self, space: Space, *, target: str, seed: int, costs: CostsOf | None) -> Predictor:
         """Returns the predictor.
 
         Args:
-            space: of the candidates.
-            target: what it sees of a label, one of `targets.TARGETS`.
-            seed: of everything random in it.
-            costs: known costs of candidates, which it may take as further inputs.
+            space: the search space of the candidates.
+            target: transform of the labels, one of `targets.TARGETS`.
+            seed: random seed.
+            costs: known costs of candidates, which it may use as further inputs.
         """

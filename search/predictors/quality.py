@@ -1,4 +1,4 @@
-"""How well a predictor orders labels that it has not seen: rank correlations, cross-validation."""
+"""How well a predictor ranks labels that it has not seen: rank correlations, cross-validation."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ FOLDS = 5
 
 @dataclass(frozen=True)
 class Quality:
-    """How well predictions order and meet labels they have not seen.
+    """How well predictions rank and match unseen labels.
 
     Attributes:
         tau: Kendall's rank correlation.
         spearman: Spearman's.
         mse: mean squared error in the labels' unit.
-        tau_better_half: tau among the labels above the median, what a search depends on.
+        tau_better_half: tau among the labels above the median, which a search depends on.
         predicted: (n,) the prediction for each label.
     """
 
@@ -35,7 +35,7 @@ class Quality:
 
 
 def quality(predicted: Floats, labels: Floats) -> Quality:
-    """Returns the figures of predictions (n,) against labels (n,)."""
+    """Returns the quality of predictions (n,) against labels (n,)."""
     better = labels >= np.median(labels)
     return Quality(
         tau=tau(predicted, labels),
@@ -47,13 +47,13 @@ def quality(predicted: Floats, labels: Floats) -> Quality:
 
 
 def cross_validate(predictor: Predictor, rows: Matrix, labels: Floats, *, seed: int = 0) -> Quality:
-    """Returns the figures of five-fold cross-validation.
+    """Returns the quality of predictions in five-fold cross-validation.
 
     Args:
-        predictor: is left fitted to four fifths of the labels.
-        rows: (n, num_genes).
+        predictor: left fitted to four fifths of the labels.
+        rows: (n, num_genes) candidates.
         labels: (n,).
-        seed: of the split.
+        seed: random seed of the split.
 
     Raises:
         ValueError: fewer than ten labels.
@@ -64,9 +64,9 @@ def cross_validate(predictor: Predictor, rows: Matrix, labels: Floats, *, seed: 
     fold = np.random.default_rng(seed).permutation(len(values)) % FOLDS
     predicted = np.empty(len(values))
     for number in range(FOLDS):
-        held = fold == number
-        predictor.fit(rows[~held], values[~held])
-        predicted[held] = predictor.predict(rows[held]).mean
+        held_out = fold == number
+        predictor.fit(rows[~held_out], values[~held_out])
+        predicted[held_out] = predictor.predict(rows[held_out]).mean
     return quality(predicted, values)
 
 

@@ -1,9 +1,9 @@
-"""The predictors by name: made, written to a file, read again.
+"""The predictors by name: making, saving and loading them.
 
 * `mlp`: the paper's, one network on standardised labels.
-* `mlp_ensemble`: five of them on the logarithm of the error, their mean is the score.
+* `mlp_ensemble`: the mean of five of them, on the logarithm of the error.
 * `gp`: a Gaussian process on the same target.
-* `auto`: `mlp_ensemble` or `gp`, whichever ranks the labels at hand better.
+* `auto`: `mlp_ensemble` or `gp`, whichever ranks the labels better.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from .protocol import MakePredictor, Predictor
 SCHEMA = "fbnetv3-predictor/1"
 
 
-def _of(file: str, name: str) -> MakePredictor:
-    """Returns what makes a predictor; its file is imported when the first is made."""
+def _lazy(file: str, name: str) -> MakePredictor:
+    """Returns a factory that imports the predictor's file when it is first called."""
 
     def make(space: Space, *, target: str, seed: int, costs: CostsOf | None) -> Predictor:
         made: MakePredictor = getattr(import_module(f".{file}", __package__), name)
@@ -33,20 +33,20 @@ def _of(file: str, name: str) -> MakePredictor:
 
 
 PREDICTORS: dict[str, MakePredictor] = {
-    "mlp": _of("mlp", "single_mlp"),
-    "mlp_ensemble": _of("mlp", "mlp_ensemble"),
-    "gp": _of("gp", "GpPredictor"),
-    "auto": _of("auto", "AutoPredictor"),
+    "mlp": _lazy("mlp", "single_mlp"),
+    "mlp_ensemble": _lazy("mlp", "mlp_ensemble"),
+    "gp": _lazy("gp", "GpPredictor"),
+    "auto": _lazy("auto", "AutoPredictor"),
 }
-# Names of 0.1.0, in older searches too.
+# Names in version 0.1.0 and in its stored searches.
 ALIASES = {"paper": "mlp", "nars": "mlp_ensemble"}
 
 
 def known_predictor(kind: str) -> str:
-    """Returns the name of a predictor, that of today for an older one.
+    """Returns the name of a predictor, the current one for an older alias.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: the name is unknown.
     """
     name = ALIASES.get(kind, kind)
     if name not in PREDICTORS:
@@ -55,13 +55,13 @@ def known_predictor(kind: str) -> str:
 
 
 def register_predictor(kind: str, make: MakePredictor) -> None:
-    """Adds a predictor of one's own; a search may then name it, until the process ends.
+    """Registers a custom predictor, which searches of this process can then name.
 
     Raises:
         ValueError: the name is taken.
     """
     if kind in {*PREDICTORS, *ALIASES}:
-        raise ValueError(f"there is a predictor {kind!r} already; give yours another name")
+        raise ValueError(f"predictor {kind!r} already exists; choose another name")
     PREDICTORS[kind] = make
 
 
@@ -73,15 +73,15 @@ def make_predictor(
     seed: int = 0,
     costs: CostsOf | None = None,
 ) -> Predictor:
-    """Returns a fresh predictor.
+    """Returns an unfitted predictor.
 
     Args:
         kind: "mlp", "mlp_ensemble", "gp", "auto", or another name of `PREDICTORS`.
-        space: of the candidates.
+        space: the search space of the candidates.
         target: "log_error" for labels that are accuracies in percent, else "raw"; `mlp` always
-            learns raw labels.
-        seed: of everything random in it.
-        costs: known costs of candidates; `gp` takes their logarithms as further inputs.
+            fits raw labels.
+        seed: random seed.
+        costs: known costs of candidates; `gp` uses their logarithms as further inputs.
 
     Raises:
         ValueError: kind or target is unknown.
@@ -90,31 +90,31 @@ def make_predictor(
 
 
 def save_predictor(predictor: Predictor, path: Path) -> None:
-    """Writes a fitted predictor as safetensors, with its space, so that it can be read alone."""
+    """Writes a fitted predictor and its space as one safetensors file."""
     from safetensors.numpy import save
 
-    held = predictor.chosen
-    arrays, settings = held.state()
-    about = {
+    chosen = predictor.chosen
+    arrays, settings = chosen.state()
+    metadata = {
         "schema": SCHEMA,
-        "kind": held.kind,
+        "kind": chosen.kind,
         "settings": json.dumps(settings),
-        "space": held.space.to_json(),
+        "space": chosen.space.to_json(),
     }
-    plain = {key: np.ascontiguousarray(value) for key, value in arrays.items()}
-    write_atomically(path, save(plain, about))
+    contiguous = {key: np.ascontiguousarray(value) for key, value in arrays.items()}
+    write_atomically(path, save(contiguous, metadata))
 
 
 def load_predictor(path: Path, *, costs: CostsOf | None = None) -> Predictor:
-    """Returns the predictor of a file as `save_predictor` writes it.
+    """Returns the predictor of a file that `save_predictor` wrote.
 
     Args:
         path: the file.
         costs: known costs of candidates, for a `gp` that was fitted with them.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is no predictor of this version.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not a predictor of this version.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -122,15 +122,15 @@ def load_predictor(path: Path, *, costs: CostsOf | None = None) -> Predictor:
         raise FileNotFoundError(f"no predictor at {path}")
     try:
         with safe_open(path, framework="numpy") as file:
-            about = file.metadata() or {}
+            metadata = file.metadata() or {}
             arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(f"{path} is no safetensors file: {error}") from None
-    if about.get("schema") != SCHEMA:
-        raise ValueError(f"{path} has schema {about.get('schema')!r}; expected {SCHEMA!r}")
-    settings = json.loads(about["settings"])
-    if "scale" in about:  # files of 0.1.0 have it beside the settings
-        settings["scale"] = json.loads(about["scale"])
-    made = make_predictor(about["kind"], Space.from_json(about["space"]), costs=costs)
-    made.restore(arrays, settings)
-    return made
+        raise ValueError(f"{path} is not a safetensors file: {error}") from None
+    if metadata.get("schema") != SCHEMA:
+        raise ValueError(f"{path} has schema {metadata.get('schema')!r}; expected {SCHEMA!r}")
+    settings = json.loads(metadata["settings"])
+    if "scale" in metadata:  # files of 0.1.0 store it outside the settings
+        settings["scale"] = json.loads(metadata["scale"])
+    predictor = make_predictor(metadata["kind"], Space.from_json(metadata["space"]), costs=costs)
+    predictor.restore(arrays, settings)
+    return predictor

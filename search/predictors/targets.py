@@ -1,4 +1,4 @@
-"""What a predictor sees of labels: standardised, as they are or as the logarithm of their error."""
+"""Training targets of predictors: standardised labels, or the logarithm of their error."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from fbnetv3.search.space.space import Floats
 
 from .protocol import Prediction
 
-# Labels in percent are best seen as the logarithm of their error.
+# "log_error" suits labels that are accuracies in percent.
 TARGETS = ("raw", "log_error")
 
 
 class Scale:
-    """Between labels and standardised targets."""
+    """Converts between labels and standardised targets."""
 
     def __init__(self, target: str) -> None:
         if target not in TARGETS:
@@ -24,7 +24,7 @@ class Scale:
         self.target, self.mean, self.std = target, 0.0, 1.0
 
     def learn(self, labels: Floats) -> Floats:
-        """Returns standardised targets of labels (n,).
+        """Fits the scale to labels (n,) and returns their standardised targets.
 
         Raises:
             ValueError: fewer than two labels, or one that is NaN or not in the target's range.
@@ -42,7 +42,7 @@ class Scale:
         return np.asarray((values - self.mean) / self.std)
 
     def invert(self, mean: Floats, std: Floats) -> Prediction:
-        """Returns standardised mean and deviation in the labels' unit."""
+        """Returns a standardised mean and standard deviation in the labels' unit."""
         value, spread = mean * self.std + self.mean, std * self.std
         if self.target == "raw":
             return Prediction(value, spread)
@@ -55,7 +55,7 @@ class Scale:
 
     @staticmethod
     def from_dict(fields: Mapping[str, Any]) -> Scale:
-        """Returns the scale of a mapping as `to_dict` gives it."""
-        made = Scale(fields["target"])
-        made.mean, made.std = fields["mean"], fields["std"]
-        return made
+        """Returns the scale of a mapping that `to_dict` returned."""
+        scale = Scale(fields["target"])
+        scale.mean, scale.std = fields["mean"], fields["std"]
+        return scale

@@ -1,4 +1,4 @@
-"""How many candidates a space has, those counted once that are the same network and recipe."""
+"""How many candidates a space has, equal ones (same network and recipe) counted once."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def count_candidates(
     """Returns the exact number of canonical candidates.
 
     Args:
-        genes: of the space.
-        packs: of the space; layers that are in a pack count without the places of "no layer".
-        kept: gene -> indices of its values that are not the same as an earlier one.
+        genes: genes of the space.
+        packs: packs of the space, whose layers count whatever the positions of "no layer".
+        kept: gene -> indices of its values without duplicates.
     """
     packed = {name for members, _ in packs for name in members}
     total = 1
@@ -38,7 +38,7 @@ def _count(gene: Gene, genes: Sequence[Gene], kept: Mapping[str, set[int]]) -> i
         value = gene.values[index]
         total += math.prod(
             _count(child, genes, kept)
-            for child, held in children
-            if any(same(value, one) for one in held)
+            for child, enabling in children
+            if any(same(value, one) for one in enabling)
         )
     return total

@@ -1,4 +1,4 @@
-"""How genes become numbers for a predictor: choices one-hot, ordered genes and grids in [0, 1]."""
+"""Encodes genes for a predictor: choices one-hot, ordered genes and grids in [0, 1]."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from .gene import Gene
 
 
 def encoding_of(genes: Sequence[Gene]) -> tuple[npt.NDArray[np.float64], tuple[str, ...]]:
-    """Returns each value's columns (sum of sizes, D), and the columns' names.
+    """Returns the encoding of each value (sum of sizes, D), and the names of its columns.
 
-    The rows of all genes stand below each other; outside of its own columns a gene's rows are 0.
+    A block-diagonal matrix with one block of rows and columns for each gene.
     """
     names: list[str] = []
     blocks: list[npt.NDArray[np.float64]] = []

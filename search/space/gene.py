@@ -1,6 +1,6 @@
 """One column of a search space: a name, its values, their order.
 
-A gene is data; `space` puts genes together and knows what a candidate is.
+A gene is data; `space` combines genes and defines candidates.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ class Gene:
     """One column of a space.
 
     Attributes:
-        name: unique in the space.
-        values: every value, in order; of a grid the inclusive low, low + step, ..., high.
-        kind: "choice" (no order, one-hot), "ordered" (min-max of the position), "int-grid" or
-            "float-grid" (min-max of the value).
+        name: name, unique in the space.
+        values: all values, in order; for a grid low, low + step, ..., high, inclusive.
+        kind: "choice" (unordered, one-hot), "ordered" (encoded by position), "int-grid" or
+            "float-grid" (encoded by value).
         group: "arch", "recipe" or "shared" (both, or several cells).
-        when: (parent gene, values of it for which this gene has a meaning), None for always.
-        confidence: how sure the range's source is, for people.
+        when: (parent gene, values of it for which this gene has a meaning); None: always.
+        confidence: note on the reliability of the range's source.
 
     Raises:
         ValueError: a field is out of range; the message names the gene.
@@ -50,7 +50,7 @@ class Gene:
         if not (
             isinstance(self.name, str) and self.name.isprintable() and 0 < len(self.name) <= 80
         ):
-            raise ValueError(f"{where}: expected a printable name of up to 80 letters")
+            raise ValueError(f"{where}: expected a printable name of up to 80 characters")
         object.__setattr__(self, "values", tuple(self.values))
         if not self.values:
             raise ValueError(f"{where} has no values; expected at least one")
@@ -69,7 +69,7 @@ class Gene:
         self._check_when(where)
         self._check_values(where)
         if self.kind == "float-grid":
-            # As the file says it again: 2 and 2.0 are one gene.
+            # The same values as after a round trip through JSON: 2 and 2.0 are one gene.
             object.__setattr__(self, "values", tuple(map(float, self.values)))
 
     def _check_when(self, where: str) -> None:
@@ -77,7 +77,7 @@ class Gene:
             return
         ok = isinstance(self.when, tuple) and len(self.when) == 2
         if not (ok and isinstance(self.when[0], str) and isinstance(self.when[1], tuple)):
-            raise ValueError(f"{where}: when is {shown(self.when)}; use [gene, values]")
+            raise ValueError(f"{where}: when is {shown(self.when)}; expected [gene, values]")
 
     def _check_values(self, where: str) -> None:
         for value in self.values:
@@ -96,8 +96,8 @@ class Gene:
             self._check_grid(where, numbers)
 
     def _check_grid(self, where: str, numbers: list[Any]) -> None:
-        whole = self.kind == "float-grid" or all(isinstance(value, int) for value in numbers)
-        even = len(numbers) == len(self.values) and whole
+        integers = self.kind == "float-grid" or all(isinstance(value, int) for value in numbers)
+        even = len(numbers) == len(self.values) and integers
         if even and len(numbers) > 1:
             first, step = numbers[0], round(numbers[1] - numbers[0], 12)
             even = step > 0 and all(
@@ -106,8 +106,8 @@ class Gene:
             )
         if not even:
             raise ValueError(
-                f"{where} has {span(self.values)}; expected numbers that grow by equal steps, "
-                "whole ones of an int-grid"
+                f"{where} has {span(self.values)}; expected numbers that increase in equal steps, "
+                "integers for an int-grid"
             )
 
     @staticmethod
@@ -129,31 +129,35 @@ class Gene:
                 f"gene {shown(name)}: {high} is not on the grid from {low} by {step}; expected a "
                 "whole number of steps"
             )
-        whole = all(isinstance(x, int) for x in (low, high, step))
+        integer = all(isinstance(x, int) for x in (low, high, step))
         values = tuple(
-            low + n * step if whole else round(low + n * step, 12) for n in range(round(steps) + 1)
+            low + n * step if integer else round(low + n * step, 12)
+            for n in range(round(steps) + 1)
         )
-        return Gene(name, values, kind="int-grid" if whole else "float-grid", **fields)
+        return Gene(name, values, kind="int-grid" if integer else "float-grid", **fields)
 
     def index(self, value: object) -> int:
-        """Returns the position of a value.
+        """Returns the index of a value.
 
         Raises:
-            ValueError: the gene does not have it.
+            ValueError: the gene does not have the value.
         """
         for position, own in enumerate(self.values):
             if same(own, value):
                 return position
-        raise ValueError(f"gene {self.name!r} cannot be {shown(value)}; it has {span(self.values)}")
+        raise ValueError(
+            f"gene {self.name!r} cannot be {shown(value)}; expected one of {span(self.values)}"
+        )
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the gene as plain JSON types; a grid as low, high, step."""
+        """Returns the gene as plain JSON types, a grid as low, high, step."""
         fields: dict[str, Any] = {"name": self.name, "kind": self.kind, "group": self.group}
         if self.kind.endswith("grid") and len(self.values) > 1:
             first, second = self.values[0], self.values[1]
             step = round(float(second) - float(first), 12)
-            whole = self.kind == "int-grid"
-            fields |= {"low": first, "high": self.values[-1], "step": int(step) if whole else step}
+            integer = self.kind == "int-grid"
+            end = self.values[-1]
+            fields |= {"low": first, "high": end, "step": int(step) if integer else step}
         else:
             fields["values"] = list(self.values)
         if self.when:
@@ -189,7 +193,7 @@ class Gene:
             return Gene(**{**body, "values": tuple(body["values"])})
         kind = body.pop("kind", "int-grid")
         if kind not in ("int-grid", "float-grid"):
-            raise ValueError(f"{where}: kind is {shown(kind)}; expected a grid where low is given")
+            raise ValueError(f"{where}: kind is {shown(kind)}; expected a grid if low is given")
         name, *ends = (body.pop(key) for key in needed)
         if kind == "float-grid":
             ends = [float(end) if is_number(end) else end for end in ends]
@@ -197,7 +201,7 @@ class Gene:
 
 
 def span(values: Sequence[Value]) -> str:
-    """Returns the values as text for messages, long lists shortened."""
+    """Returns the values as text for messages; long lists are shortened."""
     if len(values) <= 8:
         return ", ".join(shown(value, 40) for value in values)
     return f"{shown(values[0], 40)}, {shown(values[1], 40)} ... {shown(values[-1], 40)}"

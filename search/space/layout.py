@@ -1,7 +1,7 @@
 """How the genes of a space become a network and a recipe: two templates with "$gene" cells.
 
 A layout is data. `arch` is `Arch.to_dict()` in which any cell may be the text "$gene"; `recipe` is
-the same for the fields of a recipe. A cell that several rows share is simply named twice.
+the same for the fields of a recipe. Several cells may name the same gene.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fbnetv3.arch.arch import SCHEMA, Arch, Row, round_channels
 Value = str | int | float | bool
 PAIRS = ("kernel", "expansion", "groups")
 WIDTHS = ("channels", "stem_channels")
-# Sums and differences of such numbers are numbers.
+# Sums and differences of numbers up to this one stay finite.
 _MAX_NUMBER = 1e300
 
 
@@ -28,13 +28,13 @@ class Layout:
     """Templates that turn the values of genes into an Arch and a recipe.
 
     Attributes:
-        arch: an architecture as JSON with "$gene" cells, None where the space has no network.
+        arch: an architecture as JSON with "$gene" cells; None if the space describes no network.
         recipe: recipe fields, each a literal or "$gene".
         round_widths: round channels to multiples of 8 as the released networks do; two raw widths
             that round to the same are then one candidate.
 
     Raises:
-        ValueError: a template lacks a field, has an unknown one, or one of another form.
+        ValueError: a field of a template is missing, unknown or of a wrong type.
     """
 
     arch: Mapping[str, Any] | None = None
@@ -67,11 +67,11 @@ class Layout:
                 _check_cell(cell, f"layout.arch.{key}")
 
     def cells(self) -> Iterator[tuple[str, str, str]]:
-        """Yields (gene, kind of cell, place) for every "$gene" cell."""
+        """Yields (gene, kind of cell, path of the cell) for every "$gene" cell."""
         if self.arch is not None:
-            for kind, place, value in _arch_cells(self.arch):
+            for kind, path, value in _arch_cells(self.arch):
                 if name := gene_of(value):
-                    yield name, kind, place
+                    yield name, kind, path
         for key, value in self.recipe.items():
             if name := gene_of(value):
                 yield name, "recipe", f"recipe.{key}"
@@ -80,7 +80,7 @@ class Layout:
         """Returns the Arch of gene values.
 
         Raises:
-            ValueError: the layout has no network, or the values give an impossible one.
+            ValueError: the layout describes no network, or the values give an invalid one.
         """
         if self.arch is None:
             raise ValueError("this space describes no network; read a candidate with values()")
@@ -94,30 +94,33 @@ class Layout:
         return {key: _value(value, values) for key, value in self.recipe.items()}
 
     def locate(self, arch: Arch) -> dict[str, Any]:
-        """Returns gene -> cell of a network, paddings apart, or says where it leaves the layout.
+        """Returns gene -> value of its cells in an architecture, ignoring paddings.
 
         Raises:
-            ValueError: a fixed cell differs, or two cells of one gene do.
+            ValueError: a fixed cell differs from the layout, or two cells of one gene differ.
         """
         if self.arch is None:
             raise ValueError("this space describes no network")
-        ours = {(kind, place): value for kind, place, value in _arch_cells(self.arch)}
-        theirs = {(kind, place): value for kind, place, value in _arch_cells(arch.to_dict())}
+        ours = {(kind, path): value for kind, path, value in _arch_cells(self.arch)}
+        theirs = {(kind, path): value for kind, path, value in _arch_cells(arch.to_dict())}
         single = {f"rows[{n}]" for n, row in enumerate(arch.rows) if row.repeats == 1}
         found: dict[str, Any] = {}
         for key in ours | theirs:
-            kind, place = key
+            kind, path = key
             if kind in ("name", "schema", "padding"):
                 continue
             want, have = ours.get(key, _DEFAULTS.get(kind)), theirs.get(key, _DEFAULTS.get(kind))
-            if place.endswith(".rest") and place.split(".")[0] in single:
+            if path.endswith(".rest") and path.split(".")[0] in single:
                 continue
             name = gene_of(want)
             if name is None:
                 if want != have:
-                    raise ValueError(f"{place} is {have!r}; the space has it fixed at {want!r}")
+                    raise ValueError(f"{path} is {have!r}; the space has it fixed at {want!r}")
             elif found.setdefault(name, have) != have:
-                raise ValueError(f"{place} is {have!r}; the space shares it, {found[name]!r}")
+                raise ValueError(
+                    f"{path} is {have!r}; expected {found[name]!r}, as in the other cells of gene "
+                    f"{name!r}"
+                )
         return found
 
     def to_dict(self) -> dict[str, Any]:
@@ -133,7 +136,7 @@ class Layout:
         if isinstance(cell, list | tuple):
             return [self._fill(key, part, values) for part in cell]
         value = _value(cell, values)
-        # What is no number is refused by the Arch that it goes into.
+        # Arch rejects widths that are not numbers.
         rounds = key in WIDTHS and self.round_widths and is_number(value)
         return round_channels(value) if rounds else value
 
@@ -142,12 +145,12 @@ _DEFAULTS: dict[str, Any] = {"act": "hard_swish", "stem_act": "hard_swish", "gro
 
 
 def gene_of(cell: object) -> str | None:
-    """Returns the gene a cell names, None for a literal."""
+    """Returns the gene that a cell names, None for a literal."""
     return cell[1:] if isinstance(cell, str) and cell.startswith("$") else None
 
 
 def same(a: object, b: object) -> bool:
-    """Returns whether two gene values are the same, floats up to rounding."""
+    """Returns whether two gene values are equal, floats up to rounding."""
     if isinstance(a, bool) or isinstance(b, bool) or isinstance(a, str) or isinstance(b, str):
         return type(a) is type(b) and a == b
     numbers = is_number(a) and is_number(b)
@@ -160,19 +163,19 @@ def _value(cell: Any, values: Mapping[str, Value]) -> Any:
 
 
 def is_number(value: object) -> bool:
-    """Returns whether it is a number that can be reckoned with, neither NaN nor infinite."""
+    """Returns whether a value is a finite number (not a bool) of at most `_MAX_NUMBER`."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return number and -_MAX_NUMBER <= value <= _MAX_NUMBER  # type: ignore[operator]  # a number
 
 
 def _check_row(row: Mapping[str, Any], number: int) -> None:
     for key, cell in row.items():
-        place = f"layout.arch.rows[{number}].{key}"
+        path = f"layout.arch.rows[{number}].{key}"
         parts = _pair(cell) if key in PAIRS else (cell,)
         if len(parts) != 2 and key in PAIRS:
-            raise ValueError(f"{place} is {shown(cell)}; expected one cell or two")
+            raise ValueError(f"{path} is {shown(cell)}; expected one cell or two")
         for part in parts:
-            _check_cell(part, place)
+            _check_cell(part, path)
     if row.get("padding") is not None and gene_of(_pair(row["kernel"])[0]):
         raise ValueError(
             f"row {shown(row['name'])}: padding is {shown(row['padding'])} beside a kernel that"
@@ -180,10 +183,10 @@ def _check_row(row: Mapping[str, Any], number: int) -> None:
         )
 
 
-def _check_cell(cell: object, place: str) -> None:
+def _check_cell(cell: object, path: str) -> None:
     if not (cell is None or isinstance(cell, str | bool) or is_number(cell)):
         raise ValueError(
-            f"{place} is {shown(cell)}; expected text, a finite number, true, false or null"
+            f"{path} is {shown(cell)}; expected text, a finite number, true, false or null"
         )
 
 
@@ -197,9 +200,9 @@ def _arch_cells(arch: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
             yield key, key, value
     for number, row in enumerate(arch["rows"]):
         for key, value in row.items():
-            place = f"rows[{number}].{key}"
+            path = f"rows[{number}].{key}"
             if key in PAIRS and value is not None:
                 for part, half in zip(_pair(value), ("first", "rest"), strict=True):
-                    yield key, f"{place}.{half}", part
+                    yield key, f"{path}.{half}", part
             else:
-                yield key, place, value
+                yield key, path, value

@@ -1,7 +1,7 @@
 """A search space: genes with ranges, and matrices of candidates over them.
 
-A candidate is a row of int16 gene indices; a batch is a matrix (P, num_genes). Every function is
-vectorised over the batch and none imports torch. `layout` turns a row into a network and a recipe.
+A candidate is a row of int16 gene indices; a batch is a matrix (P, num_genes). Functions are
+vectorised over the batch and need no torch. `layout` turns a candidate into a network and a recipe.
 """
 
 from __future__ import annotations
@@ -33,24 +33,24 @@ Matrix = npt.NDArray[np.int16]
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 Feasible = Callable[[Matrix], Mask]
-# Candidates to their costs by name, such as "macs".
+# (P, num_genes) -> name of a cost, such as "macs" -> (P,).
 CostsOf = Callable[[Matrix], Mapping[str, npt.NDArray[Any]]]
 
 
 @dataclass(frozen=True)
 class Space:
-    """A set of candidates: genes, how they become networks, and which rows are the same one.
+    """A search space: genes, how they become networks, and which candidates are equal.
 
     Attributes:
-        name: for people and files.
-        genes: the columns.
+        name: name in messages and files.
+        genes: the columns of a batch.
         layout: how values become an Arch and a recipe; empty for tables of labels.
-        packs: (genes, value): the value is "no layer", and its place among the genes has no
-            meaning, so that it is moved behind the others.
+        packs: (genes, value): the value is "no layer". Its position among the genes has no meaning,
+            so that it is moved behind the layers.
         version: raised whenever the meaning of a candidate changes.
 
     Raises:
-        ValueError: the space is empty, or genes, layout and packs do not fit together.
+        ValueError: the space is empty, or genes, layout and packs are inconsistent.
     """
 
     name: str
@@ -66,11 +66,11 @@ class Space:
     # What the space is
 
     def gene(self, name: str) -> Gene:
-        """Returns the gene of a name."""
+        """Returns a gene by name."""
         return self.genes[self.column(name)]
 
     def column(self, name: str) -> int:
-        """Returns the column of a gene."""
+        """Returns the column of a gene, by name."""
         for column, gene in enumerate(self.genes):
             if gene.name == name:
                 return column
@@ -83,11 +83,11 @@ class Space:
 
     @cached_property
     def offsets(self) -> npt.NDArray[np.int64]:
-        """Where each gene starts when all values of all genes stand in one row."""
+        """Start of each gene in the concatenated values of all genes."""
         return np.concatenate([[0], np.cumsum(self.sizes)[:-1]])
 
     def raw_cardinality(self) -> int:
-        """Returns the product of the genes' sizes, as the paper counts a space."""
+        """Returns the product of the genes' sizes, the count that the paper uses."""
         return math.prod(int(size) for size in self.sizes)
 
     def cardinality(self) -> int:
@@ -102,7 +102,7 @@ class Space:
 
     @cached_property
     def _merge(self) -> Matrix:
-        """Each value's representative: among widths that round alike the one nearest to them."""
+        """Index that represents each value: of widths that round alike, the one nearest to them."""
         kinds: dict[str, set[str]] = {}
         for name, kind, _ in self.layout.cells():
             kinds.setdefault(name, set()).add(kind)
@@ -119,7 +119,7 @@ class Space:
 
     @cached_property
     def _conditions(self) -> list[tuple[int, int, Mask]]:
-        """(column, parent's column, parent index -> has the gene a meaning)."""
+        """(column, parent's column, parent index -> whether the gene has a meaning)."""
         found = []
         for column, gene in enumerate(self.genes):
             if gene.when:
@@ -129,10 +129,10 @@ class Space:
         return found
 
     def canonical(self, matrix: Matrix) -> Matrix:
-        """Returns the batch (P, num_genes) with equal candidates made equal rows.
+        """Returns the batch (P, num_genes) with equal candidates as equal rows.
 
         Widths that round alike become one, "no layer" moves behind the layers, and a gene without
-        a meaning is 0.
+        a meaning becomes 0.
         """
         out: Matrix = self._merge[self.check(matrix) + self.offsets]
         for members, value in self.packs:
@@ -154,16 +154,16 @@ class Space:
     @cached_property
     def _weights(self) -> npt.NDArray[np.uint64]:
         if self.raw_cardinality() < 2**63:
-            places = np.cumprod(np.concatenate([[1], self.sizes[:-1]]))
-            return places.astype(np.uint64)
+            radix = np.cumprod(np.concatenate([[1], self.sizes[:-1]]))
+            return radix.astype(np.uint64)
         draws = np.random.PCG64(0).random_raw(len(self.genes))
         return np.asarray(draws, np.uint64) | np.uint64(1)
 
     def hashes(self, matrix: Matrix) -> npt.NDArray[np.uint64]:
         """Returns a 64-bit number for each candidate (P,), equal for equal candidates.
 
-        Exact in spaces below 2**63 rows; in larger ones two candidates share a number with
-        probability about 2**-60. For deduplication; `digest` is the identity on disk.
+        Exact in spaces of fewer than 2**63 candidates; in larger ones two candidates collide with a
+        probability of about 2**-60. For deduplication; `digest` is the identity on disk.
         """
         canonical = self.canonical(matrix)
         total = np.zeros(len(canonical), np.uint64)
@@ -178,21 +178,21 @@ class Space:
         return canonical[np.sort(first)]
 
     def digest(self, row: npt.ArrayLike) -> str:
-        """Returns the SHA-256 hex of one candidate's values; unused genes do not count."""
+        """Returns the SHA-256 (hex) of one candidate's values, without unused genes."""
         values = self.values(row)
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
     # Making candidates
 
     def sample(self, num: int, rng: np.random.Generator) -> Matrix:
-        """Returns `num` candidates (num, num_genes), every gene uniform, canonical."""
+        """Returns `num` candidates (num, num_genes) with uniformly drawn genes, canonical."""
         draws = rng.random((num, len(self.genes)))
         return self.canonical((draws * self.sizes).astype(np.int16))
 
     def sobol(self, num: int, seed: int) -> Matrix:
         """Returns `num` quasi-random candidates (num, num_genes), canonical.
 
-        A scrambled Sobol sequence of the next power of two, as other lengths lose its balance.
+        From a scrambled Sobol sequence of the next power of two; other lengths are not balanced.
         """
         from scipy.stats import qmc
 
@@ -203,7 +203,7 @@ class Space:
     def pool(self, num: int, *, seed: int, feasible: Feasible | None = None) -> Matrix:
         """Returns up to `num` distinct quasi-random candidates that are feasible, canonical.
 
-        Draws at most 64 times as many, so that a small or narrow space ends with what it has.
+        Draws at most 64 times as many, so that a small or narrow space may give fewer than `num`.
 
         Raises:
             ValueError: no drawn candidate is feasible.
@@ -217,7 +217,8 @@ class Space:
                 break
         if not len(found):
             raise ValueError(
-                f"none of {num * 64} candidates drawn from {self.name!r} is feasible; widen limits"
+                f"none of {num * 64} candidates drawn from {self.name!r} is feasible; widen the "
+                "limits"
             )
         return found[:num]
 
@@ -228,9 +229,9 @@ class Space:
 
         Args:
             matrix: (P, num_genes).
-            rng: the source of randomness.
-            rate: one probability, or (P,) one for each candidate. A redrawn gene always changes,
-                where it has more than one value.
+            rng: random generator.
+            rate: one probability, or (P,) one for each candidate. A redrawn gene always changes if
+                it has more than one value.
         """
         wide = np.broadcast_to(np.asarray(rate, np.float64).reshape(-1, 1), matrix.shape)
         hit = rng.random(matrix.shape) < wide
@@ -242,14 +243,14 @@ class Space:
         return self.canonical(out)
 
     def crossover(self, first: Matrix, second: Matrix, rng: np.random.Generator) -> Matrix:
-        """Returns children (P, num_genes) that take each gene from either parent, canonical."""
+        """Returns children (P, num_genes) with each gene from either parent, canonical."""
         return self.canonical(np.where(rng.random(first.shape) < 0.5, first, second))
 
     # Encoding, decoding
 
     @cached_property
     def _encoding(self) -> tuple[Floats, tuple[str, ...]]:
-        """Each value's columns (sum of sizes, D), and the columns' names."""
+        """Encoding of each value (sum of sizes, D), and the names of its columns."""
         return encoding_of(self.genes)
 
     @property
@@ -259,23 +260,23 @@ class Space:
 
     @property
     def encoding(self) -> Floats:
-        """Each value's columns (sum of sizes, D): `encode` is the sum of a candidate's rows."""
+        """Encoding of each value (sum of sizes, D); `encode` sums the rows of a candidate."""
         return self._encoding[0]
 
     def encode(self, matrix: Matrix) -> Floats:
-        """Returns (P, D): choices one-hot, ordered genes and grids min-max to [0, 1]."""
+        """Returns (P, D): choices one-hot, ordered genes and grids scaled to [0, 1]."""
         batch = self.canonical(matrix)
         out = np.zeros((len(batch), len(self.columns)))
-        place = 0
+        column = 0
         for gene, start, indices in zip(self.genes, self.offsets, batch.T, strict=True):
             width = len(gene.values) if gene.kind == "choice" else 1
-            own = self.encoding[start : start + len(gene.values), place : place + width]
-            out[:, place : place + width] = own[indices]
-            place += width
+            block = self.encoding[start : start + len(gene.values), column : column + width]
+            out[:, column : column + width] = block[indices]
+            column += width
         return out
 
     def values(self, row: npt.ArrayLike) -> dict[str, Value]:
-        """Returns gene -> value of one candidate, without genes that have no meaning in it."""
+        """Returns gene -> value of one candidate, without genes that it does not use."""
         matrix = self.canonical(np.atleast_2d(np.asarray(row)))
         mask = self.active(matrix)[0]
         return {
@@ -285,10 +286,10 @@ class Space:
         }
 
     def from_values(self, values: Mapping[str, Any]) -> Matrix:
-        """Returns the canonical row (num_genes,) of gene -> value.
+        """Returns the canonical candidate (num_genes,) with the given values, as gene -> value.
 
         Raises:
-            ValueError: a gene is unknown, missing though it has a meaning, or out of range.
+            ValueError: a gene is unknown, out of range, or missing although it has a meaning.
         """
         for name in values:
             self.column(name)
@@ -296,20 +297,22 @@ class Space:
         row = np.array([given], np.int16)
         for gene, used in zip(self.genes, self.active(row)[0], strict=True):
             if used and gene.name not in values:
-                raise ValueError(f"gene {gene.name!r} is missing; it has {span(gene.values)}")
-        row_only: Matrix = self.canonical(row)[0]
-        return row_only
+                raise ValueError(
+                    f"gene {gene.name!r} is missing; expected one of {span(gene.values)}"
+                )
+        candidate: Matrix = self.canonical(row)[0]
+        return candidate
 
     def decode(self, row: npt.ArrayLike) -> tuple[Arch, dict[str, Any]]:
         """Returns the network and the recipe (a plain dict) of one candidate.
 
         Raises:
-            ValueError: the space describes no network, or the row does not fit it.
+            ValueError: the space describes no network, or the candidate is not of the space.
         """
         return self.layout.network(self._all_values(row)), self.recipe(row)
 
     def recipe(self, row: npt.ArrayLike) -> dict[str, Any]:
-        """Returns the recipe of one candidate, also where the space describes no network."""
+        """Returns the recipe of one candidate, even if the space describes no network."""
         return self.layout.settings(self._all_values(row))
 
     def _all_values(self, row: npt.ArrayLike) -> dict[str, Value]:
@@ -317,15 +320,15 @@ class Space:
         return {g.name: g.values[int(n)] for g, n in zip(self.genes, indices, strict=True)}
 
     def locate(self, arch: Arch, recipe: Mapping[str, Any] | None = None) -> Matrix:
-        """Returns the canonical row of a network, paddings apart, and of recipe genes.
+        """Returns the canonical candidate of an architecture, ignoring paddings, and recipe genes.
 
         Args:
-            arch: the network.
-            recipe: gene -> value of the genes that the network does not fix; those that are left
-                out get their first value.
+            arch: the architecture.
+            recipe: gene -> value of the genes that the architecture does not determine; missing
+                ones get their first value.
 
         Raises:
-            ValueError: the network lies outside the space; the message names the cell.
+            ValueError: the architecture is outside the space; the message names the cell.
         """
         cells = self.layout.locate(arch) | dict(recipe or {})
         kinds = {name: kind for name, kind, _ in self.layout.cells()}
@@ -338,18 +341,22 @@ class Space:
                 wide = [v for v in gene.values if round_channels(float(v)) == value]
                 value = wide[0] if wide else value
             row[0, column] = gene.index(value)
-        row_only: Matrix = self.canonical(row)[0]
-        return row_only
+        candidate: Matrix = self.canonical(row)[0]
+        return candidate
 
     def check(self, matrix: npt.ArrayLike) -> Matrix:
-        """Returns the batch, or says why it is no batch of this space."""
+        """Returns the batch.
+
+        Raises:
+            ValueError: shape, type or an index is not of this space.
+        """
         out = np.asarray(matrix)
         if out.ndim != 2 or out.shape[1] != len(self.genes):
             raise ValueError(
-                f"a batch of shape {out.shape}; {self.name!r} expects (P, {len(self.genes)})"
+                f"the batch has shape {out.shape}; {self.name!r} expects (P, {len(self.genes)})"
             )
         if out.dtype.kind not in "iu":
-            raise ValueError(f"a batch of {out.dtype}; expected gene indices, int16")
+            raise ValueError(f"the batch has type {out.dtype}; expected gene indices, int16")
         if len(out) and (out.min() < 0 or bool((out.max(axis=0) >= self.sizes).any())):
             raise ValueError(f"a gene index is outside 0..size-1 of space {self.name!r}")
         return out
@@ -357,7 +364,7 @@ class Space:
     # JSON
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the space as plain JSON types, with its schema's name."""
+        """Returns the space as plain JSON types."""
         return {
             "schema": SCHEMA,
             "name": self.name,
@@ -368,7 +375,7 @@ class Space:
         }
 
     def to_json(self) -> str:
-        """Returns a JSON text that `from_json` reads back to an equal space."""
+        """Returns the space as JSON text, for `from_json`."""
         return self._json
 
     @cached_property
@@ -385,7 +392,7 @@ class Space:
         """Returns the space of a JSON text.
 
         Raises:
-            ValueError: the text is no JSON, or a field is missing, unknown or out of range.
+            ValueError: the text is not JSON, or a field is missing, unknown or out of range.
         """
         fields = read_json(text, "the space")
         if not isinstance(fields, dict) or fields.get("schema") != SCHEMA:

@@ -1,4 +1,4 @@
-"""What a search space has to be, said clearly where it is not: its genes, layout and packs fit."""
+"""Validates a search space: its genes, layout and packs must be consistent."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def check_space(
     """Checks the fields of a new space.
 
     Raises:
-        ValueError: it is empty, or genes, layout and packs do not fit together.
+        ValueError: the space is empty, or genes, layout and packs are inconsistent.
     """
-    _check_head(name, version)
+    _check_name(name, version)
     if not genes:
         raise ValueError(f"space {name!r} is empty; expected at least one gene")
     names = [gene.name for gene in genes]
@@ -36,26 +36,28 @@ def check_space(
     _check_packs(packs, known, parents)
 
 
-def _check_head(name: str, version: int) -> None:
+def _check_name(name: str, version: int) -> None:
     if not (isinstance(name, str) and name.isprintable() and 0 < len(name) <= 80):
-        raise ValueError(f"the space's name is {shown(name)}; expected up to 80 printable letters")
+        raise ValueError(
+            f"the space's name is {shown(name)}; expected up to 80 printable characters"
+        )
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
         raise ValueError(f"the space's version is {shown(version)}; expected a whole number from 1")
 
 
 def _check_layout(layout: Layout, genes: dict[str, Gene], parents: set[str]) -> None:
     cells = list(layout.cells())
-    for cell, _, place in cells:
+    for cell, _, path in cells:
         if cell not in genes:
             raise ValueError(
-                f"{place} names gene {shown('$' + cell)}; the space has {shown(list(genes))}"
+                f"{path} names gene {shown('$' + cell)}; the space has {shown(list(genes))}"
             )
-    for name, kind, place in cells:
+    for name, kind, path in cells:
         if kind in WIDTHS and not all(map(is_number, genes[name].values)):
-            raise ValueError(f"{place} is gene {name!r}; expected a gene of numbers")
+            raise ValueError(f"{path} is gene {name!r}; expected a gene with numeric values")
     unused = [n for n in genes if n not in parents and n not in {c[0] for c in cells}]
     if cells and unused:
-        raise ValueError(f"gene {unused[0]!r} is in no cell of the layout; use it or drop it")
+        raise ValueError(f"gene {unused[0]!r} is in no cell of the layout; use it or remove it")
 
 
 def _check_conditions(genes: dict[str, Gene]) -> None:
@@ -83,5 +85,7 @@ def _check_packs(
             if name not in list(genes) or genes[name].values != genes[members[0]].values:
                 raise ValueError(f"pack {shown(members)}: expected genes with the same values")
             if genes[name].when or name in parents:
-                raise ValueError(f"pack {shown(members)}: {name!r} is conditional; use free genes")
+                raise ValueError(
+                    f"pack {shown(members)}: {name!r} is conditional; use unconditional genes"
+                )
         genes[members[0]].index(value)

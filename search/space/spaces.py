@@ -1,9 +1,8 @@
-"""The search spaces that come with the package, as tables with ranges in the cells.
+"""The built-in search spaces, as tables with ranges in the cells.
 
-A range is (lowest, highest, step), both ends included; brackets list all choices; `rest` is every
-block of a row but the first. What is known of the paper's ranges (arXiv 2006.02049, table 1), and
-how surely, stands in each gene's `confidence`: "text" is the paper's text, "released" follows from
-the released networks, "low" could not be checked against the paper and must not be quoted as its.
+A range is (lowest, highest, step), both ends included; `rest` means every block of a row but the
+first. A gene's `confidence` says how reliably its range in the paper (arXiv 2006.02049, table 1) is
+known; "low" could not be checked against the paper and must not be quoted as the paper's.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from .gene import Gene
 from .layout import Layout
 from .space import Space
 
-# Row, kernels, expansion first and rest (None: 1, a name: the gene of another row), channels,
-# repeats, stride, SE. Two-number ranges have step 1.
+# Row, kernels, expansion first and rest (first None: 1; rest None: like first; a name: the genes of
+# another row), channels, repeats, stride, SE. Kernels list all choices. Without a step it is 1.
 _PAPER_ROWS: tuple[tuple[Any, ...], ...] = (
     ("mb1", (3, 5), None, None, (16, 24, 2), (1, 4), 1, False),
     ("mb2", (3, 5), (4, 7), (2, 5), (20, 32, 4), (4, 7), 2, False),
@@ -83,7 +82,7 @@ def _joint_rows(table: tuple[tuple[Any, ...], ...]) -> tuple[list[Gene], list[di
             genes.append(Gene.grid(name, *span, when=when, group=group, confidence=note))
         return f"${name}"
 
-    rows, lent = [], {row[2] for row in table}
+    rows, shared = [], {row[2] for row in table}
     for name, kernels, first, rest, channels, repeats, stride, se in table:
         row: dict[str, Any] = {"name": name.upper(), "stride": stride, "se": se}
         row["repeats"] = cell(f"{name}_repeats", repeats)
@@ -101,27 +100,27 @@ def _joint_rows(table: tuple[tuple[Any, ...], ...]) -> tuple[list[Gene], list[di
         elif isinstance(first, str):
             row["expansion"] = [f"${first}_expansion_first", f"${first}_expansion_rest"]
         else:
-            whole = cell(f"{name}_expansion_first", first)
-            # A gene that another row uses too has a meaning however short this row is.
-            alone = many if name not in lent else None
-            other = whole if rest is None else cell(f"{name}_expansion_rest", rest, when=alone)
-            row["expansion"] = [whole, other]
+            expansion = cell(f"{name}_expansion_first", first)
+            # A gene that another row uses too has a meaning even if this row has one block.
+            when = many if name not in shared else None
+            other = expansion if rest is None else cell(f"{name}_expansion_rest", rest, when=when)
+            row["expansion"] = [expansion, other]
         row["channels"] = cell(f"{name}_channels", channels)
         rows.append(row)
     return genes, rows
 
 
 def paper_joint() -> Space:
-    """Returns the paper's joint space, read inclusively; released B, C, D and E lie inside.
+    """Returns the paper's joint space, with inclusive ranges; it contains released B, C, D and E.
 
-    Kernels are chosen separately for first and rest, the expansions of MB4 and MB5 are one gene
-    each, and the last row reaches 240 channels. The paper speaks of 1e17 networks; no reading of
-    the ranges that holds the released networks gives that number. This one has 4e20, of which
+    Kernels are chosen separately for first and rest, MB4 and MB5 share their expansion genes, and
+    the last row goes up to 240 channels. The paper states 1e17 networks; no interpretation of the
+    ranges that contains the released networks gives that number. This one has 4e20 candidates;
     `Space.cardinality` counts those that differ after rounding.
     """
     genes, rows = _joint_rows(_PAPER_ROWS)
     stem = Gene.grid("stem_channels", 16, 24, 2, confidence="high")
-    side = Gene.grid("resolution", 224, 272, 8, confidence="medium: consistent with B..E")
+    resolution = Gene.grid("resolution", 224, 272, 8, confidence="medium: consistent with B..E")
     arch = {
         "resolution": "$resolution",
         "stem_channels": "$stem_channels",
@@ -132,17 +131,17 @@ def paper_joint() -> Space:
     recipe = {**_recipe(_PAPER_RECIPE, _SEARCH_RECIPE), "ema": True}
     return Space(
         name="paper_joint",
-        genes=(side, stem, *genes, *_PAPER_RECIPE),
+        genes=(resolution, stem, *genes, *_PAPER_RECIPE),
         layout=Layout(arch=arch, recipe=recipe),
     )
 
 
 def recipe_only(arch: Arch = ARCHS["fbnetv2_l3"], name: str = "recipe_only") -> Space:
-    """Returns the paper's recipe genes on one fixed network, FBNetV2-L3 unless given.
+    """Returns the paper's recipe genes for one fixed architecture, by default FBNetV2-L3.
 
     Args:
-        arch: the network.
-        name: of the space.
+        arch: the architecture.
+        name: name of the space.
     """
     genes = (*_PAPER_RECIPE, _EMA)
     return Space(
@@ -154,7 +153,7 @@ def recipe_only(arch: Arch = ARCHS["fbnetv2_l3"], name: str = "recipe_only") -> 
     )
 
 
-# Ours: about 0.5 to 4 M MACs at 32 pixels, so that a candidate trains on a CPU core in a minute.
+# Ours: about 0.5 to 4 M MACs at 32 x 32 pixels; a candidate trains on a CPU core in a minute.
 _SMALL_ROWS: tuple[tuple[Any, ...], ...] = (
     ("mb1", (3, 5), None, None, (8, 16, 8), (1, 2), 1, False),
     ("mb2", (3, 5), (2, 3), (1, 2), (8, 16, 8), (1, 3), 1, False),
@@ -187,7 +186,7 @@ _SMALL_RECIPE = (
 
 
 def cifar_joint() -> Space:
-    """Returns a joint space for 32-pixel images, sized for training on a CPU; all of it is ours."""
+    """Returns our joint space for 32 x 32 images, sized for training on a CPU."""
     genes, rows = _joint_rows(_SMALL_ROWS)
     genes = [Gene.from_dict({**gene.to_dict(), "confidence": "ours"}) for gene in genes]
     arch = {
@@ -213,25 +212,27 @@ SPACES: dict[str, Callable[[], Space]] = {
 
 
 def get_space(name: str) -> Space:
-    """Returns a shipped space.
+    """Returns a built-in space.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: the name is unknown.
     """
     if name not in SPACES:
-        raise ValueError(f"unknown space {name!r}; expected one of {', '.join(SPACES)}, or a JSON")
+        raise ValueError(
+            f"unknown space {name!r}; expected one of {', '.join(SPACES)}, or a .json file"
+        )
     return SPACES[name]()
 
 
 def open_space(name: str) -> Space:
-    """Returns a shipped space by name, or the space of a JSON file.
+    """Returns a built-in space by name, or the space of a JSON file.
 
     Raises:
-        ValueError: there is no such name, or the file holds no space.
+        ValueError: the name is unknown, or the file is not a space.
         FileNotFoundError: the file does not exist.
     """
     if not name.endswith(".json"):
         return get_space(name)
     if not Path(name).is_file():
-        raise FileNotFoundError(f"no space at {name}; see Space.to_json() for the form")
+        raise FileNotFoundError(f"no space at {name}; see Space.to_json() for the format")
     return Space.from_json(Path(name).read_bytes())

@@ -1,4 +1,4 @@
-"""The names of the spaces that come with the package; nothing slow is imported for them."""
+"""The names of the built-in spaces, without slow imports."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ def test_mistakes_end_in_one_line_with_the_next_step(
             (("--model", tmp_path / "none.onnx"), 2, "no file"),
             (("--out", tmp_path / "file" / "site"), 2, "--out"),
             (("--out", tmp_path / "full"), 2, "other files in it; give a new or empty"),
-            (("--port", busy.getsockname()[1]), 1, "--port 0 for any that is free"),
+            (("--port", busy.getsockname()[1]), 1, "--port 0 for any free one"),
             (("--out", tmp_path / "new"), 1, "offline, and onnxruntime-web"),
             (("--runtime", tmp_path / "none.tgz"), 1, "fetch it from https://"),
         ]
@@ -271,7 +271,7 @@ def test_the_page_states_forbidding_terms_and_what_failed(
         text = page.evaluate("document.body.innerText")
     assert "ort.wasm.min.mjs" in failure["error"]
     assert "Non-commercial use only: these weights are licensed CC-BY-NC-4.0" in text
-    assert "It did not work: " in text
+    assert "Error: " in text
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-from fbnetv3.deploy.runtimes.protocol import End
+from fbnetv3.deploy.runtimes.protocol import TensorInfo
 
 
 class ReferenceSession:
@@ -41,7 +41,7 @@ def open_session(
     return ReferenceSession(onnx.load(path))
 
 
-def _end(value: onnx.ValueInfoProto) -> End:
+def _end(value: onnx.ValueInfoProto) -> TensorInfo:
     kind = value.type.tensor_type
     shape = tuple(dim.dim_param or dim.dim_value for dim in kind.shape.dim)
-    return End(value.name, str(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)), shape)
+    return TensorInfo(value.name, str(onnx.helper.tensor_dtype_to_np_dtype(kind.elem_type)), shape)

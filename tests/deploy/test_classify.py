@@ -360,7 +360,7 @@ def test_models_that_cannot_classify_are_refused() -> None:
     with pytest.raises(ValueError, match="did you mean 'fbnetv3_a'"):
         Classifier("fbnetv3_aa")
     made = Classifier(nn.Flatten(), preprocess=CIFAR, class_names=LABELS)
-    with pytest.raises(ValueError, match=r"gives \(1, 3072\) for 1 images; expected \(1, 10\)"):
+    with pytest.raises(ValueError, match=r"of shape \(1, 3072\) for 1 images; expected \(1, 10\)"):
         made(PHOTOS[0])
 
 

@@ -211,21 +211,21 @@ def _rename_input(model: Any) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_metadata("name", None), "damaged metadata .'name' is missing.; make it again"),
+        (_metadata("name", None), "damaged metadata .'name' is missing.; export it again"),
         (_metadata("labels", '["cat"'), "damaged metadata .*not valid JSON"),
         (_metadata("labels", "[1,2,3,4,5,6,7,8,9,10]"), "labels has 1; expected text"),
         (_metadata("labels", '{"a":1}'), "labels is {'a': 1}; expected a list"),
         (_metadata("labels", '["cat"]'), "has 1 class names for 10 logits, expected one each"),
         (_metadata("in_graph", "1"), "in_graph is 1; expected true or false"),
-        (_metadata("in_graph", "true"), "no file of an image classifier as its metadata say"),
+        (_metadata("in_graph", "true"), "is not an image classifier as in its metadata"),
         (_metadata("parity", "3"), "parity is 3; expected a JSON object"),
         (_metadata("quantization", "[" * 5000 + "]" * 5000), "quantization is not valid JSON"),
         (_metadata("params", "1_000"), "params is '1_000'; expected a whole number"),
         (_metadata("macs_paper", "9" * 5000), "macs_paper is .*; expected a whole number"),
         (_metadata("preprocess", "[]"), r"preprocess is \[\]; expected a JSON object"),
         (_metadata("schema", "\x1b[2J" + "x" * 9000), "was not exported by this version"),
-        (_rename_input, r"it takes \[\('photo', .*make it again"),
-        (_taller_input, r"takes images of \[48, 32\] pixels, its metadata say 32"),
+        (_rename_input, r"it has inputs \[\('photo', .*export it again"),
+        (_taller_input, r"takes images of \[48, 32\] pixels, but its metadata say 32"),
     ],
 )
 def test_a_file_that_its_metadata_do_not_describe_is_refused(

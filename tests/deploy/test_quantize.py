@@ -251,7 +251,7 @@ def test_openvino_takes_seven_bits_where_eight_break_the_budget(
     images, _ = pictures(16, seed=50)
     call = partial(quantize, exported.path, path, images, runtime="openvino", max_drop_pct=1.0)
     if not bits:
-        with pytest.raises(ValueError, match="with weights of eight bits or seven"):
+        with pytest.raises(ValueError, match="with 8-bit and with 7-bit weights"):
             call()
         assert path.read_text() == "the older file"
         assert list(tmp_path.iterdir()) == [path]
@@ -323,7 +323,7 @@ def test_activations_are_streamed(exported: Exported) -> None:
         ({"runtime": "tensorrt"}, "runtime is 'tensorrt'"),
         ({"method": "guess"}, "method is 'guess'; expected one of minmax"),
         ({"max_drop_pct": -1}, "max_drop_pct is -1"),
-        ({"labels": [1]}, "1 labels for none evaluation images"),
+        ({"labels": [1]}, "1 labels for 0 evaluation images"),
         ({"path": "x.xml"}, r"ends in \.onnx for onnxruntime"),
         ({"path": "missing/x.onnx"}, "cannot write"),
     ],
@@ -341,7 +341,7 @@ def test_wrong_input_is_refused(
 
 def test_an_int8_file_is_not_quantised_again(quantized: Quantized, tmp_path: Path) -> None:
     images, _ = pictures(8, seed=0)
-    with pytest.raises(ValueError, match="the file is int8 already"):
+    with pytest.raises(ValueError, match="the file is already int8"):
         quantize(quantized.path, tmp_path / "x.onnx", images)
     assert read_artefact(quantized.path).precision == "int8"
 

@@ -42,11 +42,15 @@ def test_names_that_are_numbers_go_before_counting() -> None:
     ("folders", "known", "message"),
     [
         # "1" is the name of output 0, and the count of output 1.
-        (["0", "1", "2"], [("1",), ("2",), ("3",)], "some are names .* and 0 not; call all by"),
+        (["0", "1", "2"], [("1",), ("2",), ("3",)], "some are names .* and 0 are not; name all"),
         (["1", "2", "3"], [("a",), ("b",), ("c",)], "numbered 1 to 3; .* are 0 to 2: number them"),
         (["1", "01"], [("a",), ("b",)], "'1' and '01' are the same class .*, number 1"),
         (["tench", "n01440764"], [("tench", "n01440764")], "'tench' and 'n01440764' are the same"),
-        (["0", "cat"], [("cat",), ("dog",)], "knows 1 of the 2 class folders by name, but not 0"),
+        (
+            ["0", "cat"],
+            [("cat",), ("dog",)],
+            "1 of the 2 class folders are named after classes .*, but not 0",
+        ),
     ],
 )
 def test_what_could_be_two_things_is_refused(
@@ -76,8 +80,8 @@ def test_calibration_and_evaluation_take_their_part_of_a_data_set(tmp_path: Path
         assert found.paths == [root / "a" / "1.jpg", root / "b" / "1.jpg"]
         assert found.labels == [2, 1]
         assert found.notes == (
-            f"{tmp_path} only wraps {tmp_path / 'set'}, which was read",
-            f"the part {root} of {tmp_path} was read",
+            f"{tmp_path} only wraps {tmp_path / 'set'}, which was used",
+            f"of {tmp_path}, only {root} was used",
         )
 
 

@@ -46,8 +46,8 @@ def test_files_that_are_no_images_are_counted_and_told(tmp_path: Path) -> None:
     found = find_images(tmp_path)
     assert relative(tmp_path, found.images) == ["a.avif", "a.jfif", "a.webp"]
     assert found.notes == (
-        "4 file(s) are no images by their names and were passed over: "
-        ".heic 2, without suffix 1, .csv 1",
+        "4 file(s) do not have an image's extension and were skipped: "
+        ".heic 2, no extension 1, .csv 1",
     )
 
 
@@ -117,7 +117,7 @@ def test_one_part_twice_is_refused(tmp_path: Path) -> None:
     touch(tmp_path, *(f"{part}/{c}/1.jpg" for part in ("train", "Train") for c in "ab"))
     if len(list(tmp_path.iterdir())) == 1:
         pytest.skip("the file system tells no case")
-    with pytest.raises(ValueError, match="the same part of a data set; keep one"):
+    with pytest.raises(ValueError, match="name the same part of a data set; keep one"):
         open_data_folder(tmp_path)
 
 
@@ -125,7 +125,7 @@ def test_a_wrapper_is_passed_through_and_said(tmp_path: Path) -> None:
     touch(tmp_path, "photos/set/cat/1.jpg", "photos/set/dog/1.jpg", "photos/README.txt")
     found = open_data_folder(tmp_path)
     assert found.root == tmp_path / "photos" / "set"
-    assert found.notes == (f"{tmp_path} only wraps {found.root}, which was read",)
+    assert found.notes == (f"{tmp_path} only wraps {found.root}, which was used",)
     wrapped = touch(
         tmp_path / "w", *(f"data/{p}/{c}/1.jpg" for p in ("train", "val") for c in "ab")
     )
@@ -134,13 +134,15 @@ def test_a_wrapper_is_passed_through_and_said(tmp_path: Path) -> None:
 
 def test_one_class_is_refused(tmp_path: Path) -> None:
     touch(tmp_path, "cat/1.jpg")
-    with pytest.raises(ValueError, match=r"holds one class only, 'cat'; expected .* two classes"):
+    with pytest.raises(ValueError, match=r"holds only one class, 'cat'; expected .* two classes"):
         read_class_folders(open_data_folder(tmp_path).root)
 
 
 def test_folders_that_hold_only_folders_are_refused(tmp_path: Path) -> None:
     touch(tmp_path, *(f"{group}/{name}/1.jpg" for group in ("one", "two") for name in "ab"))
-    with pytest.raises(ValueError, match=r"hold no images but only folders, as .*one/a; give the"):
+    with pytest.raises(
+        ValueError, match=r"hold only folders, such as .*one/a, and no images; give the"
+    ):
         read_class_folders(open_data_folder(tmp_path).root)
 
 
@@ -164,13 +166,15 @@ def test_a_class_called_like_a_part_that_holds_folders_says_that_the_name_is_tak
     tmp_path: Path,
 ) -> None:
     touch(tmp_path, "bus/1.jpg", "train/steam/1.jpg", "car/1.jpg")
-    with pytest.raises(ValueError, match=r"rename it if it is a class \(its name is taken\)"):
+    with pytest.raises(ValueError, match=r"rename it if it is a class \(its name is reserved\)"):
         open_data_folder(tmp_path)
 
 
 def test_parts_without_classes_are_refused(tmp_path: Path) -> None:
     touch(tmp_path, "train/1.jpg", "test/1.jpg")
-    with pytest.raises(ValueError, match="holds only 'test' and 'train' and no folder of a class"):
+    with pytest.raises(
+        ValueError, match="holds only 'test' and 'train', without class folders inside"
+    ):
         open_data_folder(tmp_path)
 
 
@@ -179,11 +183,11 @@ def test_what_lies_beside_parts_and_classes_is_said(tmp_path: Path) -> None:
     touch(tmp_path, "test/1.jpg", "unlabelled/1.jpg", "notes/a.txt", "train/loose.jpg")
     found = open_data_folder(tmp_path)
     assert found.notes == (
-        f"{tmp_path} has folders beside its parts that were passed over: test, unlabelled",
+        f"folders of {tmp_path} beside its train and val folders were skipped: test, unlabelled",
     )
     (note,) = read_class_folders(found.parts["train"]).notes
     assert note.startswith("1 image(s) beside the class folders of")
-    assert note.endswith("passed over: loose.jpg")
+    assert note.endswith("skipped: loose.jpg")
 
 
 def test_an_empty_class_is_refused_unless_the_classes_are_given(tmp_path: Path) -> None:

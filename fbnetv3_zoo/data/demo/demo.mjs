@@ -1,9 +1,9 @@
 /**
- * The page: takes photos, runs the network, shows what it says.
+ * The page: classifies photos with the model and shows the predictions.
  *
- * `demo.json` says which network this is. With `?auto=NAME` a sample photo is classified at once,
- * with `?backend=wasm` or `webgpu` only that one is used. The last answer is also in
- * `data-result` of the root element as JSON, the last failure in `data-error`.
+ * `demo.json` describes the model. With `?auto=NAME` a sample photo is classified at once, with
+ * `?backend=wasm` or `webgpu` only that backend is used. The last prediction is also in
+ * `data-result` of the root element as JSON, the last error in `data-error`.
  */
 
 import { decode, normalise, pixels, softmax } from "./preprocess.mjs";
@@ -15,7 +15,7 @@ const MIN_RUNS = 3;
 const MAX_RUNS = 15;
 const MAX_TIMED_MS = 1500;
 const BACKEND_NAMES = { webgpu: "WebGPU", wasm: "WebAssembly" };
-// The first could do both, but takes 1.8 times as long on the processor as the second.
+// The first supports both, but on the CPU it takes 1.8 times as long as the second.
 const MODULES = { webgpu: "ort.webgpu.min.mjs", wasm: "ort.wasm.min.mjs" };
 
 const root = document.documentElement;
@@ -25,7 +25,7 @@ const wanted = new URLSearchParams(location.search);
 let demo, modelBytes;
 const engines = {}; // backend -> promise of onnxruntime and its session
 let queue = Promise.resolve(); // a session runs one image at a time
-let newest = 0; // photos asked for; older ones still waiting are dropped
+let newest = 0; // number of the newest request; older ones that still wait are dropped
 
 start().catch(fail);
 
@@ -33,7 +33,7 @@ async function start() {
   demo = await (await fetched("demo.json")).json();
   describe();
   listen();
-  say("Loading the network ...");
+  say("Loading the model ...");
   modelBytes = new Uint8Array(await (await fetched("model.onnx")).arrayBuffer());
   if (wanted.has("backend")) byId("backend").value = wanted.get("backend");
   await running();
@@ -45,12 +45,12 @@ async function start() {
 }
 
 async function fetched(path) {
-  const answer = await fetch(path);
-  if (!answer.ok) throw new Error(`${path} cannot be loaded: ${answer.status}`);
-  return answer;
+  const response = await fetch(path);
+  if (!response.ok) throw new Error(`${path} cannot be loaded: ${response.status}`);
+  return response;
 }
 
-/** Returns what to run, on which backend, and why, where that is second choice. */
+/** Returns the engine, its backend, and the reason if it is not the first choice. */
 async function running() {
   const choice = byId("backend").value;
   const order = choice === "auto" ? ["webgpu", "wasm"] : [choice];
@@ -78,8 +78,8 @@ async function open(backend) {
     executionProviders: [backend],
     logSeverityLevel: 3,
   });
-  const side = demo.preprocess.crop;
-  const blank = { data: new Uint8Array(side * side * 3), width: side, height: side };
+  const size = demo.preprocess.crop;
+  const blank = { data: new Uint8Array(size * size * 3), width: size, height: size };
   const until = performance.now() + WARM_UP_MS;
   for (let run = 0; run < MIN_WARM_UPS || performance.now() < until; run++) {
     await session.run({ input: tensorOf(blank, ort) });
@@ -90,9 +90,9 @@ async function open(backend) {
 async function checkGpu() {
   const adapter = await navigator.gpu?.requestAdapter();
   if (!adapter) throw new Error("this browser offers no GPU");
-  // One that is computed by the processor takes half a minute to start: only if asked for.
+  // A software adapter takes half a minute to start: used only on request.
   const isSoftware = adapter.info?.isFallbackAdapter ?? adapter.isFallbackAdapter;
-  if (isSoftware && byId("backend").value === "auto") throw new Error("only in software here");
+  if (isSoftware && byId("backend").value === "auto") throw new Error("software only");
 }
 
 function tensorOf(image, ort) {
@@ -109,9 +109,9 @@ function classify(name, blob) {
 }
 
 async function answer(name, blob) {
-  say(`Looking at ${name} ...`);
+  say(`Classifying ${name} ...`);
   showPhoto(name, blob);
-  await new Promise((done) => setTimeout(done)); // lets the page draw that
+  await new Promise((done) => setTimeout(done)); // lets the page draw the photo
   const began = performance.now();
   let image;
   try {
@@ -170,7 +170,7 @@ function listen() {
   document.addEventListener("drop", ({ dataTransfer }) => {
     const [dropped] = dataTransfer.files;
     if (dropped) classify(dropped.name, dropped);
-    else say("That was not a file. Drag a photo from a folder, or choose one.");
+    else say("This is not a file. Drag a photo from a folder, or choose one.");
   });
   for (const sample of demo.photos) {
     const picture = Object.assign(new Image(), { src: sample.file, alt: "" });
@@ -192,10 +192,10 @@ function describe() {
   const millions = (count) => `${(count / 1e6).toFixed(1)} M`;
   byId("facts").textContent =
     `${demo.labels.length} classes, ${millions(demo.params)} parameters, ` +
-    `${millions(demo.macs_paper)} multiply-adds at ${demo.preprocess.crop} pixels, ` +
+    `${millions(demo.macs_paper)} MACs (multiply-adds) at ${demo.preprocess.crop} pixels, ` +
     `${demo.precision}, ${(demo.num_bytes / 1e6).toFixed(1)} MB`;
   if (demo.labels.length <= 20) {
-    byId("classes").textContent = `It knows only: ${demo.labels.join(", ")}.`;
+    byId("classes").textContent = `Classes: ${demo.labels.join(", ")}.`;
     byId("classes").hidden = false;
   }
   byId("license").replaceChildren(
@@ -266,7 +266,7 @@ function say(text) {
 }
 
 function fail(error) {
-  say(`It did not work: ${error.message}.`);
+  say(`Error: ${error.message}.`);
   byId("status").classList.add("failed");
   root.dataset.error = error.message;
 }

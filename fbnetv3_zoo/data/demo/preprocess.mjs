@@ -1,13 +1,13 @@
 /**
- * A photo to a network's input, equal to what Python makes of it with `fbnetv3.preprocess` and
- * `fbnetv3.images`: upright RGB on white, resized as Pillow does, cut, normalised.
+ * From a photo to the model's input, equal to `fbnetv3.images.preprocess` in Python: upright RGB on
+ * white, resized as by Pillow, cropped, normalised.
  *
- * A canvas resizes otherwise in every browser, hence Pillow's own arithmetic: two passes of
- * weights with 22 fractional bits, rounded to 8 bits after each. Images are
- * {data, width, height}, three bytes a pixel.
+ * Browsers resize a canvas in different ways, so this file has Pillow's arithmetic: two passes
+ * of weights with 22 fractional bits, rounded to 8 bits after each. Images are
+ * {data, width, height}, three bytes per pixel.
  */
 
-const MAX_ASPECT = 32; // of `fbnetv3.preprocess`
+const MAX_ASPECT = 32; // as in `fbnetv3.images.preprocess`
 const FRACTION_BITS = 22; // Pillow's PRECISION_BITS
 const HALF = 1 << (FRACTION_BITS - 1);
 const BAND = 1024; // rows read at a time: some browsers limit a canvas to 16 megapixels
@@ -16,7 +16,7 @@ const KERNELS = {
   bicubic: { support: 2, weight: cubic },
 };
 
-/** Returns the RGB image of a file. Turned by its EXIF, colour profile ignored, as in Python. */
+/** Returns the RGB image of a file, upright by EXIF, without colour profile, as in Python. */
 export async function decode(blob) {
   const bitmap = await createImageBitmap(blob, {
     imageOrientation: "from-image",
@@ -41,12 +41,12 @@ export async function decode(blob) {
   return { data, width, height };
 }
 
-/** Returns the square that the network sees, as an image of `rule.crop` pixels a side. */
+/** Returns the model's input before normalisation, an image of `rule.crop` x `rule.crop` pixels. */
 export function pixels(image, rule) {
   return cut(resized(image, rule), rule.crop);
 }
 
-/** Returns an image as float32, channel by channel, in Python's operations and their order. */
+/** Returns an image as float32 planes, with the operations of the Python code in their order. */
 export function normalise(image, rule) {
   const { fround } = Math;
   const area = image.width * image.height;
@@ -88,7 +88,7 @@ function resized(image, { resize, crop, interpolation }) {
   const [boxX, boxY] = isWide ? [box, [0, height]] : [[0, width], box];
   const taps = interpolation === "nearest" ? nearestTaps : kernelTaps(KERNELS[interpolation]);
   const [columns, rows] = [taps(width, boxX, newWidth), taps(height, boxY, newHeight)];
-  // The order shows in the rounding between the passes. Pillow has this rule since version 13.
+  // The order affects the rounding between the passes. Pillow has this rule since version 13.
   const isVerticalFirst = newHeight < height && height - newHeight > 2 * (width - newWidth);
   return isVerticalFirst
     ? pass(pass(image, rows, true), columns, false)
@@ -126,7 +126,7 @@ function pass({ data, width, height }, taps, vertical) {
   return { data: out, width: newWidth, height: newHeight };
 }
 
-/** Which old pixels, from `first` on, make each new one, and by which fixed-point weights. */
+/** Returns for each new pixel the first and the number of old ones, and fixed-point weights. */
 function kernelTaps({ support, weight }) {
   return (size, [start, stop], newSize) => {
     const scale = Math.fround(stop - start) / newSize;
@@ -156,9 +156,9 @@ function kernelTaps({ support, weight }) {
 function nearestTaps(size, [start, stop], newSize) {
   const scale = Math.fround(stop - start) / newSize;
   const taps = emptyTaps(newSize, 1);
-  // Summed up as Pillow does, not multiplied: roundings decide between neighbours.
-  for (let i = 0, place = start + scale * 0.5; i < newSize; i++, place += scale) {
-    taps.first[i] = Math.trunc(place);
+  // Added up as in Pillow, not multiplied, because rounding decides between neighbours.
+  for (let i = 0, position = start + scale * 0.5; i < newSize; i++, position += scale) {
+    taps.first[i] = Math.trunc(position);
     taps.count[i] = taps.first[i] < size ? 1 : 0;
     taps.weights[i] = 1 << FRACTION_BITS;
   }

@@ -1,8 +1,8 @@
-"""The libraries that run exported files: a line each in the table here, a file each beside it.
+"""The runtimes of exported files: one line each in the table here, one module each beside it.
 
-A new runtime is a new line and a new file. The line says what can be known without importing the
-library: which files it runs and what has to be installed. The file does the work; `protocol` says
-what it offers. Importing this table imports no runtime, and neither torch nor numpy.
+A new runtime is a new line and a new module. The line has what is known without importing the
+library: file formats and requirements. The module implements `protocol.RuntimeFile`. Importing this
+table imports no runtime, and neither torch nor numpy.
 """
 
 from __future__ import annotations
@@ -26,16 +26,15 @@ class Runtime:
     """A library that runs exported files.
 
     Attributes:
-        name: what users and reports call it.
-        suffixes: of the files that it runs: its own format first, of any precision; of other
-            formats it runs float32 files.
-        library: module that must be importable to run or write a file.
-        written_from: what its files are made of: the ONNX file, or the torch module, which leaves
-            none of the ONNX exporter's options.
-        quantizer: module that must be importable to make int8 files; None where none are made.
-        companion: suffix of a second file that belongs to each of its files; "" if there is none.
-        module: of the file that does the work; the one here that is called after the runtime
-            unless given.
+        name: name for users and reports.
+        suffixes: file extensions that it runs: its own format first, in any precision; of other
+            formats only float32 files.
+        library: Python module needed to run or write a file.
+        written_from: source of its files: the ONNX file, or the torch module, to which the ONNX
+            exporter's options do not apply.
+        quantizer: Python module needed to make int8 files; None if it makes none.
+        companion: extension of a second file that belongs to each of its files; "" for none.
+        module: name of the module that implements it; default: the one here named after it.
     """
 
     name: str
@@ -48,12 +47,12 @@ class Runtime:
 
     @property
     def suffix(self) -> str:
-        """The suffix of its own format."""
+        """The file extension of its own format."""
         return self.suffixes[0]
 
     @property
     def file(self) -> RuntimeFile:
-        """What does the work."""
+        """The module that implements it."""
         module = importlib.import_module(self.module or f"{__name__}.{self.name}")
         return cast("RuntimeFile", module)
 
@@ -66,26 +65,26 @@ class Runtime:
         return suffix == self.suffix or (suffix in self.suffixes and precision == "fp32")
 
     def parts(self, path: Path) -> list[Path]:
-        """Returns all files that one network consists of."""
+        """Returns all files of one exported model."""
         if self.companion and path.suffix == self.suffix:
             return [path, path.with_suffix(self.companion)]
         return [path]
 
     def precisions(self) -> tuple[str, ...]:
-        """Returns the precisions in which this machine can compute a float32 file with it.
+        """Returns the precisions in which it can run a float32 file on this machine.
 
         Raises:
-            ImportError: the library is missing.
+            ImportError: the library is not installed.
         """
         return self.file.precisions()
 
     def open(self, path: str | Path, **options: Any) -> Session:
-        """Returns a file of any origin, ready to run; see `RuntimeFile.open_session`.
+        """Opens a file of any origin; see `RuntimeFile.open_session`.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it cannot be read or run as asked.
-            ImportError: the library is missing.
+            FileNotFoundError: the file does not exist.
+            ValueError: the file cannot be read, or an option is not supported.
+            ImportError: the library is not installed.
         """
         path = Path(path)
         if not path.is_file():
@@ -94,16 +93,16 @@ class Runtime:
         return self.file.open_session(path, **options)
 
     def load(self, path: str | Path, **options: Any) -> ExportedBackend:
-        """Returns a file that this package exported, ready to classify with.
+        """Opens a file that this package exported, as a backend of `Classifier`.
 
         Args:
             path: the file.
-            options: as for `RuntimeFile.open_session`.
+            options: options of `RuntimeFile.open_session`.
 
         Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it was not exported by this package, or cannot be run as asked.
-            ImportError: the library is missing.
+            FileNotFoundError: the file does not exist.
+            ValueError: the file was not exported by this package, or an option is not supported.
+            ImportError: the library is not installed.
         """
         from ..backend import ExportedBackend
 
@@ -117,25 +116,25 @@ _TABLE = (
     Runtime("executorch", (".pte",), "executorch", "model"),
 )
 RUNTIMES: dict[str, Runtime] = {runtime.name: runtime for runtime in _TABLE}
-# The one whose format the others are made from, and compared with.
+# The runtime whose files the others are converted from and compared with.
 ONNX = _TABLE[0]
 
 
 def suffixes() -> tuple[str, ...]:
-    """Returns the suffixes of the formats that networks are exported to."""
+    """Returns the file extensions of the export formats."""
     return tuple(dict.fromkeys(runtime.suffix for runtime in RUNTIMES.values()))
 
 
 def is_exported(name: str | Path) -> bool:
-    """Returns whether a name ends as an exported file's does."""
+    """Returns whether a name has the file extension of an export format."""
     return Path(name).suffix in suffixes()
 
 
 def runtime_of(path: str | Path) -> Runtime:
-    """Returns the runtime of a file's own format.
+    """Returns the runtime of a file's format.
 
     Raises:
-        ValueError: no runtime has such files.
+        ValueError: the file extension is unknown.
     """
     suffix = Path(path).suffix
     for runtime in RUNTIMES.values():
@@ -146,10 +145,10 @@ def runtime_of(path: str | Path) -> Runtime:
 
 
 def quantizing(name: str) -> Runtime:
-    """Returns a runtime that has a way of its own to int8.
+    """Returns a runtime that can quantize.
 
     Raises:
-        ValueError: there is no such runtime.
+        ValueError: there is none of that name.
     """
     able = {runtime.name: runtime for runtime in RUNTIMES.values() if runtime.quantizer}
     if name not in able:
@@ -158,21 +157,21 @@ def quantizing(name: str) -> Runtime:
 
 
 def load(path: str | Path, *, threads: int | None = None) -> ExportedBackend:
-    """Returns an exported file in the runtime of its format; see `Runtime.load`.
+    """Opens an exported file in the runtime of its format; see `Runtime.load`.
 
     Args:
         path: the file.
-        threads: that work on one batch; the runtime's own choice unless given.
+        threads: number of inference threads; default: the runtime's.
     """
     return runtime_of(path).load(path, threads=threads)
 
 
 def read_artefact(path: str | Path) -> Artefact:
-    """Returns what an exported file says about itself.
+    """Returns the metadata of an exported file.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is of no runtime's format, or not ours.
-        ImportError: the runtime of its format is missing.
+        FileNotFoundError: the file does not exist.
+        ValueError: the format is unknown, or the file was not exported by this package.
+        ImportError: the runtime of its format is not installed.
     """
     return load(path, threads=1).artefact

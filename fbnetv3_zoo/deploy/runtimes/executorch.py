@@ -1,7 +1,7 @@
-"""A network as an ExecuTorch program for XNNPACK. Extra `executorch`.
+"""A model as an ExecuTorch program for XNNPACK. Extra `executorch`.
 
-The program takes one image, float32 (1, C, H, W), and gives float32 logits (1, num_classes). A
-second method of it, `fbnetv3_metadata`, gives what the file says about itself, as JSON.
+The program takes one image, float32 (1, C, H, W), and returns float32 logits (1, num_classes). Its
+method `fbnetv3_metadata` returns the metadata as JSON.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from fbnetv3.images.preprocess import Preprocess
 
 from ..artefact import INPUT, OUTPUT
 from ..parity import TOLERANCE, Parity, compare, inputs_for
-from .protocol import End
+from .protocol import TensorInfo
 
 if TYPE_CHECKING:
     from fbnetv3.models.model import FBNetV3
 
 _METADATA = "fbnetv3_metadata"
-# Of ExecuTorch's numbers of types, those that our graphs have at their ends.
+# ExecuTorch's type codes of our inputs and outputs.
 _DTYPES = {0: "uint8", 6: "float32"}
 
 
 class ExecuTorchSession:
     """A program and its method `forward`; see `protocol.Session`."""
 
-    # ExecuTorch's pool of threads belongs to the process, and a method runs in the pool that it was
-    # loaded with: after a change every session loads its own again; one that did not would hang.
+    # ExecuTorch's thread pool belongs to the process, and a method runs in the pool that it was
+    # loaded with: after a change each session must reload its method, or it would hang.
     _lock = threading.Lock()
     _num_changes = 0
 
@@ -45,8 +45,9 @@ class ExecuTorchSession:
         self._path, self._content, self._threads = path, content, threads
         self._load()
         meta = self._method.metadata
-        self.inputs = [_end(INPUT, meta.input_tensor_meta(n)) for n in range(meta.num_inputs())]
-        self.outputs = [_end(OUTPUT, meta.output_tensor_meta(n)) for n in range(meta.num_outputs())]
+        self.inputs = [_info(INPUT, meta.input_tensor_meta(n)) for n in range(meta.num_inputs())]
+        outputs = range(meta.num_outputs())
+        self.outputs = [_info(OUTPUT, meta.output_tensor_meta(n)) for n in outputs]
 
     def _load(self) -> None:
         from executorch.runtime import Runtime
@@ -75,11 +76,11 @@ class ExecuTorchSession:
         return pairs
 
     def run(self, batch: NDArray[Any]) -> NDArray[Any]:
-        """Returns the logits of a batch in the form that the graph takes."""
+        """Returns the logits of a batch in the graph's input layout."""
         run = self.bind(batch)
         with self._lock:
             try:
-                # What it returns is its own memory.
+                # Copy: the result is in the program's memory.
                 return np.array(run()[0].numpy())
             except RuntimeError as error:
                 raise ValueError(
@@ -88,7 +89,7 @@ class ExecuTorchSession:
                 ) from error
 
     def bind(self, batch: NDArray[Any]) -> Callable[[], Any]:
-        """Returns a function that runs the graph on this one batch."""
+        """Returns a function that runs the graph on this batch."""
         import torch
 
         fed = [torch.from_numpy(batch)]
@@ -101,22 +102,22 @@ class ExecuTorchSession:
 
 
 def precisions() -> tuple[str, ...]:
-    """Returns the precisions in which a float32 program is computed."""
+    """Returns the precisions in which ExecuTorch runs a float32 program."""
     return ("fp32",)
 
 
 def open_session(
     path: Path, *, threads: int | None = None, precision: str = "fp32"
 ) -> ExecuTorchSession:
-    """Returns a program, ready to run.
+    """Opens a program.
 
     Args:
-        path: `.pte`.
-        threads: of ExecuTorch's pool, which the whole process shares; its own choice unless given.
+        path: the `.pte` file.
+        threads: size of ExecuTorch's thread pool, which the process shares; default: its own.
         precision: "fp32".
 
     Raises:
-        ValueError: ExecuTorch cannot read it.
+        ValueError: ExecuTorch cannot read the file, or an option is not supported.
     """
     if precision not in precisions():
         raise ValueError(f"precision is {precision!r}; ExecuTorch runs a float32 program in fp32")
@@ -135,17 +136,17 @@ def export(
     preprocess: Preprocess | None = None,
     class_names: Sequence[str] | None = None,
 ) -> Parity:
-    """Writes a model as an ExecuTorch program (`.pte`) for XNNPACK, compared with the model.
+    """Exports a model to an ExecuTorch program (`.pte`) for XNNPACK and checks it.
 
     Args:
-        model: of any mode; left as it is.
+        model: a model in any mode; not modified.
         path: the file to write.
-        preprocess: what images go through; it sets the input's size. The model's own unless given.
-        class_names: in the order of the logits; those of the model's weights unless given.
+        preprocess: preprocessing of images, which sets the input size; default: the model's.
+        class_names: class names in the order of the logits; default: those of the model's weights.
 
     Raises:
-        ValueError: the program gives other logits, or the path is wrong: nothing is written then.
-        ImportError: ExecuTorch is missing.
+        ValueError: the program's logits differ, or the path is wrong; nothing is written then.
+        ImportError: ExecuTorch is not installed.
     """
     need("executorch")
     import torch
@@ -156,14 +157,14 @@ def export(
     from ..export_graph import inference_graph, reference_of
 
     artefact = describe(model, preprocess=preprocess, class_names=class_names)
-    side = artefact.preprocess.crop
+    size = artefact.preprocess.crop
     with replacing(Path(path)) as part:
-        example = (torch.zeros(1, model.in_chans, side, side),)
+        example = (torch.zeros(1, model.in_chans, size, size),)
         program = torch.export.export(inference_graph(model, artefact), example)
         lowered = to_edge_transform_and_lower(
             program,
             partitioner=[XnnpackPartitioner()],
-            # Lowering takes these, so that the figures of the comparison come too late.
+            # Fixed before the comparison, so that the metadata lack its figures.
             constant_methods={_METADATA: json.dumps(artefact.to_metadata())},
         )
         part.write_bytes(lowered.to_executorch().buffer)
@@ -177,5 +178,5 @@ def export(
         )
 
 
-def _end(name: str, info: Any) -> End:
-    return End(name, _DTYPES.get(info.dtype(), str(info.dtype())), tuple(info.sizes()))
+def _info(name: str, meta: Any) -> TensorInfo:
+    return TensorInfo(name, _DTYPES.get(meta.dtype(), str(meta.dtype())), tuple(meta.sizes()))

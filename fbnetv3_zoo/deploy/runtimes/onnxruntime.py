@@ -1,4 +1,4 @@
-"""ONNX files run by onnxruntime, without torch, and made int8 in its QDQ form."""
+"""ONNX files in onnxruntime, without torch, and their quantization in its QDQ format."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from fbnetv3.images.reader import ImageSource
 
 from ..calibration import METHODS
 from ..qdq import QdqSearch
-from ..quantize_score import Judge, Made
-from .protocol import End
+from ..quantize_score import Evaluator, Int8Result
+from .protocol import TensorInfo
 
 CPU = "CPUExecutionProvider"
 _DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
@@ -28,48 +28,49 @@ class OnnxSession:
     """An ONNX file in onnxruntime; see `protocol.Session`.
 
     Attributes:
-        session: onnxruntime's own.
+        session: onnxruntime's session.
     """
 
     def __init__(self, path: Path, session: Any) -> None:
         self._path, self.session = path, session
-        self.inputs = [_end(end) for end in session.get_inputs()]
-        self.outputs = [_end(end) for end in session.get_outputs()]
+        self.inputs = [_info(value) for value in session.get_inputs()]
+        self.outputs = [_info(value) for value in session.get_outputs()]
 
     @property
     def metadata(self) -> Mapping[str, str]:
         """The file's string pairs.
 
         Raises:
-            ValueError: they are no text.
+            ValueError: they are not text.
         """
         try:
             pairs: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
         except UnicodeDecodeError as error:
             raise ValueError(
-                f"{self._path} has damaged metadata ({error}); make it again with `fbnetv3 export`"
+                f"{self._path} has damaged metadata ({error}); export it again with "
+                "`fbnetv3 export`"
             ) from error
         return pairs
 
     def run(self, batch: NDArray[Any]) -> NDArray[Any]:
-        """Returns the logits of a batch in the form that the graph takes."""
+        """Returns the logits of a batch in the graph's input layout."""
         try:
             return np.asarray(self.bind(batch)()[0])
-        # onnxruntime's exceptions have no common class of their own.
+        # onnxruntime's exceptions have no common base class.
         except Exception as error:
             raise ValueError(
                 f"{self._path} cannot be run on an input of shape {batch.shape}: "
-                f"{one_line(str(error))}; make it again with `fbnetv3 export`"
+                f"{one_line(str(error))}; export it again with `fbnetv3 export`"
             ) from error
 
     def bind(self, batch: NDArray[Any]) -> Callable[[], Any]:
-        """Returns a function that runs the graph on this one batch."""
+        """Returns a function that runs the graph on this batch."""
         names, fed = [self.outputs[0].name], {self.inputs[0].name: batch}
         return lambda: self.session.run(names, fed)
 
 
 def precisions() -> tuple[str, ...]:
-    """Returns the precisions in which a float32 file is computed."""
+    """Returns the precisions in which onnxruntime runs a float32 file."""
     return ("fp32",)
 
 
@@ -80,16 +81,16 @@ def open_session(
     precision: str = "fp32",
     providers: Sequence[str] | None = None,
 ) -> OnnxSession:
-    """Returns an ONNX file that runs on what was asked for, or says why it cannot.
+    """Opens an ONNX file.
 
     Args:
-        path: of any origin.
-        threads: that work on one batch; every processor this process may use unless given.
+        path: a file of any origin.
+        threads: number of inference threads; default: all CPUs available to this process.
         precision: "fp32".
-        providers: in order of preference; only the processor unless given.
+        providers: execution providers in order of preference; default: the CPU.
 
     Raises:
-        ValueError: it is not ONNX, or a provider is missing.
+        ValueError: the file is not ONNX, a provider is missing, or an option is not supported.
     """
     import onnxruntime as ort
 
@@ -107,7 +108,7 @@ def open_session(
         raise ValueError(f"threads is {threads!r}; expected a whole number from 1")
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads if threads is not None else available_cpus()
-    options.log_severity_level = 4  # what fails is raised, and needs no second message
+    options.log_severity_level = 4  # errors are raised, so that they need no log message
     try:
         session = ort.InferenceSession(str(path), options, providers=wanted, enable_fallback=False)
     except Exception as error:
@@ -115,10 +116,10 @@ def open_session(
             f"{path} is not an ONNX file that can be run: {one_line(str(error))}; make one with "
             "`fbnetv3 export`"
         ) from error
-    # A provider that cannot be set up is dropped with no more than a warning.
+    # onnxruntime drops a provider that does not start, with only a warning.
     dropped = [name for name in wanted if name not in session.get_providers()]
     if dropped:
-        raise ValueError(f"provider {dropped[0]} is built in but does not start on this machine")
+        raise ValueError(f"provider {dropped[0]} is installed but does not start on this machine")
     return OnnxSession(path, session)
 
 
@@ -126,20 +127,20 @@ def quantize(
     onnx_path: Path,
     path: Path,
     calibration: Sequence[ImageSource],
-    judge: Judge,
+    evaluator: Evaluator,
     *,
     method: str | None,
     max_drop_pct: float | None,
     sensitivity: bool,
-) -> Made:
-    """Writes an int8 file whose activation ranges agree best with the float network.
+) -> Int8Result:
+    """Writes an int8 file by the calibration method that agrees best with the float file.
 
-    Where eight bits break the budget, layers are left in float, the most costly first.
+    If int8 exceeds the budget, layers stay in float, the most sensitive first.
     """
     if method is not None and method not in METHODS:
         raise ValueError(f"method is {method!r}; expected one of {', '.join(METHODS)}")
     with replacing(path) as part:
-        search = QdqSearch(onnx_path, part, judge, calibration)
+        search = QdqSearch(onnx_path, part, evaluator, calibration)
         methods = search.compare_methods([method] if method else list(METHODS))
         best = max(methods, key=lambda name: (methods[name][0], -methods[name][1]))
         layers = search.layer_errors(best) if sensitivity or max_drop_pct is not None else []
@@ -149,21 +150,21 @@ def quantize(
             for number, layer in enumerate(layers)
         ]
         artefact = dataclasses.replace(
-            judge.float_model.artefact,
+            evaluator.float_model.artefact,
             precision="int8",
             parity={},
             quantization={
                 "runtime": "onnxruntime",
                 "format": "QDQ, weights int8 per channel, activations uint8",
                 "calibration": best,
-                "num_images": judge.reader.num_read[0],
+                "num_images": evaluator.reader.num_read[0],
                 "in_float": [layer.node for layer in layers if layer.in_float],
                 "agreement_pct": round(score.agreement_pct, 2),
             },
         )
         search.finish(artefact)
-    return Made(artefact, score, method=best, methods=methods, layers=tuple(layers))
+    return Int8Result(artefact, score, method=best, methods=methods, layers=tuple(layers))
 
 
-def _end(end: Any) -> End:
-    return End(end.name, _DTYPES.get(end.type, end.type), tuple(end.shape))
+def _info(value: Any) -> TensorInfo:
+    return TensorInfo(value.name, _DTYPES.get(value.type, value.type), tuple(value.shape))

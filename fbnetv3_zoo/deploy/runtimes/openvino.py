@@ -1,8 +1,7 @@
 """Exported files in OpenVINO: its own format, bfloat16, and int8 by NNCF. Extra `openvino`.
 
-On x86 processors with VNNI or bfloat16 this is the runtime in which whole blocks run in low
-precision: it has kernels for hard-swish and the channel gate behind an int8 convolution, where
-onnxruntime goes back to float around each.
+On x86 CPUs with VNNI or bfloat16 this runtime runs complete blocks in low precision: it has kernels
+for hard-swish and the channel gate after an int8 convolution, where onnxruntime returns to float.
 """
 
 from __future__ import annotations
@@ -26,22 +25,22 @@ from fbnetv3.images.reader import ImageSource
 from ..artefact import PREFIX, Artefact
 from ..backend import ExportedBackend
 from ..parity import TOLERANCE, Parity, as_pixels, compare, inputs_for
-from ..quantize_score import Judge, Made, over_budget
+from ..quantize_score import Evaluator, Int8Result, over_budget
 from . import ONNX
-from .protocol import End
+from .protocol import TensorInfo
 
 _SECTION = "fbnetv3"
-# Where OpenVINO's reader puts the metadata of an ONNX file.
+# OpenVINO's section for the metadata of an ONNX file.
 _ONNX_SECTION = "framework"
 
 
 class OpenVinoSession:
-    """An ONNX or OpenVINO file compiled for the processor; see `protocol.Session`."""
+    """An ONNX or OpenVINO file compiled for the CPU; see `protocol.Session`."""
 
     def __init__(self, path: Path, model: Any, compiled: Any) -> None:
         self._path, self._model, self._compiled = path, model, compiled
-        self.inputs = [_end(end) for end in model.inputs]
-        self.outputs = [_end(end) for end in model.outputs]
+        self.inputs = [_info(port) for port in model.inputs]
+        self.outputs = [_info(port) for port in model.outputs]
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -55,10 +54,10 @@ class OpenVinoSession:
         return {}
 
     def run(self, batch: NDArray[Any]) -> NDArray[Any]:
-        """Returns the logits of a batch in the form that the graph takes."""
+        """Returns the logits of a batch in the graph's input layout."""
         try:
-            # A request of its own for each call: a shared one would mix threads up, and one that
-            # shares its input's memory is bound to its shape.
+            # One request per call: a shared one is not thread-safe, and one that shares the
+            # memory of its input is bound to its shape.
             return np.array(self._compiled.create_infer_request().infer({0: batch})[0])
         except RuntimeError as error:
             raise ValueError(
@@ -67,25 +66,25 @@ class OpenVinoSession:
             ) from error
 
     def bind(self, batch: NDArray[Any]) -> Callable[[], object]:
-        """Returns a function that runs the graph on this one batch."""
+        """Returns a function that runs the graph on this batch."""
         request = self._compiled.create_infer_request()
         return lambda: request.infer({0: batch}, share_inputs=True, share_outputs=True)
 
 
 def precisions() -> tuple[str, ...]:
-    """Returns the precisions in which OpenVINO computes a float32 file on this processor.
+    """Returns the precisions in which OpenVINO runs a float32 file on this CPU.
 
     Raises:
-        ImportError: OpenVINO is missing.
+        ImportError: OpenVINO is not installed.
     """
     return ("fp32", "bf16") if has_bf16() else ("fp32",)
 
 
 def has_bf16() -> bool:
-    """Returns whether OpenVINO computes in bfloat16 on this processor.
+    """Returns whether OpenVINO supports bfloat16 on this CPU.
 
     Raises:
-        ImportError: OpenVINO is missing.
+        ImportError: OpenVINO is not installed.
     """
     return "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
@@ -93,20 +92,20 @@ def has_bf16() -> bool:
 def open_session(
     path: Path, *, threads: int | None = None, precision: str = "fp32"
 ) -> OpenVinoSession:
-    """Returns an ONNX or OpenVINO file compiled for the processor.
+    """Opens an ONNX or OpenVINO file, compiled for the CPU.
 
     Args:
-        path: `.onnx` or `.xml`, the latter with its `.bin` beside it.
-        threads: in all; OpenVINO's default unless given.
-        precision: "bf16", or "fp32", also where OpenVINO would choose bfloat16 by itself.
+        path: an `.onnx` file, or an `.xml` file with its `.bin` beside it.
+        threads: number of inference threads; default: OpenVINO's.
+        precision: "bf16", or "fp32" even if OpenVINO would choose bfloat16.
 
     Raises:
-        ValueError: OpenVINO cannot read it, or the processor has no such arithmetic.
+        ValueError: OpenVINO cannot read the file, or an option is not supported.
     """
     core = _core()
     if precision not in precisions():
         raise ValueError(
-            f"precision is {precision!r}; OpenVINO computes float32 files on this processor in "
+            f"precision is {precision!r}; OpenVINO computes float32 files on this CPU in "
             f"{' or '.join(precisions())}"
         )
     if threads is not None and (isinstance(threads, bool) or threads < 1):
@@ -123,28 +122,28 @@ def open_session(
 
 
 def convert(onnx_path: str | Path, path: str | Path) -> Parity:
-    """Writes an exported ONNX file as OpenVINO IR (`.xml` with a `.bin`), compared with it.
+    """Converts an exported ONNX file to OpenVINO IR (`.xml` with a `.bin`) and checks the result.
 
     Raises:
-        ValueError: the result differs: nothing is written then; or a path is wrong.
-        FileNotFoundError: there is no ONNX file.
-        ImportError: OpenVINO is missing.
+        ValueError: the results differ, or a path is wrong; nothing is written then.
+        FileNotFoundError: the ONNX file does not exist.
+        ImportError: OpenVINO is not installed.
     """
     exported = ONNX.load(onnx_path, threads=1)
-    batch, *sides = exported.input_shape
-    channels = sides.pop(2 if exported.artefact.in_graph else 0)
+    batch, *size = exported.input_shape
+    channels = size.pop(2 if exported.artefact.in_graph else 0)
     batches = inputs_for(
         exported.artefact,
         in_chans=int(channels),
         batch_sizes=(1,) if isinstance(batch, int) else (1, 3),
-        free_size=not isinstance(sides[0], int),
+        free_size=not isinstance(size[0], int),
     )
     model = _read(Path(onnx_path))
     with _saved(model, Path(path)) as part:
-        # Some OpenVINO kernels sum in another order; the limit is that of the export.
+        # Some OpenVINO kernels sum in another order; the tolerance is that of the export.
         run = open_session(part, threads=1).run
         parity = compare(run, exported.session.run, batches, tolerance=TOLERANCE["fp32"])
-        _describe_in(model, dataclasses.replace(exported.artefact, parity=parity.to_dict()))
+        _set_metadata(model, dataclasses.replace(exported.artefact, parity=parity.to_dict()))
     return parity
 
 
@@ -152,51 +151,51 @@ def quantize(
     onnx_path: Path,
     path: Path,
     calibration: Sequence[ImageSource],
-    judge: Judge,
+    evaluator: Evaluator,
     *,
     method: str | None,
     max_drop_pct: float | None,
-    sensitivity: bool,  # NNCF has no layers alone
-) -> Made:
-    """Writes int8 OpenVINO IR; where weights of eight bits break the budget, with seven."""
+    sensitivity: bool,  # NNCF does not quantize single layers
+) -> Int8Result:
+    """Writes int8 OpenVINO IR; with 7-bit weights if 8-bit ones exceed the budget."""
     if method is not None:
-        raise ValueError("method is onnxruntime's; NNCF takes ranges its own way")
+        raise ValueError(f"method is {method!r}; it is for onnxruntime, NNCF has its own")
     need("nncf")
     with replacing(path) as part:
         for half_range in (False, True):
-            batches = judge.reader.batches(calibration)
-            artefact = _quantize(onnx_path, part, judge, batches, half_range=half_range)
-            score = judge.score(ExportedBackend(part, open_session(part)))
+            batches = evaluator.reader.batches(calibration)
+            artefact = _quantize(onnx_path, part, evaluator, batches, half_range=half_range)
+            score = evaluator.score(ExportedBackend(part, open_session(part)))
             if max_drop_pct is None or score.drop_pct <= max_drop_pct:
-                return Made(artefact, score, method="nncf")
-        raise over_budget(score, max_drop_pct, "with weights of eight bits or seven")
+                return Int8Result(artefact, score, method="nncf")
+        raise over_budget(score, max_drop_pct, "with 8-bit and with 7-bit weights")
 
 
 def _quantize(
     onnx_path: Path,
     path: Path,
-    judge: Judge,
+    evaluator: Evaluator,
     batches: Iterable[NDArray[np.float32]],
     *,
     half_range: bool,
 ) -> Artefact:
-    """Writes an exported ONNX file as int8 OpenVINO IR.
+    """Writes an exported ONNX file as int8 OpenVINO IR; returns its metadata.
 
-    NNCF's post-training quantisation: symmetric per-channel weights, activations symmetric where
-    they are not negative and asymmetric else ("mixed"), biases corrected.
+    NNCF's post-training quantization: symmetric per-channel weights, activations symmetric if they
+    are not negative and otherwise asymmetric ("mixed"), biases corrected.
 
     Args:
         onnx_path: an exported fp32 file.
-        path: `.xml` to write.
-        judge: knows the float file.
-        batches: calibration images as `Artefact.preprocess` makes them, any number a batch.
-        half_range: weights of seven bits, whose products a processor without VNNI can add without
-            saturating; else only the first layer's.
+        path: the `.xml` file to write.
+        evaluator: holds the float file.
+        batches: preprocessed calibration images, in batches of any size.
+        half_range: 7-bit weights, whose products a CPU without VNNI can sum without saturation;
+            otherwise only in the first layer.
     """
     import nncf
 
-    artefact = judge.float_model.artefact
-    # One by one: NNCF's statistics are per item, and the file may be for single images.
+    artefact = evaluator.float_model.artefact
+    # Single images: NNCF's statistics are per item, and the file's batch size may be one.
     items = [batch[n : n + 1] for batch in batches for n in range(len(batch))]
     fed: list[NDArray[Any]] = [
         as_pixels(item, artefact) if artefact.in_graph else item for item in items
@@ -204,7 +203,7 @@ def _quantize(
     logging.getLogger("nncf").setLevel(logging.ERROR)
     fixes = nncf.OverflowFix
     with contextlib.redirect_stdout(io.StringIO()):  # progress bars
-        small = nncf.quantize(
+        quantized = nncf.quantize(
             _read(onnx_path),
             nncf.Dataset(fed),
             preset=nncf.QuantizationPreset.MIXED,
@@ -225,26 +224,26 @@ def _quantize(
             "num_images": len(fed),
         },
     )
-    with _saved(small, path):
-        _describe_in(small, artefact)
+    with _saved(quantized, path):
+        _set_metadata(quantized, artefact)
     return artefact
 
 
-def _describe_in(model: Any, artefact: Artefact) -> None:
+def _set_metadata(model: Any, artefact: Artefact) -> None:
     for key, value in artefact.to_metadata().items():
         model.set_rt_info(value, [_SECTION, key.removeprefix(PREFIX)])
 
 
 @contextlib.contextmanager
 def _saved(model: Any, path: Path) -> Iterator[Path]:
-    """Gives the model saved at a temporary place; moves it, saved once more, to `path` at the end.
+    """Yields the model saved to a temporary path; at the end saves it again and moves it to `path`.
 
-    Saved twice because the body checks the first and then writes figures into `model`.
+    Saved twice because the body checks the file and then writes the figures into `model`.
     """
     import openvino
 
     if path.suffix != ".xml":
-        raise ValueError(f"output is {path}; OpenVINO writes two files, name the .xml one")
+        raise ValueError(f"output is {path}; OpenVINO writes two files; name the .xml one")
     with replacing(path) as part:
         openvino.save_model(model, str(part), compress_to_fp16=False)
         yield part
@@ -265,9 +264,9 @@ def _core() -> Any:
     return openvino.Core()
 
 
-def _end(port: Any) -> End:
+def _info(port: Any) -> TensorInfo:
     shape = tuple(d.get_length() if d.is_static else str(d) for d in port.partial_shape)
-    return End(port.any_name, _dtype(port.element_type), shape)
+    return TensorInfo(port.any_name, _dtype(port.element_type), shape)
 
 
 def _dtype(kind: Any) -> str:

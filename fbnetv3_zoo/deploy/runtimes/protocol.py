@@ -1,4 +1,4 @@
-"""What a runtime's file offers: opening a file, and where it can, writing and quantising one."""
+"""The protocol of a runtime's module: opens files, may also write and quantize them."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from fbnetv3.models.model import FBNetV3
 
     from ..parity import Parity
-    from ..quantize_score import Judge, Made
+    from ..quantize_score import Evaluator, Int8Result
 
 
-class End(NamedTuple):
+class TensorInfo(NamedTuple):
     """An input or an output of a graph.
 
     Attributes:
-        name: of it.
-        dtype: numpy's name of its type where there is one, else the runtime's.
-        shape: whole numbers where sides are fixed, words where they are free.
+        name: its name.
+        dtype: numpy's name of its type if there is one, else the runtime's.
+        shape: its shape; dynamic axes are names.
     """
 
     name: str
@@ -33,59 +33,59 @@ class End(NamedTuple):
 
 
 class Session(Protocol):
-    """A file of any origin, ready to run in a runtime."""
+    """A file of any origin that is open in a runtime."""
 
     @property
     def metadata(self) -> Mapping[str, str]:
         """The file's string pairs, among them those of `Artefact.to_metadata`."""
 
     @property
-    def inputs(self) -> Sequence[End]:
-        """What the graph takes."""
+    def inputs(self) -> Sequence[TensorInfo]:
+        """The inputs of the graph."""
 
     @property
-    def outputs(self) -> Sequence[End]:
-        """What the graph gives."""
+    def outputs(self) -> Sequence[TensorInfo]:
+        """The outputs of the graph."""
 
     def run(self, batch: NDArray[Any]) -> NDArray[Any]:
-        """Returns the logits of a batch in the form that the graph takes; safe from many threads.
+        """Returns the logits of a batch in the graph's input layout; thread-safe.
 
         Raises:
-            ValueError: the graph does not work on such a batch.
+            ValueError: the graph does not accept the batch.
         """
 
     def bind(self, batch: NDArray[Any]) -> Callable[[], object]:
-        """Returns a function that runs the graph on this one batch, to be timed.
+        """Returns a function that runs the graph on this batch, for timing.
 
-        It costs no more than the runtime itself does, and is called from one thread.
+        It has no overhead beside the runtime's, and is called from one thread.
         """
 
 
 class RuntimeFile(Protocol):
-    """The module of a runtime. The last three are left out where the runtime has none of it."""
+    """The module of a runtime. `convert`, `export` and `quantize` are optional."""
 
     def precisions(self) -> tuple[str, ...]:
-        """Returns the precisions in which this machine computes a float32 file; "fp32" first."""
+        """Returns the precisions in which it runs a float32 file on this machine; "fp32" first."""
 
     def open_session(
         self, path: Path, *, threads: int | None = None, precision: str = "fp32"
     ) -> Session:
-        """Returns a file, ready to run.
+        """Opens a file.
 
         Args:
-            path: a file that exists.
-            threads: that work on one batch; the runtime's own choice unless given.
-            precision: one of `precisions()`: of the arithmetic where the file has float32.
+            path: an existing file.
+            threads: number of inference threads; default: the runtime's.
+            precision: one of `precisions()`, for the arithmetic of a float32 file.
 
         Raises:
-            ValueError: the file cannot be read, or not run as asked.
+            ValueError: the file cannot be read, or an option is not supported.
         """
 
     def convert(self, onnx_path: str | Path, path: str | Path) -> Parity:
-        """Writes an exported ONNX file in the runtime's format, compared with it.
+        """Converts an exported ONNX file to the runtime's format and checks the result against it.
 
         Raises:
-            ValueError: the result differs: nothing is written then; or a path is wrong.
+            ValueError: the results differ, or a path is wrong; nothing is written then.
         """
 
     def export(
@@ -96,10 +96,10 @@ class RuntimeFile(Protocol):
         preprocess: Preprocess | None = None,
         class_names: Sequence[str] | None = None,
     ) -> Parity:
-        """Writes a model in the runtime's format, compared with it; arguments as of `to_onnx`.
+        """Exports a model to the runtime's format and checks the file; arguments: see `to_onnx`.
 
         Raises:
-            ValueError: the result differs: nothing is written then; or a path is wrong.
+            ValueError: the results differ, or a path is wrong; nothing is written then.
         """
 
     def quantize(
@@ -107,14 +107,14 @@ class RuntimeFile(Protocol):
         onnx_path: Path,
         path: Path,
         calibration: Sequence[ImageSource],
-        judge: Judge,
+        evaluator: Evaluator,
         *,
         method: str | None,
         max_drop_pct: float | None,
         sensitivity: bool,
-    ) -> Made:
-        """Writes an exported fp32 ONNX file in int8; see `quantize.quantize`.
+    ) -> Int8Result:
+        """Quantizes an exported fp32 ONNX file to int8; see `quantize.quantize`.
 
         Raises:
-            ValueError: an argument is wrong, or the budget cannot be kept: nothing is written.
+            ValueError: an argument is wrong, or the budget cannot be met; nothing is written then.
         """

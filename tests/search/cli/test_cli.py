@@ -128,7 +128,7 @@ def test_bench_reads_a_table(tmp_path: Path, space_file: Path) -> None:
         (["run", "new", "--space", "SPACE", "--objective", TOY, "--limit", "macs<10"], 2,
          "expected macs<=500e6"),
         (["run", "new", "--space", "SPACE", "--objective", TOY, "--limit", "macs<=10"], 2,
-         "the least is 100"),
+         "the smallest is 100"),
         (["run", "new", "--space", "SPACE", "--objective", TOY, "--within",
           "macs>=100,macs<=100"], 2, "only 1 candidates are feasible, fewer than a round"),
         (["run", "new", "--space", "SPACE", "--objective", TOY, "--set", "sleep"], 2,

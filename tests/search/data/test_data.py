@@ -175,7 +175,7 @@ def test_parts_under_other_usual_names_and_in_a_wrapper_are_found(tmp_path: Path
     write_folders(tmp_path / "set" / "Testing", {"a": 1, "b": 1})
     train, val = open_train_val(tmp_path)
     assert (len(train), len(val), train.classes) == (5, 2, ("a", "b"))
-    assert f"{tmp_path} only wraps {tmp_path / 'set'}, which was read" in train.notes
+    assert f"{tmp_path} only wraps {tmp_path / 'set'}, which was used" in train.notes
     assert len(open_images(tmp_path)) == 2
     assert len(open_images(tmp_path, "train")) == 5
 
@@ -184,7 +184,9 @@ def test_a_part_that_is_missing_is_named_with_what_lies_in_its_place(tmp_path: P
     write_folders(tmp_path / "train", {"a": 2, "b": 2})
     write_folders(tmp_path, {"test": 1})
     for split in (None, "val"):
-        with pytest.raises(FileNotFoundError, match=r"no val part; expected val or .*over: test"):
+        with pytest.raises(
+            FileNotFoundError, match=r"no val part; expected val or .*skipped: test"
+        ):
             open_images(tmp_path, split)
 
 
@@ -250,7 +252,7 @@ def test_files_that_are_no_images_are_told(tmp_path: Path) -> None:
     write_folders(tmp_path, {"a": 2, "b": 2})
     (tmp_path / "a" / "x.heic").touch()
     assert open_images(tmp_path).notes == (
-        "1 file(s) are no images by their names and were passed over: .heic 1",
+        "1 file(s) do not have an image's extension and were skipped: .heic 1",
     )
 
 

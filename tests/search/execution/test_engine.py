@@ -101,7 +101,7 @@ def test_engine_writes_the_objectives_labels(make_engine: MakeEngine, tmp_path: 
 
 @pytest.mark.parametrize(
     ("trouble", "error"),
-    [("raise", "ValueError: no such device"), ("short", "gave 1 labels; expected 3")],
+    [("raise", "ValueError: no such device"), ("short", "yielded 1 labels; expected 3")],
 )
 def test_objectives_error_ends_the_attempt_not_the_engine(
     make_engine: MakeEngine, tmp_path: Path, trouble: str, error: str
@@ -338,7 +338,11 @@ def alive(pid: int) -> bool:
             "no module 'no_such_module_here'",
         ),
         ({"kind": "python", "target": "/no/such.py:x"}, FileNotFoundError, "no file /no/such.py"),
-        ({"kind": "python", "target": TOY, "arguments": {"x": 1}}, ValueError, "do not fit"),
+        (
+            {"kind": "python", "target": TOY, "arguments": {"x": 1}},
+            ValueError,
+            "wrong settings of the python objective",
+        ),
         ({"kind": "python", "target": f"{TOY}r"}, ValueError, "has no 'maker'"),
     ],
 )
@@ -352,7 +356,7 @@ def test_wrong_objective_settings_are_named(
 @pytest.mark.parametrize(
     ("code", "error", "message"),
     [
-        ("class One\n", ValueError, r"one\.py is no valid Python"),
+        ("class One\n", ValueError, r"one\.py is not valid Python"),
         ("import no_such_module_here\n", ImportError, "needs no_such_module_here; install it"),
         ("1 / 0\n", ValueError, "division by zero"),
     ],

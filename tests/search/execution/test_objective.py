@@ -127,8 +127,8 @@ def test_space_file_may_state_the_target(files: tuple[Path, Path]) -> None:
     [
         ({"op": "pool"}, "row 1: op is 'pool'"),
         ({"width": 12}, "row 1: width"),
-        ({"lr": None}, "lacks the gene's column 'lr'"),
-        ({"label:0": None, "label:1": None}, "has no label"),
+        ({"lr": None}, "lacks a column for gene 'lr'"),
+        ({"label:0": None, "label:1": None}, "has no labels"),
     ],
 )
 def test_wrong_tables_are_refused_in_words(
@@ -148,7 +148,7 @@ def test_missing_and_unknown_files_are_refused(files: tuple[Path, Path]) -> None
         load_table(space, table.with_name("absent.csv"))
     other = table.with_suffix(".xlsx")
     other.write_bytes(b"")
-    with pytest.raises(ValueError, match="no known form"):
+    with pytest.raises(ValueError, match="unknown format"):
         load_table(space, other)
     with pytest.raises(ValueError, match="no labels"):
         TableObjective(SPACE, np.zeros((1, 4), np.int16), np.full((1, 2), np.nan), {})

@@ -242,7 +242,7 @@ def test_fewer_candidates_than_a_round_is_a_clear_error(tmp_path: Path) -> None:
 
 def test_bounds_without_candidates_are_a_clear_error(tmp_path: Path) -> None:
     plan = SearchConfig(**{**vars(PLAN), "within": {"macs": (1.0, 2.0)}})
-    with pytest.raises(ValueError, match="feasible; widen limits"):
+    with pytest.raises(ValueError, match="feasible; widen the limits"):
         search(tmp_path / "s", plan)
 
 

@@ -163,10 +163,13 @@ def test_stage_3_finds_answers_for_limits_that_were_not_asked_before(finished: P
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"limits": ({"macs": (0.0, 50.0)},)}, "no candidate has macs of 50 or less; the least is"),
+        (
+            {"limits": ({"macs": (0.0, 50.0)},)},
+            "no candidate has macs of 50 or less; the smallest is",
+        ),
         ({"limits": ({"macs": (900.0, INFINITE)},)}, "of 900 or more; the largest is 163"),
         ({"limits": ({"params": (0.0, 5.0)},)}, "limit on 'params'; the known costs are macs"),
-        ({"within": {"macs": (0.0, 50.0)}}, "the least is 100"),
+        ({"within": {"macs": (0.0, 50.0)}}, "the smallest is 100"),
     ],
 )
 def test_limits_out_of_reach_are_said_before_anything_is_trained(
@@ -198,7 +201,7 @@ def test_labels_go_out_as_csv_and_come_in_again(finished: Path, tmp_path: Path) 
     ("line", "message"),
     [
         ("0,1,2,3,0,1,nan", "line 2: the label is nan"),
-        ("0,1,2,3,0,1,good", "line 2: the label is 'good', no number"),
+        ("0,1,2,3,0,1,good", "line 2: the label is 'good'; expected a number"),
         ("0,1,2,9,0,1,70", "line 2: .*g3"),
         ("0,1,2,,0,1,70", "line 2: gene 'g3' is missing"),
     ],
@@ -271,7 +274,7 @@ def test_bench_measures_regret_against_the_tables_own_best() -> None:
     assert found["limits"][1]["best"] == pytest.approx(truth[table.known["macs"] <= 120].max())
     for limit in found["limits"]:
         assert [row["stage"] for row in limit["regret"]] == [
-            "random", "round 1", "round 2", "trained again",
+            "random", "round 1", "round 2", "retrained",
         ]  # fmt: skip
         assert all(row["mean"] >= 0 for row in limit["regret"])
         assert limit["regret"][-1]["mean"] <= limit["regret"][0]["mean"]

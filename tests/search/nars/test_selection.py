@@ -79,7 +79,7 @@ def test_failed_candidate_is_replaced_from_its_bin() -> None:
     ("change", "message"),
     [
         ({"scores": [np.nan, 1]}, "NaN"),
-        ({"costs": [1, 2, 3]}, "one length"),
+        ({"costs": [1, 2, 3]}, "expected equal lengths"),
         ({"num": 0}, "num is 0"),
         ({"bins": "log"}, "'log'"),
         ({"taken": [True, True]}, "free"),

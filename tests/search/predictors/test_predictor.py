@@ -269,7 +269,7 @@ def test_broken_files_are_refused(tmp_path: Path) -> None:
         load_predictor(tmp_path / "absent")
     path = tmp_path / "broken"
     path.write_bytes(json.dumps({"a": 1}).encode() * 4)
-    with pytest.raises(ValueError, match="no safetensors"):
+    with pytest.raises(ValueError, match="not a safetensors"):
         load_predictor(path)
 
 
