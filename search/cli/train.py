@@ -112,6 +112,7 @@ def train(
         preprocess_for,
     )
     from fbnetv3.search.training.parallel import joined
+    from fbnetv3.search.training.stopping import Stopped, StopRequest
 
     _check_words(teacher, teacher_cache, plot)
 
@@ -151,19 +152,23 @@ def train(
             hardware=hardware,
         )
         taught = None if teacher is None else _taught(teacher, teacher_cache, images, run)
+        stop = StopRequest()
         try:
-            result = training.train(
-                network.model,
-                images,
-                val_images,
-                run,
-                teacher=taught,
-                on_epoch=shown.epoch,
-                on_step=shown.step,
-            )
-        except KeyboardInterrupt:
-            note("stopped; the same command goes on")
-            raise
+            with stop.listening():
+                result = training.train(
+                    network.model,
+                    images,
+                    val_images,
+                    run,
+                    teacher=taught,
+                    on_epoch=shown.epoch,
+                    on_step=shown.step,
+                    stop=stop,
+                )
+        except Stopped as stopped:
+            shown.close()
+            note(f"{stopped} at {shown.at}; a checkpoint was saved, the same command resumes")
+            raise typer.Exit(128 + stopped.signal) from None
         finally:
             shown.close()
         if world.rank == 0:
@@ -270,6 +275,7 @@ class _Progress:
 
     def __init__(self, epochs: int, *, silent: bool) -> None:
         self._epochs, self._silent = epochs, silent
+        self.at = "the start"
         self._bar: Any = None
         if sys.stderr.isatty() and not silent:
             from rich.console import Console
@@ -281,6 +287,7 @@ class _Progress:
 
     def step(self, epoch: int, done: int, steps: int) -> None:
         """Moves the bar."""
+        self.at = f"step {done} of {steps} of epoch {epoch}"
         if self._bar is not None:
             self._bar.update(
                 self._task,

@@ -34,6 +34,7 @@ from .optimizers import load_optimizer, make_optimizer, optimizer_tensors, set_l
 from .parallel import World, current_world, summed
 from .recipe import Recipe
 from .scoring import BATCH_SIZE, Score, score
+from .stopping import Stopped, StopRequest
 
 # Where reading the loss would wait for the device, it is looked at every so many steps.
 _DEVICE_CHECK_STEPS = 50
@@ -65,8 +66,11 @@ class Loop:
         val_images: ImageSet,
         config: TrainConfig,
         teacher: Teacher | None,
+        stop: StopRequest | None = None,
     ) -> None:
         self.config, self.teacher, self.world = config, teacher, current_world()
+        # Other processes are needed for the first one's steps: they go on until it is gone.
+        self.stop = stop if stop is not None and self.world.rank == 0 else StopRequest()
         self.images, self.val_images = images, val_images
         device, recipe = config.hardware.device, config.recipe
         layout = torch.channels_last if config.hardware.channels_last else torch.contiguous_format
@@ -99,7 +103,7 @@ class Loop:
             else QuickDepthwise(own_gradient=helps(device) and not config.hardware.bf16)
         )
         self.curve: list[EpochLog] = []
-        self.epoch, self.step, self.seconds, self.lr = 0, 0, 0.0, 0.0
+        self.epoch, self.step, self.seconds = 0, 0, 0.0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         # Teachers and other processes' gradients may wait for the device, which a graph cannot.
         graphed = device.type == "cuda" and self.world.size == 1 and teacher is None
@@ -129,9 +133,16 @@ class Loop:
         yield from self.curve
         while self.epoch < self.config.epochs:
             self.model.train()
-            for _ in self._steps(on_step):
-                yield None
-            self.curve.append(self._closed_epoch())
+            try:
+                for _ in self._steps(on_step):
+                    yield None
+                closed = self._closed_epoch()
+            except Stopped:
+                self._check_finite(must=True)
+                if folder is not None:
+                    self._save(folder)
+                raise
+            self.curve.append(closed)
             self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
             self.loss_sum.zero_()
             if folder is not None:
@@ -147,24 +158,28 @@ class Loop:
         steps, recipe = self.batches.steps, self.config.recipe
         started = time.perf_counter()
         for sample in self.batches.samples(self.epoch, self.step):
-            # Half a step in: above zero at the start of warm-up as at the end of the schedule.
-            done = self.epoch + (self.step + 0.5) / steps
-            self.lr = recipe.lr_at(done, nodes=self.world.nodes)
+            lr = self._lr_at(self.step)
             seed_all(derive_seed(self.config.seed, "step", self.epoch, self.step, self.world.rank))
             made = self.epoch * steps + self.step + 1
             weight = averaging_weight(made, recipe.ema_decay)
-            self.run_step(sample, (self.lr, weight, mixup_share(recipe.mixup)))
+            self.run_step(sample, (lr, weight, mixup_share(recipe.mixup)))
             self.step += 1
             on_step(self.epoch + 1, self.step, steps)
             every = self.config.checkpoint_steps
             due = bool(every) and self.step % every == 0 and self.step < steps
             self._check_finite(due or self.step == steps)
+            now = time.perf_counter()
+            self.seconds, started = self.seconds + now - started, now
             if due and self.config.folder is not None:
-                now = time.perf_counter()
-                self.seconds, started = self.seconds + now - started, now
                 self._save(self.config.folder)
+            self.stop.check()
             yield
-        self.seconds += time.perf_counter() - started
+
+    def _lr_at(self, step: int) -> float:
+        """Returns the optimiser's learning rate at a step of this epoch."""
+        # Half a step in: above zero at the start of warm-up as at the end of the schedule.
+        done = self.epoch + (step + 0.5) / self.batches.steps
+        return self.config.recipe.lr_at(done, nodes=self.world.nodes)
 
     def make_step(self, sample: Sample, numbers: Sequence[float | Tensor]) -> None:
         """Makes one step of the optimiser.
@@ -229,7 +244,8 @@ class Loop:
         if not math.isfinite(self.loss_sum.item()):
             raise Diverged(
                 f"training diverged: the loss is not finite at step {self.step} of epoch "
-                f"{self.epoch + 1}, learning rate {self.lr:.4g}. Lower lr, or warm up for longer",
+                f"{self.epoch + 1}, learning rate {self._lr_at(self.step - 1):.4g}. Lower lr, or "
+                "warm up for longer",
                 epoch=self.epoch + 1,
                 curve=tuple(self.curve),
             )
@@ -240,7 +256,7 @@ class Loop:
         log = EpochLog(
             epoch=self.epoch + 1,
             steps=(self.epoch + 1) * steps,
-            lr=self.lr,
+            lr=self._lr_at(steps - 1),
             loss=loss,
             seconds=self.seconds,
             images_per_s=steps * self.batches.total / max(self.seconds, 1e-9),
@@ -249,6 +265,11 @@ class Loop:
         done = self.epoch + 1
         if done % self.config.validate_epochs and done != self.config.epochs:
             return log
+        with self.stop.at_once():
+            return self._validated(log)
+
+    def _validated(self, log: EpochLog) -> EpochLog:
+        """Returns an epoch's log with the accuracies. Changes nothing that a checkpoint holds."""
         raw = self._score(self.model)
         log = dataclasses.replace(
             log, val_loss=raw.loss, top1_pct=raw.top1_pct, top5_pct=raw.top5_pct

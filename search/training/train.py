@@ -26,6 +26,7 @@ from .config import Hardware, TrainConfig
 from .logbook import EpochLog, write_weights
 from .loop import Loop, Teacher
 from .parallel import current_world, synchronised_batch_norm
+from .stopping import StopRequest
 
 __all__ = ["Hardware", "Teacher", "TrainConfig", "Trained", "train", "train_epochs"]
 
@@ -69,6 +70,7 @@ def train(
     teacher: Teacher | None = None,
     on_epoch: Callable[[EpochLog], None] = lambda _: None,
     on_step: OnStep = lambda _epoch, _step, _steps: None,
+    stop: StopRequest | None = None,
 ) -> Trained:
     """Returns the model trained; goes on where a run of the same folder stopped.
 
@@ -80,13 +82,17 @@ def train(
         teacher: what to distil from.
         on_epoch: called with each finished epoch, also those before a resume.
         on_step: called with epoch, steps done in it and steps of an epoch.
+        stop: asked after each step whether to stop.
 
     Raises:
+        Stopped: `stop` was asked to; the step is saved where there is a folder.
         Diverged: the loss is not finite.
         ValueError: data, model, config, or a checkpoint in the folder do not fit together.
         OSError: the disk is full or not writable; the last checkpoint is whole.
     """
-    going = train_epochs(model, images, val_images, config, teacher=teacher, on_step=on_step)
+    going = train_epochs(
+        model, images, val_images, config, teacher=teacher, on_step=on_step, stop=stop
+    )
     while True:
         try:
             on_epoch(next(going))
@@ -103,6 +109,7 @@ def train_epochs(
     *,
     teacher: Teacher | None = None,
     on_step: OnStep = lambda _epoch, _step, _steps: None,
+    stop: StopRequest | None = None,
 ) -> Generator[EpochLog, None, Trained]:
     """Yields each epoch as it is finished and returns what `train` does; see there.
 
@@ -113,7 +120,7 @@ def train_epochs(
     with _own_generators(device), _locked(config.folder):
         model.to(device)
         with synchronised_batch_norm(model, world):
-            loop = Loop(model, images, val_images, config, teacher)
+            loop = Loop(model, images, val_images, config, teacher, stop)
             yield from loop.epochs(on_step)
             ema = None if loop.ema is None else loop.ema.module
         # The average was copied with the stand-ins in it.

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import random
+import signal
 import stat
 import subprocess
 import sys
@@ -19,9 +20,10 @@ from torch import nn
 
 from fbnetv3._internal.errors import Diverged
 from fbnetv3.checkpoints.checkpoint import read_tensors
-from fbnetv3.search.training import checkpointing
+from fbnetv3.search.training import checkpointing, loop
 from fbnetv3.search.training.logbook import EpochLog, plot_curve
 from fbnetv3.search.training.optimizers import make_optimizer
+from fbnetv3.search.training.stopping import Stopped, StopRequest
 from fbnetv3.search.training.train import Hardware, train, train_epochs
 from tests.paths import ROOT
 from tests.search.distributed import run_two, shared_recipe
@@ -98,11 +100,24 @@ def small_run(folder: Path | None, **fields: Any) -> Any:
     return tiny_run(folder, tiny_recipe(epochs=3), **fields)
 
 
-def finish(folder: Path, on_step: Any = lambda *_: None, **fields: Any) -> None:
+def logs_of(folder: Path) -> list[dict[str, Any]]:
+    """Returns a run's log without what the clock says."""
+    rows: list[dict[str, Any]] = json.loads((folder / "log.json").read_text())
+    timed = ("seconds", "images_per_s")
+    return [{k: v for k, v in row.items() if k not in timed} for row in rows]
+
+
+def finish(
+    folder: Path,
+    on_step: Any = lambda *_: None,
+    *,
+    stop: StopRequest | None = None,
+    **fields: Any,
+) -> None:
     recipe = tiny_recipe()
     model = tiny_model(drop_rate=recipe.dropout, drop_path_rate=recipe.drop_path)
     run = small_run(folder, checkpoint_steps=2, **fields)
-    train(model, tiny_images(), tiny_images(seed=1), run, on_step=on_step)
+    train(model, tiny_images(), tiny_images(seed=1), run, on_step=on_step, stop=stop)
 
 
 @pytest.mark.parametrize("moment", [(1, 1), (1, 2), (2, 3), (2, 6), (3, 1)])
@@ -114,10 +129,51 @@ def test_a_stopped_run_ends_as_the_uninterrupted_one(
         finish(tmp_path / "stopped", stop_at(*moment))
     finish(tmp_path / "stopped")
     assert_equal(weights_of(tmp_path / "stopped"), weights_of(tmp_path / "whole"))
-    logs = [json.loads((tmp_path / n / "log.json").read_text()) for n in ("stopped", "whole")]
-    for log in (row for rows in logs for row in rows):
-        del log["seconds"], log["images_per_s"]
-    assert logs[0] == logs[1]
+    assert logs_of(tmp_path / "stopped") == logs_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("moment", [(1, 1), (2, 6), (3, 5)])
+def test_a_signal_saves_its_step_and_the_run_resumes_to_the_same_bits(
+    tmp_path: Path, number: signal.Signals, moment: tuple[int, int]
+) -> None:
+    def send(epoch: int, step: int, _steps: int) -> None:
+        if (epoch, step) == moment:
+            signal.raise_signal(number)
+
+    finish(tmp_path / "whole")
+    stop = StopRequest()
+    with stop.listening(), pytest.raises(Stopped) as caught:
+        finish(tmp_path / "stopped", send, stop=stop)
+    assert caught.value.signal == number
+    found = checkpointing.load_newest(tmp_path / "stopped" / "checkpoints")
+    assert found is not None
+    assert (found[1]["epoch"] + 1, found[1]["step_in_epoch"]) == moment
+    finish(tmp_path / "stopped")
+    assert_equal(weights_of(tmp_path / "stopped"), weights_of(tmp_path / "whole"))
+    assert logs_of(tmp_path / "stopped") == logs_of(tmp_path / "whole")
+
+
+def test_a_signal_in_validation_does_not_wait_for_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "score", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    stop = StopRequest()
+    with stop.listening(), pytest.raises(Stopped):
+        finish(tmp_path / "stopped", stop=stop)
+    monkeypatch.undo()
+    finish(tmp_path / "stopped")
+    finish(tmp_path / "whole")
+    assert_equal(weights_of(tmp_path / "stopped"), weights_of(tmp_path / "whole"))
+
+
+def test_a_second_ctrl_c_interrupts_at_once_and_handlers_are_put_back() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with StopRequest().listening():
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.slow
