@@ -28,7 +28,7 @@ class EpochLog:
     Attributes:
         epoch: from 1.
         steps: optimiser steps so far in the run.
-        lr: the optimiser's rate at the epoch's last step.
+        lr: at the epoch's last step, on the scale of the recipe's `lr`.
         loss: mean over the epoch's training batches.
         seconds: training only, over all the processes that the epoch took.
         images_per_s: all processes together.

@@ -100,13 +100,17 @@ class Loop:
         self.depthwise = (
             contextlib.nullcontext()
             if config.hardware.compile
-            else QuickDepthwise(own_gradient=helps(device) and not config.hardware.bf16)
+            else QuickDepthwise(own_gradient=helps(device) and config.hardware.half is None)
         )
         self.curve: list[EpochLog] = []
         self.epoch, self.step, self.seconds = 0, 0, 0.0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-        # Teachers and other processes' gradients may wait for the device, which a graph cannot.
-        graphed = device.type == "cuda" and self.world.size == 1 and teacher is None
+        # Does nothing but in float16.
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.hardware.fp16)
+        # Teachers, other processes' gradients and the scaler may wait for the device, which a graph
+        # cannot.
+        waits = teacher is not None or self.world.size > 1 or config.hardware.fp16
+        graphed = device.type == "cuda" and not waits
         self.run_step = GraphedStep(self.make_step, device) if graphed else self.make_step
 
     def _forward_module(self) -> Callable[[Tensor], Tensor]:
@@ -202,10 +206,11 @@ class Loop:
             module: Any = self.forward
             with module.no_sync() if waits else contextlib.nullcontext():
                 loss = self._loss(part, share) / parts
-                loss.backward()  # type: ignore[no-untyped-call]  # torch has no type for it
+                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch has no type for it
             self.loss_sum += loss.detach()
         set_lr(self.optimizer, lr)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         if self.ema is not None:
             self.ema.update(weight)
 
@@ -218,7 +223,7 @@ class Loop:
             batch = batch._replace(images=images)
         images = batch.images if hardware.channels_last else batch.images.contiguous()
         with (
-            torch.autocast(hardware.device.type, torch.bfloat16, enabled=hardware.bf16),
+            torch.autocast(hardware.device.type, hardware.half, enabled=hardware.half is not None),
             self.depthwise,
         ):
             logits = self.forward(images)
@@ -244,8 +249,8 @@ class Loop:
         if not math.isfinite(self.loss_sum.item()):
             raise Diverged(
                 f"training diverged: the loss is not finite at step {self.step} of epoch "
-                f"{self.epoch + 1}, learning rate {self._lr_at(self.step - 1):.4g}. Lower lr, or "
-                "warm up for longer",
+                f"{self.epoch + 1} with lr {self.config.recipe.lr:.4g}. Lower lr, or warm up for "
+                "longer",
                 epoch=self.epoch + 1,
                 curve=tuple(self.curve),
             )
@@ -256,7 +261,7 @@ class Loop:
         log = EpochLog(
             epoch=self.epoch + 1,
             steps=(self.epoch + 1) * steps,
-            lr=self._lr_at(steps - 1),
+            lr=self._lr_at(steps - 1) / self.config.recipe.lr_factor / self.world.nodes,
             loss=loss,
             seconds=self.seconds,
             images_per_s=steps * self.batches.total / max(self.seconds, 1e-9),
@@ -287,7 +292,7 @@ class Loop:
             self.val_images,
             self.config.preprocess,
             device=self.config.hardware.device,
-            bf16=self.config.hardware.bf16,
+            half=self.config.hardware.half,
             batch_size=BATCH_SIZE * (4 if self.config.hardware.device.type == "cuda" else 1),
             workers=self.config.workers,
         )
@@ -320,6 +325,7 @@ class Loop:
             "step_in_epoch": self.step,
             "seconds": self.seconds,
             "loss_sum": self.loss_sum.item(),
+            "scaler": self.scaler.state_dict(),
             "curve": [dataclasses.asdict(log) for log in self.curve],
             "damaged": sorted(self.batches.damaged),
         }
@@ -342,6 +348,8 @@ class Loop:
         if self.ema is not None:
             self.ema.module.load_state_dict(_under(tensors, "ema."))
         load_optimizer(self.optimizer, _under(tensors, "optimizer."))
+        if record.get("scaler") and self.scaler.is_enabled():
+            self.scaler.load_state_dict(record["scaler"])
         self.epoch, self.step = record["epoch"], record["step_in_epoch"]
         self.seconds = record["seconds"]
         self.loss_sum.fill_(record["loss_sum"])

@@ -140,6 +140,19 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path, data: Path, arch: Pa
     assert "of another run" in done.output
 
 
+def test_without_a_terminal_lines_within_an_epoch_tell_the_time_left(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shown = cli_train._Progress(3, silent=False, line_seconds=0.0)
+    for done in (1, 2, 3):
+        shown.step(2, done, 3)
+    silent = cli_train._Progress(3, silent=True, line_seconds=0.0)
+    silent.step(2, 1, 3)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert re.fullmatch(r"step 2 of 3 of epoch 2, about 0:00:\d\d left", lines[1])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_stopped_training_saves_its_step_and_says_so_in_one_line(
@@ -183,6 +196,8 @@ def test_a_stopped_training_saves_its_step_and_says_so_in_one_line(
         (["--recipe", "long"], "unknown recipe 'long'"),
         (["--set", "colour=red"], "unknown field 'colour'"),
         (["--set", "lr=fast"], "lr is 'fast'"),
+        (["--workers", "many"], "--workers 'many'"),
+        (["--precision", "int8"], "precision is 'int8'; expected auto or fp32 or bf16 or fp16"),
         (["--model", "torchvision:alexnet"], "cannot take images of 16 x 16"),
     ],
 )

@@ -407,8 +407,38 @@ def test_the_curve_is_drawn(tmp_path: Path) -> None:
 
 def test_a_cpu_computes_in_float32_and_a_gpu_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
     assert Hardware.of("cpu") == Hardware(device=torch.device("cpu"), bf16=False)
     assert Hardware.of("cuda").bf16
+    assert Hardware.of("cuda", precision="fp32").half is None
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
+    assert Hardware.of("cuda").half is torch.float16
+
+
+def test_float16_learns_and_resumes_with_its_scale(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(LEARNING, epochs=2)
+    run = tiny_run(tmp_path, recipe, checkpoint_steps=2)
+    run = dataclasses.replace(run, hardware=Hardware.of("cpu", precision="fp16"))
+    with pytest.raises(Stop):
+        train(tiny_model(), tiny_images(), tiny_images(seed=1), run, on_step=stop_at(2, 3))
+    found = checkpointing.load_newest(tmp_path / "checkpoints")
+    assert found is not None
+    assert found[1]["scaler"]["scale"] > 1
+    resumed = train(tiny_model(seed=3), tiny_images(), tiny_images(seed=1), run)
+    whole = train(
+        tiny_model(), tiny_images(), tiny_images(seed=1), dataclasses.replace(run, folder=None)
+    )
+    assert [log.loss for log in resumed.curve] == [log.loss for log in whole.curve]
+    exact = dataclasses.replace(run, folder=None, hardware=Hardware.of("cpu"))
+    expected = train(tiny_model(), tiny_images(), tiny_images(seed=1), exact)
+    assert whole.curve[-1].loss == pytest.approx(expected.curve[-1].loss, rel=0.05)
+
+
+def test_the_log_has_the_learning_rate_as_it_was_given() -> None:
+    recipe = dataclasses.replace(LEARNING, epochs=1, schedule="constant", warmup_epochs=0.0)
+    result = train(tiny_model(), tiny_images(), tiny_images(), tiny_run(recipe=recipe))
+    assert recipe.optimizer == "sgd"
+    assert result.curve[0].lr == pytest.approx(recipe.lr)
 
 
 def test_a_network_of_timm_is_trained_too() -> None:
