@@ -41,9 +41,14 @@ def train(
             autocompletion=_NETWORKS,
         ),
     ] = "fbnetv3_a",
-    out: Annotated[Path, typer.Option(help="Output folder; an unfinished run is resumed.")] = Path(
-        "run"
-    ),
+    out: Annotated[
+        Path,
+        typer.Option(help="Output folder; a run in it is resumed, also with more --epochs."),
+    ] = Path("run"),
+    resume_from: Annotated[
+        Path | None,
+        typer.Option(help="Go on from the run in this folder, which is left as it is."),
+    ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -161,6 +166,7 @@ def train(
             preprocess=preprocess,
             seed=seed,
             folder=out,
+            resume_from=resume_from,
             checkpoint_epochs=checkpoint_every,
             checkpoint_steps=checkpoint_steps,
             validate_epochs=validate_epochs,

@@ -91,6 +91,7 @@ class TrainConfig:
         preprocess: of validation; its crop, mean and std also of training.
         seed: of order, augmentation, dropout and mixup. First weights are the caller's.
         folder: where checkpoints, logs and weights go; None keeps nothing.
+        resume_from: folder of a run to resume from where `folder` has no checkpoint; only read.
         stop_epoch: end after this many epochs of the recipe's schedule; None is all of them.
         checkpoint_epochs: a checkpoint after every so many epochs, and after the last.
         checkpoint_steps: a checkpoint every so many steps beside those after epochs; 0: none.
@@ -104,6 +105,7 @@ class TrainConfig:
     preprocess: Preprocess
     seed: int = 0
     folder: Path | None = None
+    resume_from: Path | None = None
     stop_epoch: int | None = None
     checkpoint_epochs: int = 1
     checkpoint_steps: int = 0

@@ -28,6 +28,7 @@ from .batches import Batch, Sample, TrainBatches, derive_seed, seed_all
 from .config import TrainConfig
 from .depthwise import QuickDepthwise, helps
 from .graphed import GraphedStep
+from .identity import check_same_run
 from .logbook import EpochLog, write_curve, write_setting
 from .mixup import mixed, mixup_share
 from .optimizers import load_optimizer, make_optimizer, optimizer_tensors, set_lr
@@ -130,10 +131,9 @@ class Loop:
     def running(self, on_step: OnStep) -> Iterator[EpochLog | None]:
         """Does what `epochs` does and yields None after each step, for loops that run in turns."""
         folder = self.config.folder
-        if folder is not None:
-            self._resume(folder)
-            if self.world.rank == 0:
-                write_setting(folder, self.model, self.config.recipe)
+        self._resume()
+        if folder is not None and self.world.rank == 0:
+            write_setting(folder, self.model, self.config.recipe)
         yield from self.curve
         while self.epoch < self.config.epochs:
             self.model.train()
@@ -313,12 +313,24 @@ class Loop:
         }
 
     def _save(self, folder: Path) -> None:
+        state = {f"optimizer.{name}": t for name, t in optimizer_tensors(self.optimizer).items()}
+        self._write(folder, state, checkpointing.NUM_KEPT)
+
+    def keep_what_a_longer_run_needs(self) -> None:
+        """Replaces the checkpoints of a run that is complete by one without the optimiser's state.
+
+        If the run is given more epochs, that state forms anew within some tens of steps.
+        """
+        complete = self.epoch == self.config.recipe.epochs
+        if self.config.folder is not None and complete:
+            self._write(self.config.folder, {}, 1)
+
+    def _write(self, folder: Path, state: dict[str, Tensor], kept: int) -> None:
         if self.world.rank:
             return
-        tensors = {f"model.{name}": t for name, t in self.model.state_dict().items()}
+        tensors = {f"model.{name}": t for name, t in self.model.state_dict().items()} | state
         if self.ema is not None:
             tensors |= {f"ema.{name}": t for name, t in self.ema.module.state_dict().items()}
-        tensors |= {f"optimizer.{name}": t for name, t in optimizer_tensors(self.optimizer).items()}
         record = {
             "run": self._identity(),
             "epoch": self.epoch,
@@ -330,20 +342,14 @@ class Loop:
             "damaged": sorted(self.batches.damaged),
         }
         step = self.epoch * self.batches.steps + self.step
-        checkpointing.save(folder / "checkpoints", step, tensors, record)
+        checkpointing.save(folder / "checkpoints", step, tensors, record, kept=kept)
 
-    def _resume(self, folder: Path) -> None:
-        found = checkpointing.load_newest(folder / "checkpoints")
+    def _resume(self) -> None:
+        found = self._found_checkpoint()
         if found is None:
             return
-        tensors, record = found
-        for name, mine in self._identity().items():
-            if record["run"].get(name) != mine:
-                raise ValueError(
-                    f"the checkpoint in {folder} is of another run: its {name} is "
-                    f"{record['run'].get(name)!r}, here it is {mine!r}; give another folder, or "
-                    "start with the settings that the run began with"
-                )
+        folder, tensors, record = found
+        check_same_run(folder, record["run"], self._identity())
         self.model.load_state_dict(_under(tensors, "model."))
         if self.ema is not None:
             self.ema.module.load_state_dict(_under(tensors, "ema."))
@@ -355,6 +361,19 @@ class Loop:
         self.loss_sum.fill_(record["loss_sum"])
         self.curve = [EpochLog(**log) for log in record["curve"]]
         self.batches.damaged = set(record["damaged"])
+
+    def _found_checkpoint(self) -> tuple[Path, dict[str, Tensor], dict[str, Any]] | None:
+        for folder in (self.config.folder, self.config.resume_from):
+            found = None if folder is None else checkpointing.load_newest(folder / "checkpoints")
+            if found is not None:
+                assert folder is not None
+                return folder, *found
+        if self.config.resume_from is not None:
+            raise FileNotFoundError(
+                f"{self.config.resume_from} has no checkpoint to resume from; expected the output "
+                "folder of a training"
+            )
+        return None
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

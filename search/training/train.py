@@ -74,6 +74,9 @@ def train(
 ) -> Trained:
     """Returns the model trained; goes on where a run of the same folder stopped.
 
+    A run that is complete keeps one checkpoint without the optimiser's state. With a recipe of more
+    epochs, and nothing else changed, it goes on from there, on the longer recipe's schedule.
+
     Args:
         model: trained in place; logits (N, classes) of normalised images.
         images: training set.
@@ -131,6 +134,7 @@ def train_epochs(
         trained = Trained(model.eval(), None if ema is None else ema.eval(), tuple(loop.curve))
         if config.folder is not None and world.rank == 0:
             _write_results(config.folder, trained, config, images)
+            loop.keep_what_a_longer_run_needs()
         return trained
 
 

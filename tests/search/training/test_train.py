@@ -209,6 +209,53 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     assert len(seen) == len(result.curve) == 3
 
 
+def test_a_complete_run_keeps_one_checkpoint_without_the_optimisers_state(tmp_path: Path) -> None:
+    finish(tmp_path)
+    found = checkpointing.load_newest(tmp_path / "checkpoints")
+    assert found is not None
+    assert found[1]["epoch"] == 3
+    assert {name.partition(".")[0] for name in found[0]} == {"model", "ema"}
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+
+
+def test_a_complete_run_goes_on_with_more_epochs_on_the_longer_schedule(tmp_path: Path) -> None:
+    train(
+        tiny_model(),
+        tiny_images(),
+        tiny_images(seed=1),
+        tiny_run(tmp_path / "short", tiny_recipe(epochs=2)),
+    )
+    before = weights_of(tmp_path / "short")
+    steps: list[int] = []
+    result = train(
+        tiny_model(seed=5),
+        tiny_images(),
+        tiny_images(seed=1),
+        tiny_run(tmp_path / "long", tiny_recipe(epochs=4), resume_from=tmp_path / "short"),
+        on_step=lambda epoch, _, __: steps.append(epoch),
+    )
+    assert set(steps) == {3, 4}
+    assert [log.epoch for log in result.curve] == [1, 2, 3, 4]
+    recipe = tiny_recipe(epochs=4)
+    assert result.curve[2].lr == pytest.approx(recipe.lr_at(2 + 5.5 / 6))
+    assert_equal(weights_of(tmp_path / "short"), before)
+    grown = tiny_run(tmp_path / "short", tiny_recipe(epochs=4))
+    again = train(tiny_model(seed=6), tiny_images(), tiny_images(seed=1), grown)
+    assert again.curve[-1].loss == result.curve[-1].loss
+
+
+def test_fewer_epochs_and_a_folder_without_a_run_are_refused(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path / "a", tiny_recipe(epochs=2))
+    train(tiny_model(), tiny_images(), tiny_images(), run)
+    shorter = tiny_run(tmp_path / "a", tiny_recipe(epochs=1))
+    with pytest.raises(ValueError, match="its recipe is different: epochs 2, here 1;") as caught:
+        train(tiny_model(), tiny_images(), tiny_images(), shorter)
+    assert len(str(caught.value)) < 250 + len(str(tmp_path))
+    lost = tiny_run(tmp_path / "b", resume_from=tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError, match="nothing has no checkpoint"):
+        train(tiny_model(), tiny_images(), tiny_images(), lost)
+
+
 def test_a_run_may_be_left_early_and_go_on(tmp_path: Path) -> None:
     run = small_run(tmp_path)
     epochs = train_epochs(tiny_model(), tiny_images(), tiny_images(seed=1), run)
