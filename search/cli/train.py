@@ -89,6 +89,9 @@ def train(
         int, typer.Option(help="Also save a checkpoint every N steps; 0: after epochs only.")
     ] = 0,
     validate_epochs: Annotated[int, typer.Option(help="Validate every N epochs.")] = 1,
+    patience: Annotated[
+        int | None, typer.Option(help="End after N epochs without a higher accuracy.")
+    ] = None,
     accumulate: Annotated[int, typer.Option(help="Gradient accumulation steps.")] = 1,
     workers: Annotated[
         str, typer.Option(help="Number of image loading processes, or auto.")
@@ -113,7 +116,8 @@ def train(
     """Train or fine-tune a network on a folder of images.
 
     Writes the folder --out: weights (model.safetensors, which local-dir:DIR loads), the recipe, a
-    log and checkpoints. After a stop or a crash the same command goes on where it was.
+    log, checkpoints, and in best/ the weights of the epoch of the highest accuracy. After a stop or
+    a crash the same command goes on where it was.
 
     Examples:
         fbnetv3 train --data photos --model fbnetv3_nano.cifar10 --out run
@@ -160,6 +164,7 @@ def train(
         check_input(network.model, preprocess.crop, model)
         if is_foreign(model) and world.rank == 0:
             write_record(out, model)
+            write_record(out / "best", model)
         shown = _Progress(plan.epochs, silent=world.rank > 0)
         run = training.TrainConfig(
             recipe=plan,
@@ -170,6 +175,8 @@ def train(
             checkpoint_epochs=checkpoint_every,
             checkpoint_steps=checkpoint_steps,
             validate_epochs=validate_epochs,
+            keep_best=True,
+            patience=patience,
             accumulate=accumulate,
             workers=_workers(workers, hardware, plan.batch_size, preprocess.crop),
             hardware=hardware,
@@ -200,6 +207,11 @@ def train(
 
                 plot_curve(out / "curve.png", result.curve)
             typer.echo(f"top1 {result.top1_pct:.2f} %, weights in {out / 'model.safetensors'}")
+            best = result.best_epoch
+            if best is not result.curve[-1]:
+                typer.echo(
+                    f"top1 {best.accuracy_pct:.2f} % after epoch {best.epoch}: {out / 'best'}"
+                )
 
 
 def evaluate(

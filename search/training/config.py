@@ -96,6 +96,9 @@ class TrainConfig:
         checkpoint_epochs: a checkpoint after every so many epochs, and after the last.
         checkpoint_steps: a checkpoint every so many steps beside those after epochs; 0: none.
         validate_epochs: validate every so many epochs, and after the last.
+        keep_best: keep the weights of the epoch of the highest validation accuracy in the folder's
+            `best/`. Being the highest of many, that accuracy is a little too high.
+        patience: end the run after this many epochs without a higher accuracy; None: never.
         accumulate: forward and backward passes that make a step, each with its part of the batch.
         workers: processes that decode images which are not in memory.
         hardware: how to compute.
@@ -110,6 +113,8 @@ class TrainConfig:
     checkpoint_epochs: int = 1
     checkpoint_steps: int = 0
     validate_epochs: int = 1
+    keep_best: bool = False
+    patience: int | None = None
     accumulate: int = 1
     workers: int = 0
     hardware: Hardware = field(default_factory=Hardware.of)
@@ -124,6 +129,8 @@ class TrainConfig:
         for name, low in at_least.items():
             if getattr(self, name) < low:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected at least {low}")
+        if self.patience is not None and self.patience < 1:
+            raise ValueError(f"patience is {self.patience}; expected at least 1, or None")
         if self.stop_epoch is not None and not 1 <= self.stop_epoch <= self.recipe.epochs:
             raise ValueError(
                 f"stop_epoch is {self.stop_epoch}; expected 1 to {self.recipe.epochs}, the epochs "

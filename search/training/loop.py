@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import hashlib
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -29,7 +30,7 @@ from .config import TrainConfig
 from .depthwise import QuickDepthwise, helps
 from .graphed import GraphedStep
 from .identity import check_same_run
-from .logbook import EpochLog, write_curve, write_setting
+from .logbook import EpochLog, best_of, write_curve, write_network, write_setting
 from .mixup import mixed, mixup_share
 from .optimizers import load_optimizer, make_optimizer, optimizer_tensors, set_lr
 from .parallel import World, current_world, summed
@@ -135,7 +136,7 @@ class Loop:
         if folder is not None and self.world.rank == 0:
             write_setting(folder, self.model, self.config.recipe)
         yield from self.curve
-        while self.epoch < self.config.epochs:
+        while not self.is_over:
             self.model.train()
             try:
                 for _ in self._steps(on_step):
@@ -150,12 +151,31 @@ class Loop:
             self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
             self.loss_sum.zero_()
             if folder is not None:
-                last = self.epoch == self.config.epochs
-                if last or self.epoch % self.config.checkpoint_epochs == 0:
+                self._keep_best(folder)
+                if self.is_over or self.epoch % self.config.checkpoint_epochs == 0:
                     self._save(folder)
                 if self.world.rank == 0:
                     write_curve(folder, self.curve)
             yield self.curve[-1]
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to train: all epochs are done, or patience has run out."""
+        best, patience = best_of(self.curve), self.config.patience
+        waited = 0 if best is None else self.curve[-1].epoch - best.epoch
+        validated = best is not None and self.curve[-1].accuracy_pct is not None
+        return self.epoch >= self.config.epochs or bool(
+            validated and patience and waited >= patience
+        )
+
+    def _keep_best(self, folder: Path) -> None:
+        if self.config.keep_best and self.world.rank == 0 and best_of(self.curve) is self.curve[-1]:
+            write_network(
+                folder / "best",
+                self.model if self.ema is None else self.ema.module,
+                preprocess=self.config.preprocess,
+                classes=self.images.classes,
+            )
 
     def _steps(self, on_step: OnStep) -> Iterator[None]:
         """Makes the steps that are left of an epoch; yields after each."""
@@ -321,8 +341,8 @@ class Loop:
 
         If the run is given more epochs, that state forms anew within some tens of steps.
         """
-        complete = self.epoch == self.config.recipe.epochs
-        if self.config.folder is not None and complete:
+        cut_short = self.epoch == self.config.stop_epoch != self.config.recipe.epochs
+        if self.config.folder is not None and not cut_short:
             self._write(self.config.folder, {}, 1)
 
     def _write(self, folder: Path, state: dict[str, Tensor], kept: int) -> None:
@@ -350,6 +370,9 @@ class Loop:
             return
         folder, tensors, record = found
         check_same_run(folder, record["run"], self._identity())
+        mine = self.config.folder
+        if mine not in (None, folder) and self.config.keep_best and (folder / "best").is_dir():
+            shutil.copytree(folder / "best", mine / "best", dirs_exist_ok=True)
         self.model.load_state_dict(_under(tensors, "model."))
         if self.ema is not None:
             self.ema.module.load_state_dict(_under(tensors, "ema."))

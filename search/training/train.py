@@ -18,12 +18,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from fbnetv3.hub.pretrained import save_pretrained
-from fbnetv3.models.model import FBNetV3
 from fbnetv3.search.data.image_set import ImageSet
 
 from .config import Hardware, TrainConfig
-from .logbook import EpochLog, write_weights
+from .logbook import EpochLog, best_of, write_network, write_weights
 from .loop import Loop, Teacher
 from .parallel import current_world, synchronised_batch_norm
 from .stopping import StopRequest
@@ -49,7 +47,7 @@ class Trained:
 
     @property
     def best(self) -> nn.Module:
-        """The network to use: averaged weights where the recipe has them."""
+        """The last epoch's network to use: averaged weights where the recipe has them."""
         return self.model if self.ema is None else self.ema
 
     @property
@@ -57,6 +55,13 @@ class Trained:
         """Validation accuracy of `best` after the last epoch, in percent."""
         last = self.curve[-1]
         found = last.top1_pct if self.ema is None else last.ema_top1_pct
+        assert found is not None
+        return found
+
+    @property
+    def best_epoch(self) -> EpochLog:
+        """The first epoch of the highest validation accuracy."""
+        found = best_of(self.curve)
         assert found is not None
         return found
 
@@ -80,7 +85,7 @@ def train(
     Args:
         model: trained in place; logits (N, classes) of normalised images.
         images: training set.
-        val_images: validated on after epochs; decides nothing.
+        val_images: validated on after epochs; decides nothing but which epoch is the best.
         config: the rest.
         teacher: what to distil from.
         on_epoch: called with each finished epoch, also those before a resume.
@@ -139,16 +144,8 @@ def train_epochs(
 
 
 def _write_results(folder: Path, trained: Trained, config: TrainConfig, images: ImageSet) -> None:
-    """Writes the weights; a network of this package as a folder for `fbnetv3.create`."""
-    if isinstance(trained.best, FBNetV3):
-        save_pretrained(trained.best, folder, labels=images.classes, preprocess=config.preprocess)
-    else:
-        write_weights(
-            folder / "model.safetensors",
-            trained.best.state_dict(),
-            preprocess=config.preprocess,
-            classes=images.classes,
-        )
+    """Writes the weights of the last epoch."""
+    write_network(folder, trained.best, preprocess=config.preprocess, classes=images.classes)
     if trained.ema is not None:
         write_weights(
             folder / "model_raw.safetensors",

@@ -9,7 +9,7 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,11 @@ from torch import nn
 
 from fbnetv3._internal.errors import Diverged
 from fbnetv3.checkpoints.checkpoint import read_tensors
+from fbnetv3.search.data.image_set import ImageSet
 from fbnetv3.search.training import checkpointing, loop
 from fbnetv3.search.training.logbook import EpochLog, plot_curve
 from fbnetv3.search.training.optimizers import make_optimizer
+from fbnetv3.search.training.scoring import Score
 from fbnetv3.search.training.stopping import Stopped, StopRequest
 from fbnetv3.search.training.train import Hardware, train, train_epochs
 from tests.paths import ROOT
@@ -254,6 +256,62 @@ def test_fewer_epochs_and_a_folder_without_a_run_are_refused(tmp_path: Path) -> 
     lost = tiny_run(tmp_path / "b", resume_from=tmp_path / "nothing")
     with pytest.raises(FileNotFoundError, match="nothing has no checkpoint"):
         train(tiny_model(), tiny_images(), tiny_images(), lost)
+
+
+def scored(monkeypatch: pytest.MonkeyPatch, accuracies: Sequence[float]) -> None:
+    """Lets validations give these accuracies, in this order."""
+    given = iter(accuracies)
+
+    def score(model: nn.Module, images: ImageSet, *_: Any, **__: Any) -> Score:
+        right = round(next(given) * len(images) / 100)
+        halves = torch.zeros(2, NUM_CLASSES, NUM_CLASSES).long()
+        halves[0, 0, 0], halves[0, 0, 1] = right, len(images) - right
+        return Score(halves, len(images), 1.0)
+
+    monkeypatch.setattr(loop, "score", score)
+
+
+@pytest.mark.parametrize(
+    ("patience", "epochs", "best"), [(None, 5, 4), (2, 5, 4), (1, 3, 2), (9, 5, 4)]
+)
+def test_the_best_epoch_is_kept_and_patience_ends_a_run(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    patience: int | None,
+    epochs: int,
+    best: int,
+) -> None:
+    scored(monkeypatch, [25, 50, 25, 75, 50])
+    recipe = tiny_recipe(epochs=5, ema=False)
+    run = tiny_run(tmp_path, recipe, keep_best=True, patience=patience)
+    model, ends = tiny_model(), dict[int, torch.Tensor]()
+
+    def keep(epoch: int, _step: int, _steps: int) -> None:
+        ends[epoch] = model.classifier.weight.detach().clone()
+
+    result = train(model, tiny_images(), tiny_images(100), run, on_step=keep)
+    assert len(result.curve) == epochs
+    assert result.best_epoch.epoch == best
+    kept = read_tensors(tmp_path / "best" / "model.safetensors")["classifier.weight"]
+    assert torch.equal(kept, ends[best])
+    assert torch.equal(
+        read_tensors(tmp_path / "model.safetensors")["classifier.weight"], ends[epochs]
+    )
+
+
+def test_patience_that_ran_out_stays_so_and_more_of_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny_recipe(epochs=3, ema=False)
+
+    def trained(patience: int, accuracies: Sequence[float]) -> int:
+        scored(monkeypatch, accuracies)
+        run = tiny_run(tmp_path, recipe, patience=patience)
+        return len(train(tiny_model(), tiny_images(), tiny_images(100), run).curve)
+
+    assert trained(1, [50, 25]) == 2
+    assert trained(1, []) == 2
+    assert trained(2, [25]) == 3
 
 
 def test_a_run_may_be_left_early_and_go_on(tmp_path: Path) -> None:
