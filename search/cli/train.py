@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,7 +16,7 @@ from fbnetv3._internal.optional import need
 from fbnetv3.cli import completion
 from fbnetv3.cli.group import Command, note
 from fbnetv3.search.training.presets import PRESETS
-from fbnetv3.search.training.recipe import Recipe
+from fbnetv3.search.training.recipe import BALANCES, OPTIMIZERS, Recipe
 
 if TYPE_CHECKING:
     from fbnetv3.search.data.image_set import ImageSet
@@ -63,6 +64,24 @@ def train(
     lr: Annotated[
         float | None,
         typer.Option(help="Learning rate of RMSProp; SGD uses four times this value."),
+    ] = None,
+    optimizer: Annotated[
+        str | None,
+        typer.Option(help="rmsprop, sgd or adamw.", autocompletion=completion.choices(*OPTIMIZERS)),
+    ] = None,
+    clip_norm: Annotated[
+        float | None, typer.Option(help="Scale gradients down to this norm; 0: off.")
+    ] = None,
+    freeze: Annotated[
+        str | None,
+        typer.Option(help="Leave the backbone, or the first N parts (stem, stages), as they are."),
+    ] = None,
+    balance: Annotated[
+        str | None,
+        typer.Option(
+            help="For unequal classes: sampler draws them equally often, loss weighs them.",
+            autocompletion=completion.choices(*BALANCES),
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -148,7 +167,16 @@ def train(
             note(text)
         small = images.pixels is not None and images.pixels.shape[1] <= 48
         tuned = pretrained if pretrained is not None else has_weights(model)
-        plan = _recipe(recipe or ("fine-tune" if tuned else "short"), epochs, batch_size, lr, set_)
+        fields = {
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "lr": lr,
+            "optimizer": optimizer,
+            "clip_norm": clip_norm,
+            "freeze": int(freeze) if freeze and freeze.isdecimal() else freeze,
+            "balance": balance,
+        }
+        plan = _recipe(recipe or ("fine-tune" if tuned else "short"), fields, set_)
         if batch_size is None and recipe is None:
             plan = _fitting(plan, len(images))
         torch.manual_seed(seed)
@@ -370,14 +398,8 @@ class _Progress:
             self._bar.stop()
 
 
-def _recipe(
-    name: str,
-    epochs: int | None,
-    batch_size: int | None,
-    lr: float | None,
-    others: list[str] | None,
-) -> Recipe:
-    """Returns a preset or a file's recipe with the given fields replaced."""
+def _recipe(name: str, given: Mapping[str, Any], others: list[str] | None) -> Recipe:
+    """Returns a preset or a file's recipe with the fields replaced that are not None."""
     import json
 
     from fbnetv3.search.training.presets import get_recipe
@@ -388,9 +410,8 @@ def _recipe(
         raise FileNotFoundError(f"no recipe at {name}; expected a preset or a recipe's JSON")
     else:
         found = Recipe.from_json(Path(name).read_bytes())
-    fields: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
-    fields = {key: value for key, value in fields.items() if value is not None}
-    if epochs is not None and found.warmup_epochs > epochs:
+    fields = {key: value for key, value in given.items() if value is not None}
+    if found.warmup_epochs > fields.get("epochs", found.epochs):
         fields["warmup_epochs"] = 0.0
     for item in others or ():
         key, equals, text = item.partition("=")

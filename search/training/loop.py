@@ -25,9 +25,11 @@ from fbnetv3.search.data.image_set import ImageSet
 
 from . import checkpointing
 from .average import AveragedWeights, averaging_weight
+from .balance import balancing_weights
 from .batches import Batch, Sample, TrainBatches, derive_seed, seed_all
 from .config import TrainConfig
 from .depthwise import QuickDepthwise, helps
+from .freezing import frozen_parts
 from .graphed import GraphedStep
 from .identity import check_same_run
 from .logbook import EpochLog, best_of, write_curve, write_network, write_setting
@@ -81,7 +83,13 @@ class Loop:
         self.ema = AveragedWeights(model) if recipe.ema else None
         if teacher is not None:
             teacher.check(recipe, images)
+        self.frozen = frozen_parts(model, recipe.freeze)
+        for part in self.frozen:
+            part.requires_grad_(False)
         self.optimizer = make_optimizer(model, recipe)
+        self.class_weights = (
+            balancing_weights(images).to(device) if recipe.balance == "loss" else None
+        )
         self.batches = TrainBatches(
             images,
             recipe,
@@ -138,6 +146,8 @@ class Loop:
         yield from self.curve
         while not self.is_over:
             self.model.train()
+            for part in self.frozen:
+                part.eval()  # the statistics of its batch-norm stay too
             try:
                 for _ in self._steps(on_step):
                     yield None
@@ -229,6 +239,9 @@ class Loop:
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch has no type for it
             self.loss_sum += loss.detach()
         set_lr(self.optimizer, lr)
+        if self.config.recipe.clip_norm:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.recipe.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.ema is not None:
@@ -255,7 +268,9 @@ class Loop:
             )
         # Mixed targets are smoothed already.
         smoothing = 0.0 if recipe.mixup else recipe.label_smoothing
-        loss = F.cross_entropy(logits.float(), target, label_smoothing=smoothing)
+        loss = F.cross_entropy(
+            logits.float(), target, self.class_weights, label_smoothing=smoothing
+        )
         if self.teacher is not None:
             soft = self.teacher.logits(batch).float().softmax(1)
             learned = F.cross_entropy(logits.float(), soft)

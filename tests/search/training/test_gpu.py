@@ -84,14 +84,16 @@ def test_the_callers_generators_are_left_alone() -> None:
     assert torch.equal(torch.cuda.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "rmsprop"])
+@pytest.mark.parametrize("optimizer", ["sgd", "rmsprop", "adamw"])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_gpu_trains_as_a_cpu_does(optimizer: str, accumulate: int) -> None:
     """Order, augmentation and mixup are drawn on the CPU; the GPU repeats a graph of the step."""
     losses = []
     for device in ("cpu", "cuda"):
         run = run_on(device, optimizer=optimizer)
-        recipe = dataclasses.replace(run.recipe, augment="autoaugment", mixup=0.2)
+        recipe = dataclasses.replace(
+            run.recipe, augment="autoaugment", mixup=0.2, clip_norm=1.0, balance="loss"
+        )
         run = dataclasses.replace(run, recipe=recipe, accumulate=accumulate)
         losses.append([log.loss for log in trained_by(run).curve])
     assert losses[1] == pytest.approx(losses[0], rel=1e-2)
@@ -112,6 +114,10 @@ def test_the_memory_layout_leaves_the_losses_close() -> None:
 
 def test_bfloat16_leaves_the_losses_close() -> None:
     assert_losses_are_close({"bf16": True}, 2e-2)
+
+
+def test_float16_leaves_the_losses_close() -> None:
+    assert_losses_are_close({"fp16": True}, 1e-1)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "rmsprop"])

@@ -178,6 +178,43 @@ def test_a_second_ctrl_c_interrupts_at_once_and_handlers_are_put_back() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_adamw_with_clipped_gradients_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    recipe = tiny_recipe(optimizer="adamw", lr=0.002, clip_norm=0.5, balance="sampler", epochs=2)
+
+    def run(name: str, on_step: Any = lambda *_: None) -> None:
+        config = tiny_run(tmp_path / name, recipe, checkpoint_steps=2)
+        train(tiny_model(), tiny_images(), tiny_images(seed=1), config, on_step=on_step)
+
+    run("whole")
+    with pytest.raises(Stop):
+        run("stopped", stop_at(2, 3))
+    run("stopped")
+    assert_equal(weights_of(tmp_path / "stopped"), weights_of(tmp_path / "whole"))
+
+
+def test_clipped_gradients_have_the_norm_that_was_asked_for() -> None:
+    layer = nn.Linear(3 * 16 * 16, NUM_CLASSES)
+    recipe = tiny_recipe(
+        optimizer="sgd", lr=0.25, momentum=0.0, weight_decay=0.0, clip_norm=0.125, mixup=0.0,
+        schedule="constant", warmup_epochs=0.0, epochs=1,
+    )  # fmt: skip
+    seen = [layer.weight.detach().clone()]
+    biases = [layer.bias.detach().clone()]
+
+    def keep(*_: int) -> None:
+        seen.append(layer.weight.detach().clone())
+        biases.append(layer.bias.detach().clone())
+
+    model = nn.Sequential(nn.Flatten(), layer)
+    train(model, tiny_images(), tiny_images(), tiny_run(recipe=recipe), on_step=keep)
+    # SGD's own rate is 4 x 0.25.
+    moved = [
+        float(torch.cat([(a - b).flatten(), c - d]).norm())
+        for a, b, c, d in zip(seen, seen[1:], biases, biases[1:], strict=False)
+    ]
+    assert max(moved) == pytest.approx(0.125, rel=1e-3)
+
+
 @pytest.mark.slow
 def test_kills_at_random_moments_change_no_bit(tmp_path: Path) -> None:
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -475,7 +512,7 @@ def test_the_average_follows_its_closed_form() -> None:
 
 def test_weight_decay_leaves_batch_norm_and_biases_alone() -> None:
     model = tiny_model()
-    for kind in ("rmsprop", "sgd"):
+    for kind in ("rmsprop", "sgd", "adamw"):
         optimizer = make_optimizer(model, tiny_recipe(optimizer=kind, weight_decay=0.3))
         names = {id(p): name for name, p in model.named_parameters()}
         decayed = {
