@@ -15,13 +15,15 @@ from fbnetv3.measure.environment import environment
 
 def conditions() -> dict[str, Any]:
     """Returns what travels with every measured number."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=Path(__file__).parent,
-    )
+    commit = ""
+    with contextlib.suppress(OSError):  # no git, as on a machine that got a copy
+        commit = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=Path(__file__).parent,
+        ).stdout.strip()
     found = environment()
     for package in ("scipy", "optuna"):
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -29,5 +31,5 @@ def conditions() -> dict[str, Any]:
     return {
         **found,
         "threads": torch.get_num_threads(),
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": commit or "unknown",
     }

@@ -38,15 +38,23 @@ def pytest_configure() -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skips what needs a library or program that is not here; `.ci/run` has all of them.
+    """Skips what needs a GPU, library or program that is not here; `.ci/run` has all but a GPU.
 
     What draws from torch's own generator draws the same alone and in any order.
     """
     torch.manual_seed(0)
+    if item.get_closest_marker("gpu") is not None and not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
     for mark in item.iter_markers("needs"):
         (name,) = mark.args
         if shutil.which(name) is None and importlib.util.find_spec(name) is None:
             pytest.skip(f"needs {name}")
+
+
+@pytest.fixture
+def exact_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has a GPU compute convolutions in float32, where TF32 with its 10 bits is usual."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
 @pytest.fixture(scope="session")

@@ -93,17 +93,29 @@ def prepare(name: str, work: Path) -> Network:
 
 
 def timm_network(name: str, side: int | None) -> nn.Module | None:
-    """Returns timm's own network of that name, where it has one."""
+    """Returns timm's own network of that name, where it has one, as it is for inference."""
+    made = trainable_timm_network(name)
+    return None if made is None else reparameterized(name, made)
+
+
+def trainable_timm_network(name: str) -> nn.Module | None:
+    """Returns timm's own network of that name, where it has one, as it is for training."""
     import timm
 
     if not timm.is_model(name) or (name in OURS and name[-1] not in "bdg"):
         return None
     made: nn.Module = timm.create_model(name, pretrained=False).eval()
-    if name.startswith("repvit"):
-        from timm.utils.model import reparameterize_model
-
-        made = reparameterize_model(made)
     return made
+
+
+def reparameterized(name: str, module: nn.Module) -> nn.Module:
+    """Returns one of timm's networks with its branches merged, where it has any to merge."""
+    if not name.startswith("repvit"):
+        return module
+    from timm.utils.model import reparameterize_model
+
+    merged: nn.Module = reparameterize_model(module)
+    return merged
 
 
 def export(name: str, module: nn.Module, side: int, path: Path) -> None:
@@ -151,8 +163,9 @@ def count_macs(module: nn.Module, side: int) -> int:
     """Returns multiply-adds of convolutions and matrix products for one image."""
     from torch.utils.flop_counter import FlopCounterMode
 
+    x = torch.zeros(1, 3, side, side, device=next(module.parameters()).device)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        module(torch.zeros(1, 3, side, side))
+        module(x)
     return int(counter.get_total_flops()) // 2
 
 

@@ -24,7 +24,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
@@ -52,6 +52,20 @@ NUM_WORKERS = 4
 ALONE_STEPS = 64
 
 
+class _Side(NamedTuple):
+    """A loop to be timed.
+
+    Attributes:
+        batches: endless.
+        step: makes a training step of one.
+        made: finishes one where `step` would, for timing the batches alone.
+    """
+
+    batches: Iterator[Any]
+    step: Callable[[Any], object]
+    made: Callable[[Any], object]
+
+
 class _Pictures(Dataset[tuple[Any, int]]):
     """The set as timm's loader reads one: a PIL image and a label at a time."""
 
@@ -75,10 +89,8 @@ class _Pictures(Dataset[tuple[Any, int]]):
         return self.transform(image.convert("RGB")), int(self.images.labels[index])
 
 
-def ours(
-    arch: Arch, images: ImageSet, recipe: Recipe, hardware: Hardware
-) -> tuple[Iterator[Any], Callable[[Any], None]]:
-    """Returns the endless batches of our loop and what makes a step of one."""
+def ours(arch: Arch, images: ImageSet, recipe: Recipe, hardware: Hardware) -> _Side:
+    """Returns our loop."""
     torch.manual_seed(0)
     run = TrainConfig(
         recipe=recipe,
@@ -91,15 +103,14 @@ def ours(
 
     def batches() -> Iterator[Any]:
         for epoch in itertools.count():
-            yield from loop.batches.epoch(epoch)
+            yield from loop.batches.samples(epoch)
 
-    return batches(), loop._optimise
+    numbers = recipe.lr_at(1.0), 1 - recipe.ema_decay, 1.0
+    return _Side(batches(), lambda sample: loop.run_step(sample, numbers), loop.batches.made)
 
 
-def timms(
-    arch: Arch, images: ImageSet, recipe: Recipe, hardware: Hardware
-) -> tuple[Iterator[Any], Callable[[Any], None]]:
-    """Returns the same of a loop as timm's train.py has it."""
+def timms(arch: Arch, images: ImageSet, recipe: Recipe, hardware: Hardware) -> _Side:
+    """Returns a loop as timm's train.py has it."""
     from timm.data.loader import create_loader
     from timm.optim._optim_factory import create_optimizer_v2
     from timm.utils.model_ema import ModelEmaV3
@@ -137,17 +148,16 @@ def timms(
         optimizer.step()
         ema.update(model)
 
-    return batches(), step
+    return _Side(batches(), step, lambda _: None)
 
 
-def timed(batches: Iterator[Any], step: Callable[[Any], None] | None, steps: int) -> float:
-    """Returns the seconds of so many steps; None times the batches alone."""
+def timed(batches: Iterator[Any], step: Callable[[Any], object], steps: int) -> float:
+    """Returns the seconds of so many steps."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     started = time.perf_counter()
     for batch in itertools.islice(batches, steps):
-        if step is not None:
-            step(batch)
+        step(batch)
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - started
@@ -168,14 +178,14 @@ def throughput(args: argparse.Namespace) -> None:
             loops["ours, torch's gradients"] = ours(arch, images, recipe, hardware)
     seconds: dict[str, list[float]] = {name: [] for name in loops}
     alone: dict[str, list[float]] = {name: [] for name in loops}
-    for batches, step in loops.values():
-        timed(batches, step, args.warmup)
+    for side in loops.values():
+        timed(side.batches, side.step, args.warmup)
     for _ in range(args.rounds):
-        for name, (batches, step) in loops.items():
-            seconds[name].append(timed(batches, step, args.steps))
+        for name, side in loops.items():
+            seconds[name].append(timed(side.batches, side.step, args.steps))
     for _ in range(args.rounds):
-        for name, (batches, _step) in loops.items():
-            alone[name].append(timed(batches, None, args.alone_steps))
+        for name, side in loops.items():
+            alone[name].append(timed(side.batches, side.made, args.alone_steps))
     images_a_block = args.steps * args.batch_size
     rows: dict[str, Any] = {
         name: {

@@ -1,4 +1,4 @@
-"""Shared by all rooms: exceptions, atomic file writes, JSON records, messages, optional libraries.
+"""Shared by all rooms: exceptions, atomic files, JSON records, messages, optional imports, devices.
 
 Imports no other room.
 """

@@ -15,7 +15,7 @@ from fbnetv3.deploy.runtimes import is_exported, suffixes
 
 from . import completion
 from .group import FAILED, Program, note, print_json, print_table
-from .options import EMBEDDED, TABLES, CacheDir, Json, License, Offline, Policy
+from .options import EMBEDDED, TABLES, CacheDir, Device, Json, License, Offline, Policy
 
 if TYPE_CHECKING:
     from fbnetv3.arch.arch import Arch
@@ -198,6 +198,7 @@ def classify(
     top_k: Annotated[int, typer.Option(help="Number of classes to show per image.")] = 5,
     batch_size: Annotated[int, typer.Option(help="Batch size.")] = 16,
     threads: Annotated[int, typer.Option(help="Number of inference threads.")] = 1,
+    device: Device = "cpu",
     license: Policy = None,
     offline: Offline = None,
     cache_dir: CacheDir = None,
@@ -213,9 +214,12 @@ def classify(
         fbnetv3 classify photo.jpg --embedded
         fbnetv3 classify photos/ --model fbnetv3_b.ra2_in1k --top-k 1 --json
         fbnetv3 classify photo.jpg photos/ --model nano.onnx
+        fbnetv3 classify photos/ --embedded --device cuda
     """
     if embedded and model is not None:
         raise ValueError(f"--embedded and --model {model} exclude each other; give one of them")
+    asked = EMBEDDED if embedded else model
+    _check_device(device, asked)
     missing = [str(path) for path in images if not path.exists()]
     if len(missing) == len(images):
         raise ValueError(f"no such file or folder: {', '.join(missing)}")
@@ -223,12 +227,12 @@ def classify(
     if not photos:
         raise ValueError(f"no images in {', '.join(map(str, images))}; expected .jpg, .png, ...")
     options: dict[str, Any] = {"top_k": top_k, "batch_size": batch_size, "num_threads": threads}
-    asked = EMBEDDED if embedded else model
     if asked is not None and is_exported(asked):
         from fbnetv3.deploy.classify import Classifier
 
         answering, classifier = asked, Classifier(asked, **options)
     else:
+        options["device"] = device
         answering, classifier = _torch_classifier(asked, license, offline, cache_dir, options)
     failed, records = 0, []
     if not json:
@@ -247,6 +251,19 @@ def classify(
     if failed:
         note(f"{failed} of the images could not be classified")
         raise typer.Exit(FAILED)
+
+
+def _check_device(device: str, asked: str | None) -> None:
+    if device == "cpu":
+        return
+    from fbnetv3._internal.devices import known_device
+
+    if asked is not None and is_exported(asked):
+        raise ValueError(
+            f"{asked} is an exported file, which runs on the CPU; --device {device} is for "
+            "PyTorch models: give a model's name"
+        )
+    known_device(device)
 
 
 def _torch_classifier(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
+from fbnetv3._internal.devices import known_device
 from fbnetv3._internal.optional import need
 from fbnetv3.deploy.runtimes import RUNTIMES, is_exported, read_artefact, suffixes
 from fbnetv3.deploy.words import TorchBackend
@@ -17,6 +18,7 @@ from fbnetv3.deploy.words import TorchBackend
 from . import completion
 from .deploy import created, thinned
 from .group import note, print_json, print_table
+from .options import Device
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
 
     from fbnetv3.deploy.artefact import Artefact
     from fbnetv3.measure.bench import Row
+
+# Measured on a GPU unless backends are named: those that need no compiling.
+_ON_A_GPU = tuple(name for name in get_args(TorchBackend) if "compile" not in name)
 
 
 def latency(
@@ -46,6 +51,7 @@ def latency(
         list[int] | None,
         typer.Option(help="Number of threads; repeatable. Default: 1, and all cores."),
     ] = None,
+    device: Device = "cpu",
     images: Annotated[
         Path | None,
         typer.Option(help="Images to measure agreement, and accuracy if in class folders."),
@@ -71,13 +77,14 @@ def latency(
 ) -> None:
     r"""Benchmark inference backends on this machine.
 
-    Every backend that is installed takes its turn; rows have median, spread and agreement. Writes
-    nothing unless asked to: --output appends rows, --plot draws them.
+    Every backend that is installed takes its turn; rows have median, spread and agreement. On a GPU
+    these are PyTorch's: exported files are measured on the CPU only. Writes nothing unless asked
+    to: --output appends rows, --plot draws them.
 
     Examples:
         fbnetv3 latency fbnetv3_nano.cifar10 --threads 1 --seconds 5
         fbnetv3 latency nano.onnx --images photos --best --threads 1 --seconds 5
-        fbnetv3 latency fbnetv3_a fbnetv3_b --backend torch-optimized -o rows.jsonl
+        fbnetv3 latency fbnetv3_a fbnetv3_b --device cuda --batch 64 -o rows.jsonl
         fbnetv3 latency fbnetv3_nano.cifar10 --images photos --plot rows.svg \
             --threads 1 --seconds 5
     """
@@ -86,6 +93,8 @@ def latency(
     from fbnetv3.measure.plot import check_plot
 
     # Looked at first: measuring takes minutes.
+    if device != "cpu":
+        known_device(device)
     if output is not None and not output.parent.is_dir():
         raise FileNotFoundError(f"no folder {output.parent} to write {output.name} to")
     if plot is not None:
@@ -105,6 +114,7 @@ def latency(
                 backends=backend or (),
                 batch_sizes=batch or (1,),
                 threads=threads or (),
+                device=device,
                 folder=images,
                 labelled=plot is not None,
                 pretrained=pretrained,
@@ -124,7 +134,8 @@ def latency(
     _print_rows(rows)
     if best:
         row = fastest(rows)
-        print(f"best: {row.model} by {row.backend} with {row.threads} threads, batch {row.batch}")
+        where = f"with {row.threads} threads" if row.device == "cpu" else f"on {row.device}"
+        print(f"best: {row.model} by {row.backend} {where}, batch {row.batch}")
 
 
 def _rows_of(
@@ -134,6 +145,7 @@ def _rows_of(
     backends: Sequence[str],
     batch_sizes: Sequence[int],
     threads: Sequence[int],
+    device: str,
     folder: Path | None,
     labelled: bool,
     pretrained: bool | None,
@@ -142,24 +154,30 @@ def _rows_of(
     from fbnetv3.measure.bench import entries, sweep
 
     path, module = Path(name), None
+    files: list[Path] = []
     if is_exported(path):
         if backends:
             raise ValueError(f"{name} is a file; torch's backends need a model's name")
+        if device != "cpu":
+            raise ValueError(f"{name} is a file; --device {device} needs a model's name")
         files = [path]
+        artefact = read_artefact(path)
     else:
+        from fbnetv3.deploy.describe import describe
         from fbnetv3.deploy.export import to_onnx
 
         # Speed does not depend on the weights; agreement and accuracy do.
         module = created(name, folder is not None if pretrained is None else pretrained, None)
-        files = [to_onnx(module, place / "fp32.onnx").path]
-    artefact = read_artefact(files[0])
+        if device == "cpu":
+            files = [to_onnx(module, place / "fp32.onnx").path]
+        artefact = read_artefact(files[0]) if files else describe(module)
     batch, labels, paths = _prepared(folder, artefact)
     if labelled and labels is None:
         raise ValueError(f"{folder} has no folders called after the classes of {name}, for --plot")
-    if module is not None and paths:
+    if module is not None and files and paths:
         files += _int8(files[0], place, paths)
     rows = sweep(
-        entries(files, backends, threads),
+        entries(files, backends or (() if files else _ON_A_GPU), threads, device),
         artefact,
         module=module,
         batch_sizes=batch_sizes,
@@ -221,6 +239,7 @@ def _print_rows(rows: Sequence[Row]) -> None:
         "model",
         "backend",
         "threads",
+        "device",
         "batch",
         "median ms",
         "95 %",
@@ -241,6 +260,7 @@ def _print_rows(rows: Sequence[Row]) -> None:
                 row.model,
                 row.backend,
                 row.threads,
+                row.device,
                 row.batch,
                 row.latency.median_ms,
                 f"{row.latency.low_ms:.2f}-{row.latency.high_ms:.2f}",

@@ -28,6 +28,13 @@ Policy = Annotated[
         autocompletion=completion.choices("commercial"),
     ),
 ]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="Device of PyTorch models: cpu, cuda or cuda:1.",
+        autocompletion=completion.choices("cpu", "cuda"),
+    ),
+]
 Offline = Annotated[bool | None, typer.Option(help="Do not access the network.")]
 CacheDir = Annotated[
     Path | None, typer.Option(help="Cache folder of weights, in place of the default one.")

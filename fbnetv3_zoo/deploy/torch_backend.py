@@ -45,6 +45,7 @@ class TorchBackend:
     ) -> None:
         from torch import nn
 
+        from fbnetv3._internal.devices import known_device
         from fbnetv3.models.inference import optimize
         from fbnetv3.models.model import FBNetV3
 
@@ -55,7 +56,7 @@ class TorchBackend:
             )
         fast = optimize(model) if isinstance(model, FBNetV3) else copy.deepcopy(model).eval()
         try:
-            self.model = fast if device is None else fast.to(device)
+            self.model = fast if device is None else fast.to(known_device(device))
         except (RuntimeError, AssertionError) as error:  # depends on the build of torch
             raise ValueError(f"device is {device!r}: {error}") from error
         self.num_threads = num_threads

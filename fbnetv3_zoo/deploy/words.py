@@ -17,7 +17,10 @@ TorchBackend = Literal[
     "torch-channels-last",
     "torch-optimized",
     "torch-bf16",
+    "torch-fp16",
     "torch-compile",
     "torch-compile-bf16",
     "torch-cuda-graph",
+    "torch-cuda-graph-bf16",
+    "torch-compile-cuda-graph-bf16",
 ]

@@ -29,7 +29,7 @@ from fbnetv3.deploy.runtimes import RUNTIMES, Runtime, read_artefact
 
 from .environment import environment
 from .latency import Latency, measure
-from .runners import Runner, file_runner, noise_for, torch_runner
+from .runners import Runner, file_runner, noise_for, torch_precision, torch_runner
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,6 +49,7 @@ class Row:
         backend: how it ran.
         precision: of its arithmetic.
         threads: that it was given; None is the backend's own default.
+        device: where it ran.
         batch: images in one run.
         latency: of one run.
         images_per_s: from the median.
@@ -67,6 +68,7 @@ class Row:
     backend: str
     precision: str
     threads: int | None
+    device: str
     batch: int
     latency: Latency
     images_per_s: float
@@ -104,12 +106,14 @@ class Entry:
         precision: of its arithmetic.
         threads: that it is given; None is the backend's own default.
         path: the file; None where torch runs the module.
+        device: where torch runs the module; a file is run on the CPU.
     """
 
     backend: str
     precision: str
     threads: int | None
     path: Path | None = None
+    device: str = "cpu"
 
     @property
     def runtime(self) -> Runtime:
@@ -118,20 +122,27 @@ class Entry:
 
 
 def entries(
-    files: Sequence[Path], backends: Sequence[str] = (), threads: Sequence[int | None] = ()
+    files: Sequence[Path],
+    backends: Sequence[str] = (),
+    threads: Sequence[int | None] = (),
+    device: str = "cpu",
 ) -> list[Entry]:
     """Returns every way of running a network that this machine has.
 
     Args:
         files: exported files of the network, of any precision.
         backends: of torch, "torch" and the like, to be measured too.
-        threads: numbers of threads to try; one and all that may be used unless given.
+        threads: numbers of threads to try on the CPU; one and all that may be used unless given.
+        device: where torch's backends run; files are run on the CPU.
+
+    Raises:
+        ValueError: torch has no such backend.
     """
     tried = list(threads) or sorted({1, available_cpus()})
     found = [
-        Entry(backend, "bf16" if "bf16" in backend else "fp32", number)
+        Entry(backend, torch_precision(backend), number, device=device)
         for backend in backends
-        for number in tried
+        for number in (tried if device == "cpu" else [None])
     ]
     for path in files:
         own = read_artefact(path).precision
@@ -194,6 +205,7 @@ def sweep(
                     backend=entry.backend,
                     precision=entry.precision,
                     threads=entry.threads,
+                    device=entry.device,
                     batch=batch_size,
                     latency=dataclasses.replace(latency, name=entry.backend),
                     images_per_s=1000 * batch_size / latency.median_ms,
@@ -270,7 +282,9 @@ def _runner(entry: Entry, module: nn.Module | None, number: int) -> Runner:
         )
     if module is None:
         raise ValueError(f"{entry.backend} needs a torch module; give module=")
-    return torch_runner(module, entry.backend, threads=entry.threads, name=name)
+    return torch_runner(
+        module, entry.backend, threads=entry.threads, device=entry.device, name=name
+    )
 
 
 def _compare(

@@ -101,6 +101,7 @@ def measure(
     *,
     min_runs: int = 100,
     max_seconds: float = 60.0,
+    max_warmup_seconds: float = 3.0,
     turn: int = 5,
     seed: int = 0,
 ) -> list[Latency]:
@@ -111,6 +112,7 @@ def measure(
         min_runs: samples wanted of each.
         max_seconds: for all of them together, warm-up apart; fewer samples are taken where they do
             not fit, and the verdict says so below 20.
+        max_warmup_seconds: for each of them that does not become steady sooner.
         turn: timed runs before the next contestant's turn; one more is run untimed at its start,
             which finds the caches cold.
         seed: of the order of the turns and the bootstrap.
@@ -121,13 +123,14 @@ def measure(
     names = [contestant.name for contestant in contestants]
     if not names or len(set(names)) != len(names):
         raise ValueError(f"contestants are {names}; expected at least one, each with its own name")
-    if min_runs < 1 or max_seconds <= 0 or turn < 1:
+    if min_runs < 1 or max_seconds <= 0 or max_warmup_seconds <= 0 or turn < 1:
         raise ValueError(
-            f"min_runs={min_runs}, max_seconds={max_seconds}, turn={turn}; expected numbers above 0"
+            f"min_runs={min_runs}, max_seconds={max_seconds}, "
+            f"max_warmup_seconds={max_warmup_seconds}, turn={turn}; expected numbers above 0"
         )
     rng = np.random.default_rng(seed)
     busy = busy_processors()
-    warm = {contestant.name: _warm_up(contestant) for contestant in contestants}
+    warm = {one.name: _warm_up(one, max_warmup_seconds) for one in contestants}
     samples = {name: _Samples() for name in names}
     deadline = time.monotonic() + max_seconds
     while any(len(taken.wall) < min_runs for taken in samples.values()):
@@ -141,7 +144,7 @@ def measure(
     ]
 
 
-def _warm_up(contestant: Contestant, max_seconds: float = 3.0) -> tuple[float, int]:
+def _warm_up(contestant: Contestant, max_seconds: float) -> tuple[float, int]:
     """Runs until steady or long enough; returns the first run's milliseconds and all runs."""
     contestant.prepare()
     first, _ = _time(contestant)
@@ -177,6 +180,11 @@ def _time(contestant: Contestant) -> tuple[float, float]:
 
 
 def _time_on_gpu(run: Callable[[], object]) -> float:
+    """Returns milliseconds from an event before the run to one after it, on an idle GPU.
+
+    The GPU reaches the first event at once and the second after the last launch, so that the time
+    in which it waits for the CPU to launch is included.
+    """
     import torch
 
     event: Any = torch.cuda.Event  # torch types no events

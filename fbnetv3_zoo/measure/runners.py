@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from numpy.typing import NDArray
 
+from fbnetv3._internal.devices import known_device
 from fbnetv3.deploy.artefact import Artefact
 from fbnetv3.deploy.backend import run_in_parts
 from fbnetv3.deploy.parity import inputs_for
@@ -56,6 +57,48 @@ class Runner:
         return Contestant(self.name, self.timed(batch), self.prepare, self.cuda)
 
 
+@dataclass(frozen=True)
+class _Way:
+    """How torch runs a module: what a backend's name stands for.
+
+    Attributes:
+        channels_last: memory layout of weights and input.
+        folded: batch-norm folded into the convolutions, where the module is an `FBNetV3`.
+        precision: of weights, input and arithmetic.
+        compiled: by `torch.compile`, once for each shape of the input.
+        graph: replayed from a CUDA graph, once captured for each shape of the input.
+    """
+
+    channels_last: bool = True
+    folded: bool = True
+    precision: str = "fp32"
+    compiled: bool = False
+    graph: bool = False
+
+
+_WAYS: dict[str, _Way] = {
+    "torch": _Way(channels_last=False, folded=False),
+    "torch-channels-last": _Way(folded=False),
+    "torch-optimized": _Way(),
+    "torch-bf16": _Way(precision="bf16"),
+    "torch-fp16": _Way(precision="fp16"),
+    "torch-compile": _Way(compiled=True),
+    "torch-compile-bf16": _Way(compiled=True, precision="bf16"),
+    "torch-cuda-graph": _Way(graph=True),
+    "torch-cuda-graph-bf16": _Way(graph=True, precision="bf16"),
+    "torch-compile-cuda-graph-bf16": _Way(compiled=True, graph=True, precision="bf16"),
+}
+
+
+def torch_precision(backend: str) -> str:
+    """Returns the precision of one of `TORCH_BACKENDS`: "fp32", "bf16" or "fp16".
+
+    Raises:
+        ValueError: there is no such backend.
+    """
+    return _way(backend).precision
+
+
 def torch_runner(
     model: nn.Module,
     backend: str,
@@ -67,44 +110,48 @@ def torch_runner(
     """Returns a torch module in one of `TORCH_BACKENDS`.
 
     Args:
-        model: any module of images to logits; left as it is. "torch-optimized" and
-            "torch-bf16" fold batch-norm where it is an `FBNetV3`.
+        model: any module of images to logits; left as it is. All backends but "torch" and
+            "torch-channels-last" fold batch-norm where it is an `FBNetV3`.
         backend: how to run it.
         threads: inside an operator; torch's default unless given.
-        device: "cpu" or "cuda".
+        device: "cpu", "cuda" or "cuda:1". A GPU becomes torch's current one before each turn.
         name: in results; the backend's unless given.
 
     Raises:
-        ValueError: there is no such backend, or it needs a GPU.
+        ValueError: there is no such backend or device, or the backend needs a GPU.
     """
     import torch
 
-    if backend not in TORCH_BACKENDS:
-        raise ValueError(f"backend is {backend!r}; expected one of {', '.join(TORCH_BACKENDS)}")
-    cuda = torch.device(device).type == "cuda"
-    if backend == "torch-cuda-graph" and not cuda:
-        raise ValueError(f"backend 'torch-cuda-graph' needs device='cuda'; it is {device!r}")
+    way, target = _way(backend), known_device(device)
+    cuda = target.type == "cuda"
+    if way.graph and not cuda:
+        raise ValueError(f"backend {backend!r} needs device='cuda'; it is {device!r}")
     default = torch.get_num_threads()
-    module = _torch_module(model, backend, device)
-    dtype = torch.bfloat16 if backend == "torch-bf16" else torch.float32
-    half_inside = backend == "torch-compile-bf16"
+    module = _torch_module(model, way, target)
+    layout = torch.channels_last if way.channels_last else torch.contiguous_format
+    graphs: dict[torch.Size, _Graph] = {}
 
     def prepare() -> None:
         torch.set_num_threads(threads or default)
+        if cuda and target.index is not None:
+            torch.cuda.set_device(target)
 
     def placed(batch: NDArray[Any]) -> torch.Tensor:
-        x = torch.from_numpy(batch).to(device, dtype)
-        if backend == "torch":
-            return x
-        return x.contiguous(memory_format=torch.channels_last)
+        x = torch.from_numpy(batch).to(target, _dtype(way.precision))
+        return x.contiguous(memory_format=layout)
+
+    def graph_of(x: torch.Tensor) -> _Graph:
+        if x.shape not in graphs:
+            graphs[x.shape] = _Graph(module, x)
+        return graphs[x.shape]
 
     def forward(x: torch.Tensor) -> torch.Tensor:
-        with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=half_inside):
-            return module(x)  # type: ignore[no-any-return]
+        with torch.inference_mode():
+            return graph_of(x)(x) if way.graph else module(x)
 
     def timed(batch: NDArray[Any]) -> Callable[[], object]:
         x = placed(batch)
-        return _graphed(module, x) if backend == "torch-cuda-graph" else lambda: forward(x)
+        return graph_of(x).replay if way.graph else lambda: forward(x)
 
     return Runner(
         name=name or backend,
@@ -116,38 +163,72 @@ def torch_runner(
     )
 
 
-def _torch_module(model: nn.Module, backend: str, device: str) -> nn.Module:
+def _way(backend: str) -> _Way:
+    if backend not in TORCH_BACKENDS:
+        raise ValueError(f"backend is {backend!r}; expected one of {', '.join(TORCH_BACKENDS)}")
+    return _WAYS[backend]
+
+
+def _dtype(precision: str) -> torch.dtype:
+    import torch
+
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def _torch_module(model: nn.Module, way: _Way, device: torch.device) -> nn.Module:
     import torch
 
     from fbnetv3.models.inference import fold_batch_norm
     from fbnetv3.models.model import FBNetV3
 
     module: nn.Module = copy.deepcopy(model).eval().requires_grad_(False).to(device)
-    if backend not in ("torch", "torch-channels-last") and isinstance(module, FBNetV3):
+    if way.folded and isinstance(module, FBNetV3):
         module = fold_batch_norm(module)
-    if backend != "torch":
+    if way.channels_last:
         module = module.to(memory_format=torch.channels_last)
-    if backend == "torch-bf16":
-        module = module.to(torch.bfloat16)
-    if backend.startswith("torch-compile"):
-        module = torch.compile(module)  # type: ignore[assignment]  # a module, typed as a function
+    module = module.to(_dtype(way.precision))
+    if way.compiled:
+        # A program for any batch size is slower; a graph has one shape anyway.
+        module = torch.compile(module, dynamic=False)  # type: ignore[assignment]  # a module
     return module
 
 
-def _graphed(module: nn.Module, x: torch.Tensor) -> Callable[[], object]:
-    import torch
+class _Graph:
+    """A module's run on one shape of input, captured once and replayed as a single launch.
 
-    # Three runs on a side stream before the capture, as torch's documentation has it.
-    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.inference_mode(), torch.cuda.stream(side):
-        for _ in range(3):
-            module(x)
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.inference_mode(), torch.cuda.graph(graph):
-        module(x)
-    return graph.replay
+    A replay reads and writes where the capture did: both ends are kept for as long as the graph,
+    or else torch gives their memory to other tensors.
+
+    Args:
+        module: on a GPU.
+        x: the first input, whose memory the graph reads from now on.
+    """
+
+    def __init__(self, module: nn.Module, x: torch.Tensor) -> None:
+        import torch
+
+        self.input = x
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.inference_mode(), torch.cuda.device(x.device):
+            # Three runs on a side stream before the capture, as torch's documentation has it.
+            side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(3):
+                    module(x)
+            torch.cuda.current_stream().wait_stream(side)
+            with torch.cuda.graph(self._graph):
+                self.output: torch.Tensor = module(x)
+
+    def replay(self) -> None:
+        """Runs on what is in `input` into `output`, without waiting."""
+        self._graph.replay()
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns the logits of another input of the same shape."""
+        self.input.copy_(x)
+        self.replay()
+        return self.output.clone()
 
 
 def file_runner(

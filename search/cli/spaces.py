@@ -143,10 +143,10 @@ def latency_table(
     """
     import numpy as np
 
+    from fbnetv3._internal.devices import known_device
     from fbnetv3.search.cost.operator_timing import calibrate, measure_operators
     from fbnetv3.search.cost.operators import operators_of_space
     from fbnetv3.search.space.spaces import open_space
-    from fbnetv3.search.training.config import known_device
 
     known_device(device)
     numbers = (("batch", images, 1), ("networks", networks, 4), ("num-classes", num_classes, 1))

@@ -9,15 +9,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .constants import constant
+
 # Two operations, each with: whether it is applied, its sign; and one more that picks the policy.
 NUM_POLICY_DRAWS = 6
 _GREY = 128.0
 _LUMA = (0.299, 0.587, 0.114)
+_SMOOTHING = (1.0, 1.0, 1.0, 1.0, 5.0, 1.0, 1.0, 1.0, 1.0)
 
 # (operation, probability, strength 0..9 or None) twice: the 25 sub-policies for CIFAR-10.
 Step = tuple[str, float, int | None]
@@ -95,13 +99,27 @@ def autoaugment_cifar10(images: Tensor, u: Tensor) -> Tensor:
     policy = (u[:, 0] * len(CIFAR10_POLICY)).long()
     for turn in (0, 1):
         steps = [pair[turn] for pair in CIFAR10_POLICY]
-        ops = torch.tensor([names.index(step[0]) for step in steps], device=u.device)[policy]
-        chance = torch.tensor([step[1] for step in steps], device=u.device)[policy]
-        level = torch.tensor([(step[2] or 0) / 9 for step in steps], device=u.device)[policy]
+        ops = constant(tuple(names.index(step[0]) for step in steps), u.device)[policy]
+        chance = constant(tuple(step[1] for step in steps), u.device)[policy]
+        level = constant(tuple((step[2] or 0) / 9 for step in steps), u.device)[policy]
         picked = torch.where(u[:, 1 + turn] < chance, ops, 0)
         negative = u[:, 3 + turn] < 0.5
         images = _apply(images, names, picked, level, negative, _AUTO_FULL, bits=(8, 4))
     return images
+
+
+class _Drawn(NamedTuple):
+    """What each of n images drew, all (n,).
+
+    Attributes:
+        picked: number of its operation.
+        strength: from 0 to 1.
+        signed: the same, below 0 where an operation of two directions goes the other way.
+    """
+
+    picked: Tensor
+    strength: Tensor
+    signed: Tensor
 
 
 def _apply(
@@ -125,101 +143,116 @@ def _apply(
         full: what strength 1 means.
         bits: kept by posterize at strength 0 and at 1.
     """
-    signed = torch.where(negative, -strength, strength)
-    out = images.clone()
-    moved = torch.zeros_like(picked, dtype=torch.bool)
-    for number, name in enumerate(names):
-        if name in GEOMETRIC:
-            moved |= picked == number
+    drawn = _Drawn(picked, strength, torch.where(negative, -strength, strength))
+    changes = _changes(names, full, bits)
+    moves = [number for number, name in enumerate(names) if name in GEOMETRIC]
+    masks = {name: picked == names.index(name) for name in names if name in changes}
+    if moves:
+        masks["move"] = torch.stack([picked == number for number in moves]).any(0)
+    x = images.float()
+    out = x.clone()
+    for name, mask in masks.items():
+        if waits_for(images):
+            # All images are changed and some kept: to choose first would wait for the device.
+            out = torch.where(_per_image(mask), changes[name](x, drawn), out)
             continue
-        members = (picked == number).nonzero().flatten()
-        if name == "identity" or not len(members):
-            continue
-        x, s, sign = images[members], strength[members], signed[members]
-        if name == "posterize":
-            kept = bits[0] - ((bits[0] - bits[1]) * s).round()
-            out[members] = _posterize(x, kept)
-        elif name == "solarize":
-            threshold = 255.0 * (1 - s)
-            out[members] = torch.where(x.float() >= _per_image(threshold), 255 - x, x)
-        elif name in _ENHANCE:
-            out[members] = _blend(_ENHANCE[name](x), x, 1 + full["enhance"] * sign)
-        else:
-            out[members] = _WHOLE[name](x)
-    members = moved.nonzero().flatten()
-    if len(members):
-        matrices = _affine(names, picked[members], signed[members], full, images.shape[1])
-        out[members] = _warp(images[members], matrices)
-    return out
+        members = mask.nonzero().flatten()
+        if len(members):
+            some = _Drawn(*(values[members] for values in drawn))
+            out[members] = changes[name](x[members], some)
+    return out.to(torch.uint8)
+
+
+def waits_for(images: Tensor) -> bool:
+    """Returns whether Python has to wait for the device before it knows what a tensor holds."""
+    return images.device.type != "cpu"
+
+
+def _changes(
+    names: tuple[str, ...], full: dict[str, float], bits: tuple[int, int]
+) -> dict[str, Callable[[Tensor, _Drawn], Tensor]]:
+    """Returns each operation: float32 images and what they drew to float32 images, whole numbers.
+
+    "move" is any of the geometric operations.
+    """
+
+    def enhancing(plain: Callable[[Tensor], Tensor]) -> Callable[[Tensor, _Drawn], Tensor]:
+        return lambda x, drawn: _blend(plain(x), x, 1 + full["enhance"] * drawn.signed)
+
+    def posterize(x: Tensor, drawn: _Drawn) -> Tensor:
+        return _posterize(x, bits[0] - ((bits[0] - bits[1]) * drawn.strength).round())
+
+    def solarize(x: Tensor, drawn: _Drawn) -> Tensor:
+        return torch.where(x >= _per_image(255.0 * (1 - drawn.strength)), 255 - x, x)
+
+    def move(x: Tensor, drawn: _Drawn) -> Tensor:
+        return _warp(x, _affine(names, drawn, full, x.shape[1]))
+
+    return {
+        "posterize": posterize,
+        "solarize": solarize,
+        "invert": lambda x, _: 255 - x,
+        "autocontrast": lambda x, _: _autocontrast(x),
+        "equalize": lambda x, _: _equalize(x),
+        "move": move,
+        **{name: enhancing(plain) for name, plain in _ENHANCE.items()},
+    }
 
 
 def _per_image(values: Tensor) -> Tensor:
     return values.view(-1, 1, 1, 1)
 
 
-def _affine(
-    names: tuple[str, ...], picked: Tensor, signed: Tensor, full: dict[str, float], side: int
-) -> Tensor:
+def _affine(names: tuple[str, ...], drawn: _Drawn, full: dict[str, float], side: int) -> Tensor:
     """Returns (N, 2, 3) matrices from the output's to the input's coordinates, both -1..1."""
-    matrices = torch.eye(2, 3, device=signed.device).repeat(len(picked), 1, 1)
-    for number, name in enumerate(names):
-        here = picked == number
-        amount = signed[here]
-        if name.startswith("shear"):
-            row, column = (0, 1) if name == "shear_x" else (1, 0)
-            matrices[here, row, column] = amount * full["shear"]
-        elif name.startswith("translate"):
-            # Whole pixels; a side is two units long.
-            pixels = (amount * full["translate"] * side / 32).round()
-            matrices[here, 0 if name == "translate_x" else 1, 2] = pixels * 2 / side
-        elif name == "rotate":
-            angle = amount * full["rotate"] * math.pi / 180
-            cos, sin = angle.cos(), angle.sin()
-            turned = torch.stack([torch.stack([cos, sin], 1), torch.stack([-sin, cos], 1)], 1)
-            matrices[here, :, :2] = turned
-    return matrices
+    is_move = constant(tuple(float(a == b) for a in names for b in GEOMETRIC), drawn.signed.device)
+    amounts = is_move.view(-1, len(GEOMETRIC))[drawn.picked] * drawn.signed.unsqueeze(1)
+    shears = amounts[:, 0:2] * full["shear"]
+    # Whole pixels; a side is two units long.
+    shifts = (amounts[:, 2:4] * (full["translate"] * side / 32)).round_() * (2 / side)
+    angle = amounts[:, 4] * (full["rotate"] * math.pi / 180)
+    cos, sin = angle.cos(), angle.sin()
+    across = [cos, sin + shears[:, 0], shifts[:, 0]]
+    down = [shears[:, 1] - sin, cos, shifts[:, 1]]
+    return torch.stack([torch.stack(across, 1), torch.stack(down, 1)], 1)
 
 
 def _warp(images: Tensor, matrices: Tensor) -> Tensor:
     """Returns images read at the nearest pixel; what lies outside is grey."""
-    x = images.permute(0, 3, 1, 2).float() - _GREY
+    x = images.permute(0, 3, 1, 2) - _GREY
     grid = F.affine_grid(matrices, list(x.shape), align_corners=False)
     warped = F.grid_sample(x, grid, mode="nearest", padding_mode="zeros", align_corners=False)
-    return (warped + _GREY).to(torch.uint8).permute(0, 2, 3, 1)
+    return (warped + _GREY).permute(0, 2, 3, 1)
 
 
 def _blend(plain: Tensor, images: Tensor, factor: Tensor) -> Tensor:
     """Returns plain + factor * (images - plain), cut to 0..255."""
-    mixed = torch.lerp(plain.expand(images.shape), images.float(), _per_image(factor))
-    return mixed.clamp_(0, 255).to(torch.uint8)
+    return torch.lerp(plain, images, _per_image(factor)).clamp_(0, 255).floor_()
 
 
 def _luma(images: Tensor) -> Tensor:
-    weights = torch.tensor(_LUMA, device=images.device)
-    return (images.float() @ weights).floor().unsqueeze(3)
+    return (images @ constant(_LUMA, images.device)).floor_().unsqueeze(3)
 
 
 def _smooth(images: Tensor) -> Tensor:
     """Returns images under a 3x3 filter with centre 5 and neighbours 1; the border is kept."""
-    x = images.permute(0, 3, 1, 2).float()
-    kernel = torch.ones(3, 1, 3, 3, device=x.device)
-    kernel[:, :, 1, 1] = 5
+    x = images.permute(0, 3, 1, 2)
+    kernel = constant(_SMOOTHING, x.device).view(1, 1, 3, 3).expand(3, 1, 3, 3)
     out = x.clone()
-    out[:, :, 1:-1, 1:-1] = F.conv2d(x, kernel / 13, groups=3).round()
+    out[:, :, 1:-1, 1:-1] = F.conv2d(x, kernel, groups=3).div_(13).round_()
     return out.permute(0, 2, 3, 1)
 
 
 def _posterize(images: Tensor, kept_bits: Tensor) -> Tensor:
-    mask = 256 - torch.pow(2.0, 8 - kept_bits).to(torch.int16)
-    return (images.to(torch.int16) & _per_image(mask)).to(torch.uint8)
+    step = _per_image(torch.exp2(8 - kept_bits))
+    return (images / step).floor_() * step
 
 
 def _autocontrast(images: Tensor) -> Tensor:
     """Returns each channel stretched to 0..255; a constant channel is kept."""
-    x = images.float()
-    low, high = x.amin((1, 2), keepdim=True), x.amax((1, 2), keepdim=True)
-    stretched = (x - low) * (255.0 / (high - low).clamp_min(1))
-    return torch.where(high > low, stretched, x).clamp_(0, 255).to(torch.uint8)
+    low, high = images.amin((1, 2), keepdim=True), images.amax((1, 2), keepdim=True)
+    stretched = (images - low) * (255.0 / (high - low).clamp_min(1))
+    return torch.where(high > low, stretched, images).clamp_(0, 255).floor_()
 
 
 def _equalize(images: Tensor) -> Tensor:
@@ -233,19 +266,13 @@ def _equalize(images: Tensor) -> Tensor:
     below = counts.cumsum(1) - counts
     table = ((below + step // 2) // step.clamp_min(1)).clamp_(0, 255)
     mapped = torch.where(step > 0, table.gather(1, flat), flat)
-    mapped = mapped.to(torch.uint8).view(n, channels, height, width)
-    return mapped.permute(0, 2, 3, 1)
+    return mapped.view(n, channels, height, width).permute(0, 2, 3, 1).to(images.dtype)
 
 
-# Enhancements blend with a plain version of the image; whole ones have no strength.
+# Enhancements blend with a plain version of the image.
 _ENHANCE: dict[str, Callable[[Tensor], Tensor]] = {
-    "brightness": lambda x: torch.zeros_like(x, dtype=torch.float32),
+    "brightness": torch.zeros_like,
     "color": _luma,
     "contrast": lambda x: (_luma(x).mean((1, 2, 3), keepdim=True) + 0.5).floor(),
     "sharpness": _smooth,
-}
-_WHOLE: dict[str, Callable[[Tensor], Tensor]] = {
-    "invert": lambda x: 255 - x,
-    "autocontrast": _autocontrast,
-    "equalize": _equalize,
 }

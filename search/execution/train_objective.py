@@ -71,8 +71,8 @@ class TrainObjective:
         device: str | None = None,
         recipe: Mapping[str, Any] | None = None,
     ) -> None:
+        from fbnetv3._internal.devices import known_device
         from fbnetv3.search.data.datasets import hold_out, open_training, search_split
-        from fbnetv3.search.training.config import known_device
 
         self._space = open_space(space)
         self.epochs, self._device = epochs, device

@@ -11,7 +11,7 @@ import hashlib
 import random
 import signal
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,13 +29,19 @@ from fbnetv3.images.preprocess import (
 )
 from fbnetv3.images.reader import open_image
 from fbnetv3.search.data.augment import NUM_DRAWS, augment
+from fbnetv3.search.data.constants import constant
 from fbnetv3.search.data.image_set import ImageSet, named_error, too_many_damaged
 
 from .parallel import World
 from .recipe import Recipe
 
+# What a training batch is made of: positions in the set and uniform draws of augmentation where the
+# pixels are in memory, else the tensors of a finished `Batch`.
+Sample = Sequence[Tensor]
 # An image's position in its set, and the seed of its augmentation; None is for evaluation.
-_Sample = tuple[int, int | None]
+_Photo = tuple[int, int | None]
+# Steps whose draws are made, and copied to the device, at once.
+_CHUNK_STEPS = 64
 
 
 class Batch(NamedTuple):
@@ -121,24 +127,48 @@ class TrainBatches:
         self._mine = slice(world.rank * share, (world.rank + 1) * share)
         self._labels = images.labels.to(device)
         self._pixels = None if images.pixels is None else images.pixels.to(device)
-        self._samples: list[list[_Sample]] = []
+        self._samples: list[list[_Photo]] = []
         self._loader: DataLoader[Any] | None = None
 
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """Yields the batches of an epoch from a step on."""
+        return map(self.made, self.samples(epoch, first_step))
+
+    def samples(self, epoch: int, first_step: int = 0) -> Iterator[Sample]:
+        """Yields what the batches of an epoch are made of, from a step on; see `made`."""
         order = self._order(epoch)
         if self._pixels is None:
             yield from self._decoded(epoch, order, first_step)
             return
-        for step in range(first_step, self.steps):
-            picked = order[step * self.total : (step + 1) * self.total][self._mine]
-            generator = _generator(self._seed, "augment", epoch, step)
-            u = torch.rand(self.total, NUM_DRAWS, generator=generator)[self._mine]
-            indices = picked.to(self._device)
-            pixels = self._pixels.index_select(0, indices)
-            pixels = augment(pixels, u.to(self._device), self._recipe.augment)
-            x = normalised(pixels, self._preprocess, self._preprocess.crop)
-            yield Batch(x, self._labels[indices], indices)
+        for first in range(first_step, self.steps, _CHUNK_STEPS):
+            steps = range(first, min(first + _CHUNK_STEPS, self.steps))
+            picked = torch.stack([order[self._share_of(step)] for step in steps])
+            draws = torch.stack([self._draws(epoch, step) for step in steps])
+            yield from zip(self._on_device(picked), self._on_device(draws), strict=True)
+
+    def made(self, sample: Sample) -> Batch:
+        """Returns the batch of what `epoch` yields. Nothing here waits for a GPU."""
+        if self._pixels is None:
+            return Batch(*sample)
+        indices, draws = sample
+        pixels = self._pixels.index_select(0, indices)
+        pixels = augment(pixels, draws, self._recipe.augment)
+        x = normalised(pixels, self._preprocess, self._preprocess.crop)
+        return Batch(x, self._labels[indices], indices)
+
+    def _share_of(self, step: int) -> slice:
+        """Returns where an epoch's order has this process's share of a step's batch."""
+        first = step * self.total
+        return slice(first + self._mine.start, first + self._mine.stop)
+
+    def _draws(self, epoch: int, step: int) -> Tensor:
+        generator = _generator(self._seed, "augment", epoch, step)
+        return torch.rand(self.total, NUM_DRAWS, generator=generator)[self._mine]
+
+    def _on_device(self, values: Tensor) -> Tensor:
+        if self._device.type != "cuda":
+            return values.to(self._device)
+        return values.pin_memory().to(self._device, non_blocking=True)
 
     def _order(self, epoch: int) -> Tensor:
         return torch.randperm(len(self._images), generator=_generator(self._seed, "order", epoch))
@@ -147,7 +177,7 @@ class TrainBatches:
         self._samples[:] = [
             [
                 (index, derive_seed(self._seed, "augment", epoch, index))
-                for index in order[step * self.total : (step + 1) * self.total][self._mine].tolist()
+                for index in order[self._share_of(step)].tolist()
             ]
             for step in range(first_step, self.steps)
         ]
@@ -268,8 +298,8 @@ def normalised(pixels: Tensor, preprocess: Preprocess, side: int) -> Tensor:
             align_corners=aligned,
             antialias=aligned is not None,
         )
-    mean = torch.tensor(preprocess.mean, device=x.device).view(1, 3, 1, 1) * 255
-    scale_by = 1 / (torch.tensor(preprocess.std, device=x.device).view(1, 3, 1, 1) * 255)
+    mean = constant(preprocess.mean, x.device).view(1, 3, 1, 1) * 255
+    scale_by = 1 / (constant(preprocess.std, x.device).view(1, 3, 1, 1) * 255)
     return x.sub_(mean).mul_(scale_by)
 
 
@@ -319,7 +349,7 @@ class _Decoding(Dataset[tuple[Tensor, int, int, str]]):
     def __init__(self, images: ImageSet, transform: Callable[[Any], Tensor], side: int) -> None:
         self._images, self._transform, self._side = images, transform, side
 
-    def __getitem__(self, sample: _Sample) -> tuple[Tensor, int, int, str]:
+    def __getitem__(self, sample: _Photo) -> tuple[Tensor, int, int, str]:
         index, seed = sample
         assert self._images.sources is not None
         why = ""

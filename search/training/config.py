@@ -7,27 +7,10 @@ from pathlib import Path
 
 import torch
 
+from fbnetv3._internal.devices import known_device
 from fbnetv3.images.preprocess import Preprocess
 
 from .recipe import Recipe
-
-
-def known_device(name: torch.device | str) -> torch.device:
-    """Returns the device of a name.
-
-    Raises:
-        ValueError: there is none of that name, or no GPU that torch can use.
-    """
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"device is {name!r}; expected cpu, cuda or cuda:1") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            f"device is {name!r}; torch {torch.__version__} finds no GPU here: use cpu, or see "
-            "`fbnetv3 doctor`"
-        )
-    return device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +53,7 @@ class TrainConfig:
         seed: of order, augmentation, dropout and mixup. First weights are the caller's.
         folder: where checkpoints, logs and weights go; None keeps nothing.
         stop_epoch: end after this many epochs of the recipe's schedule; None is all of them.
+        checkpoint_epochs: a checkpoint after every so many epochs, and after the last.
         checkpoint_steps: a checkpoint every so many steps beside those after epochs; 0: none.
         validate_epochs: validate every so many epochs, and after the last.
         accumulate: forward and backward passes that make a step, each with its part of the batch.
@@ -82,6 +66,7 @@ class TrainConfig:
     seed: int = 0
     folder: Path | None = None
     stop_epoch: int | None = None
+    checkpoint_epochs: int = 1
     checkpoint_steps: int = 0
     validate_epochs: int = 1
     accumulate: int = 1
@@ -89,7 +74,13 @@ class TrainConfig:
     hardware: Hardware = field(default_factory=Hardware.of)
 
     def __post_init__(self) -> None:
-        for name, low in (("checkpoint_steps", 0), ("validate_epochs", 1), ("accumulate", 1)):
+        at_least = {
+            "checkpoint_epochs": 1,
+            "checkpoint_steps": 0,
+            "validate_epochs": 1,
+            "accumulate": 1,
+        }
+        for name, low in at_least.items():
             if getattr(self, name) < low:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected at least {low}")
         if self.stop_epoch is not None and not 1 <= self.stop_epoch <= self.recipe.epochs:

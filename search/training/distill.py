@@ -111,7 +111,9 @@ class CachedTeacher:
 
     def logits(self, batch: Batch) -> Tensor:
         """Returns (n, classes)."""
-        return self._logits[batch.indices.cpu()].to(batch.images.device)
+        # Once on the student's device: copied for each step it would wait for the device.
+        self._logits = self._logits.to(batch.images.device)
+        return self._logits[batch.indices]
 
 
 def open_teacher(

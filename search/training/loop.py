@@ -11,7 +11,7 @@ import dataclasses
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,17 +23,23 @@ from fbnetv3._internal.errors import Diverged
 from fbnetv3.search.data.image_set import ImageSet
 
 from . import checkpointing
-from .batches import Batch, TrainBatches, derive_seed, seed_all
+from .average import AveragedWeights, averaging_weight
+from .batches import Batch, Sample, TrainBatches, derive_seed, seed_all
 from .config import TrainConfig
 from .depthwise import QuickDepthwise, helps
+from .graphed import GraphedStep
 from .logbook import EpochLog, write_curve, write_setting
-from .optimizers import load_optimizer, make_optimizer, optimizer_tensors
+from .mixup import mixed, mixup_share
+from .optimizers import load_optimizer, make_optimizer, optimizer_tensors, set_lr
 from .parallel import World, current_world, summed
 from .recipe import Recipe
-from .scoring import Score, score
+from .scoring import BATCH_SIZE, Score, score
 
 # Where reading the loss would wait for the device, it is looked at every so many steps.
 _DEVICE_CHECK_STEPS = 50
+
+
+OnStep = Callable[[int, int, int], None]
 
 
 class Teacher(Protocol):
@@ -60,24 +66,13 @@ class Loop:
         config: TrainConfig,
         teacher: Teacher | None,
     ) -> None:
-        from timm.data.mixup import Mixup
-        from timm.utils.model_ema import ModelEmaV3
-
         self.config, self.teacher, self.world = config, teacher, current_world()
         self.images, self.val_images = images, val_images
         device, recipe = config.hardware.device, config.recipe
         layout = torch.channels_last if config.hardware.channels_last else torch.contiguous_format
         self.model = model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
         _share_weights(self.model, self.world)
-        # The average of the first n steps while that is longer than ema_decay: with these two
-        # numbers timm's warm-up is TensorFlow's (1 + n) / (10 + n).
-        self.ema = (
-            ModelEmaV3(
-                model, decay=recipe.ema_decay, use_warmup=True, warmup_gamma=9.0, warmup_power=1.0
-            )
-            if recipe.ema
-            else None
-        )
+        self.ema = AveragedWeights(model) if recipe.ema else None
         if teacher is not None:
             teacher.check(recipe, images)
         self.optimizer = make_optimizer(model, recipe)
@@ -97,21 +92,15 @@ class Loop:
                 f"{config.accumulate} passes gives {part:g} images each; expected a whole number"
                 + (", and an even one for mixup" if recipe.mixup else "")
             )
-        self.mixup = (
-            Mixup(  # type: ignore[no-untyped-call]  # timm has no type for it
-                mixup_alpha=recipe.mixup,
-                label_smoothing=recipe.label_smoothing,
-                num_classes=len(images.classes),
-            )
-            if recipe.mixup
-            else None
-        )
         self.forward = self._forward_module()
         quick = helps(device) and not (config.hardware.compile or config.hardware.bf16)
         self.gradients = QuickDepthwise() if quick else contextlib.nullcontext()
         self.curve: list[EpochLog] = []
         self.epoch, self.step, self.seconds, self.lr = 0, 0, 0.0, 0.0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+        # Teachers and other processes' gradients may wait for the device, which a graph cannot.
+        graphed = device.type == "cuda" and self.world.size == 1 and teacher is None
+        self.run_step = GraphedStep(self.make_step, device) if graphed else self.make_step
 
     def _forward_module(self) -> Callable[[Tensor], Tensor]:
         module: Any = torch.compile(self.model) if self.config.hardware.compile else self.model
@@ -123,8 +112,12 @@ class Loop:
             )
         return module  # type: ignore[no-any-return]  # a module is called with a tensor
 
-    def epochs(self, on_step: Callable[[int, int, int], None]) -> Iterator[EpochLog]:
-        """Trains what is left; yields every epoch, those before a resume too."""
+    def epochs(self, on_step: OnStep) -> Iterator[EpochLog]:
+        """Trains what is left; gives every epoch, those before a resume too."""
+        return (log for log in self.running(on_step) if log is not None)
+
+    def running(self, on_step: OnStep) -> Iterator[EpochLog | None]:
+        """Does what `epochs` does and yields None after each step, for loops that run in turns."""
         folder = self.config.folder
         if folder is not None:
             self._resume(folder)
@@ -132,28 +125,32 @@ class Loop:
                 write_setting(folder, self.model, self.config.recipe)
         yield from self.curve
         while self.epoch < self.config.epochs:
-            self._train_epoch(on_step)
+            self.model.train()
+            for _ in self._steps(on_step):
+                yield None
             self.curve.append(self._closed_epoch())
             self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
             self.loss_sum.zero_()
             if folder is not None:
-                self._save(folder)
+                last = self.epoch == self.config.epochs
+                if last or self.epoch % self.config.checkpoint_epochs == 0:
+                    self._save(folder)
                 if self.world.rank == 0:
                     write_curve(folder, self.curve)
             yield self.curve[-1]
 
-    def _train_epoch(self, on_step: Callable[[int, int, int], None]) -> None:
-        self.model.train()
+    def _steps(self, on_step: OnStep) -> Iterator[None]:
+        """Makes the steps that are left of an epoch; yields after each."""
         steps, recipe = self.batches.steps, self.config.recipe
         started = time.perf_counter()
-        for batch in self.batches.epoch(self.epoch, self.step):
+        for sample in self.batches.samples(self.epoch, self.step):
             # Half a step in: above zero at the start of warm-up as at the end of the schedule.
             done = self.epoch + (self.step + 0.5) / steps
             self.lr = recipe.lr_at(done, nodes=self.world.nodes)
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.lr
             seed_all(derive_seed(self.config.seed, "step", self.epoch, self.step, self.world.rank))
-            self._optimise(batch)
+            made = self.epoch * steps + self.step + 1
+            weight = averaging_weight(made, recipe.ema_decay)
+            self.run_step(sample, (self.lr, weight, mixup_share(recipe.mixup)))
             self.step += 1
             on_step(self.epoch + 1, self.step, steps)
             every = self.config.checkpoint_steps
@@ -163,45 +160,58 @@ class Loop:
                 now = time.perf_counter()
                 self.seconds, started = self.seconds + now - started, now
                 self._save(self.config.folder)
+            yield
         self.seconds += time.perf_counter() - started
 
-    def _optimise(self, batch: Batch) -> None:
-        """Makes one step from one batch."""
+    def make_step(self, sample: Sample, numbers: Sequence[float | Tensor]) -> None:
+        """Makes one step of the optimiser.
+
+        Nothing here waits for a GPU or depends on what its tensors hold, so that a graph can repeat
+        it.
+
+        Args:
+            sample: as `TrainBatches.samples` yields it.
+            numbers: learning rate, weight of these weights in the average, and mixup's share; as
+                numbers, or as 0-dimensional tensors that a graph reads anew at each step.
+        """
+        lr, weight, share = numbers
         parts = self.config.accumulate
+        batch = self.batches.made(sample)
         self.optimizer.zero_grad(set_to_none=True)
         for number in range(parts):
             part = Batch(*(tensor.chunk(parts)[number] for tensor in batch)) if parts > 1 else batch
             waits = self.world.size > 1 and number + 1 < parts
             module: Any = self.forward
             with module.no_sync() if waits else contextlib.nullcontext():
-                loss = self._loss(part) / parts
+                loss = self._loss(part, share) / parts
                 loss.backward()  # type: ignore[no-untyped-call]  # torch has no type for it
             self.loss_sum += loss.detach()
+        set_lr(self.optimizer, lr)
         self.optimizer.step()
         if self.ema is not None:
-            self.ema.update(self.model, step=self.epoch * self.batches.steps + self.step + 1)
+            self.ema.update(weight)
 
-    def _loss(self, batch: Batch) -> Tensor:
+    def _loss(self, batch: Batch, share: float | Tensor) -> Tensor:
         recipe, hardware = self.config.recipe, self.config.hardware
-        images, target = batch.images, batch.labels
-        if self.mixup is not None:
-            images, target = self.mixup(images, target)
+        num_classes = len(self.images.classes)
+        target = batch.labels
+        if recipe.mixup:
+            images, target = mixed(batch, share, recipe.label_smoothing, num_classes)
             batch = batch._replace(images=images)
-        if not hardware.channels_last:
-            images = images.contiguous()
+        images = batch.images if hardware.channels_last else batch.images.contiguous()
         with (
             torch.autocast(hardware.device.type, torch.bfloat16, enabled=hardware.bf16),
             self.gradients,
         ):
             logits = self.forward(images)
-        if logits.shape[1:] != (len(self.images.classes),):
+        if logits.shape[1:] != (num_classes,):
             raise ValueError(
                 f"the model gives {tuple(logits.shape[1:])} numbers an image, and "
-                f"{self.images.name} has {len(self.images.classes)} classes; build the model with "
+                f"{self.images.name} has {num_classes} classes; build the model with "
                 "that num_classes"
             )
         # Mixed targets are smoothed already.
-        smoothing = recipe.label_smoothing if self.mixup is None else 0.0
+        smoothing = 0.0 if recipe.mixup else recipe.label_smoothing
         loss = F.cross_entropy(logits.float(), target, label_smoothing=smoothing)
         if self.teacher is not None:
             soft = self.teacher.logits(batch).float().softmax(1)
@@ -254,6 +264,7 @@ class Loop:
             self.config.preprocess,
             device=self.config.hardware.device,
             bf16=self.config.hardware.bf16,
+            batch_size=BATCH_SIZE * (4 if self.config.hardware.device.type == "cuda" else 1),
             workers=self.config.workers,
         )
 

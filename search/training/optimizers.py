@@ -19,14 +19,36 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     from timm.optim.rmsprop_tf import RMSpropTF
 
     groups = param_groups_weight_decay(model, recipe.weight_decay)
+    # Kernels for many tensors at once, of the kind that takes the learning rate as a tensor.
+    at_once = True if has_kernels_for_many(model) else None
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(
-            groups, lr=recipe.lr_at(0.0), momentum=recipe.momentum, nesterov=recipe.momentum > 0
+            groups,
+            lr=recipe.lr_at(0.0),
+            momentum=recipe.momentum,
+            nesterov=recipe.momentum > 0,
+            fused=at_once,
         )
     made: torch.optim.Optimizer = RMSpropTF(
-        groups, lr=recipe.lr, alpha=RMS_ALPHA, eps=RMS_EPS, momentum=recipe.momentum
+        groups,
+        lr=recipe.lr,
+        alpha=RMS_ALPHA,
+        eps=RMS_EPS,
+        momentum=recipe.momentum,
+        foreach=at_once,
     )
     return made
+
+
+def has_kernels_for_many(model: nn.Module) -> bool:
+    """Returns whether a model's device updates many tensors in one launch."""
+    return next(model.parameters()).is_cuda
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float | Tensor) -> None:
+    """Gives every group of parameters the learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -65,18 +65,20 @@ class AllReduceBatchNorm2d(nn.BatchNorm2d):
 
     Does what `nn.SyncBatchNorm` does, which has no CPU version. Two reductions of C numbers: the
     mean first and squared deviations from it second, as the difference of squares loses digits.
+    Statistics keep their own dtype under autocast.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Returns the normalised (N, C, H, W)."""
+        """Returns the normalised (N, C, H, W), in the dtype of `x`."""
         if not self.training:
             return super().forward(x)
         assert self.running_mean is not None
         assert self.running_var is not None
         assert self.num_batches_tracked is not None
         count = x.numel() // x.shape[1] * dist.get_world_size()
-        mean = _sum(x.mean((0, 2, 3))) / dist.get_world_size()
-        centered = x - mean.view(1, -1, 1, 1)
+        values = x.to(self.running_mean.dtype)
+        mean = _sum(values.mean((0, 2, 3))) / dist.get_world_size()
+        centered = values - mean.view(1, -1, 1, 1)
         var = _sum(centered.square().mean((0, 2, 3))) / dist.get_world_size()
         with torch.no_grad():
             assert self.momentum is not None
@@ -85,7 +87,19 @@ class AllReduceBatchNorm2d(nn.BatchNorm2d):
             self.running_var.lerp_(var * (count / (count - 1)), self.momentum)
         scale = torch.rsqrt(var + self.eps) * self.weight
         out: Tensor = centered * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
-        return out
+        return out.to(x.dtype)
+
+
+class _AllReduceBatchNormAct2d(AllReduceBatchNorm2d):
+    """The same for timm's batch-norm, which has dropout and activation inside."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the activated (N, C, H, W), in the dtype of `x`."""
+        activated: Tensor = self.act(self.drop(super().forward(x)))
+        return activated
 
 
 class _Sum(torch.autograd.Function):
@@ -111,34 +125,44 @@ def _sum(values: Tensor) -> Tensor:
 
 
 @contextlib.contextmanager
-def synchronised_batch_norm(model: nn.Module) -> Iterator[None]:
+def synchronised_batch_norm(model: nn.Module, world: World) -> Iterator[None]:
     """Lets a model's batch-norm see the batches of all processes; the modules are put back after.
 
-    Stand-ins share parameters and buffers with the modules they stand for. Nothing happens in a
-    world of one process.
+    Stand-ins share parameters and buffers with the modules they stand for, and are made for the
+    device that the model is on: move it there before. Nothing happens in a world of one process.
     """
-    replaced: list[tuple[nn.Module, str, nn.Module]] = []
-    if current_world().size > 1:
-        for parent in list(model.modules()):
-            for name, child in parent.named_children():
-                if isinstance(child, nn.BatchNorm2d):
-                    replaced.append((parent, name, child))
-        for parent, name, child in replaced:
-            setattr(parent, name, _stand_in(child))
+    replaced: list[tuple[nn.Module, str, nn.BatchNorm2d, nn.Module]] = []
+    if world.size > 1:
+        replaced = [
+            (parent, name, child, _stand_in(child))
+            for parent in model.modules()
+            for name, child in parent.named_children()
+            if isinstance(child, nn.BatchNorm2d)
+        ]
+    for parent, name, _, stand_in in replaced:
+        setattr(parent, name, stand_in)
     try:
         yield
     finally:
-        for parent, name, child in replaced:
+        for parent, name, child, stand_in in replaced:
+            # A module that was moved or cast has new buffers.
+            for buffer_name, buffer in stand_in.named_buffers():
+                setattr(child, buffer_name, buffer)
             setattr(parent, name, child)
 
 
-def _stand_in(norm: nn.Module) -> nn.Module:
-    assert isinstance(norm, nn.BatchNorm2d)
+def _stand_in(norm: nn.BatchNorm2d) -> nn.Module:
+    from timm.layers.norm_act import BatchNormAct2d, convert_sync_batchnorm
+
     if norm.weight.is_cuda:
-        made_by_torch: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(norm)  # type: ignore[no-untyped-call]  # torch has no type for it
-        return made_by_torch
-    made = AllReduceBatchNorm2d(norm.num_features, eps=norm.eps, momentum=norm.momentum)
+        made_by_timm: nn.Module = convert_sync_batchnorm(norm)  # type: ignore[no-untyped-call]  # timm has no type for it
+        return made_by_timm
+    acts = isinstance(norm, BatchNormAct2d)
+    kind = _AllReduceBatchNormAct2d if acts else AllReduceBatchNorm2d
+    made = kind(norm.num_features, eps=norm.eps, momentum=norm.momentum)
     made.weight, made.bias = norm.weight, norm.bias
     made.running_mean, made.running_var = norm.running_mean, norm.running_var
     made.num_batches_tracked = norm.num_batches_tracked
+    if acts:
+        made.drop, made.act = norm.drop, norm.act
     return made

@@ -109,18 +109,20 @@ def train_epochs(
     For callers that may end a run early: closing the generator gives the folder free, and the run
     can go on later. While it is suspended the global generators are the run's.
     """
-    with _own_generators(), _locked(config.folder):
-        with synchronised_batch_norm(model):
+    device, world = config.hardware.device, current_world()
+    with _own_generators(device), _locked(config.folder):
+        model.to(device)
+        with synchronised_batch_norm(model, world):
             loop = Loop(model, images, val_images, config, teacher)
             yield from loop.epochs(on_step)
             ema = None if loop.ema is None else loop.ema.module
         # The average was copied with the stand-ins in it.
-        if ema is not None and current_world().size > 1:
+        if ema is not None and world.size > 1:
             plain = copy.deepcopy(model)
             plain.load_state_dict(ema.state_dict())
             ema = plain
         trained = Trained(model.eval(), None if ema is None else ema.eval(), tuple(loop.curve))
-        if config.folder is not None and current_world().rank == 0:
+        if config.folder is not None and world.rank == 0:
             _write_results(config.folder, trained, config, images)
         return trained
 
@@ -146,10 +148,10 @@ def _write_results(folder: Path, trained: Trained, config: TrainConfig, images: 
 
 
 @contextlib.contextmanager
-def _own_generators() -> Iterator[None]:
-    """Puts the global generators back to where they were."""
+def _own_generators(device: torch.device) -> Iterator[None]:
+    """Puts the global generators back to where they were, of the devices those of this one."""
     python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:
             yield
         finally:

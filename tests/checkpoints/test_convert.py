@@ -86,6 +86,18 @@ def test_converted_weights_give_the_golden_logits(file: str) -> None:
                 torch.testing.assert_close(model(images), expected, rtol=0, atol=tolerance)
 
 
+@pytest.mark.gpu
+@pytest.mark.usefixtures("exact_float32")
+@pytest.mark.parametrize("file", ["FBNetV3_A", "timm_fbnetv3_b"])
+def test_a_gpu_gives_the_golden_logits(file: str) -> None:
+    resolution = MANIFEST[file.replace("timm_", "timm/")]["resolutions"][0]
+    images = torch.from_numpy(RULE.golden_input(resolution))
+    expected = np.load(GOLDEN / f"logits_{file}.npz")[f"r{resolution}_f32"]
+    with torch.inference_mode():
+        found = ours(file).to("cuda")(images.to("cuda"))
+    torch.testing.assert_close(found.cpu(), torch.from_numpy(expected), rtol=0, atol=1e-3)
+
+
 @pytest.mark.parametrize("name", OFFICIAL)
 def test_official_round_trip_keeps_every_bit_and_the_order(name: str) -> None:
     arch, dialect = arch_of(f"FBNetV3_{name}")

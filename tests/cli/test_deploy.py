@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import typer
 from PIL import Image
 from typer.testing import CliRunner
 
+from fbnetv3.cli.app import classify
 from fbnetv3.cli.deploy import export, quantize
 from fbnetv3.cli.group import CommandGroup
 from fbnetv3.cli.latency import latency
@@ -27,7 +29,7 @@ from fbnetv3.measure.int8_speed import compare_speed, operator_times
 from fbnetv3.models.model import FBNetV3
 
 APP = typer.Typer(cls=CommandGroup)
-for command in (export, quantize, latency):
+for command in (export, quantize, latency, classify):
     APP.command()(command)
 
 
@@ -113,6 +115,35 @@ def test_latency_prints_rows_and_the_best(small_export: Exported, photos: Path) 
     assert best["keeps_accuracy"]
     assert best["num_images"] == 12
     assert set(best) == set(Row.__dataclass_fields__) | {"keeps_accuracy"}
+
+
+@pytest.mark.gpu
+def test_latency_and_classify_run_on_a_gpu(photos: Path) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    code, out, err = run(
+        "latency", "fbnetv3_nano.cifar10", "--images", photos, "--device", "cuda", "--seconds", 1,
+        "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    rows = json.loads(out)
+    assert {row["device"] for row in rows} == {"cuda"}
+    assert {"torch", "torch-fp16", "torch-cuda-graph-bf16"} <= {row["backend"] for row in rows}
+    answers = []
+    for device in ("cpu", "cuda"):
+        code, out, err = run("classify", photos, "--embedded", "--device", device, "--json")
+        assert code == 0, err
+        answers.append([found["labels"][0] for found in json.loads(out)["predictions"]])
+    assert answers[0] == answers[1]
+
+
+def test_files_are_not_measured_on_a_gpu(
+    small_export: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    code, _, err = run("latency", small_export.path, "--device", "cuda")
+    assert code == 2
+    assert err == f"error: {small_export.path} is a file; --device cuda needs a model's name\n"
 
 
 def test_damaged_photos_are_named_and_the_others_go_on(

@@ -146,6 +146,13 @@ LINES = "fbnetv3-search latency-table t.json --space cifar_joint"
         (f"{LATENCY} --seconds -1", 2, "expected numbers above 0"),
         (f"{TRAIN} --set epochs", 2, "expected field=value"),
         (f"{TRAIN} --device tpu", 2, "device is 'tpu'; expected cpu, cuda"),
+        (f"{LATENCY} --device tpu", 2, "device is 'tpu'; expected cpu, cuda"),
+        ("fbnetv3 classify photo.jpg --embedded --device tpu", 2, "device is 'tpu'"),
+        (
+            "fbnetv3 classify photo.jpg --model text.onnx --device cuda",
+            2,
+            "text.onnx is an exported file, which runs on the CPU; --device cuda is for PyTorch",
+        ),
         (f"{TRAIN} --epochs 0", 2, "epochs is 0"),
         (f"{TRAIN} --set mixup=0.2 --batch-size 5", 2, "an even number where mixup is on"),
         (f"{TRAIN} --teacher-cache t", 2, "--teacher-cache is given without --teacher"),
@@ -235,7 +242,9 @@ def test_a_folder_that_cannot_be_written_is_failed_work(tmp_path: Path) -> None:
 def test_no_gpu_is_said_with_a_way_out(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    for line in (f"{TRAIN} --device cuda", f"{LINES} --device cuda"):
+    classify = "fbnetv3 classify photo.jpg --embedded"
+    for command in (TRAIN, LINES, LATENCY, classify):
+        line = f"{command} --device cuda"
         program, *words = line.split()
         done = CliRunner().invoke(APPS[program], words)
         assert done.exit_code == 2

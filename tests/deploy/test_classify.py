@@ -400,3 +400,22 @@ print(answers[0].label)
         [sys.executable, "-c", script], capture_output=True, text=True, check=False
     )
     assert done.stdout == "r\n", done.stderr
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("exact_float32")
+def test_a_gpu_answers_as_the_cpu_does(model: FBNetV3) -> None:
+    photos = list(PHOTOS)
+    answers = [
+        Classifier(model, preprocess=CIFAR, class_names=LABELS, device=device, top_k=10)(photos)
+        for device in ("cpu", "cuda")
+    ]
+    assert len(answers[0]) == len(photos) > 0
+    for one, other in zip(*answers, strict=True):
+        assert other.error is None
+        assert other.labels[0] == one.labels[0]
+        assert sorted(other.labels) == sorted(one.labels)
+        found = dict(zip(other.labels, other.probabilities, strict=True))
+        assert found == pytest.approx(
+            dict(zip(one.labels, one.probabilities, strict=True)), abs=1e-3
+        )

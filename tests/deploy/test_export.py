@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import hashlib
 import subprocess
@@ -289,3 +290,17 @@ def test_full_networks_pass(golden_network: Make, tmp_path: Path, name: str) -> 
     made = to_onnx(golden_network(arch), tmp_path / "x.onnx", dynamic=None)
     assert made.parity.max_error_of_std < 1e-4
     assert made.parity.top1_agreement == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.usefixtures("exact_float32")
+def test_a_model_on_a_gpu_is_exported_and_stays_there(
+    small_model: FBNetV3, small_preprocess: Preprocess, tmp_path: Path
+) -> None:
+    model = copy.deepcopy(small_model).to("cuda")
+    made = to_onnx(model, tmp_path / "gpu.onnx", preprocess=small_preprocess, class_names=NAMES)
+    assert all(tensor.is_cuda for tensor in model.state_dict().values())
+    batch = np.random.default_rng(0).standard_normal((3, 3, 32, 32), np.float32)
+    with torch.inference_mode():
+        expected = model(torch.from_numpy(batch).to("cuda")).cpu().numpy()
+    assert error_of_std(run(made.path, batch), expected).max() < 1e-3

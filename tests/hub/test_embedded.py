@@ -88,6 +88,18 @@ def test_the_logits_of_a_photo_are_the_recorded_ones(name: str) -> None:
     np.testing.assert_allclose(logits, GOLDEN[name], atol=2e-3)
 
 
+@pytest.mark.gpu
+@pytest.mark.usefixtures("exact_float32")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_gpu_gives_the_recorded_logits(name: str) -> None:
+    model = fbnetv3.create(name, pretrained=True, offline=True).eval().to("cuda")
+    image = fbnetv3.open_image(PHOTOS / "chelsea.jpg")
+    batch = torch.from_numpy(WEIGHTS[name].preprocess(image))[None]
+    with torch.inference_mode():
+        logits = model(batch.to("cuda"))[0].cpu().numpy()
+    np.testing.assert_allclose(logits, GOLDEN[name], atol=2e-3)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_cat_is_a_cat(name: str) -> None:
     prediction = fbnetv3.Classifier(name)(PHOTOS / "chelsea.jpg")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import json
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from fbnetv3.deploy.artefact import Artefact
 from fbnetv3.deploy.export import Exported
@@ -28,7 +30,14 @@ from fbnetv3.measure.latency import (
 )
 from fbnetv3.measure.plot import draw, pareto, plot_rows
 from fbnetv3.measure.roofline import Roofline, measure_roofline
-from fbnetv3.measure.runners import TORCH_BACKENDS, file_runner, torch_runner
+from fbnetv3.measure.runners import (
+    _WAYS,
+    TORCH_BACKENDS,
+    _Graph,
+    file_runner,
+    torch_precision,
+    torch_runner,
+)
 from fbnetv3.models.model import FBNetV3
 
 
@@ -149,6 +158,12 @@ def test_a_contestant_that_never_settles_is_warmed_up_for_three_seconds(clock: C
     durations = itertools.count(1)
     (found,) = measure([Contestant("x", lambda: clock.sleep(next(durations) / 100))], min_runs=1)
     assert found.num_warmup == 26  # a first run, and windows of five until 3 s are over
+    (found,) = measure(
+        [Contestant("x", lambda: clock.sleep(next(durations) / 100))],
+        min_runs=1,
+        max_warmup_seconds=1e-3,
+    )
+    assert found.num_warmup == 6
 
 
 @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="only Linux says who works")
@@ -184,6 +199,8 @@ def test_wrong_arguments_are_refused() -> None:
         measure([sleeper("x", 1), sleeper("x", 1)])
     with pytest.raises(ValueError, match="min_runs=0"):
         measure([sleeper("x", 1)], min_runs=0)
+    with pytest.raises(ValueError, match="max_warmup_seconds=0, "):
+        measure([sleeper("x", 1)], max_warmup_seconds=0)
 
 
 def test_the_environment_names_machine_and_versions() -> None:
@@ -196,32 +213,121 @@ def test_the_environment_names_machine_and_versions() -> None:
 
 @pytest.mark.parametrize("backend", [b for b in TORCH_BACKENDS if "compile" not in b])
 def test_every_torch_backend_computes_the_network(small_model: FBNetV3, backend: str) -> None:
-    if backend == "torch-cuda-graph":
+    if "cuda-graph" in backend:
         with pytest.raises(ValueError, match="needs device='cuda'"):
             torch_runner(small_model, backend)
         return
-    x = np.random.default_rng(0).standard_normal((2, 3, 32, 32), np.float32)
-    with torch.inference_mode():
-        expected = small_model(torch.from_numpy(x)).numpy()
+    x, expected = small_batch(small_model)
     runner = torch_runner(small_model, backend, threads=1)
     runner.prepare()
     assert torch.get_num_threads() == 1
-    limit = 0.2 if "bf16" in backend else 1e-4
     error = error_of_std(runner.logits(x), expected).max()
-    assert error < limit
-    assert ("bf16" in backend) == (error > 1e-4)
+    exact = torch_precision(backend) == "fp32"
+    assert error < (1e-4 if exact else 0.2)
+    assert exact == (error < 1e-4)
+
+
+def small_batch(model: FBNetV3, seed: int = 0) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Returns two images and their logits in float32 on the CPU."""
+    x = np.random.default_rng(seed).standard_normal((2, 3, 32, 32), np.float32)
+    with torch.inference_mode():
+        return x, model(torch.from_numpy(x)).numpy()
+
+
+def test_every_word_for_a_torch_backend_has_a_meaning() -> None:
+    assert set(_WAYS) == set(TORCH_BACKENDS)
+    for backend in TORCH_BACKENDS:
+        words = {word for word in ("bf16", "fp16") if word in backend}
+        assert torch_precision(backend) == (words.pop() if words else "fp32")
+    with pytest.raises(ValueError, match="backend is 'torch-int8'; expected one of torch, "):
+        torch_precision("torch-int8")
+
+
+def test_a_device_that_is_not_there_is_refused(
+    small_model: FBNetV3, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ValueError, match="finds no GPU here"):
+        torch_runner(small_model, "torch-cuda-graph", device="cuda")
+
+
+def test_torch_takes_no_number_of_threads_on_a_gpu(tmp_path: Path) -> None:
+    tried = entries([], ["torch", "torch-cuda-graph-bf16"], [1, 2], "cuda:1")
+    assert tried == [
+        Entry("torch", "fp32", None, device="cuda:1"),
+        Entry("torch-cuda-graph-bf16", "bf16", None, device="cuda:1"),
+    ]
+    assert entries([], ["torch-fp16"], [1, 2]) == [
+        Entry("torch-fp16", "fp16", 1),
+        Entry("torch-fp16", "fp16", 2),
+    ]
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("backend", ["torch", "torch-bf16", "torch-cuda-graph"])
+@pytest.mark.parametrize("backend", [b for b in TORCH_BACKENDS if "compile" not in b])
 def test_a_gpu_is_timed_with_events(small_model: FBNetV3, backend: str) -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
-    x = np.random.default_rng(0).standard_normal((2, 3, 32, 32), np.float32)
+    x, _ = small_batch(small_model)
     runner = torch_runner(small_model, backend, device="cuda")
     (found,) = measure([runner.contestant(x)], min_runs=20)
     assert found.cpu_ms is None
     assert found.median_ms > 0
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("backend", [b for b in TORCH_BACKENDS if "compile" not in b])
+def test_every_torch_backend_computes_the_network_on_a_gpu(
+    small_model: FBNetV3, backend: str
+) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    runner = torch_runner(small_model, backend, device="cuda")
+    runner.prepare()
+    for seed in range(3):  # a captured graph has to take each new input
+        x, expected = small_batch(small_model, seed)
+        error = error_of_std(runner.logits(x), expected).max()
+        assert error < (0.02 if torch_precision(backend) == "fp32" else 0.2)  # TF32
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+def test_a_compiled_network_is_captured(small_model: FBNetV3) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    runner = torch_runner(small_model, "torch-compile-cuda-graph-bf16", device="cuda")
+    for seed in range(2):
+        x, expected = small_batch(small_model, seed)
+        assert error_of_std(runner.logits(x), expected).max() < 0.2
+
+
+@pytest.mark.gpu
+def test_a_replay_reads_its_own_input_after_other_tensors_came_and_went(
+    small_model: FBNetV3,
+) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    x, expected = small_batch(small_model)
+    module = copy.deepcopy(small_model).to("cuda")
+    graph = _Graph(module, torch.from_numpy(x).to("cuda"))
+    for _ in range(100):  # takes whatever memory was given back
+        torch.full((2, 3, 32, 32), torch.nan, device="cuda")
+    graph.replay()
+    assert error_of_std(graph.output.cpu().numpy(), expected).max() < 0.02
+
+
+@pytest.mark.gpu
+def test_a_sweep_measures_torch_on_a_gpu(small_model: FBNetV3, small_export: Exported) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    tried = entries([], ["torch", "torch-cuda-graph-bf16"], device="cuda")
+    images = np.random.default_rng(0).standard_normal((20, 3, 32, 32), np.float32)
+    rows = sweep(
+        tried, small_export.artefact, module=small_model, images=images, min_runs=5, max_seconds=2
+    )
+    assert [(row.backend, row.device) for row in rows] == [
+        ("torch", "cuda"),
+        ("torch-cuda-graph-bf16", "cuda"),
+    ]
+    assert rows[0].agreement_pct == 100
 
 
 def test_rows_bind_latency_to_file_and_agreement(
@@ -268,6 +374,7 @@ def row(precision: str, ms: float, **changes: Any) -> Row:
         backend=f"some-{precision}",
         precision=precision,
         threads=1,
+        device="cpu",
         batch=1,
         latency=latency,
         images_per_s=1000 / ms,

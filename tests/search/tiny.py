@@ -37,7 +37,7 @@ STEPS = EPOCHS * 96 // 16
 
 def tiny_model(seed: int = 0, **kwargs: Any) -> FBNetV3:
     """Returns the network with weights that follow from the seed."""
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build(TINY, num_classes=NUM_CLASSES, **kwargs)
 

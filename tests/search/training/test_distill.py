@@ -48,7 +48,7 @@ def test_the_loss_is_four_fifths_teacher_and_one_fifth_labels() -> None:
     own, soft = student(x).log_softmax(1), teacher(x).softmax(1)
     labels = -own[torch.arange(8), y].mean()
     expected = 0.8 * -(soft * own).sum(1).mean() + 0.2 * labels
-    torch.testing.assert_close(loop._loss(Batch(x, y, torch.arange(8))), expected)
+    torch.testing.assert_close(loop._loss(Batch(x, y, torch.arange(8)), 1.0), expected)
 
 
 def test_a_teacher_sees_its_own_size_and_normalisation() -> None:
