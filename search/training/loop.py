@@ -93,8 +93,11 @@ class Loop:
                 + (", and an even one for mixup" if recipe.mixup else "")
             )
         self.forward = self._forward_module()
-        quick = helps(device) and not (config.hardware.compile or config.hardware.bf16)
-        self.gradients = QuickDepthwise() if quick else contextlib.nullcontext()
+        self.depthwise = (
+            contextlib.nullcontext()
+            if config.hardware.compile
+            else QuickDepthwise(own_gradient=helps(device) and not config.hardware.bf16)
+        )
         self.curve: list[EpochLog] = []
         self.epoch, self.step, self.seconds, self.lr = 0, 0, 0.0, 0.0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
@@ -201,7 +204,7 @@ class Loop:
         images = batch.images if hardware.channels_last else batch.images.contiguous()
         with (
             torch.autocast(hardware.device.type, torch.bfloat16, enabled=hardware.bf16),
-            self.gradients,
+            self.depthwise,
         ):
             logits = self.forward(images)
         if logits.shape[1:] != (num_classes,):

@@ -11,16 +11,19 @@ from fbnetv3.models.model import build
 from fbnetv3.search.training.depthwise import QuickDepthwise, helps
 
 
+@pytest.mark.parametrize("own_gradient", [False, True])
 @pytest.mark.parametrize("side", [1, 2, 3, 4, 7, 12])
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("kernel", [3, 5, 7])
-def test_gradients_are_torchs(kernel: int, stride: int, side: int) -> None:
+def test_results_and_gradients_are_torchs(
+    kernel: int, stride: int, side: int, own_gradient: bool
+) -> None:
     torch.manual_seed(0)
     conv = nn.Conv2d(6, 6, kernel, stride, kernel // 2, groups=6, bias=False)
     x = torch.randn(3, 6, side, side).to(memory_format=torch.channels_last).requires_grad_()
     grads: list[tuple[torch.Tensor, ...]] = []
     for quick in (False, True):
-        with QuickDepthwise() if quick else torch.enable_grad():
+        with QuickDepthwise(own_gradient=own_gradient) if quick else torch.enable_grad():
             y = conv(x)
         x.grad = conv.weight.grad = None
         (y * torch.arange(y.numel()).view_as(y).cos()).sum().backward()
@@ -34,7 +37,7 @@ def test_gradients_are_torchs(kernel: int, stride: int, side: int) -> None:
 def test_slow_layers_of_a_network_take_the_quick_way() -> None:
     model = build(ARCHS["fbnetv3_nano"].small_image(), num_classes=10)
     images = torch.randn(2, 3, 32, 32)
-    with QuickDepthwise():
+    with QuickDepthwise(own_gradient=True):
         found = _names_of_graph(model(images).sum())
     assert "_DepthwiseBackward" in found
     assert "_DepthwiseBackward" not in _names_of_graph(model(images).sum())
@@ -42,7 +45,7 @@ def test_slow_layers_of_a_network_take_the_quick_way() -> None:
 
 def test_other_convolutions_are_left_alone() -> None:
     x = torch.randn(2, 6, 4, 4)
-    with QuickDepthwise():
+    with QuickDepthwise(own_gradient=True):
         for conv in (
             nn.Conv2d(6, 6, 5, 1, 2, groups=6),
             nn.Conv2d(6, 6, 5, 1, 4, dilation=2, groups=6, bias=False),
@@ -54,7 +57,19 @@ def test_other_convolutions_are_left_alone() -> None:
             assert "_Depthwise" not in type(out.grad_fn).__name__
 
 
-def test_it_is_for_processors_that_need_it() -> None:
+@pytest.mark.parametrize(("side", "kernel"), [(1, 1), (2, 3), (3, 5), (4, 5)])
+def test_a_filter_is_cut_to_what_can_meet_a_pixel(side: int, kernel: int) -> None:
+    conv = nn.Conv2d(6, 6, 5, 1, 2, groups=6, bias=False)
+    x = torch.randn(2, 6, side, side)
+    with QuickDepthwise(own_gradient=False):
+        y = conv(x)
+    assert torch.equal(y, conv(x))
+    assert y.grad_fn is not None
+    saved: torch.Tensor = y.grad_fn._saved_weight
+    assert saved.shape == (6, 1, kernel, kernel)
+
+
+def test_the_own_gradient_is_for_processors_that_need_it() -> None:
     expected = torch.backends.cpu.get_cpu_capability() == "AVX2"
     assert helps(torch.device("cpu")) == expected
     assert not helps(torch.device("cuda"))
