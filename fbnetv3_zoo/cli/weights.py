@@ -98,7 +98,7 @@ def convert(
         fbnetv3 convert mine.safetensors official.safetensors \
             --model mine.json --to official
     """
-    from fbnetv3.checkpoints.checkpoint import load_strict, read_tensors, write_tensors
+    from fbnetv3.checkpoints.checkpoint import load_strict, read_checkpoint, write_tensors
     from fbnetv3.checkpoints.convert import detect_dialect, from_fbnetv3, to_fbnetv3
     from fbnetv3.hub.loading import STEM, stored_classes
     from fbnetv3.hub.registry import get_arch
@@ -107,7 +107,9 @@ def convert(
     if target.suffix != ".safetensors":
         raise ValueError(f"target is {target}; expected a name that ends in .safetensors")
     arch = get_arch(model)
-    tensors = read_tensors(source)
+    tensors, taken = read_checkpoint(source)
+    if str(taken):
+        note(f"{source}: {taken}")
     found = detect_dialect(tensors)
     ours = to_fbnetv3(tensors, arch, found)
     chans = ours[STEM].shape[1] if STEM in ours else 3

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from fbnetv3.arch.arch import Arch
-from fbnetv3.checkpoints.checkpoint import read_tensors
+from fbnetv3.checkpoints.checkpoint import read_checkpoint
 from fbnetv3.checkpoints.convert import detect_dialect, to_fbnetv3
 from fbnetv3.models.features import FeaturePyramid
 from fbnetv3.models.model import FBNetV3, build
@@ -27,6 +28,9 @@ from .weights import WEIGHTS
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+# Checkpoints of which it was said what was taken.
+_said: set[Path] = set()
 
 
 @overload
@@ -158,7 +162,10 @@ def with_checkpoint(source: Source, path: Path) -> Source:
     """Returns `source` with its weights replaced by a file in any of the three layouts."""
 
     def load() -> dict[str, Tensor]:
-        tensors = read_tensors(path)
+        tensors, taken = read_checkpoint(path)
+        if str(taken) and path not in _said:
+            _said.add(path)
+            warnings.warn(f"{path}: {taken}", stacklevel=3)
         return to_fbnetv3(tensors, source.arch, detect_dialect(tensors))
 
     return dataclasses.replace(source, name=str(path), load=load)
