@@ -105,6 +105,14 @@ def read_metadata(path: Path) -> dict[str, str]:
         ) from error
 
 
+def stated_license(path: Path) -> str:
+    """Returns the licence in the header of a safetensors file, "" if it or the file has none."""
+    try:
+        return read_metadata(path).get("license", "")
+    except ValueError:  # another format
+        return ""
+
+
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Writes a safetensors file atomically.
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from fbnetv3._version import __version__
 from fbnetv3.arch.counts import count
-from fbnetv3.hub.pretrained_cfg import class_names_of, preprocess_of, weights_of
+from fbnetv3.hub.pretrained_cfg import class_names_of, license_of, preprocess_of, weights_of
 from fbnetv3.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from fbnetv3.models.model import FBNetV3
 
@@ -66,8 +66,8 @@ def describe(
         class_names=tuple(class_names),
         weights_tag=weights.tag if weights else "",
         weights_sha256=getattr(weights and weights.source, "sha256", None) or tensors_sha256(model),
-        license=weights.license if weights else "",
-        source_url=weights.origin if weights else "",
+        license=license_of(model),
+        source_url=weights.origin if weights else str(model.pretrained_cfg.get("origin_url") or ""),
         macs_paper=counts.macs_paper,
         params=sum(parameter.numel() for parameter in model.parameters()),
         precision=precision,

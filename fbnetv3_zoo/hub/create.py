@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from fbnetv3.arch.arch import Arch
-from fbnetv3.checkpoints.checkpoint import read_checkpoint
+from fbnetv3.checkpoints.checkpoint import read_checkpoint, stated_license
 from fbnetv3.checkpoints.convert import detect_dialect, to_fbnetv3
 from fbnetv3.models.features import FeaturePyramid
 from fbnetv3.models.model import FBNetV3, build
@@ -104,7 +104,7 @@ def create(
         raise ValueError(f"feature_cls is {feature_cls!r}; expected 'list' or 'dict'")
     found = resolve(model, pretrained, license=license, cache_dir=cache_dir, offline=offline)
     if checkpoint is not None:
-        found = with_checkpoint(found, Path(checkpoint))
+        found = with_checkpoint(found, Path(checkpoint), license=license)
     made = build_source(found, device=device, dtype=dtype, **kwargs)
     if not features_only:
         return made
@@ -158,8 +158,20 @@ def resolve(
     return _named(model, pretrained, license, cache_dir, offline)
 
 
-def with_checkpoint(source: Source, path: Path) -> Source:
-    """Returns `source` with its weights replaced by a file in any of the three layouts."""
+def with_checkpoint(source: Source, path: Path, *, license: str | None) -> Source:
+    """Returns `source` with its weights replaced by a file in any of the three layouts.
+
+    Args:
+        source: the architecture.
+        path: a checkpoint.
+        license: the licence policy, as in `create`; only safetensors files can state a licence.
+
+    Raises:
+        ValueError: the licence is refused.
+        FileNotFoundError: the file does not exist.
+    """
+    stated = stated_license(path)
+    check_terms(str(path), stated, license)
 
     def load() -> dict[str, Tensor]:
         tensors, taken = read_checkpoint(path)
@@ -168,7 +180,10 @@ def with_checkpoint(source: Source, path: Path) -> Source:
             warnings.warn(f"{path}: {taken}", stacklevel=3)
         return to_fbnetv3(tensors, source.arch, detect_dialect(tensors))
 
-    return dataclasses.replace(source, name=str(path), load=load)
+    cfg = source.cfg or pretrained_cfg(source.name, source.arch, None)
+    if stated:
+        cfg = cfg | {"license": stated}
+    return dataclasses.replace(source, name=str(path), cfg=cfg, load=load)
 
 
 def build_source(source: Source, **kwargs: Any) -> FBNetV3:

@@ -23,13 +23,7 @@ from fbnetv3.images.preprocess import (
     Preprocess,
 )
 
-# Licences that forbid commercial use; every other SPDX name in the table allows it.
-_NON_COMMERCIAL = frozenset({"CC-BY-NC-4.0"})
-
-
-def is_commercial(license: str) -> bool:
-    """Returns whether a licence, given by its SPDX name in any case, allows commercial use."""
-    return license.upper() not in _NON_COMMERCIAL
+from .licenses import is_commercial
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +100,7 @@ class Weights:
 
     @property
     def commercial(self) -> bool:
-        """Whether the licence allows commercial use."""
+        """Whether the licence is known to allow commercial use."""
         return is_commercial(self.license)
 
     @property

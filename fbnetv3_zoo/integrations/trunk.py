@@ -111,7 +111,7 @@ def load_network(
         raise ValueError("pretrained=True and checkpoint= exclude each other; give one of them")
     found = resolve(model, pretrained, license=license, cache_dir=None, offline=None)
     if checkpoint is not None:
-        found = with_checkpoint(found, Path(checkpoint))
+        found = with_checkpoint(found, Path(checkpoint), license=license)
     if padding == "same":
         found = dataclasses.replace(found, arch=found.arch.same_padding())
     return build_source(found, **{**kwargs, "num_classes": 0})
