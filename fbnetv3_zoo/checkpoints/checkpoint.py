@@ -23,9 +23,8 @@ from torch import Tensor, nn
 from fbnetv3._internal.files import write_atomically
 from fbnetv3._internal.messages import one_line
 
-from .convert import STEM_WEIGHTS
 from .torch_pickle import Machine, Storage, Stored, describe
-from .training_checkpoint import ENTRIES, Taken, find_entry, plain_names
+from .training_checkpoint import Taken, find_weights, plain_names
 
 # The first value of every file in the stream-of-pickles format.
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -181,7 +180,7 @@ def _read_content(content: bytes) -> tuple[dict[str, Tensor], Taken]:
     if content[8:9] == b"{" and int.from_bytes(content[:8], "little") <= len(content) - 8:
         # Sorted, because the order that the library returns changes from call to call.
         tensors = dict(sorted(safetensors.torch.load(content).items()))
-        return plain_names(tensors, Taken(), STEM_WEIGHTS)
+        return plain_names(tensors)
     if content.startswith(b"PK\x03\x04"):
         return _read_zip(content)
     if content.startswith(b"\x80"):
@@ -260,37 +259,13 @@ def _check_byte_order(order: str) -> None:
         raise ValueError(f"its numbers are {order}-endian; only little-endian files are read")
 
 
-def _unwrap(content: object) -> tuple[dict[str, Stored], Taken]:
-    found, taken = find_entry(content, _is_weights)
-    where = f"its entry {taken.entry!r}" if taken.entry else "it"
-    if not isinstance(found, dict):
-        raise ValueError(f"{where} holds {describe(found)}; expected a mapping of names to tensors")
-    if not found:
-        raise ValueError(f"{where} holds no tensor")
-    for name, value in found.items():
-        if not isinstance(name, str) or not isinstance(value, Stored):
-            raise ValueError(
-                f"{where} holds {describe(found)}, where {name!r} is {describe(value)}; expected "
-                f"tensors only, or one of {[entry.key for entry in ENTRIES]} with tensors in it"
-            )
-    return plain_names(found, taken, STEM_WEIGHTS)
-
-
-def _is_weights(value: object) -> bool:
-    return (
-        isinstance(value, dict)
-        and bool(value)
-        and all(isinstance(n, str) and isinstance(v, Stored) for n, v in value.items())
-    )
-
-
 def _materialised(
     content: object,
     storage_content: Callable[[Storage], bytes | memoryview],
     num_bytes: int,
 ) -> tuple[dict[str, Tensor], Taken]:
     """Returns the tensors, after checking that they fit in a file of `num_bytes`."""
-    named, taken = _unwrap(content)
+    named, taken = find_weights(content)
     storages = {stored.storage for stored in named.values()}
     stored_bytes = sum(storage.num_elements * storage.dtype.itemsize for storage in storages)
     tensor_bytes = sum(

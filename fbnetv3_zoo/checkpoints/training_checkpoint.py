@@ -7,11 +7,17 @@ model so that its names get longer. Each dialect is a row of the tables here.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from .convert import STEM_WEIGHTS
+from .torch_pickle import Stored, describe
 
 _Value = TypeVar("_Value")
+_TENSORS = (Stored, Tensor)
 
 
 @dataclass(frozen=True)
@@ -101,20 +107,39 @@ class Taken:
         return f"taken: {'; '.join(parts)}" if parts else ""
 
 
-def find_entry(found: object, is_weights: Callable[[object], bool]) -> tuple[object, Taken]:
-    """Returns the entry of a checkpoint that has the weights, and which it is.
+def find_weights(content: object) -> tuple[dict[str, Any], Taken]:
+    """Returns the weights of a checkpoint under the model's own names, and what was taken.
 
     Args:
-        found: the content of a file.
-        is_weights: whether a value is a mapping of names to tensors, with at least one.
+        content: what a file holds, with tensors or their records in it.
+
+    Raises:
+        ValueError: there are none, or not only tensors.
     """
+    found, taken = _find_entry(content)
+    where = f"its entry {taken.entry!r}" if taken.entry else "it"
+    if not isinstance(found, Mapping):
+        raise ValueError(f"{where} holds {describe(found)}; expected a mapping of names to tensors")
+    if not found:
+        raise ValueError(f"{where} holds no tensor")
+    for name, value in found.items():
+        if not isinstance(name, str) or not isinstance(value, _TENSORS):
+            raise ValueError(
+                f"{where} holds {describe(found)}, where {name!r} is {describe(value)}; expected "
+                f"tensors only, or one of {[entry.key for entry in ENTRIES]} with tensors in it"
+            )
+    return plain_names(found, taken)
+
+
+def _find_entry(found: object) -> tuple[object, Taken]:
+    """Returns the entry of a checkpoint that has the weights, and which it is."""
     path: list[str] = []
     averaged = False
     passed_over: tuple[str, ...] = ()
-    while isinstance(found, Mapping) and not is_weights(found) and len(path) < _MAX_DEPTH:
+    while isinstance(found, Mapping) and not _is_weights(found) and len(path) < _MAX_DEPTH:
         there = [entry for entry in ENTRIES if isinstance(found.get(entry.key), Mapping)]
         # A mapping that has weights; else the first one, for the error message.
-        there.sort(key=lambda entry: not _has_weights(found[entry.key], is_weights))
+        there.sort(key=lambda entry: not _has_weights(found[entry.key]))
         if not there:
             unusable = [entry for entry in ENTRIES if found.get(entry.key) is not None]
             if not unusable or path:
@@ -123,13 +148,13 @@ def find_entry(found: object, is_weights: Callable[[object], bool]) -> tuple[obj
         first, *others = there
         path.append(first.key)
         averaged = first.averaged
-        passed_over = tuple(e.key for e in others if is_weights(found[e.key]))
+        passed_over = tuple(e.key for e in others if _is_weights(found[e.key]))
         found = found[first.key]
     return found, Taken(".".join(path), averaged, passed_over)
 
 
 def plain_names(
-    named: Mapping[str, _Value], taken: Taken, stems: Collection[str]
+    named: Mapping[str, _Value], taken: Taken | None = None
 ) -> tuple[dict[str, _Value], Taken]:
     """Returns tensors under the model's own names, and `taken` with what was removed.
 
@@ -138,8 +163,7 @@ def plain_names(
 
     Args:
         named: name -> tensor.
-        taken: the entry they come from.
-        stems: names of the stem's weight in the layouts that are read.
+        taken: the entry they come from, if they were one of several.
 
     Raises:
         ValueError: two names become the same.
@@ -152,10 +176,11 @@ def plain_names(
         for name, value in unwrapped.items()
         if name.rpartition(".")[2] not in _BOOKKEEPING
     }
-    prefix = _stem_prefix(model, stems)
+    prefix = _stem_prefix(model)
     if prefix is None:
         prefix = _shared_prefix(model)
     inside = {name.removeprefix(prefix): v for name, v in model.items() if name.startswith(prefix)}
+    taken = taken or Taken()
     return inside, dataclasses.replace(
         taken,
         averaged=taken.averaged or _is_averaged(prefix),
@@ -164,12 +189,20 @@ def plain_names(
     )
 
 
-def _has_weights(value: object, is_weights: Callable[[object], bool], depth: int = 1) -> bool:
-    if is_weights(value):
+def _is_weights(value: object) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(isinstance(n, str) and isinstance(v, _TENSORS) for n, v in value.items())
+    )
+
+
+def _has_weights(value: object, depth: int = 1) -> bool:
+    if _is_weights(value):
         return True
     if depth >= _MAX_DEPTH or not isinstance(value, Mapping):
         return False
-    return any(_has_weights(value.get(entry.key), is_weights, depth + 1) for entry in ENTRIES)
+    return any(_has_weights(value.get(entry.key), depth + 1) for entry in ENTRIES)
 
 
 def _unwrapped(name: str) -> str:
@@ -180,11 +213,11 @@ def _is_averaged(prefix: str) -> bool:
     return any(_HOLDERS[part] for part in prefix.split(".")[:-1])
 
 
-def _stem_prefix(named: Collection[str], stems: Collection[str]) -> str | None:
+def _stem_prefix(named: Collection[str]) -> str | None:
     """Returns the prefix of a stem's weight, EMA weights first; None if there is none."""
     prefixes = [
         name.removesuffix(stem)
-        for stem in stems
+        for stem in STEM_WEIGHTS
         for name in named
         if name.endswith(stem)
         and all(p in _HOLDERS for p in name.removesuffix(stem).split(".")[:-1])

@@ -18,7 +18,7 @@ from fbnetv3._version import __version__
 from fbnetv3.deploy.backend import ExportedBackend
 from fbnetv3.deploy.runtimes import ONNX
 from fbnetv3.hub import cache
-from fbnetv3.hub.licenses import is_commercial
+from fbnetv3.hub.license_policy import is_commercial
 from fbnetv3.hub.weights import WEIGHTS
 
 from .web_runtime import RUNTIME, WebRuntime, fetch_runtime, unpack_runtime

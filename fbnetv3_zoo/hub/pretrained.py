@@ -386,7 +386,8 @@ def _hub_file(
                 "repository's files into a folder and give its path"
             )
         return found, revision
-    return download_hub_file(source, revision, cache_dir, timeout_s=_TIMEOUT_S)
+    downloaded = download_hub_file(source, revision, cache_dir, timeout_s=_TIMEOUT_S)
+    return downloaded.path, downloaded.commit
 
 
 def _card(config: Mapping[str, Any]) -> str:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from fbnetv3.arch.tables import ARCHS
 from fbnetv3.checkpoints import convert
-from fbnetv3.checkpoints.training_checkpoint import find_entry, plain_names
+from fbnetv3.checkpoints.training_checkpoint import find_weights
 from fbnetv3.hub.cached_weights import CachedWeights
 from fbnetv3.hub.pretrained_cfg import pretrained_cfg
 from fbnetv3.hub.weights import WEIGHTS
@@ -96,15 +96,8 @@ def checkpoint_filter_fn(state: Mapping[str, Tensor], model: nn.Module) -> dict[
     """Converts a state dict from any of the three layouts to ours; timm calls it on loading."""
     if not isinstance(model, FBNetV3):
         raise ValueError(f"model is a {type(model).__name__}; expected FBNetV3")
-    found, taken = find_entry(state, _is_weights)
-    if not isinstance(found, Mapping):
-        raise ValueError(f"the checkpoint holds a {type(found).__name__}; expected tensors by name")
-    named, _ = plain_names(found, taken, convert.STEM_WEIGHTS)
+    named, _ = find_weights(state)
     return convert.to_fbnetv3(named, model.arch, convert.detect_dialect(named))
-
-
-def _is_weights(value: object) -> bool:
-    return isinstance(value, Mapping) and any(isinstance(v, Tensor) for v in value.values())
 
 
 def _entrypoint(name: str) -> Callable[..., nn.Module]:

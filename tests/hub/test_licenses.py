@@ -20,8 +20,7 @@ from fbnetv3.deploy.export import Exported, to_onnx
 from fbnetv3.deploy.quantize import quantize
 from fbnetv3.deploy.runtimes import read_artefact
 from fbnetv3.hub.create import create
-from fbnetv3.hub.license_policy import check_terms
-from fbnetv3.hub.licenses import is_commercial, is_non_commercial
+from fbnetv3.hub.license_policy import check_terms, is_commercial, is_non_commercial
 from fbnetv3.hub.weights import WEIGHTS
 from fbnetv3.images.labels import example_photos
 from fbnetv3.models.model import FBNetV3, build
