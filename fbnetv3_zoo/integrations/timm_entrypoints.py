@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from fbnetv3.arch.tables import ARCHS
 from fbnetv3.checkpoints import convert
+from fbnetv3.checkpoints.training_checkpoint import find_weights
 from fbnetv3.hub.cached_weights import CachedWeights
 from fbnetv3.hub.pretrained_cfg import pretrained_cfg
 from fbnetv3.hub.weights import WEIGHTS
@@ -102,11 +103,8 @@ def checkpoint_filter_fn(state: Mapping[str, Tensor], model: nn.Module) -> dict[
     """Converts a state dict from any of the three layouts to ours; timm calls it on loading."""
     if not isinstance(model, FBNetV3):
         raise ValueError(f"model is a {type(model).__name__}; expected FBNetV3")
-    for wrapper in ("model_ema", "state_dict", "model"):
-        if isinstance(state.get(wrapper), Mapping):
-            state = state[wrapper]  # type: ignore[assignment]  # a training checkpoint
-            break
-    return convert.to_fbnetv3(state, model.arch, convert.detect_dialect(state))
+    named, _ = find_weights(state)
+    return convert.to_fbnetv3(named, model.arch, convert.detect_dialect(named))
 
 
 def _entrypoint(name: str) -> Callable[..., nn.Module]:

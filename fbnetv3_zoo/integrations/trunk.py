@@ -113,7 +113,7 @@ def load_network(
         raise ValueError("pretrained=True and checkpoint= exclude each other; give one of them")
     found = resolve(model, pretrained, license=license, cache_dir=None, offline=None)
     if checkpoint is not None:
-        found = with_checkpoint(found, Path(checkpoint))
+        found = with_checkpoint(found, Path(checkpoint), license=license)
     elif not pretrained and isinstance(model, str) and model.startswith(FOLDERS):
         warnings.warn(
             f"{model} is built with random weights; give pretrained=True for those it holds",
