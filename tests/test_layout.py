@@ -87,6 +87,7 @@ TORCH_FREE = [
     "search.cli.app",
     "search.cli.ask",
     "search.cli.run",
+    "search.cli.scale",
     "search.cli.spaces",
     "search.cli.words",
 ]
