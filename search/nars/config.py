@@ -12,7 +12,7 @@ import numpy as np
 from fbnetv3._internal.json_record import keywords_of
 from fbnetv3.search.predictors.registry import known_predictor
 
-from .evolution import Limit
+from .limit import Limit
 from .selection import BINS
 from .words import Bins
 

@@ -17,7 +17,8 @@ from fbnetv3.search.execution.spec import load_objective, space_of
 from fbnetv3.search.space.space import CostsOf, Feasible, Matrix, Space
 
 from .config import SearchConfig
-from .evolution import Limit, extreme
+from .evolution import extreme
+from .limit import Limit
 
 LATENCY = "latency_ms"
 
