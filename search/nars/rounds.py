@@ -24,7 +24,8 @@ from fbnetv3.search.storage.trials import Batch, Labels, Proposal, Trial
 
 from .config import IN_TURN, SearchConfig
 from .early_stop import find_early_stop
-from .problem import Problem, pool_of
+from .pool import pool_of
+from .problem import Problem
 from .round_quality import importance, round_quality
 from .selection import Selection, best_within, next_best, select_batch, select_in_turn
 
@@ -164,19 +165,16 @@ class Optimizer:
         """Writes all trials of a round into the store, before any of them starts."""
         rng = self._rng(index)
         taken = self._taken()
+        if taken.all():
+            raise ValueError("every candidate of the pool has been trained; enlarge the pool")
         if index == 0:
-            free = np.flatnonzero(~taken)
-            chosen = rng.permutation(free)[: self._config.batch]
-            slots, predicted = np.arange(len(chosen)), None
+            selection, predicted = self._random(taken, rng), None
         else:
             self.fit(index)
-            selection = self._select(taken)
-            chosen, slots, predicted = selection.indices, selection.bins, self._scores
-        if not len(chosen):
-            raise ValueError("every candidate of the pool has been trained; enlarge the pool")
+            selection, predicted = self._select(taken), self._scores
         proposals = [
             self._proposal(int(row), int(slot), predicted)
-            for row, slot in zip(chosen, slots, strict=True)
+            for row, slot in zip(selection.indices, selection.bins, strict=True)
         ]
         batches = self._store.batches()
         batch = Batch(
@@ -203,6 +201,13 @@ class Optimizer:
             return np.zeros(len(self.pool), np.bool_)
         return np.isin(self._hashes, self._problem.space.hashes(known))
 
+    def _random(self, taken: npt.NDArray[np.bool_], rng: np.random.Generator) -> Selection:
+        """Returns the first round: random candidates, as many for each limit."""
+        order = rng.permutation(np.flatnonzero(~taken))
+        first = np.zeros(len(self.pool))
+        first[order] = -np.arange(len(order))
+        return select_in_turn(first, self._inside, num=self._config.batch, taken=taken)
+
     def _select(self, taken: npt.NDArray[np.bool_]) -> Selection:
         if self._config.bins == IN_TURN:
             return select_in_turn(self._scores, self._inside, num=self._config.batch, taken=taken)
@@ -222,15 +227,14 @@ class Optimizer:
     def _replacement(self, index: int, trial: Trial) -> Proposal:
         """Returns the replacement of a failed trial: the next best of its bin."""
         taken = self._taken()
+        # In the first round of searches before 0.3 a slot was a number in the round.
+        limit = self._inside[trial.slot % len(self._inside)]
         if index == 0:
-            free = np.flatnonzero(~taken)
-            if not len(free):
-                raise ValueError("no candidate of the pool is left to replace a failed one")
-            row, predicted = int(free[0]), None
+            row, predicted = best_within(np.zeros(len(taken)), limit, taken), None
         else:
             self.fit(index)
             if self._config.bins == IN_TURN:
-                row = best_within(self._scores, self._inside[trial.slot], taken)
+                row = best_within(self._scores, limit, taken)
                 return self._proposal(row, trial.slot, self._scores)
             older = [b.number for b in self._rounds()[:index]]
             known = self._store.known_genes(upto=older[-1])

@@ -32,7 +32,8 @@ from .answers import Answer, describe, write_answers
 from .config import SearchConfig
 from .evolution import Evolved, evolve
 from .limit import Limit, intersection
-from .problem import Problem, check, problem_of
+from .pool import check, draw
+from .problem import Problem, problem_of
 from .retraining import answers_of, ranking, retrain
 from .rounds import PREDICTOR, Notify, Optimizer
 
@@ -145,12 +146,15 @@ def evolve_for(
 ) -> list[Evolved]:
     """Stage 3: returns the best predicted candidates within each limit."""
     config = SearchConfig.from_dict(store.settings["plan"])
+    start = draw(problem, config.pool, seed=config.seed, bounds=config.within)
+    # What was trained is within the limits of the search, however tight they are.
+    trained = store.known_genes()
     return evolve(
         problem.space,
         lambda rows: predictor.predict(rows).mean,
         problem.costs,
         [Limit(intersection(config.within, limit)) for limit in limits],
-        start=problem.pool(config.pool, seed=config.seed, within=config.within),
+        start=np.concatenate([start, trained]) if len(trained) else start,
         rng=np.random.default_rng([config.seed, 3]),
         allowed=problem.allowed,
     )

@@ -12,7 +12,8 @@ from fbnetv3.search.execution.engine import InlineEngine
 from fbnetv3.search.execution.spec import load_objective
 from fbnetv3.search.nars.config import SearchConfig
 from fbnetv3.search.nars.early_stop import find_early_stop
-from fbnetv3.search.nars.problem import Problem, check
+from fbnetv3.search.nars.pool import check
+from fbnetv3.search.nars.problem import Problem
 from fbnetv3.search.nars.rounds import Optimizer, usable
 from fbnetv3.search.space.gene import Gene
 from fbnetv3.search.space.space import Matrix, Space
@@ -132,11 +133,27 @@ def test_rounds_can_take_the_best_of_each_limit_in_turn(tmp_path: Path) -> None:
     other.close()
 
 
-def test_limits_that_hardly_any_candidate_keeps_are_left_to_stage_3(tmp_path: Path) -> None:
+def test_limits_that_hardly_any_candidate_keeps_are_refused(tmp_path: Path) -> None:
     limits = ({"macs": (-np.inf, 101.0)},)
+    with pytest.raises(ValueError, match=r"only 2 candidates .* fewer .*macs<=101"):
+        search(tmp_path / "s", SearchConfig(**{**vars(PLAN), "limits": limits}))
+
+
+def test_first_round_has_as_many_random_candidates_for_each_limit(tmp_path: Path) -> None:
+    limits = ({"macs": (-np.inf, 108.0)}, {"macs": (150.0, np.inf)})
     store, _ = search(tmp_path / "s", SearchConfig(**{**vars(PLAN), "limits": limits}))
-    assert len(store.trials()) == 24
+    first = store.trials(batch=0)
+    assert [t.slot for t in first] == [0, 1] * 4
+    assert all(t.costs["macs"] <= 108 if t.slot == 0 else t.costs["macs"] >= 150 for t in first)
+    bad = ",".join(str(gene) for gene in first[2].genes)
     store.close()
+    other, _ = search(
+        tmp_path / "t", SearchConfig(**{**vars(PLAN), "limits": limits}), trouble={bad: "raise"}
+    )
+    (replaced,) = [t for t in other.trials(batch=0) if t.genes not in {x.genes for x in first}]
+    assert replaced.slot == 0
+    assert replaced.costs["macs"] <= 108
+    other.close()
 
 
 def test_failed_trial_is_replaced_from_its_bin_and_never_proposed_again(tmp_path: Path) -> None:
