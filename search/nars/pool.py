@@ -32,19 +32,26 @@ def pool_of(problem: Problem, config: SearchConfig) -> Matrix:
     """Returns the pool of a search: distinct candidates, each within its bounds and one limit.
 
     Raises:
-        ValueError: too few candidates are within a limit to fill its share of a round; the message
-            has the limit and the costs of the nearest candidate.
+        ValueError: too few candidates are within a limit to fill its share of a round, or within
+            all limits for all rounds; the message has the limit, and if no candidate is within it,
+            the costs of the nearest one.
     """
     quota = math.ceil(config.pool / len(config.limits))
-    share = math.ceil(config.batch / len(config.limits))
+    largest = max(config.sizes)
+    share = math.ceil(largest / len(config.limits))
     parts = []
     for number, limit in enumerate(config.limits):
         bounds = intersection(config.within, limit)
         part = draw(problem, quota, seed=config.seed + number, bounds=bounds)
-        _check(len(part), share, config, bounds)
+        _check(len(part), share, largest, bounds)
         parts.append(part)
     pool = problem.space.unique(np.concatenate(parts))
-    _check(len(pool), config.batch, config, config.within)
+    _check(len(pool), largest, largest, config.within)
+    if len(pool) < sum(config.sizes):
+        raise ValueError(
+            f"the pool has {len(pool)} candidates, fewer than the {sum(config.sizes)} trainings of "
+            "all rounds; enlarge the pool, widen the limits or use fewer rounds"
+        )
     return pool
 
 
@@ -77,12 +84,12 @@ def check(problem: Problem, config: SearchConfig) -> None:
     pool_of(problem, config)
 
 
-def _check(found: int, needed: int, config: SearchConfig, bounds: Bounds) -> None:
+def _check(found: int, needed: int, size: int, bounds: Bounds) -> None:
     if found < needed:
-        share = f"the {needed} per limit in " if needed < config.batch else ""
+        share = f"the {needed} per limit in " if needed < size else ""
         limit = f"limits ({limit_text(bounds)})" if bounds else "limits"
         raise ValueError(
-            f"only {found} candidates are feasible, fewer than {share}a round of {config.batch}; "
+            f"only {found} candidates are feasible, fewer than {share}a round of {size}; "
             f"widen the {limit} or use smaller rounds"
         )
 

@@ -76,7 +76,7 @@ def test_same_seed_evolves_the_same_pool_and_another_seed_another_one() -> None:
     problem = Problem(SPACE, macs)
     limits = ({"macs": (-INFINITE, 108.0)},)
     first, again, other = (
-        pool_of(problem, SearchConfig(pool=40, batch=8, limits=limits, seed=seed))
+        pool_of(problem, SearchConfig(pool=40, batch=8, rounds=2, limits=limits, seed=seed))
         for seed in (0, 0, 1)
     )
     assert (first == again).all()
