@@ -281,7 +281,8 @@ class Loop:
         on_cpu = self.config.hardware.device.type == "cpu"
         if not (must or on_cpu or self.step % _DEVICE_CHECK_STEPS == 0):
             return
-        if not math.isfinite(self.loss_sum.item()):
+        # Over all processes, so that all of them stop: one that went on would wait for the others.
+        if not math.isfinite(summed(self.loss_sum.clone()).item()):
             raise Diverged(
                 f"training diverged: the loss is not finite at step {self.step} of epoch "
                 f"{self.epoch + 1} with lr {self.config.recipe.lr:.4g}. Lower lr, or warm up for "
