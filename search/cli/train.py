@@ -39,7 +39,8 @@ def train(
     data: Annotated[
         Path,
         typer.Option(
-            help="Class folders, train/ and val/ with class folders, CIFAR-10, or parquet."
+            help="Class folders, train/ and val/ with class folders, CIFAR-10, parquet, or a CSV "
+            "file of file,label[,split]."
         ),
     ],
     model: Annotated[
@@ -152,6 +153,7 @@ def train(
     Examples:
         fbnetv3 train --data photos --model fbnetv3_nano.cifar10 --out run
         fbnetv3 train --data photos --model fbnetv3_b.ra2_in1k --epochs 10 --plot
+        fbnetv3 train --data list.csv --freeze backbone --patience 5
         fbnetv3 train --data cifar-10-batches-py --recipe cifar10 --set dropout=0.1
         torchrun --nproc-per-node 4 -m fbnetv3.search.cli_train --data imagenet
     """
@@ -261,7 +263,7 @@ def evaluate(
             autocompletion=completion.weights,
         ),
     ],
-    data: Annotated[Path, typer.Option(help="Class folders, CIFAR-10, or parquet.")],
+    data: Annotated[Path, typer.Option(help="Class folders, CIFAR-10, parquet, or a CSV file.")],
     split: Annotated[
         Literal["train", "val"] | None, typer.Option(help="Split to evaluate, if there are both.")
     ] = None,
