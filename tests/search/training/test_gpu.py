@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from fbnetv3.checkpoints.checkpoint import read_tensors
-from fbnetv3.search.training import loop
+from fbnetv3.search.training import checkpointing, loop
 from fbnetv3.search.training.batches import Batch, default_preprocess
 from fbnetv3.search.training.config import Hardware, TrainConfig
 from fbnetv3.search.training.distill import NetworkTeacher, cached_teacher
@@ -151,8 +151,9 @@ def test_a_stopped_run_goes_on_on_another_device(
 
 def test_a_checkpoint_holds_the_tensors_of_the_gpu(tmp_path: Path) -> None:
     result = trained_by(run_on("cuda", tmp_path))
-    (newest,) = sorted((tmp_path / "checkpoints").glob("*.safetensors"))[-1:]
-    stored = read_tensors(newest)
+    found = checkpointing.load_newest(tmp_path / "checkpoints")
+    assert found is not None
+    stored = found[0]
     for name, tensor in result.model.state_dict().items():
         assert torch.equal(stored[f"model.{name}"], tensor.cpu()), name
 
