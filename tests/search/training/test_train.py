@@ -324,7 +324,7 @@ def test_the_best_epoch_is_kept_and_patience_ends_a_run(
     model, ends = tiny_model(), dict[int, torch.Tensor]()
 
     def keep(epoch: int, _step: int, _steps: int) -> None:
-        ends[epoch] = model.classifier.weight.detach().clone()
+        ends[epoch] = model.state_dict()["classifier.weight"].clone()
 
     result = train(model, tiny_images(), tiny_images(100), run, on_step=keep)
     assert len(result.curve) == epochs
@@ -334,6 +334,30 @@ def test_the_best_epoch_is_kept_and_patience_ends_a_run(
     assert torch.equal(
         read_tensors(tmp_path / "model.safetensors")["classifier.weight"], ends[epochs]
     )
+
+
+def test_recalls_of_classes_and_their_mean_are_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    halves = torch.zeros(2, NUM_CLASSES, NUM_CLASSES).long()
+    halves[0, 0, 0], halves[1, 0, 1] = 90, 10
+    halves[0, 1, 1], halves[1, 1, 0] = 1, 3
+    halves[1, 3, 3] = 2
+    monkeypatch.setattr(loop, "score", lambda *_, **__: Score(halves, 100, 1.0))
+    run = tiny_run(tmp_path, tiny_recipe(epochs=1, warmup_epochs=0.0))
+    (log,) = train(tiny_model(), tiny_images(), tiny_images(), run).curve
+    # (90 + 25 + 100) / 3; the third class has no image.
+    assert log.macro_recall_pct == pytest.approx(215 / 3)
+    assert log.ema_top1_pct == pytest.approx(100 * 93 / 106)
+    assert "macro recall 71.67 %" in log.line()
+    assert "macro" not in dataclasses.replace(log, macro_recall_pct=log.ema_top1_pct).line()
+    assert (tmp_path / "classes.csv").read_text().splitlines() == [
+        "class,images,recall_pct",
+        "class0,100,90",
+        "class1,4,25",
+        "class2,0,",
+        "class3,2,100",
+    ]
 
 
 def test_patience_that_ran_out_stays_so_and_more_of_it_goes_on(
