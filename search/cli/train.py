@@ -319,6 +319,7 @@ def evaluate(
         ("top5", found.top5, found.top5_interval),
     ):
         typer.echo(f"{name} {value:.2f} %  (95 % interval {low:.2f} to {high:.2f})")
+    typer.echo(f"macro recall {found.macro_recall:.2f} %, the mean over the classes")
     typer.echo(f"{found.num_images} images of {found.data}, classes matched by {found.matched_by}")
     if found.num_damaged:
         typer.echo(f"{found.num_damaged} more could not be read and were not counted")
