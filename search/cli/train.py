@@ -71,7 +71,7 @@ def train(
     batch_size: Annotated[int | None, typer.Option(help="Batch size.")] = None,
     lr: Annotated[
         float | None,
-        typer.Option(help="Learning rate of RMSProp; SGD uses four times this value."),
+        typer.Option(help="Learning rate; SGD uses four times this value."),
     ] = None,
     optimizer: Annotated[
         str | None,
@@ -152,8 +152,7 @@ def train(
 
     Examples:
         fbnetv3 train --data photos --model fbnetv3_nano.cifar10 --out run
-        fbnetv3 train --data photos --model fbnetv3_b.ra2_in1k --epochs 10 --plot
-        fbnetv3 train --data list.csv --freeze backbone --patience 5
+        fbnetv3 train --data list.csv --model fbnetv3_b.ra2_in1k --freeze backbone
         fbnetv3 train --data cifar-10-batches-py --recipe cifar10 --set dropout=0.1
         torchrun --nproc-per-node 4 -m fbnetv3.search.cli_train --data imagenet
     """
