@@ -331,12 +331,28 @@ def _opened(data: Path, val_share: float, seed: int, *, silent: bool) -> tuple[I
     from fbnetv3.search.data.datasets import open_train_val
     from fbnetv3.search.data.overview import remarks
 
-    images, val_images = open_train_val(data, val_share=val_share, seed=seed)
+    images, val_images = open_train_val(
+        data, val_share=val_share, seed=seed, on_check=_CheckLines(silent=silent)
+    )
     if not silent:
         noted = dict.fromkeys([*images.notes, *val_images.notes])
         for text in [*noted, *remarks(images, val_images)]:
             note(text)
     return images, val_images
+
+
+class _CheckLines:
+    """Prints how many files are checked, a line every few seconds."""
+
+    def __init__(self, *, silent: bool, line_seconds: float = 5.0) -> None:
+        self._silent, self._line_seconds = silent, line_seconds
+        self._last_line = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if not self._silent and done < total and now - self._last_line >= self._line_seconds:
+            self._last_line = now
+            typer.echo(f"checked {done:,} of {total:,} images", err=True)
 
 
 def _trained(
