@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 
 # More images than this say little more about agreement and take minutes.
 _MAX_CALIBRATION = 300
+# Said where the comparison of logits does not depend on all weights.
+_EVIDENCE = {
+    "scaled copy": "the logits do not depend on all weights, so that the export was also checked "
+    "on a copy with random batch-norm scales",
+    "none": "the logits do not depend on the image, so that this comparison proves nothing about "
+    "the weights",
+}
 _QUANTIZING = [runtime for runtime in RUNTIMES.values() if runtime.quantizer]
 
 
@@ -106,7 +113,7 @@ def export(
 
 def _print_export(
     output: Path,
-    parity: dict[str, float],
+    parity: dict[str, Any],
     *,
     json: bool,
     coverage: Sequence[Any] = (),
@@ -129,6 +136,8 @@ def _print_export(
         f"{parity['max_error_of_std']:.0e} of their spread, same top-1 on "
         f"{100 * parity['top1_agreement']:.0f} % of {parity['num_inputs']} inputs"
     )
+    if parity["evidence"] != "weights":
+        note(_EVIDENCE[parity["evidence"]])
     if coverage:
         print_table(
             ("target", "operators", "taken", "pieces", "left", "suitable", "notes"),
