@@ -87,6 +87,7 @@ def create(
         dtype: floating-point type of the parameters.
         **kwargs: arguments of `FBNetV3`: `num_classes`, `in_chans`, `drop_rate`, `drop_path_rate`,
             `global_pool`, `output_stride`, `norm_layer`, `act_layer`, ... None means the default.
+            As in timm, `pad_type="same"` pads so that maps halve exactly.
 
     Raises:
         ValueError: the name is unknown, an argument is out of range, weights do not fit, or the
@@ -94,8 +95,11 @@ def create(
         FileNotFoundError: a path does not exist, or weights cannot be fetched.
     """
     kwargs = {key: value for key, value in kwargs.items() if value is not None}
-    if kwargs.pop("pad_type", ""):
-        raise ValueError("pad_type is not supported; create get_arch(name).same_padding() instead")
+    pad_type = kwargs.pop("pad_type", "")
+    if pad_type not in ("", "same"):
+        raise ValueError(
+            f"pad_type is {pad_type!r}; expected 'same', or nothing for the published padding"
+        )
     if pretrained and checkpoint is not None:
         raise ValueError("pretrained=True and checkpoint= exclude each other; give one of them")
     if out_indices is not None and not features_only:
@@ -105,6 +109,8 @@ def create(
     found = resolve(model, pretrained, license=license, cache_dir=cache_dir, offline=offline)
     if checkpoint is not None:
         found = with_checkpoint(found, Path(checkpoint), license=license)
+    if pad_type:
+        found = dataclasses.replace(found, arch=found.arch.same_padding())
     made = build_source(found, device=device, dtype=dtype, **kwargs)
     if not features_only:
         return made

@@ -134,7 +134,9 @@ class Weights:
         arch = ARCHS[self.model]
         if self.variant == "same_padding":
             return arch.same_padding()
-        return arch.small_image() if self.variant == "small_image" else arch
+        if self.variant == "small_image":
+            return arch.small_image(self.preprocess.crop)
+        return arch
 
 
 def _official(model: str, job: str, resize: int, top1_pct: float, top5_pct: float) -> Weights:
@@ -190,10 +192,9 @@ def _cifar10(
     top5_pct: float,
     *,
     variant: Literal["published", "small_image"] = "small_image",
+    resolution: int = 32,
 ) -> Weights:
     name = f"{model}.cifar10"
-    arch = ARCHS[model]
-    side = (arch.small_image() if variant == "small_image" else arch).resolution
     return Weights(
         model=model,
         tag="cifar10",
@@ -203,8 +204,8 @@ def _cifar10(
         num_classes=10,
         labels="cifar10",
         preprocess=Preprocess(
-            resize=side,
-            crop=side,
+            resize=resolution,
+            crop=resolution,
             interpolation="bilinear",
             mean=CIFAR10_MEAN,
             std=CIFAR10_STD,
@@ -247,9 +248,10 @@ WEIGHTS: dict[str, Weights] = {
         # model, SHA-256, top-1, top-5 on the test set: `fbnetv3 eval NAME --data CIFAR10`
         _cifar10(
             "fbnetv3_a",
-            "7d6043b78e42ad0679182b6550aa91b3d9da67c52e9525884fbe846cc452bd25",
-            90.36,
-            99.63,
+            "7227cb25895cf16bd0bd09255fce1f72dd25529321717e37cda02999be2251e8",
+            93.94,
+            99.82,
+            resolution=48,
         ),
         _cifar10(
             "fbnetv3_nano",
