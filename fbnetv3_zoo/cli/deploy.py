@@ -261,8 +261,12 @@ def quantize(
 
 
 def created(model: str, pretrained: bool | None, checkpoint: Path | None) -> FBNetV3:
-    """Returns the network that a command names; None loads the trained weights if there are any."""
+    """Returns the network that a command names; None loads the trained weights if there are any.
+
+    Of a bare name it says first which weights these are.
+    """
     from fbnetv3.hub.create import create
+    from fbnetv3.hub.license_policy import terms
     from fbnetv3.hub.registry import FOLDERS, get_weights
     from fbnetv3.models.model import FBNetV3
 
@@ -275,6 +279,10 @@ def created(model: str, pretrained: bool | None, checkpoint: Path | None) -> FBN
             pretrained = False  # a table's path, or a name without weights
         if not pretrained and checkpoint is None:
             note(f"{model}: no weights belong to this name; they are fresh")
+    elif not pretrained and checkpoint is None:
+        note(f"{model}: its weights are fresh, not trained")
+    if pretrained and not model.startswith(FOLDERS) and (used := get_weights(model)).name != model:
+        note(f"{model}: with the weights {used.name}, {terms(used.license)}")
     made = create(model, pretrained=pretrained, checkpoint=checkpoint)
     assert isinstance(made, FBNetV3)
     return made
