@@ -23,7 +23,7 @@ from fbnetv3.search.storage.store import Store
 from fbnetv3.search.storage.trials import Batch, Labels, Proposal, Trial
 
 from .config import IN_TURN, SearchConfig
-from .early_stop import find_early_stop
+from .early_stop import FEWEST_NETWORKS, find_early_stop
 from .pool import pool_of
 from .problem import Problem
 from .round_quality import importance, round_quality
@@ -262,7 +262,9 @@ class Optimizer:
             return
         trials = self._store.trials("done", batch=batch.number)
         full = self._config.epochs
-        if not self._config.early_stop or full == 1 or len(trials) < 3:
+        imported = any(one.kind == "import" for one in self._store.batches())
+        # Imported labels are of full trainings; shorter ones could not be compared with them.
+        if not self._config.early_stop or full == 1 or len(trials) < FEWEST_NETWORKS or imported:
             self._store.set_stage("early_stop", {"epoch": full, "found": False, "tried": False})
             return
         curves = np.full((len(trials), full), np.nan)
@@ -271,7 +273,7 @@ class Optimizer:
             curves[row, : len(curve)] = [np.nan if v is None else v for v in curve]
         found = find_early_stop(curves, self._rng(1))
         self._store.set_stage("early_stop", {**dataclasses.asdict(found), "tried": True})
-        self._notify("early_stop", {"epoch": found.epoch, "found": found.found, "epochs": full})
+        self._notify("early_stop", {**dataclasses.asdict(found), "epochs": full})
 
     def _close(self, index: int) -> None:
         """Records the quality of the predictor and refits it to all labels."""
