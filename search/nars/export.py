@@ -19,6 +19,7 @@ import numpy as np
 
 from fbnetv3._internal.optional import missing
 from fbnetv3.arch.arch import Arch
+from fbnetv3.search.predictors.targets import check_percent
 from fbnetv3.search.space.space import CostsOf, Matrix, Space
 from fbnetv3.search.storage.store import Store
 from fbnetv3.search.storage.trials import Batch, Proposal
@@ -78,6 +79,8 @@ def import_labels(
             f"{path} has labels of trainings of {', '.join(map(str, found))} epochs; expected "
             f"{epochs}, as in this search"
         )
+    target = store.settings["plan"].get("target") or "log_error"
+    check_percent(np.array([one.label for one in taken]), target)
     values: dict[tuple[int, ...], list[float]] = {}
     for one in taken:
         values.setdefault(one.genes, []).append(one.label)

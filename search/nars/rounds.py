@@ -18,6 +18,7 @@ import numpy.typing as npt
 from fbnetv3.search.execution.coordinator import Coordinator, Progress
 from fbnetv3.search.predictors.protocol import Predictor
 from fbnetv3.search.predictors.registry import load_predictor, make_predictor, save_predictor
+from fbnetv3.search.predictors.targets import check_percent
 from fbnetv3.search.space.space import Floats, Matrix
 from fbnetv3.search.storage.store import Store
 from fbnetv3.search.storage.trials import Batch, Labels, Proposal, Trial
@@ -36,6 +37,8 @@ SEARCH_KINDS = ("random", "bins")
 LABEL_KINDS = (*SEARCH_KINDS, "import")
 # More labels than this are subsampled evenly: a network of width 24 does not profit from more.
 MOST_FITTED = 4000
+# After so many labels, their unit is known to be right.
+CHECKED = 10
 
 
 def usable(labels: Labels) -> Floats:
@@ -72,7 +75,7 @@ class Optimizer:
         self.predictor = self._make_predictor(config.predictor)
         self._hashes = problem.space.hashes(self.pool)
         self._inside = np.stack([problem.feasible(limit)(self.pool) for limit in config.limits])
-        self._fitted = -1
+        self._fitted, self._checked = -1, False
         self._scores: Floats = np.zeros(0)
         self._std: Floats = np.zeros(0)
 
@@ -310,5 +313,13 @@ class Optimizer:
         )
 
     def report(self, progress: Progress) -> None:
-        """Notifies of a round's progress."""
+        """Notifies of a round's progress, after a look at the first labels.
+
+        Raises:
+            ValueError: the labels are fractions in place of percent.
+        """
+        if progress.done and not self._checked:
+            values = self.labels().values
+            check_percent(values, self._config.target)
+            self._checked = len(values) >= CHECKED
         self._notify("progress", dataclasses.asdict(progress))

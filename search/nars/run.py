@@ -25,6 +25,7 @@ from fbnetv3.search.execution.objective import TableObjective
 from fbnetv3.search.execution.spec import identity, load_objective
 from fbnetv3.search.predictors.protocol import Predictor
 from fbnetv3.search.predictors.registry import load_predictor
+from fbnetv3.search.predictors.targets import check_percent
 from fbnetv3.search.space.space import Space
 from fbnetv3.search.storage.store import Store
 
@@ -58,7 +59,8 @@ def create_search(
     candidates also have the cost `latency_ms`.
 
     Raises:
-        ValueError: space, objective and config do not match, or too few candidates are feasible.
+        ValueError: space, objective and config do not match, a table's labels are fractions in
+            place of percent, or too few candidates are feasible.
         FileNotFoundError: a file of the objective does not exist.
     """
     made = load_objective(objective)
@@ -86,6 +88,8 @@ def create_search(
         )
     if isinstance(made, TableObjective) and config.epochs > made.epochs:
         raise ValueError(f"epochs is {config.epochs}; the table has curves of {made.epochs}")
+    if isinstance(made, TableObjective):
+        check_percent(made.labels, settings["plan"]["target"])
     check(problem_of(settings), config)
     return Store.create(folder, settings)
 

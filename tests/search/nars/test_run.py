@@ -255,6 +255,25 @@ def test_labels_go_out_as_csv_and_come_in_again(finished: Path, tmp_path: Path) 
         assert not old_rows & set(trained)
 
 
+def test_labels_that_are_fractions_are_refused_in_the_first_round(tmp_path: Path) -> None:
+    target = tmp_path / "fraction.py"
+    target.write_text(
+        "class Fraction:\n"
+        "    def evaluate(self, genes, *, seed, epochs):\n"
+        "        yield from [0.5 + sum(genes) / 100] * epochs\n"
+    )
+    spec = {"kind": "python", "target": f"{target}:Fraction"}
+    chosen = plan(epochs=1, limits=({},))
+    with create_search(tmp_path / "s", space=SPACE, objective=spec, config=chosen) as store:
+        with pytest.raises(ValueError, match="labels are between 0 and 1"):
+            carry_out(store)
+        assert len(store.batches()) == 1
+        lines = "\n".join(f"0,1,2,3,0,{n},0.7" for n in range(3))
+        path = labels_file(tmp_path / "labels.csv", lines, columns="")
+        with pytest.raises(ValueError, match="multiply them by 100"):
+            import_labels(store, SPACE, problem_of(store.settings).costs, path, epochs=1)
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
