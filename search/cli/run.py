@@ -139,6 +139,7 @@ def run(
     """
     from fbnetv3.search.nars.config import SearchConfig
     from fbnetv3.search.nars.export import read_labels
+    from fbnetv3.search.nars.latency_margin import margin_note
     from fbnetv3.search.nars.problem import problem_of
     from fbnetv3.search.nars.run import create_search
     from fbnetv3.search.space.spaces import open_space
@@ -163,6 +164,8 @@ def run(
         final_seeds=final_seeds,
     )
     timed = None if latency is None else read_latency_table(latency)
+    if timed is not None and (text := margin_note(timed, (plan.within, *plan.limits))):
+        note(text)
     for path in labels or ():
         read_labels(made, path)  # what is wrong with them shows before there is a folder
     make = _engine_maker(engine, workers, gpus, address, max_running, cpus, gpus_each)

@@ -32,6 +32,7 @@ from fbnetv3.search.storage.store import Store
 from .answers import Answer, describe, write_answers
 from .config import SearchConfig
 from .evolution import Evolved, evolve
+from .latency_margin import with_margins
 from .limit import Limit, intersection
 from .pool import check, draw
 from .problem import Problem, problem_of
@@ -56,7 +57,7 @@ def create_search(
     """Returns the store of a new search, after checking that the search is possible.
 
     If `config` has 0 epochs or no target, the objective's are used. With a latency table,
-    candidates also have the cost `latency_ms`.
+    candidates also have the cost `latency_ms`, and limits on it get a margin for the table's error.
 
     Raises:
         ValueError: space, objective and config do not match, a table's labels are fractions in
@@ -64,6 +65,7 @@ def create_search(
         FileNotFoundError: a file of the objective does not exist.
     """
     made = load_objective(objective)
+    config = config if latency is None else with_margins(config, latency)
     settings: dict[str, Any] = {
         "identity": {
             "space": space.sha256,
