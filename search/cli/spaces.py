@@ -17,7 +17,6 @@ from .words import (
     Batch,
     Bins,
     Limits,
-    Pool,
     Predictor,
     Rounds,
     Trainings,
@@ -72,7 +71,9 @@ def bench(
     ],
     seeds: Annotated[int, typer.Option(help="Number of searches, each with its own seed.")] = 20,
     limit: Limits = None,
-    pool: Pool = 20_000,
+    pool: Annotated[
+        int | None, typer.Option(help="Size of the pool; default: every candidate of the table.")
+    ] = None,
     trainings: Trainings = 0,
     batch: Batch = 48,
     rounds: Rounds = 5,
@@ -98,7 +99,7 @@ def bench(
     made = load_table(space, table)
     names = cost_names(Problem(made.space, made.costs, made.allowed, made.rows))
     plan = SearchConfig(
-        pool=pool,
+        pool=len(made.rows) if pool is None else pool,
         trainings=trainings,
         batch=batch,
         rounds=rounds,

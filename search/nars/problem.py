@@ -73,10 +73,17 @@ class Problem:
 def problem_of(settings: Mapping[str, Any]) -> Problem:
     """Returns the problem that a search's settings describe."""
     problem = _problem(space_of(settings), settings)
-    if "latency" not in settings:
+    table = latency_table_of(settings)
+    if table is None:
         return problem
-    table = LatencyTable.from_json(json.dumps(settings["latency"]))
     return with_latency(problem, table, num_classes=settings["num_classes"])
+
+
+def latency_table_of(settings: Mapping[str, Any]) -> LatencyTable | None:
+    """Returns the latency table that a search was started with, None if it had none."""
+    if "latency" not in settings:
+        return None
+    return LatencyTable.from_json(json.dumps(settings["latency"]))
 
 
 def _problem(space: Space, settings: Mapping[str, Any]) -> Problem:

@@ -25,12 +25,14 @@ from fbnetv3.search.execution.objective import TableObjective
 from fbnetv3.search.execution.spec import identity, load_objective
 from fbnetv3.search.predictors.protocol import Predictor
 from fbnetv3.search.predictors.registry import load_predictor
+from fbnetv3.search.predictors.targets import check_percent
 from fbnetv3.search.space.space import Space
 from fbnetv3.search.storage.store import Store
 
 from .answers import Answer, describe, write_answers
 from .config import SearchConfig
 from .evolution import Evolved, evolve
+from .latency_margin import with_margins
 from .limit import Limit, intersection
 from .pool import check, draw
 from .problem import Problem, problem_of
@@ -55,13 +57,15 @@ def create_search(
     """Returns the store of a new search, after checking that the search is possible.
 
     If `config` has 0 epochs or no target, the objective's are used. With a latency table,
-    candidates also have the cost `latency_ms`.
+    candidates also have the cost `latency_ms`, and limits on it get a margin for the table's error.
 
     Raises:
-        ValueError: space, objective and config do not match, or too few candidates are feasible.
+        ValueError: space, objective and config do not match, a table's labels are fractions in
+            place of percent, or too few candidates are feasible.
         FileNotFoundError: a file of the objective does not exist.
     """
     made = load_objective(objective)
+    config = config if latency is None else with_margins(config, latency)
     settings: dict[str, Any] = {
         "identity": {
             "space": space.sha256,
@@ -86,6 +90,8 @@ def create_search(
         )
     if isinstance(made, TableObjective) and config.epochs > made.epochs:
         raise ValueError(f"epochs is {config.epochs}; the table has curves of {made.epochs}")
+    if isinstance(made, TableObjective):
+        check_percent(made.labels, settings["plan"]["target"])
     check(problem_of(settings), config)
     return Store.create(folder, settings)
 
