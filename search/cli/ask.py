@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from fbnetv3.cli import completion
+from fbnetv3.search.nars.limits import cost_names, parse_limit
 
-from .words import AsJson, Folder, Latency, Limits, cost_names, parse_limit, read_latency_table
+from .words import AsJson, Folder, Latency, Limits, read_latency_table
 
 
 def predict(

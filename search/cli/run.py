@@ -13,6 +13,7 @@ import typer
 from fbnetv3._internal.optional import need
 from fbnetv3.cli import completion
 from fbnetv3.cli.group import note
+from fbnetv3.search.nars.limits import cost_names, parse_limit
 
 from .words import (
     A_SPACE,
@@ -33,8 +34,6 @@ from .words import (
     Straggler,
     Timeout,
     Workers,
-    cost_names,
-    parse_limit,
     read_latency_table,
 )
 

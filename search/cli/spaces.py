@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 
 from fbnetv3.cli import completion
+from fbnetv3.search.nars.limits import cost_names, parse_limit
 
-from .words import A_SPACE, TABLES, AsJson, Bins, Limits, Predictor, cost_names, parse_limit
+from .words import A_SPACE, TABLES, AsJson, Bins, Limits, Predictor
 
 
 def space(
