@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from fbnetv3.search.storage.results import HEARTBEAT, attempt_folder, is_disk_full, write_epoch
 
@@ -123,20 +123,30 @@ def _heartbeat(path: Path) -> Iterator[None]:
 
 
 def main() -> None:
-    """Serves one coordinator until its standard input ends."""
+    """Serves one coordinator through standard input and output."""
     # Keep what an objective prints out of the replies.
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
+    serve(sys.stdin, replies)
+
+
+def serve(requests: TextIO, replies: TextIO, objective: Objective | None = None) -> None:
+    """Serves one coordinator until its requests end; then the process exits.
+
+    Args:
+        requests: tasks, one per line; before them the objective's settings, unless it is given.
+        replies: receives one line per task.
+        objective: the objective, where it need not be made from settings.
+    """
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     def listen() -> None:
-        for line in sys.stdin:
+        for line in requests:
             lines.put(line)
         os._exit(0)
 
     threading.Thread(target=listen, daemon=True).start()
-    objective: Objective | None = None
-    spec = json.loads(lines.get())
+    spec = json.loads(lines.get()) if objective is None else {}
     while True:
         fields = json.loads(lines.get())
         task = Task(**{**fields, "genes": tuple(fields["genes"])})
