@@ -165,6 +165,8 @@ class LocalEngine:
         environment = dict(os.environ)
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             environment[name] = str(self._threads)
+        # What this process can import, its workers can.
+        environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
         if self._gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self._gpus[slot]
         with self._log(slot) as output:
@@ -206,17 +208,23 @@ class LocalEngine:
 
 
 class InlineEngine:
-    """Runs tasks one after another in this process, for cheap objectives such as tables."""
+    """Runs tasks one after another in this process, for cheap objectives such as tables.
+
+    Args:
+        objective: the objective.
+        tasks_per_poll: number of tasks that one poll runs; outcomes are recorded between polls.
+    """
 
     name = "inline"
     heartbeats = False
 
-    def __init__(self, objective: Objective) -> None:
+    def __init__(self, objective: Objective, *, tasks_per_poll: int = 256) -> None:
         self._objective, self._waiting = objective, list[Task]()
+        self._tasks_per_poll = tasks_per_poll
 
     def capacity(self) -> int:
         """Returns how many more tasks the next poll can run."""
-        return 256 - len(self._waiting)
+        return self._tasks_per_poll - len(self._waiting)
 
     def submit(self, task: Task) -> None:
         """Queues a task for the next poll."""
