@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from fbnetv3.search.execution.spec import plan_of
 from fbnetv3.search.storage.lock import OWNER
 from fbnetv3.search.storage.store import Store
 
@@ -16,7 +17,7 @@ from .rounds import SEARCH_KINDS
 
 def status_of(store: Store) -> dict[str, Any]:
     """Returns the state of a search as plain JSON types."""
-    config = SearchConfig.from_dict(store.settings["plan"])
+    config = SearchConfig.from_dict(plan_of(store.settings))
     rounds = [batch for batch in store.batches() if batch.kind in SEARCH_KINDS]
     finished = store.stage("answers") is not None
     owner = store.folder / OWNER
@@ -37,7 +38,7 @@ def status_of(store: Store) -> dict[str, Any]:
 
 def best_of(store: Store) -> list[dict[str, Any]]:
     """Returns the best label within each limit of the search, None if there is none."""
-    config = SearchConfig.from_dict(store.settings["plan"])
+    config = SearchConfig.from_dict(plan_of(store.settings))
     return [
         {
             "limit": limit_text(limit),
