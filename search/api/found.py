@@ -12,7 +12,7 @@ from fbnetv3._internal.optional import missing
 from fbnetv3.measure.plot import pareto
 from fbnetv3.search.execution.spec import plan_of, space_of
 from fbnetv3.search.nars.config import SearchConfig
-from fbnetv3.search.nars.status import limit_text
+from fbnetv3.search.nars.limit import limit_text
 from fbnetv3.search.report.page import write_report
 from fbnetv3.search.space.space import Space
 from fbnetv3.search.storage.store import Store

@@ -12,7 +12,7 @@ from fbnetv3._internal.messages import shown
 from fbnetv3.search.execution.coordinator import Policy
 from fbnetv3.search.execution.function_objective import FunctionObjective
 from fbnetv3.search.nars.config import SearchConfig
-from fbnetv3.search.nars.limits import cost_names, parse_limit
+from fbnetv3.search.nars.limit import cost_names, parse_limit
 from fbnetv3.search.nars.problem import Problem, problem_of
 from fbnetv3.search.nars.run import create_search
 from fbnetv3.search.predictors.targets import Scale
@@ -25,8 +25,6 @@ from .budget import divide
 POLICY = Policy(max_attempts=1)
 # After so many values, all between 0 and 1, they are taken for fractions instead of percent.
 _ENOUGH_TO_TELL = 5
-# Candidates of smaller spaces are counted before the start.
-_COUNTED = 20_000
 # Candidates whose costs are asked for before the start, to see that the function works.
 _TRIED = 64
 
@@ -66,10 +64,9 @@ def prepare(
     problem.costs(space.sample(_TRIED, np.random.default_rng(0)))
     bounds = _bounds(problem, texts)
     budget = divide(trainings, len(bounds))
-    _check_enough(problem, bounds, budget.batch * (budget.rounds + 1))
     config = SearchConfig(
         seed=seed,
-        pool=min(pool, space.cardinality()),
+        pool=min(pool, space.cardinality() * len(bounds)),
         predictor=predictor,
         target=objective.target,
         epochs=objective.epochs,
@@ -107,23 +104,6 @@ def _bounds(problem: Problem, texts: Sequence[str]) -> list[dict[str, tuple[floa
     if not all(texts):
         raise ValueError(f"limits is {shown(texts)}; expected texts such as 'macs<=4e8'")
     return [parse_limit(text, names) for text in texts] or [{}]
-
-
-def _check_enough(
-    problem: Problem, bounds: Sequence[dict[str, tuple[float, float]]], needed: int
-) -> None:
-    """Checks that a small space has a candidate within its limits for each trial of the rounds."""
-    total = problem.space.cardinality()
-    if total > _COUNTED:
-        return
-    rows = problem.space.pool(total, seed=0)
-    found = int(np.any([problem.feasible(limit)(rows) for limit in bounds], axis=0).sum())
-    if 0 < found < needed:  # with none, the limit that is out of reach says more
-        raise ValueError(
-            f"{found} of the space's {total} candidates are within the limits, and the rounds "
-            f"would train {needed} different ones; give fewer trainings, wider limits, or more "
-            "values to the genes"
-        )
 
 
 def _check_same(folder: Path, call: dict[str, Any]) -> None:

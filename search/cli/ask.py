@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 
 from fbnetv3.cli import completion
-from fbnetv3.search.nars.limits import cost_names, parse_limit
 
 from .words import AsJson, Folder, Latency, Limits, read_latency_table
 
@@ -81,6 +80,7 @@ def evolve(
         fbnetv3-search evolve runs/t --limit "macs<=110" --limit "macs<=105"
         fbnetv3-search evolve runs/s --latency here.json --limit "latency_ms<=4"
     """
+    from fbnetv3.search.nars.limit import cost_names, parse_limit
     from fbnetv3.search.nars.problem import problem_of, with_latency
     from fbnetv3.search.nars.run import evolve_for, open_predictor
     from fbnetv3.search.storage.store import Store

@@ -13,7 +13,6 @@ import typer
 from fbnetv3._internal.optional import need
 from fbnetv3.cli import completion
 from fbnetv3.cli.group import note
-from fbnetv3.search.nars.limits import cost_names, parse_limit
 
 from .words import (
     A_SPACE,
@@ -21,6 +20,7 @@ from .words import (
     Address,
     AsJson,
     Attempts,
+    Batch,
     Bins,
     Cpus,
     EngineName,
@@ -30,9 +30,12 @@ from .words import (
     Latency,
     Limits,
     MaxRunning,
+    Pool,
     Predictor,
+    Rounds,
     Straggler,
     Timeout,
+    Trainings,
     Workers,
     read_latency_table,
 )
@@ -80,11 +83,10 @@ def run(
         str, typer.Option(help="Constraint on every candidate, such as macs>=4e8.")
     ] = "",
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
-    pool: Annotated[
-        int, typer.Option(help="Size of the pool that candidates are chosen from.")
-    ] = 20_000,
-    batch: Annotated[int, typer.Option(help="Number of trials per round.")] = 48,
-    rounds: Annotated[int, typer.Option(help="Number of rounds after the random first one.")] = 5,
+    pool: Pool = 20_000,
+    trainings: Trainings = 0,
+    batch: Batch = 48,
+    rounds: Rounds = 5,
     epochs: Annotated[
         int,
         typer.Option(
@@ -135,6 +137,7 @@ def run(
     """
     from fbnetv3.search.nars.config import SearchConfig
     from fbnetv3.search.nars.export import import_labels, read_labels
+    from fbnetv3.search.nars.limit import cost_names, parse_limit
     from fbnetv3.search.nars.problem import problem_of
     from fbnetv3.search.nars.run import create_search
     from fbnetv3.search.space.spaces import open_space
@@ -145,6 +148,7 @@ def run(
     plan = SearchConfig(
         seed=seed,
         pool=pool,
+        trainings=trainings,
         batch=batch,
         rounds=rounds,
         epochs=epochs,

@@ -9,9 +9,19 @@ from typing import Annotated
 import typer
 
 from fbnetv3.cli import completion
-from fbnetv3.search.nars.limits import cost_names, parse_limit
 
-from .words import A_SPACE, TABLES, AsJson, Bins, Limits, Predictor
+from .words import (
+    A_SPACE,
+    TABLES,
+    AsJson,
+    Batch,
+    Bins,
+    Limits,
+    Pool,
+    Predictor,
+    Rounds,
+    Trainings,
+)
 
 
 def space(
@@ -60,8 +70,10 @@ def bench(
     ],
     seeds: Annotated[int, typer.Option(help="Number of searches, each with its own seed.")] = 20,
     limit: Limits = None,
-    batch: Annotated[int, typer.Option(help="Number of trials per round.")] = 48,
-    rounds: Annotated[int, typer.Option(help="Number of rounds after the random first one.")] = 4,
+    pool: Pool = 20_000,
+    trainings: Trainings = 0,
+    batch: Batch = 48,
+    rounds: Rounds = 5,
     predictor: Predictor = "auto",
     bins: Bins = None,
     as_json: AsJson = False,
@@ -78,12 +90,15 @@ def bench(
     """
     from fbnetv3.search.execution.objective import load_table
     from fbnetv3.search.nars.config import SearchConfig
+    from fbnetv3.search.nars.limit import cost_names, parse_limit
     from fbnetv3.search.nars.problem import Problem
     from fbnetv3.search.nars.regret import bench_table
 
     made = load_table(space, table)
     names = cost_names(Problem(made.space, made.costs, made.allowed, made.rows))
     plan = SearchConfig(
+        pool=pool,
+        trainings=trainings,
         batch=batch,
         rounds=rounds,
         predictor=predictor,

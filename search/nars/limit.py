@@ -1,0 +1,99 @@
+"""Limits: bounds on the known costs of a candidate, how far outside one is, and their text."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fbnetv3.search.space.space import Floats
+
+_LIMIT = re.compile(r"^\s*(\w+)\s*(<=|>=)\s*([0-9.eE+-]+)\s*$")
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Bounds on known costs: name of the cost -> (lowest, highest), either may be infinite.
+
+    Raises:
+        ValueError: a bound is NaN, or the lowest exceeds the highest.
+    """
+
+    bounds: Mapping[str, tuple[float, float]]
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in self.bounds.items():
+            if not low <= high:
+                raise ValueError(f"limit on {name} is {(low, high)}; expected lowest <= highest")
+
+    def violation(self, costs: Mapping[str, npt.NDArray[Any]]) -> Floats:
+        """Returns (P,) how far outside each candidate is, relative to the bounds; 0 is inside."""
+        total = np.zeros(len(next(iter(costs.values()), ())))
+        for name, (low, high) in self.bounds.items():
+            if name not in costs:
+                raise ValueError(f"limit on {name!r}; the known costs are {', '.join(costs)}")
+            value = np.asarray(costs[name], np.float64)
+            for bound, over in ((high, value - high), (low, low - value)):
+                if np.isfinite(bound):
+                    total += np.maximum(over, 0) / max(abs(bound), 1e-12)
+        return total
+
+
+def intersection(
+    first: Mapping[str, tuple[float, float]], second: Mapping[str, tuple[float, float]]
+) -> dict[str, tuple[float, float]]:
+    """Returns the bounds that hold where both do."""
+    wide = (-np.inf, np.inf)
+    return {
+        name: (
+            max(first.get(name, wide)[0], second.get(name, wide)[0]),
+            min(first.get(name, wide)[1], second.get(name, wide)[1]),
+        )
+        for name in {**first, **second}
+    }
+
+
+def limit_text(
+    limit: Mapping[str, Sequence[float | None]], number: Callable[[float], str] = "{:g}".format
+) -> str:
+    """Returns a limit as in `--limit`, such as `macs<=3e+06`; None stands for no bound."""
+
+    def end(value: float | None, text: str) -> str:
+        return "" if value is None or math.isinf(value) else text.format(number(value))
+
+    return ", ".join(
+        f"{end(low, '{}<=')}{name}{end(high, '<={}')}" for name, (low, high) in limit.items()
+    )
+
+
+def parse_limit(
+    text: str, names: Mapping[str, str] | None = None
+) -> dict[str, tuple[float, float]]:
+    """Returns cost -> (lowest, highest) of a text such as "macs>=4e8,macs<=6e8".
+
+    Raises:
+        ValueError: the text has another form.
+    """
+    bounds: dict[str, tuple[float, float]] = {}
+    for part in filter(None, text.split(",")):
+        match = _LIMIT.match(part)
+        try:
+            name, sign, number = match.groups() if match else ("", "", "")
+            value = float(number)
+        except ValueError:
+            raise ValueError(f"limit {part!r} is not understood; expected macs<=500e6") from None
+        name = (names or {}).get(name, name)
+        low, high = bounds.get(name, (-float("inf"), float("inf")))
+        bounds[name] = (low, value) if sign == "<=" else (value, high)
+    return bounds
+
+
+def cost_names(problem: Any) -> dict[str, str]:
+    """Returns short name -> cost: `macs` is the paper's convention where there are two."""
+    known = problem.costs(problem.space.sample(1, np.random.default_rng(0)))
+    return {"macs": "macs_paper"} if "macs_paper" in known and "macs" not in known else {}
