@@ -26,6 +26,8 @@ from .worker import Outcome, Task
 POLL_S = 1.0
 # With the straggler rule a round may end with this share of its labels: 46 of 48.
 ENOUGH = 46 / 48
+# So many trials of a round may fail, however small the round is.
+PATIENCE = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -222,8 +224,10 @@ class Coordinator:
         return running.beat_seen
 
     def _check_failures(self, done: int, failures: list[Trial], wanted: int) -> None:
-        hopeless = len(failures) >= min(3, wanted) and not done
-        if hopeless or len(failures) > wanted:
+        # Where trials of earlier rounds succeeded, a few failures say little of the objective.
+        worked = self._store.counts()["done"] > 0
+        hopeless = not done and len(failures) >= (PATIENCE if worked else min(3, wanted))
+        if hopeless or len(failures) > max(wanted, PATIENCE):
             first, logs = failures[0], self._store.folder / "workers"
             raise TrialError(
                 f"{len(failures)} trials failed after {self._policy.max_attempts} attempt(s) each, "
