@@ -47,7 +47,8 @@ def run(
     each gene. It returns the objective value, higher is better, or yields it after every epoch, of
     which the last counts; NaN means that training diverged. `fidelity` is the share of a full
     training, 1.0 at present. A candidate whose training raises an exception is replaced by another
-    one; the search stops if three fail before the first succeeds, or ten of a round before one does.
+    one. If three fail before the first succeeds, or ten of a round before one does, the search
+    stops.
 
     After Ctrl-C, a crash or a power failure the same call resumes the search, with the same result
     as without the interruption; after the end it returns the results again. `train` and `cost` are

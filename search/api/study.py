@@ -216,9 +216,11 @@ class Study:
         or after the end of the search. They may be trained in any order and told from any thread.
 
         Raises:
-            ValueError: the values told so far cannot be used.
+            ValueError: `num` is below 1, or the values told so far cannot be used.
             TrialError: trainings failed one after another.
         """
+        if num < 1:
+            raise ValueError(f"num is {num}; expected 1 or more")
         space = self._objective.space
         return [
             Asked(task.number, space.values(np.array(task.genes)), task.seed)

@@ -50,7 +50,7 @@ def cost(params: dict[str, Any]) -> dict[str, float]:
 
 def best_width(macs: float) -> int:
     """Returns the width of the best network within a limit."""
-    return max(w for w in SPACE.gene("width").values if int(w) ** 2 * 1e5 <= macs)  # type: ignore[return-value,type-var]  # whole numbers
+    return max(width for width in range(16, 257, 16) if cost({"width": width})["macs"] <= macs)
 
 
 def summary(found: search.Found) -> list[Any]:

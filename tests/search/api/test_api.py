@@ -128,6 +128,7 @@ def test_a_forked_worker_uses_torch_after_this_process_used_its_threads(tmp_path
         torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "workers"), [(signal.SIGKILL, 2), (signal.SIGINT, 2), (signal.SIGINT, 1)]
 )
@@ -182,6 +183,8 @@ def test_asking_and_telling_gives_the_trials_of_run_also_when_stopped_and_out_of
 def test_a_study_hands_out_a_round_then_waits_and_shows_the_best_so_far(tmp_path: Path) -> None:
     with search.Study(SPACE, folder=tmp_path / "s", cost=cost, **STUDY) as study:
         assert study.best == {}
+        with pytest.raises(ValueError, match="num is 0; expected 1 or more"):
+            study.ask(0)
         trials = study.ask(100)
         assert [t.number for t in trials] == [1, 2, 3, 4]
         assert study.ask() == []
