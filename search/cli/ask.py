@@ -12,7 +12,7 @@ import typer
 from fbnetv3.cli import completion
 from fbnetv3.cli.group import note
 
-from .words import AsJson, Folder, Latency, Limits, cost_names, parse_limit, read_latency_table
+from .words import AsJson, Folder, Latency, Limits, read_latency_table
 
 
 def predict(
@@ -82,6 +82,7 @@ def evolve(
         fbnetv3-search evolve runs/s --latency here.json --limit "latency_ms<=4"
     """
     from fbnetv3.search.nars.latency_margin import keep_margin, margin_note
+    from fbnetv3.search.nars.limit import cost_names, parse_limit
     from fbnetv3.search.nars.problem import latency_table_of, problem_of, with_latency
     from fbnetv3.search.nars.run import evolve_for, open_predictor
     from fbnetv3.search.storage.store import Store

@@ -37,8 +37,6 @@ from .words import (
     Timeout,
     Trainings,
     Workers,
-    cost_names,
-    parse_limit,
     read_latency_table,
 )
 
@@ -138,8 +136,9 @@ def run(
             --epochs 10 --set num_train=10000 --limit "macs<=3e6,params<=3e5"
     """
     from fbnetv3.search.nars.config import SearchConfig
-    from fbnetv3.search.nars.export import read_labels
+    from fbnetv3.search.nars.export import import_labels, read_labels
     from fbnetv3.search.nars.latency_margin import margin_note
+    from fbnetv3.search.nars.limit import cost_names, parse_limit
     from fbnetv3.search.nars.problem import problem_of
     from fbnetv3.search.nars.run import create_search
     from fbnetv3.search.space.spaces import open_space

@@ -20,8 +20,6 @@ from .words import (
     Predictor,
     Rounds,
     Trainings,
-    cost_names,
-    parse_limit,
 )
 
 
@@ -93,6 +91,7 @@ def bench(
     """
     from fbnetv3.search.execution.objective import load_table
     from fbnetv3.search.nars.config import SearchConfig
+    from fbnetv3.search.nars.limit import cost_names, parse_limit
     from fbnetv3.search.nars.problem import Problem
     from fbnetv3.search.nars.regret import bench_table
 

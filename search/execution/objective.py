@@ -31,6 +31,10 @@ from fbnetv3.search.space.space import Floats, Mask, Matrix, Space
 FORMATS = (".csv", ".npz", ".parquet")
 
 
+class ObjectiveError(ValueError):
+    """The objective gives what no search can use, so that every other trial would fail too."""
+
+
 class Objective(Protocol):
     """Evaluates candidates.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fbnetv3.search.execution.spec import plan_of
 from fbnetv3.search.storage.lock import coordinator_of
 from fbnetv3.search.storage.store import Store
 
@@ -15,7 +16,7 @@ from .rounds import SEARCH_KINDS
 
 def status_of(store: Store) -> dict[str, Any]:
     """Returns the state of a search as plain JSON types."""
-    config = SearchConfig.from_dict(store.settings["plan"])
+    config = SearchConfig.from_dict(plan_of(store.settings))
     rounds = [batch for batch in store.batches() if batch.kind in SEARCH_KINDS]
     finished = store.stage("answers") is not None
     coordinator = coordinator_of(store.folder)
@@ -36,7 +37,7 @@ def best_of(store: Store) -> list[dict[str, Any]]:
     Of a finished search it is the result's mean over seeds. Before, it is the best label after the
     epoch at which labels are compared: all of them, or fewer once early stopping has found them.
     """
-    config = SearchConfig.from_dict(store.settings["plan"])
+    config = SearchConfig.from_dict(plan_of(store.settings))
     answers = store.stage("answers")
     if answers is not None:
         labels = [_mean(answer["contenders"]) for answer in answers["answers"]]

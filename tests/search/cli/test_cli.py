@@ -14,8 +14,8 @@ import fbnetv3
 from fbnetv3.arch.arch import Arch
 from fbnetv3.arch.tables import ARCHS
 from fbnetv3.search.cli.app import app
-from fbnetv3.search.cli.words import parse_limit
 from fbnetv3.search.cost.latency_table import LatencyTable
+from fbnetv3.search.nars.limit import parse_limit
 from fbnetv3.search.space.gene import Gene
 from fbnetv3.search.space.layout import Layout
 from fbnetv3.search.space.space import Space
