@@ -26,7 +26,7 @@ ZOO_ROOMS = (
 )
 SEARCH_ROOMS = (
     *("space", "cost", "data", "training", "predictors", "storage", "execution", "nars"),
-    *("report", "cli"),
+    *("finish", "report", "cli"),
 )
 ROOMS = (
     *(f"fbnetv3.{room}" for room in ZOO_ROOMS[:-1]),
@@ -86,6 +86,7 @@ TORCH_FREE = [
     "search.report",
     "search.cli.app",
     "search.cli.ask",
+    "search.cli.finish",
     "search.cli.run",
     "search.cli.scale",
     "search.cli.spaces",
