@@ -61,6 +61,14 @@ def run(
         Path | None,
         typer.Option(help="Training images: class folders, train/, CIFAR-10, or parquet."),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Network to search recipes for, such as timm:resnet50; needs --data and a space "
+            "of recipes.",
+            autocompletion=completion.networks,
+        ),
+    ] = None,
     objective: Annotated[
         str | None,
         typer.Option(
@@ -133,7 +141,10 @@ def run(
             --batch 6 --rounds 1 --pool 200 --top 2 --final-seeds 2
         fbnetv3-search run runs/s --space cifar_joint --data cifar-10-batches-py \
             --epochs 10 --set num_train=10000 --limit "macs<=3e6,params<=3e5"
+        fbnetv3-search run runs/r --space recipe_only --model timm:resnet50 --data imagenet \
+            --epochs 150 --set num_classes=200
     """
+    from fbnetv3.search.execution.train_objective import recipes_of
     from fbnetv3.search.nars.config import SearchConfig
     from fbnetv3.search.nars.export import import_labels, read_labels
     from fbnetv3.search.nars.problem import problem_of
@@ -142,6 +153,10 @@ def run(
 
     spec = _objective(space, table, data, objective, set_, folder, epochs)
     made = _table_space(space) if table is not None else open_space(space)
+    if model is not None:
+        if data is None:
+            raise ValueError(f"--model is {model} without --data; expected images to train it on")
+        spec["model"], made = model, recipes_of(made, model)
     names = cost_names(problem_of(_bare_settings(made, spec)))
     plan = SearchConfig(
         seed=seed,

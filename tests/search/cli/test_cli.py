@@ -191,6 +191,29 @@ def test_running_search_is_not_run_twice(finished: Path) -> None:
     assert "is in use by process" in done.stderr
 
 
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What `run` would create, in place of creating it."""
+    found: list[dict[str, Any]] = []
+
+    def create(folder: Path, **fields: Any) -> None:
+        found.append(fields)
+        raise ValueError("stopped before the search")
+
+    monkeypatch.setattr("fbnetv3.search.nars.run.create_search", create)
+    return found
+
+
+def test_recipes_are_searched_for_a_network_by_name(seen: list[dict[str, Any]]) -> None:
+    call("run", "s", "--space", "recipe_only", "--data", "d", "--model", "timm:resnet10t")
+    assert seen[0]["objective"]["model"] == "timm:resnet10t"
+    assert seen[0]["space"].layout.arch is None
+    call("run", "s", "--space", "recipe_only", "--data", "d", "--model", "fbnetv3_nano")
+    assert seen[1]["space"].layout.network({}) == ARCHS["fbnetv3_nano"]
+    wrong = call("run", "s", "--space", "recipe_only", "--objective", TOY, "--model", "fbnetv3_a")
+    assert "--model is fbnetv3_a without --data" in wrong.stderr
+
+
 @pytest.mark.parametrize(
     ("text", "bounds"),
     [
