@@ -151,6 +151,7 @@ def evolve_for(
         [Limit(_intersection(config.within, limit)) for limit in limits],
         start=problem.pool(config.pool, seed=config.seed, within=config.within),
         rng=np.random.default_rng([config.seed, 3]),
+        settings=config.evolution,
         allowed=problem.allowed,
     )
 
