@@ -64,7 +64,7 @@ def finish(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Turn the results of a search into models: train, evaluate, export.
+    """Train, evaluate and export the results of a search.
 
     Trains the largest result with labels, then every result distilled from it. Writes a folder per
     model with weights, ONNX, int8 within --max-drop, recipe and model card. After a stop the same
@@ -72,7 +72,7 @@ def finish(
 
     Examples:
         fbnetv3-search finish runs/s --epochs 200
-        fbnetv3-search finish runs/s --out models --teacher timm:regnety_320.seer_ft_in1k
+        fbnetv3-search finish runs/s --out models --teacher timm:resnet50.a1_in1k
         torchrun --nproc-per-node 8 -m fbnetv3.search finish runs/s --data imagenet
     """
     from fbnetv3.search.data.datasets import open_train_val
@@ -90,9 +90,8 @@ def finish(
         known = objective.get("data")
         if data is None and known is None:
             raise ValueError("the search trained on no images of its own; give --data")
-        images, val_images = open_train_val(
-            data or Path(str(known)), val_share=val_share, seed=seed
-        )
+        source = data or Path(str(known))
+        images, val_images = open_train_val(source, val_share=val_share, seed=seed)
         searched = searched_images(objective, images, val_images)
         finals = finals_of(
             store,
@@ -102,7 +101,8 @@ def finish(
         )
         if world.rank == 0:
             same = {"epochs": epochs, "teacher": teacher, "seed": seed, "set": fields}
-            check_settings(out, {**same, "max_drop": max_drop, "val_share": val_share})
+            same |= {"max_drop": max_drop, "val_share": val_share, "data": source.name}
+            check_settings(out, same)
             for text in dict.fromkeys(images.notes + val_images.notes):
                 note(text)
         silent = as_json or world.rank > 0

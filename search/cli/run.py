@@ -162,8 +162,8 @@ def run(
             --batch 6 --rounds 1 --pool 200 --top 2 --final-seeds 2
         fbnetv3-search run runs/s --space cifar_joint --data cifar-10-batches-py \
             --epochs 10 --set num_train=10000 --limit "macs<=3e6,params<=3e5"
-        fbnetv3-search run runs/r --space recipe_only --model timm:resnet50 --data imagenet \
-            --epochs 150 --set num_classes=200
+        fbnetv3-search run runs/r --space recipe_only --model timm:resnet50 \
+            --data imagenet --epochs 150 --set num_classes=200
     """
     from fbnetv3.search.execution.train_objective import recipes_of
     from fbnetv3.search.nars.config import SearchConfig

@@ -61,6 +61,8 @@ def _accuracy(result: Mapping[str, Any]) -> str:
         rows.append(("int8", top1, "", f"{int8['num_images']:,}"))
     text = f"On {result['data']}, in percent with 95 % Wilson intervals over the images:\n\n"
     text += _table(("weights", "top-1", "top-5", "images"), rows)
+    if result["data"].endswith("(validation part)"):
+        text += "\nThese images were held out of one set here; the search may have seen them.\n"
     if int8.get("written"):
         text += (
             f"\nint8 may lose {int8['max_drop_pct']:g} points; float has "

@@ -22,6 +22,7 @@ from fbnetv3.deploy.runtimes import ONNX
 from fbnetv3.images.preprocess import Preprocess
 from fbnetv3.search.cli.app import app
 from fbnetv3.search.data.datasets import open_train_val
+from fbnetv3.search.finish.card import card
 from fbnetv3.search.finish.plan import Final, largest, lengthened, searched_images
 from fbnetv3.search.space.gene import Gene
 from fbnetv3.search.space.layout import Layout
@@ -213,7 +214,28 @@ def test_the_largest_has_the_most_macs_at_its_own_resolution() -> None:
     assert largest(finals).name == "b"
 
 
+def test_a_card_says_what_is_not_there() -> None:
+    one = {"top1_pct": 50.0, "top1_interval": [40.0, 60.0], "num_images": 90}
+    result = {
+        "name": "0", "limits": ["no limit"], "network": "timm:resnet50", "params": 25_557_032,
+        "accuracy": {"raw": {**one, "top5_pct": 90.0, "top5_interval": [80.0, 95.0]}},
+        "data": "photos (validation part)", "teacher": None, "seed": 0, "versions": {"torch": "2"},
+        "sha256": {},
+    }  # fmt: skip
+    text = card(result, tiny_recipe())
+    assert "timm:resnet50; 25,557,032 parameters." in text
+    assert "Not exported" in text
+    assert "the search may have seen them" in text
+    assert "| raw (`model.safetensors`) | 50.00 (40.00 to 60.00) |" in text
+    assert "| teacher | none, labels only |" in text
+    refused = {"written": False, "reason": "int8 loses 9.00 points", "max_drop_pct": 1.0}
+    assert "no int8 file: int8 loses 9.00 points" in card(
+        {**result, "int8": refused, "macs": 1e9, "resolution": 224}, tiny_recipe()
+    )
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(700)
 def test_two_processes_make_the_same_models_once(searched: Path, tmp_path: Path) -> None:
     port = 20000 + random.SystemRandom().randrange(20000)
     env = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
@@ -225,7 +247,7 @@ def test_two_processes_make_the_same_models_once(searched: Path, tmp_path: Path)
         for rank in (0, 1)
     ]
     try:
-        printed = [process.communicate(timeout=250)[0] for process in started]
+        printed = [process.communicate(timeout=600)[0] for process in started]
     finally:
         for process in started:
             process.kill()
