@@ -186,7 +186,9 @@ def test_the_table_of_benchmarks_names_every_script_and_every_result() -> None:
         re.M,
     )
     scripts = {
-        ".".join(path.relative_to(ROOT / "benchmarks").with_suffix("").parts)
+        ".".join(path.relative_to(ROOT / "benchmarks").with_suffix("").parts).removesuffix(
+            ".__main__"
+        )
         for path in (ROOT / "benchmarks").rglob("*.py")
         if "__main__" in path.read_text()
     }

@@ -7,21 +7,59 @@ short request goes first, and files in the cache need no request.
 from __future__ import annotations
 
 import os
+import re
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from fbnetv3._internal.errors import FetchError
+from fbnetv3._internal.files import sha256_of
+from fbnetv3._internal.messages import one_line
 
 from .weights import HubFile
+
+# Seconds until the hub must have answered the first request; longer ones come once it has.
+FIRST_ANSWER_S = 4.0
+_NUM_ATTEMPTS = 3
+_PAUSE_S = 0.5
+_SERVER_ERRORS = range(500, 600)
+_MAX_REASON = 600
+
+
+@dataclass(frozen=True)
+class Downloaded:
+    """A file of a repository in the hub's cache.
+
+    Attributes:
+        path: the file.
+        commit: the commit that it belongs to.
+    """
+
+    path: Path
+    commit: str
 
 
 def find_hub_file(source: HubFile, revision: str, cache_dir: str | Path | None) -> Path | None:
     """Returns the file if it is in the hub's cache, else None."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(
-        source.repo, source.filename, cache_dir=cache_dir, revision=revision
-    )
+    try:
+        found = try_to_load_from_cache(
+            source.repo, source.filename, cache_dir=cache_dir, revision=revision
+        )
+    except OSError:  # a cache that this user cannot read
+        return None
     return Path(found) if isinstance(found, str) else None
+
+
+def stated_sha256(path: Path) -> str | None:
+    """Returns the SHA-256 that the hub stated for a large file in its cache, None if unknown.
+
+    The cache names the content of a file by what the hub sent as its ETag, which is the SHA-256 of
+    files in large file storage.
+    """
+    name = path.resolve().name
+    return name if re.fullmatch(r"[0-9a-f]{64}", name) else None
 
 
 def download_hub_file(
@@ -31,8 +69,10 @@ def download_hub_file(
     *,
     timeout_s: float,
     manual_path: Path | None = None,
-) -> tuple[Path, str]:
-    """Returns the file in the hub's cache, downloaded if necessary, and its commit.
+) -> Downloaded:
+    """Returns the file in the hub's cache, downloaded if necessary.
+
+    If the hub does not answer, the file of the same revision in the cache is taken.
 
     Args:
         source: the file.
@@ -43,28 +83,61 @@ def download_hub_file(
 
     Raises:
         FetchError: the file cannot be downloaded.
+        ValueError: its SHA-256 is not the one that the hub states.
     """
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub import hf_hub_url
     from huggingface_hub.errors import HfHubHTTPError
 
     # Read at each call; the library reads its variable only once, when imported.
     endpoint = os.environ.get("HF_ENDPOINT") or None
     url = hf_hub_url(source.repo, source.filename, revision=revision, endpoint=endpoint)
-    try:
-        commit = get_hf_file_metadata(url, timeout=timeout_s, endpoint=endpoint).commit_hash
-        path = hf_hub_download(
+    for attempt in range(1, _NUM_ATTEMPTS + 1):
+        try:
+            path = _download(source, revision, cache_dir, url, timeout_s, endpoint)
+            break
+        # Not all errors of the library are OSErrors: those of its HTTP client have another base.
+        except Exception as error:
+            status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+            if status in _SERVER_ERRORS and attempt < _NUM_ATTEMPTS:
+                time.sleep(_PAUSE_S * 2 ** (attempt - 1))
+                continue
+            cached = find_hub_file(source, revision, cache_dir)
+            if cached is not None and (status is None or status in _SERVER_ERRORS):
+                path = cached
+                break
+            hint = "check the network" if status is None else "check the repository and the token"
+            by_hand = f", or put the file at {manual_path}" if manual_path else ""
+            reason = one_line(str(error), _MAX_REASON) or type(error).__name__
+            raise FetchError(f"cannot fetch {url}: {reason}; {hint}{by_hand}") from error
+    stated = stated_sha256(path)
+    if stated is not None and sha256_of(path) != stated:
+        raise ValueError(
+            f"{path} does not have the SHA-256 {stated} that the hub states; delete the file and "
+            "download it again"
+        )
+    snapshot = re.search(r"[/\\]snapshots[/\\]([0-9a-f]{40})[/\\]", str(path))
+    return Downloaded(path, snapshot[1] if snapshot else revision)
+
+
+def _download(
+    source: HubFile,
+    revision: str,
+    cache_dir: str | Path | None,
+    url: str,
+    timeout_s: float,
+    endpoint: str | None,
+) -> Path:
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download
+
+    get_hf_file_metadata(url, timeout=min(timeout_s, FIRST_ANSWER_S), endpoint=endpoint)
+    # By the name of the revision, so that the cache can be asked for it later without a network.
+    return Path(
+        hf_hub_download(
             source.repo,
             source.filename,
-            revision=commit or revision,
+            revision=revision,
             cache_dir=cache_dir,
             etag_timeout=timeout_s,
             endpoint=endpoint,
         )
-    # Not all errors of the library are OSErrors: those of its HTTP client have another base class.
-    except Exception as error:
-        answered = isinstance(error, HfHubHTTPError)
-        hint = "check the repository and the token" if answered else "check the network"
-        by_hand = f", or put the file at {manual_path}" if manual_path else ""
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise FetchError(f"cannot fetch {url}: {reason}; {hint}{by_hand}") from error
-    return Path(path), commit or revision
+    )

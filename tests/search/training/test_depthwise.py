@@ -65,7 +65,7 @@ def test_a_filter_is_cut_to_what_can_meet_a_pixel(side: int, kernel: int) -> Non
         y = conv(x)
     assert torch.equal(y, conv(x))
     assert y.grad_fn is not None
-    saved: torch.Tensor = y.grad_fn._saved_weight  # type: ignore[attr-defined]  # torch's own name
+    saved: torch.Tensor = y.grad_fn._saved_weight
     assert saved.shape == (6, 1, kernel, kernel)
 
 
