@@ -26,7 +26,7 @@ ZOO_ROOMS = (
 )
 SEARCH_ROOMS = (
     *("space", "cost", "data", "training", "predictors", "storage", "execution", "nars"),
-    *("report", "api", "cli"),
+    *("report", "api", "finish", "cli"),
 )
 ROOMS = (
     *(f"fbnetv3.{room}" for room in ZOO_ROOMS[:-1]),
@@ -87,6 +87,7 @@ TORCH_FREE = [
     "search.api",
     "search.cli.app",
     "search.cli.ask",
+    "search.cli.finish",
     "search.cli.run",
     "search.cli.scale",
     "search.cli.spaces",

@@ -274,7 +274,7 @@ class Optimizer:
         for row, trial in enumerate(trials):
             curve = self._store.curve(trial.seq)
             curves[row, : len(curve)] = [np.nan if v is None else v for v in curve]
-        found = find_early_stop(curves, self._rng(1))
+        found = find_early_stop(curves, self._rng(1), threshold=self._config.threshold)
         self._store.set_stage("early_stop", {**dataclasses.asdict(found), "tried": True})
         self._notify("early_stop", {**dataclasses.asdict(found), "epochs": full})
 

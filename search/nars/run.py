@@ -168,6 +168,7 @@ def evolve_for(
         [Limit(intersection(config.within, limit)) for limit in limits],
         start=np.concatenate([start, trained]) if len(trained) else start,
         rng=np.random.default_rng([config.seed, 3]),
+        settings=config.evolution,
         allowed=problem.allowed,
     )
 

@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fbnetv3.arch.arch import Arch
+from fbnetv3.arch.counts import count
 from fbnetv3.arch.tables import ARCHS
 from fbnetv3.search.space.gene import Gene
 from fbnetv3.search.space.layout import Layout
 from fbnetv3.search.space.space import Space
-from fbnetv3.search.space.spaces import SPACES, get_space
+from fbnetv3.search.space.spaces import SPACES, get_space, with_network
 from fbnetv3.search.training.recipe import Recipe
 
 NAMES = sorted(SPACES)
@@ -149,6 +150,28 @@ def test_identity_is_the_same_in_a_fresh_process() -> None:
     matrix = space.sobol(8, 1)
     digests = [space.digest(row) for row in matrix]
     assert out.strip() == f"{space.sha256} {digests} {space.hashes(matrix).tolist()}"
+
+
+def test_recipes_are_searched_at_the_resolution_of_the_text() -> None:
+    arch = get_space("recipe_only").layout.network({})
+    assert arch.resolution == 256
+    assert arch.rows == ARCHS["fbnetv2_l3"].rows
+    assert count(arch).macs_paper == pytest.approx(595e6, rel=0.01)
+
+
+def test_a_space_of_recipes_takes_another_network() -> None:
+    space = get_space("recipe_only")
+    other = with_network(space, ARCHS["fbnetv3_nano"])
+    assert other.layout.network({}) == ARCHS["fbnetv3_nano"]
+    assert other.genes == space.genes
+    without = with_network(space, None, without=["drop_path"])
+    assert without.layout.arch is None
+    assert {gene.name for gene in space.genes} - {gene.name for gene in without.genes} == {
+        "drop_path"
+    }
+    assert without.recipe(np.zeros(len(without.genes), np.int16))["drop_path"] == 0.0
+    with pytest.raises(ValueError, match="searches the network"):
+        with_network(get_space("paper_joint"), None)
 
 
 def test_sobol_spreads_better_than_chance() -> None:
