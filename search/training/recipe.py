@@ -52,7 +52,8 @@ class Recipe:
         drop_path: stochastic depth of the last block, growing linearly from the first.
         mixup: alpha of the beta distribution; 0 is off.
         ema: whether averaged weights are kept, validated and preferred.
-        ema_decay: of the average, per step. Early on it is (1 + t) / (10 + t) where that is less.
+        ema_decay: of the average, per step. Early on it is (1 + t) / (10 + t) where that is less,
+            which the paper's equation (2) has not.
         label_smoothing: share of the target spread over all classes.
         augment: each includes those before it, except that the policies exclude each other:
             "none", "flip", "crop" (shifted by up to an eighth of the side, or a random resized crop
