@@ -23,7 +23,7 @@ _NUM_FIRST = 5
 # 0.8 (EfficientNet-Lite0 on these photos); networks as initialised stay below 0.001.
 _MIN_DIFFERENCE = 0.05
 # Class list -> photo -> classes that are right. The cat must be recognised, and half of the others.
-_RIGHT = {
+_RIGHT: dict[str, dict[str, tuple[str, ...]]] = {
     "imagenet1k": {
         "chelsea": ("tabby", "tiger cat", "Egyptian cat", "Persian cat", "Siamese cat", "lynx"),
         "coffee": ("espresso", "cup", "coffee mug", "coffeepot", "eggnog"),
