@@ -71,7 +71,7 @@ def train(
     batch_size: Annotated[int | None, typer.Option(help="Batch size.")] = None,
     lr: Annotated[
         float | None,
-        typer.Option(help="Learning rate of RMSProp; SGD uses four times this value."),
+        typer.Option(help="Learning rate; SGD uses four times this value."),
     ] = None,
     optimizer: Annotated[
         str | None,
@@ -152,8 +152,7 @@ def train(
 
     Examples:
         fbnetv3 train --data photos --model fbnetv3_nano.cifar10 --out run
-        fbnetv3 train --data photos --model fbnetv3_b.ra2_in1k --epochs 10 --plot
-        fbnetv3 train --data list.csv --freeze backbone --patience 5
+        fbnetv3 train --data list.csv --model fbnetv3_b.ra2_in1k --freeze backbone
         fbnetv3 train --data cifar-10-batches-py --recipe cifar10 --set dropout=0.1
         torchrun --nproc-per-node 4 -m fbnetv3.search.cli_train --data imagenet
     """
@@ -332,12 +331,28 @@ def _opened(data: Path, val_share: float, seed: int, *, silent: bool) -> tuple[I
     from fbnetv3.search.data.datasets import open_train_val
     from fbnetv3.search.data.overview import remarks
 
-    images, val_images = open_train_val(data, val_share=val_share, seed=seed)
+    images, val_images = open_train_val(
+        data, val_share=val_share, seed=seed, on_check=_CheckLines(silent=silent)
+    )
     if not silent:
         noted = dict.fromkeys([*images.notes, *val_images.notes])
         for text in [*noted, *remarks(images, val_images)]:
             note(text)
     return images, val_images
+
+
+class _CheckLines:
+    """Prints how many files are checked, a line every few seconds."""
+
+    def __init__(self, *, silent: bool, line_seconds: float = 5.0) -> None:
+        self._silent, self._line_seconds = silent, line_seconds
+        self._last_line = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if not self._silent and done < total and now - self._last_line >= self._line_seconds:
+            self._last_line = now
+            typer.echo(f"checked {done:,} of {total:,} images", err=True)
 
 
 def _trained(

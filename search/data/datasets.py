@@ -28,7 +28,7 @@ from fbnetv3.images.folders import (
 )
 
 from .formats import read_cifar10, read_labelled, read_parquet
-from .image_set import ImageSet
+from .image_set import ImageSet, OnCheck
 from .listing import has_split, is_list, read_list
 
 # What the names of parquet files, or of folders above them, begin with.
@@ -37,13 +37,19 @@ CIFAR10_TRAIN = tuple(f"data_batch_{n}" for n in range(1, 6))
 _NUM_LISTED = 5
 
 
-def open_images(folder: Path, split: str | None = None) -> ImageSet:
+def open_images(
+    folder: Path,
+    split: str | None = None,
+    *,
+    on_check: OnCheck = lambda _done, _total: None,
+) -> ImageSet:
     """Returns the images of a folder, whichever layout it has.
 
     Args:
         folder: `cifar-10-batches-py` or its parent, class folders, `train`/`val` folders, a Hugging
             Face data set of parquet files, or a CSV file that lists images, see `listing`.
         split: "train" or "val"; None is everything where there are no parts, else the "val" part.
+        on_check: called with how many files of folders or a list are checked, and of how many.
 
     Raises:
         FileNotFoundError: the folder or the part is not there.
@@ -56,7 +62,7 @@ def open_images(folder: Path, split: str | None = None) -> ImageSet:
         with_parts = has_split(folder)
         if split is not None and not with_parts:
             raise ValueError(f"{folder} has no split column; expected one with train and val")
-        return read_labelled(read_list(folder, part if with_parts else None))
+        return read_labelled(read_list(folder, part if with_parts else None), on_check)
     _check_folder(folder)
     cifar = _cifar10_in(folder)
     if cifar is not None:
@@ -67,8 +73,8 @@ def open_images(folder: Path, split: str | None = None) -> ImageSet:
     if split is None and part not in data.parts:
         if data.parts:
             raise FileNotFoundError(_no_part(data, part))
-        return _with_notes(read_labelled(read_class_folders(data.root)), data.notes)
-    return _read_part(data, part)
+        return _with_notes(read_labelled(read_class_folders(data.root), on_check), data.notes)
+    return _read_part(data, part, on_check)
 
 
 def open_training(folder: Path) -> ImageSet:
@@ -82,7 +88,11 @@ def open_training(folder: Path) -> ImageSet:
 
 
 def open_train_val(
-    folder: Path, *, val_share: float = 0.1, seed: int = 0
+    folder: Path,
+    *,
+    val_share: float = 0.1,
+    seed: int = 0,
+    on_check: OnCheck = lambda _done, _total: None,
 ) -> tuple[ImageSet, ImageSet]:
     """Returns (training images, validation images) of a folder.
 
@@ -90,13 +100,19 @@ def open_train_val(
     at least one image of it, going to validation. A class that a validation part lacks is named in
     its notes.
 
+    Args:
+        folder: see `open_images`.
+        val_share: see above.
+        seed: see above.
+        on_check: see `open_images`.
+
     Raises:
         FileNotFoundError: see `open_images`.
         ValueError: see `open_images`; or validation has a class that training has not.
     """
     if _has_no_parts(folder):
-        return split_by_class(open_images(folder), share=val_share, seed=seed)
-    train, val = open_images(folder, "train"), open_images(folder, "val")
+        return split_by_class(open_images(folder, on_check=on_check), share=val_share, seed=seed)
+    train, val = (open_images(folder, part, on_check=on_check) for part in ("train", "val"))
     extra = sorted(set(val.classes) - set(train.classes))
     if extra:
         raise ValueError(
@@ -222,7 +238,7 @@ def _has_no_parts(folder: Path) -> bool:
     return not open_data_folder(folder).parts
 
 
-def _read_part(data: DataFolder, part: Part) -> ImageSet:
+def _read_part(data: DataFolder, part: Part, on_check: OnCheck) -> ImageSet:
     """Returns the images of a part; validation has training's classes, unless it has others too."""
     if part not in data.parts:
         raise FileNotFoundError(_no_part(data, part))
@@ -232,7 +248,7 @@ def _read_part(data: DataFolder, part: Part) -> ImageSet:
         of_training = class_names_in(data.parts["train"])
         if set(classes) <= set(of_training):
             classes = of_training
-    return _with_notes(read_labelled(read_class_folders(folder, classes)), data.notes)
+    return _with_notes(read_labelled(read_class_folders(folder, classes), on_check), data.notes)
 
 
 def _no_part(data: DataFolder, part: Part) -> str:

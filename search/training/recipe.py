@@ -44,6 +44,8 @@ class Recipe:
         clip_norm: gradients are scaled down to this norm over all weights; 0 is off.
         freeze: parts that are not trained, from the input on, see `freezing.parts_of`: a number of
             them, or "backbone" for all but the classifier.
+        layer_decay: a block's learning rate is this times that of the next block, as in timm; the
+            classifier's is `lr`. 1 is the same rate everywhere.
         balance: of classes with unequal numbers of images. "sampler" draws every class equally
             often, "loss" weighs images by their class; each weight is inverse to the number.
         dropout: before the classifier.
@@ -75,6 +77,7 @@ class Recipe:
     momentum: float = 0.9
     clip_norm: float = 0.0
     freeze: int | str = 0
+    layer_decay: float = 1.0
     balance: str = "none"
     dropout: float = 0.0
     drop_path: float = 0.0
@@ -102,6 +105,7 @@ class Recipe:
         _number("decay_per_epoch", self.decay_per_epoch, 1e-6, 1.0)
         _number("warmup_epochs", self.warmup_epochs, 0.0, float(self.epochs))
         _number("weight_decay", self.weight_decay, 0.0, 1.0)
+        _number("layer_decay", self.layer_decay, 0.01, 1.0)
         _number("clip_norm", self.clip_norm, 0.0, 1e6)
         _number("mixup", self.mixup, 0.0, 10.0)
         for field in ("momentum", "dropout", "drop_path", "ema_decay", "label_smoothing"):

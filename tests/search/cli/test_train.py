@@ -195,6 +195,18 @@ def test_without_a_terminal_lines_within_an_epoch_tell_the_time_left(
     assert re.fullmatch(r"step 2 of 3 of epoch 2, about 0:00:\d\d left", lines[1])
 
 
+def test_a_long_check_of_files_tells_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = cli_train._CheckLines(silent=False, line_seconds=0.0)
+    for done in (256, 1024, 1200):
+        shown(done, 1200)
+    cli_train._CheckLines(silent=True, line_seconds=0.0)(1, 2)
+    cli_train._CheckLines(silent=False)(1, 2)
+    assert capsys.readouterr().err.splitlines() == [
+        "checked 256 of 1,200 images",
+        "checked 1,024 of 1,200 images",
+    ]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_stopped_training_saves_its_step_and_says_so_in_one_line(

@@ -55,6 +55,8 @@ def test_a_longer_training_keeps_rate_times_decay_times_steps() -> None:
         ("ema", 1),
         ("resolution", 4),
         ("clip_norm", -1.0),
+        ("layer_decay", 0.0),
+        ("layer_decay", 1.1),
         ("freeze", -1),
         ("freeze", "head"),
         ("freeze", True),

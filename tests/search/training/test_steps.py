@@ -68,7 +68,7 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         {"optimizer": "rmsprop"},
         {"optimizer": "sgd"},
         {"optimizer": "adamw", "clip_norm": 1.0, "balance": "loss"},
-        {"optimizer": "sgd", "clip_norm": 1.0, "freeze": 3},
+        {"optimizer": "sgd", "clip_norm": 1.0, "freeze": 3, "layer_decay": 0.8},
     ],
 )
 def test_a_step_of_fbnetv3_a_is_at_most_1500_launches_and_never_waits(
@@ -116,7 +116,7 @@ def test_a_gpu_augments_as_a_cpu_does(kind: str, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize(
     "fields",
-    [{}, {"optimizer": "sgd"}, {"mixup": 0.3}, {"clip_norm": 0.5}],
+    [{}, {"optimizer": "sgd"}, {"mixup": 0.3}, {"clip_norm": 0.5}, {"layer_decay": 0.5}],
 )
 def test_numbers_in_tensors_train_as_plain_numbers_do(fields: dict[str, Any]) -> None:
     assert_numbers_may_be_tensors(tiny_model, fields)

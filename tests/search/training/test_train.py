@@ -23,7 +23,7 @@ from fbnetv3.checkpoints.checkpoint import read_tensors
 from fbnetv3.search.data.image_set import ImageSet
 from fbnetv3.search.training import checkpointing, loop
 from fbnetv3.search.training.logbook import EpochLog, plot_curve
-from fbnetv3.search.training.optimizers import make_optimizer
+from fbnetv3.search.training.optimizers import make_optimizer, set_lr
 from fbnetv3.search.training.scoring import Score
 from fbnetv3.search.training.stopping import Stopped, StopRequest
 from fbnetv3.search.training.train import Hardware, train, train_epochs
@@ -548,6 +548,31 @@ def test_weight_decay_leaves_batch_norm_and_biases_alone() -> None:
         assert all(name.endswith("weight") and ".bn." not in name for name in decayed)
         assert "stem.conv.weight" in decayed
         assert sum(len(group["params"]) for group in optimizer.param_groups) == len(names)
+
+
+def test_layer_decay_lets_earlier_blocks_step_less() -> None:
+    recipe = tiny_recipe(optimizer="sgd", momentum=0.0, weight_decay=0.0, layer_decay=0.5)
+    model = tiny_model()
+    optimizer = make_optimizer(model, recipe)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    set_lr(optimizer, 0.1)
+    optimizer.step()
+    steps = {
+        name: float((before[name] - parameter).mean())
+        for name, parameter in model.named_parameters()
+    }
+    # The classifier and the head, three blocks before them, and the stem.
+    for name, rate in (
+        ("classifier.weight", 0.1),
+        ("head.expand.conv.weight", 0.1),
+        ("stages.1.1.project.conv.weight", 0.05),
+        ("stages.1.0.project.conv.weight", 0.025),
+        ("stages.0.0.project.conv.weight", 0.0125),
+        ("stem.conv.weight", 0.00625),
+    ):
+        assert steps[name] == pytest.approx(rate, rel=1e-4), name
 
 
 def test_the_folder_is_what_create_loads(tmp_path: Path) -> None:
