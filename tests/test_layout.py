@@ -26,7 +26,7 @@ ZOO_ROOMS = (
 )
 SEARCH_ROOMS = (
     *("space", "cost", "data", "training", "predictors", "storage", "execution", "nars"),
-    *("finish", "report", "cli"),
+    *("report", "api", "finish", "cli"),
 )
 ROOMS = (
     *(f"fbnetv3.{room}" for room in ZOO_ROOMS[:-1]),
@@ -84,6 +84,7 @@ TORCH_FREE = [
     "search.execution.objective",
     "search.nars",
     "search.report",
+    "search.api",
     "search.cli.app",
     "search.cli.ask",
     "search.cli.finish",
@@ -110,6 +111,7 @@ OPTIONAL = {
     "nncf": "deploy.runtimes.openvino",
     "openvino": "deploy.runtimes.openvino",
     "optuna": "search.nars.export",
+    "pandas": "search.api.found",
     "pyarrow": "search.data.formats search.execution.objective",
     "pycocotools": "integrations.coco_folder",
     "ray": "search.execution.ray_engine",

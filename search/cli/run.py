@@ -38,8 +38,6 @@ from .words import (
     Timeout,
     Trainings,
     Workers,
-    cost_names,
-    parse_limit,
     read_latency_table,
 )
 
@@ -170,7 +168,9 @@ def run(
     """
     from fbnetv3.search.execution.train_objective import recipes_of
     from fbnetv3.search.nars.config import SearchConfig
-    from fbnetv3.search.nars.export import import_labels, read_labels
+    from fbnetv3.search.nars.export import read_labels
+    from fbnetv3.search.nars.latency_margin import margin_note
+    from fbnetv3.search.nars.limit import cost_names, parse_limit
     from fbnetv3.search.nars.paper import DATA, JOINT
     from fbnetv3.search.nars.problem import problem_of
     from fbnetv3.search.nars.run import create_search
@@ -211,15 +211,14 @@ def run(
         left = {name: value for name, value in JOINT.items() if _is_default(ctx, name)}
         plan = dataclasses.replace(plan, **left)
     timed = None if latency is None else read_latency_table(latency)
+    if timed is not None and (text := margin_note(timed, (plan.within, *plan.limits))):
+        note(text)
     for path in labels or ():
         read_labels(made, path)  # what is wrong with them shows before there is a folder
     make = _engine_maker(engine, workers, gpus, address, max_running, cpus, gpus_each)
     policy = _policy(straggler, attempts, timeout)
     with create_search(folder, space=made, objective=spec, config=plan, latency=timed) as store:
-        for path in labels or ():
-            problem = problem_of(store.settings)
-            full = store.settings["plan"]["epochs"]
-            import_labels(store, made, problem.costs, path, epochs=full)
+        _learn_from(store, labels)
         _carry_out(store, make, policy, as_json)
 
 
@@ -252,16 +251,10 @@ def resume(
         fbnetv3-search resume runs/t
         fbnetv3-search resume runs/s --workers 2 --labels more.csv
     """
-    from fbnetv3.search.nars.export import import_labels
-    from fbnetv3.search.nars.problem import problem_of
     from fbnetv3.search.storage.store import Store
 
     with Store.open(folder) as store:
-        problem = problem_of(store.settings) if labels else None
-        for path in labels or ():
-            assert problem is not None
-            full = store.settings["plan"]["epochs"]
-            import_labels(store, problem.space, problem.costs, path, epochs=full)
+        _learn_from(store, labels)
         make = _engine_maker(engine, workers, gpus, address, max_running, cpus, gpus_each)
         _carry_out(store, make, _policy(straggler, attempts, timeout), as_json)
 
@@ -379,6 +372,23 @@ def _setting(text: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except ValueError:
         return name, value
+
+
+def _learn_from(store: Any, labels: list[Path] | None) -> None:
+    """Imports files of labels into a search, and says what of them it left out."""
+    from fbnetv3.search.nars.export import import_labels, label_epochs
+    from fbnetv3.search.nars.problem import problem_of
+
+    if not labels:
+        return
+    problem, epochs = problem_of(store.settings), label_epochs(store)
+    for path in labels:
+        found = import_labels(store, problem.space, problem.costs, path, epochs=epochs)
+        if found.left_out:
+            note(
+                f"{path}: learning from {found.taken} labels; left out {found.left_out} of "
+                f"trainings of another length than {epochs} epochs"
+            )
 
 
 def _policy(straggler: float | None, attempts: int, timeout: float | None) -> Any:

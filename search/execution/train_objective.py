@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 # With this many images an accuracy of 50 % has a standard error of 0.8 points.
 _NUM_VAL = 4000
+# With fewer steps in an epoch, its label says little.
+_FEW_STEPS = 5
 
 
 class TrainObjective:
@@ -110,6 +112,14 @@ class TrainObjective:
                 f"{data} has {len(self._train)} images to train on, less than one batch of "
                 f"{largest}; give a smaller batch, as an eighth of the images: "
                 f'recipe={{"batch_size": {2 * max(1, len(self._train) // 16)}}}'
+            )
+        steps = len(self._train) // largest
+        if steps < _FEW_STEPS:
+            warnings.warn(
+                f"an epoch of {len(self._train)} images is {steps} step(s) of {largest}, too few "
+                f"to learn from; set a smaller batch_size in the recipe, or more epochs than "
+                f"{epochs}",
+                stacklevel=2,
             )
 
     @property

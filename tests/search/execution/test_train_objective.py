@@ -125,6 +125,11 @@ def test_class_folders_without_parts_are_searched_on_as_they_are(data: Path) -> 
     assert made.num_classes == whole.num_classes
 
 
+def test_an_epoch_of_one_step_is_said_before_any_trial(data: Path) -> None:
+    with pytest.warns(UserWarning, match=r"48 images is 1 step\(s\) of 32.* smaller batch_size"):
+        objective(data, recipe={"batch_size": 32})
+
+
 def test_a_batch_that_the_images_do_not_fill_is_said_before_any_trial(
     data: Path, tmp_path: Path
 ) -> None:

@@ -394,6 +394,40 @@ def test_whole_numbers_of_a_float_grid_are_floats_before_and_after_a_file() -> N
     assert again.sha256 == space.sha256
 
 
+def test_a_log_gene_has_equal_ratios_both_ends_and_a_file() -> None:
+    gene = Gene.log("lr", 1e-4, 1e-1, recipe=True)
+    assert (gene.kind, gene.group) == ("ordered", "recipe")
+    assert (gene.values[0], gene.values[-1], len(gene.values)) == (1e-4, 1e-1, 13)
+    assert np.allclose(np.diff(np.log10(np.array(gene.values, np.float64))), 0.25, atol=2e-3)
+    assert Gene.from_dict(gene.to_dict()) == gene
+    assert Gene.log("lr", 1, 100, 3).values == (1.0, 10.0, 100.0)
+    assert Gene.grid("width", 16, 64, 16, recipe=True).group == "recipe"
+    assert Gene.grid("width", 16, 64, 16).group == "arch"
+
+
+@pytest.mark.parametrize(
+    ("ends", "num", "message"),
+    [
+        ((0.0, 1.0), None, "expected numbers 0 < low < high"),
+        ((1.0, 1.0), None, "expected numbers 0 < low < high"),
+        ((1.0, 2.0), 1, "num is 1; expected 2 to 70"),
+        ((1.0, 2.0), 71, "num is 71; expected 2 to 70"),
+    ],
+)
+def test_a_log_gene_needs_a_range_and_values_apart(
+    ends: tuple[float, float], num: int | None, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Gene.log("lr", *ends, num)
+
+
+def test_a_space_takes_a_list_of_genes_and_keeps_a_tuple() -> None:
+    genes = [Gene("a", (1, 2)), Gene("b", (3, 4))]
+    space = Space("s", genes)
+    assert space.genes == tuple(genes)
+    assert space == Space("s", tuple(genes))
+
+
 def test_a_long_list_of_values_is_checked_at_once() -> None:
     start = time.process_time()
     values = tuple(n / 7 for n in range(4096))
