@@ -85,6 +85,25 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Taken]:
         ) from error
 
 
+def read_own_tensors(path: Path) -> dict[str, Tensor]:
+    """Returns what `write_tensors` wrote, under the names that it was given.
+
+    `read_tensors` looks for a model in the file and changes names; this does not.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is damaged or not safetensors.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no safetensors file at {path}; check the path")
+    try:
+        return dict(sorted(safetensors.torch.load(path.read_bytes()).items()))
+    except _DECODE_ERRORS as error:
+        raise ValueError(
+            f"cannot read {path}: {one_line(str(error))}. Expected a safetensors file"
+        ) from error
+
+
 def read_metadata(path: Path) -> dict[str, str]:
     """Returns the metadata in the header of a safetensors file, {} if there is none.
 
