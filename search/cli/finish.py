@@ -101,7 +101,12 @@ def finish(
             fields=fields,
         )
         if world.rank == 0:
-            same = {"epochs": epochs, "teacher": teacher, "seed": seed, "set": fields}
+            same: dict[str, Any] = {
+                "epochs": epochs,
+                "teacher": teacher,
+                "seed": seed,
+                "set": fields,
+            }
             same |= {"max_drop": max_drop, "val_share": val_share, "data": source.name}
             check_settings(out, same)
             for text in dict.fromkeys(images.notes + val_images.notes):
