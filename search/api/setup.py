@@ -42,7 +42,7 @@ def prepare(
         ValueError: an argument is wrong, or the folder has another search.
     """
     space = objective.space
-    Scale(objective.target)
+    Scale(objective.target)  # refuses an unknown one
     texts = [limits] if isinstance(limits, str) else list(limits)
     call = {
         "space": space.sha256,
