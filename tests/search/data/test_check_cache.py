@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from fbnetv3.images import reader
+from fbnetv3.images.reader import check_image
 from fbnetv3.search.data import image_set
 from fbnetv3.search.data.check_cache import CheckCache
 from fbnetv3.search.data.image_set import read_images
@@ -29,7 +29,6 @@ def test_a_second_reading_opens_only_what_changed(
     monkeypatch.setattr(image_set, "_CACHED_FROM", 4)
     monkeypatch.setenv("FBNETV3_HOME", str(tmp_path / "home"))
     opened: list[Path] = []
-    check_image = reader.check_image
 
     def counted(path: Path) -> tuple[int, int]:
         opened.append(path)
