@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from fbnetv3.images.labels import class_names, example_photos
 from fbnetv3.images.reader import open_image
 
-from .loading import build_from_state
+from .loading import build_from_state, stored_classes
 from .weights import Weights
 
 if TYPE_CHECKING:
@@ -53,6 +53,11 @@ def check_meaning(weights: Weights, state: Mapping[str, Tensor]) -> str:
     """
     import torch
 
+    if stored_classes(state) != weights.num_classes:
+        raise ValueError(
+            f"the file of {weights.name} has {stored_classes(state)} classes, expected "
+            f"{weights.num_classes}; delete it and download it again"
+        )
     model = build_from_state(weights.arch, state, source=weights.name).eval()
     right = _RIGHT[weights.labels]
     photos = [path for path in example_photos() if path.stem in right]

@@ -172,6 +172,13 @@ def test_weights_that_know_the_photos_are_recorded_and_then_required(
         fbnetv3.create(weights.name, pretrained=True)
 
 
+def test_weights_of_another_number_of_classes_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(ValueError, match="has 4 classes, expected 1000"):
+        check_meaning(record(monkeypatch), build(NANO, num_classes=4).state_dict())
+
+
 def test_verify_records_nothing(
     golden_network: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -311,6 +311,7 @@ def hub_record() -> Weights:
         tag="test",
         source=HubFile(repo="me/tuned", filename="model.safetensors", revision="main"),
         dialect="fbnetv3",
+        num_classes=4,
     )
 
 
