@@ -27,6 +27,7 @@ from fbnetv3.images.folders import list_images
 from fbnetv3.images.reader import ImageSource, describe, open_image
 
 from .backend import ExportedBackend
+from .forks import with_own_threads
 from .runtimes import is_exported, load
 from .torch_backend import TorchBackend
 
@@ -134,7 +135,7 @@ class Classifier:
         elif isinstance(model, str | Path):
             from fbnetv3.hub.create import create
 
-            model = create(model, pretrained=True)
+            model = with_own_threads(create, model, pretrained=True)
         if isinstance(model, ExportedBackend):
             preprocess = preprocess or model.preprocess
             class_names = class_names or model.class_names
