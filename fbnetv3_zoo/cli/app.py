@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fbnetv3._internal.messages import escaped
 from fbnetv3.deploy.runtimes import is_exported, suffixes
 
 from . import completion
@@ -236,16 +237,17 @@ def classify(
         answering, classifier = _torch_classifier(asked, license, offline, cache_dir, options)
     failed, records = 0, []
     if not json:
-        print(f"model: {answering}")
+        print(escaped(f"model: {answering}"))
     for prediction in classifier.stream(photos):
         failed += prediction.error is not None
         if json:
             records.append(prediction)
         elif prediction.error is not None:
-            print(f"{prediction.source}: error: {prediction.error}")
+            print(escaped(f"{prediction.source}: error: {prediction.error}"))
         else:
             pairs = zip(prediction.labels, prediction.probabilities, strict=True)
-            print(f"{prediction.source}: " + ", ".join(f"{n} {100 * p:.1f} %" for n, p in pairs))
+            shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in pairs)
+            print(escaped(f"{prediction.source}: {shares}"))
     if json:
         print_json({"model": answering, "predictions": records})
     if failed:
