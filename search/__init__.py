@@ -40,11 +40,11 @@ if TYPE_CHECKING:
     from .nars.config import SearchConfig as SearchConfig
     from .nars.evolution import EvolutionSettings as EvolutionSettings
     from .nars.evolution import Evolved as Evolved
-    from .nars.evolution import Limit as Limit
     from .nars.evolution import evolve as evolve
     from .nars.export import import_labels as import_labels
     from .nars.export import to_optuna as to_optuna
     from .nars.export import write_csv as write_csv
+    from .nars.limit import Limit as Limit
     from .nars.problem import Problem as Problem
     from .nars.problem import problem_of as problem_of
     from .nars.regret import bench_table as bench_table
@@ -110,7 +110,7 @@ _HOMES = {
     "InlineEngine": "execution.engine",
     "LatencyTable": "cost.latency_table",
     "Layout": "space.layout",
-    "Limit": "nars.evolution",
+    "Limit": "nars.limit",
     "LocalEngine": "execution.engine",
     "Objective": "execution.objective",
     "Policy": "execution.coordinator",

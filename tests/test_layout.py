@@ -87,6 +87,7 @@ TORCH_FREE = [
     "search.cli.app",
     "search.cli.ask",
     "search.cli.run",
+    "search.cli.scale",
     "search.cli.spaces",
     "search.cli.words",
 ]
@@ -117,7 +118,7 @@ AT_THE_TOP = {
     "detectron2": "integrations.detectron2_backbone integrations.detectron2_hooks "
     "integrations.detectron2_weights",
     "timm": "integrations.timm_entrypoints",
-    "torchvision": "integrations.torchvision_backbone",
+    "torchvision": "integrations.torchvision_backbone integrations.detector_options",
 }
 # Required, but slow to import. The rooms of commands are about typer.
 SLOW = {"fvcore", "huggingface_hub", "matplotlib", "onnx", "onnxruntime", "onnxscript"} | {

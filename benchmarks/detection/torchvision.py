@@ -54,6 +54,9 @@ def build(settings: dict[str, Any], num_classes: int, *, pretrained: bool) -> nn
         settings["model"],
         num_classes=num_classes,
         pretrained=pretrained,
+        # All of it, and the same again where a run is resumed without loading them.
+        trainable_backbone_layers=5,
+        norm="BN",
         min_size=settings["min_size"],
         max_size=settings["max_size"],
     )

@@ -125,7 +125,7 @@ class Training:
                 test,
                 config.preprocess,
                 device=config.hardware.device,
-                bf16=config.hardware.bf16,
+                half=config.hardware.half,
                 batch_size=1000,
             )
         counts = count(self.candidate.arch, self.candidate.arch.resolution, num_classes=10)

@@ -43,6 +43,7 @@ BATCH_SIZES = (256, 1024)
 # Of the images that the accuracy is trained on: twice CIFAR-10's, where depthwise layers have maps
 # of 4 pixels left at the end.
 RESOLUTION = 64
+MODEL, DRY_MODEL = "fbnetv3_a", "fbnetv3_nano"
 ACCURACY_BATCH = 512
 PARTS = ("peak", "throughput", "profile", "accuracy", "compiled")
 # Compiling a training step takes this long.
@@ -68,10 +69,16 @@ def accuracy_recipe(epochs: int) -> Recipe:
 
 
 def throughput(
-    images: ImageSet, hardware: Hardware, batch_size: int, steps: int, rounds: int, compiled: bool
+    images: ImageSet,
+    hardware: Hardware,
+    model: str,
+    batch_size: int,
+    steps: int,
+    rounds: int,
+    compiled: bool,
 ) -> dict[str, Any]:
     """Returns the images per second of both loops, in turns."""
-    arch = cifar_arch(ARCHS["fbnetv3_a"])
+    arch = cifar_arch(ARCHS[model])
     recipe = dataclasses.replace(
         get_recipe("short"), batch_size=batch_size, augment="crop", resolution=None
     )
@@ -91,7 +98,7 @@ def throughput(
     macs = count(arch, arch.resolution, num_classes=len(images.classes)).macs_paper
     return {
         "part": "compiled" if compiled else "throughput",
-        "model": "fbnetv3_a",
+        "model": model,
         "resolution": arch.resolution,
         "batch_size": batch_size,
         "steps": steps,
@@ -123,7 +130,7 @@ def profile(images: ImageSet, hardware: Hardware, batch_size: int) -> dict[str, 
     from torch.profiler import ProfilerActivity
 
     recipe = dataclasses.replace(get_recipe("short"), batch_size=batch_size, augment="crop")
-    side = ours(cifar_arch(ARCHS["fbnetv3_a"]), images, recipe, hardware)
+    side = ours(cifar_arch(ARCHS[MODEL]), images, recipe, hardware)
     timed(side.batches, side.step, 6)
     kinds = [ProfilerActivity.CPU, ProfilerActivity.CUDA]
     with torch.profiler.profile(activities=kinds) as taken:
@@ -146,6 +153,7 @@ def accuracy(
     images: ImageSet,
     test: ImageSet,
     hardware: Hardware,
+    model: str,
     seconds: float,
     side: int,
     most: int,
@@ -153,7 +161,7 @@ def accuracy(
     work: Path,
 ) -> dict[str, Any]:
     """Trains for as many epochs as fit into the time, at most `most`; a stopped run goes on."""
-    arch: Arch = ARCHS["fbnetv3_a"].small_image(side)
+    arch: Arch = ARCHS[model].small_image(side)
     preprocess = default_preprocess(images, side)
     batch_size = min(ACCURACY_BATCH, len(images) // 4)
     started = time.monotonic()
@@ -192,10 +200,10 @@ def accuracy(
     half = {
         k: t.half() if t.is_floating_point() else t for k, t in trained.best.state_dict().items()
     }
-    write_tensors(out / "fbnetv3_a_cifar10.safetensors", half, {"arch": arch.to_json()})
+    write_tensors(out / f"{model}_cifar10.safetensors", half, {"arch": arch.to_json()})
     return {
         "part": "accuracy",
-        "model": "fbnetv3_a",
+        "model": model,
         "resolution": side,
         "macs": count(arch, side, num_classes=10).macs_paper,
         "recipe": config.recipe.to_dict(),
@@ -215,6 +223,7 @@ def results(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
     images, test = open_cifar10(options.data)
     dry = options.dry_run
     hardware = Hardware.of("cpu" if dry else "cuda")
+    model = DRY_MODEL if dry else MODEL
     sizes = (8,) if dry else BATCH_SIZES
     steps, rounds = (1, 1) if dry else (40, 5)
 
@@ -226,7 +235,7 @@ def results(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         yield {"part": "peak", "bf16_matmul_tflops": matmul_tflops()}
     for size in sizes:
         if due("throughput", size):
-            yield throughput(images, hardware, size, steps, rounds, compiled=False)
+            yield throughput(images, hardware, model, size, steps, rounds, compiled=False)
     if due("profile", sizes[0]):
         yield profile(images, hardware, sizes[0])
     if due("accuracy"):
@@ -234,10 +243,10 @@ def results(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         most, side = (LEAST, 16) if dry else (MOST, options.resolution)
         work = options.work or options.out / "work"
         work.mkdir(parents=True, exist_ok=True)
-        yield accuracy(images, test, hardware, left, side, most, options.out, work)
+        yield accuracy(images, test, hardware, model, left, side, most, options.out, work)
     for size in sizes:
         if due("compiled", size) and deadline - time.monotonic() > COMPILE_S:
-            yield throughput(images, hardware, size, steps, rounds, compiled=True)
+            yield throughput(images, hardware, model, size, steps, rounds, compiled=True)
 
 
 def main() -> None:

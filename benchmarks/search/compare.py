@@ -26,7 +26,7 @@ import torch
 from benchmarks.conditions import conditions
 from benchmarks.records import RESULTS, append, read_lines
 from fbnetv3.search.execution.objective import TableObjective
-from fbnetv3.search.nars.evolution import Limit
+from fbnetv3.search.nars.limit import Limit
 from fbnetv3.search.predictors.mlp import MlpPredictor
 from fbnetv3.search.predictors.protocol import Predictor
 from fbnetv3.search.predictors.quality import quality

@@ -28,7 +28,8 @@ from fbnetv3.models.model import build
 from fbnetv3.search.cost.cost import costs as exact
 from fbnetv3.search.cost.operator_timing import calibrate, measure_operators
 from fbnetv3.search.cost.operators import operators_of
-from fbnetv3.search.nars.evolution import EvolutionSettings, Limit, evolve
+from fbnetv3.search.nars.evolution import EvolutionSettings, evolve
+from fbnetv3.search.nars.limit import Limit
 from fbnetv3.search.predictors.registry import make_predictor
 from fbnetv3.search.space.space import Matrix, Space
 from fbnetv3.search.space.spaces import get_space, recipe_only

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fbnetv3.search.execution.objective import TableObjective
-from fbnetv3.search.nars.evolution import Limit
+from fbnetv3.search.nars.limit import Limit
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]

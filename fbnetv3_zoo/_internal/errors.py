@@ -5,6 +5,7 @@
         StoreError      RuntimeError        the search directory is locked, full or damaged
         TrialError      RuntimeError        too many trials of a search failed in a row
         Diverged        ArithmeticError     the training loss became NaN or infinite
+        OverBudget      ValueError          an int8 file loses more accuracy than allowed
 
 They mean that a valid request failed; commands exit with code 1. A wrong value, path or file raises
 a plain ValueError or FileNotFoundError, a missing optional library an ImportError.
@@ -27,6 +28,10 @@ class StoreError(FBNetV3Error, RuntimeError):
 
 class TrialError(FBNetV3Error, RuntimeError):
     """Too many trials failed in a row to continue the search."""
+
+
+class OverBudget(FBNetV3Error, ValueError):  # noqa: N818  # a verdict on the model
+    """An int8 file loses more accuracy than its budget allows; it was not written."""
 
 
 class Diverged(FBNetV3Error, ArithmeticError):  # noqa: N818  # a verdict on the recipe

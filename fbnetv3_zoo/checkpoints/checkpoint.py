@@ -14,7 +14,6 @@ import struct
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
 
 import safetensors
 import safetensors.torch
@@ -25,13 +24,12 @@ from fbnetv3._internal.files import write_atomically
 from fbnetv3._internal.messages import one_line
 
 from .torch_pickle import Machine, Storage, Stored, describe
+from .training_checkpoint import Taken, find_weights, plain_names
 
 # The first value of every file in the stream-of-pickles format.
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 
-# In order of preference: EMA weights are the ones that were evaluated.
-_WRAPPERS = ("model_ema", "state_dict", "model")
 _NUM_LISTED = 8
 # Tied weights are stored once under several names; more copies than this are an attack.
 _MAX_COPIES = 4
@@ -54,15 +52,18 @@ _DECODE_ERRORS = (
     safetensors.SafetensorError,
 )
 
-_Value = TypeVar("_Value")
-
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Returns name -> contiguous CPU tensor; no two tensors share memory.
+    """Returns the tensors of `read_checkpoint`."""
+    return read_checkpoint(path)[0]
+
+
+def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Taken]:
+    """Returns name -> contiguous CPU tensor, and what was taken; no two tensors share memory.
 
     The format is detected from the content: safetensors, torch zip or torch stream of pickles. From
-    a training checkpoint the EMA (exponential moving average) weights `model_ema` are read, else
-    `state_dict`, else `model`. A leading `module.` is removed from names.
+    a training checkpoint the EMA (exponential moving average) weights are read, else the raw ones,
+    and what wrappers put before the names is removed; `training_checkpoint` lists the dialects.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -101,6 +102,14 @@ def read_metadata(path: Path) -> dict[str, str]:
             f"cannot read the metadata of {path}: {one_line(str(error))}. Expected a safetensors "
             "file; write one with fbnetv3.checkpoints.checkpoint.write_tensors()"
         ) from error
+
+
+def stated_license(path: Path) -> str:
+    """Returns the licence in the header of a safetensors file, "" if it or the file has none."""
+    try:
+        return read_metadata(path).get("license", "")
+    except ValueError:  # another format
+        return ""
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -166,11 +175,12 @@ def _listing(heading: str, items: list[str]) -> str:
     return f"{len(items)} {heading}: {', '.join(items[:_NUM_LISTED])}{rest}"
 
 
-def _read_content(content: bytes) -> dict[str, Tensor]:
+def _read_content(content: bytes) -> tuple[dict[str, Tensor], Taken]:
     # Checked first: its header starts with a length, which may look like any other format.
     if content[8:9] == b"{" and int.from_bytes(content[:8], "little") <= len(content) - 8:
         # Sorted, because the order that the library returns changes from call to call.
-        return _strip_module(dict(sorted(safetensors.torch.load(content).items())))
+        tensors = dict(sorted(safetensors.torch.load(content).items()))
+        return plain_names(tensors)
     if content.startswith(b"PK\x03\x04"):
         return _read_zip(content)
     if content.startswith(b"\x80"):
@@ -183,7 +193,7 @@ def _read_content(content: bytes) -> dict[str, Tensor]:
     raise ValueError(f"it starts with {content[:16]!r}, so it is no checkpoint")
 
 
-def _read_zip(content: bytes) -> dict[str, Tensor]:
+def _read_zip(content: bytes) -> tuple[dict[str, Tensor], Taken]:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         roots = [
             name.removesuffix("/data.pkl")
@@ -201,7 +211,7 @@ def _read_zip(content: bytes) -> dict[str, Tensor]:
         def storage_content(storage: Storage) -> bytes:
             return _read_stored(archive, f"{root}/data/{storage.key}")
 
-        return _materialise_all(_unwrap(found), storage_content, len(content))
+        return _materialised(found, storage_content, len(content))
 
 
 def _read_stored(archive: zipfile.ZipFile, name: str) -> bytes:
@@ -211,7 +221,7 @@ def _read_stored(archive: zipfile.ZipFile, name: str) -> bytes:
     return archive.read(name)
 
 
-def _read_legacy(content: bytes) -> dict[str, Tensor]:
+def _read_legacy(content: bytes) -> tuple[dict[str, Tensor], Taken]:
     stream = io.BytesIO(content)
     head = [Machine().run(stream)]
     if head == [_LEGACY_MAGIC]:
@@ -241,7 +251,7 @@ def _read_legacy(content: bytes) -> dict[str, Tensor]:
         start, stop = spans[storage.key]
         return memoryview(content)[start:stop]
 
-    return _materialise_all(_unwrap(found), storage_content, len(content))
+    return _materialised(found, storage_content, len(content))
 
 
 def _check_byte_order(order: str) -> None:
@@ -249,40 +259,13 @@ def _check_byte_order(order: str) -> None:
         raise ValueError(f"its numbers are {order}-endian; only little-endian files are read")
 
 
-def _unwrap(found: object) -> dict[str, Stored]:
-    where = "it"
-    if isinstance(found, dict):
-        for wrapper in _WRAPPERS:
-            inner = found.get(wrapper)
-            if inner is not None and not isinstance(inner, Stored):
-                where, found = f"its entry {wrapper!r}", inner
-                break
-    if not isinstance(found, dict):
-        raise ValueError(f"{where} holds {describe(found)}; expected a mapping of names to tensors")
-    if not found:
-        raise ValueError(f"{where} holds no tensor")
-    for name, value in found.items():
-        if not isinstance(name, str) or not isinstance(value, Stored):
-            raise ValueError(
-                f"{where} holds {describe(found)}, where {name!r} is {describe(value)}; "
-                f"expected tensors only, or one of {_WRAPPERS} with tensors in it"
-            )
-    return _strip_module(found)
-
-
-def _strip_module(named: Mapping[str, _Value]) -> dict[str, _Value]:
-    stripped = {name.removeprefix("module."): value for name, value in named.items()}
-    if len(stripped) != len(named):
-        raise ValueError("it has a name both with and without a leading 'module.'")
-    return stripped
-
-
-def _materialise_all(
-    named: Mapping[str, Stored],
+def _materialised(
+    content: object,
     storage_content: Callable[[Storage], bytes | memoryview],
     num_bytes: int,
-) -> dict[str, Tensor]:
+) -> tuple[dict[str, Tensor], Taken]:
     """Returns the tensors, after checking that they fit in a file of `num_bytes`."""
+    named, taken = find_weights(content)
     storages = {stored.storage for stored in named.values()}
     stored_bytes = sum(storage.num_elements * storage.dtype.itemsize for storage in storages)
     tensor_bytes = sum(
@@ -293,7 +276,8 @@ def _materialise_all(
             f"it claims {stored_bytes} bytes of numbers for {tensor_bytes} bytes of tensors, more "
             f"than a file of {num_bytes} bytes can hold"
         )
-    return {name: _materialise(name, value, storage_content) for name, value in named.items()}
+    tensors = {name: _materialise(name, value, storage_content) for name, value in named.items()}
+    return tensors, taken
 
 
 def _materialise(

@@ -34,6 +34,7 @@ _STEMS: dict[Dialect, str] = {
     "timm": "conv_stem",
     "fbnetv3": "stem.conv",
 }
+STEM_WEIGHTS = tuple(f"{stem}.weight" for stem in _STEMS.values())
 # The stage of each row: the official layout merges rows of equal resolution, timm's the last two
 # rows.
 _STAGES: dict[Dialect, tuple[int, ...]] = {

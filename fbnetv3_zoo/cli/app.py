@@ -122,6 +122,7 @@ def info(
         fbnetv3 info fbnetv3_b.ra2_in1k --json
     """
     from fbnetv3.arch.counts import count
+    from fbnetv3.hub.license_policy import terms
     from fbnetv3.hub.weights import WEIGHTS
 
     arch, sides, license = _described(name)
@@ -156,16 +157,11 @@ def info(
     for w in known:
         print(
             f"{w.name}: top-1 {w.top1_pct:.2f} % on {w.labels} at {w.preprocess.crop} "
-            f"(by {w.evaluated_by}); {_terms(w.license)}; source: {w.origin}"
+            f"(by {w.evaluated_by}); {terms(w.license)}; source: {w.origin}; "
+            f"SHA-256 {w.hash_origin}"
         )
     if license is not None:
-        print(f"{name}: licence {_terms(license) or 'not stated'}")
-
-
-def _terms(license: str) -> str:
-    from fbnetv3.hub.weights import is_commercial
-
-    return license if is_commercial(license) else f"{license}, non-commercial use only"
+        print(f"{name}: licence {terms(license) or 'not stated'}")
 
 
 def _described(name: str) -> tuple[Arch, dict[str, int], str | None]:

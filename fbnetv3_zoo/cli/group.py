@@ -149,7 +149,7 @@ def _code_of(error: Exception) -> int | None:
         return FAILED
     if isinstance(error, ImportError):
         return MISSING
-    if isinstance(error, ValueError | _WRONG_PATH):
+    if isinstance(error, ValueError | _WRONG_PATH) or _wrong_choice(error):
         return USAGE
     out_of_memory = isinstance(error, RuntimeError) and "memory" in str(error)
     return FAILED if isinstance(error, OSError | MemoryError) or out_of_memory else None
@@ -157,7 +157,7 @@ def _code_of(error: Exception) -> int | None:
 
 def _line_of(error: Exception) -> str:
     """Returns what an error says, on one line."""
-    text = str(error)
+    text = _wrong_choice(error) or str(error)
     if isinstance(error, OSError) and error.strerror and error.filename:
         text = f"cannot use {error.filename}: {error.strerror}"
     elif isinstance(error, ModuleNotFoundError) and "pip install" not in text:
@@ -166,6 +166,17 @@ def _line_of(error: Exception) -> str:
         # A process that decodes images failed: torch puts its whole traceback into the message.
         text = text.strip().splitlines()[-1].partition(": ")[2]
     return escaped(" ".join(text.split())) or type(error).__name__
+
+
+def _wrong_choice(error: Exception) -> str:
+    """Returns the message for a value that is none of an option's choices; "" for other errors."""
+    if not isinstance(error, typer.BadParameter) or error.param is None:
+        return ""
+    choices: Sequence[str] = getattr(error.param.type, "choices", ())
+    value, wrong, _ = error.message.partition(" is not one of ")
+    if not (choices and wrong):
+        return ""
+    return f"{error.param.opts[0]} is {value}; expected one of {', '.join(choices)}"
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:

@@ -168,9 +168,10 @@ def _rows_of(
 
         # Speed does not depend on the weights; agreement and accuracy do.
         module = created(name, folder is not None if pretrained is None else pretrained, None)
+        artefact = describe(module)
         if device == "cpu":
-            files = [to_onnx(module, place / "fp32.onnx").path]
-        artefact = read_artefact(files[0]) if files else describe(module)
+            exported = to_onnx(module, place / "fp32.onnx")
+            files, artefact = [exported.path], exported.artefact
     batch, labels, paths = _prepared(folder, artefact)
     if labelled and labels is None:
         raise ValueError(f"{folder} has no folders called after the classes of {name}, for --plot")

@@ -18,8 +18,8 @@ from fbnetv3._version import __version__
 from fbnetv3.deploy.backend import ExportedBackend
 from fbnetv3.deploy.runtimes import ONNX
 from fbnetv3.hub import cache
-from fbnetv3.hub.license_policy import check_terms
-from fbnetv3.hub.weights import WEIGHTS, is_commercial
+from fbnetv3.hub.license_policy import is_commercial
+from fbnetv3.hub.weights import WEIGHTS
 
 from .web_runtime import RUNTIME, WebRuntime, fetch_runtime, unpack_runtime
 
@@ -117,13 +117,12 @@ def _prepare_folder(root: Path) -> None:
 
 
 def _opened(model: str, cache_dir: str | Path | None, offline: bool | None) -> Any:
-    """Returns the model, or the exported file as a backend, after checking its licence."""
+    """Returns the model, or the exported file as a backend, whose licence is checked."""
     if Path(model).suffix != ONNX.suffix:
         from fbnetv3.hub.create import create
 
         return create(model, pretrained=True, cache_dir=cache_dir, offline=offline)
     backend = ONNX.load(model, threads=1)
-    check_terms(backend.artefact.name, backend.artefact.license)
     _check_takes_rgb(backend)
     return backend
 
@@ -158,7 +157,7 @@ def _page_data(backend: ExportedBackend, runtime: WebRuntime, root: Path) -> dic
         "in_graph": artefact.in_graph,
         "license": artefact.license,
         "license_url": weights.license_url if weights else "",
-        "commercial": is_commercial(artefact.license),
+        "commercial": not artefact.license or is_commercial(artefact.license),
         "source_url": artefact.source_url,
         "precision": artefact.precision,
         "params": artefact.params,

@@ -1,4 +1,4 @@
-"""Exported files: writing, proving, quantising and running them.
+"""Exported files: writing, checking, quantizing and running them.
 
 Imports `hub` and the rooms above it.
 """

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 
 import torch
-from torch import nn
 
 from fbnetv3._version import __version__
 from fbnetv3.arch.counts import count
-from fbnetv3.hub.pretrained_cfg import class_names_of, preprocess_of, weights_of
+from fbnetv3.hub.cached_weights import tensors_sha256
+from fbnetv3.hub.pretrained_cfg import class_names_of, license_of, preprocess_of, weights_of
 from fbnetv3.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from fbnetv3.models.model import FBNetV3
 
@@ -65,9 +64,10 @@ def describe(
         in_graph=in_graph,
         class_names=tuple(class_names),
         weights_tag=weights.tag if weights else "",
-        weights_sha256=getattr(weights and weights.source, "sha256", None) or tensors_sha256(model),
-        license=weights.license if weights else "",
-        source_url=weights.origin if weights else "",
+        weights_sha256=getattr(weights and weights.source, "sha256", None)
+        or tensors_sha256(model.state_dict()),
+        license=license_of(model),
+        source_url=weights.origin if weights else str(model.pretrained_cfg.get("origin_url") or ""),
         macs_paper=counts.macs_paper,
         params=sum(parameter.numel() for parameter in model.parameters()),
         precision=precision,
@@ -79,15 +79,6 @@ def describe(
             **({"opset": str(opset)} if opset else {}),
         },
     )
-
-
-def tensors_sha256(model: nn.Module) -> str:
-    """Returns the SHA-256 of a model's tensors: names, shapes and bytes, sorted by name."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def _default_preprocess(model: FBNetV3) -> Preprocess:

@@ -73,6 +73,7 @@ def to_onnx(
     include_preprocess: bool = False,
     preprocess: Preprocess | None = None,
     class_names: Sequence[str] | None = None,
+    license: str | None = None,
 ) -> Exported:
     """Exports a model to ONNX, checks the file against it, and describes the file.
 
@@ -90,6 +91,7 @@ def to_onnx(
             and cropping stay outside.
         preprocess: preprocessing of images; default: the model's.
         class_names: class names in the order of the logits; default: those of the model's weights.
+        license: SPDX name of the licence of your own weights; default: that of the model's.
 
     Raises:
         ValueError: an argument is out of range, the path cannot be written, or the file's logits
@@ -108,6 +110,8 @@ def to_onnx(
         in_graph=include_preprocess,
         opset=opset,
     )
+    if license is not None:
+        artefact = dataclasses.replace(artefact, license=license)
     with replacing(path) as part:
         proto = _trace(model, artefact, dynamic, opset)
         reference = reference_of(model, artefact)

@@ -87,8 +87,8 @@ def quantize(
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: an argument is wrong, no image can be read, or the budget cannot be met; nothing
-            is written then.
+        OverBudget: the budget cannot be met; nothing is written.
+        ValueError: an argument is wrong, or no image can be read; nothing is written.
         ImportError: the runtime is not installed.
     """
     path = Path(path)

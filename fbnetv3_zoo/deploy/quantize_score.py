@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from fbnetv3._internal.errors import OverBudget
 from fbnetv3.images.preprocess import Preprocess
 from fbnetv3.images.reader import ImageSource, open_image
 
@@ -152,9 +153,9 @@ class Evaluator:
         )
 
 
-def over_budget(score: Score, max_drop_pct: float | None, tried: str) -> ValueError:
+def over_budget(score: Score, max_drop_pct: float | None, tried: str) -> OverBudget:
     """Returns the error of a file over the budget, despite what was `tried`."""
-    return ValueError(
+    return OverBudget(
         f"int8 loses {score.drop_pct:.2f} points on {score.num_images} images, more than "
         f"max_drop_pct={max_drop_pct}, {tried}; nothing was written. Give more calibration images "
         "or a larger budget"

@@ -1,13 +1,19 @@
 """The cache folder, its locks, and offline mode.
 
-The folder is `FBNETV3_HOME`, else `XDG_CACHE_HOME/fbnetv3`, else `~/.cache/fbnetv3`. Files from the
-Hugging Face hub stay in the hub's own cache, which timm shares.
+The folder is `FBNETV3_HOME`, else `XDG_CACHE_HOME/fbnetv3`, else `~/.cache/fbnetv3`. Where there is
+no home directory, or one that this user cannot use, a folder of the user's own in the system's
+temporary folder takes its place, with a warning. Files from the Hugging Face hub stay in the hub's
+own cache, which timm shares.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import stat
+import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,7 +32,39 @@ def cache_dir(folder: str | Path | None = None) -> Path:
     if home:
         return Path(home)
     parent = os.environ.get("XDG_CACHE_HOME")
-    return (Path(parent) if parent else Path.home() / ".cache") / "fbnetv3"
+    try:
+        default = (Path(parent) if parent else Path.home() / ".cache") / "fbnetv3"
+    except RuntimeError:  # neither HOME nor an entry in the password database
+        return _temporary("there is no home directory")
+    return default if _is_usable(default) else _temporary(f"{default} cannot be used")
+
+
+def _is_usable(folder: Path) -> bool:
+    """Whether a folder can be read, or made where it does not exist."""
+    if os.access(folder, os.F_OK):
+        return os.access(folder, os.R_OK | os.X_OK)
+    existing = next(parent for parent in folder.absolute().parents if os.access(parent, os.F_OK))
+    return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+
+
+@functools.cache
+def _temporary(reason: str) -> Path:
+    """Returns a folder that belongs to this user only, and says so once."""
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    folder = Path(tempfile.gettempdir()) / f"fbnetv3-{user}"
+    with contextlib.suppress(FileExistsError):  # also of a file or link by that name
+        folder.mkdir(mode=0o700)
+    status = folder.lstat()
+    own = user == "user" or (status.st_uid == user and not status.st_mode & 0o022)
+    if not (own and stat.S_ISDIR(status.st_mode)):
+        # Someone else made it, and could put other weights into it.
+        folder = Path(tempfile.mkdtemp(prefix="fbnetv3-"))
+    warnings.warn(
+        f"{reason}, so that files are cached in {folder}; choose another folder with the "
+        "environment variable FBNETV3_HOME",
+        stacklevel=3,
+    )
+    return folder
 
 
 def is_offline(offline: bool | None = None) -> bool:

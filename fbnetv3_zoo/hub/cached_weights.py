@@ -5,14 +5,22 @@ For weights named NAME the cache holds
 * `NAME.pth` or `NAME.safetensors`: the published file. Without a network, users can put it there.
 * `NAME.fbnetv3.safetensors`: the same weights converted to our layout, if the published file is a
   pickle; written on first use.
-* `NAME.json`: the SHA-256 of both, and the commit of a hub file. If the record has no hash, the
-  hash of the first download is recorded and required from then on.
+* `NAME.json`: what is required from the first use on: the SHA-256 of each file that the record does
+  not state, the commit of a hub file, and the SHA-256 of the tensors, which must be the same from
+  every source. It is written once the weights know the package's photos (`meaning`).
+
+Weights inside the package need none of these, and no cache folder.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import hashlib
 import json
+import os
 import warnings
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -26,13 +34,17 @@ from fbnetv3.checkpoints.convert import to_fbnetv3
 
 from . import cache
 from .download import download
-from .hub_repo import download_hub_file, find_hub_file
+from .hub_repo import FIRST_ANSWER_S, download_hub_file, find_hub_file, stated_sha256
 from .license_policy import check_terms
-from .weights import Embedded, HubFile, Url, Weights
+from .meaning import NUM_CLASSES, check_meaning
+from .weights import OFFICIAL_HOST, Embedded, HubFile, Url, Weights
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+MIRROR = "FBNETV3_MIRROR"
+# Who states a SHA-256, apart from the record of the first use.
+PUBLISHED, HUB, NOBODY = "published", "stated by the hub", "stated by nobody"
 _TIMEOUT_S = 20.0
 
 
@@ -63,16 +75,33 @@ class CachedWeights:
     ) -> None:
         self.record, self.name, self.arch = record, record.name, record.arch
         self._offline, self._progress, self._timeout_s = offline, progress, timeout_s
-        self._hub_cache = cache_dir
+        self._cache_dir = cache_dir
         source = record.source
         if isinstance(source, Url):
             filename, self._origin = urlparse(source.url).path, source.url
         else:
             filename, self._origin = source.filename, f"{source.filename} of {record.origin}"
-        folder = cache.cache_dir(cache_dir)
-        self._published = folder / f"{self.name}{PurePosixPath(filename).suffix}"
-        self._converted = folder / f"{self.name}.fbnetv3.safetensors"
-        self._facts = folder / f"{self.name}.json"
+        self._suffix = PurePosixPath(filename).suffix
+
+    @functools.cached_property
+    def _folder(self) -> Path:
+        return cache.cache_dir(self._cache_dir)
+
+    @property
+    def _published(self) -> Path:
+        return self._folder / f"{self.name}{self._suffix}"
+
+    @property
+    def _second(self) -> Path:
+        return self._folder / f"{self.name}.pth"
+
+    @property
+    def _converted(self) -> Path:
+        return self._folder / f"{self.name}.fbnetv3.safetensors"
+
+    @property
+    def _facts(self) -> Path:
+        return self._folder / f"{self.name}.json"
 
     def find(self) -> Path | None:
         """Returns the published file if it is on this machine, else None; needs no network."""
@@ -83,8 +112,15 @@ class CachedWeights:
         if self._published.is_file():
             return self._published
         if isinstance(source, HubFile):
-            return find_hub_file(source, self._revision(source), self._hub_cache)
-        return None
+            found = find_hub_file(source, self._revision(source), self._cache_dir)
+            if found is not None:
+                return found
+        return self.find_second()
+
+    def find_second(self) -> Path | None:
+        """Returns the file of the second source if it is on this machine, else None."""
+        has_one = self.record.second is not None and self._second.is_file()
+        return self._second if has_one else None
 
     def path(self) -> Path:
         """Returns the published file, verified, after downloading it if necessary.
@@ -106,35 +142,52 @@ class CachedWeights:
             )
         with cache.locked(self._published):
             # Another process may have downloaded it meanwhile.
-            path = self.find() or self._fetch()
+            path = self.find() or self._fetch_any()
             self.verify(path)
             return path
 
-    def verify(self, path: Path) -> str:
-        """Returns the SHA-256 of a published file, checked against record or first download.
+    def verify(self, path: Path, *, record: bool = True) -> str:
+        """Returns the SHA-256 of a published file, checked against record or first use.
 
-        If neither is known, the hash is recorded.
+        Args:
+            path: a file that `find` returned.
+            record: record the hash if neither is known.
 
         Raises:
             ValueError: the hash differs.
         """
         found = sha256_of(path)
-        known, recorded = self.record.source.sha256, self._read_facts().get("published_sha256")
-        expected = known or recorded
-        if expected is None:
-            self._write_facts(published_sha256=found)
-        elif found != expected:
+        expected, origin = self.expected_sha256(path)
+        if not found.startswith(expected or ""):
             raise ValueError(
                 f"{path} has SHA-256 {found}, expected {expected}"
-                f"{'' if known else f' as recorded in {self._facts}'}; delete the file and "
+                f"{'' if origin == PUBLISHED else f' as {origin}'}; delete the file and "
                 "download it again"
             )
+        if record and origin in (NOBODY, HUB):
+            self._write_facts(**{self._fact_of(path): found})
         return found
+
+    def expected_sha256(self, path: Path) -> tuple[str | None, str]:
+        """Returns the SHA-256 that a file must have, or its first digits, and who states it.
+
+        (None, NOBODY) for a file that is used for the first time, whose hash nobody states.
+        """
+        source = self.record.source if path != self._second_or_none() else self.record.second
+        published = source.sha256 if source is not None else None
+        if published is not None:
+            return published, PUBLISHED
+        recorded = self._read_facts().get(self._fact_of(path))
+        if recorded is not None:
+            return recorded, f"recorded in {self._facts}"
+        stated = stated_sha256(path) if isinstance(source, HubFile) else None
+        return stated, HUB if stated else NOBODY
 
     def tensors(self, *, license: str | None = None) -> dict[str, Tensor]:
         """Returns the tensors in our layout, for a model of `arch`.
 
-        A pickle is converted once; later calls read the converted safetensors file.
+        A pickle is converted once; later calls read the converted safetensors file. Weights whose
+        hash is not published must know the package's photos when they are first used.
 
         Args:
             license: "commercial" refuses weights that forbid commercial use; None reads
@@ -142,28 +195,85 @@ class CachedWeights:
 
         Raises:
             FetchError: as in `path`.
-            ValueError: as in `path`, or the licence is refused, or the file is damaged.
+            ValueError: as in `path`, or the licence is refused, or the file is damaged or does not
+                have the published weights.
         """
         check_terms(self.name, self.record.license, license)
-        is_pickle = isinstance(self.record.source, Url)
-        if is_pickle and self._converted.is_file() and self._is_current():
-            return read_tensors(self._converted)
+        if isinstance(self.record.source, Embedded):
+            return to_fbnetv3(read_tensors(self.path()), self.arch, self.record.dialect)
+        if self._converted.is_file() and self._is_current():
+            state = read_tensors(self._converted)
+            # Converted before there was a record of tensors.
+            if "tensors_sha256" not in self._read_facts():
+                self._recognise(state, self._converted)
+            return state
         path = self.path()
         try:
             state = to_fbnetv3(read_tensors(path), self.arch, self.record.dialect)
         except ValueError:
-            # Forget the recorded hash, so that another file can replace this one.
-            self._facts.unlink(missing_ok=True)
+            self._forget()
             raise
-        if is_pickle:
-            self._save_converted(state)
+        self._recognise(state, path)
+        if path.suffix != ".safetensors":
+            self._save_converted(state, path)
         return state
+
+    def _recognise(self, state: dict[str, Tensor], path: Path) -> None:
+        """Checks that tensors are those of the first use; then, that they are trained ones."""
+        found, known = tensors_sha256(state), self._read_facts().get("tensors_sha256")
+        if known not in (None, found):
+            raise ValueError(
+                f"{path} has other tensors than {self.name} had at its first use, as recorded in "
+                f"{self._facts}; delete the file and download it again"
+            )
+        if known is None:
+            if self.record.num_classes == NUM_CLASSES.get(self.record.labels):
+                try:
+                    check_meaning(self.record, state)
+                except ValueError as error:
+                    self._forget()
+                    raise ValueError(f"{path}: {error}") from None
+            self._write_facts(tensors_sha256=found)
+
+    def _forget(self) -> None:
+        """Deletes the record, so that another file can replace the one it was about."""
+        with contextlib.suppress(OSError):
+            self._facts.unlink(missing_ok=True)
+
+    def _second_or_none(self) -> Path | None:
+        return None if self.record.second is None else self._second
+
+    def _fact_of(self, path: Path) -> str:
+        return "second_sha256" if path == self._second_or_none() else "published_sha256"
+
+    def _fetch_any(self) -> Path:
+        try:
+            return self._fetch()
+        except FetchError as error:
+            second = self.record.second
+            if second is None:
+                raise
+            try:
+                download(
+                    second.url,
+                    self._second,
+                    sha256=second.sha256,
+                    timeout_s=min(self._timeout_s, FIRST_ANSWER_S),
+                    progress=self._progress,
+                    num_attempts=1,
+                )
+            except FetchError as other:
+                raise FetchError(f"{error}. The second source: {other}") from error
+            warnings.warn(
+                f"{self.name} comes from its second source, {second.url}: {error}", stacklevel=5
+            )
+            return self._second
 
     def _fetch(self) -> Path:
         source = self.record.source
         if isinstance(source, Url):
             download(
-                source.url,
+                _mirrored(source.url),
                 self._published,
                 sha256=source.sha256,
                 timeout_s=self._timeout_s,
@@ -171,31 +281,33 @@ class CachedWeights:
             )
             return self._published
         assert isinstance(source, HubFile), "embedded files are always present"
-        path, commit = download_hub_file(
+        found = download_hub_file(
             source,
             self._revision(source),
-            self._hub_cache,
+            self._cache_dir,
             timeout_s=self._timeout_s,
             manual_path=self._published,
         )
-        self._write_facts(commit=commit)
-        return path
+        self._write_facts(commit=found.commit)
+        return found.path
 
     def _is_current(self) -> bool:
         """Whether the converted file is intact and was made from the current published file."""
         facts = self._read_facts()
-        if self.record.source.sha256 not in (None, facts.get("published_sha256")):
+        # A pickle of the first source; of the second the hash is published in part only.
+        published = self.record.source.sha256
+        if published and not str(facts.get("published_sha256", published)).startswith(published):
             return False
         wanted = (self.arch.sha256, sha256_of(self._converted))
         return wanted == (facts.get("arch_sha256"), facts.get("converted_sha256"))
 
-    def _save_converted(self, state: dict[str, Tensor]) -> None:
+    def _save_converted(self, state: dict[str, Tensor], source: Path) -> None:
         arch_sha256 = self.arch.sha256
         metadata = {
             "fbnetv3.weights": self.name,
             "fbnetv3.arch_sha256": arch_sha256,
             "fbnetv3.source": self._origin,
-            "fbnetv3.source_sha256": self._read_facts().get("published_sha256", ""),
+            "fbnetv3.source_sha256": sha256_of(source),
             "license": self.record.license,
             "license_url": self.record.license_url,
         }
@@ -229,8 +341,6 @@ class CachedWeights:
         return facts
 
     def _write_facts(self, **facts: str) -> None:
-        if isinstance(self.record.source, Embedded):
-            return
         path = self._facts
         content = self._read_facts() | {"source": self._origin} | facts
         try:
@@ -241,3 +351,22 @@ class CachedWeights:
                 f"{path} cannot be written ({error}); the hash of {self.name} is not recorded",
                 stacklevel=3,
             )
+
+
+def tensors_sha256(state: Mapping[str, Tensor]) -> str:
+    """Returns the SHA-256 of names, shapes, types and bytes of tensors, sorted by name."""
+    import torch
+
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _mirrored(url: str) -> str:
+    """Returns the URL at the mirror of the official host in FBNETV3_MIRROR, if there is one."""
+    mirror = os.environ.get(MIRROR)
+    if not mirror or not url.startswith(f"{OFFICIAL_HOST}/"):
+        return url
+    return mirror.rstrip("/") + url.removeprefix(OFFICIAL_HOST)

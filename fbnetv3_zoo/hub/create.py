@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from fbnetv3.arch.arch import Arch
-from fbnetv3.checkpoints.checkpoint import read_tensors
+from fbnetv3.checkpoints.checkpoint import read_checkpoint, stated_license
 from fbnetv3.checkpoints.convert import detect_dialect, to_fbnetv3
 from fbnetv3.models.features import FeaturePyramid
 from fbnetv3.models.model import FBNetV3, build
@@ -27,6 +28,9 @@ from .weights import WEIGHTS
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+# Checkpoints of which it was said what was taken.
+_said: set[Path] = set()
 
 
 @overload
@@ -83,6 +87,7 @@ def create(
         dtype: floating-point type of the parameters.
         **kwargs: arguments of `FBNetV3`: `num_classes`, `in_chans`, `drop_rate`, `drop_path_rate`,
             `global_pool`, `output_stride`, `norm_layer`, `act_layer`, ... None means the default.
+            As in timm, `pad_type="same"` pads so that maps halve exactly.
 
     Raises:
         ValueError: the name is unknown, an argument is out of range, weights do not fit, or the
@@ -90,8 +95,11 @@ def create(
         FileNotFoundError: a path does not exist, or weights cannot be fetched.
     """
     kwargs = {key: value for key, value in kwargs.items() if value is not None}
-    if kwargs.pop("pad_type", ""):
-        raise ValueError("pad_type is not supported; create get_arch(name).same_padding() instead")
+    pad_type = kwargs.pop("pad_type", "")
+    if pad_type not in ("", "same"):
+        raise ValueError(
+            f"pad_type is {pad_type!r}; expected 'same', or nothing for the published padding"
+        )
     if pretrained and checkpoint is not None:
         raise ValueError("pretrained=True and checkpoint= exclude each other; give one of them")
     if out_indices is not None and not features_only:
@@ -100,7 +108,9 @@ def create(
         raise ValueError(f"feature_cls is {feature_cls!r}; expected 'list' or 'dict'")
     found = resolve(model, pretrained, license=license, cache_dir=cache_dir, offline=offline)
     if checkpoint is not None:
-        found = with_checkpoint(found, Path(checkpoint))
+        found = with_checkpoint(found, Path(checkpoint), license=license)
+    if pad_type:
+        found = dataclasses.replace(found, arch=found.arch.same_padding())
     made = build_source(found, device=device, dtype=dtype, **kwargs)
     if not features_only:
         return made
@@ -154,14 +164,32 @@ def resolve(
     return _named(model, pretrained, license, cache_dir, offline)
 
 
-def with_checkpoint(source: Source, path: Path) -> Source:
-    """Returns `source` with its weights replaced by a file in any of the three layouts."""
+def with_checkpoint(source: Source, path: Path, *, license: str | None) -> Source:
+    """Returns `source` with its weights replaced by a file in any of the three layouts.
+
+    Args:
+        source: the architecture.
+        path: a checkpoint.
+        license: the licence policy, as in `create`; only safetensors files can state a licence.
+
+    Raises:
+        ValueError: the licence is refused.
+        FileNotFoundError: the file does not exist.
+    """
+    stated = stated_license(path)
+    check_terms(str(path), stated, license)
 
     def load() -> dict[str, Tensor]:
-        tensors = read_tensors(path)
+        tensors, taken = read_checkpoint(path)
+        if str(taken) and path not in _said:
+            _said.add(path)
+            warnings.warn(f"{path}: {taken}", stacklevel=3)
         return to_fbnetv3(tensors, source.arch, detect_dialect(tensors))
 
-    return dataclasses.replace(source, name=str(path), load=load)
+    cfg = source.cfg or pretrained_cfg(source.name, source.arch, None)
+    if stated:
+        cfg = cfg | {"license": stated}
+    return dataclasses.replace(source, name=str(path), cfg=cfg, load=load)
 
 
 def build_source(source: Source, **kwargs: Any) -> FBNetV3:

@@ -44,20 +44,27 @@ class _Retry(Exception):  # noqa: N818  # never leaves this file
 
 
 def download(
-    url: str, target: Path, *, sha256: str | None, timeout_s: float, progress: bool
+    url: str,
+    target: Path,
+    *,
+    sha256: str | None,
+    timeout_s: float,
+    progress: bool,
+    num_attempts: int = _NUM_ATTEMPTS,
 ) -> str:
     """Downloads a file to `target`, which is replaced atomically; returns its SHA-256.
 
-    Temporary failures (a lost connection, a timeout, a busy server) are retried up to four attempts
-    in total, each resuming where the last one stopped. Only one process at a time may call this for
+    Temporary failures (a lost connection, a timeout, a busy server) are retried, each attempt
+    resuming where the last one stopped. Only one process at a time may call this for
     the same target.
 
     Args:
         url: http, https or file URL.
         target: path to write to; its folder exists.
-        sha256: the expected hash, None if unknown.
+        sha256: the expected hash or its first digits, None if unknown.
         timeout_s: seconds without data from the server after which an attempt fails.
         progress: show a progress bar if stderr is a terminal.
+        num_attempts: number of attempts in total.
 
     Raises:
         FetchError: the file cannot be downloaded or written.
@@ -65,19 +72,19 @@ def download(
     """
     part = target.with_name(f"{target.name}.part")
     try:
-        for attempt in range(1, _NUM_ATTEMPTS + 1):
+        for attempt in range(1, num_attempts + 1):
             try:
                 _attempt(url, part, sha256 is not None, timeout_s, progress)
                 break
             except _Retry as failure:
-                if attempt == _NUM_ATTEMPTS:
+                if attempt == num_attempts:
                     raise FetchError(
                         f"cannot fetch {url}: {failure} ({attempt} attempts); try again later, "
                         "it will resume"
                     ) from failure
                 time.sleep(_PAUSE_S * 2 ** (attempt - 1))
         found = sha256_of(part)
-        if sha256 is not None and found != sha256:
+        if sha256 is not None and not found.startswith(sha256):
             _discard(part)
             raise ValueError(
                 f"{url} has SHA-256 {found}, expected {sha256}; it was discarded. Try again; if "

@@ -1,14 +1,97 @@
-"""Licence checks: a policy refuses restricted weights; without one, their first use warns."""
+"""Licence checks: a policy refuses restricted weights; without one, their first use warns.
+
+A licence that is not listed here is not assumed to allow commercial use.
+
+Every door through which trained weights come checks here: names, folders, repositories, checkpoints
+and exported files.
+"""
 
 from __future__ import annotations
 
 import os
 import warnings
+from typing import TYPE_CHECKING
 
-from .weights import Weights, is_commercial
+if TYPE_CHECKING:
+    from .weights import Weights
 
 VARIABLE = "FBNETV3_LICENSE"
 _warned: set[str] = set()
+# SPDX names in lower case, as the Hugging Face hub and timm write them, of licences that allow
+# commercial use of the licensed work and of works made from it. Some have conditions for
+# distribution, such as naming the authors or keeping the licence. Source: the licences' texts.
+_COMMERCIAL = frozenset(
+    {
+        "0bsd",
+        "afl-3.0",
+        "agpl-3.0",
+        "agpl-3.0-only",
+        "agpl-3.0-or-later",
+        "apache-2.0",
+        "artistic-2.0",
+        "bsd-2-clause",
+        "bsd-3-clause",
+        "bsl-1.0",
+        "cc-by-2.0",
+        "cc-by-3.0",
+        "cc-by-4.0",
+        "cc-by-sa-3.0",
+        "cc-by-sa-4.0",
+        "cc0-1.0",
+        "cdla-permissive-1.0",
+        "cdla-permissive-2.0",
+        "cdla-sharing-1.0",
+        "ecl-2.0",
+        "epl-2.0",
+        "eupl-1.2",
+        "gpl-2.0",
+        "gpl-2.0-only",
+        "gpl-2.0-or-later",
+        "gpl-3.0",
+        "gpl-3.0-only",
+        "gpl-3.0-or-later",
+        "isc",
+        "lgpl-2.1",
+        "lgpl-2.1-only",
+        "lgpl-2.1-or-later",
+        "lgpl-3.0",
+        "lgpl-3.0-only",
+        "lgpl-3.0-or-later",
+        "mit",
+        "mit-0",
+        "mpl-2.0",
+        "ms-pl",
+        "odc-by",
+        "odc-by-1.0",
+        "odbl",
+        "odbl-1.0",
+        "pddl",
+        "pddl-1.0",
+        "unlicense",
+        "wtfpl",
+        "zlib",
+    }
+)
+
+
+def is_commercial(license: str) -> bool:
+    """Returns whether a licence, an SPDX name in any case, is known to allow commercial use."""
+    return license.strip().lower() in _COMMERCIAL
+
+
+def is_non_commercial(license: str) -> bool:
+    """Returns whether the name of a licence says that it forbids commercial use."""
+    parts = license.lower().replace("_", "-").replace(" ", "-").split("-")
+    return "nc" in parts or "noncommercial" in "".join(parts)
+
+
+def terms(license: str) -> str:
+    """Returns a licence with what it means for commercial use, "" if there is none."""
+    if not license or is_commercial(license):
+        return license
+    if is_non_commercial(license):
+        return f"{license}, non-commercial use only"
+    return f"{license}, not known to allow commercial use"
 
 
 def check_license(weights: Weights, policy: str | None = None) -> None:
@@ -16,8 +99,8 @@ def check_license(weights: Weights, policy: str | None = None) -> None:
 
     Args:
         weights: the weights to check.
-        policy: "commercial" accepts only licences that allow commercial use; None reads the
-            environment variable FBNETV3_LICENSE, which may be "commercial" or empty.
+        policy: "commercial" accepts only licences that are known to allow commercial use; None
+            reads the environment variable FBNETV3_LICENSE, which may be "commercial" or empty.
 
     Raises:
         ValueError: the policy refuses the licence, or is unknown.
@@ -26,10 +109,40 @@ def check_license(weights: Weights, policy: str | None = None) -> None:
 
 
 def check_terms(name: str, license: str, policy: str | None = None) -> None:
-    """As `check_license`, for a name and an SPDX licence name in upper or lower case.
+    """As `check_license`, for a name and an SPDX licence name in any case, "" if there is none.
 
     Raises:
         ValueError: as in `check_license`.
+    """
+    policy = effective_policy(policy)
+    if is_commercial(license):
+        return
+    if policy == "commercial":
+        if not license:
+            raise ValueError(
+                f"{name} states no licence, and the policy 'commercial' requires one that allows "
+                "commercial use. If the weights are yours, state it: "
+                "fbnetv3.save_pretrained(model, folder, license='apache-2.0')"
+            )
+        why = "no" if is_non_commercial(license) else "not known to allow"
+        raise ValueError(
+            f"{name} is licensed {license}: {why} commercial use, which the policy 'commercial' "
+            "requires. Choose other weights, see fbnetv3.list_weights(license='commercial')"
+        )
+    if license and name not in _warned:
+        _warned.add(name)
+        warnings.warn(
+            f"{name} is licensed {terms(license).replace(', ', ': ')}. Set license='commercial' to "
+            "refuse such weights",
+            stacklevel=4,
+        )
+
+
+def effective_policy(policy: str | None) -> str | None:
+    """Returns the policy in force; None reads FBNETV3_LICENSE.
+
+    Raises:
+        ValueError: the policy is unknown.
     """
     policy = policy if policy is not None else os.environ.get(VARIABLE) or None
     if policy not in (None, "commercial"):
@@ -37,17 +150,4 @@ def check_terms(name: str, license: str, policy: str | None = None) -> None:
             f"license policy is {policy!r}; expected 'commercial' or None (license= or the "
             f"environment variable {VARIABLE})"
         )
-    if is_commercial(license):
-        return
-    if policy == "commercial":
-        raise ValueError(
-            f"{name} is licensed {license}: no commercial use, which the policy 'commercial' "
-            "requires. Choose other weights, see fbnetv3.list_weights(license='commercial')"
-        )
-    if name not in _warned:
-        _warned.add(name)
-        warnings.warn(
-            f"{name} is licensed {license}: non-commercial use only. Set license='commercial' to "
-            "refuse such weights",
-            stacklevel=4,
-        )
+    return policy

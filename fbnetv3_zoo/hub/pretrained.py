@@ -143,6 +143,8 @@ def save_pretrained(
     folder.mkdir(parents=True, exist_ok=True)
     tensors = from_fbnetv3(model.state_dict(), model.arch, dialect)
     metadata = {"format": "pt", "fbnetv3.arch_sha256": model.arch.sha256}
+    if cfg.get("license"):
+        metadata["license"] = cfg["license"]
     write_tensors(folder / WEIGHTS_FILE, tensors, metadata)
     write_atomically(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
     write_atomically(folder / "README.md", _card(config).encode())
@@ -190,7 +192,10 @@ def read_pretrained(
     arch = _arch_of(config, config_path)
     tensors = read_tensors(weights_path)
     cfg = dict(_mapping(config.get("pretrained_cfg")))
-    license = _mapping(config.get("fbnetv3")).get("license") or cfg.get("license") or ""
+    license = str(_mapping(config.get("fbnetv3")).get("license") or cfg.get("license") or "")
+    license = license or _recorded_license(text)
+    if license:
+        cfg["license"] = license
     state = to_fbnetv3(tensors, arch, detect_dialect(tensors))
     return Published(
         source=text,
@@ -206,7 +211,7 @@ def read_pretrained(
         | cfg
         | {"first_conv": "stem.conv"}
         | {key: tuple(value) for key, value in cfg.items() if isinstance(value, list)},
-        license=str(license),
+        license=license,
     )
 
 
@@ -356,6 +361,15 @@ def _arch_of(config: Any, path: Path) -> Arch:
     return ARCHS[plain]
 
 
+def _recorded_license(source: str) -> str:
+    """Returns the licence of a repository that our records know, "" of others."""
+    repo = re.sub(r"^hf[-_]hub:", "", source).partition("@")[0]
+    for weights in WEIGHTS.values():
+        if isinstance(weights.source, HubFile) and weights.source.repo == repo:
+            return weights.license.lower()
+    return ""
+
+
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
@@ -372,7 +386,8 @@ def _hub_file(
                 "repository's files into a folder and give its path"
             )
         return found, revision
-    return download_hub_file(source, revision, cache_dir, timeout_s=_TIMEOUT_S)
+    downloaded = download_hub_file(source, revision, cache_dir, timeout_s=_TIMEOUT_S)
+    return downloaded.path, downloaded.commit
 
 
 def _card(config: Mapping[str, Any]) -> str:

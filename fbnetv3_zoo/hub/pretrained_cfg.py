@@ -63,6 +63,12 @@ def weights_of(model: object) -> Weights | None:
     return WEIGHTS.get(f"{cfg.get('architecture')}.{cfg.get('tag')}")
 
 
+def license_of(model: object) -> str:
+    """Returns the SPDX name of the licence of a model's weights, "" if it is not stated."""
+    weights = weights_of(model)
+    return weights.license if weights else str(_cfg_of(model).get("license") or "")
+
+
 def preprocess_of(model: object) -> Preprocess | None:
     """Returns the preprocessing that a model expects, None if unknown."""
     weights, cfg = weights_of(model), _cfg_of(model)

@@ -1,5 +1,7 @@
 """Checks that an architecture computes what the official one does, and that weights are intact.
 
+What cannot be checked, such as a hash that nobody publishes, is named.
+
 `data/golden.json` holds, for each official model with known reference outputs, the first logits of
 the official implementation in float64. Their weights and input are reproducible from the names and
 shapes of the state dict (`golden_tensor`, `golden_input`).
@@ -11,20 +13,23 @@ import functools
 import json
 import math
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fbnetv3.arch.counts import count
 
-from .cached_weights import CachedWeights
+from .cached_weights import PUBLISHED, CachedWeights, tensors_sha256
+from .meaning import can_be_asked, check_meaning
 from .registry import get_arch
 from .weights import WEIGHTS, Weights
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
 
 _TOLERANCE = 1e-4
 
@@ -35,12 +40,12 @@ class Result:
 
     Attributes:
         name: name of the check.
-        ok: whether it passed.
+        ok: whether it passed; None for what could not be checked.
         detail: the figures, or the error.
     """
 
     name: str
-    ok: bool
+    ok: bool | None
     detail: str
 
 
@@ -127,12 +132,15 @@ def _architecture(name: str) -> Iterable[Result]:
     yield Result(
         "golden logits",
         difference <= _TOLERANCE,
-        f"largest difference {difference:.1e} from the official implementation "
-        f"at {golden['resolution']}",
+        f"with made-up weights, largest difference {difference:.1e} from the official "
+        f"implementation at {golden['resolution']}; no file of weights was looked at",
     )
 
 
 def _weights(weights: Weights, cache_dir: str | None) -> Iterable[Result]:
+    from fbnetv3.checkpoints.checkpoint import read_tensors
+    from fbnetv3.checkpoints.convert import to_fbnetv3
+
     from .loading import build_from_state
 
     cached = CachedWeights(weights, cache_dir=cache_dir, offline=True, progress=False)
@@ -141,15 +149,61 @@ def _weights(weights: Weights, cache_dir: str | None) -> Iterable[Result]:
         raise FileNotFoundError(
             f"{weights.name} is not on this machine; run: fbnetv3 fetch {weights.name}"
         )
+    expected, origin = cached.expected_sha256(path)
     try:
-        yield Result("sha256", True, cached.verify(path))
+        found = cached.verify(path, record=False)
     except ValueError as error:
         yield Result("sha256", False, str(error))
         return
+    if expected is None:
+        yield Result("sha256", None, f"{found}; nobody publishes it, and none was recorded yet")
+    else:
+        part = f"; only its beginning {expected} is published" if expected != found else ""
+        yield Result("sha256", True, f"{found}, {origin}{part}")
     try:
-        state = cached.tensors()
+        state = to_fbnetv3(read_tensors(path), cached.arch, weights.dialect)
         build_from_state(weights.arch, state, source=weights.name)
     except (ValueError, FileNotFoundError) as error:
         yield Result("load", False, str(error))
         return
     yield Result("load", True, f"{len(state)} tensors fit {weights.name}")
+    yield _photos(weights, state)
+    yield from _second_source(cached, path, state)
+    yield Result(
+        "not checked",
+        None,
+        f"the accuracy of {weights.top1_pct:.2f} %, which {weights.evaluated_by} measured: "
+        f"fbnetv3 eval {weights.name} --data DIR"
+        + ("" if origin == PUBLISHED else f"; the SHA-256: {weights.hash_origin}"),
+    )
+
+
+def _photos(weights: Weights, state: Mapping[str, Tensor]) -> Result:
+    if not can_be_asked(weights):
+        return Result(
+            "photos", None, f"no right answers are known for its {weights.labels} classes"
+        )
+    try:
+        return Result("photos", True, check_meaning(weights, state))
+    except ValueError as error:
+        return Result("photos", False, str(error))
+
+
+def _second_source(
+    cached: CachedWeights, path: Path, state: Mapping[str, Tensor]
+) -> Iterable[Result]:
+    """Compares the tensors of both sources, if both are on this machine."""
+    from fbnetv3.checkpoints.checkpoint import read_tensors
+    from fbnetv3.checkpoints.convert import to_fbnetv3
+
+    second = cached.find_second()
+    if second is None or second == path:
+        return
+    try:
+        cached.verify(second, record=False)
+        other = to_fbnetv3(read_tensors(second), cached.arch, cached.record.dialect)
+    except ValueError as error:
+        yield Result("second source", False, str(error))
+        return
+    same = tensors_sha256(other) == tensors_sha256(state)
+    yield Result("second source", same, f"{'the same' if same else 'other'} tensors in {second}")

@@ -4,7 +4,9 @@ Nothing here reads or fetches a file; `cached_weights` does. Accuracies were pub
 named in `evaluated_by` and not measured by this project unless it says so.
 
 Sources: URLs, resize, resolution and accuracies of the official models are those published with
-them (mobile-vision, 2020-12-01); timm's are on the hub pages of its three repositories.
+them (mobile-vision, 2020-12-01); timm's are on the hub pages of its three repositories, and the
+files of its release are those of `timm.models.get_pretrained_cfg`. Of the downloaded weights nobody
+publishes a whole SHA-256.
 """
 
 from __future__ import annotations
@@ -23,18 +25,21 @@ from fbnetv3.images.preprocess import (
     Preprocess,
 )
 
-# Licences that forbid commercial use; every other SPDX name in the table allows it.
-_NON_COMMERCIAL = frozenset({"CC-BY-NC-4.0"})
+from .license_policy import is_commercial
 
-
-def is_commercial(license: str) -> bool:
-    """Returns whether a licence, given by its SPDX name in any case, allows commercial use."""
-    return license.upper() not in _NON_COMMERCIAL
+OFFICIAL_HOST = "https://dl.fbaipublicfiles.com"
+_TIMM_RELEASE = "https://github.com/huggingface/pytorch-image-models/releases/download/v0.1-weights"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Url:
-    """A file at a URL. Without a hash, the hash of the first download is recorded."""
+    """A file at a URL.
+
+    Attributes:
+        url: its address.
+        sha256: the published hash, or its first digits if only these are published; None if no
+            hash is published. The hash of the first download is then recorded.
+    """
 
     url: str
     sha256: str | None = None
@@ -82,6 +87,7 @@ class Weights:
         top1_pct: top-1 accuracy in percent on the data set of `labels`, at `preprocess`.
         top5_pct: top-5 accuracy in percent, None where none was published.
         evaluated_by: who measured the accuracy.
+        second: the same weights at another address, in the same layout; None if there are none.
     """
 
     model: str
@@ -98,6 +104,19 @@ class Weights:
     top1_pct: float
     top5_pct: float | None
     evaluated_by: str
+    second: Url | None = None
+
+    @property
+    def hash_origin(self) -> str:
+        """Who states the SHA-256 of the file."""
+        if isinstance(self.source, Embedded):
+            return "stated in the package"
+        if self.source.sha256:
+            return "published"
+        other = "the hub states it" if isinstance(self.source, HubFile) else "not published"
+        if self.second is not None:
+            other += f"; of the second source {self.second.sha256}... is published"
+        return f"recorded at first use ({other})"
 
     @property
     def name(self) -> str:
@@ -106,7 +125,7 @@ class Weights:
 
     @property
     def commercial(self) -> bool:
-        """Whether the licence allows commercial use."""
+        """Whether the licence is known to allow commercial use."""
         return is_commercial(self.license)
 
     @property
@@ -115,7 +134,9 @@ class Weights:
         arch = ARCHS[self.model]
         if self.variant == "same_padding":
             return arch.same_padding()
-        return arch.small_image() if self.variant == "small_image" else arch
+        if self.variant == "small_image":
+            return arch.small_image(self.preprocess.crop)
+        return arch
 
 
 def _official(model: str, job: str, resize: int, top1_pct: float, top5_pct: float) -> Weights:
@@ -123,7 +144,7 @@ def _official(model: str, job: str, resize: int, top1_pct: float, top5_pct: floa
         model=model,
         tag="meta_in1k",
         source=Url(
-            url="https://dl.fbaipublicfiles.com/fbnet/models/20201201/GtOtfw/"
+            url=f"{OFFICIAL_HOST}/fbnet/models/20201201/GtOtfw/"
             f"FBNetV3_{model[-1].upper()}_{job}/model.pth"
         ),
         dialect="official",
@@ -140,7 +161,9 @@ def _official(model: str, job: str, resize: int, top1_pct: float, top5_pct: floa
     )
 
 
-def _timm(model: str, resize: int, crop: int, top1_pct: float) -> Weights:
+def _timm(model: str, resize: int, crop: int, top1_pct: float, second: str) -> Weights:
+    # torch.hub's convention, which timm checks: the file's name ends in the hash's first digits.
+    digits = second.rpartition("-")[2].removesuffix(".pth")
     repo = f"timm/{model}.ra2_in1k"
     return Weights(
         model=model,
@@ -158,6 +181,7 @@ def _timm(model: str, resize: int, crop: int, top1_pct: float) -> Weights:
         top1_pct=top1_pct,
         top5_pct=None,
         evaluated_by="timm",
+        second=Url(url=f"{_TIMM_RELEASE}/{second}", sha256=digits),
     )
 
 
@@ -168,10 +192,9 @@ def _cifar10(
     top5_pct: float,
     *,
     variant: Literal["published", "small_image"] = "small_image",
+    resolution: int = 32,
 ) -> Weights:
     name = f"{model}.cifar10"
-    arch = ARCHS[model]
-    side = (arch.small_image() if variant == "small_image" else arch).resolution
     return Weights(
         model=model,
         tag="cifar10",
@@ -181,8 +204,8 @@ def _cifar10(
         num_classes=10,
         labels="cifar10",
         preprocess=Preprocess(
-            resize=side,
-            crop=side,
+            resize=resolution,
+            crop=resolution,
             interpolation="bilinear",
             mean=CIFAR10_MEAN,
             std=CIFAR10_STD,
@@ -217,16 +240,18 @@ WEIGHTS: dict[str, Weights] = {
         _official("fbnetv3_e", "f230158956", 291, 81.254, 95.488),
         _official("fbnetv3_f", "f230161092", 296, 82.062, 95.874),
         _official("fbnetv3_g", "f226438997", 325, 82.794, 96.3),
-        # model, resize = floor(crop / 0.95), crop, top-1; larger than the training resolution
-        _timm("fbnetv3_b", 269, 256, 79.154),
-        _timm("fbnetv3_d", 269, 256, 79.682),
-        _timm("fbnetv3_g", 303, 288, 82.034),
+        # model, resize = floor(crop / 0.95), crop, top-1; larger than the training resolution; file
+        # of timm's release
+        _timm("fbnetv3_b", 269, 256, 79.154, "fbnetv3_b_224-ead5d2a1.pth"),
+        _timm("fbnetv3_d", 269, 256, 79.682, "fbnetv3_d_224-c98bce42.pth"),
+        _timm("fbnetv3_g", 303, 288, 82.034, "fbnetv3_g_240-0b1df83b.pth"),
         # model, SHA-256, top-1, top-5 on the test set: `fbnetv3 eval NAME --data CIFAR10`
         _cifar10(
             "fbnetv3_a",
-            "7d6043b78e42ad0679182b6550aa91b3d9da67c52e9525884fbe846cc452bd25",
-            90.36,
-            99.63,
+            "7227cb25895cf16bd0bd09255fce1f72dd25529321717e37cda02999be2251e8",
+            93.94,
+            99.82,
+            resolution=48,
         ),
         _cifar10(
             "fbnetv3_nano",

@@ -1,4 +1,4 @@
-"""Photos and folders of photos: opening, preprocessing, class names.
+"""Images and folders of images: opening, preprocessing, class names.
 
 Imports `_internal`.
 """

@@ -4,8 +4,11 @@
     timm.create_model("meta_fbnetv3_e", pretrained=True)
 
 The seven official models are `meta_fbnetv3_a` to `meta_fbnetv3_g`. `fbnetv3_a`, `c`, `e` and `f`,
-which timm does not use, are aliases. timm's own `fbnetv3_b`, `d` and `g` are different models (same
-padding) and are kept. Weights come from `fbnetv3.hub`: verified, never unpickled.
+which timm does not use, are aliases. `same_fbnetv3_a` to `same_fbnetv3_g` are the same models
+padded so that maps halve exactly, which feature pyramids and U-Nets of other libraries expect;
+every name takes `pad_type="same"` too. With the official weights they compute a slightly
+different function, which fine-tuning corrects. timm's own `fbnetv3_b`, `d` and `g` are different
+models (same padding) and are kept. Weights come from `fbnetv3.hub`: verified, never unpickled.
 """
 
 from __future__ import annotations
@@ -25,12 +28,17 @@ from torch import Tensor, nn
 
 from fbnetv3.arch.tables import ARCHS
 from fbnetv3.checkpoints import convert
+from fbnetv3.checkpoints.training_checkpoint import find_weights
 from fbnetv3.hub.cached_weights import CachedWeights
 from fbnetv3.hub.pretrained_cfg import pretrained_cfg
 from fbnetv3.hub.weights import WEIGHTS
 from fbnetv3.models.model import FBNetV3, build
 
-NAMES = (*(f"meta_fbnetv3_{x}" for x in "abcdefg"), *(f"fbnetv3_{x}" for x in "acef"))
+NAMES = (
+    *(f"meta_fbnetv3_{x}" for x in "abcdefg"),
+    *(f"fbnetv3_{x}" for x in "acef"),
+    *(f"same_fbnetv3_{x}" for x in "abcdefg"),
+)
 # timm's `register_model` appends to it.
 __all__: list[str] = []
 
@@ -38,7 +46,7 @@ _TAG = "meta_in1k"
 
 
 def _zoo_name(name: str) -> str:
-    return name.removeprefix("meta_")
+    return name.removeprefix("meta_").removeprefix("same_")
 
 
 def _timm_cfg(name: str) -> dict[str, Any]:
@@ -95,11 +103,8 @@ def checkpoint_filter_fn(state: Mapping[str, Tensor], model: nn.Module) -> dict[
     """Converts a state dict from any of the three layouts to ours; timm calls it on loading."""
     if not isinstance(model, FBNetV3):
         raise ValueError(f"model is a {type(model).__name__}; expected FBNetV3")
-    for wrapper in ("model_ema", "state_dict", "model"):
-        if isinstance(state.get(wrapper), Mapping):
-            state = state[wrapper]  # type: ignore[assignment]  # a training checkpoint
-            break
-    return convert.to_fbnetv3(state, model.arch, convert.detect_dialect(state))
+    named, _ = find_weights(state)
+    return convert.to_fbnetv3(named, model.arch, convert.detect_dialect(named))
 
 
 def _entrypoint(name: str) -> Callable[..., nn.Module]:
@@ -114,6 +119,13 @@ def _entrypoint(name: str) -> Callable[..., nn.Module]:
 
 def _create(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
     arch = ARCHS[_zoo_name(name)]
+    pad_type = kwargs.pop("pad_type", None) or ("same" if name.startswith("same_") else "")
+    if pad_type not in ("", "same"):
+        raise ValueError(
+            f"pad_type is {pad_type!r}; expected 'same', or nothing for the published padding"
+        )
+    if pad_type:
+        arch = arch.same_padding()
     weights = WEIGHTS[f"{_zoo_name(name)}.{_TAG}"]
     overlay = dict(kwargs.pop("pretrained_cfg_overlay", None) or {})
     given = kwargs.get("pretrained_cfg")

@@ -13,10 +13,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -28,14 +26,14 @@ from torchvision.models.detection.ssdlite import SSDLiteHead
 from torchvision.models.segmentation import LRASPP, DeepLabV3
 from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 from torchvision.models.segmentation.fcn import FCNHead
-from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d, MultiScaleRoIAlign
+from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
 
-from fbnetv3.arch.arch import Arch
 from fbnetv3.models.blocks import ConvBnAct, NormFactory
-from fbnetv3.models.model import ACTS, FBNetV3
+from fbnetv3.models.model import ACTS
 
-from .trunk import Padding, ProposalHead, RegionHead, Trunk, load_network
+from .detector_options import DEFAULT, NORMS, Arguments, Model, Options, arguments
+from .trunk import ProposalHead, RegionHead, Trunk
 
 __all__ = [
     "NORMS",
@@ -53,69 +51,9 @@ __all__ = [
     "ssdlite",
 ]
 
-NORMS: dict[str, NormFactory | None] = {
-    "BN": None,
-    "SyncBN": nn.SyncBatchNorm,
-    "FrozenBN": FrozenBatchNorm2d,
-}
-Model = str | Arch | Path
 PYRAMID = ("res2", "res3", "res4", "res5")
 ANCHOR_SIZES = (32, 64, 128, 256, 512)
 ASPECT_RATIOS = (0.5, 1.0, 2.0)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """How the backbone is built.
-
-    Attributes:
-        checkpoint: file of a classification model's weights, instead of `pretrained`.
-        license: "commercial" refuses weights that forbid commercial use.
-        padding: "same" or "faithful", see `trunk.load_network`.
-        norm: "BN", "SyncBN" or "FrozenBN".
-        freeze_at: 0 to 5, see `trunk.Trunk`.
-        drop_path_rate: stochastic depth rate.
-        grad_checkpointing: recompute rows in the backward pass, to save memory.
-    """
-
-    checkpoint: str | Path | None = None
-    license: str | None = None
-    padding: Padding = "same"
-    norm: str = "BN"
-    freeze_at: int = 0
-    drop_path_rate: float = 0.0
-    grad_checkpointing: bool = False
-
-    def __post_init__(self) -> None:
-        if self.norm not in NORMS:
-            raise ValueError(f"norm is {self.norm!r}; expected one of {', '.join(NORMS)}")
-
-    def network(self, model: Model, pretrained: bool, output_stride: int = 32) -> FBNetV3:
-        """Returns the classification model without its classifier."""
-        return load_network(
-            model,
-            pretrained=pretrained,
-            checkpoint=self.checkpoint,
-            license=self.license,
-            padding=self.padding,
-            norm_layer=NORMS[self.norm],
-            drop_path_rate=self.drop_path_rate,
-            output_stride=output_stride,
-        )
-
-    def trunk(self, network: FBNetV3, features: Sequence[str], output_stride: int = 32) -> Trunk:
-        """Returns the backbone: the rows of a model that the features need."""
-        return Trunk(
-            network,
-            features,
-            output_stride=output_stride,
-            freeze_at=self.freeze_at,
-            freeze_norms=_freeze_norms,
-            grad_checkpointing=self.grad_checkpointing,
-        )
-
-
-DEFAULT = Options()
 
 
 class Renamed(nn.Module):
@@ -210,14 +148,24 @@ def faster_rcnn(
         out_channels: channels of the pyramid.
         features: feature maps that become levels. With fewer than four, every level has anchors of
             all sizes, as in torchvision's mobile detectors: `("res4", "res5")` costs a quarter.
-        **kwargs: arguments of torchvision's `FasterRCNN`: `min_size`, `box_nms_thresh`, ...
+        **kwargs: arguments of torchvision's `FasterRCNN`: `min_size`, `box_nms_thresh`, ...; fields
+            of `options` such as `checkpoint` and `freeze_at`; and torchvision's words for them,
+            `weights_backbone="DEFAULT"` and `trainable_backbone_layers` (5 trains everything).
+
+    With trained weights the stem, the rows up to stride 4 and all batch-norms are frozen unless
+    told otherwise, as in torchvision: `trainable_backbone_layers=5, norm="BN"` trains everything.
+
+    Raises:
+        TypeError: an argument is unknown.
+        ValueError: an argument is out of range, or the licence policy refuses the weights.
     """
-    pyramid = _pyramid(model, pretrained, options, out_channels, LastLevelMaxPool(), features)
-    if len(features) < len(PYRAMID) and "rpn_anchor_generator" not in kwargs:
+    given = arguments(FasterRCNN, num_classes, pretrained, options, kwargs, freezes=True)
+    pyramid = _pyramid(model, given, out_channels, LastLevelMaxPool(), features)
+    if len(features) < len(PYRAMID) and "rpn_anchor_generator" not in given.rest:
         levels = len(features) + 1
         anchors = AnchorGenerator((ANCHOR_SIZES,) * levels, (ASPECT_RATIOS,) * levels)
-        kwargs["rpn_anchor_generator"] = anchors
-    return FasterRCNN(pyramid, num_classes, **kwargs)
+        given.rest["rpn_anchor_generator"] = anchors
+    return FasterRCNN(pyramid, num_classes, **given.rest)
 
 
 def mask_rcnn(
@@ -230,8 +178,9 @@ def mask_rcnn(
     **kwargs: Any,
 ) -> MaskRCNN:
     """Returns Mask R-CNN with a feature pyramid; arguments as in `faster_rcnn`."""
-    pyramid = _pyramid(model, pretrained, options, out_channels, LastLevelMaxPool())
-    return MaskRCNN(pyramid, num_classes, **kwargs)
+    given = arguments(MaskRCNN, num_classes, pretrained, options, kwargs, freezes=True)
+    pyramid = _pyramid(model, given, out_channels, LastLevelMaxPool())
+    return MaskRCNN(pyramid, num_classes, **given.rest)
 
 
 def retinanet(
@@ -247,9 +196,10 @@ def retinanet(
 
     `num_classes` includes the background, as in torchvision.
     """
+    given = arguments(RetinaNet, num_classes, pretrained, options, kwargs, freezes=True)
     extra = LastLevelP6P7(out_channels, out_channels)
-    pyramid = _pyramid(model, pretrained, options, out_channels, extra, ("res3", "res4", "res5"))
-    return RetinaNet(pyramid, num_classes, **kwargs)
+    pyramid = _pyramid(model, given, out_channels, extra, ("res3", "res4", "res5"))
+    return RetinaNet(pyramid, num_classes, **given.rest)
 
 
 def faster_rcnn_c4(
@@ -273,8 +223,10 @@ def faster_rcnn_c4(
         anchor_sizes: anchor sizes in pixels, each with three aspect ratios.
         **kwargs: arguments of torchvision's `FasterRCNN`.
     """
+    given = arguments(FasterRCNN, num_classes, pretrained, options, kwargs)
+    options = given.options
     # Three models, because the rows of the proposal head are a copy of the backbone's.
-    trunk, box, proposals = (options.network(model, pretrained) for _ in range(3))
+    trunk, box, proposals = (options.network(model, given.pretrained) for _ in range(3))
     backbone = Renamed(options.trunk(trunk, ["res4"]), ["0"])
     anchors = AnchorGenerator((tuple(anchor_sizes),), (ASPECT_RATIOS,))
     head = RegionHead(box, grad_checkpointing=options.grad_checkpointing)
@@ -289,7 +241,7 @@ def faster_rcnn_c4(
         box_roi_pool=MultiScaleRoIAlign(["0"], output_size=6, sampling_ratio=2),
         box_head=head,
         box_predictor=FastRCNNPredictor(head.tail.out_channels, num_classes),
-        **kwargs,
+        **given.rest,
     )
 
 
@@ -312,7 +264,9 @@ def ssdlite(
         size: height and width in pixels that images are resized to.
         **kwargs: arguments of torchvision's `SSD`.
     """
-    maps = SsdMaps(options.trunk(options.network(model, pretrained), ["res4", "res5"]))
+    given = arguments(SSD, num_classes, pretrained, options, kwargs)
+    network = given.options.network(model, given.pretrained)
+    maps = SsdMaps(given.options.trunk(network, ["res4", "res5"]))
     anchors = DefaultBoxGenerator([[2, 3]] * len(maps.channels), min_ratio=0.2, max_ratio=0.95)
     head = SSDLiteHead(
         maps.channels, anchors.num_anchors_per_location(), num_classes, nn.BatchNorm2d
@@ -322,7 +276,7 @@ def ssdlite(
         "image_std": [0.229, 0.224, 0.225],
         "nms_thresh": 0.55,
     }
-    return SSD(maps, anchors, (size, size), num_classes, head=head, **(defaults | kwargs))
+    return SSD(maps, anchors, (size, size), num_classes, head=head, **(defaults | given.rest))
 
 
 def deeplab(
@@ -333,6 +287,7 @@ def deeplab(
     options: Options = DEFAULT,
     output_stride: int = 16,
     aux: bool = False,
+    **kwargs: Any,
 ) -> DeepLabV3:
     """Returns DeepLabV3 on the dilated last map.
 
@@ -343,10 +298,12 @@ def deeplab(
         options: how the backbone is built.
         output_stride: 8, 16 or 32; strides beyond it are replaced by dilation.
         aux: add an auxiliary classifier on `res4`, for training.
+        **kwargs: fields of `options`, and torchvision's words for them, see `faster_rcnn`.
     """
-    network = options.network(model, pretrained, output_stride)
+    given = arguments(DeepLabV3, num_classes, pretrained, options, kwargs)
+    network = given.options.network(model, given.pretrained, output_stride)
     features = ["res4", "res5"] if aux else ["res5"]
-    body = options.trunk(network, features, output_stride)
+    body = given.options.trunk(network, features, output_stride)
     backbone = Renamed(body, ["aux", "out"] if aux else ["out"])
     second = FCNHead(body.features[0].channels, num_classes) if aux else None
     return DeepLabV3(backbone, DeepLabHead(backbone.out_channels, num_classes), second)
@@ -360,23 +317,24 @@ def lraspp(
     options: Options = DEFAULT,
     output_stride: int = 16,
     inter_channels: int = 128,
+    **kwargs: Any,
 ) -> LRASPP:
     """Returns Lite R-ASPP on `res3` and the dilated last map; arguments as in `deeplab`."""
-    network = options.network(model, pretrained, output_stride)
-    body = options.trunk(network, ["res3", "res5"], output_stride)
+    given = arguments(LRASPP, num_classes, pretrained, options, kwargs)
+    network = given.options.network(model, given.pretrained, output_stride)
+    body = given.options.trunk(network, ["res3", "res5"], output_stride)
     low, high = (feature.channels for feature in body.features)
     return LRASPP(Renamed(body, ["low", "high"]), low, high, num_classes, inter_channels)
 
 
 def _pyramid(
     model: Model,
-    pretrained: bool,
-    options: Options,
+    given: Arguments,
     out_channels: int,
     extra: ExtraFPNBlock,
     features: Sequence[str] = PYRAMID,
 ) -> Pyramid:
-    body = options.trunk(options.network(model, pretrained), features)
+    body = given.options.trunk(given.options.network(model, given.pretrained), features)
     return Pyramid(body, out_channels=out_channels, extra=extra)
 
 
@@ -389,10 +347,3 @@ def _halving(in_channels: int, out_channels: int) -> nn.Sequential:
         make(mid, mid, kernel=3, stride=2, padding=1, groups=mid),
         make(mid, out_channels, kernel=1, stride=1, padding=0, groups=1),
     )
-
-
-def _freeze_norms(module: nn.Module) -> nn.Module:
-    from timm.layers import freeze_batch_norm_2d  # type: ignore[attr-defined]  # re-exported
-
-    frozen: nn.Module = freeze_batch_norm_2d(module)  # type: ignore[no-untyped-call]  # timm
-    return frozen

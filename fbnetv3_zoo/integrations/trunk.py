@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fbnetv3.arch.arch import Arch
 from fbnetv3.hub.create import build_source, resolve, with_checkpoint
+from fbnetv3.hub.registry import FOLDERS
 from fbnetv3.models.features import Geometry
 from fbnetv3.models.model import FBNetV3
 
@@ -111,20 +113,33 @@ def load_network(
         raise ValueError("pretrained=True and checkpoint= exclude each other; give one of them")
     found = resolve(model, pretrained, license=license, cache_dir=None, offline=None)
     if checkpoint is not None:
-        found = with_checkpoint(found, Path(checkpoint))
+        found = with_checkpoint(found, Path(checkpoint), license=license)
+    elif not pretrained and isinstance(model, str) and model.startswith(FOLDERS):
+        warnings.warn(
+            f"{model} is built with random weights; give pretrained=True for those it holds",
+            stacklevel=2,
+        )
     if padding == "same":
         found = dataclasses.replace(found, arch=found.arch.same_padding())
     return build_source(found, **{**kwargs, "num_classes": 0})
 
 
 def network_id(arch: Arch) -> Tensor:
-    """Returns 32 bytes that identify the architecture, ignoring padding and resolution.
+    """Returns 32 bytes that identify the architecture, ignoring padding, resolution and strides.
 
-    Those change no tensor; A and B have the same id, and their weights can be exchanged.
+    Those change no tensor: A and B have the same id, and so have their variants for small images.
     """
-    same = dataclasses.replace(arch.same_padding(), resolution=1024)
-    digest = hashlib.sha256(same.sha256.encode()).digest()
-    return torch.tensor(list(digest), dtype=torch.uint8)
+    rows = tuple(dataclasses.replace(row, stride=1) for row in arch.same_padding().rows)
+    return _digest(dataclasses.replace(arch, rows=rows, resolution=1024))
+
+
+def _former_id(arch: Arch) -> Tensor:
+    """Returns the id that versions before 0.2 saved, which told strides apart."""
+    return _digest(dataclasses.replace(arch.same_padding(), resolution=1024))
+
+
+def _digest(arch: Arch) -> Tensor:
+    return torch.tensor(list(hashlib.sha256(arch.sha256.encode()).digest()), dtype=torch.uint8)
 
 
 class _Part(nn.Module):
@@ -144,13 +159,15 @@ class _Part(nn.Module):
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *args: Any) -> None:
         name = prefix + NETWORK_ID
         own = network_id(self.arch)
-        if name in state_dict and not torch.equal(torch.as_tensor(state_dict[name]).cpu(), own):
+        known = (own, _former_id(self.arch))
+        saved = torch.as_tensor(state_dict[name]).cpu() if name in state_dict else own
+        if not any(torch.equal(saved, one) for one in known):
             raise ValueError(
                 f"the checkpoint's {prefix.rstrip('.') or 'model'} belongs to another architecture "
-                f"(id {bytes(state_dict[name].tolist()).hex()[:12]}, expected "
+                f"(id {bytes(saved.tolist()).hex()[:12]}, expected "
                 f"{bytes(own.tolist()).hex()[:12]}); build the model it was saved from"
             )
-        super()._load_from_state_dict({name: own, **state_dict}, prefix, *args)
+        super()._load_from_state_dict({**state_dict, name: own}, prefix, *args)
 
 
 class Trunk(_Part):

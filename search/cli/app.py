@@ -9,6 +9,7 @@ from fbnetv3.cli.group import Program
 
 from . import ask as cli_ask
 from . import run as cli_run
+from . import scale as cli_scale
 from . import spaces as cli_spaces
 
 app = Program(
@@ -25,6 +26,7 @@ for _command in (
     cli_spaces.bench,
     cli_ask.export,
     cli_spaces.space,
+    cli_scale.scale,
 ):
     app.command()(_command)
 app.command("latency-table")(cli_spaces.latency_table)

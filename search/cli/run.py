@@ -20,6 +20,7 @@ from .words import (
     Address,
     AsJson,
     Attempts,
+    Batch,
     Bins,
     Cpus,
     EngineName,
@@ -29,9 +30,12 @@ from .words import (
     Latency,
     Limits,
     MaxRunning,
+    Pool,
     Predictor,
+    Rounds,
     Straggler,
     Timeout,
+    Trainings,
     Workers,
     cost_names,
     parse_limit,
@@ -81,11 +85,10 @@ def run(
         str, typer.Option(help="Constraint on every candidate, such as macs>=4e8.")
     ] = "",
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
-    pool: Annotated[
-        int, typer.Option(help="Size of the pool that candidates are chosen from.")
-    ] = 20_000,
-    batch: Annotated[int, typer.Option(help="Number of trials per round.")] = 48,
-    rounds: Annotated[int, typer.Option(help="Number of rounds after the random first one.")] = 5,
+    pool: Pool = 20_000,
+    trainings: Trainings = 0,
+    batch: Batch = 48,
+    rounds: Rounds = 5,
     epochs: Annotated[
         int,
         typer.Option(
@@ -146,6 +149,7 @@ def run(
     plan = SearchConfig(
         seed=seed,
         pool=pool,
+        trainings=trainings,
         batch=batch,
         rounds=rounds,
         epochs=epochs,

@@ -10,7 +10,20 @@ import typer
 
 from fbnetv3.cli import completion
 
-from .words import A_SPACE, TABLES, AsJson, Bins, Limits, Predictor, cost_names, parse_limit
+from .words import (
+    A_SPACE,
+    TABLES,
+    AsJson,
+    Batch,
+    Bins,
+    Limits,
+    Pool,
+    Predictor,
+    Rounds,
+    Trainings,
+    cost_names,
+    parse_limit,
+)
 
 
 def space(
@@ -59,8 +72,10 @@ def bench(
     ],
     seeds: Annotated[int, typer.Option(help="Number of searches, each with its own seed.")] = 20,
     limit: Limits = None,
-    batch: Annotated[int, typer.Option(help="Number of trials per round.")] = 48,
-    rounds: Annotated[int, typer.Option(help="Number of rounds after the random first one.")] = 4,
+    pool: Pool = 20_000,
+    trainings: Trainings = 0,
+    batch: Batch = 48,
+    rounds: Rounds = 5,
     predictor: Predictor = "auto",
     bins: Bins = None,
     as_json: AsJson = False,
@@ -83,6 +98,8 @@ def bench(
     made = load_table(space, table)
     names = cost_names(Problem(made.space, made.costs, made.allowed, made.rows))
     plan = SearchConfig(
+        pool=pool,
+        trainings=trainings,
         batch=batch,
         rounds=rounds,
         predictor=predictor,

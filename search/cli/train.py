@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,7 +19,7 @@ from fbnetv3.search.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from fbnetv3.search.data.image_set import ImageSet
-    from fbnetv3.search.training.config import TrainConfig
+    from fbnetv3.search.training.config import Hardware, TrainConfig
     from fbnetv3.search.training.logbook import EpochLog
     from fbnetv3.search.training.loop import Teacher
 
@@ -39,9 +41,14 @@ def train(
             autocompletion=_NETWORKS,
         ),
     ] = "fbnetv3_a",
-    out: Annotated[Path, typer.Option(help="Output folder; an unfinished run is resumed.")] = Path(
-        "run"
-    ),
+    out: Annotated[
+        Path,
+        typer.Option(help="Output folder; a run in it is resumed, also with more --epochs."),
+    ] = Path("run"),
+    resume_from: Annotated[
+        Path | None,
+        typer.Option(help="Go on from the run in this folder, which is left as it is."),
+    ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
@@ -77,22 +84,40 @@ def train(
     val_share: Annotated[
         float, typer.Option(help="Share of each class held out if there is no val folder.")
     ] = 0.1,
+    checkpoint_every: Annotated[int, typer.Option(help="Save a checkpoint every N epochs.")] = 1,
     checkpoint_steps: Annotated[
-        int, typer.Option(help="Also save a checkpoint every N steps; 0: each epoch only.")
+        int, typer.Option(help="Also save a checkpoint every N steps; 0: after epochs only.")
     ] = 0,
     validate_epochs: Annotated[int, typer.Option(help="Validate every N epochs.")] = 1,
+    patience: Annotated[
+        int | None, typer.Option(help="End after N epochs without a higher accuracy.")
+    ] = None,
     accumulate: Annotated[int, typer.Option(help="Gradient accumulation steps.")] = 1,
-    workers: Annotated[int, typer.Option(help="Number of image loading processes.")] = 2,
+    workers: Annotated[
+        str, typer.Option(help="Number of image loading processes, or auto.")
+    ] = "auto",
     device: Annotated[
         str | None,
         typer.Option(help="cpu or cuda; default: cuda if available.", autocompletion=_DEVICES),
     ] = None,
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="auto, fp32, bf16 or fp16; auto is bf16 or fp16 on a GPU, fp32 on a CPU.",
+            autocompletion=completion.choices("auto", "fp32", "bf16", "fp16"),
+        ),
+    ] = "auto",
+    compile_: Annotated[
+        bool,
+        typer.Option("--compile", help="Compile the model; pays off in long trainings on a GPU."),
+    ] = False,
     plot: Annotated[bool, typer.Option(help="Write the learning curve to curve.png.")] = False,
 ) -> None:
     """Train or fine-tune a network on a folder of images.
 
     Writes the folder --out: weights (model.safetensors, which local-dir:DIR loads), the recipe, a
-    log and checkpoints. After a stop or a crash the same command goes on where it was.
+    log, checkpoints, and in best/ the weights of the epoch of the highest accuracy. After a stop or
+    a crash the same command goes on where it was.
 
     Examples:
         fbnetv3 train --data photos --model fbnetv3_nano.cifar10 --out run
@@ -112,10 +137,11 @@ def train(
         preprocess_for,
     )
     from fbnetv3.search.training.parallel import joined
+    from fbnetv3.search.training.stopping import Stopped, StopRequest
 
     _check_words(teacher, teacher_cache, plot)
 
-    hardware = training.Hardware.of(device)
+    hardware = training.Hardware.of(device, precision=precision, compile=compile_)
     with joined(hardware.device) as world:
         images, val_images = open_train_val(data, val_share=val_share, seed=seed)
         for text in dict.fromkeys(images.notes + val_images.notes) if world.rank == 0 else ():
@@ -138,32 +164,41 @@ def train(
         check_input(network.model, preprocess.crop, model)
         if is_foreign(model) and world.rank == 0:
             write_record(out, model)
+            write_record(out / "best", model)
         shown = _Progress(plan.epochs, silent=world.rank > 0)
         run = training.TrainConfig(
             recipe=plan,
             preprocess=preprocess,
             seed=seed,
             folder=out,
+            resume_from=resume_from,
+            checkpoint_epochs=checkpoint_every,
             checkpoint_steps=checkpoint_steps,
             validate_epochs=validate_epochs,
+            keep_best=True,
+            patience=patience,
             accumulate=accumulate,
-            workers=workers,
+            workers=_workers(workers, hardware, plan.batch_size, preprocess.crop),
             hardware=hardware,
         )
         taught = None if teacher is None else _taught(teacher, teacher_cache, images, run)
+        stop = StopRequest()
         try:
-            result = training.train(
-                network.model,
-                images,
-                val_images,
-                run,
-                teacher=taught,
-                on_epoch=shown.epoch,
-                on_step=shown.step,
-            )
-        except KeyboardInterrupt:
-            note("stopped; the same command goes on")
-            raise
+            with stop.listening():
+                result = training.train(
+                    network.model,
+                    images,
+                    val_images,
+                    run,
+                    teacher=taught,
+                    on_epoch=shown.epoch,
+                    on_step=shown.step,
+                    stop=stop,
+                )
+        except Stopped as stopped:
+            shown.close()
+            note(f"{stopped} at {shown.at}; a checkpoint was saved, the same command resumes")
+            raise typer.Exit(128 + stopped.signal) from None
         finally:
             shown.close()
         if world.rank == 0:
@@ -172,6 +207,11 @@ def train(
 
                 plot_curve(out / "curve.png", result.curve)
             typer.echo(f"top1 {result.top1_pct:.2f} %, weights in {out / 'model.safetensors'}")
+            best = result.best_epoch
+            if best is not result.curve[-1]:
+                typer.echo(
+                    f"top1 {best.accuracy_pct:.2f} % after epoch {best.epoch}: {out / 'best'}"
+                )
 
 
 def evaluate(
@@ -265,11 +305,30 @@ def _taught(name: str, cache: Path | None, images: ImageSet, run: TrainConfig) -
     )
 
 
-class _Progress:
-    """A bar on a terminal, else a line an epoch."""
+def _workers(asked: str, hardware: Hardware, batch_size: int, side: int) -> int:
+    """Returns the number of image loading processes."""
+    from fbnetv3.search.training.workers import default_workers
 
-    def __init__(self, epochs: int, *, silent: bool) -> None:
+    if asked == "auto":
+        return default_workers(hardware.device.type, batch_size, side)
+    if not asked.isdecimal():
+        raise ValueError(f"--workers {asked!r} is not understood; expected a number, or auto")
+    return int(asked)
+
+
+class _Progress:
+    """A bar on a terminal, else a line per epoch, and one every half minute within an epoch.
+
+    Attributes:
+        at: how far the training is, in words.
+    """
+
+    def __init__(self, epochs: int, *, silent: bool, line_seconds: float = 30.0) -> None:
         self._epochs, self._silent = epochs, silent
+        self.at = "the start"
+        self._line_seconds, self._last_line = line_seconds, time.monotonic()
+        # When the first step that was seen ended, and how many steps were done by then.
+        self._began: tuple[float, int] | None = None
         self._bar: Any = None
         if sys.stderr.isatty() and not silent:
             from rich.console import Console
@@ -281,13 +340,22 @@ class _Progress:
 
     def step(self, epoch: int, done: int, steps: int) -> None:
         """Moves the bar."""
+        self.at = f"step {done} of {steps} of epoch {epoch}"
+        now, made, total = time.monotonic(), (epoch - 1) * steps + done, self._epochs * steps
+        self._began = self._began or (now, made)
         if self._bar is not None:
             self._bar.update(
                 self._task,
                 description=f"epoch {epoch} of {self._epochs}",
-                completed=(epoch - 1) * steps + done,
-                total=self._epochs * steps,
+                completed=made,
+                total=total,
             )
+        elif not self._silent and now - self._last_line >= self._line_seconds and done < steps:
+            self._last_line = now
+            began, made_then = self._began
+            left = (total - made) * (now - began) / max(1, made - made_then)
+            text = f"{self.at}, about {datetime.timedelta(seconds=round(left))} left"
+            typer.echo(text, err=True)
 
     def epoch(self, log: EpochLog) -> None:
         """Prints the line of an epoch."""

@@ -56,6 +56,19 @@ Bins = Annotated[
     BinWord | None,
     typer.Option(help="Bins that a round samples; default: limits if several, else equal."),
 ]
+Pool = Annotated[int, typer.Option(help="Size of the pool that candidates are chosen from.")]
+Trainings = Annotated[
+    int,
+    typer.Option(
+        help="Number of trainings of all rounds, which then adapt to it, with at most --batch "
+        "trials each; 0: --rounds rounds of --batch."
+    ),
+]
+Batch = Annotated[int, typer.Option(help="Number of trials per round; with --trainings, the most.")]
+Rounds = Annotated[
+    int,
+    typer.Option(help="Number of rounds after the random first one; --trainings replaces it."),
+]
 Predictor = Annotated[
     str,
     typer.Option(help="mlp, mlp_ensemble, gp or auto.", autocompletion=_predictors),

@@ -1,4 +1,4 @@
-"""The search itself: rounds of candidates, evolution for each limit, the answers.
+"""The search itself: rounds of candidates, evolution for each limit, the results.
 
 Imports `execution`, `predictors` and the rooms above them.
 """

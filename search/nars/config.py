@@ -12,11 +12,13 @@ import numpy as np
 from fbnetv3._internal.json_record import keywords_of
 from fbnetv3.search.predictors.registry import known_predictor
 
-from .evolution import Limit
+from .limit import Limit
 from .selection import BINS
 from .words import Bins
 
 IN_TURN: Bins = "limits"
+# The least budget that leaves something to choose after a random start.
+FEWEST = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +28,10 @@ class SearchConfig:
     Attributes:
         seed: random seed of the search, and of the trainings of stage 2.
         pool: size of the pool (quasi-random, distinct, within `within` and one of `limits`).
-        batch: number of trials per round.
-        rounds: number of rounds after the random first one.
+        trainings: number of trainings of all rounds, which then adapt to it, see `sizes`; 0:
+            `rounds` + 1 rounds of `batch`, as in the paper.
+        batch: number of trials per round; with `trainings`, the most.
+        rounds: number of rounds after the random first one; with `trainings`, it follows.
         epochs: epochs of a full training; 0: the objective's default.
         early_stop: shorten trainings after the first round if the ranking of candidates allows it.
         bin_by: the cost that the bins divide; empty: the first known cost.
@@ -50,6 +54,7 @@ class SearchConfig:
 
     seed: int = 0
     pool: int = 20_000
+    trainings: int = 0
     batch: int = 48
     rounds: int = 5
     epochs: int = 0
@@ -67,6 +72,7 @@ class SearchConfig:
         least = {
             "seed": 0,
             "pool": 2,
+            "trainings": 0,
             "batch": 2,
             "rounds": 0,
             "epochs": 0,
@@ -76,6 +82,13 @@ class SearchConfig:
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least {low}")
+        if self.trainings:
+            if self.trainings < FEWEST:
+                raise ValueError(
+                    f"trainings is {self.trainings}; expected at least {FEWEST}, or 0 for rounds "
+                    "of `batch`"
+                )
+            object.__setattr__(self, "rounds", len(self.sizes) - 1)
         if not self.bins:
             object.__setattr__(self, "bins", IN_TURN if len(self.limits) > 1 else BINS[0])
         if self.bins not in get_args(Bins):
@@ -86,6 +99,20 @@ class SearchConfig:
             raise ValueError("limits is empty; give at least {}, a search without bounds")
         for bounds in (self.within, *self.limits):
             Limit(bounds)
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of trials of each round, the random first one included.
+
+        With `trainings`, a quarter of them is random and each later round is a twelfth, both at
+        most `batch`: labels are few at first, and each round is chosen by all labels before it.
+        """
+        if not self.trainings:
+            return (self.batch,) * (self.rounds + 1)
+        first, later = (max(2, min(self.batch, self.trainings // parts)) for parts in (4, 12))
+        left = self.trainings - first
+        rest = (left % later,) if left % later else ()
+        return (first, *(later,) * (left // later), *rest)
 
     @staticmethod
     def from_dict(fields: Mapping[str, Any]) -> SearchConfig:

@@ -18,37 +18,11 @@ import numpy.typing as npt
 
 from fbnetv3.search.space.space import CostsOf, Feasible, Matrix, Space
 
+from .limit import Limit
+
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Score = Callable[[Matrix], Floats]
-
-
-@dataclass(frozen=True)
-class Limit:
-    """Bounds on known costs: name of the cost -> (lowest, highest), either may be infinite.
-
-    Raises:
-        ValueError: a bound is NaN, or the lowest exceeds the highest.
-    """
-
-    bounds: Mapping[str, tuple[float, float]]
-
-    def __post_init__(self) -> None:
-        for name, (low, high) in self.bounds.items():
-            if not low <= high:
-                raise ValueError(f"limit on {name} is {(low, high)}; expected lowest <= highest")
-
-    def violation(self, costs: Mapping[str, npt.NDArray[Any]]) -> Floats:
-        """Returns (P,) how far outside each candidate is, relative to the bounds; 0 is inside."""
-        total = np.zeros(len(next(iter(costs.values()), ())))
-        for name, (low, high) in self.bounds.items():
-            if name not in costs:
-                raise ValueError(f"limit on {name!r}; the known costs are {', '.join(costs)}")
-            value = np.asarray(costs[name], np.float64)
-            for bound, over in ((high, value - high), (low, low - value)):
-                if np.isfinite(bound):
-                    total += np.maximum(over, 0) / max(abs(bound), 1e-12)
-        return total
 
 
 @dataclass(frozen=True)

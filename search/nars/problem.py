@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +14,10 @@ import numpy.typing as npt
 from fbnetv3.search.cost.latency_table import LatencyTable
 from fbnetv3.search.execution.objective import TableObjective
 from fbnetv3.search.execution.spec import load_objective, space_of
-from fbnetv3.search.space.space import CostsOf, Feasible, Matrix, Space
+from fbnetv3.search.space.space import CostsOf, Feasible, Floats, Matrix, Space
 
-from .config import SearchConfig
-from .evolution import Limit, extreme
+from .evolution import extreme
+from .limit import Limit
 
 LATENCY = "latency_ms"
 
@@ -46,74 +46,28 @@ class Problem:
         values = np.asarray(self.costs(self.rows)[name], np.float64)
         return float(values.max() if largest else values.min())
 
-    def pool(
-        self,
-        num: int,
-        *,
-        seed: int,
-        within: Mapping[str, tuple[float, float]],
-        limits: Sequence[Mapping[str, tuple[float, float]]] = ({},),
-    ) -> Matrix:
-        """Returns up to `num` feasible candidates: quasi-random, or drawn from `rows`.
+    def violation(self, bounds: Mapping[str, tuple[float, float]]) -> Callable[[Matrix], Floats]:
+        """Returns how far outside bounds candidates are, as a function of (P, num_genes).
 
-        Args:
-            num: number of candidates.
-            seed: random seed.
-            within: bounds on every candidate.
-            limits: limits of which every candidate meets at least one.
-
-        Raises:
-            ValueError: no candidate is feasible.
+        0 is inside, relative to the bounds; infinite for a candidate to leave out. Needs no
+        training.
         """
-        tests = [self.feasible(bounds) for bounds in (within, *limits)]
+        limit = Limit(bounds)
 
-        def feasible(rows: Matrix) -> npt.NDArray[np.bool_]:
-            inside = tests[0](rows)
-            inside[inside] = np.any([test(rows[inside]) for test in tests[1:]], axis=0)
-            return inside
+        def outside(rows: Matrix) -> Floats:
+            far = np.zeros(len(rows))
+            if bounds and len(rows):
+                far = np.nan_to_num(limit.violation(self.costs(rows)), nan=np.inf)
+            if self.allowed is not None:
+                far = np.where(self.allowed(rows), far, np.inf)
+            return far
 
-        if self.rows is None:
-            return self.space.pool(num, seed=seed, feasible=feasible)
-        order = np.random.default_rng([seed, 1]).permutation(len(self.rows))
-        found = self.rows[order][feasible(self.rows[order])]
-        if not len(found):
-            raise ValueError(f"none of {len(self.rows)} candidates is within {dict(within)}")
-        return found[:num]
+        return outside
 
     def feasible(self, bounds: Mapping[str, tuple[float, float]]) -> Feasible:
         """Returns a test of candidates for some bounds, which needs no training."""
-
-        def test(rows: Matrix) -> npt.NDArray[np.bool_]:
-            inside = np.ones(len(rows), np.bool_)
-            if bounds:
-                inside &= Limit(bounds).violation(self.costs(rows)) == 0
-            if self.allowed is not None:
-                inside &= self.allowed(rows)
-            return inside
-
-        return test
-
-
-def pool_of(problem: Problem, config: SearchConfig) -> Matrix:
-    """Returns the pool of a search: within its bounds, and within one of its limits.
-
-    If too few candidates meet a limit to fill a round, only stage 3 applies the limits.
-
-    Raises:
-        ValueError: fewer candidates are feasible than a round has trials.
-    """
-    pool = problem.pool(config.pool, seed=config.seed, within=config.within)
-    inside = np.any([problem.feasible(limit)(pool) for limit in config.limits], axis=0)
-    if config.batch <= inside.sum() < len(pool):
-        pool = problem.pool(
-            config.pool, seed=config.seed, within=config.within, limits=config.limits
-        )
-    if len(pool) < config.batch:
-        raise ValueError(
-            f"only {len(pool)} candidates are feasible, fewer than a round of {config.batch}; "
-            "widen the limits or use smaller rounds"
-        )
-    return pool
+        outside = self.violation(bounds)
+        return lambda rows: np.asarray(outside(rows) == 0)
 
 
 def problem_of(settings: Mapping[str, Any]) -> Problem:
@@ -157,32 +111,3 @@ def with_latency(problem: Problem, table: LatencyTable, *, num_classes: int = 10
         return {**known(rows), LATENCY: milliseconds(rows)}
 
     return dataclasses.replace(problem, costs=costs)
-
-
-def check(problem: Problem, config: SearchConfig) -> None:
-    """Checks that limits can be reached and rounds filled, before any training.
-
-    Raises:
-        ValueError: a limit or `bin_by` names an unknown cost, a limit is out of reach (the message
-            has the smallest or largest reachable cost), or too few candidates are feasible.
-    """
-    known = problem.costs(problem.space.sample(1, np.random.default_rng(0)))
-    if config.bin_by and config.bin_by not in known:
-        raise ValueError(
-            f"bin_by is {config.bin_by!r}; the known costs are {', '.join(known) or 'none'}"
-        )
-    for bounds in (config.within, *config.limits):
-        for name, (low, high) in bounds.items():
-            if name not in known:
-                raise ValueError(
-                    f"limit on {name!r}; the known costs are {', '.join(known) or 'none'}"
-                )
-            if np.isfinite(high) and (least := problem.extreme(name)) > high:
-                raise ValueError(
-                    f"no candidate has {name} of {high:g} or less; the smallest is {least:g}"
-                )
-            if np.isfinite(low) and (most := problem.extreme(name, largest=True)) < low:
-                raise ValueError(
-                    f"no candidate has {name} of {low:g} or more; the largest is {most:g}"
-                )
-    pool_of(problem, config)

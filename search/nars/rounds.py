@@ -24,9 +24,10 @@ from fbnetv3.search.storage.trials import Batch, Labels, Proposal, Trial
 
 from .config import IN_TURN, SearchConfig
 from .early_stop import find_early_stop
-from .problem import Problem, pool_of
+from .pool import pool_of
+from .problem import Problem
 from .round_quality import importance, round_quality
-from .selection import Selection, best_within, next_best, select_batch, select_in_turn
+from .selection import Optimism, Selection, best_within, next_best, select_batch, select_in_turn
 
 Notify = Callable[[str, Mapping[str, Any]], None]
 PREDICTOR = "predictor.safetensors"
@@ -73,6 +74,7 @@ class Optimizer:
         self._inside = np.stack([problem.feasible(limit)(self.pool) for limit in config.limits])
         self._fitted = -1
         self._scores: Floats = np.zeros(0)
+        self._std: Floats = np.zeros(0)
 
     def _make_predictor(self, kind: str) -> Predictor:
         return make_predictor(
@@ -138,7 +140,8 @@ class Optimizer:
         some = np.linspace(0, len(values) - 1, min(len(values), MOST_FITTED)).astype(int)
         self.predictor.fit(labels.matrix[some], values[some])
         self._fitted = index
-        self._scores = self.predictor.predict(self.pool).mean
+        predicted = self.predictor.predict(self.pool)
+        self._scores, self._std = predicted.mean, predicted.std
 
     def labels(self, before: int | None = None) -> Labels:
         """Returns the labels that the predictor is fitted to: of batches below a number, or all."""
@@ -164,19 +167,16 @@ class Optimizer:
         """Writes all trials of a round into the store, before any of them starts."""
         rng = self._rng(index)
         taken = self._taken()
+        if taken.all():
+            raise ValueError("every candidate of the pool has been trained; enlarge the pool")
         if index == 0:
-            free = np.flatnonzero(~taken)
-            chosen = rng.permutation(free)[: self._config.batch]
-            slots, predicted = np.arange(len(chosen)), None
+            selection, predicted = self._random(taken, rng), None
         else:
             self.fit(index)
-            selection = self._select(taken)
-            chosen, slots, predicted = selection.indices, selection.bins, self._scores
-        if not len(chosen):
-            raise ValueError("every candidate of the pool has been trained; enlarge the pool")
+            selection, predicted = self._select(index, taken), self._scores
         proposals = [
             self._proposal(int(row), int(slot), predicted)
-            for row, slot in zip(chosen, slots, strict=True)
+            for row, slot in zip(selection.indices, selection.bins, strict=True)
         ]
         batches = self._store.batches()
         batch = Batch(
@@ -203,9 +203,25 @@ class Optimizer:
             return np.zeros(len(self.pool), np.bool_)
         return np.isin(self._hashes, self._problem.space.hashes(known))
 
-    def _select(self, taken: npt.NDArray[np.bool_]) -> Selection:
+    def _random(self, taken: npt.NDArray[np.bool_], rng: np.random.Generator) -> Selection:
+        """Returns the first round: random candidates, as many for each limit."""
+        order = rng.permutation(np.flatnonzero(~taken))
+        first = np.zeros(len(self.pool))
+        first[order] = -np.arange(len(order))
+        return select_in_turn(first, self._inside, num=self._config.sizes[0], taken=taken)
+
+    def _select(self, index: int, taken: npt.NDArray[np.bool_]) -> Selection:
+        num, before = self._config.sizes[index], sum(self._config.sizes[:index])
+        optimism = Optimism(self._std, start=before)
         if self._config.bins == IN_TURN:
-            return select_in_turn(self._scores, self._inside, num=self._config.batch, taken=taken)
+            return select_in_turn(
+                self._scores,
+                self._inside,
+                num=num,
+                taken=taken,
+                optimism=optimism,
+                first=before % len(self._inside),
+            )
         costs = self.costs.get(self.bin_by, np.zeros(len(self.pool)))
         bins = self._config.bins if np.ptp(costs) > 0 else "none"
         ends = self._config.within.get(self.bin_by)
@@ -213,30 +229,30 @@ class Optimizer:
         return select_batch(
             self._scores,
             costs,
-            num=self._config.batch,
+            num=num,
             bins=bins,
             limits=ends if finite else None,
             taken=taken,
+            optimism=optimism,
         )
 
     def _replacement(self, index: int, trial: Trial) -> Proposal:
         """Returns the replacement of a failed trial: the next best of its bin."""
         taken = self._taken()
+        # In the first round of searches before 0.3 a slot was a number in the round.
+        limit = self._inside[trial.slot % len(self._inside)]
         if index == 0:
-            free = np.flatnonzero(~taken)
-            if not len(free):
-                raise ValueError("no candidate of the pool is left to replace a failed one")
-            row, predicted = int(free[0]), None
+            row, predicted = best_within(np.zeros(len(taken)), limit, taken), None
         else:
             self.fit(index)
             if self._config.bins == IN_TURN:
-                row = best_within(self._scores, self._inside[trial.slot], taken)
+                row = best_within(self._scores, limit, taken)
                 return self._proposal(row, trial.slot, self._scores)
             older = [b.number for b in self._rounds()[:index]]
             known = self._store.known_genes(upto=older[-1])
             taken_before = np.isin(self._hashes, self._problem.space.hashes(known))
             costs = self.costs.get(self.bin_by, np.zeros(len(self.pool)))
-            selection = self._select(taken_before)
+            selection = self._select(index, taken_before)
             row = next_best(selection, trial.slot, self._scores, costs, taken)
             predicted = self._scores
         return self._proposal(row, trial.slot, predicted)

@@ -30,8 +30,10 @@ from fbnetv3.search.storage.store import Store
 
 from .answers import Answer, describe, write_answers
 from .config import SearchConfig
-from .evolution import Evolved, Limit, evolve
-from .problem import Problem, check, problem_of
+from .evolution import Evolved, evolve
+from .limit import Limit, intersection
+from .pool import check, draw
+from .problem import Problem, problem_of
 from .retraining import answers_of, ranking, retrain
 from .rounds import PREDICTOR, Notify, Optimizer
 
@@ -144,12 +146,15 @@ def evolve_for(
 ) -> list[Evolved]:
     """Stage 3: returns the best predicted candidates within each limit."""
     config = SearchConfig.from_dict(store.settings["plan"])
+    start = draw(problem, config.pool, seed=config.seed, bounds=config.within)
+    # What was trained is within the limits of the search, however tight they are.
+    trained = store.known_genes()
     return evolve(
         problem.space,
         lambda rows: predictor.predict(rows).mean,
         problem.costs,
-        [Limit(_intersection(config.within, limit)) for limit in limits],
-        start=problem.pool(config.pool, seed=config.seed, within=config.within),
+        [Limit(intersection(config.within, limit)) for limit in limits],
+        start=np.concatenate([start, trained]) if len(trained) else start,
         rng=np.random.default_rng([config.seed, 3]),
         allowed=problem.allowed,
     )
@@ -165,19 +170,6 @@ def open_predictor(store: Store, problem: Problem) -> Predictor:
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: no round has finished; wait for the first")
     return load_predictor(path, costs=problem.costs)
-
-
-def _intersection(
-    first: Mapping[str, tuple[float, float]], second: Mapping[str, tuple[float, float]]
-) -> dict[str, tuple[float, float]]:
-    wide = (-np.inf, np.inf)
-    return {
-        name: (
-            max(first.get(name, wide)[0], second.get(name, wide)[0]),
-            min(first.get(name, wide)[1], second.get(name, wide)[1]),
-        )
-        for name in {**first, **second}
-    }
 
 
 def _store_evolution(store: Store, found: list[Evolved]) -> None:

@@ -1,10 +1,17 @@
-"""Which candidates to train next: the best predicted of each bin of cost.
+"""Which candidates to train next: the best of each limit in turn, or of each bin of cost.
 
-Pure functions over arrays, independent of spaces and predictors.
+"Best" is by predicted quality plus a multiple of its standard deviation. Each pick has a multiple
+of its own, so that a batch has candidates that are expected to be good and candidates of which
+little is known, and does not consist of near-copies of one.
+
+Pure functions over arrays, independent of spaces and predictors. The multiples are drawn from an
+exponential distribution, after Hutter, Hoos and Leyton-Brown, Parallel algorithm configuration,
+2012.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +20,7 @@ import numpy.typing as npt
 BINS = ("equal", "quantile", "none")
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
+_GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 @dataclass(frozen=True)
@@ -20,14 +28,35 @@ class Selection:
     """A batch of candidates to train.
 
     Attributes:
-        indices: (m,) indices into the pool, distinct, in the order of the bins.
-        bins: (m,) the bin that each was chosen for.
-        edges: (num + 1,) edges of the bins, in units of cost.
+        indices: (m,) indices into the pool, distinct.
+        bins: (m,) the bin or the limit that each was chosen for.
+        edges: (num + 1,) edges of the bins, in units of cost; empty for limits.
     """
 
     indices: Indices
     bins: Indices
     edges: Floats
+
+
+@dataclass(frozen=True)
+class Optimism:
+    """How many standard deviations each pick of a batch adds to the predicted quality.
+
+    Attributes:
+        std: (P,) standard deviation of each candidate's prediction; 0 where it is not known.
+        start: number of picks of earlier batches, at which the sequence of multiples goes on.
+    """
+
+    std: Floats
+    start: int = 0
+
+    def bonus(self, pick: int) -> Floats:
+        """Returns (P,) what pick number 0, 1, ... of the batch adds to the scores.
+
+        The multiples are exponentially distributed with mean 1, and evenly so in every stretch of
+        the sequence, because they come from multiples of the golden ratio.
+        """
+        return -math.log(1 - (self.start + pick + 0.5) * _GOLDEN % 1) * self.std
 
 
 def select_batch(
@@ -38,11 +67,12 @@ def select_batch(
     bins: str = "equal",
     limits: tuple[float, float] | None = None,
     taken: npt.ArrayLike | None = None,
+    optimism: Optimism | None = None,
 ) -> Selection:
-    """Returns the best predicted candidate of each of `num` bins of cost.
+    """Returns the best candidate of each of `num` bins of cost.
 
-    A bin with no free candidate is replaced by the best predicted one elsewhere. Fewer than `num`
-    are returned only if fewer are free. Ties go to the lower index, so that the result repeats.
+    A bin with no free candidate is replaced by the best one elsewhere. Fewer than `num` are
+    returned only if fewer are free. Ties go to the lower index, so that the result repeats.
 
     Args:
         scores: (P,) predicted quality, higher is better.
@@ -53,38 +83,35 @@ def select_batch(
         limits: lowest and highest cost of the bins; None: the range of the pool. Candidates
             outside are never chosen.
         taken: (P,) true for candidates that were trained or have failed: never chosen.
+        optimism: what each pick adds to the scores; None: nothing.
 
     Raises:
         ValueError: arrays of different lengths, a NaN score, or no free candidate.
     """
     score, cost = np.asarray(scores, np.float64), np.asarray(costs, np.float64)
-    free = np.ones(len(score), np.bool_) if taken is None else ~np.asarray(taken, np.bool_)
-    if not len(score) == len(cost) == len(free):
-        raise ValueError(
-            f"{len(score)} scores, {len(cost)} costs, {len(free)} taken; expected equal lengths"
-        )
     if num < 1 or bins not in BINS:
         raise ValueError(f"num is {num}, bins {bins!r}; expected num >= 1 and one of {BINS}")
-    if np.isnan(score).any() or np.isnan(cost).any():
-        raise ValueError(f"{int(np.isnan(score).sum())} scores are NaN; refit the predictor")
+    free = _free(score, taken, cost)
     if limits is not None:
         free &= (cost >= limits[0]) & (cost <= limits[1])
-    if not free.any():
-        raise ValueError(f"none of {len(score)} candidates is free; enlarge the pool or the limits")
+    _check_any(free)
     edges = _edges(cost[free], num, bins, limits)
     bin_of = np.clip(np.searchsorted(edges, cost, side="right") - 1, 0, num - 1)
-    ranked = np.flatnonzero(free)[np.argsort(-score[free], kind="stable")]
-    chosen = np.full(num, -1, np.int64)
+    chosen, numbers = list[int](), list[int]()
     if bins == "none":
-        chosen[: len(ranked)] = ranked[:num]
+        filled = list(range(num))
     else:
-        filled, first = np.unique(bin_of[ranked], return_index=True)
-        chosen[filled] = ranked[first]
-        rest = ranked[~np.isin(ranked, chosen)]
-        empty = np.flatnonzero(chosen < 0)[: len(rest)]
-        chosen[empty] = rest[: len(empty)]
-    numbers = np.flatnonzero(chosen >= 0)
-    return Selection(chosen[numbers], numbers, edges)
+        # Empty bins come last: what they take instead must not be the best of another bin.
+        has = np.isin(np.arange(num), bin_of[free])
+        filled = [*np.flatnonzero(has).tolist(), *np.flatnonzero(~has).tolist()]
+    for number in filled[: int(free.sum())]:
+        inside = np.ones_like(free) if bins == "none" else bin_of == number
+        bonus = 0.0 if optimism is None else optimism.bonus(number)
+        chosen.append(best_within(score + bonus, inside, ~free))
+        numbers.append(number)
+        free[chosen[-1]] = False
+    order = np.argsort(numbers)
+    return Selection(np.array(chosen, np.int64)[order], np.array(numbers, np.int64)[order], edges)
 
 
 def select_in_turn(
@@ -93,33 +120,55 @@ def select_in_turn(
     *,
     num: int,
     taken: npt.ArrayLike | None = None,
+    optimism: Optimism | None = None,
+    first: int = 0,
 ) -> Selection:
-    """Returns the best predicted within each limit in turn, `num` in all; its bins are limits.
+    """Returns the best within each limit in turn, `num` in all; its bins are limits.
 
-    A limit with no free candidate is replaced by the best predicted one elsewhere.
+    A limit with no free candidate is replaced by the best one elsewhere.
 
     Args:
         scores: (P,) predicted quality, higher is better.
         inside: (limits, P) whether each candidate is within each limit.
         num: number of candidates.
         taken: (P,) true for candidates that were trained or have failed: never chosen.
+        optimism: what each pick adds to the scores; None: nothing.
+        first: the limit that is served first, so that small batches serve all of them by and by.
 
     Raises:
         ValueError: a score is NaN, or no candidate is free.
     """
     score, within = np.asarray(scores, np.float64), np.asarray(inside, np.bool_)
-    free = np.ones(len(score), np.bool_) if taken is None else ~np.asarray(taken, np.bool_)
-    if np.isnan(score).any():
-        raise ValueError(f"{int(np.isnan(score).sum())} scores are NaN; refit the predictor")
-    if not free.any():
-        raise ValueError(f"none of {len(score)} candidates is free; enlarge the pool or the limits")
+    free = _free(score, taken)
+    _check_any(free)
     chosen, limits = list[int](), list[int]()
     for turn in range(min(num, int(free.sum()))):
-        number = turn % len(within)
-        chosen.append(best_within(score, within[number], ~free))
+        number = (first + turn) % len(within)
+        bonus = 0.0 if optimism is None else optimism.bonus(turn)
+        chosen.append(best_within(score + bonus, within[number], ~free))
         limits.append(number)
         free[chosen[-1]] = False
     return Selection(np.array(chosen, np.int64), np.array(limits, np.int64), np.zeros(0))
+
+
+def _free(
+    scores: Floats, taken: npt.ArrayLike | None, costs: Floats | None = None
+) -> npt.NDArray[np.bool_]:
+    """Returns which candidates may be chosen, after checking the arrays."""
+    free = np.ones(len(scores), np.bool_) if taken is None else ~np.asarray(taken, np.bool_)
+    costs = np.zeros(len(scores)) if costs is None else costs
+    if not len(scores) == len(costs) == len(free):
+        raise ValueError(
+            f"{len(scores)} scores, {len(costs)} costs, {len(free)} taken; expected equal lengths"
+        )
+    if np.isnan(scores).any() or np.isnan(costs).any():
+        raise ValueError(f"{int(np.isnan(scores).sum())} scores are NaN; refit the predictor")
+    return free
+
+
+def _check_any(free: npt.NDArray[np.bool_]) -> None:
+    if not free.any():
+        raise ValueError(f"none of {len(free)} candidates is free; enlarge the pool or the limits")
 
 
 def best_within(scores: npt.ArrayLike, inside: npt.ArrayLike, taken: npt.ArrayLike) -> int:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fbnetv3.search.storage.lock import OWNER
 from fbnetv3.search.storage.store import Store
 
 from .config import SearchConfig
+from .limit import limit_text
 from .rounds import SEARCH_KINDS
 
 
@@ -45,16 +44,3 @@ def best_of(store: Store) -> list[dict[str, Any]]:
         }
         for limit in config.limits
     ]
-
-
-def limit_text(
-    limit: Mapping[str, Sequence[float | None]], number: Callable[[float], str] = "{:g}".format
-) -> str:
-    """Returns a limit as in `--limit`, such as `macs<=3e+06`; None stands for no bound."""
-
-    def end(value: float | None, text: str) -> str:
-        return "" if value is None or math.isinf(value) else text.format(number(value))
-
-    return ", ".join(
-        f"{end(low, '{}<=')}{name}{end(high, '<={}')}" for name, (low, high) in limit.items()
-    )

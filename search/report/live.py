@@ -117,7 +117,7 @@ _TEXTS: dict[str, Any] = {
 
 def round_line(number: int, answer: Answer) -> str:
     """Returns a result as one line."""
-    from fbnetv3.search.nars.status import limit_text
+    from fbnetv3.search.nars.limit import limit_text
 
     where = f"result {number} ({limit_text(answer.limit) or 'no limit'})"
     if not answer.contenders:

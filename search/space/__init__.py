@@ -1,4 +1,4 @@
-"""Search spaces: genes, how they become an architecture and a recipe, the ready-made spaces.
+"""Search spaces: genes, how they become an architecture and a recipe, the built-in spaces.
 
-Of the search, imports no other room.
+Imports no other room of the search.
 """

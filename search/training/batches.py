@@ -269,13 +269,13 @@ def _as_preprocessed(pixels: Tensor, preprocess: Preprocess, device: torch.devic
 
 
 def _undisturbed(loader: DataLoader[Any]) -> Iterator[Any]:
-    """Returns a loader's batches; its processes never see Ctrl-C, which a terminal sends to all.
+    """Returns a loader's batches; its processes never see Ctrl-C and SIGTERM, sent to all at once.
 
-    They end with this process. Else each would print a traceback of its own.
+    They end with this process, which may have a checkpoint to write first.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         return iter(loader)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         # Started here, with what this thread has blocked.
         return iter(loader)

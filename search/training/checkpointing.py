@@ -20,8 +20,15 @@ NUM_KEPT = 2
 _STEM = "step-"
 
 
-def save(folder: Path, step: int, tensors: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
-    """Writes the checkpoint of a step, then removes all but the newest two.
+def save(
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, Tensor],
+    record: Mapping[str, Any],
+    *,
+    kept: int = NUM_KEPT,
+) -> None:
+    """Writes the checkpoint of a step, then removes all but the newest `kept`.
 
     Raises:
         OSError: the disk is full or not writable; the checkpoints before are whole.
@@ -41,7 +48,7 @@ def save(folder: Path, step: int, tensors: Mapping[str, Tensor], record: Mapping
             "whole: make room and start the same command again",
             str(data),
         ) from error
-    for old in _heads(folder)[:-NUM_KEPT]:
+    for old in _heads(folder)[:-kept]:
         old.unlink(missing_ok=True)
         old.with_suffix(".safetensors").unlink(missing_ok=True)
 

@@ -76,7 +76,8 @@ class NetworkTeacher:
         if x.shape[2] != side or x.shape[3] != side:
             x = F.interpolate(x, (side, side), mode="bilinear", align_corners=False, antialias=True)
         device = self._hardware.device
-        with torch.autocast(device.type, torch.bfloat16, enabled=self._hardware.bf16):
+        half = self._hardware.half
+        with torch.autocast(device.type, half, enabled=half is not None):
             found: Tensor = self._model(x)
         return found
 

@@ -16,7 +16,9 @@ from fbnetv3._internal.files import write_atomically
 from fbnetv3._internal.optional import need
 from fbnetv3.arch.arch import Arch
 from fbnetv3.checkpoints.checkpoint import write_tensors
+from fbnetv3.hub.pretrained import save_pretrained
 from fbnetv3.images.preprocess import Preprocess
+from fbnetv3.models.model import FBNetV3
 
 from .recipe import Recipe
 
@@ -28,7 +30,7 @@ class EpochLog:
     Attributes:
         epoch: from 1.
         steps: optimiser steps so far in the run.
-        lr: the optimiser's rate at the epoch's last step.
+        lr: at the epoch's last step, on the scale of the recipe's `lr`.
         loss: mean over the epoch's training batches.
         seconds: training only, over all the processes that the epoch took.
         images_per_s: all processes together.
@@ -53,6 +55,11 @@ class EpochLog:
     ema_top5_pct: float | None = None
     damaged: int = 0
 
+    @property
+    def accuracy_pct(self) -> float | None:
+        """Top-1 of the weights to use: averaged ones where there are any. None if not validated."""
+        return self.top1_pct if self.ema_top1_pct is None else self.ema_top1_pct
+
     def line(self) -> str:
         """Returns the epoch as one line of text."""
         shown = [f"epoch {self.epoch}: loss {self.loss:.4f}"]
@@ -61,6 +68,12 @@ class EpochLog:
                 shown.append(f"{name} {value:.2f} %")
         shown += [f"lr {self.lr:.4g}", f"{self.images_per_s:.0f} images/s"]
         return ", ".join(shown + ([f"{self.damaged} images damaged"] if self.damaged else []))
+
+
+def best_of(curve: Sequence[EpochLog]) -> EpochLog | None:
+    """Returns the first epoch of the highest accuracy, None if none was validated."""
+    validated = [log for log in curve if log.accuracy_pct is not None]
+    return max(validated, key=lambda log: log.accuracy_pct or 0.0, default=None)
 
 
 def write_curve(folder: Path, curve: Sequence[EpochLog]) -> None:
@@ -123,6 +136,22 @@ def write_weights(
     # several in an order of its own.
     head = {"preprocess": preprocess.to_dict(), "labels": list(classes)}
     write_tensors(path, tensors, {"fbnetv3": json.dumps(head)})
+
+
+def write_network(
+    folder: Path, model: nn.Module, *, preprocess: Preprocess, classes: Sequence[str]
+) -> None:
+    """Writes the weights to use; a network of this package as a folder for `fbnetv3.create`.
+
+    Raises:
+        OSError: the disk is full or not writable.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(model, FBNetV3):
+        save_pretrained(model, folder, labels=classes, preprocess=preprocess)
+        return
+    path = folder / "model.safetensors"
+    write_weights(path, model.state_dict(), preprocess=preprocess, classes=classes)
 
 
 def write_setting(folder: Path, model: nn.Module, recipe: Recipe) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import hashlib
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -28,12 +29,14 @@ from .batches import Batch, Sample, TrainBatches, derive_seed, seed_all
 from .config import TrainConfig
 from .depthwise import QuickDepthwise, helps
 from .graphed import GraphedStep
-from .logbook import EpochLog, write_curve, write_setting
+from .identity import check_same_run
+from .logbook import EpochLog, best_of, write_curve, write_network, write_setting
 from .mixup import mixed, mixup_share
 from .optimizers import load_optimizer, make_optimizer, optimizer_tensors, set_lr
 from .parallel import World, current_world, summed
 from .recipe import Recipe
 from .scoring import BATCH_SIZE, Score, score
+from .stopping import Stopped, StopRequest
 
 # Where reading the loss would wait for the device, it is looked at every so many steps.
 _DEVICE_CHECK_STEPS = 50
@@ -65,8 +68,11 @@ class Loop:
         val_images: ImageSet,
         config: TrainConfig,
         teacher: Teacher | None,
+        stop: StopRequest | None = None,
     ) -> None:
         self.config, self.teacher, self.world = config, teacher, current_world()
+        # Other processes are needed for the first one's steps: they go on until it is gone.
+        self.stop = stop if stop is not None and self.world.rank == 0 else StopRequest()
         self.images, self.val_images = images, val_images
         device, recipe = config.hardware.device, config.recipe
         layout = torch.channels_last if config.hardware.channels_last else torch.contiguous_format
@@ -96,13 +102,17 @@ class Loop:
         self.depthwise = (
             contextlib.nullcontext()
             if config.hardware.compile
-            else QuickDepthwise(own_gradient=helps(device) and not config.hardware.bf16)
+            else QuickDepthwise(own_gradient=helps(device) and config.hardware.half is None)
         )
         self.curve: list[EpochLog] = []
-        self.epoch, self.step, self.seconds, self.lr = 0, 0, 0.0, 0.0
+        self.epoch, self.step, self.seconds = 0, 0, 0.0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-        # Teachers and other processes' gradients may wait for the device, which a graph cannot.
-        graphed = device.type == "cuda" and self.world.size == 1 and teacher is None
+        # Does nothing but in float16.
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.hardware.fp16)
+        # Teachers, other processes' gradients and the scaler may wait for the device, which a graph
+        # cannot.
+        waits = teacher is not None or self.world.size > 1 or config.hardware.fp16
+        graphed = device.type == "cuda" and not waits
         self.run_step = GraphedStep(self.make_step, device) if graphed else self.make_step
 
     def _forward_module(self) -> Callable[[Tensor], Tensor]:
@@ -122,49 +132,78 @@ class Loop:
     def running(self, on_step: OnStep) -> Iterator[EpochLog | None]:
         """Does what `epochs` does and yields None after each step, for loops that run in turns."""
         folder = self.config.folder
-        if folder is not None:
-            self._resume(folder)
-            if self.world.rank == 0:
-                write_setting(folder, self.model, self.config.recipe)
+        self._resume()
+        if folder is not None and self.world.rank == 0:
+            write_setting(folder, self.model, self.config.recipe)
         yield from self.curve
-        while self.epoch < self.config.epochs:
+        while not self.is_over:
             self.model.train()
-            for _ in self._steps(on_step):
-                yield None
-            self.curve.append(self._closed_epoch())
+            try:
+                for _ in self._steps(on_step):
+                    yield None
+                closed = self._closed_epoch()
+            except Stopped:
+                self._check_finite(must=True)
+                if folder is not None:
+                    self._save(folder)
+                raise
+            self.curve.append(closed)
             self.epoch, self.step, self.seconds = self.epoch + 1, 0, 0.0
             self.loss_sum.zero_()
             if folder is not None:
-                last = self.epoch == self.config.epochs
-                if last or self.epoch % self.config.checkpoint_epochs == 0:
+                self._keep_best(folder)
+                if self.is_over or self.epoch % self.config.checkpoint_epochs == 0:
                     self._save(folder)
                 if self.world.rank == 0:
                     write_curve(folder, self.curve)
             yield self.curve[-1]
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to train: all epochs are done, or patience has run out."""
+        best, patience = best_of(self.curve), self.config.patience
+        waited = 0 if best is None else self.curve[-1].epoch - best.epoch
+        validated = best is not None and self.curve[-1].accuracy_pct is not None
+        return self.epoch >= self.config.epochs or bool(
+            validated and patience and waited >= patience
+        )
+
+    def _keep_best(self, folder: Path) -> None:
+        if self.config.keep_best and self.world.rank == 0 and best_of(self.curve) is self.curve[-1]:
+            write_network(
+                folder / "best",
+                self.model if self.ema is None else self.ema.module,
+                preprocess=self.config.preprocess,
+                classes=self.images.classes,
+            )
 
     def _steps(self, on_step: OnStep) -> Iterator[None]:
         """Makes the steps that are left of an epoch; yields after each."""
         steps, recipe = self.batches.steps, self.config.recipe
         started = time.perf_counter()
         for sample in self.batches.samples(self.epoch, self.step):
-            # Half a step in: above zero at the start of warm-up as at the end of the schedule.
-            done = self.epoch + (self.step + 0.5) / steps
-            self.lr = recipe.lr_at(done, nodes=self.world.nodes)
+            lr = self._lr_at(self.step)
             seed_all(derive_seed(self.config.seed, "step", self.epoch, self.step, self.world.rank))
             made = self.epoch * steps + self.step + 1
             weight = averaging_weight(made, recipe.ema_decay)
-            self.run_step(sample, (self.lr, weight, mixup_share(recipe.mixup)))
+            self.run_step(sample, (lr, weight, mixup_share(recipe.mixup)))
             self.step += 1
             on_step(self.epoch + 1, self.step, steps)
             every = self.config.checkpoint_steps
             due = bool(every) and self.step % every == 0 and self.step < steps
             self._check_finite(due or self.step == steps)
+            now = time.perf_counter()
+            self.seconds, started = self.seconds + now - started, now
             if due and self.config.folder is not None:
-                now = time.perf_counter()
-                self.seconds, started = self.seconds + now - started, now
                 self._save(self.config.folder)
+            self.stop.check()
             yield
-        self.seconds += time.perf_counter() - started
+
+    def _lr_at(self, step: int) -> float:
+        """Returns the optimiser's learning rate at a step of this epoch."""
+        # Half a step in: above zero at the start of warm-up as at the end of the schedule.
+        done = self.epoch + (step + 0.5) / self.batches.steps
+        return self.config.recipe.lr_at(done, nodes=self.world.nodes)
 
     def make_step(self, sample: Sample, numbers: Sequence[float | Tensor]) -> None:
         """Makes one step of the optimiser.
@@ -187,10 +226,11 @@ class Loop:
             module: Any = self.forward
             with module.no_sync() if waits else contextlib.nullcontext():
                 loss = self._loss(part, share) / parts
-                loss.backward()  # type: ignore[no-untyped-call]  # torch has no type for it
+                self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch has no type for it
             self.loss_sum += loss.detach()
         set_lr(self.optimizer, lr)
-        self.optimizer.step()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         if self.ema is not None:
             self.ema.update(weight)
 
@@ -203,7 +243,7 @@ class Loop:
             batch = batch._replace(images=images)
         images = batch.images if hardware.channels_last else batch.images.contiguous()
         with (
-            torch.autocast(hardware.device.type, torch.bfloat16, enabled=hardware.bf16),
+            torch.autocast(hardware.device.type, hardware.half, enabled=hardware.half is not None),
             self.depthwise,
         ):
             logits = self.forward(images)
@@ -226,10 +266,12 @@ class Loop:
         on_cpu = self.config.hardware.device.type == "cpu"
         if not (must or on_cpu or self.step % _DEVICE_CHECK_STEPS == 0):
             return
-        if not math.isfinite(self.loss_sum.item()):
+        # Over all processes, so that all of them stop: one that went on would wait for the others.
+        if not math.isfinite(summed(self.loss_sum.clone()).item()):
             raise Diverged(
                 f"training diverged: the loss is not finite at step {self.step} of epoch "
-                f"{self.epoch + 1}, learning rate {self.lr:.4g}. Lower lr, or warm up for longer",
+                f"{self.epoch + 1} with lr {self.config.recipe.lr:.4g}. Lower lr, or warm up for "
+                "longer",
                 epoch=self.epoch + 1,
                 curve=tuple(self.curve),
             )
@@ -240,7 +282,7 @@ class Loop:
         log = EpochLog(
             epoch=self.epoch + 1,
             steps=(self.epoch + 1) * steps,
-            lr=self.lr,
+            lr=self._lr_at(steps - 1) / self.config.recipe.lr_factor / self.world.nodes,
             loss=loss,
             seconds=self.seconds,
             images_per_s=steps * self.batches.total / max(self.seconds, 1e-9),
@@ -249,6 +291,11 @@ class Loop:
         done = self.epoch + 1
         if done % self.config.validate_epochs and done != self.config.epochs:
             return log
+        with self.stop.at_once():
+            return self._validated(log)
+
+    def _validated(self, log: EpochLog) -> EpochLog:
+        """Returns an epoch's log with the accuracies. Changes nothing that a checkpoint holds."""
         raw = self._score(self.model)
         log = dataclasses.replace(
             log, val_loss=raw.loss, top1_pct=raw.top1_pct, top5_pct=raw.top5_pct
@@ -266,7 +313,7 @@ class Loop:
             self.val_images,
             self.config.preprocess,
             device=self.config.hardware.device,
-            bf16=self.config.hardware.bf16,
+            half=self.config.hardware.half,
             batch_size=BATCH_SIZE * (4 if self.config.hardware.device.type == "cuda" else 1),
             workers=self.config.workers,
         )
@@ -287,45 +334,70 @@ class Loop:
         }
 
     def _save(self, folder: Path) -> None:
+        state = {f"optimizer.{name}": t for name, t in optimizer_tensors(self.optimizer).items()}
+        self._write(folder, state, checkpointing.NUM_KEPT)
+
+    def keep_what_a_longer_run_needs(self) -> None:
+        """Replaces the checkpoints of a run that is complete by one without the optimiser's state.
+
+        If the run is given more epochs, that state forms anew within some tens of steps.
+        """
+        cut_short = self.epoch == self.config.stop_epoch != self.config.recipe.epochs
+        if self.config.folder is not None and not cut_short:
+            self._write(self.config.folder, {}, 1)
+
+    def _write(self, folder: Path, state: dict[str, Tensor], kept: int) -> None:
         if self.world.rank:
             return
-        tensors = {f"model.{name}": t for name, t in self.model.state_dict().items()}
+        tensors = {f"model.{name}": t for name, t in self.model.state_dict().items()} | state
         if self.ema is not None:
             tensors |= {f"ema.{name}": t for name, t in self.ema.module.state_dict().items()}
-        tensors |= {f"optimizer.{name}": t for name, t in optimizer_tensors(self.optimizer).items()}
         record = {
             "run": self._identity(),
             "epoch": self.epoch,
             "step_in_epoch": self.step,
             "seconds": self.seconds,
             "loss_sum": self.loss_sum.item(),
+            "scaler": self.scaler.state_dict(),
             "curve": [dataclasses.asdict(log) for log in self.curve],
             "damaged": sorted(self.batches.damaged),
         }
         step = self.epoch * self.batches.steps + self.step
-        checkpointing.save(folder / "checkpoints", step, tensors, record)
+        checkpointing.save(folder / "checkpoints", step, tensors, record, kept=kept)
 
-    def _resume(self, folder: Path) -> None:
-        found = checkpointing.load_newest(folder / "checkpoints")
+    def _resume(self) -> None:
+        found = self._found_checkpoint()
         if found is None:
             return
-        tensors, record = found
-        for name, mine in self._identity().items():
-            if record["run"].get(name) != mine:
-                raise ValueError(
-                    f"the checkpoint in {folder} is of another run: its {name} is "
-                    f"{record['run'].get(name)!r}, here it is {mine!r}; give another folder, or "
-                    "start with the settings that the run began with"
-                )
+        folder, tensors, record = found
+        check_same_run(folder, record["run"], self._identity())
+        mine = self.config.folder
+        if mine not in (None, folder) and self.config.keep_best and (folder / "best").is_dir():
+            shutil.copytree(folder / "best", mine / "best", dirs_exist_ok=True)
         self.model.load_state_dict(_under(tensors, "model."))
         if self.ema is not None:
             self.ema.module.load_state_dict(_under(tensors, "ema."))
         load_optimizer(self.optimizer, _under(tensors, "optimizer."))
+        if record.get("scaler") and self.scaler.is_enabled():
+            self.scaler.load_state_dict(record["scaler"])
         self.epoch, self.step = record["epoch"], record["step_in_epoch"]
         self.seconds = record["seconds"]
         self.loss_sum.fill_(record["loss_sum"])
         self.curve = [EpochLog(**log) for log in record["curve"]]
         self.batches.damaged = set(record["damaged"])
+
+    def _found_checkpoint(self) -> tuple[Path, dict[str, Tensor], dict[str, Any]] | None:
+        for folder in (self.config.folder, self.config.resume_from):
+            found = None if folder is None else checkpointing.load_newest(folder / "checkpoints")
+            if found is not None:
+                assert folder is not None
+                return folder, *found
+        if self.config.resume_from is not None:
+            raise FileNotFoundError(
+                f"{self.config.resume_from} has no checkpoint to resume from; expected the output "
+                "folder of a training"
+            )
+        return None
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -94,6 +94,11 @@ class Recipe:
         if self.mixup and self.batch_size % 2:
             raise _refuse("batch_size", self.batch_size, "an even number where mixup is on")
 
+    @property
+    def lr_factor(self) -> float:
+        """How many times `lr` the optimiser's own learning rate is."""
+        return SGD_LR_FACTOR if self.optimizer == "sgd" else 1.0
+
     def lr_at(self, epoch: float, *, nodes: int = 1) -> float:
         """Returns the optimiser's learning rate `epoch` epochs into the run.
 
@@ -101,7 +106,7 @@ class Recipe:
             epoch: epochs done, with the fraction; 0 is the first step's start.
             nodes: the rate is linear in this, as the whole batch is.
         """
-        peak = self.lr * nodes * (SGD_LR_FACTOR if self.optimizer == "sgd" else 1.0)
+        peak = self.lr * nodes * self.lr_factor
         if epoch < self.warmup_epochs:
             return peak * epoch / self.warmup_epochs
         past = epoch - self.warmup_epochs

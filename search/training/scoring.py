@@ -65,7 +65,7 @@ def score(
     preprocess: Preprocess,
     *,
     device: torch.device,
-    bf16: bool = False,
+    half: torch.dtype | None = None,
     batch_size: int = BATCH_SIZE,
     workers: int = 0,
     outputs: Tensor | None = None,
@@ -77,7 +77,7 @@ def score(
         images: what to score it on.
         preprocess: of the images.
         device: where the model lives.
-        bf16: under bfloat16 autocast.
+        half: data type of autocast; None computes in float32.
         batch_size: images a pass.
         workers: processes that decode images which are not in memory.
         outputs: (classes,) which of the model's outputs stands for each class of the set; None is
@@ -98,7 +98,7 @@ def score(
         device=device,
         workers=workers,
     ):
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        with torch.autocast(device.type, half, enabled=half is not None):
             logits = model(batch.images).float()
         if outputs is not None:
             if int(outputs.max()) >= logits.shape[1]:

@@ -18,14 +18,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from fbnetv3.hub.pretrained import save_pretrained
-from fbnetv3.models.model import FBNetV3
 from fbnetv3.search.data.image_set import ImageSet
 
 from .config import Hardware, TrainConfig
-from .logbook import EpochLog, write_weights
+from .logbook import EpochLog, best_of, write_network, write_weights
 from .loop import Loop, Teacher
 from .parallel import current_world, synchronised_batch_norm
+from .stopping import StopRequest
 
 __all__ = ["Hardware", "Teacher", "TrainConfig", "Trained", "train", "train_epochs"]
 
@@ -48,7 +47,7 @@ class Trained:
 
     @property
     def best(self) -> nn.Module:
-        """The network to use: averaged weights where the recipe has them."""
+        """The last epoch's network to use: averaged weights where the recipe has them."""
         return self.model if self.ema is None else self.ema
 
     @property
@@ -56,6 +55,13 @@ class Trained:
         """Validation accuracy of `best` after the last epoch, in percent."""
         last = self.curve[-1]
         found = last.top1_pct if self.ema is None else last.ema_top1_pct
+        assert found is not None
+        return found
+
+    @property
+    def best_epoch(self) -> EpochLog:
+        """The first epoch of the highest validation accuracy."""
+        found = best_of(self.curve)
         assert found is not None
         return found
 
@@ -69,24 +75,32 @@ def train(
     teacher: Teacher | None = None,
     on_epoch: Callable[[EpochLog], None] = lambda _: None,
     on_step: OnStep = lambda _epoch, _step, _steps: None,
+    stop: StopRequest | None = None,
 ) -> Trained:
     """Returns the model trained; goes on where a run of the same folder stopped.
+
+    A run that is complete keeps one checkpoint without the optimiser's state. With a recipe of more
+    epochs, and nothing else changed, it goes on from there, on the longer recipe's schedule.
 
     Args:
         model: trained in place; logits (N, classes) of normalised images.
         images: training set.
-        val_images: validated on after epochs; decides nothing.
+        val_images: validated on after epochs; decides nothing but which epoch is the best.
         config: the rest.
         teacher: what to distil from.
         on_epoch: called with each finished epoch, also those before a resume.
         on_step: called with epoch, steps done in it and steps of an epoch.
+        stop: asked after each step whether to stop.
 
     Raises:
+        Stopped: `stop` was asked to; the step is saved where there is a folder.
         Diverged: the loss is not finite.
         ValueError: data, model, config, or a checkpoint in the folder do not fit together.
         OSError: the disk is full or not writable; the last checkpoint is whole.
     """
-    going = train_epochs(model, images, val_images, config, teacher=teacher, on_step=on_step)
+    going = train_epochs(
+        model, images, val_images, config, teacher=teacher, on_step=on_step, stop=stop
+    )
     while True:
         try:
             on_epoch(next(going))
@@ -103,6 +117,7 @@ def train_epochs(
     *,
     teacher: Teacher | None = None,
     on_step: OnStep = lambda _epoch, _step, _steps: None,
+    stop: StopRequest | None = None,
 ) -> Generator[EpochLog, None, Trained]:
     """Yields each epoch as it is finished and returns what `train` does; see there.
 
@@ -113,7 +128,7 @@ def train_epochs(
     with _own_generators(device), _locked(config.folder):
         model.to(device)
         with synchronised_batch_norm(model, world):
-            loop = Loop(model, images, val_images, config, teacher)
+            loop = Loop(model, images, val_images, config, teacher, stop)
             yield from loop.epochs(on_step)
             ema = None if loop.ema is None else loop.ema.module
         # The average was copied with the stand-ins in it.
@@ -124,20 +139,13 @@ def train_epochs(
         trained = Trained(model.eval(), None if ema is None else ema.eval(), tuple(loop.curve))
         if config.folder is not None and world.rank == 0:
             _write_results(config.folder, trained, config, images)
+            loop.keep_what_a_longer_run_needs()
         return trained
 
 
 def _write_results(folder: Path, trained: Trained, config: TrainConfig, images: ImageSet) -> None:
-    """Writes the weights; a network of this package as a folder for `fbnetv3.create`."""
-    if isinstance(trained.best, FBNetV3):
-        save_pretrained(trained.best, folder, labels=images.classes, preprocess=config.preprocess)
-    else:
-        write_weights(
-            folder / "model.safetensors",
-            trained.best.state_dict(),
-            preprocess=config.preprocess,
-            classes=images.classes,
-        )
+    """Writes the weights of the last epoch."""
+    write_network(folder, trained.best, preprocess=config.preprocess, classes=images.classes)
     if trained.ema is not None:
         write_weights(
             folder / "model_raw.safetensors",

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fbnetv3.search.execution.objective import TableObjective
-from fbnetv3.search.nars.evolution import Limit
+from fbnetv3.search.nars.limit import Limit
 from fbnetv3.search.space.gene import Gene
 from fbnetv3.search.space.space import Space
 from tests.modules import benchmark

@@ -338,5 +338,6 @@ def test_ctrl_c_in_a_training_says_how_to_go_on(place: Path, tmp_path: Path) -> 
     process = program("fbnetv3", *words, "--out", str(tmp_path / "run"), cwd=place)
     err = interrupted(process, tmp_path / "run" / "log.json")
     assert process.returncode == 130, err
-    assert "note: stopped; the same command goes on" in err
+    assert "note: stopped by SIGINT at step" in err
+    assert "a checkpoint was saved, the same command resumes" in err
     assert "Traceback" not in err

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from fbnetv3._internal.errors import OverBudget
 from fbnetv3.arch.arch import Arch, Row
 from fbnetv3.deploy.calibration import METHODS, Statistics, collect
 from fbnetv3.deploy.export import Exported, to_onnx
@@ -199,7 +200,7 @@ def test_a_budget_that_cannot_be_kept_is_refused(
         Statistics, "range", lambda s, m: tuple(edge / 1000 for edge in true_range(s, m))
     )
     images, labels = pictures(24, seed=50)
-    with pytest.raises(ValueError, match=r"int8 loses .* more than max_drop_pct=1.0"):
+    with pytest.raises(OverBudget, match=r"int8 loses .* more than max_drop_pct=1.0"):
         quantize(
             exported.path,
             path,

@@ -253,7 +253,7 @@ def test_options_reach_the_network_and_none_means_the_default() -> None:
             "'fbnetv3_20g' has no pretrained weights; models with weights: ",
         ),
         (["fbnetv3_a", True], {"checkpoint": "a.pth"}, "exclude each other"),
-        (["fbnetv3_a"], {"pad_type": "same"}, r"pad_type is not supported; .*same_padding\(\)"),
+        (["fbnetv3_a"], {"pad_type": "valid"}, "pad_type is 'valid'; expected 'same'"),
         (["fbnetv3_a"], {"out_indices": [1]}, "it needs features_only=True"),
         (["fbnetv3_a"], {"features_only": True, "feature_cls": "fx"}, "feature_cls is 'fx'"),
         (["fbnetv3_a"], {"num_classes": -1}, "num_classes is -1"),

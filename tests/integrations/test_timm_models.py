@@ -98,16 +98,39 @@ def test_all_seven_are_listed_under_our_names_and_the_free_ones() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_name_makes_the_official_network(name: str) -> None:
     model = made(name, device="meta")
-    ours = fbnetv3.create(name.removeprefix("meta_"), device="meta")
+    own_name = name.removeprefix("meta_").removeprefix("same_")
+    pad_type = "same" if name.startswith("same_") else ""
+    ours = fbnetv3.create(own_name, device="meta", pad_type=pad_type)
     assert isinstance(model, FBNetV3)
     assert model.arch == ours.arch
-    weights = WEIGHTS[f"{name.removeprefix('meta_')}.meta_in1k"]
+    weights = WEIGHTS[f"{own_name}.meta_in1k"]
     cfg = model.pretrained_cfg
     assert (cfg["architecture"], cfg["tag"], cfg["license"]) == (name, "meta_in1k", "cc-by-nc-4.0")
     config = data_config(model)
     assert config["input_size"] == (3, weights.preprocess.crop, weights.preprocess.crop)
     assert int(weights.preprocess.crop / config["crop_pct"]) == weights.preprocess.resize
     assert (config["mean"], config["std"]) == (weights.preprocess.mean, weights.preprocess.std)
+
+
+def test_same_padding_halves_every_map_where_the_published_padding_does_not() -> None:
+    sizes = {}
+    for name, fields in (
+        ("meta_fbnetv3_a", {}),
+        ("meta_fbnetv3_a", {"pad_type": "same"}),
+        ("same_fbnetv3_a", {}),
+    ):
+        model = made(name, features_only=True, **fields)
+        with torch.inference_mode():
+            maps = model(torch.zeros(1, 3, 96, 96))
+        sizes[name, bool(fields)] = [m.shape[2] for m in maps]
+    halved = [48, 24, 12, 6, 3]
+    assert sizes["meta_fbnetv3_a", False] != halved
+    assert sizes["meta_fbnetv3_a", True] == sizes["same_fbnetv3_a", False] == halved
+
+
+def test_another_padding_is_refused() -> None:
+    with pytest.raises(ValueError, match="pad_type is 'tf'; expected 'same'"):
+        made("meta_fbnetv3_a", pad_type="tf")
 
 
 TIMMS_OWN_SCRIPT = """

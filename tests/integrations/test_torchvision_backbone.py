@@ -143,6 +143,58 @@ def test_frozen_steps_leave_the_rest_to_train() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("make", "arguments", "error", "message"),
+    [
+        (faster_rcnn, {"freeze_up_to": 2}, TypeError, "unknown argument 'freeze_up_to'"),
+        (mask_rcnn, {"feature": ("res4",)}, TypeError, "unknown argument 'feature'"),
+        (retinanet, {"box_nms_thresh": 0.5}, TypeError, "did you mean 'nms_thresh'"),
+        (ssdlite, {"min_size": 300}, TypeError, "unknown argument 'min_size'"),
+        (deeplab, {"freez_at": 1}, TypeError, "did you mean 'freeze_at'"),
+        (lraspp, {"box_nms_thresh": 1}, TypeError, "unknown argument"),
+        (faster_rcnn, {"weights": "DEFAULT"}, ValueError, "no trained detectors"),
+        (faster_rcnn, {"weights_backbone": "IMAGENET1K_V1"}, ValueError, "expected 'DEFAULT'"),
+        (faster_rcnn, {"trainable_backbone_layers": 6}, ValueError, "from 0 to 5"),
+        (faster_rcnn, {"options": {"freeze_at": 2}}, ValueError, "options is a dict"),
+        (faster_rcnn, {"num_classes": 0}, ValueError, "num_classes is 0; expected"),
+    ],
+)
+def test_an_argument_that_would_be_dropped_is_refused(
+    make: Callable[..., nn.Module], arguments: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        make("fbnetv3_nano", **({"num_classes": 3} | arguments))
+
+
+def test_fields_of_the_options_may_be_given_by_themselves(nano: str, tmp_path: Path) -> None:
+    network = load_network(nano, pretrained=True)
+    file = tmp_path / "mine.pt"
+    torch.save(network.state_dict(), file)
+    model = faster_rcnn("fbnetv3_nano", num_classes=3, out_channels=16, checkpoint=file, **SMALL)
+    own = model.backbone.body.body.state_dict()
+    name = "stages.4.1.expand.conv.weight"
+    assert torch.equal(own[name], network.state_dict()[name])
+
+
+def test_a_licence_given_by_itself_is_kept() -> None:
+    with pytest.raises(ValueError, match="no commercial use"):
+        faster_rcnn("fbnetv3_a", num_classes=3, pretrained=True, license="commercial")
+
+
+def test_trained_weights_are_frozen_as_in_torchvision_unless_told_otherwise(nano: str) -> None:
+    def trains(**arguments: Any) -> list[bool]:
+        model = faster_rcnn(nano, num_classes=3, out_channels=16, **SMALL, **arguments)
+        stages = model.backbone.body.body.stages
+        return [any(p.requires_grad for p in stage.parameters()) for stage in stages]
+
+    assert trains(pretrained=True) == [False, False, True, True, True, True]
+    assert trains(weights_backbone="DEFAULT") == [False, False, True, True, True, True]
+    assert trains(pretrained=True, trainable_backbone_layers=5) == [True] * 6
+    assert trains(pretrained=True, trainable_backbone_layers=0) == [False] * 6
+    with pytest.warns(UserWarning, match="random weights; give pretrained=True"):
+        assert trains() == [True] * 6
+
+
 def test_a_wrong_norm_is_refused() -> None:
     with pytest.raises(ValueError, match="norm is 'GN'; expected one of BN, SyncBN, FrozenBN"):
         Options(norm="GN")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -274,3 +275,21 @@ def test_a_searched_table_is_a_trunk_too(tmp_path: Path) -> None:
     for model in (arch, path, str(path)):
         trunk = Trunk(load_network(model, device="meta"), ["trunk3"])
         assert trunk.features[0].channels == 64
+
+
+def test_variants_for_small_images_have_the_id_of_their_architecture() -> None:
+    arch = ARCHS["fbnetv3_a"]
+    assert torch.equal(network_id(arch), network_id(arch.small_image()))
+    assert torch.equal(network_id(arch), network_id(ARCHS["fbnetv3_b"]))
+    assert not torch.equal(network_id(arch), network_id(ARCHS["fbnetv3_c"]))
+
+
+def test_an_id_of_an_earlier_version_is_known() -> None:
+    trunk = Trunk(load_network("fbnetv3_nano"), ["res4"])
+    state = trunk.state_dict()
+    same = dataclasses.replace(trunk.arch.same_padding(), resolution=1024)
+    digest = hashlib.sha256(same.sha256.encode()).digest()
+    assert list(digest) != state["network_id"].tolist()
+    state["network_id"] = torch.tensor(list(digest), dtype=torch.uint8)
+    trunk.load_state_dict(state)
+    assert torch.equal(trunk.get_buffer("network_id"), network_id(trunk.arch))

@@ -19,12 +19,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from fbnetv3._internal.errors import Diverged
+from fbnetv3.search.data.image_set import ImageSet
+from fbnetv3.search.training.batches import Batch
 from fbnetv3.search.training.parallel import World, joined, summed, synchronised_batch_norm
 from fbnetv3.search.training.recipe import Recipe
 from fbnetv3.search.training.train import train
 from tests.paths import ROOT
 
-from .tiny import tiny_images, tiny_model, tiny_recipe, tiny_run
+from .tiny import NUM_CLASSES, tiny_images, tiny_model, tiny_recipe, tiny_run
 
 
 def shared_recipe() -> Recipe:
@@ -85,10 +88,26 @@ def one_step(layer: nn.Sequential, world: World, *, bf16: bool) -> dict[str, Ten
     return found
 
 
+class Wild:
+    """A teacher whose logits are not finite in process 1 alone."""
+
+    weight, identity = 0.8, "wild"
+
+    def __init__(self, world: World) -> None:
+        self._value = float("nan") if world.rank else 0.0
+
+    def check(self, recipe: Recipe, images: ImageSet) -> None:
+        """Takes every recipe."""
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Returns (n, classes)."""
+        return torch.full((len(batch.labels), NUM_CLASSES), self._value)
+
+
 def main() -> None:
     """Does what is asked, as one of two processes."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=("train", "step"))
+    parser.add_argument("what", choices=("train", "step", "diverge"))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     parser.add_argument("--bf16", action="store_true")
@@ -103,6 +122,11 @@ def main() -> None:
             with synchronised_batch_norm(layer, world):
                 found = one_step(layer, world, bf16=asked.bf16)
             torch.save({**found, **layer.state_dict()}, asked.folder / f"{world.rank}.pt")
+        elif asked.what == "diverge":
+            with contextlib.suppress(Diverged):
+                train(tiny_model(), tiny_images(), tiny_images(), tiny_run(), teacher=Wild(world))
+                raise AssertionError("the loss of process 1 is not finite")
+            assert int(summed(torch.tensor(1))) == 2  # both are here, neither waits in a step
         else:
             # Another seed in each: the first one's weights have to reach the others.
             model = tiny_model(seed=world.rank)

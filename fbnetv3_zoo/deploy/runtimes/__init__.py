@@ -101,12 +101,17 @@ class Runtime:
 
         Raises:
             FileNotFoundError: the file does not exist.
-            ValueError: the file was not exported by this package, or an option is not supported.
+            ValueError: the file was not exported by this package, an option is not supported, or
+                the licence policy refuses the weights in it.
             ImportError: the library is not installed.
         """
+        from fbnetv3.hub.license_policy import check_terms
+
         from ..backend import ExportedBackend
 
-        return ExportedBackend(path, self.open(path, **options))
+        backend = ExportedBackend(path, self.open(path, **options))
+        check_terms(backend.artefact.name, backend.artefact.license)
+        return backend
 
 
 _TABLE = (

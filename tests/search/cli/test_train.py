@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -135,6 +140,55 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path, data: Path, arch: Pa
     assert "of another run" in done.output
 
 
+def test_without_a_terminal_lines_within_an_epoch_tell_the_time_left(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shown = cli_train._Progress(3, silent=False, line_seconds=0.0)
+    for done in (1, 2, 3):
+        shown.step(2, done, 3)
+    silent = cli_train._Progress(3, silent=True, line_seconds=0.0)
+    silent.step(2, 1, 3)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert re.fullmatch(r"step 2 of 3 of epoch 2, about 0:00:\d\d left", lines[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_stopped_training_saves_its_step_and_says_so_in_one_line(
+    tmp_path: Path, data: Path, arch: Path, number: signal.Signals, code: int
+) -> None:
+    run = tmp_path / "run"
+    words = ["train", "--data", data, "--model", arch, "--out", run, *TINY_SET, "--epochs", "5000"]
+    process = subprocess.Popen(
+        [str(Path(sys.executable).with_name("fbnetv3")), *map(str, words)],
+        stderr=subprocess.PIPE,
+        text=True,
+        # Whoever runs the tests in the background has Ctrl-C ignored, and so would the child.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    )
+    try:
+        while not (run / "log.json").exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == code
+    (line,) = [text for text in err.splitlines() if "stopped by" in text]
+    said = re.fullmatch(
+        rf"note: stopped by {number.name} at step (\d) of 6 of epoch (\d+); "
+        "a checkpoint was saved, the same command resumes",
+        line,
+    )
+    assert said is not None, line
+    step, epoch = map(int, said.groups())
+    newest = max((run / "checkpoints").glob("*.json"))
+    assert int(newest.stem.removeprefix("step-")) == 6 * (epoch - 1) + step
+    assert "Traceback" not in err
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
     [
@@ -142,6 +196,8 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path, data: Path, arch: Pa
         (["--recipe", "long"], "unknown recipe 'long'"),
         (["--set", "colour=red"], "unknown field 'colour'"),
         (["--set", "lr=fast"], "lr is 'fast'"),
+        (["--workers", "many"], "--workers 'many'"),
+        (["--precision", "int8"], "precision is 'int8'; expected auto or fp32 or bf16 or fp16"),
         (["--model", "torchvision:alexnet"], "cannot take images of 16 x 16"),
     ],
 )

@@ -55,6 +55,15 @@ def test_widths_of_unscaled_networks_are_not_rounded() -> None:
     assert scale(ARCHS["fbnetv3_a0"], Scaling(depth=2)).stem_channels == 12
 
 
+def test_a_smaller_classifier_leaves_more_for_the_network() -> None:
+    base = ARCHS["fbnetv3_e"]
+    few, _, counts = scale_to(base, 4e8, num_classes=10)
+    assert counts == count(few, num_classes=10)
+    assert counts.macs_paper <= 4e8
+    many, _, _ = scale_to(base, 4e8)
+    assert count(few).params >= count(many).params
+
+
 @pytest.mark.parametrize("macs", [2e8, 4e8, 1e9, 3e9])
 def test_scaling_to_a_cost_stays_below_and_comes_near(macs: float) -> None:
     arch, scaling, counts = scale_to(ARCHS["fbnetv3_e"], macs)
@@ -81,6 +90,12 @@ def test_impossible_scalings_are_refused() -> None:
         Scaling(width=0)
     with pytest.raises(ValueError, match="no row 'MB9'"):
         scale(base, Scaling(overrides={"MB9": {"channels": 8}}))
+    with pytest.raises(ValueError, match="stem has no cell 'kernel' to set; expected one of c"):
+        scale(base, Scaling(overrides={"stem": {"kernel": 5}}))
+    with pytest.raises(ValueError, match="MB2 has no cell 'width' to set; expected one of act"):
+        scale(base, Scaling(overrides={"MB2": {"width": 8}}))
+    with pytest.raises(ValueError, match="macs is -1"):
+        scale_to(base, -1.0)
     with pytest.raises(ValueError, match="add up to 1"):
         scale_to(base, 1e9, shares=(1, 1, 1))
     with pytest.raises(ValueError, match="or fewer"):

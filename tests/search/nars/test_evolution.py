@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from fbnetv3.search.cost.cost import costs
-from fbnetv3.search.nars.evolution import EvolutionSettings, Limit, evolve, extreme
+from fbnetv3.search.nars.evolution import EvolutionSettings, evolve, extreme
+from fbnetv3.search.nars.limit import Limit
 from fbnetv3.search.space.gene import Gene
 from fbnetv3.search.space.space import Matrix, Space
 from fbnetv3.search.space.spaces import get_space

@@ -12,7 +12,8 @@ from fbnetv3.search.execution.engine import InlineEngine
 from fbnetv3.search.execution.spec import load_objective
 from fbnetv3.search.nars.config import SearchConfig
 from fbnetv3.search.nars.early_stop import find_early_stop
-from fbnetv3.search.nars.problem import Problem, check
+from fbnetv3.search.nars.pool import check
+from fbnetv3.search.nars.problem import Problem
 from fbnetv3.search.nars.rounds import Optimizer, usable
 from fbnetv3.search.space.gene import Gene
 from fbnetv3.search.space.space import Matrix, Space
@@ -116,13 +117,17 @@ def test_rounds_can_take_the_best_of_each_limit_in_turn(tmp_path: Path) -> None:
     trials = store.trials(batch=2)
     assert [t.slot for t in trials] == [0, 1] * 4
     assert all(t.costs["macs"] <= (125, 140)[t.slot] for t in trials)
-    # Nothing that was free within the first limit was expected to be better than its choices.
+    # Nothing that was free within the first limit was both expected to be better and less known.
     trained = {t.genes for t in store.trials()}
     optimizer.fit(2)
     free = [n for n, row in enumerate(optimizer.pool.tolist()) if tuple(row) not in trained]
     cheap = [n for n in free if optimizer.costs["macs"][n] <= 125]
-    chosen = [t.predicted for t in trials if t.slot == 0]
-    assert optimizer.predictor.predict(optimizer.pool[cheap]).mean.max() <= min(chosen)  # type: ignore[type-var]
+    rest = optimizer.predictor.predict(optimizer.pool[cheap])
+    chosen = [t for t in trials if t.slot == 0]
+    found = optimizer.predictor.predict(np.array([t.genes for t in chosen], np.int16))
+    assert [t.predicted for t in chosen] == pytest.approx(found.mean)
+    for mean, std in zip(found.mean, found.std, strict=True):
+        assert not ((rest.mean > mean) & (rest.std > std)).any()
     bad = ",".join(str(gene) for gene in trials[2].genes)
     store.close()
     other, _ = search(tmp_path / "t", plan, trouble={bad: "raise"})
@@ -132,11 +137,27 @@ def test_rounds_can_take_the_best_of_each_limit_in_turn(tmp_path: Path) -> None:
     other.close()
 
 
-def test_limits_that_hardly_any_candidate_keeps_are_left_to_stage_3(tmp_path: Path) -> None:
+def test_limits_that_hardly_any_candidate_keeps_are_refused(tmp_path: Path) -> None:
     limits = ({"macs": (-np.inf, 101.0)},)
+    with pytest.raises(ValueError, match=r"only 2 candidates .* fewer .*macs<=101"):
+        search(tmp_path / "s", SearchConfig(**{**vars(PLAN), "limits": limits}))
+
+
+def test_first_round_has_as_many_random_candidates_for_each_limit(tmp_path: Path) -> None:
+    limits = ({"macs": (-np.inf, 108.0)}, {"macs": (150.0, np.inf)})
     store, _ = search(tmp_path / "s", SearchConfig(**{**vars(PLAN), "limits": limits}))
-    assert len(store.trials()) == 24
+    first = store.trials(batch=0)
+    assert [t.slot for t in first] == [0, 1] * 4
+    assert all(t.costs["macs"] <= 108 if t.slot == 0 else t.costs["macs"] >= 150 for t in first)
+    bad = ",".join(str(gene) for gene in first[2].genes)
     store.close()
+    other, _ = search(
+        tmp_path / "t", SearchConfig(**{**vars(PLAN), "limits": limits}), trouble={bad: "raise"}
+    )
+    (replaced,) = [t for t in other.trials(batch=0) if t.genes not in {x.genes for x in first}]
+    assert replaced.slot == 0
+    assert replaced.costs["macs"] <= 108
+    other.close()
 
 
 def test_failed_trial_is_replaced_from_its_bin_and_never_proposed_again(tmp_path: Path) -> None:
@@ -259,6 +280,43 @@ def test_bounds_without_candidates_are_a_clear_error(tmp_path: Path) -> None:
 def test_wrong_plan_is_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SearchConfig.from_dict(fields)
+
+
+@pytest.mark.parametrize("trainings", [8, 24, 48, 50, 96, 240, 1000])
+def test_rounds_adapt_to_the_budget(trainings: int) -> None:
+    sizes = SearchConfig(trainings=trainings).sizes
+    assert sum(sizes) == trainings
+    assert sizes[0] <= trainings / 4
+    assert max(sizes) <= 48
+    assert len(sizes) >= 4
+
+
+def test_budget_and_paper_give_the_same_kind_of_plan() -> None:
+    assert SearchConfig().sizes == (48,) * 6
+    plan = SearchConfig(trainings=48, batch=6)
+    assert plan.sizes == (6, *(4,) * 10, 2)
+    assert plan.rounds == 11
+    assert SearchConfig.from_dict(plan.to_dict()) == plan
+    with pytest.raises(ValueError, match="trainings is 7; expected at least 8"):
+        SearchConfig(trainings=7)
+
+
+def test_a_budget_is_spent_in_rounds_that_serve_every_limit(tmp_path: Path) -> None:
+    limits = tuple({"macs": (-np.inf, end)} for end in (115.0, 125.0, 135.0, 145.0))
+    plan = SearchConfig(
+        **{**vars(PLAN), "batch": 48, "trainings": 25, "limits": limits, "bins": "limits"}
+    )
+    store, _ = search(tmp_path / "s", plan)
+    sizes = [len(store.trials(batch=n)) for n in range(len(store.batches()))]
+    assert sizes == [6, *(2,) * 9, 1]
+    slots = [t.slot for t in store.trials() if t.batch > 0]
+    assert slots == [(6 + n) % 4 for n in range(19)]
+    store.close()
+
+
+def test_more_trainings_than_candidates_are_refused() -> None:
+    with pytest.raises(ValueError, match="the pool has 100 candidates, fewer than the 120"):
+        check(PROBLEM, SearchConfig(trainings=120, pool=100))
 
 
 def test_plan_survives_json() -> None:

@@ -15,6 +15,7 @@ from fbnetv3.search.execution.spec import load_objective
 from fbnetv3.search.nars.answers import Answer
 from fbnetv3.search.nars.config import SearchConfig
 from fbnetv3.search.nars.export import LABEL, import_labels, read_candidates, to_optuna, write_csv
+from fbnetv3.search.nars.pool import draw
 from fbnetv3.search.nars.problem import Problem, problem_of
 from fbnetv3.search.nars.regret import bench_table
 from fbnetv3.search.nars.run import create_search, evolve_for, open_predictor, run_search
@@ -308,6 +309,6 @@ def test_problem_of_a_table_knows_its_candidates() -> None:
     problem = Problem(SPACE, table.costs, table.allowed, table.rows)
     assert problem.extreme("macs") == table.known["macs"].min()
     assert problem.extreme("macs", largest=True) == table.known["macs"].max()
-    pool = problem.pool(50, seed=0, within={"macs": (110.0, 130.0)})
+    pool = draw(problem, 50, seed=0, bounds={"macs": (110.0, 130.0)})
     assert len(pool) == 50
     assert table.allowed(pool).all()

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fbnetv3.search.nars.selection import next_best, select_batch, select_in_turn
+from fbnetv3.search.nars.selection import Optimism, next_best, select_batch, select_in_turn
 
 
 def test_one_best_of_each_equal_bin() -> None:
@@ -101,3 +101,34 @@ def test_limits_take_turns_and_an_empty_one_gives_its_turn_away() -> None:
         select_in_turn([1.0], [[True]], num=1, taken=[True])
     with pytest.raises(ValueError, match="NaN"):
         select_in_turn([float("nan")], [[True]], num=1)
+
+
+def test_optimism_is_exponential_with_mean_one_in_every_stretch() -> None:
+    for start in (0, 37, 1000):
+        drawn = np.sort([Optimism(np.ones(1), start).bonus(n)[0] for n in range(200)])
+        quantiles = -np.log(1 - (np.arange(200) + 0.5) / 200)
+        assert drawn.mean() == pytest.approx(1, abs=0.05)
+        assert np.abs(drawn - quantiles)[:180].max() < 0.1
+
+
+def test_batch_has_the_best_expected_and_the_least_known_candidates() -> None:
+    scores, std = np.array([5.0, 4.9, 4.8, 4.7, 2, 2]), np.array([0, 0, 0, 0, 0, 3.0])
+    everywhere = np.ones((1, 6), bool)
+    plain = select_in_turn(scores, everywhere, num=4)
+    assert plain.indices.tolist() == [0, 1, 2, 3]
+    bold = select_in_turn(scores, everywhere, num=4, optimism=Optimism(std))
+    assert {0, 5} < set(bold.indices.tolist())
+    binned = select_batch(scores, np.arange(6.0), num=4, bins="none", optimism=Optimism(std))
+    assert sorted(binned.indices.tolist()) == sorted(bold.indices.tolist())
+
+
+def test_predictor_without_uncertainty_gives_the_best_expected() -> None:
+    scores = np.random.default_rng(0).random(50)
+    chosen = select_in_turn(scores, np.ones((1, 50)), num=7, optimism=Optimism(np.zeros(50)))
+    assert chosen.indices.tolist() == np.argsort(-scores)[:7].tolist()
+
+
+def test_small_batches_serve_every_limit_by_and_by() -> None:
+    found = select_in_turn(np.zeros(4), np.eye(4), num=2, first=3)
+    assert found.bins.tolist() == [3, 0]
+    assert found.indices.tolist() == [3, 0]

@@ -91,3 +91,7 @@ def test_timms_batch_norm_keeps_its_activation(tmp_path: Path) -> None:
         assert model[0] is not norm
         torch.testing.assert_close(model(x), expected)
     assert model[0] is norm
+
+
+def test_a_loss_that_one_process_finds_not_finite_ends_them_all() -> None:
+    run_two("diverge", "")

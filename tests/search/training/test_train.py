@@ -5,10 +5,11 @@ import errno
 import json
 import os
 import random
+import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,12 @@ from torch import nn
 
 from fbnetv3._internal.errors import Diverged
 from fbnetv3.checkpoints.checkpoint import read_tensors
-from fbnetv3.search.training import checkpointing
+from fbnetv3.search.data.image_set import ImageSet
+from fbnetv3.search.training import checkpointing, loop
 from fbnetv3.search.training.logbook import EpochLog, plot_curve
 from fbnetv3.search.training.optimizers import make_optimizer
+from fbnetv3.search.training.scoring import Score
+from fbnetv3.search.training.stopping import Stopped, StopRequest
 from fbnetv3.search.training.train import Hardware, train, train_epochs
 from tests.paths import ROOT
 from tests.search.distributed import run_two, shared_recipe
@@ -98,11 +102,24 @@ def small_run(folder: Path | None, **fields: Any) -> Any:
     return tiny_run(folder, tiny_recipe(epochs=3), **fields)
 
 
-def finish(folder: Path, on_step: Any = lambda *_: None, **fields: Any) -> None:
+def logs_of(folder: Path) -> list[dict[str, Any]]:
+    """Returns a run's log without what the clock says."""
+    rows: list[dict[str, Any]] = json.loads((folder / "log.json").read_text())
+    timed = ("seconds", "images_per_s")
+    return [{k: v for k, v in row.items() if k not in timed} for row in rows]
+
+
+def finish(
+    folder: Path,
+    on_step: Any = lambda *_: None,
+    *,
+    stop: StopRequest | None = None,
+    **fields: Any,
+) -> None:
     recipe = tiny_recipe()
     model = tiny_model(drop_rate=recipe.dropout, drop_path_rate=recipe.drop_path)
     run = small_run(folder, checkpoint_steps=2, **fields)
-    train(model, tiny_images(), tiny_images(seed=1), run, on_step=on_step)
+    train(model, tiny_images(), tiny_images(seed=1), run, on_step=on_step, stop=stop)
 
 
 @pytest.mark.parametrize("moment", [(1, 1), (1, 2), (2, 3), (2, 6), (3, 1)])
@@ -114,10 +131,51 @@ def test_a_stopped_run_ends_as_the_uninterrupted_one(
         finish(tmp_path / "stopped", stop_at(*moment))
     finish(tmp_path / "stopped")
     assert_equal(weights_of(tmp_path / "stopped"), weights_of(tmp_path / "whole"))
-    logs = [json.loads((tmp_path / n / "log.json").read_text()) for n in ("stopped", "whole")]
-    for log in (row for rows in logs for row in rows):
-        del log["seconds"], log["images_per_s"]
-    assert logs[0] == logs[1]
+    assert logs_of(tmp_path / "stopped") == logs_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("moment", [(1, 1), (2, 6), (3, 5)])
+def test_a_signal_saves_its_step_and_the_run_resumes_to_the_same_bits(
+    tmp_path: Path, number: signal.Signals, moment: tuple[int, int]
+) -> None:
+    def send(epoch: int, step: int, _steps: int) -> None:
+        if (epoch, step) == moment:
+            signal.raise_signal(number)
+
+    finish(tmp_path / "whole")
+    stop = StopRequest()
+    with stop.listening(), pytest.raises(Stopped) as caught:
+        finish(tmp_path / "stopped", send, stop=stop)
+    assert caught.value.signal == number
+    found = checkpointing.load_newest(tmp_path / "stopped" / "checkpoints")
+    assert found is not None
+    assert (found[1]["epoch"] + 1, found[1]["step_in_epoch"]) == moment
+    finish(tmp_path / "stopped")
+    assert_equal(weights_of(tmp_path / "stopped"), weights_of(tmp_path / "whole"))
+    assert logs_of(tmp_path / "stopped") == logs_of(tmp_path / "whole")
+
+
+def test_a_signal_in_validation_does_not_wait_for_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "score", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    stop = StopRequest()
+    with stop.listening(), pytest.raises(Stopped):
+        finish(tmp_path / "stopped", stop=stop)
+    monkeypatch.undo()
+    finish(tmp_path / "stopped")
+    finish(tmp_path / "whole")
+    assert_equal(weights_of(tmp_path / "stopped"), weights_of(tmp_path / "whole"))
+
+
+def test_a_second_ctrl_c_interrupts_at_once_and_handlers_are_put_back() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with StopRequest().listening():
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.slow
@@ -151,6 +209,109 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
         model, tiny_images(), tiny_images(seed=1), run, on_epoch=seen.append, on_step=fail
     )
     assert len(seen) == len(result.curve) == 3
+
+
+def test_a_complete_run_keeps_one_checkpoint_without_the_optimisers_state(tmp_path: Path) -> None:
+    finish(tmp_path)
+    found = checkpointing.load_newest(tmp_path / "checkpoints")
+    assert found is not None
+    assert found[1]["epoch"] == 3
+    assert {name.partition(".")[0] for name in found[0]} == {"model", "ema"}
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+
+
+def test_a_complete_run_goes_on_with_more_epochs_on_the_longer_schedule(tmp_path: Path) -> None:
+    train(
+        tiny_model(),
+        tiny_images(),
+        tiny_images(seed=1),
+        tiny_run(tmp_path / "short", tiny_recipe(epochs=2)),
+    )
+    before = weights_of(tmp_path / "short")
+    steps: list[int] = []
+    result = train(
+        tiny_model(seed=5),
+        tiny_images(),
+        tiny_images(seed=1),
+        tiny_run(tmp_path / "long", tiny_recipe(epochs=4), resume_from=tmp_path / "short"),
+        on_step=lambda epoch, _, __: steps.append(epoch),
+    )
+    assert set(steps) == {3, 4}
+    assert [log.epoch for log in result.curve] == [1, 2, 3, 4]
+    recipe = tiny_recipe(epochs=4)
+    assert result.curve[2].lr == pytest.approx(recipe.lr_at(2 + 5.5 / 6))
+    assert_equal(weights_of(tmp_path / "short"), before)
+    grown = tiny_run(tmp_path / "short", tiny_recipe(epochs=4))
+    again = train(tiny_model(seed=6), tiny_images(), tiny_images(seed=1), grown)
+    assert again.curve[-1].loss == result.curve[-1].loss
+
+
+def test_fewer_epochs_and_a_folder_without_a_run_are_refused(tmp_path: Path) -> None:
+    run = tiny_run(tmp_path / "a", tiny_recipe(epochs=2))
+    train(tiny_model(), tiny_images(), tiny_images(), run)
+    shorter = tiny_run(tmp_path / "a", tiny_recipe(epochs=1))
+    with pytest.raises(ValueError, match="its recipe is different: epochs 2, here 1;") as caught:
+        train(tiny_model(), tiny_images(), tiny_images(), shorter)
+    assert len(str(caught.value)) < 250 + len(str(tmp_path))
+    lost = tiny_run(tmp_path / "b", resume_from=tmp_path / "nothing")
+    with pytest.raises(FileNotFoundError, match="nothing has no checkpoint"):
+        train(tiny_model(), tiny_images(), tiny_images(), lost)
+
+
+def scored(monkeypatch: pytest.MonkeyPatch, accuracies: Sequence[float]) -> None:
+    """Lets validations give these accuracies, in this order."""
+    given = iter(accuracies)
+
+    def score(model: nn.Module, images: ImageSet, *_: Any, **__: Any) -> Score:
+        right = round(next(given) * len(images) / 100)
+        halves = torch.zeros(2, NUM_CLASSES, NUM_CLASSES).long()
+        halves[0, 0, 0], halves[0, 0, 1] = right, len(images) - right
+        return Score(halves, len(images), 1.0)
+
+    monkeypatch.setattr(loop, "score", score)
+
+
+@pytest.mark.parametrize(
+    ("patience", "epochs", "best"), [(None, 5, 4), (2, 5, 4), (1, 3, 2), (9, 5, 4)]
+)
+def test_the_best_epoch_is_kept_and_patience_ends_a_run(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    patience: int | None,
+    epochs: int,
+    best: int,
+) -> None:
+    scored(monkeypatch, [25, 50, 25, 75, 50])
+    recipe = tiny_recipe(epochs=5, ema=False)
+    run = tiny_run(tmp_path, recipe, keep_best=True, patience=patience)
+    model, ends = tiny_model(), dict[int, torch.Tensor]()
+
+    def keep(epoch: int, _step: int, _steps: int) -> None:
+        ends[epoch] = model.classifier.weight.detach().clone()
+
+    result = train(model, tiny_images(), tiny_images(100), run, on_step=keep)
+    assert len(result.curve) == epochs
+    assert result.best_epoch.epoch == best
+    kept = read_tensors(tmp_path / "best" / "model.safetensors")["classifier.weight"]
+    assert torch.equal(kept, ends[best])
+    assert torch.equal(
+        read_tensors(tmp_path / "model.safetensors")["classifier.weight"], ends[epochs]
+    )
+
+
+def test_patience_that_ran_out_stays_so_and_more_of_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = tiny_recipe(epochs=3, ema=False)
+
+    def trained(patience: int, accuracies: Sequence[float]) -> int:
+        scored(monkeypatch, accuracies)
+        run = tiny_run(tmp_path, recipe, patience=patience)
+        return len(train(tiny_model(), tiny_images(), tiny_images(100), run).curve)
+
+    assert trained(1, [50, 25]) == 2
+    assert trained(1, []) == 2
+    assert trained(2, [25]) == 3
 
 
 def test_a_run_may_be_left_early_and_go_on(tmp_path: Path) -> None:
@@ -351,8 +512,38 @@ def test_the_curve_is_drawn(tmp_path: Path) -> None:
 
 def test_a_cpu_computes_in_float32_and_a_gpu_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
     assert Hardware.of("cpu") == Hardware(device=torch.device("cpu"), bf16=False)
     assert Hardware.of("cuda").bf16
+    assert Hardware.of("cuda", precision="fp32").half is None
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: False)
+    assert Hardware.of("cuda").half is torch.float16
+
+
+def test_float16_learns_and_resumes_with_its_scale(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(LEARNING, epochs=2)
+    run = tiny_run(tmp_path, recipe, checkpoint_steps=2)
+    run = dataclasses.replace(run, hardware=Hardware.of("cpu", precision="fp16"))
+    with pytest.raises(Stop):
+        train(tiny_model(), tiny_images(), tiny_images(seed=1), run, on_step=stop_at(2, 3))
+    found = checkpointing.load_newest(tmp_path / "checkpoints")
+    assert found is not None
+    assert found[1]["scaler"]["scale"] > 1
+    resumed = train(tiny_model(seed=3), tiny_images(), tiny_images(seed=1), run)
+    whole = train(
+        tiny_model(), tiny_images(), tiny_images(seed=1), dataclasses.replace(run, folder=None)
+    )
+    assert [log.loss for log in resumed.curve] == [log.loss for log in whole.curve]
+    exact = dataclasses.replace(run, folder=None, hardware=Hardware.of("cpu"))
+    expected = train(tiny_model(), tiny_images(), tiny_images(seed=1), exact)
+    assert whole.curve[-1].loss == pytest.approx(expected.curve[-1].loss, rel=0.05)
+
+
+def test_the_log_has_the_learning_rate_as_it_was_given() -> None:
+    recipe = dataclasses.replace(LEARNING, epochs=1, schedule="constant", warmup_epochs=0.0)
+    result = train(tiny_model(), tiny_images(), tiny_images(), tiny_run(recipe=recipe))
+    assert recipe.optimizer == "sgd"
+    assert result.curve[0].lr == pytest.approx(recipe.lr)
 
 
 def test_a_network_of_timm_is_trained_too() -> None:

@@ -1,0 +1,198 @@
+"""How a detector's backbone is built, and torchvision's words for it."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
+
+from fbnetv3.arch.arch import Arch
+from fbnetv3.models.blocks import NormFactory
+from fbnetv3.models.model import FBNetV3
+
+from .trunk import Padding, Trunk, load_network
+
+NORMS: dict[str, NormFactory | None] = {
+    "BN": None,
+    "SyncBN": nn.SyncBatchNorm,
+    "FrozenBN": FrozenBatchNorm2d,
+}
+Model = str | Arch | Path
+# torchvision counts the layers that train, of five; `freeze_at` those that do not.
+_LAYERS = 5
+# What torchvision's detectors on ResNet do with pretrained weights.
+_PRETRAINED: dict[str, Any] = {"freeze_at": 2, "norm": "FrozenBN"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How the backbone is built.
+
+    Attributes:
+        checkpoint: file of a classification model's weights, instead of `pretrained`.
+        license: "commercial" refuses weights that forbid commercial use.
+        padding: "same" or "faithful", see `trunk.load_network`.
+        norm: "BN", "SyncBN" or "FrozenBN"; None is "BN", and "FrozenBN" where the detector and
+            trained weights call for it, as in torchvision.
+        freeze_at: 0 to 5, see `trunk.Trunk`; None is 0, and 2 in the same case.
+        drop_path_rate: stochastic depth rate.
+        grad_checkpointing: recompute rows in the backward pass, to save memory.
+
+    Raises:
+        ValueError: `norm` is unknown.
+    """
+
+    checkpoint: str | Path | None = None
+    license: str | None = None
+    padding: Padding = "same"
+    norm: str | None = None
+    freeze_at: int | None = None
+    drop_path_rate: float = 0.0
+    grad_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        if self.norm is not None and self.norm not in NORMS:
+            raise ValueError(f"norm is {self.norm!r}; expected one of {', '.join(NORMS)}")
+
+    def network(self, model: Model, pretrained: bool, output_stride: int = 32) -> FBNetV3:
+        """Returns the classification model without its classifier."""
+        return load_network(
+            model,
+            pretrained=pretrained,
+            checkpoint=self.checkpoint,
+            license=self.license,
+            padding=self.padding,
+            norm_layer=NORMS[self.norm or "BN"],
+            drop_path_rate=self.drop_path_rate,
+            output_stride=output_stride,
+        )
+
+    def trunk(self, network: FBNetV3, features: Sequence[str], output_stride: int = 32) -> Trunk:
+        """Returns the backbone: the rows of a model that the features need."""
+        return Trunk(
+            network,
+            features,
+            output_stride=output_stride,
+            freeze_at=self.freeze_at or 0,
+            freeze_norms=_freeze_norms,
+            grad_checkpointing=self.grad_checkpointing,
+        )
+
+
+DEFAULT = Options()
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """What a caller of a builder asked for.
+
+    Attributes:
+        pretrained: whether the backbone's trained weights are loaded.
+        options: how the backbone is built.
+        rest: arguments of torchvision's class.
+    """
+
+    pretrained: bool
+    options: Options
+    rest: dict[str, Any]
+
+
+def arguments(
+    made: type[nn.Module],
+    num_classes: int,
+    pretrained: bool,
+    options: Options,
+    given: Mapping[str, Any],
+    *,
+    freezes: bool = False,
+) -> Arguments:
+    """Returns the arguments of a builder, sorted; torchvision's own classes drop unknown ones.
+
+    Fields of `Options` may be given by themselves. Of torchvision's builders `weights_backbone`
+    ("DEFAULT" or None) and `trainable_backbone_layers` (0 to 5) are understood.
+
+    Args:
+        made: torchvision's class, whose arguments are accepted.
+        num_classes: number of classes, including background.
+        pretrained: as given.
+        options: as given.
+        given: all other arguments.
+        freezes: whether the detector freezes batch-norm and the first rows of trained weights
+            unless told otherwise.
+
+    Raises:
+        ValueError: an argument is out of range or contradicts another.
+        TypeError: an argument is unknown.
+    """
+    if not isinstance(num_classes, int) or num_classes < 1:
+        raise ValueError(
+            f"num_classes is {num_classes!r}; expected a whole number from 1, which counts the "
+            "background"
+        )
+    if not isinstance(options, Options):
+        raise ValueError(
+            f"options is a {type(options).__name__}; expected Options(...), or its fields as "
+            "arguments, such as freeze_at=2"
+        )
+    rest = dict(given)
+    if rest.pop("weights", None) is not None:
+        raise ValueError(
+            f"weights is {given['weights']!r}; there are no trained detectors. Give "
+            "pretrained=True for the backbone, or load a detector's file with load_state_dict"
+        )
+    pretrained = _pretrained(pretrained, rest)
+    fields = {field.name for field in dataclasses.fields(Options)}
+    own = {name: rest.pop(name) for name in list(rest) if name in fields}
+    layers = rest.pop("trainable_backbone_layers", None)
+    if layers is not None:
+        if "freeze_at" in own:
+            raise ValueError("trainable_backbone_layers and freeze_at exclude each other")
+        if isinstance(layers, bool) or layers not in range(_LAYERS + 1):
+            raise ValueError(
+                f"trainable_backbone_layers is {layers!r}; expected a whole number from 0 to 5"
+            )
+        own["freeze_at"] = _LAYERS - layers
+    options = dataclasses.replace(options, **own)
+    if freezes and (pretrained or options.checkpoint is not None):
+        unset = {name: v for name, v in _PRETRAINED.items() if getattr(options, name) is None}
+        options = dataclasses.replace(options, **unset)
+    _refuse_unknown(made, rest, fields)
+    return Arguments(pretrained, options, rest)
+
+
+def _pretrained(pretrained: bool, rest: dict[str, Any]) -> bool:
+    """Returns whether trained weights are asked for; takes torchvision's word out of `rest`."""
+    asked = rest.pop("weights_backbone", None)
+    if asked not in (None, True, False, "DEFAULT"):
+        raise ValueError(
+            f"weights_backbone is {asked!r}; expected 'DEFAULT' or None. Give the weights' name as "
+            "the model, such as 'fbnetv3_b.ra2_in1k', and pretrained=True"
+        )
+    return pretrained or bool(asked)
+
+
+def _refuse_unknown(made: type[nn.Module], rest: Mapping[str, Any], fields: set[str]) -> None:
+    builders = {"backbone", "num_classes", "self", "kwargs"}
+    known = (set(inspect.signature(made.__init__).parameters) - builders) | fields
+    known |= {"weights_backbone", "trainable_backbone_layers"}
+    for name in rest:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            raise TypeError(
+                f"unknown argument {name!r}; expected those of torchvision's {made.__name__} or of "
+                "Options" + (f"; did you mean {near[0]!r}?" if near else "")
+            )
+
+
+def _freeze_norms(module: nn.Module) -> nn.Module:
+    from timm.layers import freeze_batch_norm_2d  # type: ignore[attr-defined]  # re-exported
+
+    frozen: nn.Module = freeze_batch_norm_2d(module)  # type: ignore[no-untyped-call]  # timm
+    return frozen

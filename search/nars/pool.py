@@ -1,0 +1,172 @@
+"""The pool of a search: the candidates that rounds choose from, as many for each limit.
+
+Random draws hit a tight limit rarely or never. What they leave open is filled by evolution, whose
+fitness is how far outside the limit a candidate is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from fbnetv3.search.space.space import Floats, Matrix, Space
+
+from .config import SearchConfig
+from .limit import intersection, limit_text
+from .problem import Problem
+
+Bounds = Mapping[str, tuple[float, float]]
+# (P, num_genes) -> (P,): how far outside its bounds each candidate is, 0 inside.
+Violation = Callable[[Matrix], Floats]
+
+# Draws for each candidate of the pool, and more where they would be enough.
+DRAWS, MORE = 2, 4
+PARENTS, CHILDREN = 256, 4096
+# Generations, in all and without progress, after which no more candidates are expected.
+GENERATIONS, PATIENCE = 400, 15
+
+
+def pool_of(problem: Problem, config: SearchConfig) -> Matrix:
+    """Returns the pool of a search: distinct candidates, each within its bounds and one limit.
+
+    Raises:
+        ValueError: too few candidates are within a limit to fill its share of a round, or within
+            all limits for all rounds; the message has the limit, and if no candidate is within it,
+            the costs of the nearest one.
+    """
+    quota = math.ceil(config.pool / len(config.limits))
+    largest = max(config.sizes)
+    share = math.ceil(largest / len(config.limits))
+    parts = []
+    for number, limit in enumerate(config.limits):
+        bounds = intersection(config.within, limit)
+        part = draw(problem, quota, seed=config.seed + number, bounds=bounds)
+        _check(len(part), share, largest, bounds)
+        parts.append(part)
+    pool = problem.space.unique(np.concatenate(parts))
+    _check(len(pool), largest, largest, config.within)
+    if len(pool) < sum(config.sizes):
+        raise ValueError(
+            f"the pool has {len(pool)} candidates, fewer than the {sum(config.sizes)} trainings of "
+            "all rounds; enlarge the pool, widen the limits or use fewer rounds"
+        )
+    return pool
+
+
+def check(problem: Problem, config: SearchConfig) -> None:
+    """Checks that limits can be reached and rounds filled, before any training.
+
+    Raises:
+        ValueError: a limit or `bin_by` names an unknown cost, a limit is out of reach (the message
+            has the smallest or largest reachable cost), or too few candidates are feasible.
+    """
+    known = problem.costs(problem.space.sample(1, np.random.default_rng(0)))
+    if config.bin_by and config.bin_by not in known:
+        raise ValueError(
+            f"bin_by is {config.bin_by!r}; the known costs are {', '.join(known) or 'none'}"
+        )
+    for bounds in (config.within, *config.limits):
+        for name, (low, high) in bounds.items():
+            if name not in known:
+                raise ValueError(
+                    f"limit on {name!r}; the known costs are {', '.join(known) or 'none'}"
+                )
+            if np.isfinite(high) and (least := problem.extreme(name)) > high:
+                raise ValueError(
+                    f"no candidate has {name} of {high:g} or less; the smallest is {least:g}"
+                )
+            if np.isfinite(low) and (most := problem.extreme(name, largest=True)) < low:
+                raise ValueError(
+                    f"no candidate has {name} of {low:g} or more; the largest is {most:g}"
+                )
+    pool_of(problem, config)
+
+
+def _check(found: int, needed: int, size: int, bounds: Bounds) -> None:
+    if found < needed:
+        share = f"the {needed} per limit in " if needed < size else ""
+        limit = f"limits ({limit_text(bounds)})" if bounds else "limits"
+        raise ValueError(
+            f"only {found} candidates are feasible, fewer than {share}a round of {size}; "
+            f"widen the {limit} or use smaller rounds"
+        )
+
+
+def draw(problem: Problem, num: int, *, seed: int, bounds: Bounds) -> Matrix:
+    """Returns up to `num` distinct candidates within bounds.
+
+    They are drawn from the problem's list if it has one. Else they are quasi-random, and where too
+    few of these are within the bounds, evolved from those that are nearest.
+
+    Raises:
+        ValueError: no candidate was found; the message has the costs of the nearest one.
+    """
+    outside = problem.violation(bounds)
+    if problem.rows is not None:
+        tried = problem.rows[np.random.default_rng([seed, 1]).permutation(len(problem.rows))]
+        found = tried[outside(tried) == 0]
+    else:
+        tried = problem.space.unique(problem.space.sobol(DRAWS * num, seed))
+        inside = int((outside(tried) == 0).sum())
+        if inside < num <= MORE * inside:
+            tried = problem.space.unique(problem.space.sobol(MORE * DRAWS * num, seed))
+        found = tried[outside(tried) == 0]
+        if len(found) < num:
+            rng = np.random.default_rng([seed, 2])
+            tried = evolve_inside(problem.space, outside, num, start=tried, rng=rng)
+            found = tried[outside(tried) == 0]
+    if not len(found):
+        nearest = problem.costs(tried[[np.argmin(outside(tried))]])
+        costs = ", ".join(f"{name} {float(cost[0]):g}" for name, cost in nearest.items())
+        raise ValueError(
+            f"no candidate with {limit_text(bounds)} is feasible; widen the limits: the nearest "
+            f"that was found has {costs or 'no known costs'}"
+        )
+    return found[:num]
+
+
+def evolve_inside(
+    space: Space, outside: Violation, num: int, *, start: Matrix, rng: np.random.Generator
+) -> Matrix:
+    """Returns up to `num` distinct candidates inside, or if none is found the nearest ones.
+
+    Each generation crosses and mutates a random choice of those found inside so far and, while
+    there are few, of the nearest outside. It ends early when nothing new is found.
+    """
+    far = outside(start)
+    inside = start[far == 0]
+    near, far = _nearest(start, far)
+    best, idle = float(far.min()), 0
+    for _ in range(GENERATIONS):
+        if len(inside) >= num or idle >= PATIENCE:
+            break
+        chosen = inside[rng.permutation(len(inside))[:PARENTS]]
+        parents = np.concatenate([chosen, near[: PARENTS - len(chosen)]])
+        children = _children(space, parents, rng)
+        gap = outside(children)
+        before = (len(inside), best)
+        inside = space.unique(np.concatenate([inside, children[gap == 0]]))
+        both = space.unique(np.concatenate([near, children[gap > 0]]))
+        near, far = _nearest(both, outside(both))
+        best = min(best, float(gap.min()), float(far.min(initial=np.inf)))
+        idle = idle + 1 if before == (len(inside), best) else 0
+    return inside if len(inside) else near
+
+
+def _nearest(rows: Matrix, outside: Floats) -> tuple[Matrix, Floats]:
+    order = np.argsort(outside, kind="stable")
+    order = order[outside[order] > 0][:PARENTS]
+    return rows[order], outside[order]
+
+
+def _children(space: Space, parents: Matrix, rng: np.random.Generator) -> Matrix:
+    """Returns children of random pairs, with one gene to a quarter of the genes redrawn."""
+    first, second = rng.integers(len(parents), size=(2, CHILDREN))
+    crossed = rng.random(CHILDREN) < 0.5
+    mixed = np.where(
+        crossed[:, None], space.crossover(parents[first], parents[second], rng), parents[first]
+    )
+    least = 1.0 / len(space.genes)
+    return space.mutate(mixed, rng, np.maximum(least, 0.25 * rng.random(CHILDREN) ** 2))

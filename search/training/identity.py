@@ -1,0 +1,52 @@
+"""Whether a checkpoint belongs to the run that would resume from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .recipe import Recipe
+
+# Recorded as digests, which tell a user nothing.
+_DIGESTS = frozenset({"network", "classes", "teacher"})
+
+
+def check_same_run(folder: Path, recorded: Mapping[str, Any], asked: Mapping[str, Any]) -> None:
+    """Refuses the checkpoint of another run. A run may get more epochs than it began with.
+
+    Args:
+        folder: of the checkpoint, for messages.
+        recorded: identity of the run that wrote it, see `Loop`.
+        asked: identity of the run that would resume.
+
+    Raises:
+        ValueError: they differ; names what, with both values.
+    """
+    for name, mine in asked.items():
+        theirs = recorded.get(name)
+        if name == "recipe" and isinstance(theirs, Mapping):
+            theirs = Recipe.from_dict(theirs).to_dict()
+            if _is_longer(theirs, mine):
+                continue
+        if theirs != mine:
+            raise ValueError(
+                f"the checkpoint in {folder} is of another run: its {name} is "
+                f"{_difference(name, theirs, mine)}; give another --out, or the settings that the "
+                "run began with (only epochs may grow)"
+            )
+
+
+def _is_longer(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> bool:
+    # A short run may have had no warm-up, which lies behind it.
+    grown = {key: mine[key] for key in ("epochs", "warmup_epochs")}
+    return bool(mine["epochs"] > theirs["epochs"]) and {**theirs, **grown} == mine
+
+
+def _difference(name: str, theirs: Any, mine: Any) -> str:
+    if name in _DIGESTS:
+        return "different"
+    if isinstance(theirs, Mapping) and isinstance(mine, Mapping):
+        keys = [key for key in mine if theirs.get(key) != mine[key]]
+        return "different: " + ", ".join(f"{k} {theirs.get(k)!r}, here {mine[k]!r}" for k in keys)
+    return f"{theirs!r}, here {mine!r}"

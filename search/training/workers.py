@@ -1,0 +1,51 @@
+"""How many processes decode photos for a training."""
+
+from __future__ import annotations
+
+import os
+
+from fbnetv3._internal.processors import available_cpus
+
+# More processes than this give a single GPU no more images.
+_MOST = 16
+# Batches that each process of a torch DataLoader makes ahead.
+_AHEAD = 2
+_SHARED_MEMORY = "/dev/shm"  # where Linux has it
+
+
+def default_workers(
+    device_type: str,
+    batch_size: int,
+    side: int,
+    *,
+    cpus: int | None = None,
+    shared_bytes: int | None = None,
+) -> int:
+    """Returns the number of decoding processes for a training.
+
+    On a GPU as many as there are CPUs, up to 16; beside a training on the CPU at most two, and none
+    with one CPU. Fewer where shared memory, 64 MB in a container by default, does not hold the
+    batches that they make ahead.
+
+    Args:
+        device_type: "cpu", "cuda", ...
+        batch_size: images.
+        side: of an image, in pixels.
+        cpus: None: those that this process may use.
+        shared_bytes: free shared memory; None: as it is now.
+    """
+    cpus = available_cpus() if cpus is None else cpus
+    shared = _free_shared_bytes() if shared_bytes is None else shared_bytes
+    wanted = min(_MOST, cpus) if device_type != "cpu" else min(2, cpus - 1)
+    # One more batch is on its way to the training; half the memory is left to others.
+    batch_bytes = 4 * 3 * side * side * batch_size
+    fitting = (shared // 2 // batch_bytes - 1) // _AHEAD
+    return max(0, min(wanted, fitting))
+
+
+def _free_shared_bytes() -> int:
+    try:
+        found = os.statvfs(_SHARED_MEMORY)
+    except (OSError, AttributeError):  # not on macOS and Windows, which have no such limit
+        return 1 << 62
+    return found.f_bavail * found.f_frsize

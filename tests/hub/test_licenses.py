@@ -1,0 +1,198 @@
+"""Licences: an allow-list, one check at every door, and a licence that travels in every file."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import fbnetv3
+from fbnetv3.arch.tables import ARCHS
+from fbnetv3.checkpoints.checkpoint import read_metadata, write_tensors
+from fbnetv3.cli.app import app
+from fbnetv3.deploy.export import Exported, to_onnx
+from fbnetv3.deploy.quantize import quantize
+from fbnetv3.deploy.runtimes import read_artefact
+from fbnetv3.hub.create import create
+from fbnetv3.hub.license_policy import check_terms, is_commercial, is_non_commercial
+from fbnetv3.hub.weights import WEIGHTS
+from fbnetv3.images.labels import example_photos
+from fbnetv3.models.model import FBNetV3, build
+
+ARCH = ARCHS["fbnetv3_nano"].small_image(32)
+RESTRICTED = (
+    "CC-BY-NC-4.0",
+    "cc-by-nc-4.0",
+    "cc-by-nc-sa-4.0",
+    "cc-by-nc-nd-4.0",
+    "CC-BY-NC-3.0",
+    "fair-noncommercial-research-license",
+)
+UNKNOWN = ("", "other", "unknown", "openrail", "llama3", "apache", "proprietary")
+
+pytestmark = pytest.mark.filterwarnings("ignore:.* is licensed")
+
+
+@pytest.mark.parametrize("license", RESTRICTED)
+def test_licences_that_forbid_commercial_use_are_recognised(license: str) -> None:
+    assert is_non_commercial(license)
+    assert not is_commercial(license)
+
+
+@pytest.mark.parametrize("license", [*RESTRICTED, *UNKNOWN])
+def test_what_is_not_known_to_allow_commercial_use_is_refused(license: str) -> None:
+    with pytest.raises(ValueError, match=r"policy 'commercial' requires"):
+        check_terms("mine", license, "commercial")
+
+
+@pytest.mark.parametrize(
+    "license", ["Apache-2.0", "apache-2.0", "MIT", "bsd-3-clause", "cc-by-4.0"]
+)
+def test_licences_that_allow_commercial_use_pass(license: str) -> None:
+    assert not is_non_commercial(license)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        check_terms("mine", license, "commercial")
+        check_terms("mine", license)
+
+
+def test_all_records_are_known_one_way_or_the_other() -> None:
+    for weights in WEIGHTS.values():
+        assert weights.commercial != is_non_commercial(weights.license)
+
+
+@pytest.fixture(name="folder", scope="module")
+def _folder(tmp_path_factory: pytest.TempPathFactory, small_model: FBNetV3) -> Path:
+    """A saved model under a non-commercial licence."""
+    folder = tmp_path_factory.mktemp("nc")
+    names = [f"thing {n}" for n in range(10)]
+    return fbnetv3.save_pretrained(
+        small_model,
+        folder,
+        license="CC-BY-NC-SA-4.0",
+        labels=names,
+        preprocess=WEIGHTS["fbnetv3_nano.cifar10"].preprocess,
+    )
+
+
+@pytest.fixture(name="exported", scope="module")
+def _exported(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    model = create(f"local-dir:{folder}", pretrained=True)
+    assert isinstance(model, FBNetV3)
+    return to_onnx(model, tmp_path_factory.mktemp("nc") / "nc.onnx")
+
+
+def test_the_licence_of_a_saved_folder_is_in_its_export_and_its_int8_file(
+    folder: Path, exported: Exported, tmp_path: Path
+) -> None:
+    assert read_metadata(folder / "model.safetensors")["license"] == "cc-by-nc-sa-4.0"
+    assert read_artefact(exported.path).license == "cc-by-nc-sa-4.0"
+    made = quantize(
+        exported.path, tmp_path / "int8.onnx", example_photos(), method="minmax", sensitivity=False
+    )
+    assert made.artefact.license == "cc-by-nc-sa-4.0"
+    assert read_artefact(made.path).license == "cc-by-nc-sa-4.0"
+
+
+def test_the_licence_survives_saving_again(folder: Path, tmp_path: Path) -> None:
+    again = fbnetv3.save_pretrained(fbnetv3.from_pretrained(folder), tmp_path)
+    with pytest.raises(ValueError, match=r"cc-by-nc-sa-4\.0: no commercial use"):
+        fbnetv3.from_pretrained(again, license="commercial")
+
+
+def test_own_weights_state_their_licence_on_export(small_model: FBNetV3, tmp_path: Path) -> None:
+    made = to_onnx(small_model, tmp_path / "own.onnx", license="MIT", dynamic=None)
+    assert read_artefact(made.path).license == "MIT"
+
+
+def test_the_licence_in_a_checkpoint_is_kept_and_checked(tmp_path: Path) -> None:
+    path = tmp_path / "nc.safetensors"
+    write_tensors(path, build(ARCH, num_classes=3).state_dict(), {"license": "CC-BY-NC-4.0"})
+    model = fbnetv3.create(ARCH, checkpoint=path)
+    assert model.pretrained_cfg["license"] == "CC-BY-NC-4.0"
+    with pytest.raises(ValueError, match="no commercial use"):
+        fbnetv3.create(ARCH, checkpoint=path, license="commercial")
+    torch.save(build(ARCH, num_classes=3).state_dict(), tmp_path / "unknown.pth")
+    with pytest.raises(ValueError, match="states no licence"):
+        fbnetv3.create(ARCH, checkpoint=tmp_path / "unknown.pth", license="commercial")
+
+
+def _by_command(*words: str) -> Callable[[Path, Path], object]:
+    def run(folder: Path, file: Path) -> object:
+        given = [word.format(folder=folder, file=file) for word in words]
+        done = CliRunner().invoke(app, given)
+        if done.exit_code:
+            raise ValueError(done.output)
+        return done
+
+    return run
+
+
+def _torchvision(folder: Path, _: Path) -> object:
+    from fbnetv3.integrations.torchvision_backbone import faster_rcnn
+
+    return faster_rcnn(f"local-dir:{folder}", num_classes=3, pretrained=True)
+
+
+def _detector_checkpoint(folder: Path, _: Path) -> object:
+    from fbnetv3.integrations.trunk import load_network
+
+    return load_network(ARCH, checkpoint=folder / "model.safetensors")
+
+
+PHOTO = str(example_photos()[0])
+DOORS: dict[str, Callable[[Path, Path], object]] = {
+    "create": lambda folder, _: create(f"local-dir:{folder}", pretrained=True),
+    "from_pretrained": lambda folder, _: fbnetv3.from_pretrained(folder),
+    "Classifier of a file": lambda _, file: fbnetv3.Classifier(file),
+    "Classifier of a folder": lambda folder, _: fbnetv3.Classifier(f"local-dir:{folder}"),
+    "OnnxClassifier": lambda _, file: fbnetv3.OnnxClassifier(file),
+    "classify --model file": _by_command("classify", PHOTO, "--model", "{file}"),
+    "classify --model folder": _by_command("classify", PHOTO, "--model", "local-dir:{folder}"),
+    "export": _by_command("export", "local-dir:{folder}", "-o", "{folder}/x.onnx"),
+    "quantize": _by_command("quantize", "{file}", "--calib", PHOTO, "-o", "{folder}/x.onnx"),
+    "demo": _by_command("demo", "--model", "{file}", "--out", "{folder}/demo", "--no-serve"),
+    "latency": _by_command("latency", "{file}"),
+    "torchvision's detectors": _torchvision,
+    "a detector's checkpoint": _detector_checkpoint,
+}
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_every_door_is_closed_by_the_policy(
+    door: str, folder: Path, exported: Exported, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fbnetv3.cli.app import add_neighbours
+
+    if len(app.registered_commands) < 8:
+        add_neighbours()
+    monkeypatch.setenv("FBNETV3_LICENSE", "commercial")
+    monkeypatch.setenv("FBNETV3_OFFLINE", "1")
+    with pytest.raises(ValueError, match="no commercial use"):
+        DOORS[door](folder, exported.path)
+    assert {path.name for path in folder.iterdir()} == {
+        *("config.json", "model.safetensors", "README.md")
+    }
+
+
+@pytest.mark.parametrize("license", ["", "Apache-2.0", "other"])
+def test_a_file_with_another_licence_is_refused_unless_it_is_known(
+    license: str, exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proto: Any = onnx.load(exported.path)
+    for prop in proto.metadata_props:
+        if prop.key == "fbnetv3.license":
+            prop.value = license
+    onnx.save(proto, tmp_path / "changed.onnx")
+    monkeypatch.setenv("FBNETV3_LICENSE", "commercial")
+    if license == "Apache-2.0":
+        assert fbnetv3.OnnxClassifier(tmp_path / "changed.onnx")(PHOTO).label
+        return
+    with pytest.raises(ValueError, match="policy 'commercial' requires"):
+        fbnetv3.OnnxClassifier(tmp_path / "changed.onnx")
