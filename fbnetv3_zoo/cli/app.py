@@ -16,7 +16,17 @@ from fbnetv3.deploy.runtimes import is_exported, suffixes
 
 from . import completion
 from .group import FAILED, Program, note, print_json, print_table
-from .options import EMBEDDED, TABLES, CacheDir, Device, Json, License, Offline, Policy
+from .options import (
+    EMBEDDED,
+    TABLES,
+    CacheDir,
+    Device,
+    Json,
+    License,
+    Offline,
+    Policy,
+    counted_in_millions,
+)
 
 if TYPE_CHECKING:
     from fbnetv3.arch.arch import Arch
@@ -39,9 +49,13 @@ def list_(
         bool, typer.Option(help="List pretrained weights instead of models.")
     ] = False,
     license: License = None,
-    max_macs: Annotated[float | None, typer.Option(help="Maximum MACs, in millions.")] = None,
+    max_macs: Annotated[
+        str | None,
+        typer.Option(help="Maximum MACs, in millions (600) or with a unit (600M, 0.6G, 6e8)."),
+    ] = None,
     max_params: Annotated[
-        float | None, typer.Option(help="Maximum number of parameters, in millions.")
+        str | None,
+        typer.Option(help="Maximum number of parameters, in millions (8.5) or as 8.5M, 8.5e6."),
     ] = None,
     min_top1: Annotated[
         float | None, typer.Option(help="Minimum top-1 accuracy, in percent.")
@@ -70,8 +84,8 @@ def list_(
             row
             for labels in ("imagenet1k", "cifar10")
             for row in find(
-                max_macs=None if max_macs is None else max_macs * 1e6,
-                max_params=None if max_params is None else max_params * 1e6,
+                max_macs=None if max_macs is None else counted_in_millions(max_macs),
+                max_params=None if max_params is None else counted_in_millions(max_params),
                 min_top1=min_top1,
                 license=license,
                 labels=labels,
@@ -227,7 +241,7 @@ def classify(
     if asked is not None and is_exported(asked):
         from fbnetv3.deploy.classify import Classifier
 
-        answering, classifier = asked, Classifier(asked, **options)
+        answering, classifier = asked, Classifier(asked, license=license, **options)
     else:
         options["device"] = device
         answering, classifier = _torch_classifier(asked, license, offline, cache_dir, options)

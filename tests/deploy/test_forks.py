@@ -9,6 +9,7 @@ import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -88,7 +89,8 @@ def test_a_pickled_classifier_is_a_path_and_options(
     assert isinstance(again, OnnxClassifier)
     assert again.top_k == 2
     assert again.artefact == OnnxClassifier(small_export.path).artefact
-    options = again.backend.session.session.get_session_options()
+    backend: Any = again.backend
+    options = backend.session.session.get_session_options()
     assert options.intra_op_num_threads == 1
 
 

@@ -22,6 +22,7 @@ import torch
 from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
 
+import fbnetv3
 from fbnetv3._internal.errors import FetchError
 from fbnetv3.arch.tables import ARCHS
 from fbnetv3.checkpoints.checkpoint import read_tensors
@@ -498,3 +499,18 @@ def test_a_hub_out_of_reach_is_one_error_that_is_not_waited_for(
 def test_offline_a_repository_is_one_error(tmp_path: Path) -> None:
     with pytest.raises(FetchError, match=r"offline, and config\.json of me/tuned"):
         from_pretrained("me/tuned", cache_dir=tmp_path, offline=True)
+
+
+def test_timm_loads_a_saved_model_of_any_architecture(tmp_path: Path) -> None:
+    fbnetv3.register_timm()
+    model = shaken(build(ARCHS["fbnetv3_a"].small_image(32), num_classes=4))
+    save_pretrained(model, tmp_path)
+    theirs: Any = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+    assert theirs.training  # as all models of timm, and those of `create`
+    assert create(f"local-dir:{tmp_path}", pretrained=True).training
+    assert torch.equal(logits(theirs.eval()), logits(model))
+    assert torch.equal(logits(from_pretrained(tmp_path)), logits(model))
+    maps: Any = timm.create_model(f"local-dir:{tmp_path}", features_only=True)
+    assert [m.shape[1] for m in maps(torch.zeros(1, 3, 32, 32))] == maps.feature_info.channels()
+    with pytest.raises(ValueError, match="'fbnetv3' stands for models saved by"):
+        timm.create_model("fbnetv3")

@@ -151,7 +151,8 @@ def convert(onnx_path: str | Path, path: str | Path) -> Parity:
     with _saved(model, Path(path)) as part:
         # Some OpenVINO kernels sum in another order; the tolerance is that of the export.
         run = open_session(part, threads=1).run
-        parity = compare(run, exported.session.run, batches, tolerance=TOLERANCE["fp32"])
+        tolerance = TOLERANCE[exported.artefact.precision]
+        parity = compare(run, exported.session.run, batches, tolerance=tolerance)
         _set_metadata(model, dataclasses.replace(exported.artefact, parity=parity.to_dict()))
     return parity
 
