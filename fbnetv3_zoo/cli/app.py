@@ -213,13 +213,18 @@ def classify(
     license: Policy = None,
     offline: Offline = None,
     cache_dir: CacheDir = None,
+    require: Annotated[
+        bool, typer.Option(help="Fail rather than answer with other weights than the default.")
+    ] = False,
     json: Json = False,
 ) -> None:
     """Classify images.
 
     An image that cannot be read is reported and skipped; the exit code is then 1. Without
-    --model and --embedded, ImageNet weights from the hub answer, or the embedded ones where no hub
-    is reachable; the output says which. Writes nothing but fetched weights, to the cache.
+    --model and --embedded, ImageNet weights from the hub answer, or the embedded ones, which know
+    ten classes, where the hub cannot be reached; the first line and the JSON say which. Scripts
+    give --model, or --require, which ends with exit code 1 instead. Writes nothing but fetched
+    weights, to the cache.
 
     Examples:
         fbnetv3 classify photo.jpg --embedded
@@ -241,13 +246,17 @@ def classify(
     if asked is not None and is_exported(asked):
         from fbnetv3.deploy.classify import Classifier
 
-        answering, classifier = asked, Classifier(asked, license=license, **options)
+        answering, instead = asked, None
+        classifier = Classifier(asked, license=license, **options)
     else:
         options["device"] = device
-        answering, classifier = _torch_classifier(asked, license, offline, cache_dir, options)
+        source = {"license": license, "offline": offline, "cache_dir": cache_dir}
+        answering, instead, classifier = _torch_classifier(asked, require, source, options)
     failed, records = 0, []
+    num_classes = len(classifier.class_names)
     if not json:
-        print(escaped(f"model: {answering}"))
+        missed = f", instead of {instead}; it knows only {num_classes} classes" if instead else ""
+        print(escaped(f"model: {answering}{missed}"))
     for prediction in classifier.stream(photos):
         failed += prediction.error is not None
         if json:
@@ -259,7 +268,14 @@ def classify(
             shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in pairs)
             print(escaped(f"{prediction.source}: {shares}"))
     if json:
-        print_json({"model": answering, "predictions": records})
+        print_json(
+            {
+                "model": answering,
+                "instead_of": instead,
+                "num_classes": num_classes,
+                "predictions": records,
+            }
+        )
     if failed:
         note(f"{failed} of the images could not be classified")
         raise typer.Exit(FAILED)
@@ -279,32 +295,27 @@ def _check_device(device: str, asked: str | None) -> None:
 
 
 def _torch_classifier(
-    asked: str | None,
-    license: str | None,
-    offline: bool | None,
-    cache_dir: Path | None,
-    options: dict[str, Any],
-) -> tuple[str, Any]:
-    """Returns the name of the weights that answer, and their classifier."""
+    asked: str | None, require: bool, source: dict[str, Any], options: dict[str, Any]
+) -> tuple[str, str | None, Any]:
+    """Returns the weights that answer, those they answer instead of, and their classifier."""
     from fbnetv3._internal.errors import FetchError
     from fbnetv3.deploy.classify import Classifier
     from fbnetv3.hub.create import create
     from fbnetv3.hub.registry import get_weights
 
-    name = asked or DEFAULT
-    source: dict[str, Any] = {"license": license, "offline": offline, "cache_dir": cache_dir}
+    name, instead = asked or DEFAULT, None
     try:
         made = create(name, pretrained=True, **source)
     except FetchError as error:
-        if asked is not None:
+        if asked is not None or require:
             raise
         note(f"{DEFAULT} cannot be had here ({str(error).partition(';')[0]})")
-        name = EMBEDDED
+        name, instead = EMBEDDED, DEFAULT
         made = create(name, pretrained=True, **source)
         note(f"{name}, which is inside the package, answers: it knows only the CIFAR-10 classes")
     if ":" not in name:
-        name = get_weights(name).name
-    return name, Classifier(made, **options)
+        name = get_weights(name, license=source["license"]).name
+    return name, instead, Classifier(made, **options)
 
 
 def _photos(images: list[Path]) -> Any:
@@ -364,19 +375,26 @@ def flops(
 
 
 @app.command()
-def doctor(json: Json = False) -> None:
+def doctor(
+    network: Annotated[
+        bool, typer.Option(help="Also check whether the sources of weights can be reached.")
+    ] = False,
+    json: Json = False,
+) -> None:
     """Check the installation and suggest fixes.
 
     Versions, whether torch and torchvision fit each other, providers of onnxruntime, the cache,
-    threads. Writes nothing; exit code 1 if something is wrong.
+    threads; with --network the sources of weights, a few seconds each. Writes nothing; exit code 1
+    if something is wrong.
 
     Examples:
         fbnetv3 doctor
+        fbnetv3 doctor --network
         fbnetv3 doctor --json
     """
     from .doctor import diagnose
 
-    checks = diagnose()
+    checks = diagnose(network=network)
     if json:
         print_json(checks)
     else:

@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 
 # More images than this say little more about agreement and take minutes.
 _MAX_CALIBRATION = 300
+# Said where the comparison of logits does not depend on all weights.
+_EVIDENCE = {
+    "scaled copy": "the logits do not depend on all weights, so that the export was also checked "
+    "on a copy with random batch-norm scales",
+    "none": "the logits do not depend on the image, so that this comparison proves nothing about "
+    "the weights",
+}
 _QUANTIZING = [runtime for runtime in RUNTIMES.values() if runtime.quantizer]
 
 
@@ -106,7 +113,7 @@ def export(
 
 def _print_export(
     output: Path,
-    parity: dict[str, float],
+    parity: dict[str, Any],
     *,
     json: bool,
     coverage: Sequence[Any] = (),
@@ -129,6 +136,8 @@ def _print_export(
         f"{parity['max_error_of_std']:.0e} of their spread, same top-1 on "
         f"{100 * parity['top1_agreement']:.0f} % of {parity['num_inputs']} inputs"
     )
+    if parity["evidence"] != "weights":
+        note(_EVIDENCE[parity["evidence"]])
     if coverage:
         print_table(
             ("target", "operators", "taken", "pieces", "left", "suitable", "notes"),
@@ -252,8 +261,12 @@ def quantize(
 
 
 def created(model: str, pretrained: bool | None, checkpoint: Path | None) -> FBNetV3:
-    """Returns the network that a command names; None loads the trained weights if there are any."""
+    """Returns the network that a command names; None loads the trained weights if there are any.
+
+    Of a bare name it says first which weights these are.
+    """
     from fbnetv3.hub.create import create
+    from fbnetv3.hub.license_policy import terms
     from fbnetv3.hub.registry import FOLDERS, get_weights
     from fbnetv3.models.model import FBNetV3
 
@@ -266,6 +279,10 @@ def created(model: str, pretrained: bool | None, checkpoint: Path | None) -> FBN
             pretrained = False  # a table's path, or a name without weights
         if not pretrained and checkpoint is None:
             note(f"{model}: no weights belong to this name; they are fresh")
+    elif not pretrained and checkpoint is None:
+        note(f"{model}: its weights are fresh, not trained")
+    if pretrained and not model.startswith(FOLDERS) and (used := get_weights(model)).name != model:
+        note(f"{model}: with the weights {used.name}, {terms(used.license)}")
     made = create(model, pretrained=pretrained, checkpoint=checkpoint)
     assert isinstance(made, FBNetV3)
     return made

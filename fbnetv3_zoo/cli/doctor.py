@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import http.client
 import importlib
 import importlib.metadata
 import os
 import platform
 import shutil
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from fbnetv3._version import __version__
 from fbnetv3.hub.cache import cache_dir, is_offline
+from fbnetv3.hub.weights import MIRROR, OFFICIAL_HOST
 
 _REQUIRED = (
     "torch",
@@ -25,6 +31,8 @@ _REQUIRED = (
     "scipy",
     "pillow",
 )
+# Seconds after which a source of weights counts as not reachable.
+_ANSWER_S = 4.0
 _MIN_FREE_BYTES = 1 << 30
 
 
@@ -45,8 +53,12 @@ class Check:
     cure: str = ""
 
 
-def diagnose() -> list[Check]:
-    """Returns a check for each required package, then for how they work together."""
+def diagnose(*, network: bool = False) -> list[Check]:
+    """Returns a check for each required package, then for how they work together.
+
+    Args:
+        network: also ask the sources of weights whether they can be reached.
+    """
     checks = [
         Check("fbnetv3", True, __version__),
         Check("python", True, f"{platform.python_version()} on {platform.platform()}"),
@@ -59,6 +71,7 @@ def diagnose() -> list[Check]:
         Check("offline", True, "yes" if is_offline() else "no"),
         Check("license policy", True, os.environ.get("FBNETV3_LICENSE") or "none"),
         _threads(),
+        *(_sources() if network else ()),
     ]
     return checks
 
@@ -121,6 +134,35 @@ def _cache() -> Check:
     if free < _MIN_FREE_BYTES:
         return Check("cache", False, found, "free some space, or set FBNETV3_HOME")
     return Check("cache", True, found)
+
+
+def _sources() -> Iterator[Check]:
+    """Yields whether each source of weights answers; what it answers does not matter."""
+    proxies = {name: url for name, url in urllib.request.getproxies().items() if name != "no"}
+    through = "; through the proxy " + ", ".join(sorted(set(proxies.values()))) if proxies else ""
+    for name, url in (
+        ("hub", os.environ.get("HF_ENDPOINT") or "https://huggingface.co"),
+        ("official weights", os.environ.get(MIRROR) or OFFICIAL_HOST),
+        ("timm's release", "https://github.com"),
+    ):
+        start = time.perf_counter()
+        try:
+            request = urllib.request.Request(url, method="HEAD")
+            urllib.request.urlopen(request, timeout=_ANSWER_S).close()
+        except urllib.error.HTTPError:
+            pass  # an answer
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", None) or error
+            yield Check(
+                name,
+                False,
+                f"{url} does not answer: {str(reason) or type(reason).__name__}{through}",
+                "check the network and the proxy (HTTPS_PROXY); HF_ENDPOINT and FBNETV3_MIRROR "
+                "name mirrors; embedded weights need no network",
+            )
+            continue
+        took = time.perf_counter() - start
+        yield Check(name, True, f"{url} answers after {took:.1f} s{through}")
 
 
 def _threads() -> Check:

@@ -17,6 +17,9 @@ from fbnetv3.models.model import FBNetV3
 
 from .artefact import Artefact
 
+# Of the logits' size; rounding errors of float32 have less effect.
+_NO_EFFECT = 1e-7
+
 
 @dataclass(frozen=True)
 class Reference:
@@ -48,6 +51,49 @@ def reference_of(model: FBNetV3, artefact: Artefact) -> Reference:
     return Reference(
         lambda batch: run(batch, torch.float32), lambda batch: run(batch, torch.float64)
     )
+
+
+def untested_weights(model: FBNetV3, resolution: int) -> list[str]:
+    """Returns the names of the weights that the logits of noise do not depend on.
+
+    A file may have any numbers in their place and pass a comparison of logits.
+    """
+    copied = copy.deepcopy(model).cpu().float().eval().requires_grad_(True)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(1, model.in_chans, resolution, resolution, generator=generator)
+    weights = {name: p for name, p in copied.named_parameters() if p.dim() > 1}
+    with torch.enable_grad():
+        logits = copied(noise)
+        loss = (logits * torch.randn(logits.shape, generator=generator)).sum()
+        grads = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
+    size = float(logits.detach().norm())
+    return [
+        name
+        for (name, weight), grad in zip(weights.items(), grads, strict=True)
+        if grad is None or float(grad.norm() * weight.detach().norm()) <= _NO_EFFECT * size
+    ]
+
+
+def scaled_copy(model: FBNetV3, resolution: int) -> FBNetV3:
+    """Returns a copy of a model with random batch-norm scales, so that every layer counts.
+
+    The statistics of its batch-norms are those of noise, so that no layer's output vanishes.
+    """
+    scaled = copy.deepcopy(model).cpu().float()
+    generator = torch.Generator().manual_seed(0)
+    norms = [m for m in scaled.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    with torch.no_grad():
+        for norm in norms:
+            if norm.affine:
+                norm.weight.copy_(torch.rand(norm.weight.shape, generator=generator) + 0.5)
+            norm.reset_running_stats()
+            norm.momentum = None  # one batch gives all statistics
+        noise = torch.randn(4, model.in_chans, resolution, resolution, generator=generator)
+        scaled.eval()
+        for norm in norms:
+            norm.train()
+        scaled(noise)
+    return scaled.eval()
 
 
 class _MeanPool(nn.Module):

@@ -3,6 +3,9 @@
 An absolute tolerance would accept anything for an untrained model, whose logits spread over 1e-3,
 and reject a good file whose logits reach 200. Every error here is the largest difference between an
 image's logits, divided by the standard deviation of that image's logits.
+
+A comparison says something about the weights only if the logits depend on the images. Those of a
+network as initialised do not, because its blocks start at zero; `input_spread` measures it.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +26,9 @@ from .artefact import Artefact
 
 Run = Callable[[NDArray[Any]], NDArray[Any]]
 SEED = 0
+# Logits that vary less over the inputs are constant as far as the comparison can tell.
+MIN_SPREAD = 1e-3
+Evidence = Literal["weights", "scaled copy", "none"]
 # Largest error that passes. fp16: 60 to 80 layers of 11-bit arithmetic.
 TOLERANCE = {"fp32": 1e-3, "fp16": 5e-2}
 # If fp32 arithmetic itself is less accurate than that (untrained, ill-conditioned models), a file
@@ -39,6 +45,11 @@ class Parity:
         top1_agreement: share of inputs with the same largest logit.
         num_inputs: number of images and noise inputs.
         tolerance: the largest error that passes.
+        input_spread: standard deviation of the logits over the inputs, divided by that over the
+            classes.
+        evidence: what the comparison is about: "weights"; "scaled copy", if the weights make the
+            logits constant and a copy with random batch-norm scales passed instead; or "none", if
+            it proves nothing.
         seed: random seed of the noise.
     """
 
@@ -46,9 +57,11 @@ class Parity:
     top1_agreement: float
     num_inputs: int
     tolerance: float
+    input_spread: float
+    evidence: Evidence
     seed: int = SEED
 
-    def to_dict(self) -> dict[str, float]:
+    def to_dict(self) -> dict[str, float | str]:
         """Returns the figures as plain JSON types."""
         return dataclasses.asdict(self)
 
@@ -92,6 +105,7 @@ def compare(
         ValueError: the difference is too large, or a result has another shape or is not finite.
     """
     worst, agreed, number = 0.0, 0, 0
+    seen: list[NDArray[Any]] = []
     for batch in batches:
         expected, got = reference(batch), run(batch)
         if got.shape != expected.shape:
@@ -110,7 +124,29 @@ def compare(
         worst = max(worst, error)
         agreed += int((got.argmax(1) == expected.argmax(1)).sum())
         number += len(batch)
-    return Parity(_round_up(worst), round(agreed / max(number, 1), 4), number, tolerance)
+        seen.append(expected)
+    spread = input_spread(np.concatenate(seen))
+    return Parity(
+        _round_up(worst),
+        round(agreed / max(number, 1), 4),
+        number,
+        tolerance,
+        input_spread=_round_up(spread),
+        evidence="weights" if spread >= MIN_SPREAD else "none",
+    )
+
+
+def input_spread(logits: NDArray[Any]) -> float:
+    """Returns how much logits (N, classes) depend on the input.
+
+    The standard deviation over the inputs, divided by that over the classes; with one class, by the
+    logits' size.
+    """
+    logits = logits.astype(np.float64)
+    over_classes = float(logits.std(axis=1).mean())
+    size = float(np.abs(logits).max())
+    scale = over_classes if over_classes > 1e-9 * size else max(size, np.finfo(np.float32).tiny)
+    return float(logits.std(axis=0).mean()) / scale
 
 
 def inputs_for(

@@ -37,12 +37,11 @@ from .download import download
 from .hub_repo import FIRST_ANSWER_S, download_hub_file, find_hub_file, stated_sha256
 from .license_policy import check_terms
 from .meaning import NUM_CLASSES, check_meaning
-from .weights import OFFICIAL_HOST, Embedded, HubFile, Url, Weights
+from .weights import MIRROR, OFFICIAL_HOST, Embedded, HubFile, Url, Weights
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-MIRROR = "FBNETV3_MIRROR"
 # Who states a SHA-256, apart from the record of the first use.
 PUBLISHED, HUB, NOBODY = "published", "stated by the hub", "stated by nobody"
 _TIMEOUT_S = 20.0

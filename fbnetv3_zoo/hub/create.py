@@ -220,7 +220,7 @@ def _named(
     if not pretrained and name not in WEIGHTS:
         arch = get_arch(name)
         return Source(name, arch, cfg=pretrained_cfg(name, arch, None))
-    record = get_weights(name)
+    record = get_weights(name, license=license)
     weights = CachedWeights(record, cache_dir=cache_dir, offline=offline)
     cfg = pretrained_cfg(record.model, weights.arch, record)
     if not pretrained:

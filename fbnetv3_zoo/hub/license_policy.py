@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from .weights import Weights
+from typing import Protocol
 
 VARIABLE = "FBNETV3_LICENSE"
 _warned: set[str] = set()
@@ -74,6 +71,18 @@ _COMMERCIAL = frozenset(
 )
 
 
+class Licensed(Protocol):
+    """Anything with a name and the name of a licence, as `weights.Weights`."""
+
+    @property
+    def name(self) -> str:
+        """Of the weights."""
+
+    @property
+    def license(self) -> str:
+        """SPDX name, in any case."""
+
+
 def is_commercial(license: str) -> bool:
     """Returns whether a licence, an SPDX name in any case, is known to allow commercial use."""
     return license.strip().lower() in _COMMERCIAL
@@ -94,7 +103,7 @@ def terms(license: str) -> str:
     return f"{license}, not known to allow commercial use"
 
 
-def check_license(weights: Weights, policy: str | None = None) -> None:
+def check_license(weights: Licensed, policy: str | None = None) -> None:
     """Refuses weights that a policy forbids; without a policy warns once that they are restricted.
 
     Args:

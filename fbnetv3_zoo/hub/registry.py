@@ -16,6 +16,7 @@ from fbnetv3.arch.arch import Arch
 from fbnetv3.arch.counts import count
 from fbnetv3.arch.tables import ARCHS
 
+from .license_policy import effective_policy
 from .weights import WEIGHTS, Weights
 
 # Prefixes of saved models in a local folder or on the hub.
@@ -145,8 +146,15 @@ def get_arch(name: str) -> Arch:
     return archs[name]
 
 
-def get_weights(name: str) -> Weights:
-    """Returns the record of weights `model.tag`, or of the default weights of a model.
+def get_weights(name: str, *, license: str | None = None) -> Weights:
+    """Returns the record of weights `model.tag`, or of those that a bare name stands for.
+
+    A bare name stands for the most accurate weights on the model's first data set (ImageNet, if
+    there are any for it) that the licence policy allows; if it allows none of them, for the first.
+
+    Args:
+        name: name of a model or of weights.
+        license: the licence policy, as in `create`.
 
     Raises:
         ValueError: the name is unknown, or the model has no weights.
@@ -155,11 +163,41 @@ def get_weights(name: str) -> Weights:
         return WEIGHTS[name]
     if name not in _archs():
         raise unknown_model(name)
-    for weights in WEIGHTS.values():
-        if weights.model == name:
-            return weights
+    candidates = [weights for weights in WEIGHTS.values() if weights.model == name]
+    if candidates:
+        first = candidates[0]
+        same = [weights for weights in candidates if weights.labels == first.labels]
+        return _most_accurate(same, license) or first
     trained = ", ".join(sorted({weights.model for weights in WEIGHTS.values()}))
     raise ValueError(f"{name!r} has no pretrained weights; models with weights: {trained}")
+
+
+def starting_weights(name: str, *, license: str | None = None) -> Weights | None:
+    """Returns the weights that training on other classes starts from, None for a fresh start.
+
+    Those of a tag; of a bare name the most accurate that the licence policy allows, of ImageNet if
+    possible, since its 1000 classes teach more than ten.
+
+    Args:
+        name: name of a model or of weights.
+        license: the licence policy, as in `create`.
+
+    Raises:
+        ValueError: the name is unknown.
+    """
+    if name in WEIGHTS:
+        return WEIGHTS[name]
+    if name not in _archs():
+        raise unknown_model(name)
+    candidates = [weights for weights in WEIGHTS.values() if weights.model == name]
+    imagenet = [weights for weights in candidates if weights.labels == "imagenet1k"]
+    return _most_accurate(imagenet, license) or _most_accurate(candidates, license)
+
+
+def _most_accurate(candidates: Iterable[Weights], license: str | None) -> Weights | None:
+    policy = effective_policy(license)
+    allowed = [weights for weights in candidates if policy is None or weights.commercial]
+    return max(allowed, key=lambda weights: weights.top1_pct, default=None)
 
 
 def register(name: str, arch: Arch) -> None:

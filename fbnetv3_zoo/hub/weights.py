@@ -28,6 +28,8 @@ from fbnetv3.images.preprocess import (
 from .license_policy import is_commercial
 
 OFFICIAL_HOST = "https://dl.fbaipublicfiles.com"
+# Environment variable with an address that takes the place of the official host.
+MIRROR = "FBNETV3_MIRROR"
 _TIMM_RELEASE = "https://github.com/huggingface/pytorch-image-models/releases/download/v0.1-weights"
 
 

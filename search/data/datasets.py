@@ -2,7 +2,8 @@
 
 Four layouts are told apart by what lies in the folder: CIFAR-10 as torchvision unpacks it, class
 folders of images, Hugging Face parquet files, and `train`/`val` folders of any of the last two;
-`fbnetv3.images.folders` has the rules for folders. Every file is checked before it is used. Sets of
+`fbnetv3.images.folders` has the rules for folders, `listing` those for a CSV file in a folder's
+place. Every file is checked before it is used. Sets of
 small images of one size are decoded once into memory; others stay encoded and `batches` decodes
 them. The edge of this file: it augments nothing and batches nothing.
 """
@@ -28,6 +29,7 @@ from fbnetv3.images.folders import (
 
 from .formats import read_cifar10, read_labelled, read_parquet
 from .image_set import ImageSet
+from .listing import has_split, is_list, read_list
 
 # What the names of parquet files, or of folders above them, begin with.
 _PARQUET_NAMES: dict[Part, tuple[str, ...]] = {"train": ("train",), "val": ("val", "test")}
@@ -39,9 +41,9 @@ def open_images(folder: Path, split: str | None = None) -> ImageSet:
     """Returns the images of a folder, whichever layout it has.
 
     Args:
-        folder: `cifar-10-batches-py` or its parent, class folders, `train`/`val` folders, or a
-            Hugging Face data set of parquet files.
-        split: "train" or "val"; None takes class folders as they are, else the "val" part.
+        folder: `cifar-10-batches-py` or its parent, class folders, `train`/`val` folders, a Hugging
+            Face data set of parquet files, or a CSV file that lists images, see `listing`.
+        split: "train" or "val"; None is everything where there are no parts, else the "val" part.
 
     Raises:
         FileNotFoundError: the folder or the part is not there.
@@ -49,8 +51,13 @@ def open_images(folder: Path, split: str | None = None) -> ImageSet:
     """
     if split not in (None, "train", "val"):
         raise ValueError(f"split is {split!r}; expected 'train', 'val' or None")
-    _check_folder(folder)
     part: Part = "train" if split == "train" else "val"
+    if is_list(folder):
+        with_parts = has_split(folder)
+        if split is not None and not with_parts:
+            raise ValueError(f"{folder} has no split column; expected one with train and val")
+        return read_labelled(read_list(folder, part if with_parts else None))
+    _check_folder(folder)
     cifar = _cifar10_in(folder)
     if cifar is not None:
         return read_cifar10(cifar, CIFAR10_TRAIN if part == "train" else ("test_batch",))
@@ -191,7 +198,9 @@ def cifar_arch(arch: Arch) -> Arch:
 
 def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
-        raise FileNotFoundError(f"no data folder at {folder}; expected class folders of images")
+        raise FileNotFoundError(
+            f"no data folder at {folder}; expected class folders of images, or a .csv list of them"
+        )
 
 
 def _cifar10_in(folder: Path) -> Path | None:
@@ -204,7 +213,9 @@ def _has_parquet(folder: Path) -> bool:
 
 
 def _has_no_parts(folder: Path) -> bool:
-    """Returns whether it is a folder of class folders, with no part for training or validation."""
+    """Returns whether it is class folders or a list, with no part for training or validation."""
+    if is_list(folder):
+        return not has_split(folder)
     _check_folder(folder)
     if _cifar10_in(folder) is not None or _has_parquet(folder):
         return False

@@ -15,6 +15,8 @@ from torch import Tensor
 
 from fbnetv3.images.reader import check_image, open_image
 
+from .check_cache import CheckCache
+
 Source = Path | bytes
 # Sides and bytes up to which a set is held decoded in memory.
 MEMORY_SIDE, MEMORY_BYTES = 96, 2 << 30
@@ -23,6 +25,8 @@ MAX_DAMAGED_SHARE = 0.01
 _NUM_LISTED = 5
 # Files are checked by threads, a chunk at a time: they wait for the disk more than they compute.
 _CHECK_THREADS, _CHECK_CHUNK = 8, 256
+# From this many files on, what was found is kept for the next training.
+_CACHED_FROM = 2000
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -158,12 +162,22 @@ def _checked(images: ImageSet) -> tuple[list[tuple[int, int]], dict[int, str]]:
     """Returns the size of every readable image, and why each other one cannot be read."""
     assert images.sources is not None
     sources = images.sources
+    cache = CheckCache(images.name) if len(sources) >= _CACHED_FROM else None
+
+    def checked(source: Source) -> tuple[int, int]:
+        if cache is None or isinstance(source, bytes):
+            return check_image(source)
+        known = cache.size(source)
+        if known is None:
+            known = check_image(source)
+            cache.add(source, known)
+        return known
 
     def check(start: int) -> list[tuple[int, int] | str]:
         found: list[tuple[int, int] | str] = []
         for number in range(start, min(start + _CHECK_CHUNK, len(sources))):
             try:
-                found.append(check_image(sources[number]))
+                found.append(checked(sources[number]))
             except (OSError, ValueError) as error:
                 found.append(named_error(images, number, error))
         return found
@@ -171,6 +185,8 @@ def _checked(images: ImageSet) -> tuple[list[tuple[int, int]], dict[int, str]]:
     with ThreadPoolExecutor(min(_CHECK_THREADS, 4 * (os.cpu_count() or 1))) as pool:
         chunks = pool.map(check, range(0, len(sources), _CHECK_CHUNK))
         results = [result for chunk in chunks for result in chunk]
+    if cache is not None:
+        cache.save()
     sizes = [result for result in results if not isinstance(result, str)]
     damaged = {n: result for n, result in enumerate(results) if isinstance(result, str)}
     return sizes, damaged

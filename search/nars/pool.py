@@ -138,7 +138,7 @@ def evolve_inside(
     far = outside(start)
     inside = start[far == 0]
     near, far = _nearest(start, far)
-    best, idle = float(far.min()), 0
+    best, idle = float(far.min(initial=np.inf)), 0
     for _ in range(GENERATIONS):
         if len(inside) >= num or idle >= PATIENCE:
             break

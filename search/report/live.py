@@ -101,7 +101,8 @@ def _closed(fields: Mapping[str, Any]) -> str:
 def _early_stop(fields: Mapping[str, Any]) -> str:
     if fields["found"]:
         return f"early stopping: ranking stable from epoch {fields['epoch']} of {fields['epochs']}"
-    return f"early stopping: no stable ranking; training all {fields['epochs']} epochs"
+    why = fields["reason"] or "no stable ranking"
+    return f"early stopping: {why}; training all {fields['epochs']} epochs"
 
 
 _TEXTS: dict[str, Any] = {

@@ -1,7 +1,8 @@
 """Distillation: learning from a teacher's logits, and the paper's two steps (section 4.2).
 
 Step 1 trains the largest network with labels; step 2 trains every network, that one included,
-from it: 0.8 of the loss is cross-entropy with the teacher's softmax, 0.2 that with labels.
+from it: 0.8 of the loss is cross-entropy with the teacher's softmax, 0.2 that with labels. The
+paper states no temperature; here it is 1.
 The paper's other teacher is RegNetY-32GF: `open_teacher("timm:regnety_320...", ...)`.
 """
 

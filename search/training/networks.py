@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -85,6 +86,27 @@ def has_weights(name: str) -> bool:
     return name.startswith(FOLDERS) or (
         "." in name and ":" not in name and not name.endswith(".json")
     )
+
+
+def weights_for(name: str, *, small_images: bool) -> str | None:
+    """Returns the trained weights of a model that a training on photos starts from, or None.
+
+    Those for images of the size; of several, ones that allow commercial use before others, and the
+    most accurate. FBNETV3_LICENSE is heeded.
+
+    Args:
+        name: a model without a tag; anything else has none.
+        small_images: whether the images are like CIFAR-10's rather than ImageNet's.
+    """
+    from fbnetv3.hub.license_policy import VARIABLE
+    from fbnetv3.hub.registry import list_weights
+    from fbnetv3.hub.weights import WEIGHTS
+
+    labels = "cifar10" if small_images else "imagenet1k"
+    known = [WEIGHTS[full] for full in list_weights(license=os.environ.get(VARIABLE) or None)]
+    fitting = [weights for weights in known if (weights.model, weights.labels) == (name, labels)]
+    best = max(fitting, key=lambda weights: (weights.commercial, weights.top1_pct), default=None)
+    return None if best is None else best.name
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from .recipe import Recipe
 
 # RMSProp's own constants are not in the paper; these are customary with its TensorFlow form.
 RMS_ALPHA, RMS_EPS = 0.9, 1e-3
+ADAM_BETA2 = 0.999
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -28,6 +29,15 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
             momentum=recipe.momentum,
             nesterov=recipe.momentum > 0,
             fused=at_once,
+        )
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(
+            groups,
+            lr=recipe.lr,
+            betas=(recipe.momentum, ADAM_BETA2),
+            fused=at_once,
+            # Counts its steps on the device, as a graph has to.
+            capturable=next(model.parameters()).is_cuda,
         )
     made: torch.optim.Optimizer = RMSpropTF(
         groups,

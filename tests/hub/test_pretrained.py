@@ -510,7 +510,9 @@ def test_timm_loads_a_saved_model_of_any_architecture(tmp_path: Path) -> None:
     assert create(f"local-dir:{tmp_path}", pretrained=True).training
     assert torch.equal(logits(theirs.eval()), logits(model))
     assert torch.equal(logits(from_pretrained(tmp_path)), logits(model))
-    maps: Any = timm.create_model(f"local-dir:{tmp_path}", features_only=True)
+    maps: Any = timm.create_model(
+        f"local-dir:{tmp_path}", features_only=True, out_indices=(0, 1, 2, 3)
+    )
     assert [m.shape[1] for m in maps(torch.zeros(1, 3, 32, 32))] == maps.feature_info.channels()
     with pytest.raises(ValueError, match="'fbnetv3' stands for models saved by"):
         timm.create_model("fbnetv3")
