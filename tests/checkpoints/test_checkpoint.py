@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from fbnetv3._internal.files import sha256_of
@@ -484,3 +485,17 @@ def test_what_this_package_wrote_is_read_under_the_names_that_it_has(tmp_path: P
         read_own_tensors(path)
     with pytest.raises(FileNotFoundError, match="no safetensors file"):
         read_own_tensors(tmp_path / "none.safetensors")
+
+
+def test_equal_tensors_and_metadata_give_equal_bytes(tmp_path: Path) -> None:
+    tensors = {"a": torch.arange(3.0), "b": torch.ones(2, 2, dtype=torch.float16)}
+    metadata = {f"key {n}": f"\u00fc{n}" for n in range(20)}
+    contents = []
+    for number in range(8):
+        path = tmp_path / f"{number}.safetensors"
+        write_tensors(path, tensors, dict(reversed(metadata.items())) if number % 2 else metadata)
+        contents.append(path.read_bytes())
+    assert len(set(contents)) == 1
+    with safe_open(path, "pt") as file:
+        assert file.metadata() == metadata
+        assert all(torch.equal(file.get_tensor(name), tensor) for name, tensor in tensors.items())
