@@ -138,17 +138,16 @@ def _find_entry(found: object) -> tuple[object, Taken]:
     passed_over: tuple[str, ...] = ()
     while isinstance(found, Mapping) and not _is_weights(found) and len(path) < _MAX_DEPTH:
         there = [entry for entry in ENTRIES if isinstance(found.get(entry.key), Mapping)]
-        # A mapping that has weights; else the first one, for the error message.
-        there.sort(key=lambda entry: not _has_weights(found[entry.key]))
         if not there:
             unusable = [entry for entry in ENTRIES if found.get(entry.key) is not None]
             if not unusable or path:
                 break
             return found[unusable[0].key], Taken(unusable[0].key)
-        first, *others = there
+        # One that has weights; else the first one, for the error message.
+        first = next((e for e in there if _has_weights(found[e.key])), there[0])
         path.append(first.key)
         averaged = first.averaged
-        passed_over = tuple(e.key for e in others if _is_weights(found[e.key]))
+        passed_over = tuple(e.key for e in there if e is not first and _is_weights(found[e.key]))
         found = found[first.key]
     return found, Taken(".".join(path), averaged, passed_over)
 

@@ -145,7 +145,9 @@ def input_spread(logits: NDArray[Any]) -> float:
     logits = logits.astype(np.float64)
     over_classes = float(logits.std(axis=1).mean())
     size = float(np.abs(logits).max())
-    scale = over_classes if over_classes > 1e-9 * size else max(size, np.finfo(np.float32).tiny)
+    scale = (
+        over_classes if over_classes > 1e-9 * size else max(size, float(np.finfo(np.float32).tiny))
+    )
     return float(logits.std(axis=0).mean()) / scale
 
 

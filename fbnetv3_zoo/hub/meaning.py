@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from fbnetv3.images.labels import class_names, example_photos
 from fbnetv3.images.reader import open_image
 
-from .loading import build_from_state
+from .loading import build_from_state, stored_classes
 from .weights import Weights
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ _NUM_FIRST = 5
 # 0.8 (EfficientNet-Lite0 on these photos); networks as initialised stay below 0.001.
 _MIN_DIFFERENCE = 0.05
 # Class list -> photo -> classes that are right. The cat must be recognised, and half of the others.
-_RIGHT = {
+_RIGHT: dict[str, dict[str, tuple[str, ...]]] = {
     "imagenet1k": {
         "chelsea": ("tabby", "tiger cat", "Egyptian cat", "Persian cat", "Siamese cat", "lynx"),
         "coffee": ("espresso", "cup", "coffee mug", "coffeepot", "eggnog"),
@@ -53,6 +53,11 @@ def check_meaning(weights: Weights, state: Mapping[str, Tensor]) -> str:
     """
     import torch
 
+    if stored_classes(state) != weights.num_classes:
+        raise ValueError(
+            f"the file of {weights.name} has {stored_classes(state)} classes, expected "
+            f"{weights.num_classes}; delete it and download it again"
+        )
     model = build_from_state(weights.arch, state, source=weights.name).eval()
     right = _RIGHT[weights.labels]
     photos = [path for path in example_photos() if path.stem in right]

@@ -106,7 +106,7 @@ def run(
         Store.open(path) as store,
         Live(store, quiet=quiet) as live,
     ):
-        watcher = Watcher(store, space, target, on_trial=on_trial, on_round=on_round)
+        watcher = Watcher(store, space, on_trial=on_trial, on_round=on_round)
 
         def notify(name: str, fields: Mapping[str, Any]) -> None:
             live.note(name, fields)

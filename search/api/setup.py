@@ -17,14 +17,11 @@ from fbnetv3.search.nars.problem import Problem, problem_of
 from fbnetv3.search.nars.run import create_search
 from fbnetv3.search.predictors.targets import Scale
 from fbnetv3.search.storage.files import SETTINGS, read_settings
-from fbnetv3.search.storage.store import Store
 
 from .budget import divide
 
 # A function that fails for a candidate fails again: another candidate replaces it at once.
 POLICY = Policy(max_attempts=1)
-# After so many values, all between 0 and 1, they are taken for fractions instead of percent.
-_ENOUGH_TO_TELL = 5
 # Candidates whose costs are asked for before the start, to see that the function works.
 _TRIED = 64
 
@@ -45,7 +42,7 @@ def prepare(
         ValueError: an argument is wrong, or the folder has another search.
     """
     space = objective.space
-    Scale(objective.target)
+    Scale(objective.target)  # refuses an unknown one
     texts = [limits] if isinstance(limits, str) else list(limits)
     call = {
         "space": space.sha256,
@@ -77,24 +74,6 @@ def prepare(
         folder, space=space, objective=objective.spec(), config=config, made=objective, call=call
     ).close()
     return problem
-
-
-def check_percent(store: Store, target: str) -> None:
-    """Checks that the first values of a search are accuracies in percent if they should be.
-
-    Raises:
-        ValueError: all are between 0 and 1.
-    """
-    if target != "log_error":
-        return
-    values = store.labels().values
-    finite = values[np.isfinite(values)][:_ENOUGH_TO_TELL]
-    if len(finite) == _ENOUGH_TO_TELL and finite.max() <= 1:
-        raise ValueError(
-            f"the first {_ENOUGH_TO_TELL} trainings gave {', '.join(f'{v:.3g}' for v in finite)}, "
-            "all between 0 and 1; expected accuracies in percent, 0 to 100: return 100 times the "
-            "value, or give target='raw', in a new folder"
-        )
 
 
 def _bounds(problem: Problem, texts: Sequence[str]) -> list[dict[str, tuple[float, float]]]:

@@ -25,7 +25,6 @@ from fbnetv3.search.storage.store import Store
 from .found import Found
 from .records import Asked, Best
 from .setup import POLICY, prepare
-from .watching import Watcher
 
 # A round is handed out at once.
 _CAPACITY = 1_000_000
@@ -186,7 +185,7 @@ class Study:
         self._found = Found(path)
         self._desk = _Desk()
         self._thread = threading.Thread(
-            target=_search, args=(path, problem, target, self._desk), daemon=True
+            target=_search, args=(path, problem, self._desk), daemon=True
         )
         self._thread.start()
         # Also at the interpreter's exit, so that the folder is left as after Ctrl-C.
@@ -275,13 +274,12 @@ class Study:
         self.close()
 
 
-def _search(folder: Path, problem: Problem, target: str, desk: _Desk) -> None:
+def _search(folder: Path, problem: Problem, desk: _Desk) -> None:
     """Is the search's thread."""
     try:
         with Store.open(folder) as store:
             if store.stage("answers") is None:
-                watcher = Watcher(store, problem.space, target)
-                search_problem(store, problem, desk, policy=POLICY, notify=watcher.note)
+                search_problem(store, problem, desk, policy=POLICY)
     except _Stopped:
         desk.end(ValueError("the study is closed; make another one to resume the search"))
     except BaseException as error:  # raised again where the program waits

@@ -1,4 +1,4 @@
-"""Calls a program's functions as a search goes on, and checks what its trainings give."""
+"""Calls a program's functions as a search goes on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from fbnetv3.search.storage.store import Store
 
 from .found import finished_trial
 from .records import Finished, FinishedRound
-from .setup import check_percent
 
 OnTrial = Callable[[Finished], object]
 OnRound = Callable[[FinishedRound], object]
@@ -22,7 +21,6 @@ class Watcher:
     Args:
         store: the search; trials that are done already are not reported.
         space: its space.
-        target: how its values are to be read, see `FunctionObjective`.
         on_trial: called with every trial that was trained.
         on_round: called with every round that has ended.
     """
@@ -31,12 +29,11 @@ class Watcher:
         self,
         store: Store,
         space: Space,
-        target: str,
         *,
         on_trial: OnTrial | None = None,
         on_round: OnRound | None = None,
     ) -> None:
-        self._store, self._space, self._target = store, space, target
+        self._store, self._space = store, space
         self._on_trial, self._on_round = on_trial, on_round
         self._seen = {trial.seq for trial in store.trials("done")}
 
@@ -50,7 +47,6 @@ class Watcher:
             )
 
     def _trials(self) -> None:
-        check_percent(self._store, self._target)
         for trial in self._store.trials("done"):
             if trial.seq in self._seen:
                 continue

@@ -82,6 +82,7 @@ def finish(
     from fbnetv3.search.storage.store import Store
     from fbnetv3.search.training.config import Hardware
     from fbnetv3.search.training.parallel import joined
+    from fbnetv3.search.training.stopping import Stopped, StopRequest
 
     hardware, out = Hardware.of(device), out or folder / "finals"
     fields = dict(map(_field, set_ or ()))
@@ -100,12 +101,18 @@ def finish(
             fields=fields,
         )
         if world.rank == 0:
-            same = {"epochs": epochs, "teacher": teacher, "seed": seed, "set": fields}
+            same: dict[str, Any] = {
+                "epochs": epochs,
+                "teacher": teacher,
+                "seed": seed,
+                "set": fields,
+            }
             same |= {"max_drop": max_drop, "val_share": val_share, "data": source.name}
             check_settings(out, same)
             for text in dict.fromkeys(images.notes + val_images.notes):
                 note(text)
         silent = as_json or world.rank > 0
+        stop = StopRequest()
         setup = Setup(
             out=out,
             images=images,
@@ -114,16 +121,18 @@ def finish(
             workers=workers,
             hardware=hardware,
             on_epoch=_silent if silent else _print_epoch,
+            stop=stop,
         )
         waiting = [final for final in finals if not is_delivered(out / final.name)]
         taught_by = None if teacher == _NONE else teacher
         try:
-            if waiting and teacher == _LARGEST:
-                taught_by = train_teacher(setup, largest(finals))
-            failed = train_finals(setup, waiting, taught_by) if waiting else {}
-        except KeyboardInterrupt:
-            note("stopped; the same command goes on")
-            raise
+            with stop.listening():
+                if waiting and teacher == _LARGEST:
+                    taught_by = train_teacher(setup, largest(finals))
+                failed = train_finals(setup, waiting, taught_by) if waiting else {}
+        except Stopped as stopped:
+            note(f"{stopped}; a checkpoint was saved, the same command resumes")
+            raise typer.Exit(128 + stopped.signal) from None
     if world.rank:
         return
     how = Delivery(

@@ -52,7 +52,10 @@ Latency = Annotated[
 ]
 Bins = Annotated[
     BinWord | None,
-    typer.Option(help="Bins that a round samples; default: limits if several, else equal."),
+    typer.Option(
+        help="Bins that a round samples; default: limits with several limits or --trainings, else "
+        "equal."
+    ),
 ]
 Pool = Annotated[int, typer.Option(help="Size of the pool that candidates are chosen from.")]
 Trainings = Annotated[

@@ -28,6 +28,8 @@ POLL_S = 1.0
 ENOUGH = 46 / 48
 # So many trials of a round may fail, however small the round is.
 PATIENCE = 10
+# A trial that runs longer than this, and than so many times the median, may hang.
+OVERDUE_S, OVERDUE_FACTOR = 600.0, 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +72,8 @@ class Progress:
         running: number of running trials.
         waiting: number of trials not yet started.
         seconds_left: estimate from the median trial; None before the first one ends.
+        overdue_s: how long the slowest running trial has run, if that is out of all proportion to
+            the others; else 0.
     """
 
     done: int
@@ -77,6 +81,7 @@ class Progress:
     running: int
     waiting: int
     seconds_left: float | None
+    overdue_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -241,7 +246,15 @@ class Coordinator:
             slots = max(1, len(self._running) + self._engine.capacity())
             rounds = math.ceil(len(self._waiting) / slots) + 0.5 * bool(self._running)
             left = rounds * statistics.median(self._durations[-1000:])
-        return Progress(done, failed, len(self._running), len(self._waiting), left)
+        return Progress(
+            done, failed, len(self._running), len(self._waiting), left, self._overdue_s()
+        )
+
+    def _overdue_s(self) -> float:
+        now = time.monotonic()
+        slowest = max((now - one.started for one in self._running.values()), default=0.0)
+        usual = statistics.median(self._durations[-1000:]) if self._durations else 0.0
+        return slowest if slowest > max(OVERDUE_S, OVERDUE_FACTOR * usual) else 0.0
 
     def _may_close(self, done: int, wanted: int) -> bool:
         factor = self._policy.straggler_factor

@@ -151,8 +151,13 @@ class TrainObjective:
                 drop_path=recipe.drop_path,
             )
         arch = self.space.decode(np.array(row))[0]
-        rates = {"drop_rate": recipe.dropout, "drop_path_rate": recipe.drop_path}
-        return Network(build(arch, num_classes=self.num_classes, **rates))
+        made = build(
+            arch,
+            num_classes=self.num_classes,
+            drop_rate=recipe.dropout,
+            drop_path_rate=recipe.drop_path,
+        )
+        return Network(made)
 
     @staticmethod
     def _some(images: ImageSet, num: int, seed: int) -> ImageSet:
@@ -233,7 +238,11 @@ def recipes_of(space: Space, model: str) -> Space:
     for name in ("dropout", "drop_path"):
         if space.layout.recipe.get(name):
             try:
-                open_network(model, **{name: 0.1})
+                open_network(
+                    model,
+                    dropout=0.1 * (name == "dropout"),
+                    drop_path=0.1 * (name == "drop_path"),
+                )
             except ValueError:
                 without.append(name)
     return with_network(space, None, without=without)

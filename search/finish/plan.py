@@ -11,7 +11,7 @@ from fbnetv3._internal.json_record import read_json
 from fbnetv3.arch.arch import Arch
 from fbnetv3.arch.counts import count
 from fbnetv3.search.data.image_set import ImageSet
-from fbnetv3.search.nars.status import limit_text
+from fbnetv3.search.nars.limit import limit_text
 from fbnetv3.search.storage.results import write_json
 from fbnetv3.search.storage.store import Store
 from fbnetv3.search.training.recipe import SCHEMA, Recipe

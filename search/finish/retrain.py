@@ -19,6 +19,7 @@ from fbnetv3.search.training.logbook import EpochLog
 from fbnetv3.search.training.loop import Teacher
 from fbnetv3.search.training.networks import Network, check_input, open_network, preprocess_for
 from fbnetv3.search.training.parallel import current_world
+from fbnetv3.search.training.stopping import StopRequest
 from fbnetv3.search.training.train import train
 
 from .plan import Final
@@ -38,6 +39,7 @@ class Setup:
         workers: processes that decode images which are not in memory.
         hardware: how to compute.
         on_epoch: called with the folder's name and each epoch.
+        stop: asked after each step whether to stop.
     """
 
     out: Path
@@ -47,12 +49,14 @@ class Setup:
     workers: int = 0
     hardware: Hardware = field(default_factory=Hardware.of)
     on_epoch: Callable[[str, EpochLog], None] = lambda _name, _log: None
+    stop: StopRequest | None = None
 
 
 def train_teacher(setup: Setup, final: Final) -> str:
     """Returns the name of the first step's network: the largest one, trained with labels.
 
     Raises:
+        Stopped: `stop` was asked to; the step is saved.
         Diverged: the loss is not finite.
         ValueError: data, network and recipe do not fit together, or the folder is of other ones.
         OSError: the disk is full or not writable.
@@ -72,6 +76,7 @@ def train_finals(setup: Setup, finals: list[Final], teacher: str | None) -> dict
         teacher: what to distill from, as in `open_network`; None trains with labels only.
 
     Raises:
+        Stopped: `stop` was asked to; the step is saved.
         ValueError: the teacher is unknown or has other classes.
         OSError: the disk is full or not writable.
     """
@@ -126,4 +131,5 @@ def _train(setup: Setup, final: Final, teacher: str | None) -> None:
         config,
         teacher=taught,
         on_epoch=lambda log: setup.on_epoch(final.name, log),
+        stop=setup.stop,
     )

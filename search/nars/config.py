@@ -39,7 +39,8 @@ class SearchConfig:
         threshold: rank correlation with the last epoch from which on an epoch's ranking will do.
         bin_by: the cost that the bins divide; empty: the first known cost.
         bins: "equal" (the paper), "quantile" or "none", see `selection.select_batch`; or "limits",
-            the best within each limit in turn. Empty: "limits" if there are several, else "equal".
+            the best within each limit in turn. Empty: "limits" with several limits or `trainings`,
+            else "equal".
         within: bounds on every candidate, as cost -> (lowest, highest). Rounds also train no
             candidate that exceeds every limit.
         predictor: "mlp" (the paper's), "mlp_ensemble", "gp", or "auto", the better of the last two
@@ -106,7 +107,8 @@ class SearchConfig:
                 )
             object.__setattr__(self, "rounds", len(self.sizes) - 1)
         if not self.bins:
-            object.__setattr__(self, "bins", IN_TURN if len(self.limits) > 1 else BINS[0])
+            in_turn = len(self.limits) > 1 or bool(self.trainings)
+            object.__setattr__(self, "bins", IN_TURN if in_turn else BINS[0])
         if self.bins not in get_args(Bins):
             known = ", ".join(get_args(Bins))
             raise ValueError(f"bins is {self.bins!r}; expected one of {known}")

@@ -124,7 +124,8 @@ def draw(problem: Problem, num: int, *, seed: int, bounds: Bounds) -> Matrix:
             f"no candidate with {limit_text(bounds)} is feasible; widen the limits: the nearest "
             f"that was found has {costs or 'no known costs'}"
         )
-    return found[:num]
+    kept: Matrix = found[:num]
+    return kept
 
 
 def evolve_inside(

@@ -11,11 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
 from torch import Tensor
 
 from fbnetv3._internal.files import sha256_of, write_atomically
-from fbnetv3.checkpoints.checkpoint import write_tensors
+from fbnetv3.checkpoints.checkpoint import read_own_tensors, write_tensors
 
 NUM_KEPT = 2
 _STEM = "step-"
@@ -73,7 +72,7 @@ def load_newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None
         try:
             record = json.loads(head.read_bytes())
             if data.is_file() and record["sha256"] == sha256_of(data):
-                return load_file(data), record
+                return read_own_tensors(data), record
         except (ValueError, KeyError, TypeError):
             continue
     if heads:

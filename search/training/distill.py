@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fbnetv3.checkpoints.checkpoint import read_metadata, read_tensors, write_tensors
+from fbnetv3.checkpoints.checkpoint import read_metadata, read_own_tensors, write_tensors
 from fbnetv3.images.preprocess import Preprocess
 from fbnetv3.search.data.image_set import ImageSet
 
@@ -207,7 +207,7 @@ def cached_teacher(
             # An image that cannot be read keeps zeros: it is not trained on either.
             logits[batch.indices.cpu()] = rows
         write_tensors(path, {"logits": logits}, head)
-    logits = read_tensors(path)["logits"]
+    logits = read_own_tensors(path)["logits"]
     return CachedTeacher(logits, weight=teacher.weight, identity=f"cached {teacher.identity}")
 
 

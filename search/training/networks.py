@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from fbnetv3.checkpoints.checkpoint import load_strict, read_tensors
+from fbnetv3.checkpoints.checkpoint import load_strict, read_own_tensors
 from fbnetv3.hub.pretrained_cfg import class_names_of
 from fbnetv3.hub.registry import FOLDERS, get_arch
 from fbnetv3.images.labels import class_ids, class_names
@@ -139,7 +139,7 @@ def load_raw(network: Network, name: str) -> None:
     if not name.startswith(LOCAL_DIR):
         raise ValueError(f"{name!r} is no run's folder; expected local-dir:PATH for raw weights")
     path = Path(name.removeprefix(LOCAL_DIR)) / "model_raw.safetensors"
-    load_strict(network.model, read_tensors(path), source=str(path))
+    load_strict(network.model, read_own_tensors(path), source=str(path))
 
 
 def preprocess_for(network: Network, images: ImageSet, resolution: int | None = None) -> Preprocess:

@@ -69,8 +69,8 @@ def taught(golden_network: Make, *answers: str) -> dict[str, Tensor]:
         row[NAMES.index(answer)] = 10
     with torch.no_grad():
         features = model.forward_head(model.forward_features(batch), pre_logits=True)
-        model.classifier.weight.copy_((torch.linalg.pinv(features) @ wanted).T)
-        model.classifier.bias.zero_()
+        model.get_parameter("classifier.weight").copy_((torch.linalg.pinv(features) @ wanted).T)
+        model.get_parameter("classifier.bias").zero_()
         assert [NAMES[i] for i in model(batch).argmax(1).tolist()] == list(answers)
     return model.state_dict()
 
@@ -172,6 +172,13 @@ def test_weights_that_know_the_photos_are_recorded_and_then_required(
         fbnetv3.create(weights.name, pretrained=True)
 
 
+def test_weights_of_another_number_of_classes_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(ValueError, match="has 4 classes, expected 1000"):
+        check_meaning(record(monkeypatch), build(NANO, num_classes=4).state_dict())
+
+
 def test_verify_records_nothing(
     golden_network: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -256,7 +263,7 @@ def test_timms_second_source_is_the_one_that_timm_names() -> None:
             continue
         theirs = timm.models.get_pretrained_cfg(name)
         assert theirs is not None
-        assert theirs.url is not None
+        assert isinstance(theirs.url, str)
         assert weights.second is not None
         moved = theirs.url.replace("/rwightman/", "/huggingface/")
         assert weights.second.url == moved

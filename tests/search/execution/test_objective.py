@@ -160,7 +160,9 @@ def test_consecutive_seeds_pick_each_training_of_a_candidate_once() -> None:
     labels = 50 + np.arange(24.0).reshape(6, 4)
     labels[0, 3] = np.nan
     table = TableObjective(space, rows, labels, {})
-    picked = [[table.evaluate(row, seed=s, epochs=1)[0] for s in range(2, 6)] for row in rows]
+    picked = [
+        [table.evaluate(row, seed=s, epochs=1)[0] for s in range(2, 6)] for row in rows.tolist()
+    ]
     assert len(set(picked[0][:3])) == 3
     assert all(len(set(found)) == 4 for found in picked[1:])
     orders = {tuple(int(x) % 4 for x in found) for found in picked[1:]}

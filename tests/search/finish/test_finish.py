@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -24,11 +26,14 @@ from fbnetv3.search.cli.app import app
 from fbnetv3.search.data.datasets import open_train_val
 from fbnetv3.search.finish.card import card
 from fbnetv3.search.finish.plan import Final, largest, lengthened, searched_images
+from fbnetv3.search.finish.retrain import Setup, train_finals
 from fbnetv3.search.space.gene import Gene
 from fbnetv3.search.space.layout import Layout
 from fbnetv3.search.space.space import Space
+from fbnetv3.search.training.config import Hardware
 from fbnetv3.search.training.evaluate import wilson_pct
 from fbnetv3.search.training.recipe import Recipe
+from fbnetv3.search.training.stopping import Stopped, StopRequest
 from tests.search.tiny import TINY, tiny_images, tiny_recipe
 
 
@@ -212,6 +217,30 @@ def test_the_largest_has_the_most_macs_at_its_own_resolution() -> None:
 
     finals = [final("a"), final("b", resolution=32), final("c", resolution=16)]
     assert largest(finals).name == "b"
+
+
+def test_a_stopped_run_saves_its_step_and_the_same_command_resumes(
+    searched: Path, tmp_path: Path
+) -> None:
+    class Stops(StopRequest):
+        def check(self) -> None:
+            checked.append(None)
+            if len(checked) == 3:
+                raise Stopped(signal.SIGTERM)
+
+    checked: list[None] = []
+    images, val_images = open_train_val(searched / "data")
+    recipe = tiny_recipe(epochs=1, warmup_epochs=0.0)
+    final = Final(name="0", limits=(), network=str(tmp_path / "arch.json"), arch=TINY,
+                  recipe=recipe, searched={})  # fmt: skip
+    (tmp_path / "arch.json").write_text(TINY.to_json())
+    setup = Setup(out=tmp_path, images=images, val_images=val_images, stop=Stops(),
+                  hardware=Hardware.of("cpu"))  # fmt: skip
+    with pytest.raises(Stopped):
+        train_finals(setup, [final], None)
+    assert list((tmp_path / "0" / "checkpoints").glob("*.json"))
+    assert train_finals(dataclasses.replace(setup, stop=None), [final], None) == {}
+    assert (tmp_path / "0" / "model.safetensors").is_file()
 
 
 def test_a_card_says_what_is_not_there() -> None:
