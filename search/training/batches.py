@@ -43,6 +43,8 @@ Sample = Sequence[Tensor]
 _Photo = tuple[int, int | None]
 # Steps whose draws are made, and copied to the device, at once.
 _CHUNK_STEPS = 64
+# How long a process that decodes images lives on after SIGTERM.
+_GRACE_S = 30
 
 
 class Batch(NamedTuple):
@@ -131,6 +133,10 @@ class TrainBatches:
         self._samples: list[list[_Photo]] = []
         self._loader: DataLoader[Any] | None = None
 
+    def close(self) -> None:
+        """Ends the processes that decode images; another epoch starts new ones."""
+        self._loader = None
+
     def epoch(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """Yields the batches of an epoch from a step on."""
         return map(self.made, self.samples(epoch, first_step))
@@ -195,6 +201,7 @@ class TrainBatches:
                 # Filled anew for every epoch, so that its processes live as long as the run.
                 batch_sampler=self._samples,
                 num_workers=self._workers,
+                worker_init_fn=_outlive_sigterm,
                 persistent_workers=self._workers > 0,
                 pin_memory=self._device.type == "cuda",
             )
@@ -240,6 +247,7 @@ def eval_batches(
         _Decoding(images, photo_transform(None, preprocess), preprocess.crop),
         batch_sampler=[[(i, None) for i in part] for part in _lists(mine, batch_size)],
         num_workers=workers,
+        worker_init_fn=_outlive_sigterm,
     )
     for batch in _undisturbed(loader):
         decoded, indices, asked, reasons = batch
@@ -273,18 +281,24 @@ def _as_preprocessed(pixels: Tensor, preprocess: Preprocess, device: torch.devic
 
 
 def _undisturbed(loader: DataLoader[Any]) -> Iterator[Any]:
-    """Returns a loader's batches; its processes never see Ctrl-C and SIGTERM, sent to all at once.
+    """Returns a loader's batches; its processes never see Ctrl-C, which a terminal sends to all.
 
     They end with this process, which may have a checkpoint to write first.
     """
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         return iter(loader)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         # Started here, with what this thread has blocked.
         return iter(loader)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _outlive_sigterm(_worker: int) -> None:
+    """Lets a process that decodes images go on for a while after SIGTERM, which may go to all."""
+    if hasattr(signal, "alarm"):  # not on Windows
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_S))
 
 
 def normalised(pixels: Tensor, preprocess: Preprocess, side: int) -> Tensor:

@@ -129,7 +129,10 @@ def train_epochs(
         model.to(device)
         with synchronised_batch_norm(model, world):
             loop = Loop(model, images, val_images, config, teacher, stop)
-            yield from loop.epochs(on_step)
+            try:
+                yield from loop.epochs(on_step)
+            finally:
+                loop.batches.close()
             ema = None if loop.ema is None else loop.ema.module
             for part in loop.frozen:
                 part.requires_grad_(True)

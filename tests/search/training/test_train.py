@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from fbnetv3._internal.errors import Diverged
@@ -154,6 +156,30 @@ def test_a_signal_saves_its_step_and_the_run_resumes_to_the_same_bits(
     finish(tmp_path / "stopped")
     assert_equal(weights_of(tmp_path / "stopped"), weights_of(tmp_path / "whole"))
     assert logs_of(tmp_path / "stopped") == logs_of(tmp_path / "whole")
+
+
+def test_a_signal_to_all_processes_saves_the_step_and_leaves_none_behind(tmp_path: Path) -> None:
+    paths = tuple(tmp_path / f"{number}.png" for number in range(32))
+    for path in paths:
+        Image.new("RGB", (20, 20), "red").save(path)
+    images = ImageSet(name="photos", classes=("a", "b"), labels=torch.arange(32) % 2, sources=paths)
+
+    def send(epoch: int, step: int, _steps: int) -> None:
+        if (epoch, step) == (2, 1):
+            for process in multiprocessing.active_children():
+                assert process.pid is not None
+                os.kill(process.pid, signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 2))
+    run = tiny_run(tmp_path / "run", workers=1)
+    stop = StopRequest()
+    with stop.listening(), pytest.raises(Stopped):
+        train(model, images, images, run, on_step=send, stop=stop)
+    found = checkpointing.load_newest(tmp_path / "run" / "checkpoints")
+    assert found is not None
+    assert (found[1]["epoch"], found[1]["step_in_epoch"]) == (1, 1)
+    assert multiprocessing.active_children() == []
 
 
 def test_a_signal_in_validation_does_not_wait_for_its_end(
