@@ -1,7 +1,8 @@
 """NARS, the joint search for a network and its training recipe (arXiv 2006.02049).
 
     from fbnetv3 import search
-    space = search.get_space("cifar_joint")
+    space = search.Space("mlp", [search.Gene.grid("width", 16, 256, 16)])
+    found = search.run(space, train, trainings=24, folder="runs/s")
 
 Names are looked up when they are first used, so that importing the package costs next to nothing.
 """
@@ -11,6 +12,13 @@ from typing import TYPE_CHECKING
 from fbnetv3._internal.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from .api.found import Found as Found
+    from .api.records import Asked as Asked
+    from .api.records import Best as Best
+    from .api.records import Finished as Finished
+    from .api.records import FinishedRound as FinishedRound
+    from .api.run import run as run
+    from .api.study import Study as Study
     from .cost.cost import Costs as Costs
     from .cost.cost import costs as costs
     from .cost.latency_table import LatencyTable as LatencyTable
@@ -97,6 +105,8 @@ if TYPE_CHECKING:
 # Public name -> the file that has it; sorted.
 _HOMES = {
     "Answer": "nars.answers",
+    "Asked": "api.records",
+    "Best": "api.records",
     "Contender": "nars.answers",
     "Costs": "cost.cost",
     "Engine": "execution.engine",
@@ -104,6 +114,9 @@ _HOMES = {
     "Evaluation": "training.evaluate",
     "EvolutionSettings": "nars.evolution",
     "Evolved": "nars.evolution",
+    "Finished": "api.records",
+    "FinishedRound": "api.records",
+    "Found": "api.found",
     "Gene": "space.gene",
     "Hardware": "training.config",
     "ImageSet": "data.image_set",
@@ -127,6 +140,7 @@ _HOMES = {
     "SearchConfig": "nars.config",
     "Space": "space.space",
     "Store": "storage.store",
+    "Study": "api.study",
     "TableObjective": "execution.objective",
     "TrainConfig": "training.config",
     "TrainObjective": "execution.train_objective",
@@ -165,6 +179,7 @@ _HOMES = {
     "problem_of": "nars.problem",
     "recipe_only": "space.spaces",
     "register_predictor": "predictors.registry",
+    "run": "api.run",
     "run_search": "nars.run",
     "save_predictor": "predictors.registry",
     "scale": "cost.scale",

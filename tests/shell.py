@@ -34,8 +34,11 @@ def own_words(line: str) -> tuple[str, list[str]]:
     """Returns (program, its words) of a line; of a pipe, of the part that is ours."""
     words = shlex.split(line.rpartition("|")[2], comments=True)
     if words[0] == "torchrun":
-        assert words[words.index("-m") + 1] == "fbnetv3.search.cli_train"
-        return "fbnetv3", ["train", *words[words.index("-m") + 2 :]]
+        module, *rest = words[words.index("-m") + 1 :]
+        if module == "fbnetv3.search":
+            return "fbnetv3-search", rest
+        assert module == "fbnetv3.search.cli_train"
+        return "fbnetv3", ["train", *rest]
     return words[0], words[1:]
 
 

@@ -26,7 +26,7 @@ ZOO_ROOMS = (
 )
 SEARCH_ROOMS = (
     *("space", "cost", "data", "training", "predictors", "storage", "execution", "nars"),
-    *("report", "cli"),
+    *("report", "api", "finish", "cli"),
 )
 ROOMS = (
     *(f"fbnetv3.{room}" for room in ZOO_ROOMS[:-1]),
@@ -84,8 +84,10 @@ TORCH_FREE = [
     "search.execution.objective",
     "search.nars",
     "search.report",
+    "search.api",
     "search.cli.app",
     "search.cli.ask",
+    "search.cli.finish",
     "search.cli.run",
     "search.cli.scale",
     "search.cli.spaces",
@@ -109,6 +111,7 @@ OPTIONAL = {
     "nncf": "deploy.runtimes.openvino",
     "openvino": "deploy.runtimes.openvino",
     "optuna": "search.nars.export",
+    "pandas": "search.api.found",
     "pyarrow": "search.data.formats search.execution.objective",
     "pycocotools": "integrations.coco_folder",
     "ray": "search.execution.ray_engine",

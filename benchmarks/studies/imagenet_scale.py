@@ -6,7 +6,8 @@
 `plan` multiplies the trainings of `fbnetv3-search run` by a throughput that you measured with
 `python -m benchmarks.training.throughput` for one network; of others it is taken to be inverse to
 their multiply-adds. `dry-run` takes an archive or a folder of class folders and runs the commands
-of the page `docs/imagenet.md`, with fewer and shorter trainings; killed, the same command goes on.
+of the page `docs/imagenet.md`, with fewer and shorter trainings and the final ones one by one
+(`fbnetv3-search finish` makes them together); killed, the same command goes on.
 """
 
 from __future__ import annotations
@@ -33,8 +34,9 @@ from fbnetv3.search.space.spaces import get_space
 
 IMAGENET_IMAGES, IMAGENET_CLASSES = 1_281_167, 1000
 # The paper's: classes and held-out images of its search, epochs of a candidate, the epoch after
-# which it stopped them, epochs of a final network.
-SEARCH_CLASSES, HELD_OUT, EPOCHS, EARLY_EPOCHS, FINAL_EPOCHS = 200, 10_000, 150, 103, 400
+# which its joint search stopped them (103 is that of its search for recipes), epochs of a final
+# network.
+SEARCH_CLASSES, HELD_OUT, EPOCHS, EARLY_EPOCHS, FINAL_EPOCHS = 200, 10_000, 150, 108, 400
 LIMITS = (4e8, 6e8, 8e8)
 # Forward alone, of the three parts that a training step has.
 TEACHING = 1 / 3

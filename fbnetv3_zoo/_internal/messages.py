@@ -20,6 +20,10 @@ def shown(value: object, limit: int = MAX_SHOWN) -> str:
 
 def one_line(text: str, limit: int = 2 * MAX_SHOWN) -> str:
     """Returns a text on one line, unprintable characters escaped, truncated at `limit`."""
-    plain = " ".join(text[: 4 * limit].split())
-    escaped = "".join(c if c.isprintable() else repr(c)[1:-1] for c in plain)
-    return escaped if len(escaped) <= limit else f"{escaped[:limit]}..."
+    line = escaped(" ".join(text[: 4 * limit].split()))
+    return line if len(line) <= limit else f"{line[:limit]}..."
+
+
+def escaped(text: str) -> str:
+    """Returns a text with unprintable characters escaped, such as those that steer a terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

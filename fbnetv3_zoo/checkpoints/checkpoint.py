@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import io
+import json
 import math
 import struct
 import zipfile
@@ -85,6 +86,25 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Taken]:
         ) from error
 
 
+def read_own_tensors(path: Path) -> dict[str, Tensor]:
+    """Returns what `write_tensors` wrote, under the names that it was given.
+
+    `read_tensors` looks for a model in the file and changes names; this does not.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is damaged or not safetensors.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no safetensors file at {path}; check the path")
+    try:
+        return dict(sorted(safetensors.torch.load(path.read_bytes()).items()))
+    except _DECODE_ERRORS as error:
+        raise ValueError(
+            f"cannot read {path}: {one_line(str(error))}. Expected a safetensors file"
+        ) from error
+
+
 def read_metadata(path: Path) -> dict[str, str]:
     """Returns the metadata in the header of a safetensors file, {} if there is none.
 
@@ -136,7 +156,17 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
         for name, tensor in tensors.items()
     }
-    write_atomically(path, safetensors.torch.save(copies, dict(metadata)))
+    write_atomically(path, _with_sorted_metadata(safetensors.torch.save(copies, dict(metadata))))
+
+
+def _with_sorted_metadata(content: bytes) -> bytes:
+    """Returns a safetensors file with the metadata in order, which the library draws by chance."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # as the library aligns the tensors
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]
 
 
 def load_strict(

@@ -11,11 +11,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fbnetv3._internal.messages import escaped
 from fbnetv3.deploy.runtimes import is_exported, suffixes
 
 from . import completion
 from .group import FAILED, Program, note, print_json, print_table
-from .options import EMBEDDED, TABLES, CacheDir, Device, Json, License, Offline, Policy
+from .options import (
+    EMBEDDED,
+    TABLES,
+    CacheDir,
+    Device,
+    Json,
+    License,
+    Offline,
+    Policy,
+    counted_in_millions,
+)
 
 if TYPE_CHECKING:
     from fbnetv3.arch.arch import Arch
@@ -38,9 +49,13 @@ def list_(
         bool, typer.Option(help="List pretrained weights instead of models.")
     ] = False,
     license: License = None,
-    max_macs: Annotated[float | None, typer.Option(help="Maximum MACs, in millions.")] = None,
+    max_macs: Annotated[
+        str | None,
+        typer.Option(help="Maximum MACs, in millions (600) or with a unit (600M, 0.6G, 6e8)."),
+    ] = None,
     max_params: Annotated[
-        float | None, typer.Option(help="Maximum number of parameters, in millions.")
+        str | None,
+        typer.Option(help="Maximum number of parameters, in millions (8.5) or as 8.5M, 8.5e6."),
     ] = None,
     min_top1: Annotated[
         float | None, typer.Option(help="Minimum top-1 accuracy, in percent.")
@@ -69,8 +84,8 @@ def list_(
             row
             for labels in ("imagenet1k", "cifar10")
             for row in find(
-                max_macs=None if max_macs is None else max_macs * 1e6,
-                max_params=None if max_params is None else max_params * 1e6,
+                max_macs=None if max_macs is None else counted_in_millions(max_macs),
+                max_params=None if max_params is None else counted_in_millions(max_params),
                 min_top1=min_top1,
                 license=license,
                 labels=labels,
@@ -231,7 +246,8 @@ def classify(
     if asked is not None and is_exported(asked):
         from fbnetv3.deploy.classify import Classifier
 
-        answering, instead, classifier = asked, None, Classifier(asked, **options)
+        answering, instead = asked, None
+        classifier = Classifier(asked, license=license, **options)
     else:
         options["device"] = device
         source = {"license": license, "offline": offline, "cache_dir": cache_dir}
@@ -240,16 +256,17 @@ def classify(
     num_classes = len(classifier.class_names)
     if not json:
         missed = f", instead of {instead}; it knows only {num_classes} classes" if instead else ""
-        print(f"model: {answering}{missed}")
+        print(escaped(f"model: {answering}{missed}"))
     for prediction in classifier.stream(photos):
         failed += prediction.error is not None
         if json:
             records.append(prediction)
         elif prediction.error is not None:
-            print(f"{prediction.source}: error: {prediction.error}")
+            print(escaped(f"{prediction.source}: error: {prediction.error}"))
         else:
             pairs = zip(prediction.labels, prediction.probabilities, strict=True)
-            print(f"{prediction.source}: " + ", ".join(f"{n} {100 * p:.1f} %" for n, p in pairs))
+            shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in pairs)
+            print(escaped(f"{prediction.source}: {shares}"))
     if json:
         print_json(
             {

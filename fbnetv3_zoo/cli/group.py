@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import inspect
+import io
 import json
 import os
 import sys
@@ -25,6 +26,7 @@ import typer
 import typer.core
 
 from fbnetv3._internal.errors import FBNetV3Error
+from fbnetv3._internal.messages import escaped
 from fbnetv3._version import __version__
 
 FAILED, USAGE, MISSING, INTERRUPTED, CLOSED_PIPE = 1, 2, 3, 130, 141
@@ -49,6 +51,9 @@ class _PlainEnds:
     def invoke(self, ctx: Any) -> Any:
         """Returns what the command returns."""
         warnings.showwarning = _show_warning  # type: ignore[assignment]  # it needs only two
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            # A console that cannot show a file's name shows its escaped form.
+            sys.stdout.reconfigure(errors="backslashreplace")
         with _plain_ends():
             result = super().invoke(ctx)  # type: ignore[misc]  # a mixin
             sys.stdout.flush()
@@ -160,7 +165,7 @@ def _line_of(error: Exception) -> str:
     elif _IN_A_WORKER in text:
         # A process that decodes images failed: torch puts its whole traceback into the message.
         text = text.strip().splitlines()[-1].partition(": ")[2]
-    return " ".join(text.split()) or type(error).__name__
+    return escaped(" ".join(text.split())) or type(error).__name__
 
 
 def _wrong_choice(error: Exception) -> str:
@@ -177,12 +182,12 @@ def _wrong_choice(error: Exception) -> str:
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
     # Ours are UserWarnings; what libraries deplore in each other is not for the user's eyes.
     if category is UserWarning:
-        print(f"note: {message}", file=sys.stderr)
+        note(str(message))
 
 
 def note(text: str) -> None:
     """Prints a remark on the error output, so that the output itself stays clean."""
-    print(f"note: {text}", file=sys.stderr)
+    print(f"note: {escaped(text)}", file=sys.stderr)
 
 
 def print_json(value: Any) -> None:
@@ -221,7 +226,8 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title:
     for row in rows:
         table.add_row(*("" if row[n] is None else _cell(row[n]) for n in used))
     # A table takes no more than it needs; with less than that rich cuts its heads too.
-    console = Console(width=1000)
+    # Names of files are shown as they are: no markup, no emoji codes.
+    console = Console(width=1000, markup=False, emoji=False)
     # Printed by us, since rich ends the program by itself where nobody reads.
     with console.capture() as printed:
         console.print(table)
@@ -230,5 +236,5 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title:
 
 def _cell(cell: object) -> str:
     if isinstance(cell, bool) or not isinstance(cell, int):
-        return f"{cell:.2f}" if isinstance(cell, float) else str(cell)
+        return f"{cell:.2f}" if isinstance(cell, float) else escaped(str(cell))
     return f"{cell:,}"

@@ -6,7 +6,7 @@ import dataclasses
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
@@ -14,6 +14,7 @@ from fbnetv3._internal.devices import known_device
 from fbnetv3._internal.optional import need
 from fbnetv3.deploy.runtimes import RUNTIMES, is_exported, read_artefact, suffixes
 from fbnetv3.deploy.words import TorchBackend
+from fbnetv3.images.folders import list_images
 
 from . import completion
 from .deploy import created, thinned
@@ -88,11 +89,12 @@ def latency(
         fbnetv3 latency fbnetv3_nano.cifar10 --images photos --plot rows.svg \
             --threads 1 --seconds 5
     """
-    from fbnetv3.measure.bench import best as fastest
-    from fbnetv3.measure.bench import write_rows
+    from fbnetv3.measure.bench import contenders, write_rows
     from fbnetv3.measure.plot import check_plot
 
     # Looked at first: measuring takes minutes.
+    if images is not None and not list_images(images):
+        raise ValueError(f"no images in {images}; see fbnetv3.images.folders.SUFFIXES")
     if device != "cpu":
         known_device(device)
     if output is not None and not output.parent.is_dir():
@@ -129,13 +131,42 @@ def latency(
 
         plot_rows([row.to_dict() for row in rows], plot)
     if json:
-        print_json(fastest(rows) if best else rows)
+        print_json(_best_record(contenders(rows)) if best else rows)
         return
     _print_rows(rows)
     if best:
-        row = fastest(rows)
-        where = f"with {row.threads} threads" if row.device == "cpu" else f"on {row.device}"
-        print(f"best: {row.model} by {row.backend} {where}, batch {row.batch}")
+        print(f"best: {_best_line(contenders(rows))}")
+
+
+def _best_record(rows: Sequence[Row]) -> dict[str, Any]:
+    first, *others = rows
+    return {
+        **first.to_dict(),
+        "decision": _decision(rows),
+        "tied_with": [_way(row) for row in others],
+    }
+
+
+def _best_line(rows: Sequence[Row]) -> str:
+    if _decision(rows) == "best":
+        return _way(rows[0])
+    if _decision(rows) == "tie":
+        return f"a tie of {' and '.join(_way(row) for row in rows)}"
+    return (
+        f"too noisy to say; the fastest median is that of {_way(rows[0])}. Measure on an idle "
+        "machine, or longer with --min-runs and --seconds"
+    )
+
+
+def _decision(rows: Sequence[Row]) -> Literal["best", "tie", "too noisy"]:
+    if any(row.latency.verdict != "ok" for row in rows):
+        return "too noisy"
+    return "best" if len(rows) == 1 else "tie"
+
+
+def _way(row: Row) -> str:
+    where = f"with {row.threads} threads" if row.device == "cpu" else f"on {row.device}"
+    return f"{row.model} by {row.backend} {where}, batch {row.batch}"
 
 
 def _rows_of(

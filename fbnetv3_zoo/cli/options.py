@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -39,3 +41,23 @@ Offline = Annotated[bool | None, typer.Option(help="Do not access the network.")
 CacheDir = Annotated[
     Path | None, typer.Option(help="Cache folder of weights, in place of the default one.")
 ]
+
+_UNITS = {"": 1e6, "k": 1e3, "m": 1e6, "g": 1e9}
+# No model of the zoo has so many millions; such a number is the count itself.
+_MAX_MILLIONS = 1e5
+
+
+def counted_in_millions(text: str) -> float:
+    """Returns a count: a number of millions, or with a unit (600M, 0.6G), or in full (6e8).
+
+    Raises:
+        ValueError: the text is none of these.
+    """
+    parts = re.fullmatch(r"(.+?)([kmg]?)", text.strip().lower())
+    try:
+        number, unit = (float(parts[1]), parts[2]) if parts else (math.nan, "")
+    except ValueError:
+        number = math.nan
+    if not (0 <= number < math.inf):
+        raise ValueError(f"limit is {text!r}; expected millions (600), 600M, 0.6G or 6e8")
+    return number if not unit and number >= _MAX_MILLIONS else number * _UNITS[unit]

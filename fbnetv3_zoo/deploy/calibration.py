@@ -119,12 +119,13 @@ def collect(model: Any, batches: Iterable[NDArray[Any]]) -> dict[str, Statistics
     observed.CopyFrom(model)
     graph = observed.graph
     constant = {tensor.name for tensor in graph.initializer}
-    values = [value for node in graph.node for value in node.output if value not in constant]
-    present = {output.name for output in graph.output}
-    for value in values:
-        if value not in present:
-            kind = onnx.TensorProto.FLOAT
-            graph.output.append(onnx.helper.make_tensor_value_info(value, kind, None))
+    # Preprocessing in the graph begins with uint8.
+    observed_type = onnx.TensorProto.FLOAT
+    graph.output.extend(
+        onnx.helper.make_tensor_value_info(value.name, observed_type, None)
+        for value in graph.value_info
+        if value.type.tensor_type.elem_type == observed_type and value.name not in constant
+    )
     options = ort.SessionOptions()
     options.log_severity_level = 3
     # Fusion would remove some of these tensors.

@@ -21,12 +21,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fbnetv3.hub.pretrained_cfg import class_names_of, preprocess_of
+from fbnetv3.hub.license_policy import check_terms
+from fbnetv3.hub.pretrained_cfg import class_names_of, license_of, preprocess_of
 from fbnetv3.images import labels
 from fbnetv3.images.folders import list_images
 from fbnetv3.images.reader import ImageSource, describe, open_image
 
 from .backend import ExportedBackend
+from .forks import with_own_threads
 from .runtimes import is_exported, load
 from .torch_backend import TorchBackend
 
@@ -102,6 +104,10 @@ class Classifier:
             own setting. torch's is one per core, which can be twice as slow as one thread for
             these models: measure. It belongs to the process; it is set for each run and restored.
         num_workers: number of image decoding threads; default: one per core, at most four.
+        license: "commercial" refuses weights that forbid commercial use; None reads
+            FBNETV3_LICENSE.
+        offline: do not download a name's weights; None reads FBNETV3_OFFLINE or HF_HUB_OFFLINE.
+        cache_dir: folder for the weights of a name instead of the default cache.
 
     Raises:
         ValueError: an argument is out of range, or is missing and unknown for the model.
@@ -118,6 +124,9 @@ class Classifier:
         top_k: int = 5,
         num_threads: int | None = None,
         num_workers: int | None = None,
+        license: str | None = None,
+        offline: bool | None = None,
+        cache_dir: str | Path | None = None,
     ) -> None:
         for name, value in (
             ("batch_size", batch_size),
@@ -129,12 +138,12 @@ class Classifier:
             valid = isinstance(value, int) and not isinstance(value, bool) and value >= 1
             if not optional and not valid:
                 raise ValueError(f"{name} is {value!r}; expected a whole number from 1")
-        if isinstance(model, str | Path) and is_exported(model):
-            model, num_threads = load(model, threads=num_threads), None
-        elif isinstance(model, str | Path):
-            from fbnetv3.hub.create import create
-
-            model = create(model, pretrained=True)
+        if isinstance(model, str | Path):
+            if is_exported(model):
+                model, num_threads = load(model, threads=num_threads), None
+            else:
+                model = _pretrained(model, license, offline, cache_dir)
+        _check_license(model, license)
         if isinstance(model, ExportedBackend):
             preprocess = preprocess or model.preprocess
             class_names = class_names or model.class_names
@@ -241,6 +250,29 @@ class Classifier:
             probabilities=tuple(float(probabilities[index]) for index in best),
             indices=tuple(best),
         )
+
+
+def _pretrained(
+    name: str | Path,
+    license: str | None,
+    offline: bool | None,
+    cache_dir: str | Path | None,
+) -> nn.Module:
+    from fbnetv3.hub.create import create
+
+    return with_own_threads(
+        lambda: create(name, pretrained=True, license=license, offline=offline, cache_dir=cache_dir)
+    )
+
+
+def _check_license(model: object, policy: str | None) -> None:
+    """Refuses a model that a given policy forbids."""
+    if policy is None:
+        return
+    if isinstance(model, ExportedBackend):
+        check_terms(model.artefact.name, model.artefact.license, policy)
+    else:
+        check_terms(type(model).__name__, license_of(model), policy)
 
 
 def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:

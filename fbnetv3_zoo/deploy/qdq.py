@@ -44,6 +44,11 @@ class QdqSearch:
         self.evaluator = evaluator
         self.model = onnx.shape_inference.infer_shapes(onnx.load(source))
         self.nodes = [node.name for node in self.model.graph.node if node.op_type in _WEIGHTED]
+        # Normalisation in the graph comes before the first layer and stays in float.
+        every = itertools.takewhile(
+            lambda node: node.op_type not in _WEIGHTED, self.model.graph.node
+        )
+        self.in_front = [node.name for node in every]
         fed = (self._fed(batch) for batch in evaluator.reader.batches(calibration))
         self.statistics: dict[str, Statistics] = collect(self.model, fed)
         compared = list(itertools.islice(calibration, _NUM_COMPARED))
@@ -83,7 +88,7 @@ class QdqSearch:
             QuantType.QUInt8,
             TensorsData(CalibrationMethod.MinMax, ranges),
             list(only or ()),
-            list(without),
+            [*self.in_front, *without],
             _OPERATORS,
             {"MinimumRealRange": 1e-6},
         )

@@ -13,6 +13,7 @@ from pathlib import Path
 from fbnetv3.images.reader import ImageSource
 
 from .artefact import Artefact
+from .backend import ExportedBackend
 from .quantize_score import Evaluator, LayerError, Reader
 from .runtimes import ONNX, Runtime, quantizing
 
@@ -95,8 +96,9 @@ def quantize(
     float_model = ONNX.load(onnx_path)
     calibration, evaluation = _split(calibration, evaluation, labels)
     chosen = quantizing(runtime)
-    _check_arguments(float_model.artefact, chosen, max_drop_pct, path)
+    _check_arguments(float_model, chosen, max_drop_pct, path)
     evaluator = Evaluator(float_model, Reader(float_model.preprocess), evaluation, labels)
+    evaluator.check_answers()
     result = chosen.file.quantize(
         Path(onnx_path),
         path,
@@ -144,10 +146,13 @@ def _split(
 
 
 def _check_arguments(
-    artefact: Artefact, runtime: Runtime, max_drop_pct: float | None, path: Path
+    float_model: ExportedBackend, runtime: Runtime, max_drop_pct: float | None, path: Path
 ) -> None:
-    if artefact.precision != "fp32":
-        raise ValueError(f"the file is already {artefact.precision}; quantize an fp32 export")
+    precision = float_model.artefact.precision
+    if precision != "fp32":
+        raise ValueError(f"the file is already {precision}; quantize an fp32 export")
+    if path.exists() and path.samefile(float_model.path):
+        raise ValueError(f"output is {path}, the file to quantize; give another name")
     if max_drop_pct is not None and not 0 <= max_drop_pct <= 100:
         raise ValueError(f"max_drop_pct is {max_drop_pct!r}; expected points from 0 to 100")
     if path.suffix != runtime.suffix:

@@ -18,6 +18,8 @@ from .backend import ExportedBackend
 from .classify import Backend
 
 _BATCH = 16
+# Of their deviation over the classes. Logits that differ less between images do not depend on them.
+_MIN_SPREAD = 1e-3
 
 
 @dataclass
@@ -133,6 +135,18 @@ class Evaluator:
     reader: Reader
     images: Sequence[ImageSource]
     labels: Sequence[int] | None
+
+    def check_answers(self) -> None:
+        """Raises ValueError if the logits of the float file do not depend on the image."""
+        batch = next(self.reader.batches(self.images))
+        if not np.ptp(batch, axis=0).any():
+            return  # one image, or all equal: nothing can be said
+        logits = self.float_model.run_batch(batch).astype(np.float64)
+        if np.ptp(logits, axis=0).max() <= _MIN_SPREAD * logits.std(axis=1).max():
+            raise ValueError(
+                f"{self.float_model.path} gives the same logits for every image, as an untrained "
+                "model does; export trained weights"
+            )
 
     def score(self, quantized: Backend) -> Score:
         """Returns the score of a quantized model."""

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .forks import with_own_threads
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
@@ -54,7 +56,10 @@ class TorchBackend:
                 f"model is a {type(model).__name__}; expected a model's name, a torch module or "
                 "a Backend"
             )
-        fast = optimize(model) if isinstance(model, FBNetV3) else copy.deepcopy(model).eval()
+        if isinstance(model, FBNetV3):
+            fast: nn.Module = with_own_threads(optimize, model)
+        else:
+            fast = copy.deepcopy(model).eval()
         try:
             self.model = fast if device is None else fast.to(known_device(device))
         except (RuntimeError, AssertionError) as error:  # depends on the build of torch
@@ -63,6 +68,9 @@ class TorchBackend:
 
     def run_batch(self, images: NDArray[Any]) -> NDArray[np.floating[Any]]:
         """Returns logits (N, K) float32 of images (N, 3, H, W)."""
+        return with_own_threads(self._run, images)
+
+    def _run(self, images: NDArray[Any]) -> NDArray[np.floating[Any]]:
         import torch
 
         batch = torch.from_numpy(images)

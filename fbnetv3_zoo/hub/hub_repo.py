@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,8 @@ from .weights import HubFile
 
 # Seconds until the hub must have answered the first request; longer ones come once it has.
 FIRST_ANSWER_S = 4.0
+# The same if the file is in the cache, and the question is only whether there is a newer one.
+_CHECK_S = 0.5
 _NUM_ATTEMPTS = 3
 _PAUSE_S = 0.5
 _SERVER_ERRORS = range(500, 600)
@@ -72,7 +76,8 @@ def download_hub_file(
 ) -> Downloaded:
     """Returns the file in the hub's cache, downloaded if necessary.
 
-    If the hub does not answer, the file of the same revision in the cache is taken.
+    If the hub does not answer, the file of the same revision in the cache is taken, with a warning.
+    That of a commit is taken without a request.
 
     Args:
         source: the file.
@@ -85,30 +90,11 @@ def download_hub_file(
         FetchError: the file cannot be downloaded.
         ValueError: its SHA-256 is not the one that the hub states.
     """
-    from huggingface_hub import hf_hub_url
-    from huggingface_hub.errors import HfHubHTTPError
-
-    # Read at each call; the library reads its variable only once, when imported.
-    endpoint = os.environ.get("HF_ENDPOINT") or None
-    url = hf_hub_url(source.repo, source.filename, revision=revision, endpoint=endpoint)
-    for attempt in range(1, _NUM_ATTEMPTS + 1):
-        try:
-            path = _download(source, revision, cache_dir, url, timeout_s, endpoint)
-            break
-        # Not all errors of the library are OSErrors: those of its HTTP client have another base.
-        except Exception as error:
-            status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
-            if status in _SERVER_ERRORS and attempt < _NUM_ATTEMPTS:
-                time.sleep(_PAUSE_S * 2 ** (attempt - 1))
-                continue
-            cached = find_hub_file(source, revision, cache_dir)
-            if cached is not None and (status is None or status in _SERVER_ERRORS):
-                path = cached
-                break
-            hint = "check the network" if status is None else "check the repository and the token"
-            by_hand = f", or put the file at {manual_path}" if manual_path else ""
-            reason = one_line(str(error), _MAX_REASON) or type(error).__name__
-            raise FetchError(f"cannot fetch {url}: {reason}; {hint}{by_hand}") from error
+    cached = find_hub_file(source, revision, cache_dir)
+    if cached is not None and re.fullmatch(r"[0-9a-f]{40}", revision):
+        path = cached
+    else:
+        path = _current(source, revision, cache_dir, timeout_s, manual_path, cached)
     stated = stated_sha256(path)
     if stated is not None and sha256_of(path) != stated:
         raise ValueError(
@@ -119,17 +105,82 @@ def download_hub_file(
     return Downloaded(path, snapshot[1] if snapshot else revision)
 
 
+def _current(
+    source: HubFile,
+    revision: str,
+    cache_dir: str | Path | None,
+    timeout_s: float,
+    manual_path: Path | None,
+    cached: Path | None,
+) -> Path:
+    """Returns the file of a revision that the hub has now, or `cached` if it does not answer."""
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError
+
+    # Read at each call; the library reads its variable only once, when imported.
+    endpoint = os.environ.get("HF_ENDPOINT") or None
+    url = hf_hub_url(source.repo, source.filename, revision=revision, endpoint=endpoint)
+    num_attempts, first_answer_s = (1, _CHECK_S) if cached else (_NUM_ATTEMPTS, FIRST_ANSWER_S)
+    for attempt in range(1, num_attempts + 1):
+        try:
+            _check_answers(url, endpoint, min(timeout_s, first_answer_s))
+            return _download(source, revision, cache_dir, timeout_s, endpoint)
+        # Not all errors of the library are OSErrors: those of its HTTP client have another base.
+        except Exception as error:
+            status = error.response.status_code if isinstance(error, HfHubHTTPError) else None
+            if status in _SERVER_ERRORS and attempt < num_attempts:
+                time.sleep(_PAUSE_S * 2 ** (attempt - 1))
+                continue
+            reason = one_line(str(error), _MAX_REASON) or type(error).__name__
+            if cached is not None and (status is None or status in _SERVER_ERRORS):
+                warnings.warn(
+                    f"{source.filename} of {source.repo} is from the cache; the hub could not be "
+                    f"asked for a newer one: {reason}",
+                    stacklevel=5,
+                )
+                return cached
+            hint = "check the network" if status is None else "check the repository and the token"
+            by_hand = f", or put the file at {manual_path}" if manual_path else ""
+            raise FetchError(f"cannot fetch {url}: {reason}; {hint}{by_hand}") from error
+    raise AssertionError("the last attempt returns or raises")
+
+
+def _check_answers(url: str, endpoint: str | None, timeout_s: float) -> None:
+    """Asks for a file's metadata; raises the hub's answer if it is an error.
+
+    Raises:
+        TimeoutError: there is none in time; the library itself does not limit the time for looking
+            up the hub's address.
+    """
+    from huggingface_hub import get_hf_file_metadata
+
+    answers: list[Exception | None] = []
+
+    def ask() -> None:
+        try:
+            get_hf_file_metadata(url, timeout=timeout_s, endpoint=endpoint)
+            answers.append(None)
+        except Exception as error:  # raised below
+            answers.append(error)
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(timeout_s)
+    if not answers:
+        raise TimeoutError(f"no answer within {timeout_s:g} s")
+    if answers[0] is not None:
+        raise answers[0]
+
+
 def _download(
     source: HubFile,
     revision: str,
     cache_dir: str | Path | None,
-    url: str,
     timeout_s: float,
     endpoint: str | None,
 ) -> Path:
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download
+    from huggingface_hub import hf_hub_download
 
-    get_hf_file_metadata(url, timeout=min(timeout_s, FIRST_ANSWER_S), endpoint=endpoint)
     # By the name of the revision, so that the cache can be asked for it later without a network.
     return Path(
         hf_hub_download(

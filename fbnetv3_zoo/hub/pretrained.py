@@ -8,7 +8,8 @@
   bias is folded into the running mean, so that logits agree up to rounding.
 * Other published architectures: saved as "meta_fbnetv3_a" to "g" in our layout. timm loads them
   after `import fbnetv3.timm_models`.
-* All others: loaded by `from_pretrained` only.
+* All others: saved as "fbnetv3" with the architecture among `model_args`. timm loads them after
+  `import fbnetv3.timm_models`, too.
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
 
 SCHEMA = "fbnetv3-model/1"
 CONFIG, WEIGHTS_FILE = "config.json", "model.safetensors"
+# The name of all architectures without one of their own.
+ANY = "fbnetv3"
 _TIMM_NAMES = ("fbnetv3_b", "fbnetv3_d", "fbnetv3_g")
 # The origin of the loaded weights does not apply to the saved ones.
 _SOURCE_FIELDS = frozenset(
@@ -139,6 +142,9 @@ def save_pretrained(
             "license": cfg.get("license", ""),
         },
     }
+    if architecture == ANY:
+        # timm passes these to the entry point, which knows no other architecture.
+        config["model_args"] = {**model_args, "arch": model.arch.to_dict()}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     tensors = from_fbnetv3(model.state_dict(), model.arch, dialect)
@@ -204,7 +210,7 @@ def read_pretrained(
         model_args={
             "in_chans": state[STEM].shape[1],
             "num_classes": stored_classes(state),
-            **_mapping(config.get("model_args")),
+            **{k: v for k, v in _mapping(config.get("model_args")).items() if k != "arch"},
         },
         # timm writes the class names outside its pretrained_cfg.
         pretrained_cfg={"label_names": config.get("label_names")}
@@ -340,7 +346,7 @@ def _timm_name(arch: Arch) -> tuple[str, Dialect]:
     # A and B differ in their resolution only.
     names.sort(key=lambda name: ARCHS[name].resolution != arch.resolution)
     if not names:
-        return "fbnetv3", "fbnetv3"
+        return ANY, "fbnetv3"
     has_weights = f"{names[0]}.meta_in1k" in WEIGHTS
     return f"meta_{names[0]}" if has_weights else names[0], "fbnetv3"
 

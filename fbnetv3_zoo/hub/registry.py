@@ -21,6 +21,8 @@ from .weights import WEIGHTS, Weights
 
 # Prefixes of saved models in a local folder or on the hub.
 FOLDERS = ("local-dir:", "hf-hub:", "hf_hub:")
+# No classifier of images has fewer MACs or parameters.
+_MIN_COUNT = 10_000
 # Architectures added by `register`.
 _REGISTERED: dict[str, Arch] = {}
 
@@ -86,12 +88,18 @@ def find(
     """Returns pretrained weights within limits, most accurate first.
 
     Args:
-        max_macs: MACs (multiply-adds) per image, in the paper's convention.
+        max_macs: MACs (multiply-adds) per image, in the paper's convention, such as 6e8.
         max_params: number of trainable parameters.
         min_top1: top-1 in percent, measured by the `evaluated_by` of the weights.
         license: "commercial" or an SPDX name.
         labels: the data set, "imagenet1k" or "cifar10".
+
+    Raises:
+        ValueError: a limit is so small that it must have been meant in millions.
     """
+    for name, limit in (("max_macs", max_macs), ("max_params", max_params)):
+        if limit is not None and 0 < limit < _MIN_COUNT:
+            raise ValueError(f"{name} is {limit:g}; expected a count: {limit:g}e6 for millions")
     results = []
     for name in list_weights(license=license):
         weights = WEIGHTS[name]

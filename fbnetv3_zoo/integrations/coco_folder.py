@@ -27,7 +27,6 @@ from fbnetv3.images.reader import open_image, upright_size
 ANNOTATIONS, IMAGES = "annotations.json", "images"
 # Field that some uses need -> what it has to be.
 _EXPECTED = {
-    "iscrowd": "0, or 1 for a crowd",
     "segmentation": "an outline, since masks are asked for",
     "area": "the area in pixels, which COCO's scores need",
 }
@@ -59,7 +58,7 @@ class CocoFolder(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         self.folder = Path(folder)
         self.masks = masks
         self.path = self.folder / ANNOTATIONS
-        self.coco = _read(self.path, ("iscrowd", *(("segmentation",) if masks else ())))
+        self.coco = _read(self.path, ("segmentation",) if masks else ())
         self.category_ids = sorted(self.coco.getCatIds())
         self.class_names = [cat["name"] for cat in self.coco.loadCats(self.category_ids)]
         every = sorted(self.coco.getImgIds())
@@ -181,6 +180,8 @@ def _read(path: Path, fields: Sequence[str]) -> Any:
             if not isinstance(item.get(text), str):
                 raise _wrong(path, what, item, text, "a string")
     _check_annotations(content, path, fields)
+    for item in content["annotations"]:
+        item.setdefault("iscrowd", 0)  # many tools do not write it
     coco = COCO()
     coco.dataset = content
     with contextlib.redirect_stdout(io.StringIO()):
@@ -199,6 +200,8 @@ def _check_annotations(content: Mapping[str, Any], path: Path, fields: Sequence[
         if not _is_id(item.get("category_id"), known):
             listed = ", ".join(map(str, sorted(known)))
             raise _wrong(path, what, item, "category_id", f"one of {listed}")
+        if item.get("iscrowd", 0) not in (0, 1):
+            raise _wrong(path, what, item, "iscrowd", "0, or 1 for a crowd")
         box = item.get("bbox")
         if not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite, box)):
             raise _wrong(path, what, item, "bbox", "[x, y, width, height]")

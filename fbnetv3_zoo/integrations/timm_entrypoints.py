@@ -26,10 +26,12 @@ from timm.models import (
 )
 from torch import Tensor, nn
 
+from fbnetv3.arch.arch import Arch
 from fbnetv3.arch.tables import ARCHS
 from fbnetv3.checkpoints import convert
 from fbnetv3.checkpoints.training_checkpoint import find_weights
 from fbnetv3.hub.cached_weights import CachedWeights
+from fbnetv3.hub.pretrained import ANY
 from fbnetv3.hub.pretrained_cfg import pretrained_cfg
 from fbnetv3.hub.weights import WEIGHTS
 from fbnetv3.models.model import FBNetV3, build
@@ -75,6 +77,9 @@ def register_timm(
     Raises:
         ValueError: a name is not in `NAMES`, or is registered by other code.
     """
+    if not is_model(ANY):
+        _create_saved.__name__ = _create_saved.__qualname__ = ANY
+        register_model(_create_saved)
     asked = NAMES if names is None else (names,) if isinstance(names, str) else tuple(names)
     for name in asked:
         if name not in NAMES:
@@ -134,6 +139,24 @@ def _create(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
         cached = CachedWeights(weights, cache_dir=kwargs.get("cache_dir"))
         overlay["state_dict"] = cached.tensors()
 
+    model = _build(arch, name, pretrained, pretrained_cfg_overlay=overlay or None, **kwargs)
+    model.pretrained_cfg.pop("state_dict", None)  # type: ignore[union-attr,operator]  # timm's dict
+    return model
+
+
+def _create_saved(
+    pretrained: bool = False, arch: Mapping[str, Any] | None = None, **kwargs: Any
+) -> nn.Module:
+    """Returns a saved model whose architecture has no name, such as a small-image variant."""
+    if arch is None:
+        raise ValueError(
+            f"{ANY!r} stands for models saved by fbnetv3.save_pretrained; give "
+            "'local-dir:FOLDER' or 'hf-hub:ORG/REPO', or a name such as 'meta_fbnetv3_a'"
+        )
+    return _build(Arch.from_dict(arch), ANY, pretrained, **kwargs)
+
+
+def _build(arch: Arch, name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
     def make(**model_args: Any) -> FBNetV3:
         return build(arch, **model_args)
 
@@ -141,13 +164,11 @@ def _create(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
         make,
         name,
         pretrained,
-        pretrained_cfg_overlay=overlay or None,
         pretrained_filter_fn=checkpoint_filter_fn,
         # Flattened for timm's other feature classes, which expect the rows at the top level.
         feature_cfg={"feature_cls": "getter", "flatten_sequential": True},
         **kwargs,
     )
-    model.pretrained_cfg.pop("state_dict", None)  # type: ignore[union-attr,operator]  # timm's dict
     return model
 
 

@@ -11,7 +11,6 @@ model works with either padding.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
@@ -72,7 +71,12 @@ class Renamed(nn.Module):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Returns name -> map (N, C, H, W), fine to coarse."""
-        return OrderedDict(zip(self.names, self.body(x).values(), strict=True))
+        # TorchScript compiles this, and `SsdMaps.forward`.
+        found = list(self.body(x).values())
+        maps: dict[str, Tensor] = {}
+        for number, name in enumerate(self.names):
+            maps[name] = found[number]
+        return maps
 
 
 class Pyramid(nn.Module):
@@ -125,7 +129,10 @@ class SsdMaps(nn.Module):
         maps = list(self.body(x).values())
         for block in self.extra:
             maps.append(block(maps[-1]))
-        return OrderedDict((str(n), y) for n, y in enumerate(maps))
+        named: dict[str, Tensor] = {}
+        for number, level in enumerate(maps):
+            named[str(number)] = level
+        return named
 
 
 def faster_rcnn(

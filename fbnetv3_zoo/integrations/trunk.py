@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.jit import is_scripting  # type: ignore[attr-defined]  # torch does not list it
 from torch.utils.checkpoint import checkpoint
 
 from fbnetv3.arch.arch import Arch
@@ -206,6 +207,9 @@ class Trunk(_Part):
         self.grad_checkpointing = grad_checkpointing
         self.stem: nn.Module = network.stem
         self.stages = network.stages[: self.features[-1].depth]
+        # Name of the map after each row, from the stem; "" for none.
+        names = {feature.depth: feature.name for feature in self.features}
+        self._names = [names.get(depth, "") for depth in range(len(self.stages) + 1)]
         self._freeze(freeze_at, freeze_norms)
 
     def _freeze(self, freeze_at: int, freeze_norms: FreezeNorms | None) -> None:
@@ -238,15 +242,19 @@ class Trunk(_Part):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Returns name -> map (N, channels, H / stride, W / stride), fine to coarse."""
-        names = {feature.depth: feature.name for feature in self.features}
-        maps = {}
+        # TorchScript compiles this.
+        maps: dict[str, Tensor] = {}
         x = self.stem(x)
-        if 0 in names:
-            maps[names[0]] = x
-        for depth, stage in enumerate(self.stages, start=1):
-            x = run(stage, x, self.grad_checkpointing)
-            if depth in names:
-                maps[names[depth]] = x
+        if self._names[0]:
+            maps[self._names[0]] = x
+        for row, stage in enumerate(self.stages):
+            if is_scripting():  # noqa: SIM108  # it compiles statements only
+                x = stage(x)
+            else:
+                x = run(stage, x, self.grad_checkpointing)
+            name = self._names[row + 1]
+            if name:
+                maps[name] = x
         return maps
 
 
@@ -279,7 +287,10 @@ class Tail(_Part):
     def forward(self, x: Tensor) -> Tensor:
         """Returns the last map."""
         for stage in self.stages:
-            x = run(stage, x, self.grad_checkpointing)
+            if is_scripting():  # noqa: SIM108  # it compiles statements only
+                x = stage(x)
+            else:
+                x = run(stage, x, self.grad_checkpointing)
         return x
 
 
@@ -376,7 +387,8 @@ class RegionHead(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns one vector per region."""
-        return self.tail(x).mean(dim=(2, 3))  # type: ignore[no-any-return]  # module calls are Any
+        pooled: Tensor = self.tail(x).mean(dim=(2, 3))
+        return pooled
 
 
 def run(module: nn.Module, x: Tensor, checkpointed: bool) -> Tensor:

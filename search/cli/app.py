@@ -8,6 +8,7 @@ from __future__ import annotations
 from fbnetv3.cli.group import Program
 
 from . import ask as cli_ask
+from . import finish as cli_finish
 from . import run as cli_run
 from . import scale as cli_scale
 from . import spaces as cli_spaces
@@ -25,6 +26,7 @@ for _command in (
     cli_ask.report,
     cli_spaces.bench,
     cli_ask.export,
+    cli_finish.finish,
     cli_spaces.space,
     cli_scale.scale,
 ):

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from fbnetv3.cli import completion
+from fbnetv3.cli.group import note
 
-from .words import AsJson, Folder, Latency, Limits, cost_names, parse_limit, read_latency_table
+from .words import AsJson, Folder, Latency, Limits, read_latency_table
 
 
 def predict(
@@ -73,25 +74,33 @@ def evolve(
 ) -> None:
     """Find the best predicted candidates for new limits.
 
-    The genetic algorithm on the search's predictor; it trains nothing and takes seconds. Writes
-    nothing.
+    The genetic algorithm on the search's predictor; it trains nothing and takes seconds. Limits on
+    latency get a margin for the error of the latency table. Writes nothing.
 
     Examples:
         fbnetv3-search evolve runs/t --limit "macs<=110" --limit "macs<=105"
         fbnetv3-search evolve runs/s --latency here.json --limit "latency_ms<=4"
     """
-    from fbnetv3.search.nars.problem import problem_of, with_latency
+    from fbnetv3.search.nars.latency_margin import keep_margin, margin_note
+    from fbnetv3.search.nars.limit import cost_names, parse_limit
+    from fbnetv3.search.nars.problem import latency_table_of, problem_of, with_latency
     from fbnetv3.search.nars.run import evolve_for, open_predictor
     from fbnetv3.search.storage.store import Store
 
     with Store.read(folder) as store:
         problem = problem_of(store.settings)
         predictor = open_predictor(store, problem)
+        table = latency_table_of(store.settings)
         if latency is not None:
+            table = read_latency_table(latency)
             classes = store.settings["num_classes"]
-            problem = with_latency(problem, read_latency_table(latency), num_classes=classes)
+            problem = with_latency(problem, table, num_classes=classes)
         names = cost_names(problem)
         limits = [parse_limit(text, names) for text in limit or [""]]
+        if table is not None:
+            if text := margin_note(table, limits):
+                note(text)
+            limits = [keep_margin(one, table) for one in limits]
         found = evolve_for(store, problem, predictor, limits)
     answers = [_evolved(problem, one, show) for one in found]
     if as_json:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -37,8 +38,6 @@ from .words import (
     Timeout,
     Trainings,
     Workers,
-    cost_names,
-    parse_limit,
     read_latency_table,
 )
 
@@ -47,6 +46,7 @@ _EPOCHS = 10
 
 
 def run(
+    ctx: typer.Context,
     folder: Folder,
     space: Annotated[
         str,
@@ -65,6 +65,14 @@ def run(
         Path | None,
         typer.Option(help="Training images: class folders, train/, CIFAR-10, or parquet."),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Network to search recipes for, such as timm:resnet50; needs --data and a space "
+            "of recipes.",
+            autocompletion=completion.networks,
+        ),
+    ] = None,
     objective: Annotated[
         str | None,
         typer.Option(
@@ -78,6 +86,12 @@ def run(
             "--set",
             help="Setting of the objective, as field=value; with --data: num_classes, "
             "num_train, num_val, split_seed, device, recipe.",
+        ),
+    ] = None,
+    preset: Annotated[
+        Literal["paper"] | None,
+        typer.Option(
+            help="paper: the constants of the paper's joint search; options given replace them."
         ),
     ] = None,
     limit: Limits = None,
@@ -98,9 +112,22 @@ def run(
     early_stop: Annotated[
         bool, typer.Option(help="Shorten trainings if the ranking of candidates allows it.")
     ] = True,
+    threshold: Annotated[
+        float,
+        typer.Option(help="Rank correlation (Spearman) from which on trainings are shortened."),
+    ] = 0.92,
     bins: Bins = None,
     bin_by: Annotated[str, typer.Option(help="Cost that the bins divide.")] = "",
     predictor: Predictor = "auto",
+    population: Annotated[
+        int, typer.Option(help="Candidates of evolution's first generation, per limit.")
+    ] = 100,
+    children: Annotated[
+        int, typer.Option(help="Children per candidate in a generation of evolution.")
+    ] = 24,
+    keep: Annotated[
+        int, typer.Option(help="Candidates that a generation of evolution keeps, per limit.")
+    ] = 40,
     top: Annotated[int, typer.Option(help="Candidates per limit to retrain.")] = 5,
     final_seeds: Annotated[int, typer.Option(help="Number of seeds per retrained candidate.")] = 3,
     latency: Latency = None,
@@ -136,15 +163,29 @@ def run(
             --batch 6 --rounds 1 --pool 200 --top 2 --final-seeds 2
         fbnetv3-search run runs/s --space cifar_joint --data cifar-10-batches-py \
             --epochs 10 --set num_train=10000 --limit "macs<=3e6,params<=3e5"
+        fbnetv3-search run runs/r --space recipe_only --model timm:resnet50 \
+            --data imagenet --epochs 150 --set num_classes=200
     """
+    from fbnetv3.search.execution.train_objective import recipes_of
     from fbnetv3.search.nars.config import SearchConfig
-    from fbnetv3.search.nars.export import import_labels, read_labels
+    from fbnetv3.search.nars.export import read_labels
+    from fbnetv3.search.nars.latency_margin import margin_note
+    from fbnetv3.search.nars.limit import cost_names, parse_limit
+    from fbnetv3.search.nars.paper import DATA, JOINT
     from fbnetv3.search.nars.problem import problem_of
     from fbnetv3.search.nars.run import create_search
     from fbnetv3.search.space.spaces import open_space
 
+    if preset == "paper":
+        epochs = JOINT["epochs"] if _is_default(ctx, "epochs") else epochs
+        given = [f"{name}={value}" for name, value in DATA.items()] if data is not None else []
+        set_ = [*given, *(set_ or [])]
     spec = _objective(space, table, data, objective, set_, folder, epochs)
     made = _table_space(space) if table is not None else open_space(space)
+    if model is not None:
+        if data is None:
+            raise ValueError(f"--model is {model} without --data; expected images to train it on")
+        spec["model"], made = model, recipes_of(made, model)
     names = cost_names(problem_of(_bare_settings(made, spec)))
     plan = SearchConfig(
         seed=seed,
@@ -154,24 +195,30 @@ def run(
         rounds=rounds,
         epochs=epochs,
         early_stop=early_stop,
+        threshold=threshold,
         bins=bins or "",
         bin_by=names.get(bin_by, bin_by),
         within=parse_limit(within, names),
         predictor=predictor,
         limits=tuple(parse_limit(text, names) for text in limit or [""]),
+        population=population,
+        children=children,
+        keep=keep,
         top=top,
         final_seeds=final_seeds,
     )
+    if preset == "paper":
+        left = {name: value for name, value in JOINT.items() if _is_default(ctx, name)}
+        plan = dataclasses.replace(plan, **left)
     timed = None if latency is None else read_latency_table(latency)
+    if timed is not None and (text := margin_note(timed, (plan.within, *plan.limits))):
+        note(text)
     for path in labels or ():
         read_labels(made, path)  # what is wrong with them shows before there is a folder
     make = _engine_maker(engine, workers, gpus, address, max_running, cpus, gpus_each)
     policy = _policy(straggler, attempts, timeout)
     with create_search(folder, space=made, objective=spec, config=plan, latency=timed) as store:
-        for path in labels or ():
-            problem = problem_of(store.settings)
-            full = store.settings["plan"]["epochs"]
-            import_labels(store, made, problem.costs, path, epochs=full)
+        _learn_from(store, labels)
         _carry_out(store, make, policy, as_json)
 
 
@@ -204,16 +251,10 @@ def resume(
         fbnetv3-search resume runs/t
         fbnetv3-search resume runs/s --workers 2 --labels more.csv
     """
-    from fbnetv3.search.nars.export import import_labels
-    from fbnetv3.search.nars.problem import problem_of
     from fbnetv3.search.storage.store import Store
 
     with Store.open(folder) as store:
-        problem = problem_of(store.settings) if labels else None
-        for path in labels or ():
-            assert problem is not None
-            full = store.settings["plan"]["epochs"]
-            import_labels(store, problem.space, problem.costs, path, epochs=full)
+        _learn_from(store, labels)
         make = _engine_maker(engine, workers, gpus, address, max_running, cpus, gpus_each)
         _carry_out(store, make, _policy(straggler, attempts, timeout), as_json)
 
@@ -263,6 +304,12 @@ def rebuild(folder: Folder) -> None:
         for message in store.messages:
             typer.echo(message, err=True)
     typer.echo(f"{sum(counts.values())} trials, {counts['done']} of them with a label")
+
+
+def _is_default(ctx: typer.Context, name: str) -> bool:
+    """Returns whether an option of `run` was left out; `limits` are of `--limit`."""
+    source = ctx.get_parameter_source({"limits": "limit"}.get(name, name))
+    return source is not None and source.name == "DEFAULT"
 
 
 def _bare_settings(space: Any, spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -325,6 +372,23 @@ def _setting(text: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except ValueError:
         return name, value
+
+
+def _learn_from(store: Any, labels: list[Path] | None) -> None:
+    """Imports files of labels into a search, and says what of them it left out."""
+    from fbnetv3.search.nars.export import import_labels, label_epochs
+    from fbnetv3.search.nars.problem import problem_of
+
+    if not labels:
+        return
+    problem, epochs = problem_of(store.settings), label_epochs(store)
+    for path in labels:
+        found = import_labels(store, problem.space, problem.costs, path, epochs=epochs)
+        if found.left_out:
+            note(
+                f"{path}: learning from {found.taken} labels; left out {found.left_out} of "
+                f"trainings of another length than {epochs} epochs"
+            )
 
 
 def _policy(straggler: float | None, attempts: int, timeout: float | None) -> Any:

@@ -17,12 +17,9 @@ from .words import (
     Batch,
     Bins,
     Limits,
-    Pool,
     Predictor,
     Rounds,
     Trainings,
-    cost_names,
-    parse_limit,
 )
 
 
@@ -72,7 +69,9 @@ def bench(
     ],
     seeds: Annotated[int, typer.Option(help="Number of searches, each with its own seed.")] = 20,
     limit: Limits = None,
-    pool: Pool = 20_000,
+    pool: Annotated[
+        int | None, typer.Option(help="Size of the pool; default: every candidate of the table.")
+    ] = None,
     trainings: Trainings = 0,
     batch: Batch = 48,
     rounds: Rounds = 5,
@@ -92,13 +91,14 @@ def bench(
     """
     from fbnetv3.search.execution.objective import load_table
     from fbnetv3.search.nars.config import SearchConfig
+    from fbnetv3.search.nars.limit import cost_names, parse_limit
     from fbnetv3.search.nars.problem import Problem
     from fbnetv3.search.nars.regret import bench_table
 
     made = load_table(space, table)
     names = cost_names(Problem(made.space, made.costs, made.allowed, made.rows))
     plan = SearchConfig(
-        pool=pool,
+        pool=len(made.rows) if pool is None else pool,
         trainings=trainings,
         batch=batch,
         rounds=rounds,

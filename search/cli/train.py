@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import sys
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,15 +16,22 @@ from fbnetv3._internal.optional import need
 from fbnetv3.cli import completion
 from fbnetv3.cli.group import Command, note
 from fbnetv3.search.training.presets import PRESETS
-from fbnetv3.search.training.recipe import Recipe
+from fbnetv3.search.training.recipe import BALANCES, OPTIMIZERS, Recipe
+
+from .training_plan import plan_lines
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from fbnetv3.search.data.image_set import ImageSet
     from fbnetv3.search.training.config import Hardware, TrainConfig
     from fbnetv3.search.training.logbook import EpochLog
     from fbnetv3.search.training.loop import Teacher
+    from fbnetv3.search.training.train import Trained
 
 _NETWORKS = completion.any_of(completion.networks, completion.files(".json"))
+# The time of an epoch is told from this many steps after the first.
+_TIMED_STEPS = 5
 _DEVICES = completion.choices("cpu", "cuda")
 
 
@@ -31,7 +39,8 @@ def train(
     data: Annotated[
         Path,
         typer.Option(
-            help="Class folders, train/ and val/ with class folders, CIFAR-10, or parquet."
+            help="Class folders, train/ and val/ with class folders, CIFAR-10, parquet, or a CSV "
+            "file of file,label[,split]."
         ),
     ],
     model: Annotated[
@@ -62,7 +71,25 @@ def train(
     batch_size: Annotated[int | None, typer.Option(help="Batch size.")] = None,
     lr: Annotated[
         float | None,
-        typer.Option(help="Learning rate of RMSProp; SGD uses four times this value."),
+        typer.Option(help="Learning rate; SGD uses four times this value."),
+    ] = None,
+    optimizer: Annotated[
+        str | None,
+        typer.Option(help="rmsprop, sgd or adamw.", autocompletion=completion.choices(*OPTIMIZERS)),
+    ] = None,
+    clip_norm: Annotated[
+        float | None, typer.Option(help="Scale gradients down to this norm; 0: off.")
+    ] = None,
+    freeze: Annotated[
+        str | None,
+        typer.Option(help="Leave the backbone, or the first N parts (stem, stages), as they are."),
+    ] = None,
+    balance: Annotated[
+        str | None,
+        typer.Option(
+            help="For unequal classes: sampler draws them equally often, loss weighs them.",
+            autocompletion=completion.choices(*BALANCES),
+        ),
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -70,7 +97,11 @@ def train(
     ] = None,
     pretrained: Annotated[
         bool | None,
-        typer.Option(help="Start from pretrained weights; default: if the name has a tag."),
+        typer.Option(
+            "--pretrained/--from-scratch",
+            help="Start from trained or from fresh weights; default: trained if the name has a "
+            "tag, or if the model has some for such images and no --recipe is given.",
+        ),
     ] = None,
     teacher: Annotated[
         str | None,
@@ -121,34 +152,49 @@ def train(
 
     Examples:
         fbnetv3 train --data photos --model fbnetv3_nano.cifar10 --out run
-        fbnetv3 train --data photos --model fbnetv3_b.ra2_in1k --epochs 10 --plot
+        fbnetv3 train --data list.csv --model fbnetv3_b.ra2_in1k --freeze backbone
         fbnetv3 train --data cifar-10-batches-py --recipe cifar10 --set dropout=0.1
         torchrun --nproc-per-node 4 -m fbnetv3.search.cli_train --data imagenet
     """
     import torch
 
-    from fbnetv3.search.data.datasets import open_train_val
-    from fbnetv3.search.training import train as training
+    from fbnetv3.search.training.config import Hardware, TrainConfig
     from fbnetv3.search.training.foreign import is_foreign, write_record
     from fbnetv3.search.training.networks import (
         check_input,
         has_weights,
         open_network,
         preprocess_for,
+        weights_for,
     )
     from fbnetv3.search.training.parallel import joined
-    from fbnetv3.search.training.stopping import Stopped, StopRequest
 
     _check_words(teacher, teacher_cache, plot)
 
-    hardware = training.Hardware.of(device, precision=precision, compile=compile_)
+    hardware = Hardware.of(device, precision=precision, compile=compile_)
     with joined(hardware.device) as world:
-        images, val_images = open_train_val(data, val_share=val_share, seed=seed)
-        for text in dict.fromkeys(images.notes + val_images.notes) if world.rank == 0 else ():
-            note(text)
+        images, val_images = _opened(data, val_share, seed, silent=world.rank > 0)
         small = images.pixels is not None and images.pixels.shape[1] <= 48
+        start = None
+        if pretrained is None and recipe in (None, "fine-tune"):
+            start = weights_for(model, small_images=small)
+        if start is not None and world.rank == 0:
+            note(
+                f"starting from the trained weights {start}; --from-scratch starts from fresh ones"
+            )
+        model = start or model
         tuned = pretrained if pretrained is not None else has_weights(model)
-        plan = _recipe(recipe or ("fine-tune" if tuned else "short"), epochs, batch_size, lr, set_)
+        fields = {
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "lr": lr,
+            "optimizer": optimizer,
+            "clip_norm": clip_norm,
+            "freeze": int(freeze) if freeze and freeze.isdecimal() else freeze,
+            "balance": balance,
+        }
+        preset = recipe or ("fine-tune" if tuned else "short")
+        plan = _recipe(preset, fields, set_)
         if batch_size is None and recipe is None:
             plan = _fitting(plan, len(images))
         torch.manual_seed(seed)
@@ -166,7 +212,7 @@ def train(
             write_record(out, model)
             write_record(out / "best", model)
         shown = _Progress(plan.epochs, silent=world.rank > 0)
-        run = training.TrainConfig(
+        run = TrainConfig(
             recipe=plan,
             preprocess=preprocess,
             seed=seed,
@@ -182,25 +228,19 @@ def train(
             hardware=hardware,
         )
         taught = None if teacher is None else _taught(teacher, teacher_cache, images, run)
-        stop = StopRequest()
-        try:
-            with stop.listening():
-                result = training.train(
+        if world.rank == 0:
+            shown.plan(
+                plan_lines(
+                    model,
                     network.model,
-                    images,
-                    val_images,
-                    run,
-                    teacher=taught,
-                    on_epoch=shown.epoch,
-                    on_step=shown.step,
-                    stop=stop,
+                    trained=tuned,
+                    images=images,
+                    val_images=val_images,
+                    config=run,
+                    recipe_name=preset,
                 )
-        except Stopped as stopped:
-            shown.close()
-            note(f"{stopped} at {shown.at}; a checkpoint was saved, the same command resumes")
-            raise typer.Exit(128 + stopped.signal) from None
-        finally:
-            shown.close()
+            )
+        result = _trained(network.model, images, val_images, run, taught, shown)
         if world.rank == 0:
             if plot:
                 from fbnetv3.search.training.logbook import plot_curve
@@ -222,7 +262,7 @@ def evaluate(
             autocompletion=completion.weights,
         ),
     ],
-    data: Annotated[Path, typer.Option(help="Class folders, CIFAR-10, or parquet.")],
+    data: Annotated[Path, typer.Option(help="Class folders, CIFAR-10, parquet, or a CSV file.")],
     split: Annotated[
         Literal["train", "val"] | None, typer.Option(help="Split to evaluate, if there are both.")
     ] = None,
@@ -278,11 +318,74 @@ def evaluate(
         ("top5", found.top5, found.top5_interval),
     ):
         typer.echo(f"{name} {value:.2f} %  (95 % interval {low:.2f} to {high:.2f})")
+    typer.echo(f"macro recall {found.macro_recall:.2f} %, the mean over the classes")
     typer.echo(f"{found.num_images} images of {found.data}, classes matched by {found.matched_by}")
     if found.num_damaged:
         typer.echo(f"{found.num_damaged} more could not be read and were not counted")
     if found.warning:
         typer.echo(f"warning: {found.warning}", err=True)
+
+
+def _opened(data: Path, val_share: float, seed: int, *, silent: bool) -> tuple[ImageSet, ImageSet]:
+    """Returns the images to train and to validate on, and says what is odd about them."""
+    from fbnetv3.search.data.datasets import open_train_val
+    from fbnetv3.search.data.overview import remarks
+
+    images, val_images = open_train_val(
+        data, val_share=val_share, seed=seed, on_check=_CheckLines(silent=silent)
+    )
+    if not silent:
+        noted = dict.fromkeys([*images.notes, *val_images.notes])
+        for text in [*noted, *remarks(images, val_images)]:
+            note(text)
+    return images, val_images
+
+
+class _CheckLines:
+    """Prints how many files are checked, a line every few seconds."""
+
+    def __init__(self, *, silent: bool, line_seconds: float = 5.0) -> None:
+        self._silent, self._line_seconds = silent, line_seconds
+        self._last_line = time.monotonic()
+
+    def __call__(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if not self._silent and done < total and now - self._last_line >= self._line_seconds:
+            self._last_line = now
+            typer.echo(f"checked {done:,} of {total:,} images", err=True)
+
+
+def _trained(
+    model: nn.Module,
+    images: ImageSet,
+    val_images: ImageSet,
+    run: TrainConfig,
+    teacher: Teacher | None,
+    shown: _Progress,
+) -> Trained:
+    """Returns the finished training; a signal ends the program once its step is saved."""
+    from fbnetv3.search.training.stopping import Stopped, StopRequest
+    from fbnetv3.search.training.train import train as train_model
+
+    stop = StopRequest()
+    try:
+        with stop.listening():
+            return train_model(
+                model,
+                images,
+                val_images,
+                run,
+                teacher=teacher,
+                on_epoch=shown.epoch,
+                on_step=shown.step,
+                stop=stop,
+            )
+    except Stopped as stopped:
+        shown.close()
+        note(f"{stopped} at {shown.at}; a checkpoint was saved, the same command resumes")
+        raise typer.Exit(128 + stopped.signal) from None
+    finally:
+        shown.close()
 
 
 def _check_words(teacher: str | None, teacher_cache: Path | None, plot: bool) -> None:
@@ -327,6 +430,7 @@ class _Progress:
         self._epochs, self._silent = epochs, silent
         self.at = "the start"
         self._line_seconds, self._last_line = line_seconds, time.monotonic()
+        self._timed = False
         # When the first step that was seen ended, and how many steps were done by then.
         self._began: tuple[float, int] | None = None
         self._bar: Any = None
@@ -338,11 +442,24 @@ class _Progress:
             self._bar.start()
             self._task = self._bar.add_task("training")
 
+    def plan(self, lines: Iterable[str]) -> None:
+        """Prints what will be trained."""
+        for line in lines:
+            if self._bar is not None:
+                self._bar.console.print(line, markup=False, highlight=False)
+            else:
+                typer.echo(line, err=True)
+
     def step(self, epoch: int, done: int, steps: int) -> None:
         """Moves the bar."""
         self.at = f"step {done} of {steps} of epoch {epoch}"
         now, made, total = time.monotonic(), (epoch - 1) * steps + done, self._epochs * steps
         self._began = self._began or (now, made)
+        began, made_then = self._began
+        if not (self._timed or self._silent) and made - made_then >= _TIMED_STEPS:
+            self._timed = True
+            seconds = steps * (now - began) / (made - made_then)
+            self.plan([f"time    about {datetime.timedelta(seconds=round(seconds))} per epoch"])
         if self._bar is not None:
             self._bar.update(
                 self._task,
@@ -352,7 +469,6 @@ class _Progress:
             )
         elif not self._silent and now - self._last_line >= self._line_seconds and done < steps:
             self._last_line = now
-            began, made_then = self._began
             left = (total - made) * (now - began) / max(1, made - made_then)
             text = f"{self.at}, about {datetime.timedelta(seconds=round(left))} left"
             typer.echo(text, err=True)
@@ -370,14 +486,8 @@ class _Progress:
             self._bar.stop()
 
 
-def _recipe(
-    name: str,
-    epochs: int | None,
-    batch_size: int | None,
-    lr: float | None,
-    others: list[str] | None,
-) -> Recipe:
-    """Returns a preset or a file's recipe with the given fields replaced."""
+def _recipe(name: str, given: Mapping[str, Any], others: list[str] | None) -> Recipe:
+    """Returns a preset or a file's recipe with the fields replaced that are not None."""
     import json
 
     from fbnetv3.search.training.presets import get_recipe
@@ -388,9 +498,8 @@ def _recipe(
         raise FileNotFoundError(f"no recipe at {name}; expected a preset or a recipe's JSON")
     else:
         found = Recipe.from_json(Path(name).read_bytes())
-    fields: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
-    fields = {key: value for key, value in fields.items() if value is not None}
-    if epochs is not None and found.warmup_epochs > epochs:
+    fields = {key: value for key, value in given.items() if value is not None}
+    if found.warmup_epochs > fields.get("epochs", found.epochs):
         fields["warmup_epochs"] = 0.0
     for item in others or ():
         key, equals, text = item.partition("=")

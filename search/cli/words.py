@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -54,7 +52,10 @@ Latency = Annotated[
 ]
 Bins = Annotated[
     BinWord | None,
-    typer.Option(help="Bins that a round samples; default: limits if several, else equal."),
+    typer.Option(
+        help="Bins that a round samples; default: limits with several limits or --trainings, else "
+        "equal."
+    ),
 ]
 Pool = Annotated[int, typer.Option(help="Size of the pool that candidates are chosen from.")]
 Trainings = Annotated[
@@ -79,36 +80,6 @@ Limits = Annotated[
         "--limit", help="Limit to search for, such as macs<=500e6,params<=6e6; repeatable."
     ),
 ]
-
-_LIMIT = re.compile(r"^\s*(\w+)\s*(<=|>=)\s*([0-9.eE+-]+)\s*$")
-
-
-def parse_limit(text: str, names: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Returns cost -> (lowest, highest) of a text such as "macs>=4e8,macs<=6e8".
-
-    Raises:
-        ValueError: the text has another form.
-    """
-    bounds: dict[str, tuple[float, float]] = {}
-    for part in filter(None, text.split(",")):
-        match = _LIMIT.match(part)
-        try:
-            name, sign, number = match.groups() if match else ("", "", "")
-            value = float(number)
-        except ValueError:
-            raise ValueError(f"limit {part!r} is not understood; expected macs<=500e6") from None
-        name = (names or {}).get(name, name)
-        low, high = bounds.get(name, (-float("inf"), float("inf")))
-        bounds[name] = (low, value) if sign == "<=" else (value, high)
-    return bounds
-
-
-def cost_names(problem: Any) -> dict[str, str]:
-    """Returns short name -> cost: `macs` is the paper's convention where there are two."""
-    import numpy as np
-
-    known = problem.costs(problem.space.sample(1, np.random.default_rng(0)))
-    return {"macs": "macs_paper"} if "macs_paper" in known and "macs" not in known else {}
 
 
 def read_latency_table(path: Path) -> Any:

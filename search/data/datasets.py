@@ -2,7 +2,8 @@
 
 Four layouts are told apart by what lies in the folder: CIFAR-10 as torchvision unpacks it, class
 folders of images, Hugging Face parquet files, and `train`/`val` folders of any of the last two;
-`fbnetv3.images.folders` has the rules for folders. Every file is checked before it is used. Sets of
+`fbnetv3.images.folders` has the rules for folders, `listing` those for a CSV file in a folder's
+place. Every file is checked before it is used. Sets of
 small images of one size are decoded once into memory; others stay encoded and `batches` decodes
 them. The edge of this file: it augments nothing and batches nothing.
 """
@@ -27,7 +28,8 @@ from fbnetv3.images.folders import (
 )
 
 from .formats import read_cifar10, read_labelled, read_parquet
-from .image_set import ImageSet
+from .image_set import ImageSet, OnCheck
+from .listing import has_split, is_list, read_list
 
 # What the names of parquet files, or of folders above them, begin with.
 _PARQUET_NAMES: dict[Part, tuple[str, ...]] = {"train": ("train",), "val": ("val", "test")}
@@ -35,13 +37,19 @@ CIFAR10_TRAIN = tuple(f"data_batch_{n}" for n in range(1, 6))
 _NUM_LISTED = 5
 
 
-def open_images(folder: Path, split: str | None = None) -> ImageSet:
+def open_images(
+    folder: Path,
+    split: str | None = None,
+    *,
+    on_check: OnCheck = lambda _done, _total: None,
+) -> ImageSet:
     """Returns the images of a folder, whichever layout it has.
 
     Args:
-        folder: `cifar-10-batches-py` or its parent, class folders, `train`/`val` folders, or a
-            Hugging Face data set of parquet files.
-        split: "train" or "val"; None takes class folders as they are, else the "val" part.
+        folder: `cifar-10-batches-py` or its parent, class folders, `train`/`val` folders, a Hugging
+            Face data set of parquet files, or a CSV file that lists images, see `listing`.
+        split: "train" or "val"; None is everything where there are no parts, else the "val" part.
+        on_check: called with how many files of folders or a list are checked, and of how many.
 
     Raises:
         FileNotFoundError: the folder or the part is not there.
@@ -49,8 +57,13 @@ def open_images(folder: Path, split: str | None = None) -> ImageSet:
     """
     if split not in (None, "train", "val"):
         raise ValueError(f"split is {split!r}; expected 'train', 'val' or None")
-    _check_folder(folder)
     part: Part = "train" if split == "train" else "val"
+    if is_list(folder):
+        with_parts = has_split(folder)
+        if split is not None and not with_parts:
+            raise ValueError(f"{folder} has no split column; expected one with train and val")
+        return read_labelled(read_list(folder, part if with_parts else None), on_check)
+    _check_folder(folder)
     cifar = _cifar10_in(folder)
     if cifar is not None:
         return read_cifar10(cifar, CIFAR10_TRAIN if part == "train" else ("test_batch",))
@@ -60,8 +73,8 @@ def open_images(folder: Path, split: str | None = None) -> ImageSet:
     if split is None and part not in data.parts:
         if data.parts:
             raise FileNotFoundError(_no_part(data, part))
-        return _with_notes(read_labelled(read_class_folders(data.root)), data.notes)
-    return _read_part(data, part)
+        return _with_notes(read_labelled(read_class_folders(data.root), on_check), data.notes)
+    return _read_part(data, part, on_check)
 
 
 def open_training(folder: Path) -> ImageSet:
@@ -75,7 +88,11 @@ def open_training(folder: Path) -> ImageSet:
 
 
 def open_train_val(
-    folder: Path, *, val_share: float = 0.1, seed: int = 0
+    folder: Path,
+    *,
+    val_share: float = 0.1,
+    seed: int = 0,
+    on_check: OnCheck = lambda _done, _total: None,
 ) -> tuple[ImageSet, ImageSet]:
     """Returns (training images, validation images) of a folder.
 
@@ -83,13 +100,19 @@ def open_train_val(
     at least one image of it, going to validation. A class that a validation part lacks is named in
     its notes.
 
+    Args:
+        folder: see `open_images`.
+        val_share: see above.
+        seed: see above.
+        on_check: see `open_images`.
+
     Raises:
         FileNotFoundError: see `open_images`.
         ValueError: see `open_images`; or validation has a class that training has not.
     """
     if _has_no_parts(folder):
-        return split_by_class(open_images(folder), share=val_share, seed=seed)
-    train, val = open_images(folder, "train"), open_images(folder, "val")
+        return split_by_class(open_images(folder, on_check=on_check), share=val_share, seed=seed)
+    train, val = (open_images(folder, part, on_check=on_check) for part in ("train", "val"))
     extra = sorted(set(val.classes) - set(train.classes))
     if extra:
         raise ValueError(
@@ -191,7 +214,9 @@ def cifar_arch(arch: Arch) -> Arch:
 
 def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
-        raise FileNotFoundError(f"no data folder at {folder}; expected class folders of images")
+        raise FileNotFoundError(
+            f"no data folder at {folder}; expected class folders of images, or a .csv list of them"
+        )
 
 
 def _cifar10_in(folder: Path) -> Path | None:
@@ -204,14 +229,16 @@ def _has_parquet(folder: Path) -> bool:
 
 
 def _has_no_parts(folder: Path) -> bool:
-    """Returns whether it is a folder of class folders, with no part for training or validation."""
+    """Returns whether it is class folders or a list, with no part for training or validation."""
+    if is_list(folder):
+        return not has_split(folder)
     _check_folder(folder)
     if _cifar10_in(folder) is not None or _has_parquet(folder):
         return False
     return not open_data_folder(folder).parts
 
 
-def _read_part(data: DataFolder, part: Part) -> ImageSet:
+def _read_part(data: DataFolder, part: Part, on_check: OnCheck) -> ImageSet:
     """Returns the images of a part; validation has training's classes, unless it has others too."""
     if part not in data.parts:
         raise FileNotFoundError(_no_part(data, part))
@@ -221,7 +248,7 @@ def _read_part(data: DataFolder, part: Part) -> ImageSet:
         of_training = class_names_in(data.parts["train"])
         if set(classes) <= set(of_training):
             classes = of_training
-    return _with_notes(read_labelled(read_class_folders(folder, classes)), data.notes)
+    return _with_notes(read_labelled(read_class_folders(folder, classes), on_check), data.notes)
 
 
 def _no_part(data: DataFolder, part: Part) -> str:

@@ -14,16 +14,24 @@ import torch
 from fbnetv3._internal.optional import missing
 from fbnetv3.images.folders import LabelledImages
 
-from .image_set import ImageSet, Source, read_images
+from .image_set import ImageSet, OnCheck, Source, read_images
 
 
-def read_labelled(images: LabelledImages) -> ImageSet:
+def read_labelled(
+    images: LabelledImages, on_check: OnCheck = lambda _done, _total: None
+) -> ImageSet:
     """Returns the set of labelled image files, from folders or whatever else lists them.
+
+    Args:
+        images: the files.
+        on_check: as in `read_images`.
 
     Raises:
         ValueError: there is no image, or too many are damaged.
     """
-    return read_images(images.name, images.classes, images.paths, images.labels, images.notes)
+    return read_images(
+        images.name, images.classes, images.paths, images.labels, images.notes, on_check
+    )
 
 
 def read_parquet(folder: Path, parts: Sequence[str]) -> ImageSet:

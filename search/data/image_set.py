@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,11 @@ from torch import Tensor
 
 from fbnetv3.images.reader import check_image, open_image
 
+from .check_cache import CheckCache
+
 Source = Path | bytes
+# Takes how many files are checked, and of how many.
+OnCheck = Callable[[int, int], None]
 # Sides and bytes up to which a set is held decoded in memory.
 MEMORY_SIDE, MEMORY_BYTES = 96, 2 << 30
 # Share of a set that may be unreadable before a result on what is left would be dishonest.
@@ -23,6 +27,8 @@ MAX_DAMAGED_SHARE = 0.01
 _NUM_LISTED = 5
 # Files are checked by threads, a chunk at a time: they wait for the disk more than they compute.
 _CHECK_THREADS, _CHECK_CHUNK = 8, 256
+# From this many files on, what was found is kept for the next training.
+_CACHED_FROM = 2000
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -91,10 +97,19 @@ def read_images(
     sources: Sequence[Source],
     labels: Sequence[int],
     notes: Sequence[str] = (),
+    on_check: OnCheck = lambda _done, _total: None,
 ) -> ImageSet:
     """Returns the set of image files, decoded where they are small and of one size.
 
     Every file is checked first; damaged ones are left out and named in the notes.
+
+    Args:
+        name: of the set.
+        classes: name of each label.
+        sources: a file, or the bytes of one, for each image.
+        labels: index into `classes` of each image.
+        notes: remarks that the set begins with.
+        on_check: called with how many files are checked, and of how many.
 
     Raises:
         ValueError: more than one file and 1 % of all are damaged; names them.
@@ -106,7 +121,7 @@ def read_images(
         sources=tuple(sources),
         notes=tuple(notes),
     )
-    sizes, damaged = _checked(encoded)
+    sizes, damaged = _checked(encoded, on_check)
     if len(set(sizes)) != 1 or max(sizes[0]) > MEMORY_SIDE:
         return without_damaged(encoded, damaged)
     width, height = sizes[0]
@@ -154,23 +169,38 @@ def too_many_damaged(num_damaged: int, num_images: int) -> bool:
     return num_damaged > max(1, MAX_DAMAGED_SHARE * num_images)
 
 
-def _checked(images: ImageSet) -> tuple[list[tuple[int, int]], dict[int, str]]:
+def _checked(images: ImageSet, on_check: OnCheck) -> tuple[list[tuple[int, int]], dict[int, str]]:
     """Returns the size of every readable image, and why each other one cannot be read."""
     assert images.sources is not None
     sources = images.sources
+    cache = CheckCache(images.name) if len(sources) >= _CACHED_FROM else None
+
+    def checked(source: Source) -> tuple[int, int]:
+        if cache is None or isinstance(source, bytes):
+            return check_image(source)
+        known = cache.size(source)
+        if known is None:
+            known = check_image(source)
+            cache.add(source, known)
+        return known
 
     def check(start: int) -> list[tuple[int, int] | str]:
         found: list[tuple[int, int] | str] = []
         for number in range(start, min(start + _CHECK_CHUNK, len(sources))):
             try:
-                found.append(check_image(sources[number]))
+                found.append(checked(sources[number]))
             except (OSError, ValueError) as error:
                 found.append(named_error(images, number, error))
         return found
 
     with ThreadPoolExecutor(min(_CHECK_THREADS, 4 * (os.cpu_count() or 1))) as pool:
         chunks = pool.map(check, range(0, len(sources), _CHECK_CHUNK))
-        results = [result for chunk in chunks for result in chunk]
+        results: list[tuple[int, int] | str] = []
+        for chunk in chunks:
+            results += chunk
+            on_check(len(results), len(sources))
+    if cache is not None:
+        cache.save()
     sizes = [result for result in results if not isinstance(result, str)]
     damaged = {n: result for n, result in enumerate(results) if isinstance(result, str)}
     return sizes, damaged

@@ -26,6 +26,10 @@ from .worker import Outcome, Task
 POLL_S = 1.0
 # With the straggler rule a round may end with this share of its labels: 46 of 48.
 ENOUGH = 46 / 48
+# So many trials of a round may fail, however small the round is.
+PATIENCE = 10
+# A trial that runs longer than this, and than so many times the median, may hang.
+OVERDUE_S, OVERDUE_FACTOR = 600.0, 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +72,8 @@ class Progress:
         running: number of running trials.
         waiting: number of trials not yet started.
         seconds_left: estimate from the median trial; None before the first one ends.
+        overdue_s: how long the slowest running trial has run, if that is out of all proportion to
+            the others; else 0.
     """
 
     done: int
@@ -75,6 +81,7 @@ class Progress:
     running: int
     waiting: int
     seconds_left: float | None
+    overdue_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -111,6 +118,7 @@ class Coordinator:
         Raises:
             StoreError: the disk is full, here or at a worker.
             TrialError: no trial succeeds, or more fail than were wanted.
+            ValueError: the objective gives what no search can use.
         """
         self._waiting = deque(
             t for t in self._store.trials("queued", "leased") if t.id not in self._running
@@ -163,6 +171,7 @@ class Coordinator:
                     genes=trial.genes,
                     seed=trial.seed,
                     epochs=trial.epochs,
+                    number=trial.seq,
                 )
             )
 
@@ -172,6 +181,8 @@ class Coordinator:
         if self._store.ingest(running.trial):
             self._durations.append(time.monotonic() - running.started)
             return None
+        if outcome.fatal == "objective":
+            raise ValueError(outcome.error)
         if outcome.fatal:
             raise StoreError(
                 f"a worker cannot write to {self._store.folder} ({outcome.error}); nothing is "
@@ -218,13 +229,15 @@ class Coordinator:
         return running.beat_seen
 
     def _check_failures(self, done: int, failures: list[Trial], wanted: int) -> None:
-        hopeless = len(failures) >= min(3, wanted) and not done
-        if hopeless or len(failures) > wanted:
-            first = failures[0]
+        # Where trials of earlier rounds succeeded, a few failures say little of the objective.
+        worked = self._store.counts()["done"] > 0
+        hopeless = not done and len(failures) >= (PATIENCE if worked else min(3, wanted))
+        if hopeless or len(failures) > max(wanted, PATIENCE):
+            first, logs = failures[0], self._store.folder / "workers"
             raise TrialError(
-                f"{len(failures)} trials failed after {self._policy.max_attempts} attempts each, "
-                f"{done} succeeded; the first, {first.id[:12]}, failed with: {first.reason}; see "
-                f"{self._store.folder / 'workers'} for the workers' output"
+                f"{len(failures)} trials failed after {self._policy.max_attempts} attempt(s) each, "
+                f"{done} succeeded; the first, {first.id[:12]}, failed with: {first.reason}"
+                + (f"; see {logs} for the workers' output" if logs.exists() else "")
             )
 
     def _progress(self, done: int, failed: int) -> Progress:
@@ -233,7 +246,15 @@ class Coordinator:
             slots = max(1, len(self._running) + self._engine.capacity())
             rounds = math.ceil(len(self._waiting) / slots) + 0.5 * bool(self._running)
             left = rounds * statistics.median(self._durations[-1000:])
-        return Progress(done, failed, len(self._running), len(self._waiting), left)
+        return Progress(
+            done, failed, len(self._running), len(self._waiting), left, self._overdue_s()
+        )
+
+    def _overdue_s(self) -> float:
+        now = time.monotonic()
+        slowest = max((now - one.started for one in self._running.values()), default=0.0)
+        usual = statistics.median(self._durations[-1000:]) if self._durations else 0.0
+        return slowest if slowest > max(OVERDUE_S, OVERDUE_FACTOR * usual) else 0.0
 
     def _may_close(self, done: int, wanted: int) -> bool:
         factor = self._policy.straggler_factor

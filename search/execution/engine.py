@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import connection
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 
 from .objective import Objective
 from .worker import Outcome, Task, run_task
@@ -48,12 +48,29 @@ class Engine(Protocol):
         """Stops all running trials."""
 
 
+class Process(Protocol):
+    """The part of `subprocess.Popen` that the engine needs of a worker process."""
+
+    stdin: IO[bytes] | None
+    stdout: IO[bytes] | None
+    pid: int
+
+    def poll(self) -> int | None:
+        """Returns the exit code, negative for a signal, or None while the process runs."""
+
+    def wait(self) -> int:
+        """Returns the exit code once the process has ended."""
+
+    def kill(self) -> None:
+        """Kills the process."""
+
+
 @dataclass
-class _Worker:
+class Worker:
     """A worker process and its current task."""
 
     slot: int
-    process: subprocess.Popen[bytes]
+    process: Process
     task: Task | None = None
     buffer: bytes = b""
 
@@ -90,7 +107,7 @@ class LocalEngine:
             raise ValueError(f"{len(gpus)} GPUs for {workers} workers; expected one for each")
         self._objective, self._folder, self._gpus = dict(objective), folder, tuple(gpus)
         self._threads = threads or max(1, (os.cpu_count() or 1) // workers)
-        self._workers: list[_Worker | None] = [None] * workers
+        self._workers: list[Worker | None] = [None] * workers
 
     def capacity(self) -> int:
         """Returns how many workers are free."""
@@ -144,15 +161,15 @@ class LocalEngine:
         alive = [w for w in self._workers if w is not None and w.process.poll() is None]
         return [worker.process.pid for worker in alive]
 
-    def _start(self, slot: int) -> _Worker:
+    def _start(self, slot: int) -> Worker:
         environment = dict(os.environ)
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             environment[name] = str(self._threads)
+        # What this process can import, its workers can.
+        environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
         if self._gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self._gpus[slot]
-        log = self._folder / "workers" / f"{slot}.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as output:
+        with self._log(slot) as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "fbnetv3.search.execution.worker"],
                 stdin=subprocess.PIPE,
@@ -163,11 +180,17 @@ class LocalEngine:
                 # Ctrl-C should reach only the coordinator, which then stops its workers.
                 start_new_session=True,
             )
-        worker = _Worker(slot, process)
+        worker = Worker(slot, process)
         _send(worker, json.dumps(self._objective))
         return worker
 
-    def _receive(self, worker: _Worker) -> Outcome | None:
+    def _log(self, slot: int) -> IO[bytes]:
+        """Returns the file that receives a worker's output."""
+        log = self._folder / "workers" / f"{slot}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        return log.open("ab")
+
+    def _receive(self, worker: Worker) -> Outcome | None:
         assert worker.process.stdout is not None
         assert worker.task is not None
         chunk = os.read(worker.process.stdout.fileno(), 65536)
@@ -185,17 +208,23 @@ class LocalEngine:
 
 
 class InlineEngine:
-    """Runs tasks one after another in this process, for cheap objectives such as tables."""
+    """Runs tasks one after another in this process, for cheap objectives such as tables.
+
+    Args:
+        objective: the objective.
+        tasks_per_poll: number of tasks that one poll runs; outcomes are recorded between polls.
+    """
 
     name = "inline"
     heartbeats = False
 
-    def __init__(self, objective: Objective) -> None:
+    def __init__(self, objective: Objective, *, tasks_per_poll: int = 256) -> None:
         self._objective, self._waiting = objective, list[Task]()
+        self._tasks_per_poll = tasks_per_poll
 
     def capacity(self) -> int:
         """Returns how many more tasks the next poll can run."""
-        return 256 - len(self._waiting)
+        return self._tasks_per_poll - len(self._waiting)
 
     def submit(self, task: Task) -> None:
         """Queues a task for the next poll."""
@@ -215,7 +244,7 @@ class InlineEngine:
         self._waiting = []
 
 
-def _send(worker: _Worker, line: str) -> None:
+def _send(worker: Worker, line: str) -> None:
     assert worker.process.stdin is not None
     try:
         worker.process.stdin.write(line.encode() + b"\n")
@@ -223,7 +252,7 @@ def _send(worker: _Worker, line: str) -> None:
         return
 
 
-def _stop(worker: _Worker) -> None:
+def _stop(worker: Worker) -> None:
     worker.process.kill()
     worker.process.wait()
     for pipe in (worker.process.stdin, worker.process.stdout):

@@ -31,6 +31,10 @@ from fbnetv3.search.space.space import Floats, Mask, Matrix, Space
 FORMATS = (".csv", ".npz", ".parquet")
 
 
+class ObjectiveError(ValueError):
+    """The objective gives what no search can use, so that every other trial would fail too."""
+
+
 class Objective(Protocol):
     """Evaluates candidates.
 
@@ -95,7 +99,8 @@ class TableObjective:
     def evaluate(self, genes: Sequence[int], *, seed: int, epochs: int) -> list[float]:
         """Returns the labels of one training after epochs 1 to `epochs`.
 
-        A seed always picks the same one of a candidate's trainings.
+        A seed always picks the same one of a candidate's trainings, and consecutive seeds pick each
+        of them once before one comes again.
 
         Raises:
             ValueError: the table lacks the candidate, or its curves are shorter.
@@ -108,7 +113,7 @@ class TableObjective:
         made = curves[~np.isnan(curves).all(axis=1)]
         if not 1 <= epochs <= self.epochs:
             raise ValueError(f"epochs is {epochs}; the table has curves of {self.epochs}")
-        pick = np.random.default_rng([seed, int(index)]).integers(len(made))
+        pick = np.random.default_rng(int(index)).permutation(len(made))[seed % len(made)]
         return [float(value) for value in made[pick, :epochs]]
 
     def find(self, rows: Matrix) -> npt.NDArray[np.int64]:

@@ -6,6 +6,7 @@ Settings are plain JSON, so that nothing is pickled:
     {"kind": "train", ...}                                  fields of `train_objective`
     {"kind": "python", "target": "my_package.module:make", "arguments": {...}}
     {"kind": "python", "target": "/somewhere/file.py:make", "arguments": {...}}
+    {"kind": "function", "space": {...}, "train": "module:name", "cost": "module:name", ...}
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from .objective import Objective
 
-KINDS = ("table", "train", "python")
+KINDS = ("table", "train", "python", "function")
 
 
 def load_objective(spec: Mapping[str, Any]) -> Objective:
@@ -43,6 +44,8 @@ def load_objective(spec: Mapping[str, Any]) -> Objective:
     try:
         if kind == "table":
             return _table(**fields)
+        if kind == "function":
+            return _functions(**fields)
         if kind == "train":
             from .train_objective import TrainObjective
 
@@ -61,6 +64,8 @@ def load_objective(spec: Mapping[str, Any]) -> Objective:
 def identity(spec: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the settings of an objective that labels depend on, without locations of files."""
     kept = {k: v for k, v in spec.items() if k not in ("checkpoints", "device", "space")}
+    if spec.get("kind") == "function":
+        return {"kind": "function", "target": spec["target"]}
     if spec.get("kind") == "table":
         path = Path(str(spec.get("table")))
         if not path.is_file():
@@ -74,10 +79,33 @@ def identity(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def space_of(settings: Mapping[str, Any]) -> Space:
-    """Returns the space that a search's settings hold."""
+    """Returns the space that a search's settings hold.
+
+    Raises:
+        ValueError: they hold none.
+    """
     from fbnetv3.search.space.space import Space
 
-    return Space.from_json(json.dumps(settings["space"]))
+    return Space.from_json(json.dumps(_setting(settings, "space")))
+
+
+def plan_of(settings: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the search config that a search's settings hold, as plain JSON types.
+
+    Raises:
+        ValueError: they hold none.
+    """
+    plan: Mapping[str, Any] = _setting(settings, "plan")
+    return plan
+
+
+def _setting(settings: Mapping[str, Any], name: str) -> Any:
+    if name not in settings:
+        raise ValueError(
+            f"the search's settings have no {name!r}; expected those of a search that search.run, "
+            "create_search or fbnetv3-search run started"
+        )
+    return settings[name]
 
 
 def _table(*, space: str, table: str) -> Objective:
@@ -86,15 +114,40 @@ def _table(*, space: str, table: str) -> Objective:
     return load_table(Path(space), Path(table))
 
 
-def _python(*, target: str, arguments: Mapping[str, Any] | None = None) -> Objective:
+def _functions(
+    *, space: Mapping[str, Any], train: str | None, cost: str | None, target: str
+) -> Objective:
+    from fbnetv3.search.space.space import Space
+
+    from .function_objective import FunctionObjective
+
+    if not train or cost == "":
+        raise ValueError(
+            "the search was started from Python, and this process cannot import its functions: "
+            "they are in a script or a notebook, or another program trains; continue it with the "
+            "same call of search.run or search.Study"
+        )
+    own = Space.from_json(json.dumps(space))
+    return FunctionObjective(
+        own, _named(train), None if cost is None else _named(cost), target=target
+    )
+
+
+def _named(target: str) -> Any:
+    """Returns what `module:name` or `file.py:name` names."""
     source, _, name = target.rpartition(":")
     if not source or not name:
         raise ValueError(f"target is {target!r}; expected 'module:name' or 'file.py:name'")
     module = _module_of_file(Path(source)) if source.endswith(".py") else _import(source)
     if not hasattr(module, name):
         raise ValueError(f"{source} has no {name!r}; expected a function that makes an objective")
+    return getattr(module, name)
+
+
+def _python(*, target: str, arguments: Mapping[str, Any] | None = None) -> Objective:
+    make = _named(target)
     try:
-        made: Objective = getattr(module, name)(**dict(arguments or {}))
+        made: Objective = make(**dict(arguments or {}))
     except (TypeError, ValueError, OSError, ImportError):
         raise
     except Exception as error:  # the user's code may raise anything

@@ -16,17 +16,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fbnetv3.search.space.layout import gene_of
-from fbnetv3.search.space.spaces import open_space
+from fbnetv3.search.space.spaces import open_space, with_network
 from fbnetv3.search.training.recipe import SCHEMA, Recipe
 
 if TYPE_CHECKING:
     from fbnetv3.search.data.image_set import ImageSet
     from fbnetv3.search.space.space import Space
     from fbnetv3.search.training.logbook import EpochLog
+    from fbnetv3.search.training.networks import Network
 
 
 # With this many images an accuracy of 50 % has a standard error of 0.8 points.
 _NUM_VAL = 4000
+# With fewer steps in an epoch, its label says little.
+_FEW_STEPS = 5
 
 
 class TrainObjective:
@@ -37,7 +40,8 @@ class TrainObjective:
     same result.
 
     Args:
-        space: name of a built-in space, or path of a JSON file; the space must describe networks.
+        space: name of a built-in space, or path of a JSON file; the space must describe networks,
+            or with `model` recipes for a fixed one.
         data: folder of images, see `data.open_training`.
         epochs: length of the schedule, of which early stopping trains only the first part.
         num_classes: number of classes, drawn by `split_seed` (the paper searched on 200 classes of
@@ -50,9 +54,13 @@ class TrainObjective:
             None: keep neither.
         device: "cpu" or "cuda"; None: the GPU if there is one.
         recipe: recipe fields for all candidates, such as `{"batch_size": 64}`.
+        model: network that all candidates train, in place of the space's: a name as in
+            `training.networks.open_network`, such as "timm:resnet50". It starts untrained. Rates of
+            dropout and stochastic depth that it does not take are left out of the space.
 
     Raises:
-        ValueError: the space describes no network, there are too few images, or the device is not
+        ValueError: the space describes no network, `model` is unknown or the space has genes of a
+            network beside it, there are too few images, or the device is not
             available.
         FileNotFoundError: the data do not exist.
     """
@@ -70,11 +78,13 @@ class TrainObjective:
         checkpoints: str | None = None,
         device: str | None = None,
         recipe: Mapping[str, Any] | None = None,
+        model: str | None = None,
     ) -> None:
         from fbnetv3._internal.devices import known_device
         from fbnetv3.search.data.datasets import hold_out, open_training, search_split
 
-        self._space = open_space(space)
+        self.space = open_space(space) if model is None else recipes_of(open_space(space), model)
+        self._model = model
         self.epochs, self._device = epochs, device
         self._fixed = {**dict(recipe or {}), "epochs": epochs}
         self._checkpoints = Path(checkpoints) if checkpoints else None
@@ -103,6 +113,14 @@ class TrainObjective:
                 f"{largest}; give a smaller batch, as an eighth of the images: "
                 f'recipe={{"batch_size": {2 * max(1, len(self._train) // 16)}}}'
             )
+        steps = len(self._train) // largest
+        if steps < _FEW_STEPS:
+            warnings.warn(
+                f"an epoch of {len(self._train)} images is {steps} step(s) of {largest}, too few "
+                f"to learn from; set a smaller batch_size in the recipe, or more epochs than "
+                f"{epochs}",
+                stacklevel=2,
+            )
 
     @property
     def num_classes(self) -> int:
@@ -111,12 +129,35 @@ class TrainObjective:
 
     def _largest_batch(self) -> int:
         """Returns the largest batch size among the recipes of all candidates."""
-        gene = gene_of(self._space.layout.recipe.get("batch_size"))
-        size = 1 if gene is None else len(self._space.gene(gene).values)
-        rows = np.zeros((size, len(self._space.genes)), np.int16)
+        gene = gene_of(self.space.layout.recipe.get("batch_size"))
+        size = 1 if gene is None else len(self.space.gene(gene).values)
+        rows = np.zeros((size, len(self.space.genes)), np.int16)
         if gene is not None:
-            rows[:, self._space.column(gene)] = np.arange(size)
+            rows[:, self.space.column(gene)] = np.arange(size)
         return max(self.recipe(row).batch_size for row in rows.tolist())
+
+    def _network(self, row: Sequence[int], recipe: Recipe) -> Network:
+        """Returns a candidate's network with fresh weights."""
+        from fbnetv3.models.model import build
+        from fbnetv3.search.training.foreign import is_foreign
+        from fbnetv3.search.training.networks import Network, open_network
+
+        if self._model is not None and is_foreign(self._model):
+            return open_network(
+                self._model,
+                num_classes=self.num_classes,
+                pretrained=False,
+                dropout=recipe.dropout,
+                drop_path=recipe.drop_path,
+            )
+        arch = self.space.decode(np.array(row))[0]
+        made = build(
+            arch,
+            num_classes=self.num_classes,
+            drop_rate=recipe.dropout,
+            drop_path_rate=recipe.drop_path,
+        )
+        return Network(made)
 
     @staticmethod
     def _some(images: ImageSet, num: int, seed: int) -> ImageSet:
@@ -126,7 +167,7 @@ class TrainObjective:
 
     def recipe(self, row: Sequence[int]) -> Recipe:
         """Returns the recipe that a candidate is trained with."""
-        fields = {"schema": SCHEMA, **self._space.recipe(np.array(row)), **self._fixed}
+        fields = {"schema": SCHEMA, **self.space.recipe(np.array(row)), **self._fixed}
         return Recipe.from_dict(fields)
 
     def evaluate(self, row: Sequence[int], *, seed: int, epochs: int) -> Iterator[float]:
@@ -140,27 +181,23 @@ class TrainObjective:
         import torch
 
         from fbnetv3._internal.errors import Diverged
-        from fbnetv3.models.model import build
-        from fbnetv3.search.training.batches import default_preprocess, derive_seed
+        from fbnetv3.search.training.batches import derive_seed
+        from fbnetv3.search.training.foreign import is_foreign, write_record
+        from fbnetv3.search.training.networks import preprocess_for
         from fbnetv3.search.training.train import Hardware, TrainConfig, train_epochs
 
-        arch = self._space.decode(np.array(row))[0]
         recipe = self.recipe(row)
-        resolution = recipe.resolution or arch.resolution
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "weights"))
-            model = build(
-                arch,
-                num_classes=self.num_classes,
-                drop_rate=recipe.dropout,
-                drop_path_rate=recipe.drop_path,
-            )
+            network = self._network(row, recipe)
         folder = None
         if self._checkpoints is not None:
-            folder = self._checkpoints / weights_name(self._space, row, seed)
+            folder = self._checkpoints / weights_name(self.space, row, seed)
+            if self._model is not None and is_foreign(self._model):
+                write_record(folder, self._model)
         config = TrainConfig(
             recipe=recipe,
-            preprocess=default_preprocess(self._train, resolution),
+            preprocess=preprocess_for(network, self._train, recipe.resolution),
             seed=seed,
             folder=folder,
             stop_epoch=epochs,
@@ -168,7 +205,7 @@ class TrainObjective:
         )
         last = math.nan
         try:
-            for log in train_epochs(model, self._train, self._val, config):
+            for log in train_epochs(network.model, self._train, self._val, config):
                 if log.epoch < epochs:
                     yield _label(log)
                 else:
@@ -182,6 +219,33 @@ class TrainObjective:
             shutil.rmtree(unwanted, ignore_errors=True)
         # The caller may stop after the last label, so that the weights are written before it.
         yield last
+
+
+def recipes_of(space: Space, model: str) -> Space:
+    """Returns a space of recipes for the network of a name, without rates that it does not take.
+
+    Raises:
+        ValueError: the name is unknown, or the space has genes of a network.
+    """
+    from fbnetv3.hub.registry import get_arch
+    from fbnetv3.search.training.foreign import is_foreign
+    from fbnetv3.search.training.networks import open_network
+
+    if not is_foreign(model):
+        return with_network(space, get_arch(model))
+    open_network(model)
+    without = []
+    for name in ("dropout", "drop_path"):
+        if space.layout.recipe.get(name):
+            try:
+                open_network(
+                    model,
+                    dropout=0.1 * (name == "dropout"),
+                    drop_path=0.1 * (name == "drop_path"),
+                )
+            except ValueError:
+                without.append(name)
+    return with_network(space, None, without=without)
 
 
 def weights_name(space: Space, row: Sequence[int], seed: int) -> str:

@@ -19,16 +19,18 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NoReturn, TextIO
 
 from fbnetv3.search.storage.results import HEARTBEAT, attempt_folder, is_disk_full, write_epoch
 
+from .objective import ObjectiveError
 from .spec import load_objective
 
 if TYPE_CHECKING:
     from .objective import Objective
 
 HEARTBEAT_S = 5.0
+Fatal = Literal["", "disk", "objective"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,7 @@ class Task:
         genes: canonical gene indices.
         seed: random seed of initialisation and data order.
         epochs: number of epochs.
+        number: number of the trial in the search, from 1.
     """
 
     folder: str
@@ -50,6 +53,7 @@ class Task:
     genes: tuple[int, ...]
     seed: int
     epochs: int
+    number: int = 0
 
     def to_json(self) -> str:
         """Returns the task as one line."""
@@ -64,13 +68,14 @@ class Outcome:
         trial: the trial's id.
         attempt: number of the attempt.
         error: why it failed; empty if it did not.
-        fatal: whether every other trial would fail too (a full disk).
+        fatal: why every other trial would fail too: "disk" (it is full) or "objective" (it gives
+            what no search can use); else empty.
     """
 
     trial: str
     attempt: int
     error: str = ""
-    fatal: bool = False
+    fatal: Fatal = ""
 
 
 def run_task(objective: Objective, task: Task) -> Outcome:
@@ -87,14 +92,16 @@ def run_task(objective: Objective, task: Task) -> Outcome:
                     return Outcome(task.trial, task.attempt)
         return _failed(task, f"the objective yielded {count} labels; expected {task.epochs}")
     except OSError as error:
-        return _failed(task, _describe(error), fatal=is_disk_full(error))
+        return _failed(task, _describe(error), fatal="disk" if is_disk_full(error) else "")
+    except ObjectiveError as error:
+        return _failed(task, str(error), fatal="objective")
     except Exception as error:
         # Any exception of the objective fails this attempt only; the worker continues.
         traceback.print_exc()
         return _failed(task, _describe(error))
 
 
-def _failed(task: Task, error: str, fatal: bool = False) -> Outcome:
+def _failed(task: Task, error: str, fatal: Fatal = "") -> Outcome:
     return Outcome(task.trial, task.attempt, error, fatal)
 
 
@@ -123,20 +130,30 @@ def _heartbeat(path: Path) -> Iterator[None]:
 
 
 def main() -> None:
-    """Serves one coordinator until its standard input ends."""
+    """Serves one coordinator through standard input and output."""
     # Keep what an objective prints out of the replies.
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
+    serve(sys.stdin, replies)
+
+
+def serve(requests: TextIO, replies: TextIO, objective: Objective | None = None) -> NoReturn:
+    """Serves one coordinator until its requests end; then the process exits.
+
+    Args:
+        requests: tasks, one per line; before them the objective's settings, unless it is given.
+        replies: receives one line per task.
+        objective: the objective, where it need not be made from settings.
+    """
     lines: queue.SimpleQueue[str] = queue.SimpleQueue()
 
     def listen() -> None:
-        for line in sys.stdin:
+        for line in requests:
             lines.put(line)
         os._exit(0)
 
     threading.Thread(target=listen, daemon=True).start()
-    objective: Objective | None = None
-    spec = json.loads(lines.get())
+    spec = json.loads(lines.get()) if objective is None else {}
     while True:
         fields = json.loads(lines.get())
         task = Task(**{**fields, "genes": tuple(fields["genes"])})

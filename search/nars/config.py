@@ -12,6 +12,8 @@ import numpy as np
 from fbnetv3._internal.json_record import keywords_of
 from fbnetv3.search.predictors.registry import known_predictor
 
+from .early_stop import THRESHOLD
+from .evolution import EvolutionSettings
 from .limit import Limit
 from .selection import BINS
 from .words import Bins
@@ -34,9 +36,11 @@ class SearchConfig:
         rounds: number of rounds after the random first one; with `trainings`, it follows.
         epochs: epochs of a full training; 0: the objective's default.
         early_stop: shorten trainings after the first round if the ranking of candidates allows it.
+        threshold: rank correlation with the last epoch from which on an epoch's ranking will do.
         bin_by: the cost that the bins divide; empty: the first known cost.
         bins: "equal" (the paper), "quantile" or "none", see `selection.select_batch`; or "limits",
-            the best within each limit in turn. Empty: "limits" if there are several, else "equal".
+            the best within each limit in turn. Empty: "limits" with several limits or `trainings`,
+            else "equal".
         within: bounds on every candidate, as cost -> (lowest, highest). Rounds also train no
             candidate that exceeds every limit.
         predictor: "mlp" (the paper's), "mlp_ensemble", "gp", or "auto", the better of the last two
@@ -44,6 +48,10 @@ class SearchConfig:
         target: transform of the labels for the predictor, "log_error" (of percent) or "raw"; empty:
             the objective's.
         limits: limits to find the best architecture for, each as cost -> (lowest, highest).
+        population: number of candidates of evolution's first generation per limit, half of them the
+            best predicted.
+        children: number of children per candidate in a generation.
+        keep: number of candidates that a generation keeps per limit.
         top: candidates per limit to retrain at full length.
         final_seeds: number of seeds per retrained candidate, the search's own included; the best
             mean wins.
@@ -59,12 +67,16 @@ class SearchConfig:
     rounds: int = 5
     epochs: int = 0
     early_stop: bool = True
+    threshold: float = THRESHOLD
     bin_by: str = ""
     bins: str = ""
     within: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     predictor: str = "auto"
     target: str = ""
     limits: tuple[Mapping[str, tuple[float, float]], ...] = ({},)
+    population: int = 100
+    children: int = 24
+    keep: int = 40
     top: int = 5
     final_seeds: int = 3
 
@@ -76,12 +88,17 @@ class SearchConfig:
             "batch": 2,
             "rounds": 0,
             "epochs": 0,
+            "population": 2,
+            "children": 1,
+            "keep": 1,
             "top": 1,
             "final_seeds": 1,
         }
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least {low}")
+        if not 0 < self.threshold < 1:
+            raise ValueError(f"threshold is {self.threshold}; expected between 0 and 1")
         if self.trainings:
             if self.trainings < FEWEST:
                 raise ValueError(
@@ -90,7 +107,8 @@ class SearchConfig:
                 )
             object.__setattr__(self, "rounds", len(self.sizes) - 1)
         if not self.bins:
-            object.__setattr__(self, "bins", IN_TURN if len(self.limits) > 1 else BINS[0])
+            in_turn = len(self.limits) > 1 or bool(self.trainings)
+            object.__setattr__(self, "bins", IN_TURN if in_turn else BINS[0])
         if self.bins not in get_args(Bins):
             known = ", ".join(get_args(Bins))
             raise ValueError(f"bins is {self.bins!r}; expected one of {known}")
@@ -99,6 +117,16 @@ class SearchConfig:
             raise ValueError("limits is empty; give at least {}, a search without bounds")
         for bounds in (self.within, *self.limits):
             Limit(bounds)
+
+    @property
+    def evolution(self) -> EvolutionSettings:
+        """Settings of stage 3."""
+        return EvolutionSettings(
+            first_best=self.population // 2,
+            first_random=self.population - self.population // 2,
+            children=self.children,
+            keep=self.keep,
+        )
 
     @property
     def sizes(self) -> tuple[int, ...]:

@@ -17,6 +17,11 @@ from fbnetv3.search.predictors.quality import spearman
 
 THRESHOLD, LOWER_THRESHOLD = 0.92, 0.85
 NUM_BOOTSTRAPS = 1000
+# Fewer networks than these agree by chance too often to be asked.
+FEWEST_NETWORKS = 8
+# The least share of networks whose label differs from every other's, and the least median change of
+# a label over the training, in standard deviations between networks.
+DISTINCT, MOVED = 0.5, 0.01
 
 Floats = NDArray[np.float64]
 
@@ -30,12 +35,15 @@ class EarlyStop:
         found: whether an earlier epoch was found.
         correlation: (E,) Spearman's correlation of each epoch's labels with the last one's.
         lower: (E,) its 5 % bootstrap bound over networks.
+        reason: why the labels say nothing about ranks, as where no network has learnt anything
+            yet; empty if they do.
     """
 
     epoch: int
     found: bool
     correlation: tuple[float, ...]
     lower: tuple[float, ...]
+    reason: str = ""
 
 
 def find_early_stop(
@@ -68,12 +76,35 @@ def find_early_stop(
     holds = (correlation > threshold) & (lower > lower_threshold)
     holds[-1] = True
     epoch = int(np.flatnonzero(~holds)[-1]) + 2 if not holds.all() else 1
+    reason = _uninformative(curves)
     return EarlyStop(
-        epoch,
-        epoch < curves.shape[1],
+        curves.shape[1] if reason else epoch,
+        epoch < curves.shape[1] and not reason,
         tuple(correlation.round(6).tolist()),
         tuple(lower.round(6).tolist()),
+        reason,
     )
+
+
+def _uninformative(curves: Floats) -> str:
+    """Returns why agreement of ranks would mean nothing, or an empty text.
+
+    Networks that guess one class have the same label after every epoch: their ranks agree, but not
+    because they have been found early.
+    """
+    whole = curves[np.isfinite(curves).all(axis=1)]
+    if len(whole) < FEWEST_NETWORKS:
+        return f"only {len(whole)} networks did not diverge; expected at least {FEWEST_NETWORKS}"
+    last = whole[:, -1]
+    distinct = len(np.unique(last))
+    if distinct < DISTINCT * len(last):
+        return (
+            f"the {len(last)} networks have only {distinct} different labels after the last epoch"
+        )
+    moved = float(np.median(np.abs(last - whole[:, 0])))
+    if curves.shape[1] > 1 and moved <= MOVED * float(last.std()):
+        return "labels hardly change from the first epoch to the last"
+    return ""
 
 
 def _agreement(curves: Floats, samples: NDArray[np.int64]) -> Floats:

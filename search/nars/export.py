@@ -1,7 +1,8 @@
 """Exports trials as CSV and to Optuna; imports candidates and labels.
 
 Labels of an earlier search or another tool are a CSV with a column of values for each gene that has
-a meaning, and a column `label`.
+a meaning, and a column `label`. A column `epochs` says how long each training was, and a column
+`seed` tells trainings of one candidate apart; `write_csv` writes both.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import csv
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,39 +19,94 @@ import numpy as np
 
 from fbnetv3._internal.optional import missing
 from fbnetv3.arch.arch import Arch
+from fbnetv3.search.predictors.targets import check_percent
 from fbnetv3.search.space.space import CostsOf, Matrix, Space
 from fbnetv3.search.storage.store import Store
 from fbnetv3.search.storage.trials import Batch, Proposal
 
-LABEL = "label"
+LABEL, EPOCHS, SEED = "label", "epochs", "seed"
 
 
-def import_labels(store: Store, space: Space, costs: CostsOf, path: Path, *, epochs: int) -> int:
-    """Imports labels from a CSV into the store as a finished round; returns how many are new.
+@dataclass(frozen=True)
+class Imported:
+    """What was read of a file of labels.
 
-    Their trainings must be like the search's own, because the predictor is fitted to both.
+    Attributes:
+        new: number of candidates whose labels the search did not have.
+        taken: number of lines that were used.
+        left_out: number of lines that are of trainings of another length.
+    """
+
+    new: int
+    taken: int
+    left_out: int
+
+
+def import_labels(
+    store: Store, space: Space, costs: CostsOf, path: Path, *, epochs: int
+) -> Imported:
+    """Imports labels from a CSV into the store as a finished round.
+
+    Their trainings must be like the search's own, because the predictor is fitted to both. Lines
+    with another number in the column `epochs` are left out. Several labels of one candidate count
+    as their mean.
+
+    Args:
+        store: the search, opened for writing.
+        space: its space.
+        costs: known costs of candidates.
+        path: the CSV.
+        epochs: length of the trainings whose labels the search compares, see `label_epochs`.
 
     Raises:
-        ValueError: a column, a gene's value or a label is wrong; the message has the line.
+        ValueError: a column, a gene's value or a label is wrong; the message has the line. Or no
+            label is of a training of `epochs` epochs, or the labels' lengths are not given although
+            the search has stopped trainings early.
         FileNotFoundError: the file does not exist.
     """
-    rows, values = read_labels(space, path)
-    matrix = np.stack(rows)
+    lines = read_labels(space, path)
+    if store.stage("early_stop") is not None and any(one.epochs is None for one in lines):
+        full = store.settings["plan"]["epochs"]
+        if epochs < full:
+            raise ValueError(
+                f"{path} has no column {EPOCHS!r}, and this search compares labels after {epochs} "
+                f"of {full} epochs; add the column, with the epochs of each training"
+            )
+    taken = [one for one in lines if one.epochs in (None, epochs)]
+    if not taken:
+        found = sorted({one.epochs for one in lines if one.epochs is not None})
+        raise ValueError(
+            f"{path} has labels of trainings of {', '.join(map(str, found))} epochs; expected "
+            f"{epochs}, as in this search"
+        )
+    target = store.settings["plan"].get("target") or "log_error"
+    check_percent(np.array([one.label for one in taken]), target)
+    values: dict[tuple[int, ...], list[float]] = {}
+    for one in taken:
+        values.setdefault(one.genes, []).append(one.label)
+    matrix = np.array(list(values), np.int16)
     known = {name: np.asarray(cost, np.float64) for name, cost in costs(matrix).items()}
     proposals = [
         Proposal(
-            genes=tuple(genes.tolist()),
+            genes=genes,
             costs={name: float(cost[row]) for name, cost in known.items()},
             epochs=epochs,
             seed=-1,
             origin=path.name,
-            value=value,
+            value=float(np.mean(labels)),
         )
-        for row, (genes, value) in enumerate(zip(matrix, values, strict=True))
+        for row, (genes, labels) in enumerate(values.items())
     ]
     batches = store.batches()
     number = batches[-1].number + 1 if batches else 0
-    return store.add_batch(Batch(number, "import", {}, ""), proposals)
+    new = store.add_batch(Batch(number, "import", {}, ""), proposals)
+    return Imported(new, len(taken), len(lines) - len(taken))
+
+
+def label_epochs(store: Store) -> int:
+    """Returns after how many epochs a search compares labels: where early stopping put it."""
+    found = store.stage("early_stop")
+    return int(store.settings["plan"]["epochs"] if found is None else found["epoch"])
 
 
 def read_candidates(space: Space, path: Path) -> Matrix:
@@ -74,16 +131,21 @@ def read_candidates(space: Space, path: Path) -> Matrix:
 
 
 def write_csv(store: Store, space: Space, path: Path) -> int:
-    """Writes the genes and last label of every finished trial as CSV; returns how many."""
-    labels = store.labels()
+    """Writes every finished trial as CSV: genes, epochs, seed, last label; returns how many.
+
+    A training that diverged has no label and is left out. An imported label has no seed.
+    """
     names = [gene.name for gene in space.genes]
     with path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, [*names, LABEL], restval="")
+        table = csv.DictWriter(file, [*names, EPOCHS, SEED, LABEL], restval="")
         table.writeheader()
         count = 0
-        for row, value in zip(labels.matrix, labels.values, strict=True):
-            if np.isfinite(value):
-                table.writerow({**space.values(row), LABEL: float(value)})
+        for trial in store.trials("done"):
+            label = store.curve(trial.seq)[-1]
+            if label is not None:
+                seed = trial.seed if trial.origin == "search" else ""
+                values = space.values(np.array(trial.genes))
+                table.writerow({**values, EPOCHS: trial.epochs, SEED: seed, LABEL: label})
                 count += 1
     return count
 
@@ -101,21 +163,37 @@ def _row(space: Space, fields: Mapping[str, str | None], where: str) -> Any:
         raise ValueError(f"{where}: {error}") from None
 
 
-def read_labels(space: Space, path: Path) -> tuple[list[Any], list[float]]:
-    """Returns the candidates of a CSV, (num_genes,) each, and their labels.
+@dataclass(frozen=True)
+class LabelLine:
+    """One line of a file of labels.
+
+    Attributes:
+        genes: canonical gene indices.
+        label: the label.
+        epochs: length of the training; None if the file does not say it.
+    """
+
+    genes: tuple[int, ...]
+    label: float
+    epochs: int | None
+
+
+def read_labels(space: Space, path: Path) -> list[LabelLine]:
+    """Returns the lines of a CSV of labels.
 
     Raises:
-        ValueError: a column, a gene's value or a label is wrong; the message has the line.
+        ValueError: a column, a gene's value, a label or a length is wrong; the message has the
+            line.
         FileNotFoundError: the file does not exist.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no labels at {path}; expected a CSV, see `export --csv`")
-    rows, values = [], []
+    found = []
     for line, fields in enumerate(_lines(path), 2):
         where = f"{path}, line {line}"
         if LABEL not in fields:
             raise ValueError(f"{path} has no column {LABEL!r}; it has {list(fields)}")
-        rows.append(_row(space, fields, where))
+        genes = tuple(_row(space, fields, where).tolist())
         try:
             # DictReader gives None for cells that a short line lacks.
             value = float(fields[LABEL] or "")
@@ -128,10 +206,19 @@ def read_labels(space: Space, path: Path) -> tuple[list[Any], list[float]]:
                 f"{where}: the label is {value}; expected a number; leave out lines of diverged "
                 "trainings"
             )
-        values.append(value)
-    if not rows:
+        found.append(LabelLine(genes, value, _epochs(fields, where)))
+    if not found:
         raise ValueError(f"{path} holds no labels")
-    return rows, values
+    return found
+
+
+def _epochs(fields: Mapping[str, str | None], where: str) -> int | None:
+    if EPOCHS not in fields:
+        return None
+    text = fields[EPOCHS] or ""
+    if not text.isdigit() or int(text) < 1:
+        raise ValueError(f"{where}: {EPOCHS} is {text!r}; expected a number of epochs, as 3")
+    return int(text)
 
 
 def _lines(path: Path) -> list[dict[str, str | None]]:
@@ -158,6 +245,9 @@ def _parse(text: str, values: Sequence[Any]) -> Any:
 def to_optuna(store: Store, space: Space, url: str) -> int:
     """Writes all finished trials to an Optuna study, for its dashboard; returns how many.
 
+    Trainings that early stopping shortened are pruned trials, which Optuna does not count among its
+    best. Epochs, seed and costs are user attributes.
+
     Args:
         store: the search.
         space: its space.
@@ -183,18 +273,25 @@ def to_optuna(store: Store, space: Space, url: str) -> int:
         gene.name: optuna.distributions.CategoricalDistribution(gene.values) for gene in space.genes
     }
     trials = []
+    full = store.settings.get("plan", {}).get("epochs", 1)
     for trial in store.trials("done"):
         params = space.values(np.array(trial.genes))
         curve = store.curve(trial.seq)
         diverged = curve[-1] is None
+        ended = states.COMPLETE if trial.epochs >= full else states.PRUNED
         trials.append(
             optuna.trial.create_trial(
-                state=states.FAIL if diverged else states.COMPLETE,
+                state=states.FAIL if diverged else ended,
                 params=params,
                 distributions={key: choices[key] for key in params},
                 value=None if diverged else curve[-1],
                 intermediate_values={k: v for k, v in enumerate(curve, 1) if v is not None},
-                user_attrs={"id": trial.id, "seed": trial.seed, **dict(trial.costs)},
+                user_attrs={
+                    "id": trial.id,
+                    "epochs": trial.epochs,
+                    "seed": trial.seed,
+                    **dict(trial.costs),
+                },
             )
         )
     study.add_trials(trials)

@@ -124,7 +124,8 @@ def draw(problem: Problem, num: int, *, seed: int, bounds: Bounds) -> Matrix:
             f"no candidate with {limit_text(bounds)} is feasible; widen the limits: the nearest "
             f"that was found has {costs or 'no known costs'}"
         )
-    return found[:num]
+    kept: Matrix = found[:num]
+    return kept
 
 
 def evolve_inside(
@@ -138,7 +139,7 @@ def evolve_inside(
     far = outside(start)
     inside = start[far == 0]
     near, far = _nearest(start, far)
-    best, idle = float(far.min()), 0
+    best, idle = float(far.min(initial=np.inf)), 0
     for _ in range(GENERATIONS):
         if len(inside) >= num or idle >= PATIENCE:
             break

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fbnetv3.search.cost.latency_table import LatencyTable
-from fbnetv3.search.execution.objective import TableObjective
+from fbnetv3.search.execution.objective import Objective, TableObjective
 from fbnetv3.search.execution.spec import load_objective, space_of
 from fbnetv3.search.space.space import CostsOf, Feasible, Floats, Matrix, Space
 
@@ -70,18 +70,29 @@ class Problem:
         return lambda rows: np.asarray(outside(rows) == 0)
 
 
-def problem_of(settings: Mapping[str, Any]) -> Problem:
-    """Returns the problem that a search's settings describe."""
-    problem = _problem(space_of(settings), settings)
-    if "latency" not in settings:
+def problem_of(settings: Mapping[str, Any], objective: Objective | None = None) -> Problem:
+    """Returns the problem that a search's settings describe.
+
+    Args:
+        settings: the settings.
+        objective: the objective that they describe, if it is at hand.
+    """
+    problem = _problem(space_of(settings), settings, objective)
+    table = latency_table_of(settings)
+    if table is None:
         return problem
-    table = LatencyTable.from_json(json.dumps(settings["latency"]))
     return with_latency(problem, table, num_classes=settings["num_classes"])
 
 
-def _problem(space: Space, settings: Mapping[str, Any]) -> Problem:
-    objective = None
-    if settings["objective"]["kind"] != "train":
+def latency_table_of(settings: Mapping[str, Any]) -> LatencyTable | None:
+    """Returns the latency table that a search was started with, None if it had none."""
+    if "latency" not in settings:
+        return None
+    return LatencyTable.from_json(json.dumps(settings["latency"]))
+
+
+def _problem(space: Space, settings: Mapping[str, Any], objective: Objective | None) -> Problem:
+    if objective is None and settings["objective"]["kind"] != "train":
         objective = load_objective(settings["objective"])
     if isinstance(objective, TableObjective):
         return Problem(space, objective.costs, objective.allowed, objective.rows)

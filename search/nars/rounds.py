@@ -18,12 +18,13 @@ import numpy.typing as npt
 from fbnetv3.search.execution.coordinator import Coordinator, Progress
 from fbnetv3.search.predictors.protocol import Predictor
 from fbnetv3.search.predictors.registry import load_predictor, make_predictor, save_predictor
+from fbnetv3.search.predictors.targets import check_percent
 from fbnetv3.search.space.space import Floats, Matrix
 from fbnetv3.search.storage.store import Store
 from fbnetv3.search.storage.trials import Batch, Labels, Proposal, Trial
 
 from .config import IN_TURN, SearchConfig
-from .early_stop import find_early_stop
+from .early_stop import FEWEST_NETWORKS, find_early_stop
 from .pool import pool_of
 from .problem import Problem
 from .round_quality import importance, round_quality
@@ -36,6 +37,8 @@ SEARCH_KINDS = ("random", "bins")
 LABEL_KINDS = (*SEARCH_KINDS, "import")
 # More labels than this are subsampled evenly: a network of width 24 does not profit from more.
 MOST_FITTED = 4000
+# After so many labels, their unit is known to be right.
+CHECKED = 10
 
 
 def usable(labels: Labels) -> Floats:
@@ -72,7 +75,7 @@ class Optimizer:
         self.predictor = self._make_predictor(config.predictor)
         self._hashes = problem.space.hashes(self.pool)
         self._inside = np.stack([problem.feasible(limit)(self.pool) for limit in config.limits])
-        self._fitted = -1
+        self._fitted, self._checked = -1, False
         self._scores: Floats = np.zeros(0)
         self._std: Floats = np.zeros(0)
 
@@ -262,16 +265,18 @@ class Optimizer:
             return
         trials = self._store.trials("done", batch=batch.number)
         full = self._config.epochs
-        if not self._config.early_stop or full == 1 or len(trials) < 3:
+        imported = any(one.kind == "import" for one in self._store.batches())
+        # Imported labels are of full trainings; shorter ones could not be compared with them.
+        if not self._config.early_stop or full == 1 or len(trials) < FEWEST_NETWORKS or imported:
             self._store.set_stage("early_stop", {"epoch": full, "found": False, "tried": False})
             return
         curves = np.full((len(trials), full), np.nan)
         for row, trial in enumerate(trials):
             curve = self._store.curve(trial.seq)
             curves[row, : len(curve)] = [np.nan if v is None else v for v in curve]
-        found = find_early_stop(curves, self._rng(1))
+        found = find_early_stop(curves, self._rng(1), threshold=self._config.threshold)
         self._store.set_stage("early_stop", {**dataclasses.asdict(found), "tried": True})
-        self._notify("early_stop", {"epoch": found.epoch, "found": found.found, "epochs": full})
+        self._notify("early_stop", {**dataclasses.asdict(found), "epochs": full})
 
     def _close(self, index: int) -> None:
         """Records the quality of the predictor and refits it to all labels."""
@@ -308,5 +313,13 @@ class Optimizer:
         )
 
     def report(self, progress: Progress) -> None:
-        """Notifies of a round's progress."""
+        """Notifies of a round's progress, after a look at the first labels.
+
+        Raises:
+            ValueError: the labels are fractions in place of percent.
+        """
+        if progress.done and not self._checked:
+            values = self.labels().values
+            check_percent(values, self._config.target)
+            self._checked = len(values) >= CHECKED
         self._notify("progress", dataclasses.asdict(progress))

@@ -21,16 +21,18 @@ import fbnetv3
 from fbnetv3.search.cost.latency_table import LatencyTable
 from fbnetv3.search.execution.coordinator import Coordinator, Policy
 from fbnetv3.search.execution.engine import Engine
-from fbnetv3.search.execution.objective import TableObjective
+from fbnetv3.search.execution.objective import Objective, TableObjective
 from fbnetv3.search.execution.spec import identity, load_objective
 from fbnetv3.search.predictors.protocol import Predictor
 from fbnetv3.search.predictors.registry import load_predictor
+from fbnetv3.search.predictors.targets import check_percent
 from fbnetv3.search.space.space import Space
 from fbnetv3.search.storage.store import Store
 
 from .answers import Answer, describe, write_answers
 from .config import SearchConfig
 from .evolution import Evolved, evolve
+from .latency_margin import with_margins
 from .limit import Limit, intersection
 from .pool import check, draw
 from .problem import Problem, problem_of
@@ -51,17 +53,23 @@ def create_search(
     objective: Mapping[str, Any],
     config: SearchConfig,
     latency: LatencyTable | None = None,
+    made: Objective | None = None,
+    call: Mapping[str, Any] | None = None,
 ) -> Store:
     """Returns the store of a new search, after checking that the search is possible.
 
     If `config` has 0 epochs or no target, the objective's are used. With a latency table,
-    candidates also have the cost `latency_ms`.
+    candidates also have the cost `latency_ms`, and limits on it get a margin for the table's error.
+    `made` is the objective that the settings describe, where it cannot be made from them, and
+    `call` further settings to keep.
 
     Raises:
-        ValueError: space, objective and config do not match, or too few candidates are feasible.
+        ValueError: space, objective and config do not match, a table's labels are fractions in
+            place of percent, or too few candidates are feasible.
         FileNotFoundError: a file of the objective does not exist.
     """
-    made = load_objective(objective)
+    made = load_objective(objective) if made is None else made
+    config = config if latency is None else with_margins(config, latency)
     settings: dict[str, Any] = {
         "identity": {
             "space": space.sha256,
@@ -77,6 +85,8 @@ def create_search(
             target=config.target or getattr(made, "target", "log_error"),
         ).to_dict(),
     }
+    if call is not None:
+        settings["call"] = dict(call)
     if latency is not None:
         settings["latency"] = json.loads(latency.to_json())
     listed = getattr(made, "space", None)
@@ -86,7 +96,9 @@ def create_search(
         )
     if isinstance(made, TableObjective) and config.epochs > made.epochs:
         raise ValueError(f"epochs is {config.epochs}; the table has curves of {made.epochs}")
-    check(problem_of(settings), config)
+    if isinstance(made, TableObjective):
+        check_percent(made.labels, settings["plan"]["target"])
+    check(problem_of(settings, made), config)
     return Store.create(folder, settings)
 
 
@@ -156,6 +168,7 @@ def evolve_for(
         [Limit(intersection(config.within, limit)) for limit in limits],
         start=np.concatenate([start, trained]) if len(trained) else start,
         rng=np.random.default_rng([config.seed, 3]),
+        settings=config.evolution,
         allowed=problem.allowed,
     )
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fbnetv3.search.storage.lock import OWNER
+from fbnetv3.search.execution.spec import plan_of
+from fbnetv3.search.storage.lock import coordinator_of
 from fbnetv3.search.storage.store import Store
 
 from .config import SearchConfig
@@ -15,14 +16,10 @@ from .rounds import SEARCH_KINDS
 
 def status_of(store: Store) -> dict[str, Any]:
     """Returns the state of a search as plain JSON types."""
-    config = SearchConfig.from_dict(store.settings["plan"])
+    config = SearchConfig.from_dict(plan_of(store.settings))
     rounds = [batch for batch in store.batches() if batch.kind in SEARCH_KINDS]
     finished = store.stage("answers") is not None
-    owner = store.folder / OWNER
-    coordinator = ""
-    if owner.exists():
-        found = json.loads(owner.read_text())
-        coordinator = f"process {found['pid']} on host {found['host']}"
+    coordinator = coordinator_of(store.folder)
     return {
         "state": "finished" if finished else "running" if coordinator else "stopped",
         "coordinator": coordinator,
@@ -35,12 +32,24 @@ def status_of(store: Store) -> dict[str, Any]:
 
 
 def best_of(store: Store) -> list[dict[str, Any]]:
-    """Returns the best label within each limit of the search, None if there is none."""
-    config = SearchConfig.from_dict(store.settings["plan"])
+    """Returns the value that counts within each limit of the search, None if there is none.
+
+    Of a finished search it is the result's mean over seeds. Before, it is the best label after the
+    epoch at which labels are compared: all of them, or fewer once early stopping has found them.
+    """
+    config = SearchConfig.from_dict(plan_of(store.settings))
+    answers = store.stage("answers")
+    if answers is not None:
+        labels = [_mean(answer["contenders"]) for answer in answers["answers"]]
+    else:
+        early = store.stage("early_stop")
+        epoch = config.epochs if early is None else int(early["epoch"])
+        labels = [store.best_label(limit, epoch) for limit in config.limits]
     return [
-        {
-            "limit": limit_text(limit),
-            "label": store.best_label(limit),
-        }
-        for limit in config.limits
+        {"limit": limit_text(limit), "label": label}
+        for limit, label in zip(config.limits, labels, strict=True)
     ]
+
+
+def _mean(contenders: Sequence[Mapping[str, Any]]) -> float | None:
+    return contenders[0]["mean"] if contenders else None

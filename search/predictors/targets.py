@@ -15,6 +15,27 @@ from .protocol import Prediction
 TARGETS = ("raw", "log_error")
 
 
+# Fewer labels between 0 and 1 may be bad trainings.
+_FRACTIONS = 3
+
+
+def check_percent(labels: Floats, target: str) -> None:
+    """Checks that labels (n,) are not fractions where percent are expected.
+
+    Raises:
+        ValueError: all labels are between 0 and 1, and the target is "log_error".
+    """
+    known = labels[np.isfinite(labels)]
+    if target != "log_error" or len(known) < _FRACTIONS:
+        return
+    if known.min() >= 0 and 0 < known.max() <= 1:
+        raise ValueError(
+            f"all {len(known)} labels are between 0 and 1, the largest is {known.max():g}; "
+            "expected accuracies in percent: multiply them by 100, or set target = 'raw' on the "
+            "objective"
+        )
+
+
 class Scale:
     """Converts between labels and standardised targets."""
 
@@ -27,7 +48,8 @@ class Scale:
         """Fits the scale to labels (n,) and returns their standardised targets.
 
         Raises:
-            ValueError: fewer than two labels, or one that is NaN or not in the target's range.
+            ValueError: fewer than two labels, one that is NaN or not in the target's range, or
+                fractions in place of percent.
         """
         values = np.asarray(labels, np.float64)
         if values.ndim != 1 or len(values) < 2:
@@ -37,6 +59,7 @@ class Scale:
         if self.target == "log_error":
             if values.max() > 100 or values.min() < 0:
                 raise ValueError("log_error expects labels in percent, 0 to 100; use target 'raw'")
+            check_percent(values, self.target)
             values = -np.log(100 - np.minimum(values, 99.99))
         self.mean, self.std = float(values.mean()), float(max(values.std(), 1e-9))
         return np.asarray((values - self.mean) / self.std)

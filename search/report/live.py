@@ -23,7 +23,7 @@ class Live:
     def __init__(self, store: Store, *, quiet: bool = False) -> None:
         self._store, self._quiet, self._round = store, quiet, ""
         self._terminal = not quiet and sys.stderr.isatty()
-        self._said = 0.0
+        self._said = self._warn_at = 0.0
         self._status: Any = None
 
     def __enter__(self) -> Live:
@@ -57,6 +57,15 @@ class Live:
             print(text, file=sys.stderr, flush=True)
 
     def _progress(self, fields: Mapping[str, Any]) -> None:
+        overdue = fields["overdue_s"]
+        if overdue > self._warn_at:
+            # Said again each time that it has taken twice as long.
+            self._warn_at = 2 * overdue
+            self._say(
+                f"warning: a trial has been running for {duration(overdue)}, far longer than "
+                "others; if its objective hangs, stop the search and resume it with --timeout "
+                "SECONDS, after which an attempt fails"
+            )
         left = fields["seconds_left"]
         text = (
             f"{self._round}: {fields['done']} done, {fields['running']} running, "
@@ -101,7 +110,8 @@ def _closed(fields: Mapping[str, Any]) -> str:
 def _early_stop(fields: Mapping[str, Any]) -> str:
     if fields["found"]:
         return f"early stopping: ranking stable from epoch {fields['epoch']} of {fields['epochs']}"
-    return f"early stopping: no stable ranking; training all {fields['epochs']} epochs"
+    why = fields["reason"] or "no stable ranking"
+    return f"early stopping: {why}; training all {fields['epochs']} epochs"
 
 
 _TEXTS: dict[str, Any] = {

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from fbnetv3._internal.files import write_atomically
 from fbnetv3.measure.plot import pareto
-from fbnetv3.search.execution.spec import space_of
+from fbnetv3.search.execution.spec import plan_of, space_of
 from fbnetv3.search.nars.limit import limit_text
 from fbnetv3.search.nars.rounds import SEARCH_KINDS
 from fbnetv3.search.space.space import Space
@@ -57,7 +56,7 @@ class _Report:
         self.genes = stages.get("importance", {}).get("genes", {})
         self.found = stages.get("answers", {}).get("answers", [])
         self.space: Space = space_of(store.settings)
-        self.plan: Mapping[str, Any] = store.settings["plan"]
+        self.plan = plan_of(store.settings)
         self.trials = store.trials()
         self.kinds = {batch.number: batch.kind for batch in store.batches()}
         order = [number for number, kind in self.kinds.items() if kind in SEARCH_KINDS]

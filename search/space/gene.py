@@ -111,8 +111,22 @@ class Gene:
             )
 
     @staticmethod
-    def grid(name: str, low: float, high: float, step: float = 1, **fields: Any) -> Gene:
-        """Returns a gene over low, low + step, ..., high, both ends included."""
+    def grid(
+        name: str, low: float, high: float, step: float = 1, *, recipe: bool = False, **fields: Any
+    ) -> Gene:
+        """Returns a gene over low, low + step, ..., high, both ends included.
+
+        Args:
+            name: name of the gene.
+            low: first value.
+            high: last value, a whole number of steps above `low`.
+            step: difference between neighbours.
+            recipe: short for `group="recipe"`.
+            **fields: other fields of a gene.
+
+        Raises:
+            ValueError: the range is empty, too long, or `high` is not on the grid.
+        """
         ends = (low, high, step)
         if not (all(map(is_number, ends)) and step > 0 and high >= low):
             raise ValueError(
@@ -134,7 +148,50 @@ class Gene:
             low + n * step if integer else round(low + n * step, 12)
             for n in range(round(steps) + 1)
         )
-        return Gene(name, values, kind="int-grid" if integer else "float-grid", **fields)
+        kind = "int-grid" if integer else "float-grid"
+        return Gene(name, values, kind=kind, **_group(recipe), **fields)
+
+    @staticmethod
+    def log(
+        name: str,
+        low: float,
+        high: float,
+        num: int | None = None,
+        *,
+        recipe: bool = False,
+        **fields: Any,
+    ) -> Gene:
+        """Returns an ordered gene over values at equal ratios, both ends included.
+
+        Values between the ends are rounded to three digits.
+
+        Args:
+            name: name of the gene.
+            low: first value, above 0.
+            high: last value.
+            num: number of values; None: four for each factor of ten, and one.
+            recipe: short for `group="recipe"`.
+            **fields: other fields of a gene.
+
+        Raises:
+            ValueError: the range is empty, or neighbours would differ by less than 1 %.
+        """
+        if not (is_number(low) and is_number(high) and 0 < low < high):
+            raise ValueError(
+                f"gene {shown(name)}: {shown((low, high))}; expected numbers 0 < low < high"
+            )
+        decades = math.log10(high / low)
+        count = max(2, round(4 * decades) + 1) if num is None else num
+        most = int(decades / math.log10(1.01)) + 1
+        if not 2 <= count <= most:
+            raise ValueError(
+                f"gene {shown(name)}: num is {shown(count)}; expected 2 to {most}, values that "
+                "differ by 1 % or more"
+            )
+        ratios = (low * (high / low) ** (n / (count - 1)) for n in range(1, count - 1))
+        inner = (float(f"{value:.3g}") for value in ratios)
+        values = (float(low), *inner, float(high))
+        return Gene(name, values, kind="ordered", **_group(recipe), **fields)
 
     def index(self, value: object) -> int:
         """Returns the index of a value.
@@ -198,6 +255,10 @@ class Gene:
         if kind == "float-grid":
             ends = [float(end) if is_number(end) else end for end in ends]
         return Gene.grid(name, *ends, **body)
+
+
+def _group(recipe: bool) -> dict[str, Any]:
+    return {"group": "recipe"} if recipe else {}
 
 
 def span(values: Sequence[Value]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -43,7 +43,7 @@ class Space:
 
     Attributes:
         name: name in messages and files.
-        genes: the columns of a batch.
+        genes: the columns of a batch; kept as a tuple.
         layout: how values become an Arch and a recipe; empty for tables of labels.
         packs: (genes, value): the value is "no layer". Its position among the genes has no meaning,
             so that it is moved behind the layers.
@@ -54,7 +54,7 @@ class Space:
     """
 
     name: str
-    genes: tuple[Gene, ...]
+    genes: Sequence[Gene]
     layout: Layout = field(default_factory=Layout)
     packs: tuple[tuple[tuple[str, ...], Value], ...] = ()
     version: int = 1

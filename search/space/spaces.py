@@ -7,7 +7,8 @@ known; "low" could not be checked against the paper and must not be quoted as th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -136,11 +137,16 @@ def paper_joint() -> Space:
     )
 
 
-def recipe_only(arch: Arch = ARCHS["fbnetv2_l3"], name: str = "recipe_only") -> Space:
-    """Returns the paper's recipe genes for one fixed architecture, by default FBNetV2-L3.
+# The paper's recipe-only search trains FBNetV2-L3 at 256 pixels; it was published at 288.
+_RECIPE_BASE = dataclasses.replace(ARCHS["fbnetv2_l3"], resolution=256)
+
+
+def recipe_only(arch: Arch | None = _RECIPE_BASE, name: str = "recipe_only") -> Space:
+    """Returns the paper's recipe genes for one fixed network, by default FBNetV2-L3 at 256 pixels.
 
     Args:
-        arch: the architecture.
+        arch: the architecture; None for a network of another library, which the space does not
+            describe and the objective names.
         name: name of the space.
     """
     genes = (*_PAPER_RECIPE, _EMA)
@@ -148,7 +154,37 @@ def recipe_only(arch: Arch = ARCHS["fbnetv2_l3"], name: str = "recipe_only") -> 
         name=name,
         genes=genes,
         layout=Layout(
-            arch=arch.to_dict(), recipe=_recipe(genes, _SEARCH_RECIPE), round_widths=False
+            arch=None if arch is None else arch.to_dict(),
+            recipe=_recipe(genes, _SEARCH_RECIPE),
+            round_widths=False,
+        ),
+    )
+
+
+def with_network(space: Space, arch: Arch | None, *, without: Collection[str] = ()) -> Space:
+    """Returns a space of recipes for another fixed network.
+
+    Args:
+        space: a space whose genes are all of the recipe.
+        arch: the architecture; None for a network of another library.
+        without: recipe fields that the network does not take; they become 0, and their genes go.
+
+    Raises:
+        ValueError: a gene of the space is in its architecture.
+    """
+    searched = [name for name, kind, _ in space.layout.cells() if kind != "recipe"]
+    if searched:
+        raise ValueError(
+            f"space {space.name!r} searches the network (gene {searched[0]!r}); expected a space "
+            "of recipes for a fixed network, such as recipe_only"
+        )
+    recipe = {**space.layout.recipe, **dict.fromkeys(without, 0.0)}
+    gone = {space.layout.recipe.get(name) for name in without}
+    return dataclasses.replace(
+        space,
+        genes=tuple(gene for gene in space.genes if f"${gene.name}" not in gone),
+        layout=dataclasses.replace(
+            space.layout, arch=None if arch is None else arch.to_dict(), recipe=recipe
         ),
     )
 

@@ -66,6 +66,33 @@ def beat(folder: Path) -> None:
         os.utime(folder / OWNER)
 
 
+def coordinator_of(folder: Path) -> str:
+    """Returns the process and host of a folder's living coordinator, or an empty text.
+
+    One that was killed leaves its file behind: on this host its process is gone, on another one its
+    file is no longer touched.
+    """
+    try:
+        owner = json.loads((folder / OWNER).read_text())
+        silence = time.time() - (folder / OWNER).stat().st_mtime
+        here = owner["host"] == socket.gethostname()
+        alive = _runs(int(owner["pid"])) if here else silence < REMOTE_SILENCE_S
+    except (OSError, ValueError, KeyError):
+        return ""
+    return _owner(folder / OWNER) if alive else ""
+
+
+def _runs(pid: int) -> bool:
+    """Returns whether a process of this host exists."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it is another user's
+        return True
+    return True
+
+
 def _owner(path: Path) -> str:
     try:
         owner = json.loads(path.read_text())

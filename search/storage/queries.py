@@ -127,17 +127,22 @@ class Queries:
             np.array([np.nan if row[2] is None else row[2] for row in rows], np.float64),
         )
 
-    def best_label(self, bounds: Mapping[str, tuple[float, float]]) -> float | None:
-        """Returns the highest label of finished trials within bounds on costs, or None."""
-        where, values = ["t.state = 'done'"], list[Any]()
+    def best_label(self, bounds: Mapping[str, tuple[float, float]], epoch: int) -> float | None:
+        """Returns the highest label of finished trials after `epoch` epochs, or None.
+
+        Args:
+            bounds: cost -> (lowest, highest) that a trial must keep.
+            epoch: number of trained epochs. Imported labels always count.
+        """
+        where, values = ["t.state = 'done'"], list[Any]([epoch])
         for name, ends in bounds.items():
             for sign, end in zip((">=", "<="), ends, strict=True):
                 if np.isfinite(end):
                     where.append(f"json_extract(t.costs, ?) {sign} ?")
                     values += [f'$."{name}"', end]
         row = self._database.execute(
-            "SELECT MAX(m.value) FROM metric m JOIN trial t ON t.seq = m.trial "
-            f"WHERE {' AND '.join(where)}",
+            "SELECT MAX(m.value) FROM trial t JOIN metric m ON m.trial = t.seq AND m.epoch = "
+            f"CASE WHEN t.origin = 'search' THEN ? ELSE t.epochs END WHERE {' AND '.join(where)}",
             values,
         ).fetchone()
         return None if row[0] is None else float(row[0])

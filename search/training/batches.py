@@ -32,6 +32,7 @@ from fbnetv3.search.data.augment import NUM_DRAWS, augment
 from fbnetv3.search.data.constants import constant
 from fbnetv3.search.data.image_set import ImageSet, named_error, too_many_damaged
 
+from .balance import balanced_order
 from .parallel import World
 from .recipe import Recipe
 
@@ -171,7 +172,10 @@ class TrainBatches:
         return values.pin_memory().to(self._device, non_blocking=True)
 
     def _order(self, epoch: int) -> Tensor:
-        return torch.randperm(len(self._images), generator=_generator(self._seed, "order", epoch))
+        generator = _generator(self._seed, "order", epoch)
+        if self._recipe.balance == "sampler":
+            return balanced_order(self._images, generator)
+        return torch.randperm(len(self._images), generator=generator)
 
     def _decoded(self, epoch: int, order: Tensor, first_step: int) -> Iterator[Batch]:
         self._samples[:] = [

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from fbnetv3._internal.files import sha256_of, write_atomically
-from fbnetv3.checkpoints.checkpoint import read_tensors, write_tensors
+from fbnetv3.checkpoints.checkpoint import read_own_tensors, write_tensors
 
 NUM_KEPT = 2
 _STEM = "step-"
@@ -72,7 +72,7 @@ def load_newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None
         try:
             record = json.loads(head.read_bytes())
             if data.is_file() and record["sha256"] == sha256_of(data):
-                return read_tensors(data), record
+                return read_own_tensors(data), record
         except (ValueError, KeyError, TypeError):
             continue
     if heads:

@@ -1,7 +1,8 @@
 """Distillation: learning from a teacher's logits, and the paper's two steps (section 4.2).
 
 Step 1 trains the largest network with labels; step 2 trains every network, that one included,
-from it: 0.8 of the loss is cross-entropy with the teacher's softmax, 0.2 that with labels.
+from it: 0.8 of the loss is cross-entropy with the teacher's softmax, 0.2 that with labels. The
+paper states no temperature; here it is 1.
 The paper's other teacher is RegNetY-32GF: `open_teacher("timm:regnety_320...", ...)`.
 """
 
@@ -17,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fbnetv3.checkpoints.checkpoint import read_metadata, read_tensors, write_tensors
+from fbnetv3.checkpoints.checkpoint import read_metadata, read_own_tensors, write_tensors
 from fbnetv3.images.preprocess import Preprocess
 from fbnetv3.search.data.image_set import ImageSet
 
@@ -206,7 +207,7 @@ def cached_teacher(
             # An image that cannot be read keeps zeros: it is not trained on either.
             logits[batch.indices.cpu()] = rows
         write_tensors(path, {"logits": logits}, head)
-    logits = read_tensors(path)["logits"]
+    logits = read_own_tensors(path)["logits"]
     return CachedTeacher(logits, weight=teacher.weight, identity=f"cached {teacher.identity}")
 
 

@@ -48,6 +48,8 @@ class Evaluation:
         top1_interval: 95 % Wilson interval, in percent.
         top5: in percent; all is right with five classes or fewer.
         top5_interval: 95 % Wilson interval, in percent.
+        macro_recall: mean of the classes' shares of images told right, in percent; classes without
+            images are left out.
         loss: mean cross-entropy.
         matched_by: "name" where folders were matched to outputs by names or numbers, else "order".
         warning: what looks wrong with the order of classes, "" where nothing does.
@@ -62,6 +64,7 @@ class Evaluation:
     top1_interval: tuple[float, float]
     top5: float
     top5_interval: tuple[float, float]
+    macro_recall: float
     loss: float
     matched_by: str
     warning: str
@@ -126,6 +129,7 @@ def evaluate(
         top1_interval=wilson_pct(found.hits1, found.num_images),
         top5=found.top5_pct,
         top5_interval=wilson_pct(found.hits5, found.num_images),
+        macro_recall=found.macro_recall_pct,
         loss=found.loss,
         matched_by="order" if outputs is None else "name",
         warning=class_order_warning(found.halves, images.classes),

@@ -17,7 +17,7 @@ from fbnetv3._internal.files import write_atomically
 from fbnetv3.checkpoints.checkpoint import (
     load_strict,
     read_metadata,
-    read_tensors,
+    read_own_tensors,
 )
 from fbnetv3.images.labels import class_ids, class_names
 from fbnetv3.images.preprocess import Preprocess
@@ -85,9 +85,9 @@ def open_run(folder: Path, num_classes: int | None, *, dropout: float, drop_path
     classes = len(labels) if num_classes is None else num_classes
     model, _, _ = open_foreign(name, classes, False, dropout=dropout, drop_path=drop_path)
     if classes == len(labels):
-        load_strict(model, read_tensors(path), source=str(path))
+        load_strict(model, read_own_tensors(path), source=str(path))
     else:
-        _load_fitting(model, read_tensors(path))
+        _load_fitting(model, read_own_tensors(path))
     return model, preprocess, tuple((label,) for label in labels)
 
 

@@ -21,6 +21,10 @@ from fbnetv3.images.preprocess import Preprocess
 from fbnetv3.models.model import FBNetV3
 
 from .recipe import Recipe
+from .scoring import Score
+
+# Percentage points that show in a line.
+_DIFFERENT = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +43,8 @@ class EpochLog:
         top5_pct: raw weights.
         ema_top1_pct: averaged weights, None without.
         ema_top5_pct: averaged weights, None without.
+        macro_recall_pct: mean of the classes' recalls with the weights to use: averaged ones where
+            there are any. It differs from top-1 where classes have unequal numbers of images.
         damaged: images that could not be read so far, replaced by others.
     """
 
@@ -53,6 +59,7 @@ class EpochLog:
     top5_pct: float | None = None
     ema_top1_pct: float | None = None
     ema_top5_pct: float | None = None
+    macro_recall_pct: float | None = None
     damaged: int = 0
 
     @property
@@ -66,6 +73,8 @@ class EpochLog:
         for name, value in (("top1", self.top1_pct), ("ema", self.ema_top1_pct)):
             if value is not None:
                 shown.append(f"{name} {value:.2f} %")
+        if abs((self.macro_recall_pct or 0.0) - (self.accuracy_pct or 0.0)) >= _DIFFERENT:
+            shown.append(f"macro recall {self.macro_recall_pct:.2f} %")
         shown += [f"lr {self.lr:.4g}", f"{self.images_per_s:.0f} images/s"]
         return ", ".join(shown + ([f"{self.damaged} images damaged"] if self.damaged else []))
 
@@ -90,6 +99,21 @@ def write_curve(folder: Path, curve: Sequence[EpochLog]) -> None:
     writer.writerows(rows)
     write_atomically(folder / "log.json", json.dumps(rows, indent=1).encode())
     write_atomically(folder / "log.csv", text.getvalue().encode())
+
+
+def write_recalls(folder: Path, classes: Sequence[str], score: Score) -> None:
+    """Writes `classes.csv`: each class's validation images and recall, "" for one without images.
+
+    Raises:
+        OSError: the disk is full or not writable; the file before is whole.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("class", "images", "recall_pct"))
+    counts, recalls = score.confusion.sum(1).tolist(), score.recalls_pct.tolist()
+    for name, num, recall in zip(classes, counts, recalls, strict=True):
+        writer.writerow((name, num, f"{recall:.4g}" if num else ""))
+    write_atomically(folder / "classes.csv", text.getvalue().encode())
 
 
 def plot_curve(path: Path, curve: Sequence[EpochLog]) -> None:

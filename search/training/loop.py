@@ -25,12 +25,14 @@ from fbnetv3.search.data.image_set import ImageSet
 
 from . import checkpointing
 from .average import AveragedWeights, averaging_weight
+from .balance import balancing_weights
 from .batches import Batch, Sample, TrainBatches, derive_seed, seed_all
 from .config import TrainConfig
 from .depthwise import QuickDepthwise, helps
+from .freezing import frozen_parts
 from .graphed import GraphedStep
 from .identity import check_same_run
-from .logbook import EpochLog, best_of, write_curve, write_network, write_setting
+from .logbook import EpochLog, best_of, write_curve, write_network, write_recalls, write_setting
 from .mixup import mixed, mixup_share
 from .optimizers import load_optimizer, make_optimizer, optimizer_tensors, set_lr
 from .parallel import World, current_world, summed
@@ -81,7 +83,13 @@ class Loop:
         self.ema = AveragedWeights(model) if recipe.ema else None
         if teacher is not None:
             teacher.check(recipe, images)
+        self.frozen = frozen_parts(model, recipe.freeze)
+        for module in self.frozen:
+            module.requires_grad_(False)
         self.optimizer = make_optimizer(model, recipe)
+        self.class_weights = (
+            balancing_weights(images).to(device) if recipe.balance == "loss" else None
+        )
         self.batches = TrainBatches(
             images,
             recipe,
@@ -105,6 +113,7 @@ class Loop:
             else QuickDepthwise(own_gradient=helps(device) and config.hardware.half is None)
         )
         self.curve: list[EpochLog] = []
+        self.last_score: Score | None = None
         self.epoch, self.step, self.seconds = 0, 0, 0.0
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
         # Does nothing but in float16.
@@ -138,6 +147,8 @@ class Loop:
         yield from self.curve
         while not self.is_over:
             self.model.train()
+            for module in self.frozen:
+                module.eval()  # the statistics of its batch-norm stay too
             try:
                 for _ in self._steps(on_step):
                     yield None
@@ -156,6 +167,8 @@ class Loop:
                     self._save(folder)
                 if self.world.rank == 0:
                     write_curve(folder, self.curve)
+                    if self.last_score is not None:
+                        write_recalls(folder, self.images.classes, self.last_score)
             yield self.curve[-1]
 
     @property
@@ -229,6 +242,9 @@ class Loop:
                 self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]  # torch has no type for it
             self.loss_sum += loss.detach()
         set_lr(self.optimizer, lr)
+        if self.config.recipe.clip_norm:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.recipe.clip_norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.ema is not None:
@@ -255,7 +271,9 @@ class Loop:
             )
         # Mixed targets are smoothed already.
         smoothing = 0.0 if recipe.mixup else recipe.label_smoothing
-        loss = F.cross_entropy(logits.float(), target, label_smoothing=smoothing)
+        loss = F.cross_entropy(
+            logits.float(), target, self.class_weights, label_smoothing=smoothing
+        )
         if self.teacher is not None:
             soft = self.teacher.logits(batch).float().softmax(1)
             learned = F.cross_entropy(logits.float(), soft)
@@ -300,12 +318,14 @@ class Loop:
         log = dataclasses.replace(
             log, val_loss=raw.loss, top1_pct=raw.top1_pct, top5_pct=raw.top5_pct
         )
-        if self.ema is None:
-            return log
-        averaged = self._score(self.ema.module)
-        return dataclasses.replace(
-            log, ema_top1_pct=averaged.top1_pct, ema_top5_pct=averaged.top5_pct
-        )
+        chosen = raw
+        if self.ema is not None:
+            chosen = self._score(self.ema.module)
+            log = dataclasses.replace(
+                log, ema_top1_pct=chosen.top1_pct, ema_top5_pct=chosen.top5_pct
+            )
+        self.last_score = chosen
+        return dataclasses.replace(log, macro_recall_pct=chosen.macro_recall_pct)
 
     def _score(self, model: nn.Module) -> Score:
         return score(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from fbnetv3.checkpoints.checkpoint import load_strict, read_tensors
+from fbnetv3.checkpoints.checkpoint import load_strict, read_own_tensors
 from fbnetv3.hub.pretrained_cfg import class_names_of
 from fbnetv3.hub.registry import FOLDERS, get_arch
 from fbnetv3.images.labels import class_ids, class_names
@@ -87,6 +88,27 @@ def has_weights(name: str) -> bool:
     )
 
 
+def weights_for(name: str, *, small_images: bool) -> str | None:
+    """Returns the trained weights of a model that a training on photos starts from, or None.
+
+    Those for images of the size; of several, ones that allow commercial use before others, and the
+    most accurate. FBNETV3_LICENSE is heeded.
+
+    Args:
+        name: a model without a tag; anything else has none.
+        small_images: whether the images are like CIFAR-10's rather than ImageNet's.
+    """
+    from fbnetv3.hub.license_policy import VARIABLE
+    from fbnetv3.hub.registry import list_weights
+    from fbnetv3.hub.weights import WEIGHTS
+
+    labels = "cifar10" if small_images else "imagenet1k"
+    known = [WEIGHTS[full] for full in list_weights(license=os.environ.get(VARIABLE) or None)]
+    fitting = [weights for weights in known if (weights.model, weights.labels) == (name, labels)]
+    best = max(fitting, key=lambda weights: (weights.commercial, weights.top1_pct), default=None)
+    return None if best is None else best.name
+
+
 @torch.no_grad()
 def check_input(model: nn.Module, side: int, name: str) -> None:
     """Refuses an input size that a network cannot take; the network is left as it was.
@@ -117,7 +139,7 @@ def load_raw(network: Network, name: str) -> None:
     if not name.startswith(LOCAL_DIR):
         raise ValueError(f"{name!r} is no run's folder; expected local-dir:PATH for raw weights")
     path = Path(name.removeprefix(LOCAL_DIR)) / "model_raw.safetensors"
-    load_strict(network.model, read_tensors(path), source=str(path))
+    load_strict(network.model, read_own_tensors(path), source=str(path))
 
 
 def preprocess_for(network: Network, images: ImageSet, resolution: int | None = None) -> Preprocess:

@@ -11,14 +11,20 @@ from .recipe import Recipe
 
 # RMSProp's own constants are not in the paper; these are customary with its TensorFlow form.
 RMS_ALPHA, RMS_EPS = 0.9, 1e-3
+ADAM_BETA2 = 0.999
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """Returns the recipe's optimiser; weight decay leaves batch-norm and biases alone."""
-    from timm.optim._param_groups import param_groups_weight_decay
+    from timm.optim._param_groups import param_groups_layer_decay, param_groups_weight_decay
     from timm.optim.rmsprop_tf import RMSpropTF
 
-    groups = param_groups_weight_decay(model, recipe.weight_decay)
+    if recipe.layer_decay < 1:
+        groups = param_groups_layer_decay(
+            model, recipe.weight_decay, layer_decay=recipe.layer_decay
+        )
+    else:
+        groups = param_groups_weight_decay(model, recipe.weight_decay)
     # Kernels for many tensors at once, of the kind that takes the learning rate as a tensor.
     at_once = True if has_kernels_for_many(model) else None
     if recipe.optimizer == "sgd":
@@ -28,6 +34,15 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
             momentum=recipe.momentum,
             nesterov=recipe.momentum > 0,
             fused=at_once,
+        )
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(
+            groups,
+            lr=recipe.lr,
+            betas=(recipe.momentum, ADAM_BETA2),
+            fused=at_once,
+            # Counts its steps on the device, as a graph has to.
+            capturable=next(model.parameters()).is_cuda,
         )
     made: torch.optim.Optimizer = RMSpropTF(
         groups,
@@ -46,9 +61,13 @@ def has_kernels_for_many(model: nn.Module) -> bool:
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float | Tensor) -> None:
-    """Gives every group of parameters the learning rate."""
+    """Gives every group of parameters the learning rate, times its layer's scale if it has one."""
+    scaled = {1.0: lr}
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        scale = group.get("lr_scale", 1.0)
+        if scale not in scaled:
+            scaled[scale] = lr * scale
+        group["lr"] = scaled[scale]
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -17,8 +17,9 @@ from fbnetv3._internal.json_record import keywords_of, read_json
 from fbnetv3._internal.messages import shown
 
 SCHEMA = "fbnetv3-recipe/1"
-OPTIMIZERS = ("rmsprop", "sgd")
+OPTIMIZERS = ("rmsprop", "sgd", "adamw")
 SCHEDULES = ("exponential", "cosine", "linear", "constant")
+BALANCES = ("none", "sampler", "loss")
 AUGMENTS = ("none", "flip", "crop", "cutout", "trivial", "autoaugment")
 # One column of the paper's search space holds the rate of both optimisers: SGD multiplies it by 4.
 SGD_LR_FACTOR = 4.0
@@ -29,21 +30,30 @@ class Recipe:
     """How a network is trained. Equal recipes train equally, given the seed.
 
     Attributes:
-        optimizer: "rmsprop" (the TensorFlow form) or "sgd" (Nesterov).
-        lr: peak learning rate of RMSProp for `batch_size` images; SGD uses four times this.
+        optimizer: "rmsprop" (the TensorFlow form), "sgd" (Nesterov) or "adamw".
+        lr: peak learning rate for `batch_size` images; SGD uses four times this.
         batch_size: images per step and node. The nodes' batches add up, and so does the rate.
         epochs: length of the schedule.
         schedule: what follows warm-up: "exponential" multiplies the rate by `decay_per_epoch` after
             every epoch; "cosine" and "linear" fall to 0 at the end, step by step.
         decay_per_epoch: used by "exponential" only.
         warmup_epochs: the rate grows linearly from near 0 over this many epochs.
-        weight_decay: L2, added to the gradient of weights; none on batch-norm and biases.
-        momentum: of the optimiser.
+        weight_decay: L2, added to the gradient of weights, decoupled from it with AdamW; none on
+            batch-norm and biases.
+        momentum: of the optimiser; AdamW's first beta.
+        clip_norm: gradients are scaled down to this norm over all weights; 0 is off.
+        freeze: parts that are not trained, from the input on, see `freezing.parts_of`: a number of
+            them, or "backbone" for all but the classifier.
+        layer_decay: a block's learning rate is this times that of the next block, as in timm; the
+            classifier's is `lr`. 1 is the same rate everywhere.
+        balance: of classes with unequal numbers of images. "sampler" draws every class equally
+            often, "loss" weighs images by their class; each weight is inverse to the number.
         dropout: before the classifier.
         drop_path: stochastic depth of the last block, growing linearly from the first.
         mixup: alpha of the beta distribution; 0 is off.
         ema: whether averaged weights are kept, validated and preferred.
-        ema_decay: of the average, per step. Early on it is (1 + t) / (10 + t) where that is less.
+        ema_decay: of the average, per step. Early on it is (1 + t) / (10 + t) where that is less,
+            which the paper's equation (2) has not.
         label_smoothing: share of the target spread over all classes.
         augment: each includes those before it, except that the policies exclude each other:
             "none", "flip", "crop" (shifted by up to an eighth of the side, or a random resized crop
@@ -65,6 +75,10 @@ class Recipe:
     warmup_epochs: float = 0.0
     weight_decay: float = 0.0
     momentum: float = 0.9
+    clip_norm: float = 0.0
+    freeze: int | str = 0
+    layer_decay: float = 1.0
+    balance: str = "none"
     dropout: float = 0.0
     drop_path: float = 0.0
     mixup: float = 0.0
@@ -78,6 +92,9 @@ class Recipe:
         _one_of("optimizer", self.optimizer, OPTIMIZERS)
         _one_of("schedule", self.schedule, SCHEDULES)
         _one_of("augment", self.augment, AUGMENTS)
+        _one_of("balance", self.balance, BALANCES)
+        if self.freeze != "backbone":
+            _whole("freeze", self.freeze, 0, 1000, otherwise="backbone, or ")
         _whole("batch_size", self.batch_size, 1, 1 << 20)
         _whole("epochs", self.epochs, 1, 100_000)
         if self.resolution is not None:
@@ -88,6 +105,8 @@ class Recipe:
         _number("decay_per_epoch", self.decay_per_epoch, 1e-6, 1.0)
         _number("warmup_epochs", self.warmup_epochs, 0.0, float(self.epochs))
         _number("weight_decay", self.weight_decay, 0.0, 1.0)
+        _number("layer_decay", self.layer_decay, 0.01, 1.0)
+        _number("clip_norm", self.clip_norm, 0.0, 1e6)
         _number("mixup", self.mixup, 0.0, 10.0)
         for field in ("momentum", "dropout", "drop_path", "ema_decay", "label_smoothing"):
             _number(field, getattr(self, field), 0.0, 0.999999)
@@ -185,9 +204,9 @@ def _one_of(field: str, value: object, known: tuple[str, ...]) -> None:
         raise _refuse(field, value, f"one of {', '.join(known)}")
 
 
-def _whole(field: str, value: object, low: int, high: int) -> None:
+def _whole(field: str, value: object, low: int, high: int, otherwise: str = "") -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise _refuse(field, value, f"a whole number from {low} to {high}")
+        raise _refuse(field, value, f"{otherwise}a whole number from {low} to {high}")
 
 
 def _number(field: str, value: object, low: float, high: float) -> None:

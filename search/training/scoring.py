@@ -53,6 +53,17 @@ class Score:
         return 100 * self.hits1 / self.num_images
 
     @property
+    def recalls_pct(self) -> Tensor:
+        """Share of each class's images that are told right, (classes,); NaN without images."""
+        counts = self.confusion.double()
+        return 100 * counts.diagonal() / counts.sum(1)
+
+    @property
+    def macro_recall_pct(self) -> float:
+        """Mean of `recalls_pct` over the classes that have images."""
+        return float(self.recalls_pct.nanmean())
+
+    @property
     def top5_pct(self) -> float:
         """Top-5 in percent; with five classes or fewer it is 100."""
         return 100 * self.hits5 / self.num_images

@@ -131,6 +131,8 @@ def train_epochs(
             loop = Loop(model, images, val_images, config, teacher, stop)
             yield from loop.epochs(on_step)
             ema = None if loop.ema is None else loop.ema.module
+            for part in loop.frozen:
+                part.requires_grad_(True)
         # The average was copied with the stand-ins in it.
         if ema is not None and world.size > 1:
             plain = copy.deepcopy(model)

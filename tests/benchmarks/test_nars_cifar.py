@@ -185,3 +185,30 @@ def test_a_weight_decay_found_with_few_steps_is_scaled_down_for_many(nars: Modul
     # 4 epochs of 4,000 images, against 8 of 50,000.
     assert scaled.weight_decay == pytest.approx(same.weight_decay * 16 / 400)
     assert dataclasses.replace(scaled, weight_decay=same.weight_decay) == same
+
+
+def test_effects_of_genes_are_found_where_they_are_and_not_where_they_are_not() -> None:
+    genes = benchmark("studies.nars_cifar_genes")
+    rng = np.random.default_rng(0)
+    rows = []
+    for number in range(300):
+        mixup = float(rng.choice([0, 0.2, 0.4]))
+        values = {
+            "optimizer": str(rng.choice(["sgd", "rmsprop"])),
+            "lr": float(rng.choice([0.01, 0.1])),
+            "weight_decay": float(rng.choice([1e-6, 1e-3])),
+            "dropout": float(rng.choice([0, 0.3])),
+            "drop_path": float(rng.choice([0, 0.2])),
+            "mixup": mixup,
+            "ema": bool(rng.integers(2)),
+            "mb1_channels": int(rng.choice([8, 16])),
+            "mb1_repeats": int(rng.choice([1, 2])),
+        }
+        label = 50 - 7.5 * mixup + 20 * (values["lr"] == 0.01) + rng.normal()
+        rows.append({"values": values, "curve": [0.0, label], "digest": str(number)})
+    found = genes.effects(rows)
+    effect, half = found["mixup"]
+    assert abs(effect + 3) < half < 0.6
+    for name in ("weight_decay", "dropout", "drop_path", "ema"):
+        effect, half = found[name]
+        assert abs(effect) < 2 * half

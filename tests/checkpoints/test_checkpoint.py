@@ -17,12 +17,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from fbnetv3._internal.files import sha256_of
 from fbnetv3.checkpoints.checkpoint import (
     load_strict,
     read_metadata,
+    read_own_tensors,
     read_tensors,
     write_tensors,
 )
@@ -470,3 +472,30 @@ def test_a_file_given_as_stream_of_the_old_protocol_keeps_offsets(tmp_path: Path
     found = read_tensors(tmp_path / "m.pth")
     assert found["a"].tolist() == [2, 3, 4]
     assert found["b"].tolist() == [7, 8, 9]
+
+
+def test_what_this_package_wrote_is_read_under_the_names_that_it_has(tmp_path: Path) -> None:
+    path = tmp_path / "own.safetensors"
+    written = {f"{part}.stem.conv.weight": torch.ones(2) for part in ("model", "ema")}
+    write_tensors(path, written, {})
+    assert list(read_own_tensors(path)) == sorted(written)
+    assert list(read_tensors(path)) != sorted(written)  # it looks for one model
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(ValueError, match=r"cannot read .*own\.safetensors"):
+        read_own_tensors(path)
+    with pytest.raises(FileNotFoundError, match="no safetensors file"):
+        read_own_tensors(tmp_path / "none.safetensors")
+
+
+def test_equal_tensors_and_metadata_give_equal_bytes(tmp_path: Path) -> None:
+    tensors = {"a": torch.arange(3.0), "b": torch.ones(2, 2, dtype=torch.float16)}
+    metadata = {f"key {n}": f"\u00fc{n}" for n in range(20)}
+    contents = []
+    for number in range(8):
+        path = tmp_path / f"{number}.safetensors"
+        write_tensors(path, tensors, dict(reversed(metadata.items())) if number % 2 else metadata)
+        contents.append(path.read_bytes())
+    assert len(set(contents)) == 1
+    with safe_open(path, "pt") as file:
+        assert file.metadata() == metadata
+        assert all(torch.equal(file.get_tensor(name), tensor) for name, tensor in tensors.items())

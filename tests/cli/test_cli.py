@@ -358,3 +358,55 @@ def test_a_table_is_as_wide_as_it_needs_and_has_no_empty_column(
     shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
     assert shown[1].split() == ["model", "threads", "verdict"]
     assert "busy " * 99 in shown[3]
+
+
+def test_what_steers_a_terminal_is_escaped_in_names(
+    small_export: Exported, photos: Path, tmp_path: Path
+) -> None:
+    name = "\x1b[2J\x1b]0;owned\x07.jpg"
+    shutil.copy(photos / "chelsea.jpg", tmp_path / name)
+    (tmp_path / f"damaged {name}").write_bytes(b"no image")
+    (tmp_path / "x.\x1b[31m").write_bytes(b"")
+    code, out, err = run("classify", tmp_path, "--model", small_export.path)
+    assert code == 1
+    assert {character for character in out + err if not character.isprintable()} == {"\n"}
+    assert r"/\x1b[2J\x1b]0;owned\x07.jpg: thing" in out
+    assert r"/damaged \x1b[2J\x1b]0;owned\x07.jpg: error: " in out
+    assert r".\x1b[31m 1" in err
+    code, out, err = run("classify", tmp_path / "absent\x1b[2J.jpg", "--embedded")
+    assert r"absent\x1b[2J.jpg" in err
+
+
+def test_a_console_without_the_letters_of_a_name_gets_all_lines(
+    small_export: Exported, photos: Path, tmp_path: Path
+) -> None:
+    for name in ("\u00fcber \u732b.jpg", "z.jpg"):
+        shutil.copy(photos / "chelsea.jpg", tmp_path / name)
+    command = ["-m", "fbnetv3", "classify", str(tmp_path), "--model", str(small_export.path)]
+    done = subprocess.run(
+        [sys.executable, *command],
+        env={**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"},
+        capture_output=True,
+        check=True,
+        timeout=100,
+    )
+    _, first, second = done.stdout.decode("ascii").splitlines()
+    assert "z.jpg: " in first
+    assert r"\xfcber \u732b.jpg: " in second
+
+
+def test_names_in_a_table_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(("file",), [("a[bold]b :cat:.jpg",)])
+    assert "a[bold]b :cat:.jpg" in capsys.readouterr().out
+
+
+def test_limits_are_millions_or_have_a_unit() -> None:
+    rows = [
+        run_json("list", "--max-macs", limit, "--min-top1", "80")
+        for limit in ("600", "600M", "0.6g", "6e8", "600000k")
+    ]
+    assert rows[0]
+    assert rows[1:] == rows[:1] * 4
+    code, _, err = run("list", "--max-macs", "few")
+    assert code == 2
+    assert "limit is 'few'; expected millions (600), 600M, 0.6G or 6e8" in err

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from fbnetv3.cli.app import classify
 from fbnetv3.cli.deploy import export, quantize
 from fbnetv3.cli.group import CommandGroup
-from fbnetv3.cli.latency import latency
+from fbnetv3.cli.latency import _best_line, latency
 from fbnetv3.deploy.classify import Classifier
 from fbnetv3.deploy.export import Exported
 from fbnetv3.deploy.onnx_model import OnnxClassifier
@@ -24,8 +24,9 @@ from fbnetv3.deploy.runtimes import read_artefact
 from fbnetv3.hub.pretrained import save_pretrained
 from fbnetv3.images.classes import labelled_images
 from fbnetv3.images.preprocess import Preprocess
-from fbnetv3.measure.bench import Row
+from fbnetv3.measure.bench import Row, contenders
 from fbnetv3.measure.int8_speed import compare_speed, operator_times
+from fbnetv3.measure.latency import Latency
 from fbnetv3.models.model import FBNetV3
 
 APP = typer.Typer(cls=CommandGroup)
@@ -114,7 +115,71 @@ def test_latency_prints_rows_and_the_best(small_export: Exported, photos: Path) 
     best = json.loads(out)
     assert best["keeps_accuracy"]
     assert best["num_images"] == 12
-    assert set(best) == set(Row.__dataclass_fields__) | {"keeps_accuracy"}
+    added = {"keeps_accuracy", "decision", "tied_with"}
+    assert set(best) == set(Row.__dataclass_fields__) | added
+
+
+def test_latency_looks_at_the_images_before_it_exports(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for folder, words in (("absent", "absent"), ("empty", "no images in")):
+        code, out, err = run("latency", "no_such_model", "--images", tmp_path / folder)
+        assert (code, out) == (2, "")
+        assert words in err
+
+
+def latency_of(median_ms: float, *, spread_ms: float = 0.1, verdict: str = "ok") -> Latency:
+    figures = dict.fromkeys(("min_ms", "p90_ms", "p99_ms", "cpu_ms", "first_ms"), median_ms)
+    return Latency(
+        name="x",
+        num_runs=100,
+        median_ms=median_ms,
+        low_ms=median_ms - spread_ms,
+        high_ms=median_ms + spread_ms,
+        num_warmup=5,
+        verdict=verdict,
+        **figures,
+    )
+
+
+def row_of(threads: int, latency: Latency) -> Row:
+    return Row(
+        model="nano",
+        backend="onnxruntime",
+        precision="fp32",
+        threads=threads,
+        device="cpu",
+        batch=1,
+        latency=latency,
+        images_per_s=1.0,
+        artefact_sha256="",
+        num_bytes=None,
+        agreement_pct=None,
+        top1_pct=None,
+        top1_float_pct=None,
+        num_images=0,
+        peak_mib=None,
+        macs_paper=1,
+        params=1,
+    )
+
+
+@pytest.mark.parametrize(
+    ("latencies", "line"),
+    [
+        ([latency_of(2.0), latency_of(1.0)], "nano by onnxruntime with 2 threads, batch 1"),
+        (
+            [latency_of(1.1), latency_of(1.0), latency_of(1.3)],
+            "a tie of nano by onnxruntime with 2 threads, batch 1 and "
+            "nano by onnxruntime with 1 threads, batch 1",
+        ),
+        ([latency_of(2.0), latency_of(1.0, verdict="noisy")], "too noisy to say; "),
+        ([latency_of(2.0, verdict="noisy"), latency_of(1.0)], "nano by onnxruntime with 2"),
+    ],
+    ids=["best", "tie", "noisy", "noisy but slower"],
+)
+def test_the_best_backend_is_named_only_if_it_is_known(latencies: list[Latency], line: str) -> None:
+    rows = [row_of(number, latency) for number, latency in enumerate(latencies, start=1)]
+    assert _best_line(contenders(rows)).startswith(line)
 
 
 @pytest.mark.gpu

@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
+from fbnetv3._internal.errors import FetchError
 from fbnetv3.arch.tables import ARCHS
 from fbnetv3.deploy.classify import Classifier, Prediction, softmax
+from fbnetv3.deploy.export import Exported
 from fbnetv3.hub.create import create
 from fbnetv3.images.labels import class_names, example_photos
 from fbnetv3.images.preprocess import CIFAR10_MEAN, CIFAR10_STD, Preprocess
@@ -419,3 +421,19 @@ def test_a_gpu_answers_as_the_cpu_does(model: FBNetV3) -> None:
         assert found == pytest.approx(
             dict(zip(one.labels, one.probabilities, strict=True)), abs=1e-3
         )
+
+
+def test_a_named_model_takes_the_options_of_its_download(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    with pytest.raises(FetchError, match=r"offline, and fbnetv3_e\.meta_in1k") as caught:
+        Classifier("fbnetv3_e", offline=True, cache_dir=tmp_path)
+    assert str(tmp_path / "fbnetv3_e.meta_in1k.pth") in str(caught.value)
+    with pytest.raises(ValueError, match=r"fbnetv3_e\.meta_in1k is licensed .* 'commercial'"):
+        Classifier("fbnetv3_e", license="commercial", offline=True)
+
+
+def test_a_file_of_no_stated_licence_is_refused_for_commercial_use(small_export: Exported) -> None:
+    with pytest.raises(ValueError, match="states no licence"):
+        Classifier(small_export.path, license="commercial")

@@ -360,3 +360,45 @@ def test_unreadable_images_are_counted_and_passed_over(exported: Exported, tmp_p
     assert (found.num_calibration, found.num_unreadable) == (9, 1)
     assert found.unreadable[0].startswith("cannot read image <6 bytes>: not an image")
     assert found.layers == ()
+
+
+def test_a_graph_that_normalises_is_quantised_behind_its_normalisation(
+    fitted: FBNetV3, exported: Exported, tmp_path: Path
+) -> None:
+    inside = to_onnx(
+        fitted, tmp_path / "inside.onnx", include_preprocess=True, preprocess=PREPROCESS
+    )
+    calibration, _ = pictures(24, seed=50)
+    evaluation, labels = pictures(48, seed=60)
+    found = {}
+    for source in (exported.path, inside.path):
+        path = tmp_path / f"int8_{source.name}"
+        found[source.name] = quantize(
+            source, path, calibration, evaluation=evaluation, labels=labels, method="minmax",
+            sensitivity=False,
+        )  # fmt: skip
+    assert found["inside.onnx"].top1_pct == found[exported.path.name].top1_pct
+    nodes = onnx.load(found["inside.onnx"].path).graph.node
+    normalising = [node.op_type for node in nodes if node.name in ("Sub", "Mul")]
+    assert sorted(normalising) == ["Mul", "Sub"]
+    made_from_int8 = {name for n in nodes if n.op_type == "DequantizeLinear" for name in n.output}
+    first = [node for node in nodes if node.name in ("Sub", "Mul")]
+    assert not {name for node in first for name in node.input} & made_from_int8
+
+
+def test_a_file_is_not_quantised_onto_itself(
+    exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.onnx"
+    path.write_bytes(exported.path.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"output is a\.onnx, the file to quantize"):
+        quantize(path, Path("a.onnx"), pictures(8, seed=1)[0])
+    assert path.read_bytes() == exported.path.read_bytes()
+
+
+def test_an_untrained_model_is_not_quantised(tmp_path: Path) -> None:
+    fresh = to_onnx(build(ARCH, num_classes=4), tmp_path / "fresh.onnx", preprocess=PREPROCESS)
+    with pytest.raises(ValueError, match=r"same logits for every image.*export trained weights"):
+        quantize(fresh.path, tmp_path / "int8.onnx", pictures(8, seed=1)[0])
+    assert not (tmp_path / "int8.onnx").exists()

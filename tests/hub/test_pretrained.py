@@ -1,10 +1,13 @@
 """Models as folders and repositories, read by us, by timm, and from a hub played on loopback."""
 
 import base64
+import contextlib
 import dataclasses
 import hashlib
 import importlib
 import json
+import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -16,8 +19,10 @@ import pytest
 import timm
 import timm.models
 import torch
+from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
 
+import fbnetv3
 from fbnetv3._internal.errors import FetchError
 from fbnetv3.arch.tables import ARCHS
 from fbnetv3.checkpoints.checkpoint import read_tensors
@@ -237,6 +242,7 @@ class Hub(ThreadingHTTPServer):
         self.files: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.made: list[dict[str, Any]] = []
+        self.refusals: list[tuple[int, dict[str, str]]] = []
 
     @property
     def url(self) -> str:
@@ -260,6 +266,13 @@ class HubHandler(BaseHTTPRequestHandler):
 
     def _file(self) -> None:
         self.server.requests.append(f"{self.command} {self.path}")
+        if self.server.refusals:
+            status, headers = self.server.refusals.pop(0)
+            self.send_response(status)
+            for name, value in {**headers, "Content-Length": "0"}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            return
         content = self.server.files.get(self.path.rpartition("/")[2])
         if content is None:
             self.send_error(404)
@@ -363,6 +376,108 @@ def test_a_hub_file_is_pinned_by_its_first_use(remote: Hub, tmp_path: Path) -> N
         CachedWeights(weights, cache_dir=tmp_path).path()
 
 
+def pushed(remote: Hub) -> FBNetV3:
+    model: FBNetV3 = shaken(build(NANO, num_classes=4))
+    push_to_hub(model, "me/tuned", license="Apache-2.0", endpoint=remote.url)
+    return model
+
+
+@pytest.fixture
+def silent() -> Iterator[tuple[str, list[socket.socket]]]:
+    """A hub that takes connections and never answers: its URL, and the connections."""
+    taken: list[socket.socket] = []
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def take() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(listening.accept()[0])
+
+    threading.Thread(target=take, daemon=True).start()
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}", taken
+    for connection in [listening, *taken]:
+        connection.close()
+
+
+@pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "FBNETV3_OFFLINE"])
+def test_a_repository_used_once_loads_offline_by_the_same_name(
+    remote: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    model = pushed(remote)
+    from_pretrained("me/tuned", cache_dir=tmp_path)
+    before = len(remote.requests)
+    monkeypatch.setenv(variable, "1")
+    back = from_pretrained("me/tuned", cache_dir=tmp_path)
+    assert torch.equal(logits(back), logits(model))
+    assert len(remote.requests) == before
+
+
+def test_weights_that_timm_downloaded_need_no_hub(
+    remote: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = pushed(remote)
+    # As timm does, into huggingface_hub's own cache.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    hf_hub_download("me/tuned", "model.safetensors", endpoint=remote.url)
+    monkeypatch.setenv("FBNETV3_HOME", str(tmp_path / "home"))
+    before = len(remote.requests)
+    state = read_tensors(CachedWeights(hub_record(), offline=True).path())
+    assert all(torch.equal(state[name], value) for name, value in model.state_dict().items())
+    assert len(remote.requests) == before
+
+
+def test_a_repository_used_once_loads_while_the_hub_is_silent(
+    remote: Hub,
+    silent: tuple[str, list[socket.socket]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model = pushed(remote)
+    from_pretrained("me/tuned", cache_dir=tmp_path)
+    url, connections = silent
+    monkeypatch.setenv("HF_ENDPOINT", url)
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it is tried again"))
+    with pytest.warns(UserWarning, match=r"config\.json of me/tuned is from the cache.*0\.5 s"):
+        back = from_pretrained("me/tuned", cache_dir=tmp_path)
+    assert torch.equal(logits(back), logits(model))
+    assert len(connections) == 1
+
+
+def test_a_newer_commit_of_a_branch_is_loaded_while_the_hub_answers(
+    remote: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pushed(remote)
+    from_pretrained("me/tuned", cache_dir=tmp_path)
+    newer = shaken(build(NANO, num_classes=6))
+    push_to_hub(newer, "me/tuned", license="Apache-2.0", endpoint=remote.url)
+    monkeypatch.setattr(sys.modules[__name__], "COMMIT", "f" * 40)
+    back = from_pretrained("me/tuned", cache_dir=tmp_path)
+    assert torch.equal(logits(back), logits(newer))
+
+
+def test_a_gated_repository_is_refused_in_the_words_of_the_hub(remote: Hub, tmp_path: Path) -> None:
+    words = "Access to model me/tuned is restricted. Visit the model page to ask for access."
+    remote.refusals = [(403, {"X-Error-Code": "GatedRepo", "X-Error-Message": words})]
+    with pytest.raises(FetchError, match="check the repository and the token") as caught:
+        from_pretrained("me/tuned", cache_dir=tmp_path)
+    assert words.rstrip(".") in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(remote.requests) == 1
+
+
+def test_a_busy_hub_is_asked_again(
+    remote: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fbnetv3.hub.hub_repo._PAUSE_S", 0.01)
+    model = pushed(remote)
+    remote.refusals = [(503, {}), (500, {})]
+    assert torch.equal(logits(from_pretrained("me/tuned", cache_dir=tmp_path)), logits(model))
+    remote.refusals = [(503, {})] * 3
+    with pytest.raises(FetchError, match="503"):
+        from_pretrained("me/tuned", cache_dir=tmp_path / "other")
+    assert remote.refusals == []
+
+
 def test_a_file_that_the_hub_lacks_is_one_error(remote: Hub, tmp_path: Path) -> None:
     with pytest.raises(FetchError, match=r"404.*put the file at"):
         CachedWeights(hub_record(), cache_dir=tmp_path).path()
@@ -385,3 +500,20 @@ def test_a_hub_out_of_reach_is_one_error_that_is_not_waited_for(
 def test_offline_a_repository_is_one_error(tmp_path: Path) -> None:
     with pytest.raises(FetchError, match=r"offline, and config\.json of me/tuned"):
         from_pretrained("me/tuned", cache_dir=tmp_path, offline=True)
+
+
+def test_timm_loads_a_saved_model_of_any_architecture(tmp_path: Path) -> None:
+    fbnetv3.register_timm()
+    model = shaken(build(ARCHS["fbnetv3_a"].small_image(32), num_classes=4))
+    save_pretrained(model, tmp_path)
+    theirs: Any = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+    assert theirs.training  # as all models of timm, and those of `create`
+    assert create(f"local-dir:{tmp_path}", pretrained=True).training
+    assert torch.equal(logits(theirs.eval()), logits(model))
+    assert torch.equal(logits(from_pretrained(tmp_path)), logits(model))
+    maps: Any = timm.create_model(
+        f"local-dir:{tmp_path}", features_only=True, out_indices=(0, 1, 2, 3)
+    )
+    assert [m.shape[1] for m in maps(torch.zeros(1, 3, 32, 32))] == maps.feature_info.channels()
+    with pytest.raises(ValueError, match="'fbnetv3' stands for models saved by"):
+        timm.create_model("fbnetv3")

@@ -476,3 +476,10 @@ def test_timm_reads_what_our_models_say_of_themselves() -> None:
     assert round(264 / config["crop_pct"]) == weights.preprocess.resize
     assert config["interpolation"] == "bilinear"
     assert config["mean"] == weights.preprocess.mean
+
+
+def test_a_limit_that_was_meant_in_millions_is_refused() -> None:
+    with pytest.raises(ValueError, match="max_macs is 600; expected a count: 600e6 for millions"):
+        fbnetv3.find(max_macs=600)
+    with pytest.raises(ValueError, match=r"max_params is 8\.5; expected a count"):
+        fbnetv3.find(max_params=8.5)

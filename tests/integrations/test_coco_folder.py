@@ -93,6 +93,22 @@ def test_crowds_and_empty_images_are_left_out(tmp_path: Path) -> None:
         CocoFolder(tmp_path)
 
 
+def test_annotations_without_iscrowd_are_no_crowds(tmp_path: Path) -> None:
+    path = draw_shapes(tmp_path, num_images=2, rng=np.random.default_rng(5)) / "annotations.json"
+    expected = [CocoFolder(tmp_path)[n] for n in range(2)]
+    content = json.loads(path.read_text())
+    for item in content["annotations"]:
+        del item["iscrowd"]
+    path.write_text(json.dumps(content))
+    shapes = CocoFolder(tmp_path)
+    found = {}
+    for number, (_, target) in enumerate(expected):
+        assert torch.equal(shapes[number][1]["boxes"], target["boxes"])
+        scores = torch.ones(len(target["labels"]))
+        found[int(target["image_id"])] = {**target, "scores": scores}
+    assert shapes.score(found)["AP"] == pytest.approx(1.0)
+
+
 def test_false_alarms_on_empty_images_cost_precision(tmp_path: Path) -> None:
     path = draw_shapes(tmp_path, num_images=2, rng=np.random.default_rng(5)) / "annotations.json"
     content = json.loads(path.read_text())
@@ -127,8 +143,8 @@ def changed(folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
         (lambda c: c.pop("categories"), r"`categories` is missing; expected a list"),
         (lambda c: c["images"][1].pop("file_name"), r"image 2: `file_name` is missing"),
         (lambda c: c["images"][1].update(id="2"), r"image '2': `id` is '2'; expected an integer"),
-        (lambda c: c["annotations"][0].pop("iscrowd"),
-         r"annotation 1 of image '0001.png': `iscrowd` is missing; expected 0, or 1 for a crowd"),
+        (lambda c: c["annotations"][0].update(iscrowd=2),
+         r"annotation 1 of image '0001.png': `iscrowd` is 2; expected 0, or 1 for a crowd"),
         (lambda c: c["annotations"][0].update(bbox=[]),
          r"annotation 1 of image '0001.png': `bbox` is \[\]; expected \[x, y, width, height\]"),
         (lambda c: c["annotations"][0].update(bbox=[1, 2, 3, "4"]), r"'0001.png': `bbox` is"),

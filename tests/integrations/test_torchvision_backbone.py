@@ -335,3 +335,27 @@ def test_segmentation_models_pytorch_takes_the_network_by_timms_contract() -> No
     model = smp.Unet("tu-meta_fbnetv3_d", encoder_weights=None, classes=4).eval()
     with torch.no_grad():
         assert model(torch.zeros(1, 3, 64, 96)).shape == (1, 4, 64, 96)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script. is deprecated")
+@pytest.mark.filterwarnings("ignore:.*always returns")
+@pytest.mark.parametrize(
+    "make",
+    [faster_rcnn, faster_rcnn_c4, mask_rcnn, retinanet, ssdlite, deeplab, lraspp],
+    ids=lambda make: make.__name__,
+)
+def test_a_scripted_model_finds_the_same(make: Any) -> None:
+    torch.manual_seed(0)
+    model = make("fbnetv3_nano", num_classes=3).eval()
+    scripted: Any = torch.jit.script(model)
+    images = torch.rand(1, 3, 128, 160, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        if make in (deeplab, lraspp):
+            found, expected = scripted(images)["out"], model(images)["out"]
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+            return
+        # Scripted detectors return their losses too, as torchvision's own do.
+        (found,), (expected,) = scripted([images[0]])[1], model([images[0]])
+    assert set(found) == set(expected)
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-4, atol=1e-3)

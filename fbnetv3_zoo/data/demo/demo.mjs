@@ -266,6 +266,9 @@ function say(text) {
 }
 
 function fail(error) {
+  // An answer about another photo would look like that about this one.
+  byId("result").hidden = true;
+  delete root.dataset.result;
   say(`Error: ${error.message}.`);
   byId("status").classList.add("failed");
   root.dataset.error = error.message;

@@ -49,6 +49,10 @@ class ExecuTorchSession:
         outputs = range(meta.num_outputs())
         self.outputs = [_info(OUTPUT, meta.output_tensor_meta(n)) for n in outputs]
 
+    def __reduce__(self) -> tuple[type[ExecuTorchSession], tuple[Path, bytes, int | None]]:
+        """Returns how to load the program again."""
+        return type(self), (self._path, self._content, self._threads)
+
     def _load(self) -> None:
         from executorch.runtime import Runtime
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from fbnetv3._internal.processors import available_cpus
 from fbnetv3.images.reader import ImageSource
 
 from ..calibration import METHODS
+from ..forks import Reopened
 from ..qdq import QdqSearch
 from ..quantize_score import Evaluator, Int8Result
 from .protocol import TensorInfo
@@ -27,14 +29,20 @@ _DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
 class OnnxSession:
     """An ONNX file in onnxruntime; see `protocol.Session`.
 
-    Attributes:
-        session: onnxruntime's session.
+    Args:
+        path: the file.
+        opened: the session of onnxruntime.
     """
 
-    def __init__(self, path: Path, session: Any) -> None:
-        self._path, self.session = path, session
-        self.inputs = [_info(value) for value in session.get_inputs()]
-        self.outputs = [_info(value) for value in session.get_outputs()]
+    def __init__(self, path: Path, opened: Reopened[Any]) -> None:
+        self._path, self._opened = path, opened
+        self.inputs = [_info(value) for value in self.session.get_inputs()]
+        self.outputs = [_info(value) for value in self.session.get_outputs()]
+
+    @property
+    def session(self) -> Any:
+        """The session of onnxruntime."""
+        return self._opened.get()
 
     @property
     def metadata(self) -> Mapping[str, str]:
@@ -106,21 +114,9 @@ def open_session(
         )
     if threads is not None and (isinstance(threads, bool) or threads < 1):
         raise ValueError(f"threads is {threads!r}; expected a whole number from 1")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads if threads is not None else available_cpus()
-    options.log_severity_level = 4  # errors are raised, so that they need no log message
-    try:
-        session = ort.InferenceSession(str(path), options, providers=wanted, enable_fallback=False)
-    except Exception as error:
-        raise ValueError(
-            f"{path} is not an ONNX file that can be run: {one_line(str(error))}; make one with "
-            "`fbnetv3 export`"
-        ) from error
-    # onnxruntime drops a provider that does not start, with only a warning.
-    dropped = [name for name in wanted if name not in session.get_providers()]
-    if dropped:
-        raise ValueError(f"provider {dropped[0]} is installed but does not start on this machine")
-    return OnnxSession(path, session)
+    num_threads = threads if threads is not None else available_cpus()
+    start = functools.partial(_start, path.absolute(), num_threads, wanted)
+    return OnnxSession(path, Reopened(start))
 
 
 def quantize(
@@ -164,6 +160,28 @@ def quantize(
         )
         search.finish(artefact)
     return Int8Result(artefact, score, method=best, methods=methods, layers=tuple(layers))
+
+
+def _start(path: Path, num_threads: int, providers: list[str]) -> Any:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    options.log_severity_level = 4  # errors are raised, so that they need no log message
+    try:
+        session = ort.InferenceSession(
+            str(path), options, providers=providers, enable_fallback=False
+        )
+    except Exception as error:
+        raise ValueError(
+            f"{path} is not an ONNX file that can be run: {one_line(str(error))}; make one with "
+            "`fbnetv3 export`"
+        ) from error
+    # onnxruntime drops a provider that does not start, with only a warning.
+    dropped = [name for name in providers if name not in session.get_providers()]
+    if dropped:
+        raise ValueError(f"provider {dropped[0]} is installed but does not start on this machine")
+    return session
 
 
 def _info(value: Any) -> TensorInfo:

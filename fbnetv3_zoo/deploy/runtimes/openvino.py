@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from fbnetv3.images.reader import ImageSource
 
 from ..artefact import PREFIX, Artefact
 from ..backend import ExportedBackend
+from ..forks import Reopened
 from ..parity import TOLERANCE, Parity, as_pixels, compare, inputs_for
 from ..quantize_score import Evaluator, Int8Result, over_budget
 from . import ONNX
@@ -35,22 +37,27 @@ _ONNX_SECTION = "framework"
 
 
 class OpenVinoSession:
-    """An ONNX or OpenVINO file compiled for the CPU; see `protocol.Session`."""
+    """An ONNX or OpenVINO file compiled for the CPU; see `protocol.Session`.
 
-    def __init__(self, path: Path, model: Any, compiled: Any) -> None:
-        self._path, self._model, self._compiled = path, model, compiled
+    Args:
+        path: the file.
+        opened: the model, and the same compiled.
+    """
+
+    def __init__(self, path: Path, opened: Reopened[tuple[Any, Any]]) -> None:
+        self._path, self._opened = path, opened
+        model, _ = opened.get()
         self.inputs = [_info(port) for port in model.inputs]
         self.outputs = [_info(port) for port in model.outputs]
 
     @property
     def metadata(self) -> Mapping[str, str]:
         """The file's string pairs."""
+        model, _ = self._opened.get()
         for section, prefix in ((_SECTION, PREFIX), (_ONNX_SECTION, "")):
-            if self._model.has_rt_info([section]):
-                keys = self._model.get_rt_info([section]).value
-                return {
-                    prefix + key: str(self._model.get_rt_info([section, key]).value) for key in keys
-                }
+            if model.has_rt_info([section]):
+                keys = model.get_rt_info([section]).value
+                return {prefix + key: str(model.get_rt_info([section, key]).value) for key in keys}
         return {}
 
     def run(self, batch: NDArray[Any]) -> NDArray[Any]:
@@ -58,7 +65,7 @@ class OpenVinoSession:
         try:
             # One request per call: a shared one is not thread-safe, and one that shares the
             # memory of its input is bound to its shape.
-            return np.array(self._compiled.create_infer_request().infer({0: batch})[0])
+            return np.array(self._request().infer({0: batch})[0])
         except RuntimeError as error:
             raise ValueError(
                 f"{self._path} cannot be run on an input of shape {batch.shape}: "
@@ -67,8 +74,12 @@ class OpenVinoSession:
 
     def bind(self, batch: NDArray[Any]) -> Callable[[], object]:
         """Returns a function that runs the graph on this batch."""
-        request = self._compiled.create_infer_request()
+        request = self._request()
         return lambda: request.infer({0: batch}, share_inputs=True, share_outputs=True)
+
+    def _request(self) -> Any:
+        _, compiled = self._opened.get()
+        return compiled.create_infer_request()
 
 
 def precisions() -> tuple[str, ...]:
@@ -102,7 +113,6 @@ def open_session(
     Raises:
         ValueError: OpenVINO cannot read the file, or an option is not supported.
     """
-    core = _core()
     if precision not in precisions():
         raise ValueError(
             f"precision is {precision!r}; OpenVINO computes float32 files on this CPU in "
@@ -117,8 +127,7 @@ def open_session(
     }
     if threads is not None:
         options["INFERENCE_NUM_THREADS"] = threads
-    model = _read(path)
-    return OpenVinoSession(path, model, core.compile_model(model, "CPU", options))
+    return OpenVinoSession(path, Reopened(functools.partial(_compiled, path.absolute(), options)))
 
 
 def convert(onnx_path: str | Path, path: str | Path) -> Parity:
@@ -142,7 +151,8 @@ def convert(onnx_path: str | Path, path: str | Path) -> Parity:
     with _saved(model, Path(path)) as part:
         # Some OpenVINO kernels sum in another order; the tolerance is that of the export.
         run = open_session(part, threads=1).run
-        parity = compare(run, exported.session.run, batches, tolerance=TOLERANCE["fp32"])
+        tolerance = TOLERANCE[exported.artefact.precision]
+        parity = compare(run, exported.session.run, batches, tolerance=tolerance)
         _set_metadata(model, dataclasses.replace(exported.artefact, parity=parity.to_dict()))
     return parity
 
@@ -248,6 +258,11 @@ def _saved(model: Any, path: Path) -> Iterator[Path]:
         openvino.save_model(model, str(part), compress_to_fp16=False)
         yield part
         openvino.save_model(model, str(part), compress_to_fp16=False)
+
+
+def _compiled(path: Path, options: dict[str, Any]) -> tuple[Any, Any]:
+    model = _read(path)
+    return model, _core().compile_model(model, "CPU", options)
 
 
 def _read(path: Path) -> Any:

@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 
 from fbnetv3.checkpoints.checkpoint import read_tensors
 from fbnetv3.cli.group import CommandGroup
+from fbnetv3.hub.create import create
 from fbnetv3.search.cli import train as cli_train
 from tests.search.tiny import TINY, tiny_images
 
@@ -90,6 +91,47 @@ def test_one_command_fine_tunes_weights_on_a_folder_without_parts(
     assert 0 < (before[name] - after[name]).abs().max() < 0.1
 
 
+def test_a_bare_name_starts_from_trained_weights_that_fit_unless_asked_otherwise(
+    tmp_path: Path, data: Path
+) -> None:
+    words = ["train", "--data", data, "--model", "fbnetv3_nano", "--device", "cpu", "--epochs", "1"]
+    words += ["--lr", "1e-5", "--set", "ema=false"]
+    tuned = called(*words, "--out", tmp_path / "tuned")
+    assert tuned.exit_code == 0, tuned.output
+    assert "starting from the trained weights fbnetv3_nano.cifar10" in tuned.output
+    assert "fbnetv3_nano.cifar10, trained weights" in tuned.output
+    fresh = called(*words, "--out", tmp_path / "fresh", "--from-scratch")
+    assert fresh.exit_code == 0, fresh.output
+    assert "fbnetv3_nano, fresh weights" in fresh.output
+    name = "stem.conv.weight"
+    trained = create("fbnetv3_nano.cifar10", pretrained=True).state_dict()[name]
+    near, far = (
+        (read_tensors(tmp_path / run / "model.safetensors")[name] - trained).abs().max()
+        for run in ("tuned", "fresh")
+    )
+    assert near < 1e-3 < far
+
+
+def test_classes_and_the_plan_are_printed_before_the_first_step(
+    tmp_path: Path, data: Path, arch: Path
+) -> None:
+    copied = next((data / "train" / "class1").iterdir())
+    (data / "val" / "class1" / "again.png").write_bytes(copied.read_bytes())
+    done = called("train", "--data", data, "--model", arch, "--out", tmp_path / "run", *TINY_SET)
+    assert done.exit_code == 0, done.output
+    before = done.output.partition("epoch 1:")[0].splitlines()
+    assert "class1      24 train      11 val" in before
+    assert f"model   {arch}, fresh weights, 0.01 million parameters" in before
+    assert "images  96 to train on, 41 to validate on, 4 classes, 16 x 16 pixels" in before
+    assert (
+        "recipe  short: 2 epochs of 6 steps of 16 images, sgd with lr 0.01 (it steps at 4 x lr), "
+        "augment cutout"
+    ) in before
+    assert "device  cpu, fp32, images in memory" in before
+    assert [line for line in before if line.startswith("time    about 0:00:")]
+    assert [line for line in before if "1 of the 41 validation images are in the training" in line]
+
+
 @pytest.mark.parametrize("model", ["torchvision:shufflenet_v2_x0_5", "timm:test_resnet.r160_in1k"])
 def test_networks_of_other_libraries_train_by_the_same_command(
     tmp_path: Path, data: Path, model: str
@@ -151,6 +193,18 @@ def test_without_a_terminal_lines_within_an_epoch_tell_the_time_left(
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     assert re.fullmatch(r"step 2 of 3 of epoch 2, about 0:00:\d\d left", lines[1])
+
+
+def test_a_long_check_of_files_tells_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = cli_train._CheckLines(silent=False, line_seconds=0.0)
+    for done in (256, 1024, 1200):
+        shown(done, 1200)
+    cli_train._CheckLines(silent=True, line_seconds=0.0)(1, 2)
+    cli_train._CheckLines(silent=False)(1, 2)
+    assert capsys.readouterr().err.splitlines() == [
+        "checked 256 of 1,200 images",
+        "checked 1,024 of 1,200 images",
+    ]
 
 
 @pytest.mark.slow

@@ -443,3 +443,11 @@ def test_photos_are_evaluated_as_the_preprocessing_record_has_them(tmp_path: Pat
     batch = next(eval_batches(images, preprocess, batch_size=2, world=World(), device=CPU))
     with Image.open(tmp_path / "a" / "0.png") as photo:
         assert np.array_equal(batch.images[0].numpy(), preprocess(photo))
+
+
+def test_the_check_of_files_tells_how_far_it_is(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        write_folders(tmp_path / part, {"a": 150, "b": 150}, side=2)
+    seen: list[tuple[int, int]] = []
+    open_train_val(tmp_path, on_check=lambda done, total: seen.append((done, total)))
+    assert seen == [(256, 300), (300, 300)] * 2

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from fbnetv3._internal.errors import StoreError, TrialError
-from fbnetv3.search.execution.coordinator import Coordinator, Policy, Progress
+from fbnetv3.search.execution.coordinator import OVERDUE_S, Coordinator, Policy, Progress
 from fbnetv3.search.execution.engine import Engine, LocalEngine
 from fbnetv3.search.execution.spec import load_objective
 from fbnetv3.search.execution.worker import Outcome, Task
@@ -237,6 +237,31 @@ def test_trial_over_its_time_fails(tmp_path: Path, clock: SimpleNamespace) -> No
         engine.close()
         assert store.trials()[1].reason == "took longer than 2 s"
         assert store.trials()[2].state == "done"
+
+
+def test_hanging_trial_is_reported_and_ends_nothing(tmp_path: Path, clock: SimpleNamespace) -> None:
+    folder = tmp_path / "s"
+    seen: list[float] = []
+
+    class SeenError(Exception):
+        pass
+
+    def report(progress: Progress) -> None:
+        seen.append(progress.overdue_s)
+        if progress.done and not progress.overdue_s:
+            clock.now += 400
+        if progress.overdue_s:
+            raise SeenError
+
+    with make_store(folder, (0, 1), (1, 1)) as store:
+        engine = LocalEngine(toy(trouble={"1,1": "hang"}), folder, workers=2, threads=1)
+        coordinator = Coordinator(store, engine, Policy(lease_s=1e6))
+        with pytest.raises(SeenError):
+            coordinator.complete(no_replacement, report)
+        coordinator.cancel()
+        engine.close()
+        assert seen[-1] > OVERDUE_S
+        assert store.counts()["failed"] == 0
 
 
 def test_straggler_rule_closes_a_round_and_the_late_label_still_comes(tmp_path: Path) -> None:

@@ -152,3 +152,18 @@ def test_missing_and_unknown_files_are_refused(files: tuple[Path, Path]) -> None
         load_table(space, other)
     with pytest.raises(ValueError, match="no labels"):
         TableObjective(SPACE, np.zeros((1, 4), np.int16), np.full((1, 2), np.nan), {})
+
+
+def test_consecutive_seeds_pick_each_training_of_a_candidate_once() -> None:
+    space = Space("two", (Gene("a", (0, 1)), Gene("b", (0, 1, 2))))
+    rows = np.indices((2, 3)).reshape(2, -1).T.astype(np.int16)
+    labels = 50 + np.arange(24.0).reshape(6, 4)
+    labels[0, 3] = np.nan
+    table = TableObjective(space, rows, labels, {})
+    picked = [
+        [table.evaluate(row, seed=s, epochs=1)[0] for s in range(2, 6)] for row in rows.tolist()
+    ]
+    assert len(set(picked[0][:3])) == 3
+    assert all(len(set(found)) == 4 for found in picked[1:])
+    orders = {tuple(int(x) % 4 for x in found) for found in picked[1:]}
+    assert len(orders) > 1

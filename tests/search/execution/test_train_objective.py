@@ -7,11 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from fbnetv3.search.execution.train_objective import TrainObjective
 from fbnetv3.search.space.space import Matrix
 from fbnetv3.search.space.spaces import get_space
+from fbnetv3.search.training.networks import open_network
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +125,11 @@ def test_class_folders_without_parts_are_searched_on_as_they_are(data: Path) -> 
     assert made.num_classes == whole.num_classes
 
 
+def test_an_epoch_of_one_step_is_said_before_any_trial(data: Path) -> None:
+    with pytest.warns(UserWarning, match=r"48 images is 1 step\(s\) of 32.* smaller batch_size"):
+        objective(data, recipe={"batch_size": 32})
+
+
 def test_a_batch_that_the_images_do_not_fill_is_said_before_any_trial(
     data: Path, tmp_path: Path
 ) -> None:
@@ -156,3 +163,38 @@ def test_a_wrong_recipe_is_said_before_any_trial(
 def test_the_batch_that_is_proposed_can_be_halved_for_mixup(data: Path) -> None:
     with pytest.raises(ValueError, match=r'has 40 images .*recipe={"batch_size": 4}'):
         TrainObjective("cifar_joint", str(data), epochs=1, num_train=40)
+
+
+@pytest.mark.parametrize(
+    ("model", "gone"),
+    [
+        ("timm:resnet10t", set()),
+        ("torchvision:shufflenet_v2_x0_5", {"dropout", "drop_path"}),
+        ("fbnetv3_nano", set()),
+    ],
+)
+def test_recipes_are_searched_for_any_network(
+    model: str, gone: set[str], data: Path, tmp_path: Path
+) -> None:
+    small = {"batch_size": 8, "resolution": 32}
+    made = TrainObjective("recipe_only", str(data), epochs=1, num_train=16, num_val=20,
+                          device="cpu", recipe=small, model=model,
+                          checkpoints=str(tmp_path))  # fmt: skip
+    every = {gene.name for gene in get_space("recipe_only").genes}
+    assert {gene.name for gene in made.space.genes} == every - gone
+    row = [0] * len(made.space.genes)
+    recipe = made.recipe(row)
+    assert (recipe.dropout, recipe.drop_path) == ((0.0, 0.0) if gone else (0.01, 0.01))
+    first = labels(made, np.array(row, np.int16), 0, 1)
+    assert 0 <= first[0] <= 100
+    [weights] = tmp_path.rglob("model.safetensors")
+    network = open_network(f"local-dir:{weights.parent}", pretrained=True)
+    network.model.eval()
+    assert network.model(torch.zeros(1, 3, 32, 32)).shape == (1, 2)
+
+
+def test_a_model_beside_a_space_of_networks_is_refused(data: Path) -> None:
+    with pytest.raises(ValueError, match=r"searches the network .* expected a space of recipes"):
+        TrainObjective("cifar_joint", str(data), epochs=1, model="timm:resnet10t")
+    with pytest.raises(ValueError, match="timm cannot make 'no_such_net'"):
+        TrainObjective("recipe_only", str(data), epochs=1, model="timm:no_such_net")

@@ -8,10 +8,11 @@ import pytest
 
 from fbnetv3.search.cost.cost import costs as exact
 from fbnetv3.search.nars.config import SearchConfig
-from fbnetv3.search.nars.pool import check, evolve_inside, pool_of
+from fbnetv3.search.nars.pool import check, draw, evolve_inside, pool_of
 from fbnetv3.search.nars.problem import Problem
 from fbnetv3.search.nars.run import create_search
-from fbnetv3.search.space.space import Matrix
+from fbnetv3.search.space.gene import Gene
+from fbnetv3.search.space.space import Matrix, Space
 from fbnetv3.search.space.spaces import get_space
 from tests.search.killable import INFINITE, PLAN, SPACE, toy
 
@@ -40,6 +41,12 @@ def test_limit_that_random_draws_hardly_ever_keep_fills_the_pool(
     assert (problem.costs(pool)["macs_paper"] <= most).all()
     # They are not copies of one network: every gene that is free within the limit varies.
     assert sum(np.ptp(column) > 0 for column in pool.T) > 0.9 * pool.shape[1]
+
+
+def test_pool_larger_than_a_space_has_all_of_it() -> None:
+    small = Space("small", [Gene("a", (0, 1, 2)), Gene("b", (0, 1))])
+    pool = draw(Problem(small, lambda _rows: {}), 100, seed=0, bounds={})
+    assert len(pool) == len(small.unique(pool)) == 6
 
 
 def test_each_limit_has_its_share_of_the_pool() -> None:

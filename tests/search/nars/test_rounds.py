@@ -108,6 +108,7 @@ def test_several_limits_take_turns_and_one_has_the_papers_bins_unless_told() -> 
     assert SearchConfig(limits=limits).bins == "limits"
     assert SearchConfig(limits=limits, bins="equal").bins == "equal"
     assert SearchConfig().bins == "equal"
+    assert SearchConfig(trainings=48).bins == "limits"
 
 
 def test_rounds_can_take_the_best_of_each_limit_in_turn(tmp_path: Path) -> None:
@@ -247,6 +248,43 @@ def test_early_stop_ranks_diverged_trainings_last() -> None:
     curves[29, 2:] = np.nan
     found = find_early_stop(curves, np.random.default_rng(1))
     assert found.correlation[1] < found.correlation[2] == 1.0
+
+
+def at_chance(rng: np.random.Generator) -> Any:
+    """Networks that each guess one of ten classes: constant labels, of few values."""
+    return np.repeat(rng.choice([9.5, 10.0, 10.5], size=(20, 1)), 6, axis=1)
+
+
+def flat(rng: np.random.Generator) -> Any:
+    return np.repeat(rng.normal(10, 0.5, size=(20, 1)), 6, axis=1)
+
+
+def few(rng: np.random.Generator) -> Any:
+    return np.sort(rng.normal(size=(6, 6)), axis=0)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (at_chance, "only 3 different labels"),
+        (flat, "hardly change from the first epoch"),
+        (few, "only 6 networks"),
+    ],
+)
+def test_early_stop_needs_networks_that_have_learnt(make: Any, reason: str) -> None:
+    curves = make(np.random.default_rng(0))
+    found = find_early_stop(curves, np.random.default_rng(1))
+    assert found.correlation[0] == 1.0
+    assert (found.epoch, found.found) == (6, False)
+    assert reason in found.reason
+
+
+def test_early_stop_accepts_networks_that_are_done_before_the_end() -> None:
+    rng = np.random.default_rng(0)
+    curves = np.repeat(rng.normal(size=(20, 1)), 6, axis=1)
+    curves[:, :2] = rng.normal(size=(20, 2))
+    found = find_early_stop(curves, np.random.default_rng(1))
+    assert (found.epoch, found.found, found.reason) == (3, True, "")
 
 
 @pytest.mark.parametrize("shape", [(2, 5), (5,), (5, 0)])

@@ -1,6 +1,10 @@
 """The whole journey: answers, kills, limits, imports, exports, the same trials on any engine."""
 
+import csv
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +18,26 @@ from fbnetv3.search.execution.objective import TableObjective
 from fbnetv3.search.execution.spec import load_objective
 from fbnetv3.search.nars.answers import Answer
 from fbnetv3.search.nars.config import SearchConfig
-from fbnetv3.search.nars.export import LABEL, import_labels, read_candidates, to_optuna, write_csv
+from fbnetv3.search.nars.export import (
+    LABEL,
+    Imported,
+    import_labels,
+    label_epochs,
+    read_candidates,
+    to_optuna,
+    write_csv,
+)
 from fbnetv3.search.nars.pool import draw
 from fbnetv3.search.nars.problem import Problem, problem_of
 from fbnetv3.search.nars.regret import bench_table
 from fbnetv3.search.nars.run import create_search, evolve_for, open_predictor, run_search
+from fbnetv3.search.nars.status import status_of
 from fbnetv3.search.predictors import registry
 from fbnetv3.search.space.gene import Gene
 from fbnetv3.search.space.space import Space
 from fbnetv3.search.space.spaces import get_space
+from fbnetv3.search.storage.lock import OWNER
+from fbnetv3.search.storage.results import write_epoch
 from fbnetv3.search.storage.store import Store
 from fbnetv3.search.storage.trials import Batch, Proposal
 from fbnetv3.search.training.recipe import Recipe
@@ -102,6 +117,40 @@ def test_answer_is_near_the_best_there_is(tmp_path: Path) -> None:
     for answer, limit in zip(answers, PLAN.limits, strict=True):
         best = truth[macs <= limit["macs"][1]].max()
         assert np.array(answer.contenders[0].genes) @ WEIGHTS >= best - 0.75
+
+
+def test_status_shows_the_value_that_counts(finished: Path, tmp_path: Path) -> None:
+    with Store.read(finished) as store:
+        answers = (store.stage("answers") or {})["answers"]
+        shown = [one["label"] for one in status_of(store)["best"]]
+    assert shown == [answer["contenders"][0]["mean"] for answer in answers]
+    with Store.create(tmp_path / "s", {"plan": PLAN.to_dict()}) as store:
+        store.add_batch(Batch(0, "random", {}, ""), [Proposal((0,) * 6, {"macs": 100.0}, 3, 0)])
+        (trial,) = store.trials()
+        for epoch, value in enumerate((78.0, 50.0, 38.0), 1):
+            write_epoch(store.folder, trial.id, 1, epoch, value)
+        store.ingest(trial)
+        assert [one["label"] for one in status_of(store)["best"]] == [None, None]
+        store.set_stage("early_stop", {"epoch": 3})
+        assert [one["label"] for one in status_of(store)["best"]] == [38.0, 38.0]
+        store.set_stage("early_stop", {"epoch": 1})
+        assert [one["label"] for one in status_of(store)["best"]] == [78.0, 78.0]
+
+
+def test_status_of_a_search_whose_coordinator_was_killed_is_stopped(tmp_path: Path) -> None:
+    with start(tmp_path / "s") as store:
+        assert status_of(store)["state"] == "running"
+        gone = subprocess.Popen([sys.executable, "-c", ""])
+        gone.wait()
+        owner = tmp_path / "s" / OWNER
+        written = json.loads(owner.read_text())
+        owner.write_text(json.dumps({**written, "pid": gone.pid}))
+        found = status_of(store)
+        assert (found["state"], found["coordinator"]) == ("stopped", "")
+        owner.write_text(json.dumps({**written, "host": "elsewhere"}))
+        assert status_of(store)["state"] == "running"
+        os.utime(owner, (0, 0))
+        assert status_of(store)["state"] == "stopped"
 
 
 def test_resumed_search_that_has_ended_trains_nothing_and_answers_the_same(
@@ -185,17 +234,44 @@ def test_labels_go_out_as_csv_and_come_in_again(finished: Path, tmp_path: Path) 
     path = tmp_path / "labels.csv"
     with Store.read(finished) as old:
         count = write_csv(old, SPACE, path)
-        matrix = old.labels().matrix
-    assert (read_candidates(SPACE, path) == matrix).all()
+        trials = old.trials("done")
+    assert [tuple(row) for row in read_candidates(SPACE, path).tolist()] == [
+        t.genes for t in trials
+    ]
+    with path.open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    lengths = [(int(line["epochs"]), int(line["seed"])) for line in lines]
+    assert lengths == [(t.epochs, t.seed) for t in trials]
+    assert len({length for length, _ in lengths}) == 2
     with start(tmp_path / "new") as new:
         problem = problem_of(new.settings)
-        added = import_labels(new, SPACE, problem.costs, path, epochs=4)
-        assert 0 < added <= count
-        assert import_labels(new, SPACE, problem.costs, path, epochs=4) == 0
+        found = import_labels(new, SPACE, problem.costs, path, epochs=4)
+        assert 0 < found.new <= found.taken < count == found.taken + found.left_out
+        assert import_labels(new, SPACE, problem.costs, path, epochs=4).new == 0
         carry_out(new)
-        old_rows = {tuple(row) for row in matrix.tolist()}
+        assert new.stage("early_stop") == {"epoch": 4, "found": False, "tried": False}
+        old_rows = {t.genes for t in new.trials(batch=0)}
         trained = [t.genes for t in new.trials(batch=2)]
         assert not old_rows & set(trained)
+
+
+def test_labels_that_are_fractions_are_refused_in_the_first_round(tmp_path: Path) -> None:
+    target = tmp_path / "fraction.py"
+    target.write_text(
+        "class Fraction:\n"
+        "    def evaluate(self, genes, *, seed, epochs):\n"
+        "        yield from [0.5 + sum(genes) / 100] * epochs\n"
+    )
+    spec = {"kind": "python", "target": f"{target}:Fraction"}
+    chosen = plan(epochs=1, limits=({},))
+    with create_search(tmp_path / "s", space=SPACE, objective=spec, config=chosen) as store:
+        with pytest.raises(ValueError, match="labels are between 0 and 1"):
+            carry_out(store)
+        assert len(store.batches()) == 1
+        lines = "\n".join(f"0,1,2,3,0,{n},0.7" for n in range(3))
+        path = labels_file(tmp_path / "labels.csv", lines, columns="")
+        with pytest.raises(ValueError, match="multiply them by 100"):
+            import_labels(store, SPACE, problem_of(store.settings).costs, path, epochs=1)
 
 
 @pytest.mark.parametrize(
@@ -214,6 +290,40 @@ def test_wrong_labels_are_refused_with_their_line(tmp_path: Path, line: str, mes
         import_labels(store, SPACE, problem_of(store.settings).costs, path, epochs=4)
 
 
+def labels_file(path: Path, lines: str, columns: str = "epochs,seed,") -> Path:
+    path.write_text(f"g0,g1,g2,g3,g4,g5,{columns}{LABEL}\n{lines}\n")
+    return path
+
+
+def test_labels_of_another_length_are_refused_and_seeds_are_averaged(tmp_path: Path) -> None:
+    mixed = "0,1,2,3,0,1,4,0,70\n0,1,2,3,0,1,4,1,72\n1,1,2,3,0,1,1,0,30"
+    with start(tmp_path / "s") as store:
+        costs = problem_of(store.settings).costs
+        found = import_labels(
+            store, SPACE, costs, labels_file(tmp_path / "mixed.csv", mixed), epochs=4
+        )
+        assert found == Imported(new=1, taken=2, left_out=1)
+        assert store.labels().values.tolist() == [71.0]
+        short = labels_file(tmp_path / "short.csv", "1,1,2,3,0,1,1,0,30")
+        with pytest.raises(ValueError, match="trainings of 1 epochs; expected 4"):
+            import_labels(store, SPACE, costs, short, epochs=4)
+        wrong = labels_file(tmp_path / "wrong.csv", "1,1,2,3,0,1,x,0,30")
+        with pytest.raises(ValueError, match="line 2: epochs is 'x'"):
+            import_labels(store, SPACE, costs, wrong, epochs=4)
+
+
+def test_labels_of_unknown_length_are_refused_once_trainings_are_stopped_early(
+    tmp_path: Path,
+) -> None:
+    with start(tmp_path / "s") as store:
+        costs = problem_of(store.settings).costs
+        store.set_stage("early_stop", {"epoch": 2})
+        assert label_epochs(store) == 2
+        plain = labels_file(tmp_path / "plain.csv", "1,1,2,3,0,1,30", columns="")
+        with pytest.raises(ValueError, match=r"no column 'epochs'.* after 2 of 4 epochs"):
+            import_labels(store, SPACE, costs, plain, epochs=2)
+
+
 @pytest.mark.needs("optuna")
 def test_optuna_study_has_every_trial(tmp_path: Path) -> None:
     import optuna
@@ -229,6 +339,12 @@ def test_optuna_study_has_every_trial(tmp_path: Path) -> None:
         assert to_optuna(store, SPACE, url) == 3
         with pytest.raises(ValueError, match="has a study"):
             to_optuna(store, SPACE, url)
+        store.settings["plan"] = {"epochs": 3}
+        early = f"sqlite:///{tmp_path / 'early.db'}"
+        to_optuna(store, SPACE, early)
+    pruned = optuna.load_study(study_name="s", storage=early).trials
+    assert {trial.state for trial in pruned} == {optuna.trial.TrialState.PRUNED}
+    assert pruned[0].user_attrs["epochs"] == 1
     study = optuna.load_study(study_name="s", storage=url)
     assert [trial.value for trial in study.trials] == [70.0, 71.0, 72.0]
     assert study.best_params == SPACE.values(rows[2])

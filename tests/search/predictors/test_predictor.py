@@ -24,7 +24,7 @@ from fbnetv3.search.predictors.registry import (
     make_predictor,
     save_predictor,
 )
-from fbnetv3.search.predictors.targets import Scale
+from fbnetv3.search.predictors.targets import Scale, check_percent
 from fbnetv3.search.space.gene import Gene
 from fbnetv3.search.space.space import Floats, Matrix, Space
 from fbnetv3.search.space.spaces import get_space
@@ -304,3 +304,17 @@ def test_a_predictor_that_lacks_a_method_cannot_be_made() -> None:
 
     with pytest.raises(TypeError, match="predict"):
         Half()  # type: ignore[abstract]  # what the test is about
+
+
+@pytest.mark.parametrize("kind", ["mlp_ensemble", "gp", "auto"])
+def test_fractions_in_place_of_percent_are_refused_with_the_fix(kind: str) -> None:
+    rows = SPACE.unique(SPACE.sample(40, np.random.default_rng(0)))[:12]
+    with pytest.raises(ValueError, match=r"labels are between 0 and 1.*multiply them by 100"):
+        make_predictor(kind, SPACE).fit(rows, accuracy(rows) / 100)
+
+
+def test_bad_percents_and_raw_labels_are_no_fractions() -> None:
+    check_percent(np.array([0.5, 0.7, 3.0]), "log_error")
+    check_percent(np.array([0.5, np.nan, 0.7]), "log_error")
+    check_percent(np.zeros(9), "log_error")
+    check_percent(np.array([0.5, 0.6, 0.7]), "raw")

@@ -291,3 +291,13 @@ def test_spans_reach_from_one_end_to_the_other() -> None:
     for x, y, x_end, y_end in strokes:
         assert x == x_end
         assert float(y) > float(y_end)
+
+
+@pytest.mark.parametrize("kept", ["space", "plan"])
+def test_a_folder_without_space_or_config_is_refused_in_words(tmp_path: Path, kept: str) -> None:
+    Store.create(tmp_path / "s", {kept: SETTINGS[kept]}).close()
+    with (
+        Store.read(tmp_path / "s") as store,
+        pytest.raises(ValueError, match=r"settings have no '\w+'; expected those of a search that"),
+    ):
+        write_report(store, tmp_path / "r.html")

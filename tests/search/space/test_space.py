@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fbnetv3.arch.arch import Arch
+from fbnetv3.arch.counts import count
 from fbnetv3.arch.tables import ARCHS
 from fbnetv3.search.space.gene import Gene
 from fbnetv3.search.space.layout import Layout
 from fbnetv3.search.space.space import Space
-from fbnetv3.search.space.spaces import SPACES, get_space
+from fbnetv3.search.space.spaces import SPACES, get_space, with_network
 from fbnetv3.search.training.recipe import Recipe
 
 NAMES = sorted(SPACES)
@@ -149,6 +150,28 @@ def test_identity_is_the_same_in_a_fresh_process() -> None:
     matrix = space.sobol(8, 1)
     digests = [space.digest(row) for row in matrix]
     assert out.strip() == f"{space.sha256} {digests} {space.hashes(matrix).tolist()}"
+
+
+def test_recipes_are_searched_at_the_resolution_of_the_text() -> None:
+    arch = get_space("recipe_only").layout.network({})
+    assert arch.resolution == 256
+    assert arch.rows == ARCHS["fbnetv2_l3"].rows
+    assert count(arch).macs_paper == pytest.approx(595e6, rel=0.01)
+
+
+def test_a_space_of_recipes_takes_another_network() -> None:
+    space = get_space("recipe_only")
+    other = with_network(space, ARCHS["fbnetv3_nano"])
+    assert other.layout.network({}) == ARCHS["fbnetv3_nano"]
+    assert other.genes == space.genes
+    without = with_network(space, None, without=["drop_path"])
+    assert without.layout.arch is None
+    assert {gene.name for gene in space.genes} - {gene.name for gene in without.genes} == {
+        "drop_path"
+    }
+    assert without.recipe(np.zeros(len(without.genes), np.int16))["drop_path"] == 0.0
+    with pytest.raises(ValueError, match="searches the network"):
+        with_network(get_space("paper_joint"), None)
 
 
 def test_sobol_spreads_better_than_chance() -> None:
@@ -369,6 +392,40 @@ def test_whole_numbers_of_a_float_grid_are_floats_before_and_after_a_file() -> N
     again = Space.from_json(space.to_json())
     assert again.to_json() == space.to_json()
     assert again.sha256 == space.sha256
+
+
+def test_a_log_gene_has_equal_ratios_both_ends_and_a_file() -> None:
+    gene = Gene.log("lr", 1e-4, 1e-1, recipe=True)
+    assert (gene.kind, gene.group) == ("ordered", "recipe")
+    assert (gene.values[0], gene.values[-1], len(gene.values)) == (1e-4, 1e-1, 13)
+    assert np.allclose(np.diff(np.log10(np.array(gene.values, np.float64))), 0.25, atol=2e-3)
+    assert Gene.from_dict(gene.to_dict()) == gene
+    assert Gene.log("lr", 1, 100, 3).values == (1.0, 10.0, 100.0)
+    assert Gene.grid("width", 16, 64, 16, recipe=True).group == "recipe"
+    assert Gene.grid("width", 16, 64, 16).group == "arch"
+
+
+@pytest.mark.parametrize(
+    ("ends", "num", "message"),
+    [
+        ((0.0, 1.0), None, "expected numbers 0 < low < high"),
+        ((1.0, 1.0), None, "expected numbers 0 < low < high"),
+        ((1.0, 2.0), 1, "num is 1; expected 2 to 70"),
+        ((1.0, 2.0), 71, "num is 71; expected 2 to 70"),
+    ],
+)
+def test_a_log_gene_needs_a_range_and_values_apart(
+    ends: tuple[float, float], num: int | None, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Gene.log("lr", *ends, num)
+
+
+def test_a_space_takes_a_list_of_genes_and_keeps_a_tuple() -> None:
+    genes = [Gene("a", (1, 2)), Gene("b", (3, 4))]
+    space = Space("s", genes)
+    assert space.genes == tuple(genes)
+    assert space == Space("s", tuple(genes))
 
 
 def test_a_long_list_of_values_is_checked_at_once() -> None:

@@ -63,6 +63,7 @@ def test_every_image_counts_once_and_classes_add_up() -> None:
     assert found.top5 == 100.0
     assert sum(c.num_images for c in found.classes) == 50
     assert sum(c.num_images * c.top1 / 100 for c in found.classes) == pytest.approx(45)
+    assert found.macro_recall == pytest.approx(sum(c.top1 for c in found.classes) / NUM_CLASSES)
     assert not found.warning
     assert json.loads(json.dumps(found.to_dict()))["top1"] == found.top1
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from fbnetv3.checkpoints.checkpoint import read_tensors
-from fbnetv3.search.training import loop
+from fbnetv3.search.training import checkpointing, loop
 from fbnetv3.search.training.batches import Batch, default_preprocess
 from fbnetv3.search.training.config import Hardware, TrainConfig
 from fbnetv3.search.training.distill import NetworkTeacher, cached_teacher
@@ -84,14 +84,16 @@ def test_the_callers_generators_are_left_alone() -> None:
     assert torch.equal(torch.cuda.get_rng_state(), before)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "rmsprop"])
+@pytest.mark.parametrize("optimizer", ["sgd", "rmsprop", "adamw"])
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_a_gpu_trains_as_a_cpu_does(optimizer: str, accumulate: int) -> None:
     """Order, augmentation and mixup are drawn on the CPU; the GPU repeats a graph of the step."""
     losses = []
     for device in ("cpu", "cuda"):
         run = run_on(device, optimizer=optimizer)
-        recipe = dataclasses.replace(run.recipe, augment="autoaugment", mixup=0.2)
+        recipe = dataclasses.replace(
+            run.recipe, augment="autoaugment", mixup=0.2, clip_norm=1.0, balance="loss"
+        )
         run = dataclasses.replace(run, recipe=recipe, accumulate=accumulate)
         losses.append([log.loss for log in trained_by(run).curve])
     assert losses[1] == pytest.approx(losses[0], rel=1e-2)
@@ -112,6 +114,10 @@ def test_the_memory_layout_leaves_the_losses_close() -> None:
 
 def test_bfloat16_leaves_the_losses_close() -> None:
     assert_losses_are_close({"bf16": True}, 2e-2)
+
+
+def test_float16_leaves_the_losses_close() -> None:
+    assert_losses_are_close({"fp16": True}, 1e-1)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "rmsprop"])
@@ -145,8 +151,9 @@ def test_a_stopped_run_goes_on_on_another_device(
 
 def test_a_checkpoint_holds_the_tensors_of_the_gpu(tmp_path: Path) -> None:
     result = trained_by(run_on("cuda", tmp_path))
-    (newest,) = sorted((tmp_path / "checkpoints").glob("*.safetensors"))[-1:]
-    stored = read_tensors(newest)
+    found = checkpointing.load_newest(tmp_path / "checkpoints")
+    assert found is not None
+    stored = found[0]
     for name, tensor in result.model.state_dict().items():
         assert torch.equal(stored[f"model.{name}"], tensor.cpu()), name
 

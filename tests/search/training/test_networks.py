@@ -14,7 +14,13 @@ from torchvision.ops import StochasticDepth
 from fbnetv3.search.training.batches import default_preprocess
 from fbnetv3.search.training.foreign import _preprocess_of, write_record
 from fbnetv3.search.training.logbook import write_weights
-from fbnetv3.search.training.networks import Network, check_input, open_network, preprocess_for
+from fbnetv3.search.training.networks import (
+    Network,
+    check_input,
+    open_network,
+    preprocess_for,
+    weights_for,
+)
 from tests.search.tiny import tiny_images
 
 # The families that the paper trains with its recipe, as each library has them, and a few more.
@@ -158,3 +164,22 @@ def test_an_input_that_a_network_cannot_take_is_refused_before_training() -> Non
         check_input(model, 32, "torchvision:alexnet")
     check_input(model, 64, "torchvision:alexnet")
     assert model.training
+
+
+@pytest.mark.parametrize(
+    ("name", "small", "policy", "expected"),
+    [
+        ("fbnetv3_a", True, "", "fbnetv3_a.cifar10"),
+        ("fbnetv3_a", False, "", "fbnetv3_a.meta_in1k"),
+        ("fbnetv3_a", False, "commercial", None),
+        ("fbnetv3_b", False, "", "fbnetv3_b.ra2_in1k"),
+        ("fbnetv3_b", True, "", None),
+        ("fbnetv3_b.ra2_in1k", False, "", None),
+        ("arch.json", False, "", None),
+    ],
+)
+def test_a_training_starts_from_weights_for_its_images_that_are_allowed(
+    monkeypatch: pytest.MonkeyPatch, name: str, small: bool, policy: str, expected: str | None
+) -> None:
+    monkeypatch.setenv("FBNETV3_LICENSE", policy)
+    assert weights_for(name, small_images=small) == expected

@@ -54,6 +54,13 @@ def test_a_longer_training_keeps_rate_times_decay_times_steps() -> None:
         ("warmup_epochs", 11.0),
         ("ema", 1),
         ("resolution", 4),
+        ("clip_norm", -1.0),
+        ("layer_decay", 0.0),
+        ("layer_decay", 1.1),
+        ("freeze", -1),
+        ("freeze", "head"),
+        ("freeze", True),
+        ("balance", "weights"),
     ],
 )
 def test_a_field_out_of_range_is_named(field: str, value: object) -> None:

@@ -2,12 +2,12 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fbnetv3.arch.tables import ARCHS
@@ -62,13 +62,23 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("as_on_a_gpu")
-@pytest.mark.parametrize("optimizer", ["rmsprop", "sgd"])
-def test_a_step_of_fbnetv3_a_is_at_most_1500_launches_and_never_waits(optimizer: str) -> None:
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"optimizer": "rmsprop"},
+        {"optimizer": "sgd"},
+        {"optimizer": "adamw", "clip_norm": 1.0, "balance": "loss"},
+        {"optimizer": "sgd", "clip_norm": 1.0, "freeze": 3, "layer_decay": 0.8},
+    ],
+)
+def test_a_step_of_fbnetv3_a_is_at_most_1500_launches_and_never_waits(
+    fields: dict[str, Any],
+) -> None:
     images = dataclasses.replace(tiny_images(64), pixels=torch.zeros(64, 32, 32, 3).byte())
     recipe = dataclasses.replace(
         get_recipe("cifar10"),
-        optimizer=optimizer,
         batch_size=4,
+        **fields,
     )
     run = TrainConfig(
         recipe=recipe,
@@ -104,11 +114,27 @@ def test_a_gpu_augments_as_a_cpu_does(kind: str, monkeypatch: pytest.MonkeyPatch
     assert torch.equal(augment(images, u, kind), expected)
 
 
-@pytest.mark.parametrize("fields", [{}, {"optimizer": "sgd"}, {"mixup": 0.3}])
+@pytest.mark.parametrize(
+    "fields",
+    [{}, {"optimizer": "sgd"}, {"mixup": 0.3}, {"clip_norm": 0.5}, {"layer_decay": 0.5}],
+)
 def test_numbers_in_tensors_train_as_plain_numbers_do(fields: dict[str, Any]) -> None:
+    assert_numbers_may_be_tensors(tiny_model, fields)
+
+
+def test_adamw_takes_numbers_in_tensors_too() -> None:
+    # Without a bias before batch-norm, whose gradient is rounding, which Adam scales up.
+    def layer() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 4))
+
+    assert_numbers_may_be_tensors(layer, {"optimizer": "adamw"})
+
+
+def assert_numbers_may_be_tensors(made: Callable[[], nn.Module], fields: dict[str, Any]) -> None:
     def weights(as_tensors: bool) -> dict[str, Tensor]:
         run = tiny_run(recipe=tiny_recipe(**fields))
-        loop = Loop(tiny_model(), tiny_images(), tiny_images(), run, None)
+        loop = Loop(made(), tiny_images(), tiny_images(), run, None)
         loop.model.train()
         for sample in loop.batches.samples(0):
             plain = (0.01, 0.2, 0.75)

@@ -23,7 +23,7 @@ from fbnetv3.checkpoints.checkpoint import read_tensors
 from fbnetv3.search.data.image_set import ImageSet
 from fbnetv3.search.training import checkpointing, loop
 from fbnetv3.search.training.logbook import EpochLog, plot_curve
-from fbnetv3.search.training.optimizers import make_optimizer
+from fbnetv3.search.training.optimizers import make_optimizer, set_lr
 from fbnetv3.search.training.scoring import Score
 from fbnetv3.search.training.stopping import Stopped, StopRequest
 from fbnetv3.search.training.train import Hardware, train, train_epochs
@@ -178,6 +178,43 @@ def test_a_second_ctrl_c_interrupts_at_once_and_handlers_are_put_back() -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_adamw_with_clipped_gradients_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    recipe = tiny_recipe(optimizer="adamw", lr=0.002, clip_norm=0.5, balance="sampler", epochs=2)
+
+    def run(name: str, on_step: Any = lambda *_: None) -> None:
+        config = tiny_run(tmp_path / name, recipe, checkpoint_steps=2)
+        train(tiny_model(), tiny_images(), tiny_images(seed=1), config, on_step=on_step)
+
+    run("whole")
+    with pytest.raises(Stop):
+        run("stopped", stop_at(2, 3))
+    run("stopped")
+    assert_equal(weights_of(tmp_path / "stopped"), weights_of(tmp_path / "whole"))
+
+
+def test_clipped_gradients_have_the_norm_that_was_asked_for() -> None:
+    layer = nn.Linear(3 * 16 * 16, NUM_CLASSES)
+    recipe = tiny_recipe(
+        optimizer="sgd", lr=0.25, momentum=0.0, weight_decay=0.0, clip_norm=0.125, mixup=0.0,
+        schedule="constant", warmup_epochs=0.0, epochs=1,
+    )  # fmt: skip
+    seen = [layer.weight.detach().clone()]
+    biases = [layer.bias.detach().clone()]
+
+    def keep(*_: int) -> None:
+        seen.append(layer.weight.detach().clone())
+        biases.append(layer.bias.detach().clone())
+
+    model = nn.Sequential(nn.Flatten(), layer)
+    train(model, tiny_images(), tiny_images(), tiny_run(recipe=recipe), on_step=keep)
+    # SGD's own rate is 4 x 0.25.
+    moved = [
+        float(torch.cat([(a - b).flatten(), c - d]).norm())
+        for a, b, c, d in zip(seen, seen[1:], biases, biases[1:], strict=False)
+    ]
+    assert max(moved) == pytest.approx(0.125, rel=1e-3)
+
+
 @pytest.mark.slow
 def test_kills_at_random_moments_change_no_bit(tmp_path: Path) -> None:
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -287,7 +324,7 @@ def test_the_best_epoch_is_kept_and_patience_ends_a_run(
     model, ends = tiny_model(), dict[int, torch.Tensor]()
 
     def keep(epoch: int, _step: int, _steps: int) -> None:
-        ends[epoch] = model.classifier.weight.detach().clone()
+        ends[epoch] = model.state_dict()["classifier.weight"].clone()
 
     result = train(model, tiny_images(), tiny_images(100), run, on_step=keep)
     assert len(result.curve) == epochs
@@ -297,6 +334,30 @@ def test_the_best_epoch_is_kept_and_patience_ends_a_run(
     assert torch.equal(
         read_tensors(tmp_path / "model.safetensors")["classifier.weight"], ends[epochs]
     )
+
+
+def test_recalls_of_classes_and_their_mean_are_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    halves = torch.zeros(2, NUM_CLASSES, NUM_CLASSES).long()
+    halves[0, 0, 0], halves[1, 0, 1] = 90, 10
+    halves[0, 1, 1], halves[1, 1, 0] = 1, 3
+    halves[1, 3, 3] = 2
+    monkeypatch.setattr(loop, "score", lambda *_, **__: Score(halves, 100, 1.0))
+    run = tiny_run(tmp_path, tiny_recipe(epochs=1, warmup_epochs=0.0))
+    (log,) = train(tiny_model(), tiny_images(), tiny_images(), run).curve
+    # (90 + 25 + 100) / 3; the third class has no image.
+    assert log.macro_recall_pct == pytest.approx(215 / 3)
+    assert log.ema_top1_pct == pytest.approx(100 * 93 / 106)
+    assert "macro recall 71.67 %" in log.line()
+    assert "macro" not in dataclasses.replace(log, macro_recall_pct=log.ema_top1_pct).line()
+    assert (tmp_path / "classes.csv").read_text().splitlines() == [
+        "class,images,recall_pct",
+        "class0,100,90",
+        "class1,4,25",
+        "class2,0,",
+        "class3,2,100",
+    ]
 
 
 def test_patience_that_ran_out_stays_so_and_more_of_it_goes_on(
@@ -475,7 +536,7 @@ def test_the_average_follows_its_closed_form() -> None:
 
 def test_weight_decay_leaves_batch_norm_and_biases_alone() -> None:
     model = tiny_model()
-    for kind in ("rmsprop", "sgd"):
+    for kind in ("rmsprop", "sgd", "adamw"):
         optimizer = make_optimizer(model, tiny_recipe(optimizer=kind, weight_decay=0.3))
         names = {id(p): name for name, p in model.named_parameters()}
         decayed = {
@@ -487,6 +548,31 @@ def test_weight_decay_leaves_batch_norm_and_biases_alone() -> None:
         assert all(name.endswith("weight") and ".bn." not in name for name in decayed)
         assert "stem.conv.weight" in decayed
         assert sum(len(group["params"]) for group in optimizer.param_groups) == len(names)
+
+
+def test_layer_decay_lets_earlier_blocks_step_less() -> None:
+    recipe = tiny_recipe(optimizer="sgd", momentum=0.0, weight_decay=0.0, layer_decay=0.5)
+    model = tiny_model()
+    optimizer = make_optimizer(model, recipe)
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    set_lr(optimizer, 0.1)
+    optimizer.step()
+    steps = {
+        name: float((before[name] - parameter).mean())
+        for name, parameter in model.named_parameters()
+    }
+    # The classifier and the head, three blocks before them, and the stem.
+    for name, rate in (
+        ("classifier.weight", 0.1),
+        ("head.expand.conv.weight", 0.1),
+        ("stages.1.1.project.conv.weight", 0.05),
+        ("stages.1.0.project.conv.weight", 0.025),
+        ("stages.0.0.project.conv.weight", 0.0125),
+        ("stem.conv.weight", 0.00625),
+    ):
+        assert steps[name] == pytest.approx(rate, rel=1e-4), name
 
 
 def test_the_folder_is_what_create_loads(tmp_path: Path) -> None:

@@ -1,0 +1,84 @@
+"""What a search gives to a Python program: trials, rounds, the best within each limit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A trial to be trained, as `Study.ask` returns it.
+
+    Attributes:
+        number: number of the trial in the search, from 1.
+        params: gene -> value, without genes that have no meaning for the candidate.
+        seed: random seed of initialisation and data order.
+        fidelity: share of a full training, above 0 and up to 1; always 1 at present.
+    """
+
+    number: int
+    params: Mapping[str, Any]
+    seed: int
+    fidelity: float = 1.0
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A trial that was trained.
+
+    Attributes:
+        number: number of the trial in the search, from 1.
+        params: gene -> value.
+        value: objective value; NaN if the training diverged.
+        costs: known costs.
+        seed: random seed.
+        round: number of the round, 0 for the random one.
+        kind: "random" or "bins" for trials of rounds, "final" for those that retrain the best,
+            "import" for imported values.
+    """
+
+    number: int
+    params: Mapping[str, Any]
+    value: float
+    costs: Mapping[str, float]
+    seed: int
+    round: int
+    kind: str
+
+
+@dataclass(frozen=True)
+class FinishedRound:
+    """A round whose trials are all trained, after which the predictor was fitted again.
+
+    Attributes:
+        index: number of the round, 0 for the random one.
+        trainings: number of objective values so far.
+        best: best objective value so far, within any limit.
+        tau: Kendall's rank correlation of held-out predictions; None with too few values.
+    """
+
+    index: int
+    trainings: int
+    best: float
+    tau: float | None
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best candidate within a limit.
+
+    Attributes:
+        params: gene -> value.
+        value: objective value, the mean over seeds.
+        sd: standard deviation over seeds; 0 for one seed.
+        values: objective value with each seed.
+        costs: known costs.
+    """
+
+    params: Mapping[str, Any]
+    value: float
+    sd: float
+    values: tuple[float, ...]
+    costs: Mapping[str, float]

@@ -1,0 +1,129 @@
+"""A whole search in one call."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fbnetv3.search.execution.engine import Engine, InlineEngine, LocalEngine
+from fbnetv3.search.execution.fork_engine import ForkEngine
+from fbnetv3.search.execution.function_objective import (
+    CostFunction,
+    FunctionObjective,
+    TrainFunction,
+)
+from fbnetv3.search.nars.run import search_problem
+from fbnetv3.search.report.live import Live
+from fbnetv3.search.space.space import Space
+from fbnetv3.search.storage.store import Store
+
+from .found import Found
+from .setup import POLICY, prepare
+from .watching import OnRound, OnTrial, Watcher
+
+
+def run(
+    space: Space,
+    train: TrainFunction,
+    *,
+    folder: str | Path,
+    trainings: int,
+    cost: CostFunction | None = None,
+    limits: str | Sequence[str] = (),
+    workers: int = 1,
+    seed: int = 0,
+    target: str = "log_error",
+    predictor: str = "auto",
+    pool: int = 20_000,
+    on_trial: OnTrial | None = None,
+    on_round: OnRound | None = None,
+    quiet: bool = False,
+) -> Found:
+    """Searches a space with plain functions and returns what was found.
+
+    `train(params, *, seed, fidelity)` trains one candidate, of which `params` has the value of
+    each gene. It returns the objective value, higher is better, or yields it after every epoch, of
+    which the last counts; NaN means that training diverged. `fidelity` is the share of a full
+    training, 1.0 at present. A candidate whose training raises an exception is replaced by another
+    one. If three fail before the first succeeds, or ten of a round before one does, the search
+    stops.
+
+    After Ctrl-C, a crash or a power failure the same call resumes the search, with the same result
+    as without the interruption; after the end it returns the results again. `train` and `cost` are
+    not compared with those of earlier calls.
+
+    With one worker, `train` runs in this process. More workers are processes: new interpreters if
+    they can import `train` and `cost` from a module, otherwise (lambdas, scripts, notebooks) forks
+    of this process with one CPU thread each.
+
+    Args:
+        space: the search space.
+        train: trains a candidate.
+        folder: the search's folder; made if it does not exist.
+        trainings: number of trainings at most, not counting those that fail. A quarter or less of
+            them retrains the best of each limit with more seeds.
+        cost: returns a candidate's costs as name -> number, without training. It is called for
+            every candidate considered, usually some 100,000, so it should take microseconds. None:
+            exact MACs and parameters, if the space describes networks.
+        limits: limits on costs such as "macs<=4e8" or "macs>=2e8,params<=3e6"; the best candidate
+            is searched within each.
+        workers: number of trainings at a time.
+        seed: random seed of the search and of the trainings.
+        target: "log_error" for accuracies in percent; "raw" for any other objective value.
+        predictor: "mlp", "mlp_ensemble", "gp" or "auto".
+        pool: number of candidates that rounds choose from.
+        on_trial: called with every trained trial. An exception stops the search, resumably.
+        on_round: called with every finished round, likewise.
+        quiet: print no progress to standard error.
+
+    Raises:
+        ValueError: an argument is wrong, the folder has another search, or `train` or `cost` gives
+            something that cannot be used.
+        StoreError: another process uses the folder, or the disk is full.
+        TrialError: trainings fail one after another.
+    """
+    objective = FunctionObjective(space, train, cost, target=target)
+    path = Path(folder)
+    if workers < 1:
+        raise ValueError(f"workers is {workers}; expected 1 or more")
+    problem = prepare(
+        objective,
+        path,
+        trainings=trainings,
+        limits=limits,
+        seed=seed,
+        predictor=predictor,
+        pool=pool,
+    )
+    found = Found(path)
+    if found.finished:
+        return found
+    # The engine before the store: forked workers should have no part in the store's files.
+    with (
+        contextlib.closing(_engine(objective, path, workers)) as engine,
+        Store.open(path) as store,
+        Live(store, quiet=quiet) as live,
+    ):
+        watcher = Watcher(store, space, on_trial=on_trial, on_round=on_round)
+
+        def notify(name: str, fields: Mapping[str, Any]) -> None:
+            live.note(name, fields)
+            watcher.note(name, fields)
+
+        try:
+            search_problem(store, problem, engine, policy=POLICY, notify=notify)
+        except KeyboardInterrupt as stop:
+            stop.add_note(f"no finished trial is lost; the same call resumes the search in {path}")
+            raise
+    return found
+
+
+def _engine(objective: FunctionObjective, folder: Path, workers: int) -> Engine:
+    if workers == 1:
+        return InlineEngine(objective, tasks_per_poll=1)
+    spec = objective.spec()
+    if "" in (spec["train"], spec["cost"]):
+        return ForkEngine(objective, folder, workers=workers)
+    return LocalEngine(spec, folder, workers=workers)

@@ -1,0 +1,103 @@
+"""Starting a search from Python, or recognising it in its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fbnetv3._internal.messages import shown
+from fbnetv3.search.execution.coordinator import Policy
+from fbnetv3.search.execution.function_objective import FunctionObjective
+from fbnetv3.search.nars.config import SearchConfig
+from fbnetv3.search.nars.limit import cost_names, parse_limit
+from fbnetv3.search.nars.problem import Problem, problem_of
+from fbnetv3.search.nars.run import create_search
+from fbnetv3.search.predictors.targets import Scale
+from fbnetv3.search.storage.files import SETTINGS, read_settings
+
+from .budget import divide
+
+# A function that fails for a candidate fails again: another candidate replaces it at once.
+POLICY = Policy(max_attempts=1)
+# Candidates whose costs are asked for before the start, to see that the function works.
+_TRIED = 64
+
+
+def prepare(
+    objective: FunctionObjective,
+    folder: Path,
+    *,
+    trainings: int,
+    limits: str | Sequence[str],
+    seed: int,
+    predictor: str,
+    pool: int,
+) -> Problem:
+    """Creates the search in its folder, or checks that the folder has this very search.
+
+    Raises:
+        ValueError: an argument is wrong, or the folder has another search.
+    """
+    space = objective.space
+    Scale(objective.target)  # refuses an unknown one
+    texts = [limits] if isinstance(limits, str) else list(limits)
+    call = {
+        "space": space.sha256,
+        "trainings": trainings,
+        "limits": texts,
+        "seed": seed,
+        "target": objective.target,
+        "predictor": predictor,
+        "pool": pool,
+    }
+    bare = {"space": space.to_dict(), "objective": {"kind": "function"}, "num_classes": 1000}
+    problem = problem_of(bare, objective)
+    if (folder / SETTINGS).exists():
+        _check_same(folder, call)
+        return problem
+    problem.costs(space.sample(_TRIED, np.random.default_rng(0)))
+    bounds = _bounds(problem, texts)
+    budget = divide(trainings, len(bounds))
+    config = SearchConfig(
+        seed=seed,
+        pool=min(pool, space.cardinality() * len(bounds)),
+        predictor=predictor,
+        target=objective.target,
+        epochs=objective.epochs,
+        limits=tuple(bounds),
+        **budget._asdict(),
+    )
+    create_search(
+        folder, space=space, objective=objective.spec(), config=config, made=objective, call=call
+    ).close()
+    return problem
+
+
+def _bounds(problem: Problem, texts: Sequence[str]) -> list[dict[str, tuple[float, float]]]:
+    names = cost_names(problem)
+    if len(set(texts)) < len(texts):
+        raise ValueError(f"limits has one twice: {shown(texts)}")
+    if not all(texts):
+        raise ValueError(f"limits is {shown(texts)}; expected texts such as 'macs<=4e8'")
+    return [parse_limit(text, names) for text in texts] or [{}]
+
+
+def _check_same(folder: Path, call: dict[str, Any]) -> None:
+    settings = read_settings(folder)
+    before = settings.get("call")
+    if before is None:
+        raise ValueError(
+            f"{folder} has a search that was not started from Python; resume it with "
+            f"fbnetv3-search resume {folder}, or give another folder"
+        )
+    for name, value in call.items():
+        if before.get(name) != value:
+            text = "" if name == "space" else f": {name} was {before.get(name)!r}, now {value!r}"
+            what = "another space" if name == "space" else "other arguments"
+            raise ValueError(
+                f"{folder} has a search with {what}{text}; repeat its call to resume it, or give "
+                "another folder"
+            )

@@ -1,0 +1,35 @@
+"""What a search says while it runs."""
+
+from pathlib import Path
+
+import pytest
+
+from fbnetv3.search.report.live import Live
+from fbnetv3.search.storage.store import Store
+from tests.search.killable import PLAN
+
+
+def progress(overdue_s: float) -> dict[str, float | None]:
+    return {"done": 1, "failed": 0, "running": 1, "waiting": 0, "seconds_left": None,
+            "overdue_s": overdue_s}  # fmt: skip
+
+
+def test_a_hanging_trial_is_said_with_the_way_out_and_seldom_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Store.create(tmp_path / "s", {"plan": PLAN.to_dict()}) as store, Live(store) as live:
+        for overdue_s in (0.0, 700.0, 800.0, 1500.0):
+            live.note("progress", progress(overdue_s))
+    warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+    assert len(warnings) == 2
+    assert all("--timeout SECONDS" in line for line in warnings)
+
+
+def test_early_stopping_says_why_it_did_not_happen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Store.create(tmp_path / "s", {"plan": PLAN.to_dict()}) as store, Live(store) as live:
+        fields = {"epoch": 9, "found": False, "reason": "labels hardly change", "epochs": 9}
+        live.note("early_stop", fields)
+    expected = "early stopping: labels hardly change; training all 9 epochs"
+    assert expected in capsys.readouterr().err
