@@ -125,7 +125,15 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def stated_license(path: Path) -> str:
-    """Returns the licence in the header of a safetensors file, "" if it or the file has none."""
+    """Returns the licence in the header of a safetensors file, "" if it or the file has none.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no checkpoint file at {path}; check the path or download it again"
+        )
     try:
         return read_metadata(path).get("license", "")
     except ValueError:  # another format

@@ -389,7 +389,6 @@ def doctor(
 
     Examples:
         fbnetv3 doctor
-        fbnetv3 doctor --network
         fbnetv3 doctor --json
     """
     from .doctor import diagnose

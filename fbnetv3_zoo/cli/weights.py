@@ -133,7 +133,7 @@ def verify(
     cache_dir: CacheDir = None,
     json: Json = False,
 ) -> None:
-    """Check networks against published outputs, and weights by hash and by their answers.
+    """Check networks by published outputs, weights by hash and photos.
 
     A model is compared with the published counts and with logits of the official implementation.
     Weights must have their SHA-256 and know the package's photos. What was not checked is named.
