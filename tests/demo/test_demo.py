@@ -274,6 +274,34 @@ def test_the_page_states_forbidding_terms_and_what_failed(
     assert "Error: " in text
 
 
+@pytest.mark.needs("chromium")
+def test_a_file_that_is_no_photo_clears_the_last_answer(
+    page: Page, small_export: Exported, release: tuple[WebRuntime, Path], tmp_path: Path
+) -> None:
+    runtime, tarball = release
+    build_demo(str(small_export.path), tmp_path / "site", tarball=tarball, runtime=runtime)
+    with served(tmp_path / "site") as url:
+        page.open(url, ["error"])  # this release of the runtime computes nothing
+        page.evaluate(
+            """(() => {
+              const root = document.documentElement;
+              delete root.dataset.error;
+              root.dataset.result = "{}";
+              document.getElementById("result").hidden = false;
+              const chosen = new DataTransfer();
+              chosen.items.add(new File(["no photo"], "notes.txt"));
+              const input = document.getElementById("file");
+              input.files = chosen.files;
+              input.dispatchEvent(new Event("change"));
+            })()"""
+        )
+        failure = page.wait_for(["error"])
+        hidden = page.evaluate("document.getElementById('result').hidden")
+    assert "notes.txt is not an image" in failure["error"]
+    assert hidden is True
+    assert "result" not in failure
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `fbnetv3 demo` makes, served until it is interrupted."""
