@@ -3,7 +3,8 @@
     python -m benchmarks.search.budgets --tables macro jahs --budgets 24 48 96 240 --seeds 6
 
 Every method plans for its budget, so that each budget is a run of its own. `adaptive` is the rule
-of `SearchConfig.trainings` with the Gaussian process; `rounds_48` and `rounds_12` are rounds of
+of `SearchConfig.trainings` within one limit, with the Gaussian process, and `adaptive_bins` the one
+without a limit; `rounds_48` and `rounds_12` are rounds of
 equal size by the paper's bins and the predicted mean. Each run appends one line to
 benchmarks/results/search/budgets.jsonl; what is there already is not run again. It prints the mean
 regret of all lines. Protocol as in `compare`: problem U has no limit, C the 40th percentile of

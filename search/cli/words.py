@@ -53,8 +53,8 @@ Latency = Annotated[
 Bins = Annotated[
     BinWord | None,
     typer.Option(
-        help="Bins that a round samples; default: limits with several limits or --trainings, else "
-        "equal."
+        help="Bins that a round samples; default: limits with several limits, or with one and "
+        "--trainings, else equal."
     ),
 ]
 Pool = Annotated[int, typer.Option(help="Size of the pool that candidates are chosen from.")]

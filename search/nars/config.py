@@ -39,8 +39,8 @@ class SearchConfig:
         threshold: rank correlation with the last epoch from which on an epoch's ranking will do.
         bin_by: the cost that the bins divide; empty: the first known cost.
         bins: "equal" (the paper), "quantile" or "none", see `selection.select_batch`; or "limits",
-            the best within each limit in turn. Empty: "limits" with several limits or `trainings`,
-            else "equal".
+            the best within each limit in turn. Empty: "limits" with several limits, or with one
+            and `trainings`, else "equal".
         within: bounds on every candidate, as cost -> (lowest, highest). Rounds also train no
             candidate that exceeds every limit.
         predictor: "mlp" (the paper's), "mlp_ensemble", "gp", or "auto", the better of the last two
@@ -99,6 +99,8 @@ class SearchConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least {low}")
         if not 0 < self.threshold < 1:
             raise ValueError(f"threshold is {self.threshold}; expected between 0 and 1")
+        if not self.limits:
+            raise ValueError("limits is empty; give at least {}, a search without bounds")
         if self.trainings:
             if self.trainings < FEWEST:
                 raise ValueError(
@@ -107,14 +109,13 @@ class SearchConfig:
                 )
             object.__setattr__(self, "rounds", len(self.sizes) - 1)
         if not self.bins:
-            in_turn = len(self.limits) > 1 or bool(self.trainings)
+            # Without any limit, bins of cost keep the small rounds of a budget diverse.
+            in_turn = len(self.limits) > 1 or bool(self.trainings and self.limits[0])
             object.__setattr__(self, "bins", IN_TURN if in_turn else BINS[0])
         if self.bins not in get_args(Bins):
             known = ", ".join(get_args(Bins))
             raise ValueError(f"bins is {self.bins!r}; expected one of {known}")
         object.__setattr__(self, "predictor", known_predictor(self.predictor))
-        if not self.limits:
-            raise ValueError("limits is empty; give at least {}, a search without bounds")
         for bounds in (self.within, *self.limits):
             Limit(bounds)
 

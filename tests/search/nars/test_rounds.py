@@ -108,7 +108,8 @@ def test_several_limits_take_turns_and_one_has_the_papers_bins_unless_told() -> 
     assert SearchConfig(limits=limits).bins == "limits"
     assert SearchConfig(limits=limits, bins="equal").bins == "equal"
     assert SearchConfig().bins == "equal"
-    assert SearchConfig(trainings=48).bins == "limits"
+    assert SearchConfig(trainings=48).bins == "equal"
+    assert SearchConfig(trainings=48, limits=limits[:1]).bins == "limits"
 
 
 def test_rounds_can_take_the_best_of_each_limit_in_turn(tmp_path: Path) -> None:
