@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import errno
+import os
 import sys
 import time
 from collections.abc import Iterable, Mapping
@@ -170,6 +172,8 @@ def train(
     from fbnetv3.search.training.parallel import joined
 
     _check_words(teacher, teacher_cache, plot)
+    if out.exists() and not out.is_dir():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(out))
 
     hardware = Hardware.of(device, precision=precision, compile=compile_)
     with joined(hardware.device) as world:

@@ -75,7 +75,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     table = {"space": str(folder / "space.json"), "table": str(folder / "labels.csv")}
     spec = {"kind": "table", **table}
     run.create_search(
-        folder / "s", space=space, objective=spec, config=SearchConfig(pool=10, batch=4)
+        folder / "s", space=space, objective=spec, config=SearchConfig(pool=16, batch=4, rounds=2)
     ).close()
     return folder
 

@@ -93,7 +93,6 @@ LINES = "fbnetv3-search latency-table t.json --space cifar_joint"
         # Files and folders.
         ("fbnetv3 classify empty --embedded", 2, "no images in empty"),
         ("fbnetv3 classify photo.jpg --model text.onnx", 2, "text.onnx is not an ONNX file"),
-        ("fbnetv3 classify photo.jpg --embedded --cache-dir file", 2, "cannot use file"),
         ("fbnetv3 flops broken.json", 2, "not valid JSON"),
         ("fbnetv3 flops list.json", 2, "expected a JSON object"),
         ("fbnetv3 flops binary.json", 2, "not valid JSON"),

@@ -23,9 +23,10 @@ from fbnetv3.hub.cached_weights import CachedWeights
 from fbnetv3.hub.meaning import check_meaning
 from fbnetv3.hub.verify import verify
 from fbnetv3.hub.weights import WEIGHTS, HubFile, Url, Weights
-from fbnetv3.images.labels import class_names, example_photos
+from fbnetv3.images.labels import class_names
 from fbnetv3.images.preprocess import Preprocess
 from fbnetv3.models.model import FBNetV3, build
+from tests.taught import teach
 
 Make = Callable[..., FBNetV3]
 NANO = ARCHS["fbnetv3_nano"]
@@ -61,17 +62,7 @@ def record(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> Weights:
 def taught(golden_network: Make, *answers: str) -> dict[str, Tensor]:
     """Returns a network whose classifier gives these answers for the package's photos."""
     model = golden_network(NANO, num_classes=1000)
-    batch = torch.stack(
-        [torch.from_numpy(SMALL(fbnetv3.open_image(path))) for path in example_photos()]
-    )
-    wanted = torch.zeros(len(answers), 1000)
-    for row, answer in zip(wanted, answers, strict=True):
-        row[NAMES.index(answer)] = 10
-    with torch.no_grad():
-        features = model.forward_head(model.forward_features(batch), pre_logits=True)
-        model.get_parameter("classifier.weight").copy_((torch.linalg.pinv(features) @ wanted).T)
-        model.get_parameter("classifier.bias").zero_()
-        assert [NAMES[i] for i in model(batch).argmax(1).tolist()] == list(answers)
+    teach(model, SMALL, *answers)
     return model.state_dict()
 
 

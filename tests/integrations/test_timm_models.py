@@ -25,6 +25,7 @@ from fbnetv3.hub.weights import WEIGHTS
 from fbnetv3.integrations import timm_entrypoints
 from fbnetv3.integrations.timm_entrypoints import NAMES, register_timm
 from fbnetv3.models.model import FBNetV3, build
+from tests.taught import teach
 
 Make = Callable[..., FBNetV3]
 TIMMS_OWN = ("fbnetv3_b", "fbnetv3_d", "fbnetv3_g")
@@ -78,6 +79,7 @@ def official_a(golden_network: Make, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("fbnetv3.hub.license_policy._warned", set())
     (tmp_path / "cache").mkdir()
     model = golden_network(ARCHS["fbnetv3_a"])
+    teach(model, WEIGHTS["fbnetv3_a.meta_in1k"].preprocess, "tabby", "espresso", "missile")
     state = from_fbnetv3(model.state_dict(), model.arch, "official")
     path = tmp_path / "cache" / "fbnetv3_a.meta_in1k.pth"
     torch.save({"model_ema": state}, path)
@@ -87,12 +89,13 @@ def official_a(golden_network: Make, tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_all_seven_are_listed_under_our_names_and_the_free_ones() -> None:
     letters = "abcdefg"
     assert timm.list_models("meta_fbnetv3*") == [f"meta_fbnetv3_{x}" for x in letters]
-    assert timm.list_models("fbnetv3*") == [f"fbnetv3_{x}" for x in letters]
+    # "fbnetv3" is any architecture, for saved folders.
+    assert timm.list_models("fbnetv3*") == ["fbnetv3", *(f"fbnetv3_{x}" for x in letters)]
     trained = timm.list_models("*fbnetv3*", pretrained=True)
     assert {f"meta_fbnetv3_{x}.meta_in1k" for x in letters} <= set(trained)
     assert {f"fbnetv3_{x}.meta_in1k" for x in "acef"} <= set(trained)
     assert {f"fbnetv3_{x}.ra2_in1k" for x in "bdg"} <= set(trained)
-    assert set(timm.list_models(module="timm_entrypoints")) == set(NAMES)
+    assert set(timm.list_models(module="timm_entrypoints")) == {"fbnetv3", *NAMES}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -191,7 +194,7 @@ def test_some_names_are_registered_alone() -> None:
         del _registry._model_entrypoints[name]
         _registry._module_to_models[_registry._model_to_module.pop(name)].discard(name)
     assert register_timm(["meta_fbnetv3_c"]) == ("meta_fbnetv3_c",)
-    assert timm.list_models("*fbnetv3*") == [*TIMMS_OWN, "meta_fbnetv3_c"]
+    assert timm.list_models("*fbnetv3*") == ["fbnetv3", *TIMMS_OWN, "meta_fbnetv3_c"]
     assert register_timm() == NAMES
     assert timm.models.is_model_pretrained("meta_fbnetv3_g")
 
