@@ -35,6 +35,7 @@ from fbnetv3.search.data.image_set import ImageSet, named_error, too_many_damage
 from .balance import balanced_order
 from .parallel import World
 from .recipe import Recipe
+from .workers import usable_workers
 
 # What a training batch is made of: positions in the set and uniform draws of augmentation where the
 # pixels are in memory, else the tensors of a finished `Batch`.
@@ -125,7 +126,8 @@ class TrainBatches:
             )
         self.damaged: set[int] = set()
         self._images, self._recipe, self._preprocess = images, recipe, preprocess
-        self._seed, self._device, self._workers = seed, device, workers
+        self._seed, self._device = seed, device
+        self._workers = usable_workers(workers)
         share = self.total // world.size
         self._mine = slice(world.rank * share, (world.rank + 1) * share)
         self._labels = images.labels.to(device)
@@ -246,7 +248,7 @@ def eval_batches(
     loader = DataLoader(
         _Decoding(images, photo_transform(None, preprocess), preprocess.crop),
         batch_sampler=[[(i, None) for i in part] for part in _lists(mine, batch_size)],
-        num_workers=workers,
+        num_workers=usable_workers(workers),
         worker_init_fn=_outlive_sigterm,
     )
     for batch in _undisturbed(loader):

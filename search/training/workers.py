@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+import warnings
 
 from fbnetv3._internal.processors import available_cpus
 
@@ -11,6 +13,10 @@ _MOST = 16
 # Batches that each process of a torch DataLoader makes ahead.
 _AHEAD = 2
 _SHARED_MEMORY = "/dev/shm"  # where Linux has it
+# What Python's multiprocessing puts behind the temporary folder's path for a socket, and the length
+# that systems allow: 107 bytes on Linux, 103 on macOS.
+_SOCKET_BYTES = len("/pymp-12345678/listener-12345678")
+_MOST_SOCKET_BYTES = 103
 
 
 def default_workers(
@@ -41,6 +47,24 @@ def default_workers(
     batch_bytes = 4 * 3 * side * side * batch_size
     fitting = (shared // 2 // batch_bytes - 1) // _AHEAD
     return max(0, min(wanted, fitting))
+
+
+def usable_workers(workers: int) -> int:
+    """Returns the number of decoding processes, 0 where they could not hand over their images.
+
+    They pass tensors through sockets in the temporary folder. If its path is too long for one, they
+    would wait forever; images are then decoded by the training itself, which a warning says.
+    """
+    longest = len(os.fsencode(tempfile.gettempdir())) + _SOCKET_BYTES
+    if not workers or os.name == "nt" or longest <= _MOST_SOCKET_BYTES:
+        return workers
+    warnings.warn(
+        f"images are decoded without processes of their own: the path of {tempfile.gettempdir()} "
+        f"is too long for their sockets, by {longest - _MOST_SOCKET_BYTES} characters; set TMPDIR "
+        "to a shorter one",
+        stacklevel=3,
+    )
+    return 0
 
 
 def _free_shared_bytes() -> int:

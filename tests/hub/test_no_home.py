@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,8 +54,8 @@ def run(words: list[str], tmp_path: Path, home: Path | None) -> subprocess.Compl
     """Runs a command with a home that this process cannot look into, or without one."""
     kept = ("PATH", "OMP_NUM_THREADS", "VIRTUAL_ENV", "PYTHONPATH")
     env = {name: os.environ[name] for name in kept if name in os.environ}
-    # A short path: processes that decode images talk through a socket in it, whose path is limited.
-    env |= {"TMPDIR": tempfile.mkdtemp(), "FBNETV3_OFFLINE": "1"}
+    (tmp_path / "temp").mkdir(exist_ok=True)
+    env |= {"TMPDIR": str(tmp_path / "temp"), "FBNETV3_OFFLINE": "1"}
     command = [sys.executable, "-c", NOBODY]
     if home is not None:
         env["HOME"] = str(home)
