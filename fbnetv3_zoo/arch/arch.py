@@ -285,6 +285,18 @@ class Arch:
         rows = tuple(dataclasses.replace(row, padding=None) for row in self.rows)
         return dataclasses.replace(self, rows=rows)
 
+    def with_pad_type(self, pad_type: str) -> Arch:
+        """Returns the architecture padded by timm's word: "same", or "" for its own padding.
+
+        Raises:
+            ValueError: it is another word.
+        """
+        if pad_type not in ("", "same"):
+            raise ValueError(
+                f"pad_type is {pad_type!r}; expected 'same', or nothing for the published padding"
+            )
+        return self.same_padding() if pad_type else self
+
     def small_image(self, resolution: int = 32) -> Arch:
         """Returns the architecture for small images: the second stride-2 layer gets stride 1.
 

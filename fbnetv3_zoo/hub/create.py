@@ -96,10 +96,6 @@ def create(
     """
     kwargs = {key: value for key, value in kwargs.items() if value is not None}
     pad_type = kwargs.pop("pad_type", "")
-    if pad_type not in ("", "same"):
-        raise ValueError(
-            f"pad_type is {pad_type!r}; expected 'same', or nothing for the published padding"
-        )
     if pretrained and checkpoint is not None:
         raise ValueError("pretrained=True and checkpoint= exclude each other; give one of them")
     if out_indices is not None and not features_only:
@@ -109,8 +105,7 @@ def create(
     found = resolve(model, pretrained, license=license, cache_dir=cache_dir, offline=offline)
     if checkpoint is not None:
         found = with_checkpoint(found, Path(checkpoint), license=license)
-    if pad_type:
-        found = dataclasses.replace(found, arch=found.arch.same_padding())
+    found = dataclasses.replace(found, arch=found.arch.with_pad_type(pad_type))
     made = build_source(found, device=device, dtype=dtype, **kwargs)
     if not features_only:
         return made

@@ -123,14 +123,8 @@ def _entrypoint(name: str) -> Callable[..., nn.Module]:
 
 
 def _create(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
-    arch = ARCHS[_zoo_name(name)]
     pad_type = kwargs.pop("pad_type", None) or ("same" if name.startswith("same_") else "")
-    if pad_type not in ("", "same"):
-        raise ValueError(
-            f"pad_type is {pad_type!r}; expected 'same', or nothing for the published padding"
-        )
-    if pad_type:
-        arch = arch.same_padding()
+    arch = ARCHS[_zoo_name(name)].with_pad_type(pad_type)
     weights = WEIGHTS[f"{_zoo_name(name)}.{_TAG}"]
     overlay = dict(kwargs.pop("pretrained_cfg_overlay", None) or {})
     given = kwargs.get("pretrained_cfg")
