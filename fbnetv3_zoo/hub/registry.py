@@ -172,28 +172,6 @@ def get_weights(name: str, *, license: str | None = None) -> Weights:
     raise ValueError(f"{name!r} has no pretrained weights; models with weights: {trained}")
 
 
-def starting_weights(name: str, *, license: str | None = None) -> Weights | None:
-    """Returns the weights that training on other classes starts from, None for a fresh start.
-
-    Those of a tag; of a bare name the most accurate that the licence policy allows, of ImageNet if
-    possible, since its 1000 classes teach more than ten.
-
-    Args:
-        name: name of a model or of weights.
-        license: the licence policy, as in `create`.
-
-    Raises:
-        ValueError: the name is unknown.
-    """
-    if name in WEIGHTS:
-        return WEIGHTS[name]
-    if name not in _archs():
-        raise unknown_model(name)
-    candidates = [weights for weights in WEIGHTS.values() if weights.model == name]
-    imagenet = [weights for weights in candidates if weights.labels == "imagenet1k"]
-    return _most_accurate(imagenet, license) or _most_accurate(candidates, license)
-
-
 def _most_accurate(candidates: Iterable[Weights], license: str | None) -> Weights | None:
     policy = effective_policy(license)
     allowed = [weights for weights in candidates if policy is None or weights.commercial]

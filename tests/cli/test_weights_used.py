@@ -14,8 +14,6 @@ from typer.testing import CliRunner
 
 from fbnetv3.cli import doctor
 from fbnetv3.cli.doctor import diagnose
-from fbnetv3.hub.license_policy import VARIABLE
-from fbnetv3.hub.registry import get_weights, starting_weights
 from fbnetv3.hub.weights import WEIGHTS
 from fbnetv3.images.labels import example_photos
 from tests.shell import APPS
@@ -66,49 +64,6 @@ def test_a_script_that_requires_the_default_gets_an_exit_code() -> None:
     code, out, err = run("classify", PHOTO, "--require")
     assert (code, out) == (1, "")
     assert "fbnetv3_b.ra2_in1k is not on this machine" in err
-
-
-@pytest.mark.parametrize(
-    ("name", "policy", "expected"),
-    [
-        ("fbnetv3_b", None, "fbnetv3_b.meta_in1k"),
-        ("fbnetv3_b", "commercial", "fbnetv3_b.ra2_in1k"),
-        ("fbnetv3_e", None, "fbnetv3_e.meta_in1k"),
-        # None on ImageNet is allowed: the first, which is then refused, not other classes.
-        ("fbnetv3_a", "commercial", "fbnetv3_a.meta_in1k"),
-        ("fbnetv3_a.cifar10", "commercial", "fbnetv3_a.cifar10"),
-        ("fbnetv3_nano", "commercial", "fbnetv3_nano.cifar10"),
-    ],
-)
-def test_a_bare_name_stands_for_the_best_weights_that_are_allowed(
-    name: str, policy: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert get_weights(name, license=policy).name == expected
-    monkeypatch.setenv(VARIABLE, policy or "")
-    assert get_weights(name).name == expected
-
-
-@pytest.mark.parametrize(
-    ("name", "policy", "expected"),
-    [
-        ("fbnetv3_a", None, "fbnetv3_a.meta_in1k"),
-        ("fbnetv3_a", "commercial", "fbnetv3_a.cifar10"),
-        ("fbnetv3_b", "commercial", "fbnetv3_b.ra2_in1k"),
-        ("fbnetv3_e", "commercial", None),
-        ("fbnetv3_nano", "commercial", "fbnetv3_nano.cifar10"),
-        ("fbnetv3_a0", None, None),
-    ],
-)
-def test_training_starts_from_the_best_weights_that_are_allowed(
-    name: str, policy: str | None, expected: str | None
-) -> None:
-    found = starting_weights(name, license=policy)
-    assert (found and found.name) == expected
-
-
-def test_an_unknown_name_has_no_weights_to_start_from() -> None:
-    with pytest.raises(ValueError, match="did you mean"):
-        starting_weights("fbnetv3_aa")
 
 
 def test_export_of_a_bare_name_says_which_weights_it_takes(tmp_path: Path) -> None:
