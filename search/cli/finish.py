@@ -12,7 +12,7 @@ import typer
 from fbnetv3.cli import completion
 from fbnetv3.cli.group import FAILED, note
 
-from .words import AsJson, Folder
+from .words import AsJson, Folder, parse_setting
 
 if TYPE_CHECKING:
     from fbnetv3.search.finish.deliver import Delivery
@@ -85,7 +85,7 @@ def finish(
     from fbnetv3.search.training.stopping import Stopped, StopRequest
 
     hardware, out = Hardware.of(device), out or folder / "finals"
-    fields = dict(map(_field, set_ or ()))
+    fields = dict(map(parse_setting, set_ or ()))
     with Store.read(folder) as store, joined(hardware.device) as world:
         objective = store.settings.get("objective", {})
         known = objective.get("data")
@@ -175,16 +175,6 @@ def _deliver(
         if not silent:
             typer.echo(_line(one, path))
     return results
-
-
-def _field(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ValueError(f"--set {text!r} is not understood; expected field=value")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
 
 
 def _silent(_name: str, _log: EpochLog) -> None:

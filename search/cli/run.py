@@ -38,6 +38,7 @@ from .words import (
     Timeout,
     Trainings,
     Workers,
+    parse_setting,
     read_latency_table,
 )
 
@@ -344,7 +345,7 @@ def _objective(
             f"{' and '.join(given) or 'no objective'} given; expected one of --table, --data, "
             "--objective"
         )
-    fields = dict(_setting(text) for text in settings or ())
+    fields = dict(parse_setting(text) for text in settings or ())
     if table is not None:
         return {"kind": "table", "space": str(Path(space).resolve()),
                 "table": str(table.resolve())}  # fmt: skip
@@ -362,16 +363,6 @@ def _objective(
     file, colon, name = target.rpartition(":")
     absolute = f"{Path(file).resolve()}{colon}{name}" if file.endswith(".py") else target
     return {"kind": "python", "target": absolute, "arguments": fields}
-
-
-def _setting(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ValueError(f"--set {text!r} is not understood; expected field=value")
-    try:
-        return name, json.loads(value)
-    except ValueError:
-        return name, value
 
 
 def _learn_from(store: Any, labels: list[Path] | None) -> None:

@@ -21,6 +21,7 @@ from fbnetv3.search.training.presets import PRESETS
 from fbnetv3.search.training.recipe import BALANCES, OPTIMIZERS, Recipe
 
 from .training_plan import plan_lines
+from .words import parse_setting
 
 if TYPE_CHECKING:
     from torch import nn
@@ -63,7 +64,7 @@ def train(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="Preset or recipe.json; default: finetune with weights, short without.",
+            help="Preset or recipe.json; default: fine-tune with weights, short without.",
             autocompletion=completion.any_of(
                 completion.choices(*PRESETS), completion.files(".json")
             ),
@@ -492,8 +493,6 @@ class _Progress:
 
 def _recipe(name: str, given: Mapping[str, Any], others: list[str] | None) -> Recipe:
     """Returns a preset or a file's recipe with the fields replaced that are not None."""
-    import json
-
     from fbnetv3.search.training.presets import get_recipe
 
     if not name.endswith(".json"):
@@ -505,14 +504,7 @@ def _recipe(name: str, given: Mapping[str, Any], others: list[str] | None) -> Re
     fields = {key: value for key, value in given.items() if value is not None}
     if found.warmup_epochs > fields.get("epochs", found.epochs):
         fields["warmup_epochs"] = 0.0
-    for item in others or ():
-        key, equals, text = item.partition("=")
-        if not equals:
-            raise ValueError(f"--set {item!r} is not understood; expected field=value")
-        try:
-            fields[key] = json.loads(text)
-        except ValueError:
-            fields[key] = text
+    fields |= dict(map(parse_setting, others or ()))
     return Recipe.from_dict({**found.to_dict(), **fields})
 
 

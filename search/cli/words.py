@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -19,6 +20,21 @@ def _predictors(incomplete: str) -> list[str]:
     from fbnetv3.search.predictors.registry import PREDICTORS
 
     return completion.choices(*PREDICTORS)(incomplete)
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """Returns the name and the value of `--set name=value`; the value is JSON, else a text.
+
+    Raises:
+        ValueError: there is no equals sign.
+    """
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ValueError(f"--set {text!r} is not understood; expected field=value")
+    try:
+        return name, json.loads(value)
+    except ValueError:
+        return name, value
 
 
 Folder = Annotated[Path, typer.Argument(help="Folder of the search.")]

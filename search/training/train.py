@@ -22,13 +22,11 @@ from fbnetv3.search.data.image_set import ImageSet
 
 from .config import Hardware, TrainConfig
 from .logbook import EpochLog, best_of, write_network, write_weights
-from .loop import Loop, Teacher
+from .loop import Loop, OnStep, Teacher
 from .parallel import current_world, synchronised_batch_norm
 from .stopping import StopRequest
 
 __all__ = ["Hardware", "Teacher", "TrainConfig", "Trained", "train", "train_epochs"]
-
-OnStep = Callable[[int, int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
