@@ -11,12 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fbnetv3.images.labels import class_names
 from fbnetv3.search.data.datasets import open_train_val
 from fbnetv3.search.data.image_set import ImageSet
 
-_CLASSES = (
-    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
-)  # fmt: skip
+_CLASSES = class_names("cifar10")
 _GRID, _SIDE = 100, 32
 
 

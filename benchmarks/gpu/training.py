@@ -23,6 +23,7 @@ import torch
 
 from benchmarks.conditions import conditions
 from benchmarks.records import append, read_lines
+from benchmarks.release.embed_weights import halved
 from benchmarks.training.throughput import ours, timed, timms
 from fbnetv3.arch.arch import Arch
 from fbnetv3.arch.counts import count
@@ -37,6 +38,7 @@ from fbnetv3.search.training.presets import get_recipe
 from fbnetv3.search.training.recipe import Recipe
 from fbnetv3.search.training.train import train
 
+from .card import measure_ceilings
 from .cifar10 import open_cifar10
 
 BATCH_SIZES = (256, 1024)
@@ -108,21 +110,6 @@ def throughput(
         # Forward and twice that backward, two operations for each multiply-add.
         "tflops": {name: 6 * macs * rate / 1e12 for name, rate in rates.items()},
     }
-
-
-def matmul_tflops() -> float:
-    """Returns what the device reaches in a bfloat16 matrix product of 8192 x 8192: its peak."""
-    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
-    event: Any = torch.cuda.Event  # torch types no events
-    times: list[float] = []
-    for _ in range(8):
-        start, end = event(enable_timing=True), event(enable_timing=True)
-        start.record()
-        a @ b
-        end.record()
-        torch.cuda.synchronize()
-        times.append(start.elapsed_time(end))
-    return 2 * 8192**3 / min(times) / 1e9
 
 
 def profile(images: ImageSet, hardware: Hardware, batch_size: int) -> dict[str, Any]:
@@ -197,10 +184,11 @@ def accuracy(
     print(f"{epochs} epochs planned, {time.monotonic() - started:.0f} s so far", flush=True)
     trained = train(fresh(), images, test, config, on_epoch=on_epoch)
     last = trained.curve[-1]
-    half = {
-        k: t.half() if t.is_floating_point() else t for k, t in trained.best.state_dict().items()
-    }
-    write_tensors(out / f"{model}_cifar10.safetensors", half, {"arch": arch.to_json()})
+    write_tensors(
+        out / f"{model}_cifar10.safetensors",
+        halved(trained.best.state_dict()),
+        {"arch": arch.to_json()},
+    )
     return {
         "part": "accuracy",
         "model": model,
@@ -232,7 +220,7 @@ def results(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         return (part, batch_size) not in done and part in options.only and (on_a_cpu or not dry)
 
     if due("peak"):
-        yield {"part": "peak", "bf16_matmul_tflops": matmul_tflops()}
+        yield {"part": "peak", "bf16_matmul_tflops": measure_ceilings("cuda").tflops["bf16"]}
     for size in sizes:
         if due("throughput", size):
             yield throughput(images, hardware, model, size, steps, rounds, compiled=False)
