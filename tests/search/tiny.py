@@ -58,6 +58,20 @@ def tiny_images(num: int = 96, seed: int = 0, classes: int = NUM_CLASSES) -> Ima
     )
 
 
+def plain_recipe(epochs: int) -> Recipe:
+    """Returns a recipe of which no part is random but the order of the images."""
+    return tiny_recipe(
+        optimizer="sgd",
+        lr=0.02,
+        epochs=epochs,
+        mixup=0.0,
+        dropout=0.0,
+        drop_path=0.0,
+        augment="none",
+        label_smoothing=0.0,
+    )
+
+
 def tiny_recipe(**fields: Any) -> Recipe:
     """Returns a recipe that uses every random part; fields replace its own."""
     return Recipe(

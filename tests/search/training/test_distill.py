@@ -13,19 +13,16 @@ from fbnetv3.search.training.distill import CachedTeacher, NetworkTeacher, cache
 from fbnetv3.search.training.logbook import EpochLog
 from fbnetv3.search.training.loop import Loop
 from fbnetv3.search.training.train import Hardware, train
-from tests.search.tiny import NUM_CLASSES, tiny_images, tiny_model, tiny_recipe, tiny_run
+from tests.search.tiny import (
+    NUM_CLASSES,
+    plain_recipe,
+    tiny_images,
+    tiny_model,
+    tiny_run,
+)
 
 CPU = Hardware.of("cpu")
-PLAIN = tiny_recipe(
-    optimizer="sgd",
-    lr=0.02,
-    epochs=4,
-    mixup=0.0,
-    dropout=0.0,
-    drop_path=0.0,
-    augment="none",
-    label_smoothing=0.0,
-)
+PLAIN = plain_recipe(4)
 
 
 def teacher_of(model: nn.Module, weight: float = 0.8) -> NetworkTeacher:

@@ -21,22 +21,13 @@ from fbnetv3.search.training.logbook import EpochLog
 from fbnetv3.search.training.parallel import World, synchronised_batch_norm
 from fbnetv3.search.training.train import Trained, train
 from tests.search.distributed import run_two, shared_recipe, world_of_one
-from tests.search.tiny import tiny_images, tiny_model, tiny_recipe, tiny_run
+from tests.search.tiny import plain_recipe, tiny_images, tiny_model, tiny_recipe, tiny_run
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("exact_float32")]
 
 CUDA = torch.device("cuda")
 # Nothing in it is drawn on the device, where other numbers come.
-PLAIN = tiny_recipe(
-    optimizer="sgd",
-    lr=0.02,
-    epochs=4,
-    mixup=0.0,
-    dropout=0.0,
-    drop_path=0.0,
-    augment="none",
-    label_smoothing=0.0,
-)
+PLAIN = plain_recipe(4)
 
 
 def run_on(

@@ -31,18 +31,16 @@ from fbnetv3.search.training.stopping import Stopped, StopRequest
 from fbnetv3.search.training.train import Hardware, train, train_epochs
 from tests.paths import ROOT
 from tests.search.distributed import run_two, shared_recipe
-from tests.search.tiny import NUM_CLASSES, tiny_images, tiny_model, tiny_recipe, tiny_run
-
-LEARNING = tiny_recipe(
-    optimizer="sgd",
-    lr=0.02,
-    epochs=6,
-    mixup=0.0,
-    dropout=0.0,
-    drop_path=0.0,
-    augment="none",
-    label_smoothing=0.0,
+from tests.search.tiny import (
+    NUM_CLASSES,
+    plain_recipe,
+    tiny_images,
+    tiny_model,
+    tiny_recipe,
+    tiny_run,
 )
+
+LEARNING = plain_recipe(6)
 
 
 class Stop(Exception):  # noqa: N818  # stands for a kill
