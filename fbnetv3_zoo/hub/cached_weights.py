@@ -36,7 +36,7 @@ from . import cache
 from .download import download
 from .hub_repo import FIRST_ANSWER_S, download_hub_file, find_hub_file, stated_sha256
 from .license_policy import check_terms
-from .meaning import NUM_CLASSES, check_meaning
+from .meaning import can_be_asked, check_meaning
 from .weights import MIRROR, OFFICIAL_HOST, Embedded, HubFile, Url, Weights
 
 if TYPE_CHECKING:
@@ -226,7 +226,7 @@ class CachedWeights:
                 f"{self._facts}; delete the file and download it again"
             )
         if known is None:
-            if self.record.num_classes == NUM_CLASSES.get(self.record.labels):
+            if can_be_asked(self.record):
                 try:
                     check_meaning(self.record, state)
                 except ValueError as error:

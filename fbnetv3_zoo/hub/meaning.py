@@ -33,12 +33,12 @@ _RIGHT: dict[str, dict[str, tuple[str, ...]]] = {
 }
 _CAT = "chelsea"
 # The class lists with right answers, and their number of classes.
-NUM_CLASSES = {"imagenet1k": 1000, "cifar10": 10}
+_NUM_CLASSES = {"imagenet1k": 1000, "cifar10": 10}
 
 
 def can_be_asked(weights: Weights) -> bool:
     """Returns whether the classes of weights are a list for which the right answers are known."""
-    return weights.num_classes == NUM_CLASSES.get(weights.labels)
+    return weights.num_classes == _NUM_CLASSES.get(weights.labels)
 
 
 def check_meaning(weights: Weights, state: Mapping[str, Tensor]) -> str:
