@@ -32,6 +32,11 @@ _NUM_VAL = 4000
 _FEW_STEPS = 5
 
 
+def default_num_val(num_images: int) -> int:
+    """Returns how many of a set's images are held out for validation if nothing else is said."""
+    return min(_NUM_VAL, num_images // 5)
+
+
 class TrainObjective:
     """Trains candidates of a space with `train.train_epochs`.
 
@@ -94,7 +99,7 @@ class TrainObjective:
         for text in images.notes:
             warnings.warn(text, stacklevel=2)
         if num_val is None:
-            num_val = min(_NUM_VAL, len(images) // 5)
+            num_val = default_num_val(len(images))
         if not 0 < num_val < len(images):
             raise ValueError(
                 f"num_val is {num_val}; {data} has {len(images)} images to train and validate on"

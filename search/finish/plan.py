@@ -11,13 +11,12 @@ from fbnetv3._internal.json_record import read_json
 from fbnetv3.arch.arch import Arch
 from fbnetv3.arch.counts import count
 from fbnetv3.search.data.image_set import ImageSet
+from fbnetv3.search.execution.train_objective import default_num_val
 from fbnetv3.search.nars.limit import limit_text
 from fbnetv3.search.storage.results import write_json
 from fbnetv3.search.storage.store import Store
 from fbnetv3.search.training.recipe import SCHEMA, Recipe
 
-# Of the search's objective where it does not say how many images it holds out.
-_NUM_VAL = 4000
 SETTINGS = "finish.json"
 
 
@@ -138,9 +137,8 @@ def searched_images(
     split = val_images.name.endswith("(validation part)")
     total = len(images) + (len(val_images) if split else 0)
     share = (objective.get("num_classes") or len(images.classes)) / len(images.classes)
-    total = round(total * share)
     held = objective.get("num_val")
-    rest = total - (min(_NUM_VAL, total // 5) if held is None else held)
+    rest = round(total * share) - (default_num_val(total) if held is None else held)
     return min(rest, objective.get("num_train") or rest)
 
 
