@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from fbnetv3.deploy.classify import Classifier, Prediction
+from fbnetv3.deploy.classify import Classifier
 from fbnetv3.deploy.export import Exported
 from fbnetv3.deploy.onnx_model import OnnxClassifier
 from fbnetv3.deploy.runtimes import RUNTIMES
@@ -63,17 +63,12 @@ def test_a_worker_forked_from_a_server_with_an_openvino_file_answers_and_ends(
     assert fork_a_server(tmp_path / "small.xml", "inherited") == 0
 
 
-def classify(classifier: Classifier, photo: Path) -> Prediction:
-    found: Prediction = classifier(photo)
-    return found
-
-
 def test_an_onnx_classifier_goes_to_the_processes_of_a_pool(small_export: Exported) -> None:
     classifier = OnnxClassifier(small_export.path, num_threads=1, top_k=3, batch_size=2)
     photos = example_photos()
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-        found = list(pool.map(classify, [classifier] * len(photos), photos))
+        found = list(pool.map(Classifier.__call__, [classifier] * len(photos), photos))
     assert found == [classifier(photo) for photo in photos]
     assert all(len(prediction.labels) == 3 for prediction in found)
 
