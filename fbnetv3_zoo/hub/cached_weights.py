@@ -36,7 +36,7 @@ from . import cache
 from .download import download
 from .hub_repo import FIRST_ANSWER_S, download_hub_file, find_hub_file, stated_sha256
 from .license_policy import check_terms
-from .meaning import can_be_asked, check_meaning
+from .meaning import check_meaning
 from .weights import MIRROR, OFFICIAL_HOST, Embedded, HubFile, Url, Weights
 
 if TYPE_CHECKING:
@@ -226,12 +226,11 @@ class CachedWeights:
                 f"{self._facts}; delete the file and download it again"
             )
         if known is None:
-            if can_be_asked(self.record):
-                try:
-                    check_meaning(self.record, state)
-                except ValueError as error:
-                    self._forget()
-                    raise ValueError(f"{path}: {error}") from None
+            try:
+                check_meaning(self.record, state)
+            except ValueError as error:
+                self._forget()
+                raise ValueError(f"{path}: {error}") from None
             self._write_facts(tensors_sha256=found)
 
     def _forget(self) -> None:

@@ -36,21 +36,21 @@ _CAT = "chelsea"
 _NUM_CLASSES = {"imagenet1k": 1000, "cifar10": 10}
 
 
-def can_be_asked(weights: Weights) -> bool:
-    """Returns whether the classes of weights are a list for which the right answers are known."""
-    return weights.num_classes == _NUM_CLASSES.get(weights.labels)
-
-
-def check_meaning(weights: Weights, state: Mapping[str, Tensor]) -> str:
+def check_meaning(weights: Weights, state: Mapping[str, Tensor]) -> str | None:
     """Returns what weights say of the package's photos.
 
     Args:
-        weights: their record, for which `can_be_asked`.
+        weights: their record.
         state: name -> tensor in our layout.
+
+    Returns:
+        The first answer for each photo, None if no right answers are known for its classes.
 
     Raises:
         ValueError: they do not fit the architecture, or do not know the photos.
     """
+    if weights.num_classes != _NUM_CLASSES.get(weights.labels):
+        return None
     import torch
 
     if stored_classes(state) != weights.num_classes:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from fbnetv3.arch.counts import count
 
 from .cached_weights import PUBLISHED, CachedWeights, tensors_sha256
-from .meaning import can_be_asked, check_meaning
+from .meaning import check_meaning
 from .registry import get_arch
 from .weights import WEIGHTS, Weights
 
@@ -179,14 +179,15 @@ def _weights(weights: Weights, cache_dir: str | None) -> Iterable[Result]:
 
 
 def _photos(weights: Weights, state: Mapping[str, Tensor]) -> Result:
-    if not can_be_asked(weights):
+    try:
+        answers = check_meaning(weights, state)
+    except ValueError as error:
+        return Result("photos", False, str(error))
+    if answers is None:
         return Result(
             "photos", None, f"no right answers are known for its {weights.labels} classes"
         )
-    try:
-        return Result("photos", True, check_meaning(weights, state))
-    except ValueError as error:
-        return Result("photos", False, str(error))
+    return Result("photos", True, answers)
 
 
 def _second_source(
