@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from fbnetv3._internal.files import write_atomically
 from fbnetv3._internal.messages import one_line
 
-from .torch_pickle import Machine, Storage, Stored, describe
+from .torch_pickle import Machine, Storage, Stored, describe, unpickle
 from .training_checkpoint import Taken, find_weights, plain_names
 
 # The first value of every file in the stream-of-pickles format.
@@ -243,7 +243,7 @@ def _read_zip(content: bytes) -> tuple[dict[str, Tensor], Taken]:
         root = roots[0]
         if f"{root}/byteorder" in archive.namelist():
             _check_byte_order(_read_stored(archive, f"{root}/byteorder").decode("ascii"))
-        found = Machine().run(io.BytesIO(_read_stored(archive, f"{root}/data.pkl")))
+        found = unpickle(io.BytesIO(_read_stored(archive, f"{root}/data.pkl")))
 
         @functools.cache
         def storage_content(storage: Storage) -> bytes:
@@ -261,17 +261,17 @@ def _read_stored(archive: zipfile.ZipFile, name: str) -> bytes:
 
 def _read_legacy(content: bytes) -> tuple[dict[str, Tensor], Taken]:
     stream = io.BytesIO(content)
-    head = [Machine().run(stream)]
+    head = [unpickle(stream)]
     if head == [_LEGACY_MAGIC]:
-        head.append(Machine().run(stream))
+        head.append(unpickle(stream))
     if head != [_LEGACY_MAGIC, _LEGACY_PROTOCOL]:
         raise ValueError(f"it is a pickle of {describe(head[0])}, not written by torch.save()")
-    system = Machine().run(stream)
+    system = unpickle(stream)
     little = not isinstance(system, dict) or system.get("little_endian", True)
     _check_byte_order("little" if little else "big")
     machine = Machine()
     found = machine.run(stream)
-    keys = Machine().run(stream)
+    keys = unpickle(stream)
     if not isinstance(keys, list):
         raise ValueError(f"its list of storages is {describe(keys)}; expected a list")
 

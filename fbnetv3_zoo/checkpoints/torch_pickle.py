@@ -307,6 +307,11 @@ _INSTRUCTIONS: dict[str, Callable[[Machine, object], None]] = {
 }
 
 
+def unpickle(stream: io.BytesIO) -> object:
+    """Returns the next pickled value of a stream, which is left after its end."""
+    return Machine().run(stream)
+
+
 def _construct(called: object, arguments: object) -> object:
     name = called.name if isinstance(called, Global) else type(called).__name__
     if name in _CONSTRUCTORS and isinstance(arguments, tuple):

@@ -122,7 +122,7 @@ def test_the_cat_and_one_more_photo_must_be_known(
     # The other answers all score the same, so that only these count.
     state["classifier.bias"][[NAMES.index(n) for n in set(NAMES[:20]) - set(answers)]] = 1.0
     if known:
-        assert check_meaning(weights, state).startswith(f"chelsea: {answers[0]}")
+        assert str(check_meaning(weights, state)).startswith(f"chelsea: {answers[0]}")
     else:
         with pytest.raises(ValueError, match="does not know"):
             check_meaning(weights, state)
