@@ -398,8 +398,8 @@ def doctor(
         print_json(checks)
     else:
         for check in checks:
-            cure = f"  -> {check.cure}" if check.cure else ""
-            print(f"{'ok  ' if check.ok else 'FAIL'} {check.name}: {check.found}{cure}")
+            fix = f"  -> {check.fix}" if check.fix else ""
+            print(f"{'ok  ' if check.ok else 'FAIL'} {check.name}: {check.found}{fix}")
     if not all(check.ok for check in checks):
         raise typer.Exit(FAILED)
 

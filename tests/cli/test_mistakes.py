@@ -110,7 +110,7 @@ LINES = "fbnetv3-search latency-table t.json --space cifar_joint"
         (f"{TRAIN} --recipe list.json", 2, "expected a JSON object"),
         ("fbnetv3 eval fbnetv3_nano.cifar10 --data empty", 2, "empty holds no class folders"),
         ("fbnetv3 eval fbnetv3_nano.cifar10 --data photos --split val", 2, "has no val part"),
-        ("fbnetv3 eval fbnetv3_nano.cifar10 --data cifar", 2, "test_batch is no CIFAR-10 batch"),
+        ("fbnetv3 eval fbnetv3_nano.cifar10 --data cifar", 2, "test_batch is not a CIFAR-10 batch"),
         ("fbnetv3 eval fbnetv3_nano.cifar10 --data hostile", 2, "which CIFAR-10 does not"),
         ("fbnetv3 eval local-dir:nowhere --data photos", 2, "no nowhere/config.json"),
         ("fbnetv3-search run file --space space.json --table labels.csv --batch 6", 2, "use file"),
