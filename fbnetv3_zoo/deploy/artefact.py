@@ -15,6 +15,7 @@ from typing import Any
 from fbnetv3._internal.json_record import read_json
 from fbnetv3._internal.messages import one_line, shown
 from fbnetv3.arch.arch import Arch
+from fbnetv3.hub.confidence import Confidence
 from fbnetv3.images.preprocess import Preprocess
 
 SCHEMA = "fbnetv3-artefact/1"
@@ -45,6 +46,7 @@ class Artefact:
         parity: figures of the comparison with the original model.
         quantization: settings of the quantization; empty if the file is not quantized.
         task: task of the model.
+        confidence: temperature and threshold of the answers; None if they were not fitted.
     """
 
     name: str
@@ -63,6 +65,7 @@ class Artefact:
     parity: Mapping[str, Any] = field(default_factory=dict)
     quantization: Mapping[str, Any] = field(default_factory=dict)
     task: str = "image-classification"
+    confidence: Confidence | None = None
 
     def to_metadata(self) -> dict[str, str]:
         """Returns the record as string pairs, sorted by key."""
@@ -88,6 +91,8 @@ class Artefact:
             "parity": _compact(dict(self.parity)),
             "quantization": _compact(dict(self.quantization)),
         }
+        if self.confidence is not None:
+            fields["confidence"] = _compact(self.confidence.to_dict())
         return {PREFIX + key: fields[key] for key in sorted(fields)}
 
     @staticmethod
@@ -130,6 +135,10 @@ class Artefact:
                 parity=_value(texts, "parity", dict),
                 quantization=_value(texts, "quantization", dict),
                 task=texts["task"],
+                # Files of earlier versions have none.
+                confidence=Confidence.from_dict(_value(texts, "confidence", dict))
+                if "confidence" in texts
+                else None,
             )
         except (KeyError, ValueError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else one_line(str(error))
