@@ -30,6 +30,7 @@ from .options import (
 
 if TYPE_CHECKING:
     from fbnetv3.arch.arch import Arch
+    from fbnetv3.deploy.classify import Prediction
 
 # ImageNet weights that anyone may use.
 DEFAULT = "fbnetv3_b.ra2_in1k"
@@ -220,7 +221,8 @@ def classify(
 ) -> None:
     """Classify images.
 
-    An image that cannot be read is reported and skipped; the exit code is then 1. Without
+    An image that cannot be read is reported and skipped; the exit code is then 1. Weights with a
+    fitted threshold mark images that are probably of none of their classes. Without
     --model and --embedded, ImageNet weights from the hub answer, or the embedded ones, which know
     ten classes, where the hub cannot be reached; the first line and the JSON say which. Scripts
     give --model, or --require, which ends with exit code 1 instead. Writes nothing but fetched
@@ -261,12 +263,8 @@ def classify(
         failed += prediction.error is not None
         if json:
             records.append(prediction)
-        elif prediction.error is not None:
-            print(escaped(f"{prediction.source}: error: {prediction.error}"))
         else:
-            pairs = zip(prediction.labels, prediction.probabilities, strict=True)
-            shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in pairs)
-            print(escaped(f"{prediction.source}: {shares}"))
+            print(escaped(f"{prediction.source}: {_answer(prediction)}"))
     if json:
         print_json(
             {
@@ -279,6 +277,14 @@ def classify(
     if failed:
         note(f"{failed} of the images could not be classified")
         raise typer.Exit(FAILED)
+
+
+def _answer(prediction: Prediction) -> str:
+    if prediction.error is not None:
+        return f"error: {prediction.error}"
+    pairs = zip(prediction.labels, prediction.probabilities, strict=True)
+    shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in pairs)
+    return f"none of these (nearest: {shares})" if prediction.none_of_these else shares
 
 
 def _check_device(device: str, asked: str | None) -> None:
@@ -406,6 +412,7 @@ def doctor(
 
 def add_neighbours() -> None:
     """Adds the commands that live beside their areas."""
+    from fbnetv3.search.cli import eval as cli_eval
     from fbnetv3.search.cli import train as cli_train
 
     from . import demo as cli_demo
@@ -421,7 +428,7 @@ def add_neighbours() -> None:
     app.command("latency")(cli_latency.latency)
     app.command("demo")(cli_demo.demo)
     app.command("train")(cli_train.train)
-    app.command("eval")(cli_train.evaluate)
+    app.command("eval")(cli_eval.evaluate)
 
 
 def main() -> None:

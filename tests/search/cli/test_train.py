@@ -18,6 +18,7 @@ from typer.testing import CliRunner, Result
 from fbnetv3.checkpoints.checkpoint import read_tensors
 from fbnetv3.cli.group import CommandGroup
 from fbnetv3.hub.create import create
+from fbnetv3.search.cli import eval as cli_eval
 from fbnetv3.search.cli import train as cli_train
 from tests.search.tiny import TINY, tiny_images
 
@@ -28,7 +29,7 @@ def called(*words: object) -> Result:
     """Returns what a command of the line `fbnetv3 ...` does."""
     app = typer.Typer(cls=CommandGroup)
     app.command("train")(cli_train.train)
-    app.command("eval")(cli_train.evaluate)
+    app.command("eval")(cli_eval.evaluate)
     return CliRunner().invoke(app, [str(word) for word in words])
 
 
