@@ -417,6 +417,7 @@ def add_neighbours() -> None:
 
     from . import demo as cli_demo
     from . import deploy as cli_deploy
+    from . import explain as cli_explain
     from . import latency as cli_latency
     from . import weights as cli_weights
 
@@ -427,6 +428,7 @@ def add_neighbours() -> None:
     app.command("quantize")(cli_deploy.quantize)
     app.command("latency")(cli_latency.latency)
     app.command("demo")(cli_demo.demo)
+    app.command("explain")(cli_explain.explain)
     app.command("train")(cli_train.train)
     app.command("eval")(cli_eval.evaluate)
 
