@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -27,14 +28,12 @@ def test_there_is_a_notebook_for_every_task() -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_runs(notebook: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import nbformat
-    from nbclient import NotebookClient
-
+    nbclient, nbformat = (importlib.import_module(name) for name in ("nbclient", "nbformat"))
     bin_folder = str(Path(sys.executable).parent)
     monkeypatch.setenv("PATH", os.pathsep.join((bin_folder, os.environ["PATH"])))
     monkeypatch.setenv("FBNETV3_OFFLINE", "1")
     content = nbformat.read(notebook, as_version=4)
-    NotebookClient(content, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    nbclient.NotebookClient(content, resources={"metadata": {"path": str(tmp_path)}}).execute()
     outputs = [out for cell in content.cells for out in cell.get("outputs", ())]
     assert outputs
     # A shell line of a notebook fails without an exception.
