@@ -227,7 +227,7 @@ class Loop:
         Args:
             sample: as `TrainBatches.samples` yields it.
             numbers: learning rate, weight of these weights in the average, and mixup's share; as
-                numbers, or as 0-dimensional tensors that a graph reads anew at each step.
+                numbers, or as 0-dimensional tensors that a graph reads again at each step.
         """
         lr, weight, share = numbers
         parts = self.config.accumulate
@@ -265,7 +265,7 @@ class Loop:
             logits = self.forward(images)
         if logits.shape[1:] != (num_classes,):
             raise ValueError(
-                f"the model gives {tuple(logits.shape[1:])} numbers an image, and "
+                f"the model gives {tuple(logits.shape[1:])} logits per image, and "
                 f"{self.images.name} has {num_classes} classes; build the model with "
                 "that num_classes"
             )
@@ -360,7 +360,7 @@ class Loop:
     def keep_what_a_longer_run_needs(self) -> None:
         """Replaces the checkpoints of a run that is complete by one without the optimiser's state.
 
-        If the run is given more epochs, that state forms anew within some tens of steps.
+        If the run is given more epochs, that state forms again within some tens of steps.
         """
         cut_short = self.epoch == self.config.stop_epoch != self.config.recipe.epochs
         if self.config.folder is not None and not cut_short:
