@@ -37,7 +37,15 @@ DEFAULT = "fbnetv3_b.ra2_in1k"
 
 app = Program(
     "FBNetV3-A..G exactly as published: classify, export, quantize, measure, train. Everything "
-    "works offline with the small weights inside the package, fbnetv3_nano.cifar10."
+    "works offline with the small weights inside the package, fbnetv3_nano.cifar10.",
+    {
+        "Models and weights": ("list", "info", "fetch", "convert", "verify"),
+        "Classify": ("classify", "explain", "demo"),
+        "Train": ("train", "eval"),
+        "Deploy": ("export", "quantize"),
+        "Measure": ("latency", "flops"),
+        "Installation": ("doctor",),
+    },
 )
 
 

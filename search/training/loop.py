@@ -198,7 +198,7 @@ class Loop:
             lr = self._lr_at(self.step)
             seed_all(derive_seed(self.config.seed, "step", self.epoch, self.step, self.world.rank))
             made = self.epoch * steps + self.step + 1
-            weight = averaging_weight(made, recipe.ema_decay)
+            weight = averaging_weight(made, recipe.ema_decay, recipe.ema_start)
             self.run_step(sample, (lr, weight, mixup_share(recipe.mixup)))
             self.step += 1
             on_step(self.epoch + 1, self.step, steps)

@@ -78,6 +78,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 RUN = "fbnetv3-search run new --space space.json"
+FRESH = "fbnetv3 export fbnetv3_nano -o x.onnx --no-pretrained"
 TABLE = f"{RUN} --table labels.csv --batch 6"
 NANO = "--model fbnetv3_nano.cifar10"
 TRAIN = f"fbnetv3 train --data photos {NANO}"
@@ -189,7 +190,16 @@ LINES = "fbnetv3-search latency-table t.json --space cifar_joint"
         ("fbnetv3 latency text.onnx --backend torch", 2, "text.onnx is a file; torch's backends"),
         (f"{QUICK} --plot x.svg", 2, "give --images"),
         (f"{QUICK} --images photos/cat --plot x.svg", 2, "no folders called after the classes"),
-        ("fbnetv3 export fbnetv3_a -o x.pte --precision fp16", 2, "leave options out"),
+        (
+            "fbnetv3 export fbnetv3_a -o x.pte --precision fp16",
+            2,
+            "--precision fp16: not for a .pte file",
+        ),
+        ("fbnetv3 export fbnetv3_a -o x.pte --opset 18 --check-target", 2, "--opset 18, --check"),
+        ("fbnetv3 export fbnetv3_a -o x.onnx --batch-size 4 --dynamic batch", 2, "give one of"),
+        (f"{FRESH} --batch-size 0", 2, "batch_size is 0; expected a whole number from 1"),
+        (f"{FRESH} --image-size 0", 2, "crop is 0"),
+        (f"{FRESH} --num-classes 0", 2, "num_classes is 0; expected a whole number from 1"),
         (f"{TABLE} --address here", 2, "--address: for --engine ray"),
         # Somebody's own objective.
         (f"{RUN} --objective good.py", 2, "expected 'module:name' or 'file.py:name'"),
