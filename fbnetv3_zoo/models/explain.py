@@ -55,7 +55,7 @@ def activation_map(model: FBNetV3, x: Tensor, index: int) -> Tensor:
     finally:
         model.train(was_training)
     weights = gradient.mean((2, 3), keepdim=True)
-    heat = (weights * chosen.detach()).sum(1)[0].clamp_min(0)
+    heat: Tensor = (weights * chosen.detach()).sum(1)[0].clamp_min(0)
     return heat / heat.max().clamp_min(torch.finfo(heat.dtype).tiny)
 
 
