@@ -70,6 +70,7 @@ def test_a_length_out_of_range_is_refused() -> None:
         ("epochs", True),
         ("dropout", 1.0),
         ("ema_decay", -0.1),
+        ("ema_start", "zero"),
         ("warmup_epochs", 11.0),
         ("ema", 1),
         ("resolution", 4),
