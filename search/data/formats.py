@@ -18,23 +18,33 @@ from .image_set import ImageSet, OnCheck, Source, read_images
 
 
 def read_labelled(
-    images: LabelledImages, on_check: OnCheck = lambda _done, _total: None
+    images: LabelledImages,
+    on_check: OnCheck = lambda _done, _total: None,
+    *,
+    any_damaged: bool = False,
 ) -> ImageSet:
     """Returns the set of labelled image files, from folders or whatever else lists them.
 
     Args:
         images: the files.
         on_check: as in `read_images`.
+        any_damaged: as in `read_images`.
 
     Raises:
         ValueError: there is no image, or too many are damaged.
     """
     return read_images(
-        images.name, images.classes, images.paths, images.labels, images.notes, on_check
+        images.name,
+        images.classes,
+        images.paths,
+        images.labels,
+        images.notes,
+        on_check,
+        any_damaged=any_damaged,
     )
 
 
-def read_parquet(folder: Path, parts: Sequence[str]) -> ImageSet:
+def read_parquet(folder: Path, parts: Sequence[str], *, any_damaged: bool = False) -> ImageSet:
     """Returns the images of a Hugging Face data set's parquet files.
 
     A file belongs to a part where its name or a folder above it starts with the part's name, as in
@@ -73,7 +83,7 @@ def read_parquet(folder: Path, parts: Sequence[str]) -> ImageSet:
         table = pq.read_table(file, columns=[image, label])
         sources += [row["bytes"] for row in table.column(image).to_pylist()]
         numbers += table.column(label).to_pylist()
-    return read_images(f"{folder} ({parts[0]})", classes, sources, numbers)
+    return read_images(f"{folder} ({parts[0]})", classes, sources, numbers, any_damaged=any_damaged)
 
 
 def _features(file: Path, metadata: dict[bytes, bytes]) -> dict[str, Any]:

@@ -37,7 +37,7 @@ from .mixup import mixed, mixup_share
 from .optimizers import load_optimizer, make_optimizer, optimizer_tensors, set_lr
 from .parallel import World, current_world, summed
 from .recipe import Recipe
-from .scoring import BATCH_SIZE, Score, score
+from .scoring import BATCH_SIZE, Score, default_batch_size, score
 from .stopping import Stopped, StopRequest
 
 # Where reading the loss would wait for the device, it is looked at every so many steps.
@@ -328,13 +328,16 @@ class Loop:
         return dataclasses.replace(log, macro_recall_pct=chosen.macro_recall_pct)
 
     def _score(self, model: nn.Module) -> Score:
+        device, side = self.config.hardware.device, self.config.preprocess.crop
         return score(
             model,
             self.val_images,
             self.config.preprocess,
-            device=self.config.hardware.device,
+            device=device,
             half=self.config.hardware.half,
-            batch_size=BATCH_SIZE * (4 if self.config.hardware.device.type == "cuda" else 1),
+            batch_size=BATCH_SIZE * 4
+            if device.type == "cuda"
+            else default_batch_size(device, side),
             workers=self.config.workers,
         )
 

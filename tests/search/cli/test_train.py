@@ -19,6 +19,7 @@ from typer.testing import CliRunner, Result
 from fbnetv3.checkpoints.checkpoint import read_tensors
 from fbnetv3.cli.group import CommandGroup
 from fbnetv3.hub.create import create
+from fbnetv3.search.cli import eval as cli_eval
 from fbnetv3.search.cli import train as cli_train
 from tests.paths import ROOT
 from tests.search.tiny import TINY, tiny_images
@@ -30,7 +31,7 @@ def called(*words: object) -> Result:
     """Returns what a command of the line `fbnetv3 ...` does."""
     app = typer.Typer(cls=CommandGroup)
     app.command("train")(cli_train.train)
-    app.command("eval")(cli_train.evaluate)
+    app.command("eval")(cli_eval.evaluate)
     return CliRunner().invoke(app, [str(word) for word in words])
 
 
@@ -289,3 +290,25 @@ def test_wrong_words_are_answered_in_one_line(
     assert done.exit_code == 2
     assert named in done.output
     assert not (tmp_path / "run").exists()
+
+
+def test_a_training_ends_with_honest_probabilities(tmp_path: Path, data: Path, arch: Path) -> None:
+    few, enough = tmp_path / "few", tmp_path / "enough"
+    line = ["train", "--model", arch, *TINY_SET, "--data"]
+    done = called(*line, data, "--out", few)
+    assert "probabilities are not calibrated: 40 validation images" in done.output
+    assert "confidence" not in json.loads((few / "config.json").read_text())["fbnetv3"]
+    done = called(*line, data / "train", "--val-share", "0.6", "--out", enough)
+    assert done.exit_code == 0, done.output
+    stored = json.loads((enough / "config.json").read_text())["fbnetv3"]["confidence"]
+    assert stored["num_images"] >= 50
+    assert stored["true_accept_pct"] == pytest.approx(95, abs=2)
+    assert "confidence" in json.loads((enough / "best" / "config.json").read_text())["fbnetv3"]
+    again = called(*line, data / "train", "--val-share", "0.6", "--out", enough)
+    assert again.exit_code == 0, again.output
+    assert json.loads((enough / "config.json").read_text())["fbnetv3"]["confidence"] == stored
+    # Weights that are trained on from here must not inherit what was fitted for these.
+    line[2] = f"local-dir:{enough}"
+    assert called(*line, data, "--out", tmp_path / "next").exit_code == 0
+    config = json.loads((tmp_path / "next" / "config.json").read_text())
+    assert "confidence" not in config["fbnetv3"]
