@@ -119,6 +119,7 @@ _TABLE = (
     Runtime("onnxruntime", (".onnx",), "onnxruntime", "onnx", quantizer="onnxruntime"),
     Runtime("openvino", (".xml", ".onnx"), "openvino", "onnx", quantizer="nncf", companion=".bin"),
     Runtime("executorch", (".pte",), "executorch", "model"),
+    Runtime("aotinductor", (".pt2",), "torch", "model"),
 )
 RUNTIMES: dict[str, Runtime] = {runtime.name: runtime for runtime in _TABLE}
 # The runtime whose files the others are converted from and compared with.
