@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -178,7 +179,7 @@ def _print_export(
             {
                 "path": output,
                 "num_bytes": num_bytes,
-                "sha256": {part.name: sha256_of(part) for part in parts},
+                "sha256": {str(part.relative_to(output.parent)): sha256_of(part) for part in parts},
                 "parity": parity,
                 "targets": list(coverage),
             }
@@ -189,6 +190,9 @@ def _print_export(
         f"{parity['max_error_of_std']:.0e} of their spread, same top-1 on "
         f"{100 * parity['top1_agreement']:.0f} % of {parity['num_inputs']} inputs"
     )
+    only_on = runtime_of(output).only_on
+    if only_on not in ("", sys.platform):
+        note(f"{output} was checked by its operators as torch computes them; only a Mac runs it")
     if parity["evidence"] != "weights":
         note(_EVIDENCE[parity["evidence"]])
     if coverage:
