@@ -114,7 +114,7 @@ OPTIONAL = {
     "optuna": "search.nars.export",
     "pandas": "search.api.found",
     "pyarrow": "search.data.formats search.execution.objective",
-    "pycocotools": "integrations.coco_folder",
+    "pycocotools": "integrations.coco_folder integrations.coco_scores",
     "ray": "search.execution.ray_engine",
 }
 # Library -> the files that are about it, and so may import it outside functions.

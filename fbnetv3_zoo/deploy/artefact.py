@@ -15,6 +15,7 @@ from typing import Any
 from fbnetv3._internal.json_record import read_json
 from fbnetv3._internal.messages import one_line, shown
 from fbnetv3.arch.arch import Arch
+from fbnetv3.hub.confidence import Confidence
 from fbnetv3.images.preprocess import Preprocess
 
 SCHEMA = "fbnetv3-artefact/1"
@@ -47,6 +48,7 @@ class Artefact:
         num_classes: number of logits; 0 if the file does not state it.
         batch_size: the only batch size that the file takes; None for any.
         task: task of the model.
+        confidence: temperature and threshold of the answers; None if they were not fitted.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Artefact:
     num_classes: int = 0
     batch_size: int | None = None
     task: str = "image-classification"
+    confidence: Confidence | None = None
 
     def to_metadata(self) -> dict[str, str]:
         """Returns the record as string pairs, sorted by key."""
@@ -94,6 +97,8 @@ class Artefact:
             "parity": _compact(dict(self.parity)),
             "quantization": _compact(dict(self.quantization)),
         }
+        if self.confidence is not None:
+            fields["confidence"] = _compact(self.confidence.to_dict())
         return {PREFIX + key: fields[key] for key in sorted(fields)}
 
     @staticmethod
@@ -139,6 +144,10 @@ class Artefact:
                 num_classes=_integer({"num_classes": "0", **texts}, "num_classes"),
                 batch_size=_batch_size(texts.get("batch_size", "null")),
                 task=texts["task"],
+                # Files of earlier versions have none.
+                confidence=Confidence.from_dict(_value(texts, "confidence", dict))
+                if "confidence" in texts
+                else None,
             )
         except (KeyError, ValueError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else one_line(str(error))

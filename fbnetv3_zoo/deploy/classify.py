@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fbnetv3.hub.license_policy import check_terms
-from fbnetv3.hub.pretrained_cfg import class_names_of, license_of, preprocess_of
+from fbnetv3.hub.pretrained_cfg import class_names_of, confidence_of, license_of, preprocess_of
 from fbnetv3.images import labels
 from fbnetv3.images.folders import list_images
 from fbnetv3.images.reader import ImageSource, describe, open_image
@@ -30,6 +30,7 @@ from fbnetv3.images.reader import ImageSource, describe, open_image
 from . import runtimes
 from .artefact import Artefact
 from .backend import ExportedBackend
+from .confidence import energy
 from .forks import with_own_threads
 from .torch_backend import TorchBackend
 
@@ -60,6 +61,8 @@ class Prediction:
         probabilities: their probabilities, from 0 to 1; over all classes they sum to 1.
         indices: their indices among the logits.
         error: why there is no prediction; None if there is one.
+        none_of_these: whether the image is probably of none of the classes, which a threshold of
+            the weights decides; `labels` are then the nearest. None if no threshold was fitted.
     """
 
     source: str
@@ -67,10 +70,11 @@ class Prediction:
     probabilities: tuple[float, ...] = ()
     indices: tuple[int, ...] = ()
     error: str | None = None
+    none_of_these: bool | None = None
 
     @property
     def label(self) -> str:
-        """The most likely class.
+        """The most likely class, also of an image that is probably of none.
 
         Raises:
             ValueError: the image failed; the message says why.
@@ -90,6 +94,10 @@ class Classifier:
 
     `classifier(image)` returns a `Prediction`, `classifier(images)` a list of them. An image that
     cannot be read gets a `Prediction` with `error`; the others are classified.
+
+    Where temperature and threshold of the weights were fitted (`fbnetv3 train` does so, the weights
+    inside the package have them), probabilities are calibrated and images of none of the classes
+    are marked; `confidence` has both.
 
     Args:
         model: a name such as "fbnetv3_e" whose weights are loaded, the path of an exported file, a
@@ -162,6 +170,11 @@ class Classifier:
             raise ValueError("the model does not define its class names; give class_names=")
         self.preprocess = preprocess
         self.class_names = names
+        self.confidence = (
+            model.artefact.confidence
+            if isinstance(model, ExportedBackend)
+            else confidence_of(model)
+        )
         num_classes = getattr(model, "num_classes", len(self.class_names))
         if num_classes != len(self.class_names):
             raise ValueError(
@@ -249,13 +262,17 @@ class Classifier:
     def _prediction(self, source: str, logits: NDArray[np.float64]) -> Prediction:
         if not np.isfinite(logits).all():
             return Prediction(source, error=f"the logits for {source} are not finite")
-        probabilities = softmax(logits)
+        known = self.confidence
+        probabilities = softmax(logits / known.temperature if known else logits)
         best = np.argsort(-logits, kind="stable")[: self.top_k].tolist()
         return Prediction(
             source,
             labels=tuple(self.class_names[index] for index in best),
             probabilities=tuple(float(probabilities[index]) for index in best),
             indices=tuple(best),
+            none_of_these=None
+            if known is None or known.threshold is None
+            else bool(energy(logits) < known.threshold),
         )
 
 

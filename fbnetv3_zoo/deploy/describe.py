@@ -10,7 +10,13 @@ import torch
 from fbnetv3._version import __version__
 from fbnetv3.arch.counts import count
 from fbnetv3.hub.cached_weights import tensors_sha256
-from fbnetv3.hub.pretrained_cfg import class_names_of, license_of, preprocess_of, weights_of
+from fbnetv3.hub.pretrained_cfg import (
+    class_names_of,
+    confidence_of,
+    license_of,
+    preprocess_of,
+    weights_of,
+)
 from fbnetv3.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from fbnetv3.models.model import FBNetV3
 
@@ -87,6 +93,7 @@ def describe(
             "onnxscript": onnxscript.__version__,
             **({"opset": str(opset)} if opset else {}),
         },
+        confidence=confidence_of(model),
     )
 
 

@@ -111,7 +111,7 @@ LINES = "fbnetv3-search latency-table t.json --space cifar_joint"
         (f"{TRAIN} --recipe list.json", 2, "expected a JSON object"),
         ("fbnetv3 eval fbnetv3_nano.cifar10 --data empty", 2, "empty holds no class folders"),
         ("fbnetv3 eval fbnetv3_nano.cifar10 --data photos --split val", 2, "has no val part"),
-        ("fbnetv3 eval fbnetv3_nano.cifar10 --data cifar", 2, "test_batch is no CIFAR-10 batch"),
+        ("fbnetv3 eval fbnetv3_nano.cifar10 --data cifar", 2, "test_batch is not a CIFAR-10 batch"),
         ("fbnetv3 eval fbnetv3_nano.cifar10 --data hostile", 2, "which CIFAR-10 does not"),
         ("fbnetv3 eval local-dir:nowhere --data photos", 2, "no nowhere/config.json"),
         ("fbnetv3-search run file --space space.json --table labels.csv --batch 6", 2, "use file"),
@@ -138,7 +138,13 @@ LINES = "fbnetv3-search latency-table t.json --space cifar_joint"
         # Words and numbers.
         ("fbnetv3 list nosuch", 2, "unknown model 'nosuch'"),
         ("fbnetv3 classify photo.jpg --model nano.xml", 2, "no file nano.xml; make one with"),
-        ("fbnetv3 eval text.onnx --data photos", 2, "an exported file: `fbnetv3 latency`"),
+        ("fbnetv3 eval text.onnx --data photos", 2, "text.onnx is not an ONNX file"),
+        ("fbnetv3 eval no.onnx --data photos", 2, "no file no.onnx; make one with"),
+        (
+            "fbnetv3 eval text.onnx --data photos --device cuda",
+            2,
+            "text.onnx is an exported file, which runs on the CPU; --device cuda is for PyTorch",
+        ),
         (f"{DATA} --set foo=1", 2, "no field 'foo'"),
         ("fbnetv3 list fbnetv3_ee", 2, "did you mean 'fbnetv3_e'"),
         ("fbnetv3 classify photo.jpg --embedded --top-k 0", 2, "top_k is 0"),
@@ -230,10 +236,12 @@ def test_an_evaluation_names_a_damaged_image_and_goes_on(
     monkeypatch.chdir(place)
     words = ["eval", "fbnetv3_nano.cifar10", "--data", "spoilt"]
     done = CliRunner().invoke(APPS["fbnetv3"], words)
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == 1, done.output
     assert "1 of the 6 images of spoilt cannot be read" in done.stderr
     assert str(Path("spoilt", "cat", "0.jpg")) in done.stderr
     assert "5 images of spoilt" in done.stdout
+    (listed,) = (line for line in done.stdout.splitlines() if line.startswith("not counted: "))
+    assert str(Path("spoilt", "cat", "0.jpg")) in listed
 
 
 def test_a_folder_that_cannot_be_written_is_failed_work(tmp_path: Path) -> None:
