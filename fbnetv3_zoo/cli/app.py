@@ -244,7 +244,6 @@ def classify(
     Examples:
         fbnetv3 classify photo.jpg --embedded
         fbnetv3 classify photos/ --model fbnetv3_b.ra2_in1k --top-k 1 --json
-        fbnetv3 classify photo.jpg photos/ --model nano.onnx
         fbnetv3 classify photos/ --model nano.onnx -o answers.csv
         fbnetv3 classify photos/ --embedded --device cuda
     """
