@@ -562,13 +562,15 @@ def test_the_average_follows_its_closed_form() -> None:
 def test_the_average_begins_as_the_recipe_says(start: str) -> None:
     decay, layer = 0.9, nn.Linear(3 * 16 * 16, NUM_CLASSES)
     model = nn.Sequential(nn.Flatten(), layer)
-    fields = {"epochs": 1, "warmup_epochs": 0.0, "ema_decay": decay, "ema_start": start}
+    recipe = dataclasses.replace(
+        LEARNING, epochs=1, warmup_epochs=0.0, ema_decay=decay, ema_start=start
+    )
     first, seen = layer.weight.detach().clone(), list[torch.Tensor]()
     result = train(
         model,
         tiny_images(),
         tiny_images(),
-        tiny_run(recipe=dataclasses.replace(LEARNING, **fields)),
+        tiny_run(recipe=recipe),
         on_step=lambda *_: seen.append(layer.weight.detach().clone()),
     )
     # v_t = decay * v_(t-1) + (1 - decay) * w_t as a sum; v_0 is the initial weights, or zero.
