@@ -82,7 +82,6 @@ def evaluate(
         fbnetv3 eval local-dir:run --data photos -o evaluation
         fbnetv3 eval nano.onnx --data photos
         fbnetv3 eval local-dir:run --data imagenet --calibrate
-        fbnetv3 eval fbnetv3_nano.cifar10 --data cifar-10-batches-py --json
         fbnetv3 eval timm:resnet18.a1_in1k --data imagenet --split val
     """
     import json

@@ -169,7 +169,7 @@ def train(
         preprocess_for,
         weights_for,
     )
-    from fbnetv3.search.training.parallel import joined
+    from fbnetv3.search.training.parallel import current_world, joined
 
     _check_words(teacher, teacher_cache, plot)
     if out.exists() and not out.is_dir():
@@ -256,7 +256,9 @@ def train(
                 typer.echo(
                     f"top1 {best.accuracy_pct:.2f} % after epoch {best.epoch}: {out / 'best'}"
                 )
-            _fit_confidence(out, val_images, run, same=best is result.curve[-1])
+    # Alone: the others are done, and would be waited for.
+    if world.rank == 0 and current_world().size == 1:
+        _fit_confidence(out, val_images, run, same=best is result.curve[-1])
 
 
 def _opened(data: Path, val_share: float, seed: int, *, silent: bool) -> tuple[ImageSet, ImageSet]:
