@@ -108,6 +108,7 @@ NUMPY_FREE = [
 
 # Library -> the only files that may import it.
 OPTIONAL = {
+    "coremltools": "deploy.runtimes.coreml",
     "detectron2": "integrations.detectron2_backbone integrations.detectron2_config "
     "integrations.detectron2_hooks integrations.detectron2_weights",
     "executorch": "deploy.runtimes.executorch",

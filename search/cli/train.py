@@ -441,7 +441,10 @@ class _Progress:
 
 
 def _recipe(name: str, given: Mapping[str, Any], others: list[str] | None) -> Recipe:
-    """Returns a preset or a file's recipe with the fields replaced that are not None."""
+    """Returns a preset or a file's recipe with the fields replaced that are not None.
+
+    A file's recipe was found at its own length, so that other epochs lengthen or shorten it.
+    """
     from fbnetv3.search.training.presets import get_recipe
 
     if not name.endswith(".json"):
@@ -451,6 +454,8 @@ def _recipe(name: str, given: Mapping[str, Any], others: list[str] | None) -> Re
     else:
         found = Recipe.from_json(Path(name).read_bytes())
     fields = {key: value for key, value in given.items() if value is not None}
+    if name.endswith(".json"):
+        found = found.lengthened(fields.get("epochs", found.epochs))
     if found.warmup_epochs > fields.get("epochs", found.epochs):
         fields["warmup_epochs"] = 0.0
     fields |= dict(map(parse_setting, others or ()))

@@ -197,6 +197,7 @@ LINES = "fbnetv3-search latency-table t.json --space cifar_joint"
         ),
         ("fbnetv3 export fbnetv3_a -o x.pte --opset 18 --check-target", 2, "--opset 18, --check"),
         ("fbnetv3 export fbnetv3_a -o x.onnx --batch-size 4 --dynamic batch", 2, "give one of"),
+        (f"{FRESH} --triton models", 2, "give --output FILE or --triton FOLDER, one of them"),
         (f"{FRESH} --batch-size 0", 2, "batch_size is 0; expected a whole number from 1"),
         (f"{FRESH} --image-size 0", 2, "crop is 0"),
         (f"{FRESH} --num-classes 0", 2, "num_classes is 0; expected a whole number from 1"),

@@ -302,6 +302,19 @@ def test_a_complete_run_goes_on_with_more_epochs_on_the_longer_schedule(tmp_path
     recipe = tiny_recipe(epochs=4)
     assert result.curve[2].lr == pytest.approx(recipe.lr_at(2 + 5.5 / 6))
     assert_equal(weights_of(tmp_path / "short"), before)
+    # Also with what follows from the length, but with no other recipe.
+    follows = tiny_recipe(epochs=2).lengthened(4)
+    other = dataclasses.replace(follows, weight_decay=2 * follows.weight_decay)
+    with pytest.raises(ValueError, match="recipe is different"):
+        train(
+            tiny_model(),
+            tiny_images(),
+            tiny_images(seed=1),
+            tiny_run(tmp_path / "other", other, resume_from=tmp_path / "short"),
+        )
+    longer = tiny_run(tmp_path / "other", follows, resume_from=tmp_path / "short")
+    result_of = train(tiny_model(), tiny_images(), tiny_images(seed=1), longer)
+    assert [log.epoch for log in result_of.curve] == [1, 2, 3, 4]
     grown = tiny_run(tmp_path / "short", tiny_recipe(epochs=4))
     again = train(tiny_model(seed=6), tiny_images(), tiny_images(seed=1), grown)
     assert again.curve[-1].loss == result.curve[-1].loss
