@@ -358,8 +358,8 @@ def test_whole_files_are_written_in_one_way() -> None:
         | (name == "replace" and len(node.args) == 1 and not node.keywords)
         | (ast.unparse(node.func) == "os.replace")
     }
-    # A download flushes what it resumes; a store puts its old database aside.
-    others = {"hub.download", "search.storage.store", "search.report.page"}
+    # A download and answers flush what they resume; a store puts its old database aside.
+    others = {"hub.download", "deploy.answer_file", "search.storage.store", "search.report.page"}
     assert "_internal.files" in renaming
     assert renaming <= {"_internal.files", *others}
 
