@@ -19,6 +19,7 @@ from fbnetv3.checkpoints.checkpoint import read_tensors
 from fbnetv3.cli.group import CommandGroup
 from fbnetv3.hub.create import create
 from fbnetv3.search.cli import train as cli_train
+from fbnetv3.search.cli.progress import Progress
 from tests.search.tiny import TINY, tiny_images
 
 TINY_SET = ["--device", "cpu", "--batch-size", "16", "--epochs", "2", "--lr", "0.01"]
@@ -185,10 +186,10 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path, data: Path, arch: Pa
 def test_without_a_terminal_lines_within_an_epoch_tell_the_time_left(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    shown = cli_train._Progress(3, silent=False, line_seconds=0.0)
+    shown = Progress(3, silent=False, line_seconds=0.0)
     for done in (1, 2, 3):
         shown.step(2, done, 3)
-    silent = cli_train._Progress(3, silent=True, line_seconds=0.0)
+    silent = Progress(3, silent=True, line_seconds=0.0)
     silent.step(2, 1, 3)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
