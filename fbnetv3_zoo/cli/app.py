@@ -27,6 +27,7 @@ from .options import (
     Policy,
     counted_in_millions,
 )
+from .photos import photos_in
 
 if TYPE_CHECKING:
     from fbnetv3.arch.arch import Arch
@@ -239,7 +240,7 @@ def classify(
     missing = [str(path) for path in images if not path.exists()]
     if len(missing) == len(images):
         raise ValueError(f"no such file or folder: {', '.join(missing)}")
-    photos = list(_photos(images))
+    photos = list(photos_in(images))
     if not photos:
         raise ValueError(f"no images in {', '.join(map(str, images))}; expected .jpg, .png, ...")
     options: dict[str, Any] = {"top_k": top_k, "batch_size": batch_size, "num_threads": threads}
@@ -316,19 +317,6 @@ def _torch_classifier(
     if ":" not in name:
         name = get_weights(name, license=source["license"]).name
     return name, instead, Classifier(made, **options)
-
-
-def _photos(images: list[Path]) -> Any:
-    from fbnetv3.images.folders import find_images
-
-    for path in images:
-        if path.is_dir():
-            found = find_images(path)
-            for text in found.notes:
-                note(text)
-            yield from found.images
-        else:
-            yield path
 
 
 @app.command()
@@ -410,6 +398,7 @@ def add_neighbours() -> None:
 
     from . import demo as cli_demo
     from . import deploy as cli_deploy
+    from . import detect as cli_detect
     from . import latency as cli_latency
     from . import weights as cli_weights
 
@@ -422,6 +411,7 @@ def add_neighbours() -> None:
     app.command("demo")(cli_demo.demo)
     app.command("train")(cli_train.train)
     app.command("eval")(cli_train.evaluate)
+    app.add_typer(cli_detect.app, name="detect")
 
 
 def main() -> None:
