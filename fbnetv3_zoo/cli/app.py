@@ -31,13 +31,23 @@ from .photos import photos_in
 
 if TYPE_CHECKING:
     from fbnetv3.arch.arch import Arch
+    from fbnetv3.deploy.classify import Prediction
 
 # ImageNet weights that anyone may use.
 DEFAULT = "fbnetv3_b.ra2_in1k"
 
 app = Program(
     "FBNetV3-A..G exactly as published: classify, export, quantize, measure, train. Everything "
-    "works offline with the small weights inside the package, fbnetv3_nano.cifar10."
+    "works offline with the small weights inside the package, fbnetv3_nano.cifar10.",
+    {
+        "Models and weights": ("list", "info", "fetch", "convert", "verify"),
+        "Classify": ("classify", "explain", "demo"),
+        "Train": ("train", "eval"),
+        "Detect": ("detect",),
+        "Deploy": ("export", "quantize"),
+        "Measure": ("latency", "flops"),
+        "Installation": ("doctor",),
+    },
 )
 
 
@@ -221,7 +231,8 @@ def classify(
 ) -> None:
     """Classify images.
 
-    An image that cannot be read is reported and skipped; the exit code is then 1. Without
+    An image that cannot be read is reported and skipped; the exit code is then 1. Weights with a
+    fitted threshold mark images that are probably of none of their classes. Without
     --model and --embedded, ImageNet weights from the hub answer, or the embedded ones, which know
     ten classes, where the hub cannot be reached; the first line and the JSON say which. Scripts
     give --model, or --require, which ends with exit code 1 instead. Writes nothing but fetched
@@ -262,12 +273,8 @@ def classify(
         failed += prediction.error is not None
         if json:
             records.append(prediction)
-        elif prediction.error is not None:
-            print(escaped(f"{prediction.source}: error: {prediction.error}"))
         else:
-            pairs = zip(prediction.labels, prediction.probabilities, strict=True)
-            shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in pairs)
-            print(escaped(f"{prediction.source}: {shares}"))
+            print(escaped(f"{prediction.source}: {_answer(prediction)}"))
     if json:
         print_json(
             {
@@ -280,6 +287,14 @@ def classify(
     if failed:
         note(f"{failed} of the images could not be classified")
         raise typer.Exit(FAILED)
+
+
+def _answer(prediction: Prediction) -> str:
+    if prediction.error is not None:
+        return f"error: {prediction.error}"
+    pairs = zip(prediction.labels, prediction.probabilities, strict=True)
+    shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in pairs)
+    return f"none of these (nearest: {shares})" if prediction.none_of_these else shares
 
 
 def _check_device(device: str, asked: str | None) -> None:
@@ -386,19 +401,21 @@ def doctor(
         print_json(checks)
     else:
         for check in checks:
-            cure = f"  -> {check.cure}" if check.cure else ""
-            print(f"{'ok  ' if check.ok else 'FAIL'} {check.name}: {check.found}{cure}")
+            fix = f"  -> {check.fix}" if check.fix else ""
+            print(f"{'ok  ' if check.ok else 'FAIL'} {check.name}: {check.found}{fix}")
     if not all(check.ok for check in checks):
         raise typer.Exit(FAILED)
 
 
 def add_neighbours() -> None:
     """Adds the commands that live beside their areas."""
+    from fbnetv3.search.cli import eval as cli_eval
     from fbnetv3.search.cli import train as cli_train
 
     from . import demo as cli_demo
     from . import deploy as cli_deploy
     from . import detect as cli_detect
+    from . import explain as cli_explain
     from . import latency as cli_latency
     from . import weights as cli_weights
 
@@ -409,8 +426,9 @@ def add_neighbours() -> None:
     app.command("quantize")(cli_deploy.quantize)
     app.command("latency")(cli_latency.latency)
     app.command("demo")(cli_demo.demo)
+    app.command("explain")(cli_explain.explain)
     app.command("train")(cli_train.train)
-    app.command("eval")(cli_train.evaluate)
+    app.command("eval")(cli_eval.evaluate)
     app.add_typer(cli_detect.app, name="detect")
 
 

@@ -13,7 +13,6 @@ import typer
 
 from fbnetv3._internal.messages import escaped
 from fbnetv3._internal.optional import need
-from fbnetv3.detection.exported import SUFFIXES, ExportedDetector
 
 from . import completion
 from .group import FAILED, Program, note, print_json, print_table
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
     from fbnetv3.detection.detections import Detections, Detector
     from fbnetv3.integrations.coco_scores import Scores
 
+# Of exported detectors, see `fbnetv3.detection.exported`, which is imported where it is used.
+SUFFIXES = (".onnx", ".xml")
 _KINDS = ("ssdlite", "faster_rcnn_320", "faster_rcnn", "retinanet")
 _LINE_SECONDS = 10.0
 # A set with more gets no table of its classes unless asked for as JSON.
@@ -42,7 +43,10 @@ _Model = Annotated[
     ),
 ]
 
-app = Program("Train, score, run and export object detectors on FBNetV3 backbones.")
+app = Program(
+    "Train, score, run and export object detectors.",
+    {"Commands": ("train", "eval", "predict", "export")},
+)
 
 
 @app.command()
@@ -118,15 +122,17 @@ def train(
     ] = "fp32",
     license: Policy = None,
 ) -> None:
-    """Train a detector on a folder of images with boxes.
+    r"""Train a detector on a folder of images with boxes.
 
     All annotations and images are checked first. Writes the folder --out: averaged weights
     (model.safetensors), detector.json, a log, checkpoints, and in best/ the weights of the epoch
     with the highest AP. After a stop or a crash the same command goes on where it was.
 
     Examples:
-        fbnetv3 detect train --data shapes --model fbnetv3_nano --out detector --epochs 2
-        fbnetv3 detect train --data coco --model fbnetv3_b.ra2_in1k --detector retinanet
+        fbnetv3 detect train --data shapes --model fbnetv3_nano --epochs 2 \
+            --size 96 --out detector
+        fbnetv3 detect train --data coco --model fbnetv3_b.ra2_in1k \
+            --detector retinanet
     """
     need("pycocotools")
     if out.exists() and not out.is_dir():
@@ -455,6 +461,8 @@ def _opened(model: str, device: str, threads: int | None, license: str | None) -
     if Path(model).suffix in SUFFIXES:
         if device != "cpu":
             raise ValueError(f"{model} is an exported file, which runs on the CPU")
+        from fbnetv3.detection.exported import ExportedDetector
+
         return ExportedDetector(model, num_threads=threads, license=license)
     if threads is not None:
         raise ValueError("--threads is for exported files; set OMP_NUM_THREADS for PyTorch")

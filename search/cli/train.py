@@ -1,4 +1,4 @@
-"""The commands `train` and `eval`: parsing and printing around `train` and `evaluate`."""
+"""The command `train`: parsing and printing around `train`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,18 +20,17 @@ from fbnetv3.search.training.recipe import BALANCES, OPTIMIZERS, Recipe
 
 from .progress import Progress
 from .training_plan import plan_lines
-from .words import parse_setting
+from .words import DEVICES, parse_setting, workers_of
 
 if TYPE_CHECKING:
     from torch import nn
 
     from fbnetv3.search.data.image_set import ImageSet
-    from fbnetv3.search.training.config import Hardware, TrainConfig
+    from fbnetv3.search.training.config import TrainConfig
     from fbnetv3.search.training.loop import Teacher
     from fbnetv3.search.training.train import Trained
 
 _NETWORKS = completion.any_of(completion.networks, completion.files(".json"))
-_DEVICES = completion.choices("cpu", "cuda")
 
 
 def train(
@@ -128,7 +127,7 @@ def train(
     ] = "auto",
     device: Annotated[
         str | None,
-        typer.Option(help="cpu or cuda; default: cuda if available.", autocompletion=_DEVICES),
+        typer.Option(help="cpu or cuda; default: cuda if available.", autocompletion=DEVICES),
     ] = None,
     precision: Annotated[
         str,
@@ -225,7 +224,7 @@ def train(
             keep_best=True,
             patience=patience,
             accumulate=accumulate,
-            workers=_workers(workers, hardware, plan.batch_size, preprocess.crop),
+            workers=workers_of(workers, hardware, plan.batch_size, preprocess.crop),
             hardware=hardware,
         )
         taught = None if teacher is None else _taught(teacher, teacher_cache, images, run)
@@ -253,78 +252,7 @@ def train(
                 typer.echo(
                     f"top1 {best.accuracy_pct:.2f} % after epoch {best.epoch}: {out / 'best'}"
                 )
-
-
-def evaluate(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="Model.tag, local-dir:DIR of a run, timm:NAME, or torchvision:NAME.",
-            autocompletion=completion.weights,
-        ),
-    ],
-    data: Annotated[Path, typer.Option(help="Class folders, CIFAR-10, parquet, or a CSV file.")],
-    split: Annotated[
-        Literal["train", "val"] | None, typer.Option(help="Split to evaluate, if there are both.")
-    ] = None,
-    raw: Annotated[
-        bool, typer.Option(help="Use the raw weights of a run instead of its EMA weights.")
-    ] = False,
-    batch_size: Annotated[int, typer.Option(help="Batch size.")] = 250,
-    workers: Annotated[int, typer.Option(help="Number of image loading processes.")] = 2,
-    device: Annotated[
-        str | None,
-        typer.Option(help="cpu or cuda; default: cuda if available.", autocompletion=_DEVICES),
-    ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Measure a network's accuracy on a folder of images.
-
-    Folders are classes, matched with the network's by name or number; figures come with their 95 %
-    interval. Writes nothing.
-
-    Examples:
-        fbnetv3 eval local-dir:run --data photos
-        fbnetv3 eval fbnetv3_nano.cifar10 --data cifar-10-batches-py --json
-        fbnetv3 eval timm:resnet18.a1_in1k --data imagenet --split val
-    """
-    import json
-
-    from fbnetv3.search.data.datasets import open_images
-    from fbnetv3.search.training.config import Hardware
-    from fbnetv3.search.training.evaluate import evaluate as measure
-    from fbnetv3.search.training.networks import load_raw, open_network
-
-    images = open_images(data, split)
-    for text in images.notes:
-        note(text)
-    network = open_network(model, pretrained=True)
-    if raw:
-        load_raw(network, model)
-    found = measure(
-        network,
-        images,
-        hardware=Hardware.of(device),
-        batch_size=batch_size,
-        workers=workers,
-    )
-    if json_:
-        typer.echo(json.dumps({"model": model, **found.to_dict()}, indent=1))
-        return
-    for result in found.classes:
-        top1 = "not measured" if result.top1 is None else f"{result.top1:6.2f} %"
-        typer.echo(f"{result.name:>24}  {result.num_images:6d} images  {top1}")
-    for name, value, (low, high) in (
-        ("top1", found.top1, found.top1_interval),
-        ("top5", found.top5, found.top5_interval),
-    ):
-        typer.echo(f"{name} {value:.2f} %  (95 % interval {low:.2f} to {high:.2f})")
-    typer.echo(f"macro recall {found.macro_recall:.2f} %, the mean over the classes")
-    typer.echo(f"{found.num_images} images of {found.data}, classes matched by {found.matched_by}")
-    if found.num_damaged:
-        typer.echo(f"{found.num_damaged} more could not be read and were not counted")
-    if found.warning:
-        typer.echo(f"warning: {found.warning}", err=True)
+            _fit_confidence(out, val_images, run, same=best is result.curve[-1])
 
 
 def _opened(data: Path, val_share: float, seed: int, *, silent: bool) -> tuple[ImageSet, ImageSet]:
@@ -389,6 +317,36 @@ def _trained(
         shown.close()
 
 
+def _fit_confidence(out: Path, val_images: ImageSet, run: TrainConfig, *, same: bool) -> None:
+    """Stores the temperature and the threshold of the last and of the best weights' answers."""
+    from fbnetv3.deploy.confidence import MIN_IMAGES
+    from fbnetv3.hub.pretrained import CONFIG, write_confidence
+    from fbnetv3.search.training.answers import fit_on
+    from fbnetv3.search.training.networks import open_network
+
+    if not (out / CONFIG).is_file():
+        return  # a network of another library, which has no such folder
+    if len(val_images) < MIN_IMAGES:
+        note(
+            f"probabilities are not calibrated: {len(val_images)} validation images, at least "
+            f"{MIN_IMAGES} are needed; see `fbnetv3 eval --calibrate`"
+        )
+        return
+    found = None
+    for folder in (out, out / "best"):
+        if (folder / CONFIG).is_file():
+            if found is None or not same:
+                network = open_network(f"local-dir:{folder}", pretrained=True)
+                found = fit_on(network, val_images, hardware=run.hardware, workers=run.workers)
+            write_confidence(folder, found)
+    assert found is not None
+    typer.echo(
+        f"probabilities calibrated on {found.num_images} validation images: temperature "
+        f"{found.temperature:g}; {found.true_accept_pct:.1f} % of them pass the threshold for "
+        "images of none of the classes"
+    )
+
+
 def _check_words(teacher: str | None, teacher_cache: Path | None, plot: bool) -> None:
     """Looks at what would else show only after the training."""
     if teacher_cache is not None and teacher is None:
@@ -407,17 +365,6 @@ def _taught(name: str, cache: Path | None, images: ImageSet, run: TrainConfig) -
     return cached_teacher(
         teacher, images, run.preprocess, cache, hardware=run.hardware, workers=run.workers
     )
-
-
-def _workers(asked: str, hardware: Hardware, batch_size: int, side: int) -> int:
-    """Returns the number of image loading processes."""
-    from fbnetv3.search.training.workers import default_workers
-
-    if asked == "auto":
-        return default_workers(hardware.device.type, batch_size, side)
-    if not asked.isdecimal():
-        raise ValueError(f"--workers {asked!r} is not understood; expected a number, or auto")
-    return int(asked)
 
 
 def _recipe(name: str, given: Mapping[str, Any], others: list[str] | None) -> Recipe:

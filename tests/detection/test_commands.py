@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from fbnetv3.cli import detect as cli_detect
+from fbnetv3.detection.detectors import DETECTORS
+from fbnetv3.detection.exported import SUFFIXES
 from fbnetv3.images.labels import example_photos
 from tests.shell import APPS, Done
 
@@ -21,6 +24,11 @@ from tests.shell import APPS, Done
 def detect(*words: str | Path) -> Done:
     ended = CliRunner().invoke(APPS["fbnetv3"], ["detect", *map(str, words)], prog_name="fbnetv3")
     return Done(ended.exit_code, ended.stdout, ended.stderr)
+
+
+def test_the_words_are_the_librarys() -> None:
+    assert cli_detect.SUFFIXES == SUFFIXES
+    assert tuple(DETECTORS) == cli_detect._KINDS
 
 
 def test_a_folder_of_boxes_becomes_a_detector(shapes: Path, tmp_path: Path) -> None:

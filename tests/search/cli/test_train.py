@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import timm
 import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
@@ -18,8 +19,10 @@ from typer.testing import CliRunner, Result
 from fbnetv3.checkpoints.checkpoint import read_tensors
 from fbnetv3.cli.group import CommandGroup
 from fbnetv3.hub.create import create
+from fbnetv3.search.cli import eval as cli_eval
 from fbnetv3.search.cli import train as cli_train
 from fbnetv3.search.cli.progress import Progress
+from tests.paths import ROOT
 from tests.search.tiny import TINY, tiny_images
 
 TINY_SET = ["--device", "cpu", "--batch-size", "16", "--epochs", "2", "--lr", "0.01"]
@@ -29,7 +32,7 @@ def called(*words: object) -> Result:
     """Returns what a command of the line `fbnetv3 ...` does."""
     app = typer.Typer(cls=CommandGroup)
     app.command("train")(cli_train.train)
-    app.command("eval")(cli_train.evaluate)
+    app.command("eval")(cli_eval.evaluate)
     return CliRunner().invoke(app, [str(word) for word in words])
 
 
@@ -160,6 +163,29 @@ def test_a_teacher_teaches_and_its_logits_are_kept(tmp_path: Path, data: Path, a
     assert read_tensors(cache)["logits"].shape == (96, 4)
 
 
+def test_the_papers_other_teacher_has_the_name_that_the_guide_gives() -> None:
+    guide = (ROOT / "docs" / "imagenet.md").read_text()
+    names = set(re.findall(r"timm:(regnety_320\.\w+)", guide))
+    assert names
+    assert names <= set(timm.list_pretrained("regnety_320*"))
+
+
+def test_a_regnety_teaches_as_the_guide_says(tmp_path: Path, data: Path, arch: Path) -> None:
+    # Of the same family as the paper's RegNetY-32G, and 45 times smaller.
+    teacher, student = tmp_path / "teacher", tmp_path / "student"
+    command = ["train", "--data", data, "--model", "timm:regnety_002", "--from-scratch"]
+    done = called(*command, "--out", teacher, "--set", "resolution=32", *TINY_SET)
+    assert done.exit_code == 0, done.output
+    command = ["train", "--data", data, "--model", arch, *TINY_SET]
+    for out, more in ((student, ["--teacher", f"local-dir:{teacher}"]), (tmp_path / "alone", [])):
+        assert called(*command, "--out", out, *more).exit_code == 0
+    losses = [
+        json.loads((out / "log.json").read_text())[0]["loss"]
+        for out in (student, tmp_path / "alone")
+    ]
+    assert losses[0] != losses[1]
+
+
 def test_a_cache_without_a_teacher_is_refused(tmp_path: Path, data: Path) -> None:
     done = called("train", "--data", data, "--teacher-cache", tmp_path / "c")
     assert done.exit_code == 2
@@ -263,3 +289,25 @@ def test_wrong_words_are_answered_in_one_line(
     assert done.exit_code == 2
     assert named in done.output
     assert not (tmp_path / "run").exists()
+
+
+def test_a_training_ends_with_honest_probabilities(tmp_path: Path, data: Path, arch: Path) -> None:
+    few, enough = tmp_path / "few", tmp_path / "enough"
+    line = ["train", "--model", arch, *TINY_SET, "--data"]
+    done = called(*line, data, "--out", few)
+    assert "probabilities are not calibrated: 40 validation images" in done.output
+    assert "confidence" not in json.loads((few / "config.json").read_text())["fbnetv3"]
+    done = called(*line, data / "train", "--val-share", "0.6", "--out", enough)
+    assert done.exit_code == 0, done.output
+    stored = json.loads((enough / "config.json").read_text())["fbnetv3"]["confidence"]
+    assert stored["num_images"] >= 50
+    assert stored["true_accept_pct"] == pytest.approx(95, abs=2)
+    assert "confidence" in json.loads((enough / "best" / "config.json").read_text())["fbnetv3"]
+    again = called(*line, data / "train", "--val-share", "0.6", "--out", enough)
+    assert again.exit_code == 0, again.output
+    assert json.loads((enough / "config.json").read_text())["fbnetv3"]["confidence"] == stored
+    # Weights that are trained on from here must not inherit what was fitted for these.
+    line[2] = f"local-dir:{enough}"
+    assert called(*line, data, "--out", tmp_path / "next").exit_code == 0
+    config = json.loads((tmp_path / "next" / "config.json").read_text())
+    assert "confidence" not in config["fbnetv3"]
