@@ -31,6 +31,8 @@ SEARCH_ROOMS = (
 ROOMS = (
     *(f"fbnetv3.{room}" for room in ZOO_ROOMS[:-1]),
     *(f"fbnetv3.search.{room}" for room in SEARCH_ROOMS),
+    # Trains with parts of the search's loop.
+    "fbnetv3.detection",
     "fbnetv3.cli",
 )
 # `fbnetv3-search` shares the options of `fbnetv3`, which in turn lends `train` and `eval` a place.
@@ -64,12 +66,16 @@ TORCH_FREE = [
     "deploy.quantize",
     "deploy.quantize_score",
     "deploy.runtimes",
+    "detection.detections",
+    "detection.exported",
+    "detection.pictures",
     "demo.server",
     "demo.web_runtime",
     "cli.app",
     "cli.completion",
     "cli.demo",
     "cli.deploy",
+    "cli.detect",
     "cli.doctor",
     "cli.explain",
     "cli.group",
@@ -125,7 +131,8 @@ AT_THE_TOP = {
     "detectron2": "integrations.detectron2_backbone integrations.detectron2_hooks "
     "integrations.detectron2_weights",
     "timm": "integrations.timm_entrypoints",
-    "torchvision": "integrations.torchvision_backbone integrations.detector_options",
+    "torchvision": "integrations.torchvision_backbone integrations.detector_options "
+    "detection.resizing",
 }
 # Required, but slow to import. The rooms of commands are about typer.
 SLOW = {"fvcore", "huggingface_hub", "matplotlib", "onnx", "onnxruntime", "onnxscript"} | {

@@ -27,6 +27,7 @@ from .options import (
     Policy,
     counted_in_millions,
 )
+from .photos import photos_in
 
 if TYPE_CHECKING:
     from fbnetv3.arch.arch import Arch
@@ -44,6 +45,7 @@ app = Program(
         "Models and weights": ("list", "info", "fetch", "convert", "verify"),
         "Classify": ("classify", "explain", "demo"),
         "Train": ("train", "eval"),
+        "Detect": ("detect",),
         "Deploy": ("export", "quantize"),
         "Measure": ("latency", "flops"),
         "Installation": ("doctor",),
@@ -374,20 +376,10 @@ def _photos(images: list[Path]) -> list[Path]:
     Raises:
         ValueError: nothing exists, or no image is in it.
     """
-    from fbnetv3.images.folders import find_images
-
     missing = [str(path) for path in images if not path.exists()]
     if len(missing) == len(images):
         raise ValueError(f"no such file or folder: {', '.join(missing)}")
-    photos: list[Path] = []
-    for path in images:
-        if path.is_dir():
-            found = find_images(path)
-            for text in found.notes:
-                note(text)
-            photos += found.images
-        else:
-            photos.append(path)
+    photos = list(photos_in(images))
     if not photos:
         raise ValueError(f"no images in {', '.join(map(str, images))}; expected .jpg, .png, ...")
     return photos
@@ -473,6 +465,7 @@ def add_neighbours() -> None:
 
     from . import demo as cli_demo
     from . import deploy as cli_deploy
+    from . import detect as cli_detect
     from . import explain as cli_explain
     from . import latency as cli_latency
     from . import weights as cli_weights
@@ -487,6 +480,7 @@ def add_neighbours() -> None:
     app.command("explain")(cli_explain.explain)
     app.command("train")(cli_train.train)
     app.command("eval")(cli_eval.evaluate)
+    app.add_typer(cli_detect.app, name="detect")
 
 
 def main() -> None:

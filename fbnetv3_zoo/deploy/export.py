@@ -194,7 +194,7 @@ def _trace(model: FBNetV3, artefact: Artefact, dynamic: Dynamic | None, opset: i
         height, width = (1, 2) if artefact.in_graph else (2, 3)
         axes |= {height: "height", width: "width"}
     try:
-        with _quiet():
+        with quiet():
             program = torch.onnx.export(
                 inference_graph(model, artefact),
                 (example,),
@@ -221,7 +221,7 @@ def _trace(model: FBNetV3, artefact: Artefact, dynamic: Dynamic | None, opset: i
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silences the exporter's progress and log messages."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import errno
 import os
-import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +18,7 @@ from fbnetv3.cli.group import Command, note
 from fbnetv3.search.training.presets import PRESETS
 from fbnetv3.search.training.recipe import BALANCES, OPTIMIZERS, Recipe
 
+from .progress import Progress
 from .training_plan import plan_lines
 from .words import DEVICES, parse_setting, workers_of
 
@@ -28,13 +27,10 @@ if TYPE_CHECKING:
 
     from fbnetv3.search.data.image_set import ImageSet
     from fbnetv3.search.training.config import TrainConfig
-    from fbnetv3.search.training.logbook import EpochLog
     from fbnetv3.search.training.loop import Teacher
     from fbnetv3.search.training.train import Trained
 
 _NETWORKS = completion.any_of(completion.networks, completion.files(".json"))
-# The time of an epoch is told from this many steps after the first.
-_TIMED_STEPS = 5
 
 
 def train(
@@ -215,7 +211,7 @@ def train(
         if is_foreign(model) and world.rank == 0:
             write_record(out, model)
             write_record(out / "best", model)
-        shown = _Progress(plan.epochs, silent=world.rank > 0)
+        shown = Progress(plan.epochs, silent=world.rank > 0)
         run = TrainConfig(
             recipe=plan,
             preprocess=preprocess,
@@ -296,7 +292,7 @@ def _trained(
     val_images: ImageSet,
     run: TrainConfig,
     teacher: Teacher | None,
-    shown: _Progress,
+    shown: Progress,
 ) -> Trained:
     """Returns the finished training; a signal ends the program once its step is saved."""
     from fbnetv3.search.training.stopping import Stopped, StopRequest
@@ -371,73 +367,6 @@ def _taught(name: str, cache: Path | None, images: ImageSet, run: TrainConfig) -
     return cached_teacher(
         teacher, images, run.preprocess, cache, hardware=run.hardware, workers=run.workers
     )
-
-
-class _Progress:
-    """A bar on a terminal, else a line per epoch, and one every half minute within an epoch.
-
-    Attributes:
-        at: how far the training is, in words.
-    """
-
-    def __init__(self, epochs: int, *, silent: bool, line_seconds: float = 30.0) -> None:
-        self._epochs, self._silent = epochs, silent
-        self.at = "the start"
-        self._line_seconds, self._last_line = line_seconds, time.monotonic()
-        self._timed = False
-        # When the first step that was seen ended, and how many steps were done by then.
-        self._began: tuple[float, int] | None = None
-        self._bar: Any = None
-        if sys.stderr.isatty() and not silent:
-            from rich.console import Console
-            from rich.progress import Progress
-
-            self._bar = Progress(console=Console(stderr=True))
-            self._bar.start()
-            self._task = self._bar.add_task("training")
-
-    def plan(self, lines: Iterable[str]) -> None:
-        """Prints what will be trained."""
-        for line in lines:
-            if self._bar is not None:
-                self._bar.console.print(line, markup=False, highlight=False)
-            else:
-                typer.echo(line, err=True)
-
-    def step(self, epoch: int, done: int, steps: int) -> None:
-        """Moves the bar."""
-        self.at = f"step {done} of {steps} of epoch {epoch}"
-        now, made, total = time.monotonic(), (epoch - 1) * steps + done, self._epochs * steps
-        self._began = self._began or (now, made)
-        began, made_then = self._began
-        if not (self._timed or self._silent) and made - made_then >= _TIMED_STEPS:
-            self._timed = True
-            seconds = steps * (now - began) / (made - made_then)
-            self.plan([f"time    about {datetime.timedelta(seconds=round(seconds))} per epoch"])
-        if self._bar is not None:
-            self._bar.update(
-                self._task,
-                description=f"epoch {epoch} of {self._epochs}",
-                completed=made,
-                total=total,
-            )
-        elif not self._silent and now - self._last_line >= self._line_seconds and done < steps:
-            self._last_line = now
-            left = (total - made) * (now - began) / max(1, made - made_then)
-            text = f"{self.at}, about {datetime.timedelta(seconds=round(left))} left"
-            typer.echo(text, err=True)
-
-    def epoch(self, log: EpochLog) -> None:
-        """Prints the line of an epoch."""
-        if self._bar is not None:
-            self._bar.console.print(log.line())
-        elif not self._silent:
-            typer.echo(log.line())
-
-    def close(self) -> None:
-        """Takes the bar away."""
-        if self._bar is not None:
-            self._bar.stop()
 
 
 def _recipe(name: str, given: Mapping[str, Any], others: list[str] | None) -> Recipe:

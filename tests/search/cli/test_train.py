@@ -22,6 +22,7 @@ from fbnetv3.cli.group import CommandGroup
 from fbnetv3.hub.create import create
 from fbnetv3.search.cli import eval as cli_eval
 from fbnetv3.search.cli import train as cli_train
+from fbnetv3.search.cli.progress import Progress
 from fbnetv3.search.training.presets import get_recipe
 from tests.paths import ROOT
 from tests.search.tiny import TINY, tiny_images
@@ -229,10 +230,10 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path, data: Path, arch: Pa
 def test_without_a_terminal_lines_within_an_epoch_tell_the_time_left(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    shown = cli_train._Progress(3, silent=False, line_seconds=0.0)
+    shown = Progress(3, silent=False, line_seconds=0.0)
     for done in (1, 2, 3):
         shown.step(2, done, 3)
-    silent = cli_train._Progress(3, silent=True, line_seconds=0.0)
+    silent = Progress(3, silent=True, line_seconds=0.0)
     silent.step(2, 1, 3)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
