@@ -89,7 +89,7 @@ def export(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Write a network to a file for another runtime, checked against torch.
+    """Write a network to a file for another runtime, and compare both.
 
     Writes OUTPUT (and the .bin beside an .xml) once its answers have been compared with the
     model's; what differs is not written. The file carries its table, labels, preprocessing and

@@ -429,7 +429,7 @@ def export(
     license: Policy = None,
     json: Json = False,
 ) -> None:
-    """Write a whole detector to ONNX or OpenVINO, checked against torch.
+    """Write a whole detector to ONNX or OpenVINO, and compare both.
 
     Writes OUTPUT (and the .bin beside an .xml) once its boxes have been compared with PyTorch's on
     photos of several sizes; what differs is not written. The file takes pixels of any size and
