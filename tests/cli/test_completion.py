@@ -161,7 +161,7 @@ def test_a_new_file_gets_its_endings() -> None:
     assert ends("v1.2/e") == ["v1.2/e.onnx", "v1.2/e.xml"]
     assert ends("out/") == ["out/model.onnx", "out/model.xml"]
     assert ends("e.txt") == []
-    assert offered("fish", "fbnetv3 export fbnetv3_a -o e.p") == ["e.pte"]
+    assert offered("fish", "fbnetv3 export fbnetv3_a -o e.p") == ["e.pte", "e.pt2"]
 
 
 @pytest.mark.parametrize("program", APPS)

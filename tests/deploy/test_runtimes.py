@@ -49,7 +49,8 @@ NEEDED = {"openvino": "openvino", "executorch": "executorch", "aotinductor": "g+
 def parameter(runtime: Runtime) -> ParameterSet:
     marks = [pytest.mark.needs(NEEDED[runtime.name])] if runtime.name in NEEDED else []
     # These exporters take ten seconds or more.
-    marks += [pytest.mark.slow] if runtime.written_from == "model" else []
+    if runtime.written_from == "model":
+        marks += [pytest.mark.slow, pytest.mark.timeout(900)]
     return pytest.param(runtime, id=runtime.name, marks=marks)
 
 
@@ -231,6 +232,7 @@ def test_a_photo_is_classified_with_each_exported_file(runtime: Runtime, path: P
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.needs("g++")
 def test_a_compiled_package_is_checked_before_its_code_runs(
     written: Callable[[Runtime], Path],

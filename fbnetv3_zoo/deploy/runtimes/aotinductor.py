@@ -50,6 +50,9 @@ _OPTIONS = {
     # These name each operator with an address in memory, so that the bytes would not repeat.
     "size_asserts": False,
     "alignment_asserts": False,
+    # Headers that are compiled in advance pay off from the second package on.
+    "aot_inductor.precompile_headers": False,
+    "cpp_cache_precompile_headers": False,
     # The number of threads is torch's at run time, not that of the compiling machine.
     "cpp.dynamic_threads": True,
     # Of the code that only calls kernels; most of the compiling time otherwise.
