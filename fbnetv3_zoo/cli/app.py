@@ -30,6 +30,7 @@ from .options import (
 
 if TYPE_CHECKING:
     from fbnetv3.arch.arch import Arch
+    from fbnetv3.deploy.classify import Prediction
 
 # ImageNet weights that anyone may use.
 DEFAULT = "fbnetv3_b.ra2_in1k"
@@ -207,6 +208,10 @@ def classify(
         bool, typer.Option(help=f"Use {EMBEDDED}, which ships with the package.")
     ] = False,
     top_k: Annotated[int, typer.Option(help="Number of classes to show per image.")] = 5,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Score from which a multi-label model's class is shown; 0: all."),
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Batch size.")] = 16,
     threads: Annotated[int, typer.Option(help="Number of inference threads.")] = 1,
     device: Device = "cpu",
@@ -220,6 +225,7 @@ def classify(
 ) -> None:
     """Classify images.
 
+    A multi-label model shows the classes whose scores reach their thresholds, which may be none.
     An image that cannot be read is reported and skipped; the exit code is then 1. Without
     --model and --embedded, ImageNet weights from the hub answer, or the embedded ones, which know
     ten classes, where the hub cannot be reached; the first line and the JSON say which. Scripts
@@ -252,6 +258,8 @@ def classify(
         options["device"] = device
         source = {"license": license, "offline": offline, "cache_dir": cache_dir}
         answering, instead, classifier = _torch_classifier(asked, require, source, options)
+    if threshold is not None:
+        classifier.set_threshold(threshold)
     failed, records = 0, []
     num_classes = len(classifier.class_names)
     if not json:
@@ -261,24 +269,29 @@ def classify(
         failed += prediction.error is not None
         if json:
             records.append(prediction)
-        elif prediction.error is not None:
-            print(escaped(f"{prediction.source}: error: {prediction.error}"))
         else:
-            pairs = zip(prediction.labels, prediction.probabilities, strict=True)
-            shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in pairs)
-            print(escaped(f"{prediction.source}: {shares}"))
+            print(escaped(_line(prediction)))
     if json:
         print_json(
             {
                 "model": answering,
                 "instead_of": instead,
                 "num_classes": num_classes,
+                "multi_label": classifier.multi_label,
                 "predictions": records,
             }
         )
     if failed:
         note(f"{failed} of the images could not be classified")
         raise typer.Exit(FAILED)
+
+
+def _line(prediction: Prediction) -> str:
+    if prediction.error is not None:
+        return f"{prediction.source}: error: {prediction.error}"
+    pairs = zip(prediction.labels, prediction.probabilities, strict=True)
+    shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in pairs)
+    return f"{prediction.source}: {shares or 'none of the classes'}"
 
 
 def _check_device(device: str, asked: str | None) -> None:

@@ -17,9 +17,12 @@ from fbnetv3._internal.messages import one_line, shown
 from fbnetv3.arch.arch import Arch
 from fbnetv3.images.preprocess import Preprocess
 
+from .multi_label import checked_thresholds
+
 SCHEMA = "fbnetv3-artefact/1"
 PREFIX = "fbnetv3."
 INPUT, OUTPUT = "input", "logits"
+SINGLE_LABEL, MULTI_LABEL = "image-classification", "multi-label-classification"
 _JSON_NAMES = {bool: "true or false", dict: "a JSON object", list: "a list"}
 
 
@@ -44,7 +47,8 @@ class Artefact:
         exported_with: tool -> version.
         parity: figures of the comparison with the original model.
         quantization: settings of the quantization; empty if the file is not quantized.
-        task: task of the model.
+        task: `SINGLE_LABEL`, or `MULTI_LABEL` with a score of its own for each class.
+        thresholds: score from which an image has each class, for `MULTI_LABEL`; else empty.
     """
 
     name: str
@@ -62,7 +66,13 @@ class Artefact:
     exported_with: Mapping[str, str]
     parity: Mapping[str, Any] = field(default_factory=dict)
     quantization: Mapping[str, Any] = field(default_factory=dict)
-    task: str = "image-classification"
+    task: str = SINGLE_LABEL
+    thresholds: tuple[float, ...] = ()
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several classes, or none."""
+        return self.task == MULTI_LABEL
 
     def to_metadata(self) -> dict[str, str]:
         """Returns the record as string pairs, sorted by key."""
@@ -88,6 +98,8 @@ class Artefact:
             "parity": _compact(dict(self.parity)),
             "quantization": _compact(dict(self.quantization)),
         }
+        if self.multi_label:
+            fields["thresholds"] = _compact(list(self.thresholds))
         return {PREFIX + key: fields[key] for key in sorted(fields)}
 
     @staticmethod
@@ -130,6 +142,7 @@ class Artefact:
                 parity=_value(texts, "parity", dict),
                 quantization=_value(texts, "quantization", dict),
                 task=texts["task"],
+                thresholds=_thresholds(texts, source),
             )
         except (KeyError, ValueError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else one_line(str(error))
@@ -151,6 +164,13 @@ def _names(texts: Mapping[str, str]) -> tuple[str, ...]:
         if not isinstance(name, str):
             raise ValueError(f"labels has {shown(name)}; expected text")
     return tuple(names)
+
+
+def _thresholds(texts: Mapping[str, str], source: str) -> tuple[float, ...]:
+    if texts["task"] != MULTI_LABEL:
+        return ()
+    values = _value(texts, "thresholds", list)
+    return checked_thresholds(values, len(values), source)
 
 
 def _integer(texts: Mapping[str, str], key: str) -> int:

@@ -10,11 +10,17 @@ import torch
 from fbnetv3._version import __version__
 from fbnetv3.arch.counts import count
 from fbnetv3.hub.cached_weights import tensors_sha256
-from fbnetv3.hub.pretrained_cfg import class_names_of, license_of, preprocess_of, weights_of
+from fbnetv3.hub.pretrained_cfg import (
+    class_names_of,
+    license_of,
+    preprocess_of,
+    thresholds_of,
+    weights_of,
+)
 from fbnetv3.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from fbnetv3.models.model import FBNetV3
 
-from .artefact import Artefact
+from .artefact import MULTI_LABEL, SINGLE_LABEL, Artefact
 
 
 def describe(
@@ -42,7 +48,7 @@ def describe(
     import onnx
     import onnxscript
 
-    weights = weights_of(model)
+    weights, thresholds = weights_of(model), thresholds_of(model)
     if class_names is None:
         class_names = class_names_of(model)
     elif len(class_names) != model.num_classes:
@@ -78,6 +84,8 @@ def describe(
             "onnxscript": onnxscript.__version__,
             **({"opset": str(opset)} if opset else {}),
         },
+        task=SINGLE_LABEL if thresholds is None else MULTI_LABEL,
+        thresholds=thresholds or (),
     )
 
 

@@ -87,6 +87,13 @@ def class_names_of(model: object) -> tuple[str, ...]:
     return names if len(names) == num_classes else ()
 
 
+def thresholds_of(model: object) -> tuple[float, ...] | None:
+    """Returns the thresholds of a multi-label model's classes; None of a single-label model."""
+    thresholds = tuple(_cfg_of(model).get("thresholds") or ())
+    fits = thresholds and len(thresholds) == getattr(model, "num_classes", None)
+    return thresholds if fits else None
+
+
 def _cfg_of(model: object) -> dict[str, Any]:
     cfg: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
     return cfg

@@ -8,7 +8,7 @@ import errno
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -16,7 +16,7 @@ import typer
 
 from fbnetv3._internal.optional import need
 from fbnetv3.cli import completion
-from fbnetv3.cli.group import Command, note
+from fbnetv3.cli.group import Command, note, print_json
 from fbnetv3.search.training.presets import PRESETS
 from fbnetv3.search.training.recipe import BALANCES, OPTIMIZERS, Recipe
 
@@ -26,8 +26,10 @@ from .words import parse_setting
 if TYPE_CHECKING:
     from torch import nn
 
+    from fbnetv3.images.listing import Task
     from fbnetv3.search.data.image_set import ImageSet
     from fbnetv3.search.training.config import Hardware, TrainConfig
+    from fbnetv3.search.training.evaluate_multi_label import MultiLabelEvaluation
     from fbnetv3.search.training.logbook import EpochLog
     from fbnetv3.search.training.loop import Teacher
     from fbnetv3.search.training.train import Trained
@@ -35,7 +37,11 @@ if TYPE_CHECKING:
 _NETWORKS = completion.any_of(completion.networks, completion.files(".json"))
 # The time of an epoch is told from this many steps after the first.
 _TIMED_STEPS = 5
-_DEVICES = completion.choices("cpu", "cuda")
+_DEVICES = completion.choices("cpu", "cuda", "mps")
+_Task = Annotated[
+    Literal["auto", "single-label", "multi-label"],
+    typer.Option(help="Labels per image; auto: as the data say."),
+]
 
 
 def train(
@@ -43,7 +49,7 @@ def train(
         Path,
         typer.Option(
             help="Class folders, train/ and val/ with class folders, CIFAR-10, parquet, or a CSV "
-            "file of file,label[,split]."
+            "file of file,label[,split] or file,labels[,split]."
         ),
     ],
     model: Annotated[
@@ -114,6 +120,7 @@ def train(
         Path | None,
         typer.Option(help="Cache of the teacher's logits; needs augment=none."),
     ] = None,
+    task: _Task = "auto",
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     val_share: Annotated[
         float, typer.Option(help="Share of each class held out if there is no val folder.")
@@ -145,7 +152,14 @@ def train(
         bool,
         typer.Option("--compile", help="Compile the model; pays off in long trainings on a GPU."),
     ] = False,
-    plot: Annotated[bool, typer.Option(help="Write the learning curve to curve.png.")] = False,
+    log: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Also log to tensorboard, wandb or mlflow; repeatable.",
+            autocompletion=completion.choices("tensorboard", "wandb", "mlflow"),
+        ),
+    ] = None,
+    plot: Annotated[bool, typer.Option(help="Write the learning curves to curve.png.")] = True,
 ) -> None:
     """Train or fine-tune a network on a folder of images.
 
@@ -163,6 +177,7 @@ def train(
 
     from fbnetv3.search.training.config import Hardware, TrainConfig
     from fbnetv3.search.training.foreign import is_foreign, write_record
+    from fbnetv3.search.training.log_writers import written_to
     from fbnetv3.search.training.networks import (
         check_input,
         has_weights,
@@ -172,13 +187,15 @@ def train(
     )
     from fbnetv3.search.training.parallel import joined
 
-    _check_words(teacher, teacher_cache, plot)
+    _check_words(teacher, teacher_cache, log)
     if out.exists() and not out.is_dir():
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(out))
 
     hardware = Hardware.of(device, precision=precision, compile=compile_)
     with joined(hardware.device) as world:
-        images, val_images = _opened(data, val_share, seed, silent=world.rank > 0)
+        images, val_images = _opened(data, val_share, seed, task, silent=world.rank > 0)
+        if plot:
+            need("matplotlib")
         small = images.pixels is not None and images.pixels.shape[1] <= 48
         start = None
         if pretrained is None and recipe in (None, "fine-tune"):
@@ -199,6 +216,9 @@ def train(
             "balance": balance,
         }
         preset = recipe or ("fine-tune" if tuned else "short")
+        if images.multi_label and recipe is None:
+            # Scores that are to be compared with thresholds had better not be drawn to one half.
+            set_ = ["label_smoothing=0.0", *(set_ or [])]
         plan = _recipe(preset, fields, set_)
         if batch_size is None and recipe is None:
             plan = _fitting(plan, len(images))
@@ -245,18 +265,12 @@ def train(
                     recipe_name=preset,
                 )
             )
-        result = _trained(network.model, images, val_images, run, taught, shown)
+        settings = {**plan.to_dict(), "model": model, "data": str(data), "seed": seed}
+        with written_to(log or () if world.rank == 0 else (), out, settings) as write:
+            shown.also = write
+            result = _trained(network.model, images, val_images, run, taught, shown)
         if world.rank == 0:
-            if plot:
-                from fbnetv3.search.training.logbook import plot_curve
-
-                plot_curve(out / "curve.png", result.curve)
-            typer.echo(f"top1 {result.top1_pct:.2f} %, weights in {out / 'model.safetensors'}")
-            best = result.best_epoch
-            if best is not result.curve[-1]:
-                typer.echo(
-                    f"top1 {best.accuracy_pct:.2f} % after epoch {best.epoch}: {out / 'best'}"
-                )
+            _print_result(result, out, plot=plot, metric="mAP" if images.multi_label else "top1")
 
 
 def evaluate(
@@ -271,6 +285,7 @@ def evaluate(
     split: Annotated[
         Literal["train", "val"] | None, typer.Option(help="Split to evaluate, if there are both.")
     ] = None,
+    task: _Task = "auto",
     raw: Annotated[
         bool, typer.Option(help="Use the raw weights of a run instead of its EMA weights.")
     ] = False,
@@ -285,7 +300,8 @@ def evaluate(
     """Measure a network's accuracy on a folder of images.
 
     Folders are classes, matched with the network's by name or number; figures come with their 95 %
-    interval. Writes nothing.
+    interval. A multi-label network is measured on a list with several labels per image: mAP, and
+    F1 at its thresholds. Writes nothing.
 
     Examples:
         fbnetv3 eval local-dir:run --data photos
@@ -294,24 +310,32 @@ def evaluate(
     """
     import json
 
-    from fbnetv3.search.data.datasets import open_images
+    from fbnetv3.images.listing import is_list
+    from fbnetv3.search.data.datasets import check_folder, open_images
     from fbnetv3.search.training.config import Hardware
     from fbnetv3.search.training.evaluate import evaluate as measure
+    from fbnetv3.search.training.evaluate_multi_label import evaluate_multi_label
     from fbnetv3.search.training.networks import load_raw, open_network
 
-    images = open_images(data, split)
-    for text in images.notes:
-        note(text)
+    hardware = Hardware.of(device)
+    if not is_list(data):
+        check_folder(data)  # before weights are fetched
     network = open_network(model, pretrained=True)
     if raw:
         load_raw(network, model)
-    found = measure(
-        network,
-        images,
-        hardware=Hardware.of(device),
-        batch_size=batch_size,
-        workers=workers,
-    )
+    several = network.thresholds is not None
+    images = open_images(data, split, task="multi-label" if several and task == "auto" else task)
+    for text in images.notes:
+        note(text)
+    options: dict[str, Any] = {
+        "hardware": hardware,
+        "batch_size": batch_size,
+        "workers": workers,
+    }
+    if several:
+        _print_multi_label(model, evaluate_multi_label(network, images, **options), json=json_)
+        return
+    found = measure(network, images, **options)
     if json_:
         typer.echo(json.dumps({"model": model, **found.to_dict()}, indent=1))
         return
@@ -331,13 +355,36 @@ def evaluate(
         typer.echo(f"warning: {found.warning}", err=True)
 
 
-def _opened(data: Path, val_share: float, seed: int, *, silent: bool) -> tuple[ImageSet, ImageSet]:
+def _print_multi_label(model: str, found: MultiLabelEvaluation, *, json: bool) -> None:
+    if json:
+        print_json({"model": model, **found.to_dict()})
+        return
+    for result in found.classes:
+        measured = (
+            f"AP {result.average_precision:6.2f} %  F1 {result.f1:6.2f} %"
+            if result.average_precision is not None and result.f1 is not None
+            else "not measured"
+        )
+        typer.echo(
+            f"{result.name:>24}  {result.num_images:6d} images  {measured}  from a score of "
+            f"{result.threshold:.3f}"
+        )
+    typer.echo(f"mAP {found.mean_average_precision:.2f} %, the mean over the classes")
+    typer.echo(f"F1 {found.macro_f1:.2f} % (macro), {found.micro_f1:.2f} % (micro)")
+    typer.echo(f"{found.num_images} images of {found.data}, classes matched by {found.matched_by}")
+    if found.num_damaged:
+        typer.echo(f"{found.num_damaged} more could not be read and were not counted")
+
+
+def _opened(
+    data: Path, val_share: float, seed: int, task: Task, *, silent: bool
+) -> tuple[ImageSet, ImageSet]:
     """Returns the images to train and to validate on, and says what is odd about them."""
     from fbnetv3.search.data.datasets import open_train_val
     from fbnetv3.search.data.overview import remarks
 
     images, val_images = open_train_val(
-        data, val_share=val_share, seed=seed, on_check=_CheckLines(silent=silent)
+        data, val_share=val_share, seed=seed, task=task, on_check=_CheckLines(silent=silent)
     )
     if not silent:
         noted = dict.fromkeys([*images.notes, *val_images.notes])
@@ -393,19 +440,39 @@ def _trained(
         shown.close()
 
 
-def _check_words(teacher: str | None, teacher_cache: Path | None, plot: bool) -> None:
-    """Looks at what would else show only after the training."""
+def _print_result(result: Trained, out: Path, *, plot: bool, metric: str) -> None:
+    if plot:
+        from fbnetv3.search.training.logbook import plot_curve
+
+        plot_curve(out / "curve.png", result.curve)
+    weights = out / "model.safetensors"
+    typer.echo(f"{metric} {result.accuracy_pct:.2f} %, weights in {weights}")
+    best = result.best_epoch
+    if best is not result.curve[-1]:
+        typer.echo(f"{metric} {best.accuracy_pct:.2f} % after epoch {best.epoch}: {out / 'best'}")
+
+
+def _check_words(teacher: str | None, teacher_cache: Path | None, log: list[str] | None) -> None:
+    """Looks at what would else show only later."""
+    if log:
+        from fbnetv3.search.training.log_writers import check_writers
+
+        check_writers(log)
     if teacher_cache is not None and teacher is None:
         raise ValueError("--teacher-cache is given without --teacher; expected both")
-    if plot:
-        need("matplotlib")
 
 
 def _taught(name: str, cache: Path | None, images: ImageSet, run: TrainConfig) -> Teacher:
     """Returns the teacher of a run, from its cache of logits where there is to be one."""
     from fbnetv3.search.training.distill import cached_teacher, open_teacher
 
-    teacher = open_teacher(name, images.classes, run.preprocess, hardware=run.hardware)
+    teacher = open_teacher(
+        name,
+        images.classes,
+        run.preprocess,
+        hardware=run.hardware,
+        multi_label=images.multi_label,
+    )
     if cache is None:
         return teacher
     return cached_teacher(
@@ -429,11 +496,13 @@ class _Progress:
 
     Attributes:
         at: how far the training is, in words.
+        also: called with each epoch.
     """
 
     def __init__(self, epochs: int, *, silent: bool, line_seconds: float = 30.0) -> None:
         self._epochs, self._silent = epochs, silent
         self.at = "the start"
+        self.also: Callable[[EpochLog], None] = lambda _: None
         self._line_seconds, self._last_line = line_seconds, time.monotonic()
         self._timed = False
         # When the first step that was seen ended, and how many steps were done by then.
@@ -484,6 +553,7 @@ class _Progress:
             self._bar.console.print(log.line())
         elif not self._silent:
             typer.echo(log.line())
+        self.also(log)
 
     def close(self) -> None:
         """Takes the bar away."""

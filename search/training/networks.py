@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fbnetv3.checkpoints.checkpoint import load_strict, read_own_tensors
-from fbnetv3.hub.pretrained_cfg import class_names_of
+from fbnetv3.hub.pretrained_cfg import class_names_of, thresholds_of
 from fbnetv3.hub.registry import FOLDERS, get_arch
 from fbnetv3.images.labels import class_ids, class_names
 from fbnetv3.images.preprocess import Preprocess
@@ -20,7 +20,7 @@ from fbnetv3.search.data.datasets import cifar_arch
 from fbnetv3.search.data.image_set import ImageSet
 
 from .batches import default_preprocess
-from .foreign import RECORD, is_foreign, open_foreign, open_run
+from .foreign import RECORD, is_foreign, open_foreign, open_run, run_thresholds
 
 LOCAL_DIR = "local-dir:"
 
@@ -32,11 +32,13 @@ class Network(NamedTuple):
         model: the module.
         preprocess: what images go through before it.
         labels: for each output the names that its class goes by.
+        thresholds: score from which an image has each class, of a multi-label network.
     """
 
     model: nn.Module
     preprocess: Preprocess | None = None
     labels: tuple[tuple[str, ...], ...] | None = None
+    thresholds: tuple[float, ...] | None = None
 
 
 def open_network(
@@ -72,7 +74,8 @@ def open_network(
         )
     folder = Path(name.removeprefix(LOCAL_DIR))
     if name.startswith(LOCAL_DIR) and (folder / RECORD).is_file():
-        return Network(*open_run(folder, num_classes, dropout=dropout, drop_path=drop_path))
+        opened = open_run(folder, num_classes, dropout=dropout, drop_path=drop_path)
+        return Network(*opened, thresholds=run_thresholds(folder, num_classes))
     if pretrained or (pretrained is None and has_weights(name)):
         return _with_weights(name, num_classes, rates)
     arch = get_arch(name)
@@ -175,7 +178,7 @@ def _with_weights(name: str, num_classes: int | None, rates: dict[str, Any]) -> 
     preprocess = Preprocess.from_timm_cfg(model.pretrained_cfg)
     if name.startswith(FOLDERS):
         names = tuple((label,) for label in class_names_of(model))
-        return Network(model, preprocess, names or None)
+        return Network(model, preprocess, names or None, thresholds_of(model))
     labels = WEIGHTS[name].labels if name in WEIGHTS else fbnetv3.get_weights(name).labels
     known = tuple(zip(class_names(labels), class_ids(labels), strict=True))
     return Network(model, preprocess, known)

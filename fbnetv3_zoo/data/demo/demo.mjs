@@ -6,7 +6,7 @@
  * `data-result` of the root element as JSON, the last error in `data-error`.
  */
 
-import { decode, normalise, pixels, softmax } from "./preprocess.mjs";
+import { decode, normalise, pixels, sigmoid, softmax } from "./preprocess.mjs";
 
 const NUM_SHOWN = 5;
 const MIN_WARM_UPS = 2;
@@ -123,12 +123,12 @@ async function answer(name, blob) {
   const prepareMs = performance.now() - began;
   const { backend, reason, engine } = await running();
   const { logits, times } = await timed(engine.session, tensorOf(seen, engine.ort));
-  const probabilities = softmax(logits);
+  const probabilities = demo.thresholds ? sigmoid(logits) : softmax(logits);
   const order = probabilities.map((_, index) => index);
   order.sort((a, b) => probabilities[b] - probabilities[a]);
   const result = {
     photo: name,
-    label: demo.labels[order[0]],
+    label: answerOf(order, probabilities),
     probabilities,
     backend,
     reason,
@@ -139,6 +139,13 @@ async function answer(name, blob) {
     size: [image.width, image.height],
   };
   showResult(result, seen, order.slice(0, NUM_SHOWN));
+}
+
+/** Returns the first class; of a multi-label model all whose scores reach their thresholds. */
+function answerOf(order, scores) {
+  if (!demo.thresholds) return demo.labels[order[0]];
+  const names = order.filter((n) => scores[n] >= demo.thresholds[n]).map((n) => demo.labels[n]);
+  return names.join(", ") || "none of the classes";
 }
 
 /** Returns the logits of one image and the sorted times of its runs. */
@@ -240,8 +247,8 @@ function showResult(result, seen, best) {
     rgba.data[4 * i + 3] = 255;
   }
   canvas.getContext("2d").putImageData(rgba, 0, 0);
-  const percent = (100 * result.probabilities[best[0]]).toFixed(1);
-  say(`${result.photo}: ${result.label}, ${percent} %`);
+  const percent = `, ${(100 * result.probabilities[best[0]]).toFixed(1)} %`;
+  say(`${result.photo}: ${result.label}${demo.thresholds ? "" : percent}`);
   delete root.dataset.error;
   root.dataset.result = JSON.stringify(result);
 }

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from fbnetv3.images.reader import check_image
@@ -38,7 +39,7 @@ def test_a_second_reading_opens_only_what_changed(
 
     def read() -> tuple[set[Path], tuple[str, ...]]:
         opened.clear()
-        found = read_images("photos", ("a", "b"), photos, [0, 1, 0, 1])
+        found = read_images("photos", ("a", "b"), photos, torch.tensor([0, 1, 0, 1]))
         return set(opened), found.notes
 
     assert read() == (set(photos), ())

@@ -15,13 +15,12 @@ from PIL import Image
 from fbnetv3.arch.tables import ARCHS
 from fbnetv3.search.data.datasets import (
     cifar_arch,
-    hold_out,
     open_images,
     open_train_val,
     search_split,
-    split_by_class,
 )
 from fbnetv3.search.data.image_set import ImageSet
+from fbnetv3.search.data.splitting import hold_out, split_by_class
 from fbnetv3.search.training.batches import (
     TrainBatches,
     default_preprocess,
