@@ -114,11 +114,10 @@ OPTIONAL = {
     "optuna": "search.nars.export",
     "pandas": "search.api.found",
     "pyarrow": "search.data.formats search.execution.objective",
-    "pycocotools": "integrations.coco_folder",
+    "pycocotools": "integrations.coco_folder integrations.coco_scores",
     "ray": "search.execution.ray_engine",
     "tensorboard": "",  # by way of torch's own writer
     "wandb": "search.training.log_wandb",
-    "webdataset": "search.data.shards",
 }
 # Library -> the files that are about it, and so may import it outside functions.
 AT_THE_TOP = {

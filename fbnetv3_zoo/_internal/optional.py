@@ -20,7 +20,6 @@ INSTALLS = {
     "ray": '"fbnetv3-zoo[ray]"',
     "tensorboard": '"fbnetv3-zoo[tensorboard]"',
     "wandb": '"fbnetv3-zoo[wandb]"',
-    "webdataset": '"fbnetv3-zoo[webdataset]"',
 }
 
 

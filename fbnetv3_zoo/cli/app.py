@@ -37,7 +37,15 @@ DEFAULT = "fbnetv3_b.ra2_in1k"
 
 app = Program(
     "FBNetV3-A..G exactly as published: classify, export, quantize, measure, train. Everything "
-    "works offline with the small weights inside the package, fbnetv3_nano.cifar10."
+    "works offline with the small weights inside the package, fbnetv3_nano.cifar10.",
+    {
+        "Models and weights": ("list", "info", "fetch", "convert", "verify"),
+        "Classify": ("classify", "demo"),
+        "Train": ("train", "eval"),
+        "Deploy": ("export", "quantize"),
+        "Measure": ("latency", "flops"),
+        "Installation": ("doctor",),
+    },
 )
 
 
@@ -411,8 +419,8 @@ def doctor(
         print_json(checks)
     else:
         for check in checks:
-            cure = f"  -> {check.cure}" if check.cure else ""
-            print(f"{'ok  ' if check.ok else 'FAIL'} {check.name}: {check.found}{cure}")
+            fix = f"  -> {check.fix}" if check.fix else ""
+            print(f"{'ok  ' if check.ok else 'FAIL'} {check.name}: {check.found}{fix}")
     if not all(check.ok for check in checks):
         raise typer.Exit(FAILED)
 

@@ -47,6 +47,8 @@ class Artefact:
         exported_with: tool -> version.
         parity: figures of the comparison with the original model.
         quantization: settings of the quantization; empty if the file is not quantized.
+        num_classes: number of logits; 0 if the file does not state it.
+        batch_size: the only batch size that the file takes; None for any.
         task: `SINGLE_LABEL`, or `MULTI_LABEL` with a score of its own for each class.
         thresholds: score from which an image has each class, for `MULTI_LABEL`; else empty.
     """
@@ -66,6 +68,8 @@ class Artefact:
     exported_with: Mapping[str, str]
     parity: Mapping[str, Any] = field(default_factory=dict)
     quantization: Mapping[str, Any] = field(default_factory=dict)
+    num_classes: int = 0
+    batch_size: int | None = None
     task: str = SINGLE_LABEL
     thresholds: tuple[float, ...] = ()
 
@@ -89,6 +93,8 @@ class Artefact:
             "task": self.task,
             "labels": _compact(list(self.class_names)),
             "preprocess": _compact(self.preprocess.to_dict()),
+            "num_classes": str(self.num_classes),
+            "batch_size": _compact(self.batch_size),
             "input": _compact({"layout": layout, "channel_order": "RGB"}),
             "in_graph": _compact(self.in_graph),
             "macs_paper": str(self.macs_paper),
@@ -141,6 +147,9 @@ class Artefact:
                 exported_with=_value(texts, "exported_with", dict),
                 parity=_value(texts, "parity", dict),
                 quantization=_value(texts, "quantization", dict),
+                # Files of before these fields lack them.
+                num_classes=_integer({"num_classes": "0", **texts}, "num_classes"),
+                batch_size=_batch_size(texts.get("batch_size", "null")),
                 task=texts["task"],
                 thresholds=_thresholds(texts, source),
             )
@@ -171,6 +180,10 @@ def _thresholds(texts: Mapping[str, str], source: str) -> tuple[float, ...]:
         return ()
     values = _value(texts, "thresholds", list)
     return checked_thresholds(values, len(values), source)
+
+
+def _batch_size(text: str) -> int | None:
+    return None if text == "null" else _integer({"batch_size": text}, "batch_size")
 
 
 def _integer(texts: Mapping[str, str], key: str) -> int:

@@ -32,10 +32,11 @@ from fbnetv3.images import labels
 from fbnetv3.images.folders import list_images
 from fbnetv3.images.reader import ImageSource, describe, open_image
 
+from . import runtimes
+from .artefact import Artefact
 from .backend import ExportedBackend
 from .forks import with_own_threads
 from .multi_label import checked_thresholds, sigmoid
-from .runtimes import is_exported, load
 from .torch_backend import TorchBackend
 
 if TYPE_CHECKING:
@@ -125,9 +126,14 @@ class Classifier:
         offline: do not download a name's weights; None reads FBNETV3_OFFLINE or HF_HUB_OFFLINE.
         cache_dir: folder for the weights of a name instead of the default cache.
 
+    Attributes:
+        artefact: the metadata of an exported file; None for other models.
+
     Raises:
         ValueError: an argument is out of range, or is missing and unknown for the model.
     """
+
+    artefact: Artefact | None = None
 
     def __init__(
         self,
@@ -156,14 +162,15 @@ class Classifier:
             if not optional and not valid:
                 raise ValueError(f"{name} is {value!r}; expected a whole number from 1")
         if isinstance(model, str | Path):
-            if is_exported(model):
-                model, num_threads = load(model, threads=num_threads), None
+            if runtimes.is_exported(model):
+                model, num_threads = runtimes.load(model, threads=num_threads), None
             else:
                 model = _pretrained(model, license, offline, cache_dir)
         _check_license(model, license)
         if isinstance(model, ExportedBackend):
             preprocess = preprocess or model.preprocess
             class_names = class_names or model.class_names
+            self.artefact = model.artefact
         preprocess = preprocess or preprocess_of(model)
         if preprocess is None:
             raise ValueError("the model does not define its preprocessing; give preprocess=")
@@ -290,6 +297,46 @@ class Classifier:
     def multi_label(self) -> bool:
         """Whether an image may have several classes, or none."""
         return self.thresholds is not None
+
+
+def load(
+    path: str | Path,
+    *,
+    num_threads: int | None = None,
+    batch_size: int = 16,
+    top_k: int = 5,
+    num_workers: int | None = None,
+    license: str | None = None,
+) -> Classifier:
+    """Returns a `Classifier` of an exported file of any format: `load("e.onnx")("cat.jpg")`.
+
+    The extension selects the runtime; preprocessing, class names and licence are in the file. The
+    metadata are in the attribute `artefact`; `backend.run_batch` returns the logits of a batch.
+
+    Args:
+        path: a file that `fbnetv3 export` or `fbnetv3 quantize` wrote.
+        num_threads: number of inference threads; default: the runtime's.
+        batch_size: batch size.
+        top_k: number of classes per prediction; all, if there are fewer.
+        num_workers: number of image decoding threads; default: one per core, at most four.
+        license: "commercial" refuses weights that forbid commercial use; None reads
+            FBNETV3_LICENSE.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: the extension is unknown, the file was not exported by this package, an argument
+            is out of range, or the licence policy refuses the weights.
+        ImportError: the runtime is not installed.
+    """
+    runtimes.runtime_of(path)  # raises for a name that is not a file's
+    return Classifier(
+        path,
+        num_threads=num_threads,
+        batch_size=batch_size,
+        top_k=top_k,
+        num_workers=num_workers,
+        license=license,
+    )
 
 
 def _pretrained(

@@ -172,7 +172,7 @@ def _sheet(path: Path) -> _Sheet:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text in UTF-8 ({error.reason}); save it as CSV") from None
+        raise ValueError(f"{path} is not text in UTF-8 ({error.reason}); save it as CSV") from None
     lines = text.splitlines()
     first = next((line for line in lines if line.strip()), "")
     head = max(",;\t", key=first.count)

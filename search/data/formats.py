@@ -143,7 +143,7 @@ def read_cifar10(folder: Path, names: Sequence[str]) -> ImageSet:
             pixels.append(torch.from_numpy(rows.transpose(0, 2, 3, 1).copy()))
             labels += [int(label) for label in batch["labels"]]
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{folder / name} is no CIFAR-10 batch: {error!r}") from error
+            raise ValueError(f"{folder / name} is not a CIFAR-10 batch: {error!r}") from error
     classes = _unpickled(folder / "batches.meta").get("label_names", ())
     return ImageSet(
         name=f"{folder} ({', '.join(names)})",
@@ -160,7 +160,7 @@ def _unpickled(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             found = _ArrayUnpickler(file, encoding="latin1").load()
     except (pickle.UnpicklingError, EOFError, ValueError, KeyError, IndexError) as error:
-        raise ValueError(f"{path} is damaged or no CIFAR-10 file: {error}") from error
+        raise ValueError(f"{path} is damaged or not a CIFAR-10 file: {error}") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds a {type(found).__name__}; expected CIFAR-10's dictionary")
     return {str(key): value for key, value in found.items()}

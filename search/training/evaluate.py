@@ -26,7 +26,7 @@ _NUM_LISTED = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassResult:
-    """One class: its name, its images, and how many of them were told right, in percent.
+    """One class: its name, its images, and how many of them were classified correctly, in percent.
 
     `top1` is None where the set has no image of the class.
     """
@@ -48,7 +48,7 @@ class Evaluation:
         top1_interval: 95 % Wilson interval, in percent.
         top5: in percent; all is right with five classes or fewer.
         top5_interval: 95 % Wilson interval, in percent.
-        macro_recall: mean of the classes' shares of images told right, in percent; classes without
+        macro_recall: mean recall of the classes, in percent; classes without
             images are left out.
         loss: mean cross-entropy.
         matched_by: "name" where folders were matched to outputs by names or numbers, else "order".
@@ -95,7 +95,7 @@ def evaluate(
         network: the model, with its preprocessing (the set's default where that is not known).
         images: the set.
         hardware: how to compute; bfloat16 is not used, so that numbers do not depend on it.
-        batch_size: images a pass.
+        batch_size: images per pass.
         workers: processes that decode images which are not in memory.
 
     Raises:
@@ -180,7 +180,7 @@ def class_order_warning(halves: Tensor, classes: Sequence[str]) -> str:
     if other < given + _SUSPICIOUS_POINTS or above_all.float().mean() <= 0.5:
         return ""
     moved = [
-        f"{classes[row]!r} is guessed as number {column}, {classes[column]!r}"
+        f"{classes[row]!r} is predicted as number {column}, {classes[column]!r}"
         for row, column in enumerate(guessed.tolist())
         if row != column
     ]

@@ -95,7 +95,7 @@ def weights_for(name: str, *, small_images: bool) -> str | None:
     """Returns the trained weights of a model that a training on photos starts from, or None.
 
     Those for images of the size; of several, ones that allow commercial use before others, and the
-    most accurate. FBNETV3_LICENSE is heeded.
+    most accurate. FBNETV3_LICENSE applies.
 
     Args:
         name: a model without a tag; anything else has none.
@@ -140,7 +140,9 @@ def load_raw(network: Network, name: str) -> None:
         FileNotFoundError: the run kept no raw weights: its only ones are raw.
     """
     if not name.startswith(LOCAL_DIR):
-        raise ValueError(f"{name!r} is no run's folder; expected local-dir:PATH for raw weights")
+        raise ValueError(
+            f"{name!r} is not the folder of a training; expected local-dir:PATH for raw weights"
+        )
     path = Path(name.removeprefix(LOCAL_DIR)) / "model_raw.safetensors"
     load_strict(network.model, read_own_tensors(path), source=str(path))
 

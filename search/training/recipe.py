@@ -19,6 +19,7 @@ from fbnetv3._internal.messages import shown
 SCHEMA = "fbnetv3-recipe/1"
 OPTIMIZERS = ("rmsprop", "sgd", "adamw")
 SCHEDULES = ("exponential", "cosine", "linear", "constant")
+EMA_STARTS = ("warmup", "copy", "unbiased")
 BALANCES = ("none", "sampler", "loss")
 AUGMENTS = ("none", "flip", "crop", "cutout", "trivial", "autoaugment")
 # One column of the paper's search space holds the rate of both optimisers: SGD multiplies it by 4.
@@ -54,8 +55,10 @@ class Recipe:
         drop_path: stochastic depth of the last block, growing linearly from the first.
         mixup: alpha of the beta distribution; 0 is off.
         ema: whether averaged weights are kept, validated and preferred.
-        ema_decay: of the average, per step. Early on it is (1 + t) / (10 + t) where that is less,
-            which the paper's equation (2) has not.
+        ema_decay: of the average, per step.
+        ema_start: how the average begins, see `average.averaging_weight`. "warmup" lowers the decay
+            of early steps to (1 + t) / (10 + t); "copy" does not, as in the paper's equation (2);
+            "unbiased" leaves the initial weights out, as Adam's averages do.
         label_smoothing: share of the target spread over all classes; with several labels per image,
             share of each target that becomes one half.
         augment: each includes those before it, except that the policies exclude each other:
@@ -87,6 +90,7 @@ class Recipe:
     mixup: float = 0.0
     ema: bool = True
     ema_decay: float = 0.999
+    ema_start: str = "warmup"
     label_smoothing: float = 0.0
     augment: str = "crop"
     resolution: int | None = None
@@ -95,6 +99,7 @@ class Recipe:
         _one_of("optimizer", self.optimizer, OPTIMIZERS)
         _one_of("schedule", self.schedule, SCHEDULES)
         _one_of("augment", self.augment, AUGMENTS)
+        _one_of("ema_start", self.ema_start, EMA_STARTS)
         _one_of("balance", self.balance, BALANCES)
         if self.freeze != "backbone":
             _whole("freeze", self.freeze, 0, 1000, otherwise="backbone, or ")

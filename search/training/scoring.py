@@ -1,4 +1,4 @@
-"""How right a model is on a set: hits and loss, each image counted once over all processes."""
+"""Accuracy and loss of a model on a set; each image counts once over all processes."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Score:
 
     @property
     def recalls_pct(self) -> Tensor:
-        """Share of each class's images that are told right, (classes,); NaN without images."""
+        """Recall of each class in percent, (classes,); NaN for a class without images."""
         counts = self.confusion.double()
         return 100 * counts.diagonal() / counts.sum(1)
 
@@ -91,7 +91,7 @@ def score(
         preprocess: of the images.
         device: where the model lives.
         half: data type of autocast; None computes in float32.
-        batch_size: images a pass.
+        batch_size: images per pass.
         workers: processes that decode images which are not in memory.
         outputs: (classes,) which of the model's outputs stands for each class of the set; None is
             the same order.

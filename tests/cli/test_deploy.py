@@ -13,10 +13,12 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
+import fbnetv3
 from fbnetv3.cli.app import classify
 from fbnetv3.cli.deploy import export, quantize
 from fbnetv3.cli.group import CommandGroup
 from fbnetv3.cli.latency import _best_line, latency
+from fbnetv3.deploy.backend import ExportedBackend
 from fbnetv3.deploy.classify import Classifier
 from fbnetv3.deploy.export import Exported
 from fbnetv3.deploy.onnx_model import OnnxClassifier
@@ -83,6 +85,48 @@ def test_a_folder_is_exported_with_its_weights(
     [here] = Classifier(f"local-dir:{tmp_path / 'mine'}")([image])
     assert there.labels == here.labels
     np.testing.assert_allclose(there.probabilities, here.probabilities, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "suffix", [".onnx", pytest.param(".xml", marks=pytest.mark.needs("openvino"))]
+)
+def test_size_batch_and_classes_are_options_that_the_file_states(
+    suffix: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"x{suffix}"
+    code, out, err = run(
+        "export", "fbnetv3_nano.cifar10", "-o", path, "--image-size", 48, "--batch-size", 4,
+        "--num-classes", 7, "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "the classifier of 7 classes is new, not trained" in err
+    found = json.loads(out)
+    parts = sorted(tmp_path.iterdir())
+    assert sorted(found["sha256"]) == [part.name for part in parts]
+    assert found["num_bytes"] == sum(part.stat().st_size for part in parts)
+    loaded = fbnetv3.load(path)
+    artefact = loaded.artefact
+    assert artefact is not None
+    assert isinstance(loaded.backend, ExportedBackend)
+    assert (artefact.num_classes, artefact.batch_size) == (7, 4)
+    assert (artefact.preprocess.crop, artefact.preprocess.resize) == (48, 48)
+    assert artefact.class_names == ()
+    assert loaded.backend.input_shape == (4, 3, 48, 48)
+    photos = [Image.fromarray(np.full((60, 50, 3), 20 * n, np.uint8)) for n in range(6)]
+    at_once, alone = loaded(photos), [loaded(photo) for photo in photos]
+    for one, other in zip(at_once, alone, strict=True):
+        assert one.labels == other.labels
+        np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-5)
+    if suffix == ".onnx":
+        folder = tmp_path / "photos"
+        folder.mkdir()
+        photos[0].save(folder / "0.png")
+        code, _, err = run("quantize", path, "--calib", folder, "-o", tmp_path / "int8.onnx")
+        assert (code, err.count("takes batches of 4 only")) == (2, 1)
+        code, out, err = run("latency", path, "--threads", 1, "--seconds", 0.2, "--json")
+        assert code == 0, err
+        assert {row["batch"] for row in json.loads(out)} == {4}
 
 
 def test_a_file_is_quantised_and_the_speed_is_said(

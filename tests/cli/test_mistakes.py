@@ -78,6 +78,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 RUN = "fbnetv3-search run new --space space.json"
+FRESH = "fbnetv3 export fbnetv3_nano -o x.onnx --no-pretrained"
 TABLE = f"{RUN} --table labels.csv --batch 6"
 NANO = "--model fbnetv3_nano.cifar10"
 TRAIN = f"fbnetv3 train --data photos {NANO}"
@@ -110,7 +111,7 @@ LINES = "fbnetv3-search latency-table t.json --space cifar_joint"
         (f"{TRAIN} --recipe list.json", 2, "expected a JSON object"),
         ("fbnetv3 eval fbnetv3_nano.cifar10 --data empty", 2, "empty holds no class folders"),
         ("fbnetv3 eval fbnetv3_nano.cifar10 --data photos --split val", 2, "has no val part"),
-        ("fbnetv3 eval fbnetv3_nano.cifar10 --data cifar", 2, "test_batch is no CIFAR-10 batch"),
+        ("fbnetv3 eval fbnetv3_nano.cifar10 --data cifar", 2, "test_batch is not a CIFAR-10 batch"),
         ("fbnetv3 eval fbnetv3_nano.cifar10 --data hostile", 2, "which CIFAR-10 does not"),
         ("fbnetv3 eval local-dir:nowhere --data photos", 2, "no nowhere/config.json"),
         ("fbnetv3-search run file --space space.json --table labels.csv --batch 6", 2, "use file"),
@@ -183,7 +184,16 @@ LINES = "fbnetv3-search latency-table t.json --space cifar_joint"
         ("fbnetv3 latency text.onnx --backend torch", 2, "text.onnx is a file; torch's backends"),
         (f"{QUICK} --plot x.svg", 2, "give --images"),
         (f"{QUICK} --images photos/cat --plot x.svg", 2, "no folders called after the classes"),
-        ("fbnetv3 export fbnetv3_a -o x.pte --precision fp16", 2, "leave options out"),
+        (
+            "fbnetv3 export fbnetv3_a -o x.pte --precision fp16",
+            2,
+            "--precision fp16: not for a .pte file",
+        ),
+        ("fbnetv3 export fbnetv3_a -o x.pte --opset 18 --check-target", 2, "--opset 18, --check"),
+        ("fbnetv3 export fbnetv3_a -o x.onnx --batch-size 4 --dynamic batch", 2, "give one of"),
+        (f"{FRESH} --batch-size 0", 2, "batch_size is 0; expected a whole number from 1"),
+        (f"{FRESH} --image-size 0", 2, "crop is 0"),
+        (f"{FRESH} --num-classes 0", 2, "num_classes is 0; expected a whole number from 1"),
         (f"{TABLE} --address here", 2, "--address: for --engine ray"),
         # Somebody's own objective.
         (f"{RUN} --objective good.py", 2, "expected 'module:name' or 'file.py:name'"),

@@ -14,6 +14,7 @@ from _pytest.mark import ParameterSet
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
+import fbnetv3
 from fbnetv3._internal.optional import need
 from fbnetv3.deploy.classify import Classifier
 from fbnetv3.deploy.export import Exported, to_onnx
@@ -119,8 +120,11 @@ def test_a_file_says_what_is_needed_to_classify_with_it(
     differing: dict[str, object] = {"parity": {}, "exported_with": {}}
     assert {**vars(found), **differing} == {**vars(expected), **differing}
     photos = example_photos()
-    answers = Classifier(runtime.load(path, threads=1))(photos)
-    for answer, other in zip(answers, Classifier(load(small_export.path))(photos), strict=True):
+    answers = Classifier(runtime.load(path, threads=1), top_k=10)(photos)
+    assert answers == fbnetv3.load(path, num_threads=1, top_k=10)(photos) or runtime is REFERENCE
+    for answer, other in zip(
+        answers, Classifier(load(small_export.path), top_k=10)(photos), strict=True
+    ):
         assert answer.labels == other.labels
         np.testing.assert_allclose(answer.probabilities, other.probabilities, atol=1e-5)
 
@@ -219,6 +223,19 @@ def test_a_photo_is_classified_with_each_exported_file(runtime: Runtime, path: P
     assert done.exit_code == 0, done.output
     assert f"model: {path}" in done.stdout
     assert ": thing " in done.stdout
+
+
+def test_a_file_is_loaded_with_its_metadata_and_a_name_is_not(small_export: Exported) -> None:
+    loaded = fbnetv3.load(small_export.path, num_threads=1, batch_size=2)
+    assert loaded.artefact == small_export.artefact
+    assert loaded.batch_size == 2
+    assert loaded.class_names == tuple(NAMES)
+    with pytest.raises(ValueError, match=r"file is fbnetv3_b.ra2_in1k; expected a name that ends"):
+        fbnetv3.load("fbnetv3_b.ra2_in1k")
+    with pytest.raises(FileNotFoundError, match=r"no file away\.onnx"):
+        fbnetv3.load("away.onnx")
+    with pytest.raises(ValueError, match="top_k is 0"):
+        fbnetv3.load(small_export.path, top_k=0)
 
 
 @pytest.mark.needs("openvino")

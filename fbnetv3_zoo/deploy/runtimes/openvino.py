@@ -144,7 +144,7 @@ def convert(onnx_path: str | Path, path: str | Path) -> Parity:
     batches = inputs_for(
         exported.artefact,
         in_chans=int(channels),
-        batch_sizes=(1,) if isinstance(batch, int) else (1, 3),
+        batch_sizes=(batch,) if isinstance(batch, int) else (1, 3),
         free_size=not isinstance(size[0], int),
     )
     model = _read(Path(onnx_path))

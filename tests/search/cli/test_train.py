@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import timm
 import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
@@ -19,6 +20,7 @@ from fbnetv3.checkpoints.checkpoint import read_tensors
 from fbnetv3.cli.group import CommandGroup
 from fbnetv3.hub.create import create
 from fbnetv3.search.cli import train as cli_train
+from tests.paths import ROOT
 from tests.search.tiny import TINY, tiny_images
 
 TINY_SET = ["--device", "cpu", "--batch-size", "16", "--epochs", "2", "--lr", "0.01"]
@@ -157,6 +159,29 @@ def test_a_teacher_teaches_and_its_logits_are_kept(tmp_path: Path, data: Path, a
     done = called(*command, "--set", "augment=none")
     assert done.exit_code == 0, done.output
     assert read_tensors(cache)["logits"].shape == (96, 4)
+
+
+def test_the_papers_other_teacher_has_the_name_that_the_guide_gives() -> None:
+    guide = (ROOT / "docs" / "imagenet.md").read_text()
+    names = set(re.findall(r"timm:(regnety_320\.\w+)", guide))
+    assert names
+    assert names <= set(timm.list_pretrained("regnety_320*"))
+
+
+def test_a_regnety_teaches_as_the_guide_says(tmp_path: Path, data: Path, arch: Path) -> None:
+    # Of the same family as the paper's RegNetY-32G, and 45 times smaller.
+    teacher, student = tmp_path / "teacher", tmp_path / "student"
+    command = ["train", "--data", data, "--model", "timm:regnety_002", "--from-scratch"]
+    done = called(*command, "--out", teacher, "--set", "resolution=32", *TINY_SET)
+    assert done.exit_code == 0, done.output
+    command = ["train", "--data", data, "--model", arch, *TINY_SET]
+    for out, more in ((student, ["--teacher", f"local-dir:{teacher}"]), (tmp_path / "alone", [])):
+        assert called(*command, "--out", out, *more).exit_code == 0
+    losses = [
+        json.loads((out / "log.json").read_text())[0]["loss"]
+        for out in (student, tmp_path / "alone")
+    ]
+    assert losses[0] != losses[1]
 
 
 def test_a_cache_without_a_teacher_is_refused(tmp_path: Path, data: Path) -> None:

@@ -51,6 +51,7 @@ def test_a_longer_training_keeps_rate_times_decay_times_steps() -> None:
         ("epochs", True),
         ("dropout", 1.0),
         ("ema_decay", -0.1),
+        ("ema_start", "zero"),
         ("warmup_epochs", 11.0),
         ("ema", 1),
         ("resolution", 4),

@@ -558,6 +558,35 @@ def test_the_average_follows_its_closed_form() -> None:
     torch.testing.assert_close(result.ema[1].weight, expected)
 
 
+@pytest.mark.parametrize("start", ["copy", "unbiased"])
+def test_the_average_begins_as_the_recipe_says(start: str) -> None:
+    decay, layer = 0.9, nn.Linear(3 * 16 * 16, NUM_CLASSES)
+    model = nn.Sequential(nn.Flatten(), layer)
+    fields: dict[str, Any] = {"epochs": 1, "warmup_epochs": 0.0, "ema_decay": decay}
+    fields["ema_start"] = start
+    first, seen = layer.weight.detach().clone(), list[torch.Tensor]()
+    result = train(
+        model,
+        tiny_images(),
+        tiny_images(),
+        tiny_run(recipe=dataclasses.replace(LEARNING, **fields)),
+        on_step=lambda *_: seen.append(layer.weight.detach().clone()),
+    )
+    # v_t = decay * v_(t-1) + (1 - decay) * w_t as a sum; v_0 is the initial weights, or zero.
+    steps = len(seen)
+    assert steps >= 2
+    expected = sum(
+        ((1 - decay) * decay ** (steps - n) * weight for n, weight in enumerate(seen, 1)),
+        torch.zeros_like(first),
+    )
+    if start == "copy":
+        expected = decay**steps * first + expected
+    else:
+        expected = expected / (1 - decay**steps)
+    assert isinstance(result.ema, nn.Sequential)
+    torch.testing.assert_close(result.ema[1].weight, expected)
+
+
 def test_weight_decay_leaves_batch_norm_and_biases_alone() -> None:
     model = tiny_model()
     for kind in ("rmsprop", "sgd", "adamw"):
