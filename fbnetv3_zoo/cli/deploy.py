@@ -80,6 +80,13 @@ def export(
     check_target: Annotated[
         bool, typer.Option(help="Report which operators mobile providers and TensorRT support.")
     ] = False,
+    license: Annotated[
+        str | None,
+        typer.Option(
+            help="SPDX name of the license of your own weights; default: as stored with them.",
+            autocompletion=completion.licenses,
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Write a network to ONNX, OpenVINO or ExecuTorch, proved equal.
@@ -115,6 +122,8 @@ def export(
     from fbnetv3.deploy.export import MIN_OPSET, to_onnx
 
     made = created(model, pretrained, checkpoint, num_classes)
+    if license is not None:
+        _state_license(made, license, model)
     preprocess = preprocess_for(made, image_size)
     if runtime.written_from == "model":
         parity = runtime.file.export(made, output, preprocess=preprocess, batch_size=batch_size)
@@ -138,6 +147,21 @@ def export(
 
             coverage = check_targets(onnx_path)
     _print_export(output, parity.to_dict(), json=json, coverage=coverage)
+
+
+def _state_license(model: FBNetV3, license: str, name: str) -> None:
+    """Gives a model's own weights a licence; published ones keep theirs."""
+    from fbnetv3.hub.license_policy import own_license
+    from fbnetv3.hub.pretrained_cfg import license_of, weights_of
+
+    known = license_of(model)
+    if weights_of(model) is not None and license.lower() != known.lower():
+        raise ValueError(
+            f"license is {license!r}, but {name} is licensed {known} by its authors; --license is "
+            "for your own weights"
+        )
+    stated = own_license(license, known=known, source=name)
+    model.pretrained_cfg = model.default_cfg = {**model.pretrained_cfg, "license": stated}
 
 
 def _check_options(output: Path, refused: dict[str, bool]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import errno
@@ -152,6 +153,14 @@ def train(
         bool,
         typer.Option("--compile", help="Compile the model; pays off in long trainings on a GPU."),
     ] = False,
+    license: Annotated[
+        str | None,
+        typer.Option(
+            help="SPDX name of the license of the new weights, stored with them and in exports; "
+            "default: that of the starting weights.",
+            autocompletion=completion.licenses,
+        ),
+    ] = None,
     log: Annotated[
         list[str] | None,
         typer.Option(
@@ -159,7 +168,10 @@ def train(
             autocompletion=completion.choices("tensorboard", "wandb", "mlflow"),
         ),
     ] = None,
-    plot: Annotated[bool, typer.Option(help="Write the learning curves to curve.png.")] = True,
+    plot: Annotated[
+        bool | None,
+        typer.Option(help="Write the learning curves to curve.png; default: with matplotlib."),
+    ] = None,
 ) -> None:
     """Train or fine-tune a network on a folder of images.
 
@@ -187,15 +199,13 @@ def train(
     )
     from fbnetv3.search.training.parallel import joined
 
-    _check_words(teacher, teacher_cache, log)
+    _check_words(teacher, teacher_cache, log, plot)
     if out.exists() and not out.is_dir():
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(out))
 
     hardware = Hardware.of(device, precision=precision, compile=compile_)
     with joined(hardware.device) as world:
         images, val_images = _opened(data, val_share, seed, task, silent=world.rank > 0)
-        if plot:
-            need("matplotlib")
         small = images.pixels is not None and images.pixels.shape[1] <= 48
         start = None
         if pretrained is None and recipe in (None, "fine-tune"):
@@ -251,6 +261,7 @@ def train(
             accumulate=accumulate,
             workers=_workers(workers, hardware, plan.batch_size, preprocess.crop),
             hardware=hardware,
+            license=_license(license, model, network.model, tuned=tuned),
         )
         taught = None if teacher is None else _taught(teacher, teacher_cache, images, run)
         if world.rank == 0:
@@ -440,11 +451,21 @@ def _trained(
         shown.close()
 
 
-def _print_result(result: Trained, out: Path, *, plot: bool, metric: str) -> None:
-    if plot:
+def _license(given: str | None, name: str, model: nn.Module, *, tuned: bool) -> str | None:
+    if given is None:
+        return None
+    from fbnetv3.hub.license_policy import own_license
+    from fbnetv3.hub.pretrained_cfg import license_of
+
+    return own_license(given, known=license_of(model) if tuned else "", source=name)
+
+
+def _print_result(result: Trained, out: Path, *, plot: bool | None, metric: str) -> None:
+    if plot is not False:
         from fbnetv3.search.training.logbook import plot_curve
 
-        plot_curve(out / "curve.png", result.curve)
+        with contextlib.suppress(*(() if plot else (ImportError,))):
+            plot_curve(out / "curve.png", result.curve)
     weights = out / "model.safetensors"
     typer.echo(f"{metric} {result.accuracy_pct:.2f} %, weights in {weights}")
     best = result.best_epoch
@@ -452,12 +473,16 @@ def _print_result(result: Trained, out: Path, *, plot: bool, metric: str) -> Non
         typer.echo(f"{metric} {best.accuracy_pct:.2f} % after epoch {best.epoch}: {out / 'best'}")
 
 
-def _check_words(teacher: str | None, teacher_cache: Path | None, log: list[str] | None) -> None:
+def _check_words(
+    teacher: str | None, teacher_cache: Path | None, log: list[str] | None, plot: bool | None
+) -> None:
     """Looks at what would else show only later."""
     if log:
         from fbnetv3.search.training.log_writers import check_writers
 
         check_writers(log)
+    if plot:
+        need("matplotlib")
     if teacher_cache is not None and teacher is None:
         raise ValueError("--teacher-cache is given without --teacher; expected both")
 

@@ -181,18 +181,18 @@ def write_weights(
     preprocess: Preprocess,
     classes: Sequence[str],
     thresholds: Sequence[float] = (),
+    license: str | None = None,
 ) -> None:
     """Writes weights as safetensors whose head has preprocessing, class names and thresholds.
 
     Raises:
         OSError: the disk is full or not writable; nothing is left behind.
     """
-    # One entry: the file's bytes are then the same for the same numbers, as the library writes
-    # several in an order of its own.
     head: dict[str, Any] = {"preprocess": preprocess.to_dict(), "labels": list(classes)}
     if thresholds:
         head["thresholds"] = list(thresholds)
-    write_tensors(path, tensors, {"fbnetv3": json.dumps(head)})
+    metadata = {"fbnetv3": json.dumps(head)} | ({"license": license.lower()} if license else {})
+    write_tensors(path, tensors, metadata)
 
 
 def write_network(
@@ -202,6 +202,7 @@ def write_network(
     preprocess: Preprocess,
     classes: Sequence[str],
     thresholds: Sequence[float] = (),
+    license: str | None = None,
 ) -> None:
     """Writes the weights to use; a network of this package as a folder for `fbnetv3.create`.
 
@@ -210,7 +211,14 @@ def write_network(
     """
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(model, FBNetV3):
-        save_pretrained(model, folder, labels=classes, preprocess=preprocess, thresholds=thresholds)
+        save_pretrained(
+            model,
+            folder,
+            license=license,
+            labels=classes,
+            preprocess=preprocess,
+            thresholds=thresholds,
+        )
         return
     write_weights(
         folder / "model.safetensors",
@@ -218,6 +226,7 @@ def write_network(
         preprocess=preprocess,
         classes=classes,
         thresholds=thresholds,
+        license=license,
     )
 
 

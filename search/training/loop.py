@@ -193,6 +193,7 @@ class Loop:
                 preprocess=self.config.preprocess,
                 classes=self.images.classes,
                 thresholds=self.thresholds,
+                license=self.config.license,
             )
 
     def _steps(self, on_step: OnStep) -> Iterator[None]:

@@ -166,6 +166,7 @@ def _write_results(
         "preprocess": config.preprocess,
         "classes": images.classes,
         "thresholds": thresholds,
+        "license": config.license,
     }
     write_network(folder, trained.best, **head)
     if trained.ema is not None:

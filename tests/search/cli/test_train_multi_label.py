@@ -42,7 +42,7 @@ def test_a_list_is_trained_on_evaluated_exported_and_answered_from(
     run = tmp_path / "run"
     words = ["train", "--data", data, "--model", tmp_path / "arch.json", "--out", run]
     words += ["--device", "cpu", "--batch-size", "16", "--epochs", "4", "--lr", "0.2"]
-    words += ["--balance", "loss", "--plot"]
+    words += ["--balance", "loss", "--license", "MIT"]
     done = called(*words, "--set", "augment=none")
     assert done.exit_code == 0, done.output
     assert "several labels, separated by '|'" in done.output
@@ -66,6 +66,10 @@ def test_a_list_is_trained_on_evaluated_exported_and_answered_from(
     file = tmp_path / "several.onnx"
     assert called("export", f"local-dir:{run}", "-o", file).exit_code == 0
     metadata = {p.key: p.value for p in onnx.load(file).metadata_props}
+    # The licence that was stated is in the folder, on its card, with the best epoch, and exported.
+    assert metadata["fbnetv3.license"] == "mit"
+    assert "license: mit" in (run / "README.md").read_text()
+    assert json.loads((run / "best" / "config.json").read_text())["fbnetv3"]["license"] == "mit"
     thresholds = [one["threshold"] for one in record["classes"]]
     assert json.loads(metadata["fbnetv3.thresholds"]) == thresholds
     answers = []
