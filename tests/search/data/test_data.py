@@ -129,6 +129,25 @@ def test_parquet_of_hugging_face_gives_the_same_images(tmp_path: Path) -> None:
 
 
 @pytest.mark.needs("pyarrow")
+@pytest.mark.parametrize("kind", ["Sequence", "List"])
+def test_parquet_with_lists_of_labels_is_multi_label(tmp_path: Path, kind: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    write_folders(tmp_path / "png", {"x": 3})
+    files = sorted((tmp_path / "png").rglob("*.png"))
+    label = {"_type": "ClassLabel", "names": ["cat", "dog"]}
+    features = {"img": {"_type": "Image"}, "labels": {"_type": kind, "feature": label}}
+    table = pa.table(
+        {"img": [{"bytes": f.read_bytes()} for f in files], "labels": [[0, 1], [], [1]]}
+    ).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(table, tmp_path / "train-0.parquet")
+    found = open_images(tmp_path, "train")
+    assert found.classes == ("cat", "dog")
+    assert found.labels.tolist() == [[True, True], [False, False], [False, True]]
+
+
+@pytest.mark.needs("pyarrow")
 def test_parquet_of_other_parts_names_those_expected(tmp_path: Path) -> None:
     (tmp_path / "unlabelled-00000-of-00001.parquet").write_bytes(b"PAR1")
     with pytest.raises(FileNotFoundError, match=r"no parquet file named .*train"):
