@@ -56,8 +56,10 @@ TORCH_FREE = [
     "hub.pretrained_cfg",
     "hub.registry",
     "hub.weights",
+    "deploy.answer_file",
     "deploy.backend",
     "deploy.classify",
+    "deploy.confidence",
     "deploy.qdq",
     "deploy.quantize",
     "deploy.quantize_score",
@@ -69,6 +71,7 @@ TORCH_FREE = [
     "cli.demo",
     "cli.deploy",
     "cli.doctor",
+    "cli.explain",
     "cli.group",
     "cli.latency",
     "cli.options",
@@ -105,6 +108,7 @@ NUMPY_FREE = [
 
 # Library -> the only files that may import it.
 OPTIONAL = {
+    "coremltools": "deploy.runtimes.coreml",
     "detectron2": "integrations.detectron2_backbone integrations.detectron2_config "
     "integrations.detectron2_hooks integrations.detectron2_weights",
     "executorch": "deploy.runtimes.executorch",

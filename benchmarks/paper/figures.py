@@ -1,4 +1,4 @@
-"""Draws the figures of docs/paper.md from results/nars_cifar/predictor.json.
+"""Draws the figures of docs/paper.md from committed results.
 
     python -m benchmarks.paper.figures
 
@@ -21,7 +21,8 @@ from matplotlib.figure import Figure
 
 from benchmarks.records import RESULTS, ROOT
 
-SOURCE = RESULTS / "nars_cifar" / "predictor.json"
+PREDICTOR = RESULTS / "nars_cifar" / "predictor.json"
+CURVE = RESULTS / "training" / "fbnetv3_nano.cifar10.log.json"
 OUT = ROOT / "docs" / "paper"
 # Dark enough on white and light enough on black: the page has both backgrounds.
 _WITH, _WITHOUT, _GREY = "#1f77b4", "#e07b00", "0.5"
@@ -38,9 +39,9 @@ _STYLE: Any = {
 }
 
 
-def digest() -> str:
-    """Returns the digest of the results that the figures show."""
-    return hashlib.sha256(SOURCE.read_bytes()).hexdigest()
+def digest(source: Path) -> str:
+    """Returns the digest of the results that a figure shows."""
+    return hashlib.sha256(source.read_bytes()).hexdigest()
 
 
 def predictor(found: dict[str, Any]) -> Figure:
@@ -131,22 +132,34 @@ def _points(one: dict[str, Any]) -> list[tuple[float, float]]:
     return [(m / 1e6, y) for m, y in zip(one["macs"], one["labels"], strict=True)]
 
 
-FIGURES: dict[str, Callable[[dict[str, Any]], Figure]] = {
-    "predictor": predictor,
-    "epochs": epochs,
-    "rounds": rounds,
+def averaged(curve: list[dict[str, Any]]) -> Figure:
+    """Returns the accuracy of raw and averaged weights after each epoch of a training."""
+    figure = Figure(figsize=(5, 3.4), layout="constrained")
+    ax = figure.subplots()
+    x = [one["epoch"] for one in curve]
+    for key, name, colour in (("ema", "averaged weights", _WITH), ("raw", "raw", _WITHOUT)):
+        y = [one[f"top1_{key}_pct"] for one in curve]
+        ax.plot(x, y, color=colour, marker="o", markersize=3, label=name)
+    ax.set(xlabel="epoch", ylabel="top-1, %")
+    ax.legend(loc="lower right")
+    return figure
+
+
+FIGURES: dict[str, tuple[Path, Callable[[Any], Figure]]] = {
+    "predictor": (PREDICTOR, predictor),
+    "epochs": (PREDICTOR, epochs),
+    "rounds": (PREDICTOR, rounds),
+    "averaged": (CURVE, averaged),
 }
 
 
 def write(folder: Path) -> None:
     """Writes the SVG files."""
-    found = json.loads(SOURCE.read_text())
     folder.mkdir(parents=True, exist_ok=True)
-    for name, make in FIGURES.items():
+    for name, (source, make) in FIGURES.items():
+        metadata = {"Date": None, "Identifier": digest(source)}
         with mpl.rc_context(_STYLE):
-            make(found).savefig(
-                folder / f"{name}.svg", metadata={"Date": None, "Identifier": digest()}
-            )
+            make(json.loads(source.read_text())).savefig(folder / f"{name}.svg", metadata=metadata)
 
 
 def main() -> None:

@@ -79,17 +79,18 @@ class Claim:
         """Names of the figures that `measured` shows."""
         return _NAME.findall(self.measured)
 
-    def row(self) -> tuple[str, str, str, str]:
-        """Returns the claim's cells: the paper, here, measured, verdict."""
-        places = ", ".join(f"`{one}`" for one in self.where)
-        here = f"{self.here} {places}".strip()
-        parts = [_NAME.sub(lambda m: FIGURES[m[1]].text(), self.measured)]
-        files = sorted({FIGURES[name].file for name in self.figures})
-        parts += [f"`{COMMANDS[file]}`, `results/{file}`" for file in files]
+    def row(self) -> tuple[str, str, str]:
+        """Returns the claim's cells: the paper, its verdict, and what is here and was measured."""
+        parts = [self.here, ", ".join(f"`{one}`" for one in self.where)]
+        if self.measured:
+            shown = _NAME.sub(lambda m: FIGURES[m[1]].text(), self.measured)
+            files = sorted({FIGURES[name].file for name in self.figures})
+            sources = "; ".join(f"`{COMMANDS[file]}`, `results/{file}`" for file in files)
+            parts.append(f"*Measured:* {shown} ({sources})")
         if self.needs:
-            parts.append(f"Needs: {self.needs}")
-        measured = "<br>".join(part for part in parts if part)
-        return f"{self.paper}{KNOWN[self.known]}", here, measured, self.verdict
+            parts.append(f"*Needs:* {self.needs}")
+        cell = "<br>".join(part for part in parts if part)
+        return f"{self.paper}{KNOWN[self.known]}", self.verdict, cell
 
 
 def chapters() -> list[tuple[dict[str, Any], list[Claim]]]:
@@ -133,7 +134,7 @@ def render() -> str:
             rows = [(one["paper"], one["here"]) for one in terms]
             out.append(_table(("in the paper", "here"), rows))
         if found:
-            head = ("the paper", "here", "measured here", "verdict")
+            head = ("the paper", "verdict", "here, and what was measured")
             out.append(_table(head, [claim.row() for claim in found]))
         for figure in chapter.get("figure", ()):
             out += [f"![{figure['alt']}]({figure['file']})", figure["caption"].strip()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,7 +43,7 @@ def export(
         ),
     ],
     output: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             "--output",
             "-o",
@@ -51,7 +52,14 @@ def export(
             + ".",
             autocompletion=completion.endings(*suffixes()),
         ),
-    ],
+    ] = None,
+    triton: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of a Triton (KServe v2) model repository to add the model to, in place "
+            "of --output."
+        ),
+    ] = None,
     pretrained: Annotated[
         bool | None, typer.Option(help="Load pretrained weights; default: if the model has any.")
     ] = None,
@@ -89,26 +97,30 @@ def export(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Write a network to ONNX, OpenVINO or ExecuTorch, proved equal.
+    """Write a network to a file for another runtime, proved equal.
 
     Writes OUTPUT (and the .bin beside an .xml) once its answers have been compared with the
     model's; what differs is not written. The file carries its table, labels, preprocessing and
-    licence. OpenVINO and ExecuTorch are optional parts.
+    licence. OpenVINO and ExecuTorch are optional parts; a .pt2 file is compiled for this machine
+    and needs a C++ compiler. --triton writes an ONNX file with a configuration for a server that
+    makes batches of requests.
 
     Examples:
         fbnetv3 export fbnetv3_nano.cifar10 -o nano.onnx
-        fbnetv3 export fbnetv3_nano.cifar10 -o half.onnx --precision fp16
         fbnetv3 export local-dir:run -o run.xml
         fbnetv3 export fbnetv3_nano.cifar10 -o big.onnx --image-size 64 --batch-size 4
-        fbnetv3 export fbnetv3_a -o a.onnx --no-pretrained --check-target
+        fbnetv3 export fbnetv3_nano.cifar10 --triton models
     """
-    runtime = runtime_of(output)
+    if (output is None) == (triton is None):
+        raise ValueError("give --output FILE or --triton FOLDER, one of them")
+    target = output or Path(f"model{ONNX.suffix}")
+    runtime = runtime_of(target)
     if dynamic is None:
         dynamic = "batch" if batch_size is None else "none"
     elif dynamic != "none" and batch_size is not None:
         raise ValueError(f"--batch-size {batch_size} and --dynamic {dynamic}; give one of them")
     _check_options(
-        output,
+        target,
         {
             f"--dynamic {dynamic}": runtime.written_from == "model" and dynamic == "batch+size",
             f"--precision {precision}": runtime.written_from == "model" and precision != "fp32",
@@ -126,8 +138,8 @@ def export(
         _state_license(made, license, model)
     preprocess = preprocess_for(made, image_size)
     if runtime.written_from == "model":
-        parity = runtime.file.export(made, output, preprocess=preprocess, batch_size=batch_size)
-        _print_export(output, parity.to_dict(), json=json)
+        parity = runtime.file.export(made, target, preprocess=preprocess, batch_size=batch_size)
+        _print_export(target, runtime.parts(target), parity.to_dict(), json=json)
         return
     options: dict[str, Any] = {
         "dynamic": None if dynamic == "none" else dynamic,
@@ -138,15 +150,20 @@ def export(
         "batch_size": batch_size,
     }
     with tempfile.TemporaryDirectory() as folder:
-        onnx_path = output if runtime is ONNX else Path(folder) / f"model{ONNX.suffix}"
+        temporary = Path(folder) / f"model{ONNX.suffix}"
+        onnx_path = target if output is not None and runtime is ONNX else temporary
         found = to_onnx(made, onnx_path, **options)
-        parity = found.parity if runtime is ONNX else runtime.file.convert(onnx_path, output)
+        parity = found.parity if runtime is ONNX else runtime.file.convert(onnx_path, target)
         coverage = []
         if check_target:
             from fbnetv3.deploy.targets import check_targets
 
             coverage = check_targets(onnx_path)
-    _print_export(output, parity.to_dict(), json=json, coverage=coverage)
+        if triton is not None:
+            from fbnetv3.deploy.model_repository import write_repository
+
+            target = write_repository(onnx_path, triton).model_path
+    _print_export(target, runtime.parts(target), parity.to_dict(), json=json, coverage=coverage)
 
 
 def _state_license(model: FBNetV3, license: str, name: str) -> None:
@@ -174,16 +191,20 @@ def _check_options(output: Path, refused: dict[str, bool]) -> None:
 
 
 def _print_export(
-    output: Path, parity: dict[str, Any], *, json: bool, coverage: Sequence[Any] = ()
+    output: Path,
+    parts: Sequence[Path],
+    parity: dict[str, Any],
+    *,
+    json: bool,
+    coverage: Sequence[Any] = (),
 ) -> None:
-    parts = runtime_of(output).parts(output)
     num_bytes = sum(part.stat().st_size for part in parts)
     if json:
         print_json(
             {
                 "path": output,
                 "num_bytes": num_bytes,
-                "sha256": {part.name: sha256_of(part) for part in parts},
+                "sha256": {str(part.relative_to(output.parent)): sha256_of(part) for part in parts},
                 "parity": parity,
                 "targets": list(coverage),
             }
@@ -194,6 +215,9 @@ def _print_export(
         f"{parity['max_error_of_std']:.0e} of their spread, same top-1 on "
         f"{100 * parity['top1_agreement']:.0f} % of {parity['num_inputs']} inputs"
     )
+    only_on = runtime_of(output).only_on
+    if only_on not in ("", sys.platform):
+        note(f"{output} was checked by its operators as torch computes them; only a Mac runs it")
     if parity["evidence"] != "weights":
         note(_EVIDENCE[parity["evidence"]])
     if coverage:

@@ -156,6 +156,7 @@ def _page_data(backend: ExportedBackend, runtime: WebRuntime, root: Path) -> dic
         "thresholds": list(artefact.thresholds) if artefact.multi_label else None,
         "preprocess": artefact.preprocess.to_dict(),
         "in_graph": artefact.in_graph,
+        "confidence": artefact.confidence.to_dict() if artefact.confidence else None,
         "license": artefact.license,
         "license_url": weights.license_url if weights else "",
         "commercial": not artefact.license or is_commercial(artefact.license),

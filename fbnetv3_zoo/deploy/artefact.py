@@ -15,6 +15,7 @@ from typing import Any
 from fbnetv3._internal.json_record import read_json
 from fbnetv3._internal.messages import one_line, shown
 from fbnetv3.arch.arch import Arch
+from fbnetv3.hub.confidence import Confidence
 from fbnetv3.images.preprocess import Preprocess
 
 from .multi_label import checked_thresholds
@@ -51,6 +52,7 @@ class Artefact:
         batch_size: the only batch size that the file takes; None for any.
         task: `SINGLE_LABEL`, or `MULTI_LABEL` with a score of its own for each class.
         thresholds: score from which an image has each class, for `MULTI_LABEL`; else empty.
+        confidence: temperature and threshold of the answers; None if they were not fitted.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Artefact:
     batch_size: int | None = None
     task: str = SINGLE_LABEL
     thresholds: tuple[float, ...] = ()
+    confidence: Confidence | None = None
 
     @property
     def multi_label(self) -> bool:
@@ -106,6 +109,8 @@ class Artefact:
         }
         if self.multi_label:
             fields["thresholds"] = _compact(list(self.thresholds))
+        if self.confidence is not None:
+            fields["confidence"] = _compact(self.confidence.to_dict())
         return {PREFIX + key: fields[key] for key in sorted(fields)}
 
     @staticmethod
@@ -152,6 +157,10 @@ class Artefact:
                 batch_size=_batch_size(texts.get("batch_size", "null")),
                 task=texts["task"],
                 thresholds=_thresholds(texts, source),
+                # Files of earlier versions have none.
+                confidence=Confidence.from_dict(_value(texts, "confidence", dict))
+                if "confidence" in texts
+                else None,
             )
         except (KeyError, ValueError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else one_line(str(error))

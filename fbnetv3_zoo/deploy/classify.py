@@ -24,6 +24,7 @@ from PIL import Image
 from fbnetv3.hub.license_policy import check_terms
 from fbnetv3.hub.pretrained_cfg import (
     class_names_of,
+    confidence_of,
     license_of,
     preprocess_of,
     thresholds_of,
@@ -35,6 +36,7 @@ from fbnetv3.images.reader import ImageSource, describe, open_image
 from . import runtimes
 from .artefact import Artefact
 from .backend import ExportedBackend
+from .confidence import energy
 from .forks import with_own_threads
 from .multi_label import checked_thresholds, sigmoid
 from .torch_backend import TorchBackend
@@ -68,6 +70,8 @@ class Prediction:
             model is multi-label.
         indices: their indices among the logits.
         error: why there is no prediction; None if there is one.
+        none_of_these: whether the image is probably of none of the classes, which a threshold of
+            the weights decides; `labels` are then the nearest. None if no threshold was fitted.
     """
 
     source: str
@@ -75,10 +79,11 @@ class Prediction:
     probabilities: tuple[float, ...] = ()
     indices: tuple[int, ...] = ()
     error: str | None = None
+    none_of_these: bool | None = None
 
     @property
     def label(self) -> str:
-        """The most likely class.
+        """The most likely class, also of an image that is probably of none.
 
         Raises:
             ValueError: the image failed, or has none of the classes; the message says which.
@@ -102,6 +107,10 @@ class Classifier:
 
     `classifier(image)` returns a `Prediction`, `classifier(images)` a list of them. An image that
     cannot be read gets a `Prediction` with `error`; the others are classified.
+
+    Where temperature and threshold of the weights were fitted (`fbnetv3 train` does so, the weights
+    inside the package have them), probabilities are calibrated and images of none of the classes
+    are marked; `confidence` has both.
 
     Args:
         model: a name such as "fbnetv3_e" whose weights are loaded, the path of an exported file, a
@@ -179,6 +188,11 @@ class Classifier:
             raise ValueError("the model does not define its class names; give class_names=")
         self.preprocess = preprocess
         self.class_names = names
+        self.confidence = (
+            model.artefact.confidence
+            if isinstance(model, ExportedBackend)
+            else confidence_of(model)
+        )
         num_classes = getattr(model, "num_classes", len(self.class_names))
         if num_classes != len(self.class_names):
             raise ValueError(
@@ -267,9 +281,11 @@ class Classifier:
     def _prediction(self, source: str, logits: NDArray[np.float64]) -> Prediction:
         if not np.isfinite(logits).all():
             return Prediction(source, error=f"the logits for {source} are not finite")
+        known = self.confidence
         best = np.argsort(-logits, kind="stable")
         if self.thresholds is None:
-            probabilities, best = softmax(logits), best[: self.top_k]
+            probabilities = softmax(logits / known.temperature if known else logits)
+            best = best[: self.top_k]
         else:
             probabilities = sigmoid(logits)
             best = best[(probabilities >= np.array(self.thresholds))[best]]
@@ -278,6 +294,9 @@ class Classifier:
             labels=tuple(self.class_names[index] for index in best.tolist()),
             probabilities=tuple(probabilities[best].tolist()),
             indices=tuple(best.tolist()),
+            none_of_these=None
+            if known is None or known.threshold is None or self.thresholds is not None
+            else bool(energy(logits) < known.threshold),
         )
 
     def set_threshold(self, threshold: float) -> None:

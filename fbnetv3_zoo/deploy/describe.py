@@ -12,6 +12,7 @@ from fbnetv3.arch.counts import count
 from fbnetv3.hub.cached_weights import tensors_sha256
 from fbnetv3.hub.pretrained_cfg import (
     class_names_of,
+    confidence_of,
     license_of,
     preprocess_of,
     thresholds_of,
@@ -95,6 +96,7 @@ def describe(
         },
         task=SINGLE_LABEL if thresholds is None else MULTI_LABEL,
         thresholds=thresholds or (),
+        confidence=confidence_of(model),
     )
 
 

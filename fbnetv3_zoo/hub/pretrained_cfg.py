@@ -13,6 +13,7 @@ from fbnetv3.arch.arch import Arch
 from fbnetv3.images import labels
 from fbnetv3.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 
+from .confidence import Confidence
 from .weights import WEIGHTS, HubFile, Url, Weights
 
 
@@ -92,6 +93,14 @@ def thresholds_of(model: object) -> tuple[float, ...] | None:
     thresholds = tuple(_cfg_of(model).get("thresholds") or ())
     fits = thresholds and len(thresholds) == getattr(model, "num_classes", None)
     return thresholds if fits else None
+
+
+def confidence_of(model: object) -> Confidence | None:
+    """Returns the temperature and the threshold of a model's answers, None if never fitted."""
+    weights, record = weights_of(model), _cfg_of(model).get("confidence")
+    if weights is not None and weights.num_classes == getattr(model, "num_classes", None):
+        return weights.confidence
+    return None if record is None else Confidence.from_dict(record)
 
 
 def _cfg_of(model: object) -> dict[str, Any]:

@@ -86,6 +86,18 @@ def match_classes(
     return found
 
 
+def known_names(class_names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Returns the names that each class goes by: for a known list also its identifiers.
+
+    Args:
+        class_names: names in the order of the outputs; () gives ().
+    """
+    for name in CLASS_LISTS:
+        if tuple(class_names) == listed(name):
+            return list(zip(class_names, class_ids(name), strict=True))
+    return [(name,) for name in class_names]
+
+
 def labelled_images(
     folder: Path, class_names: Sequence[str], *, part: Part = "val", multi_label: bool = False
 ) -> NetworkImages:
@@ -117,7 +129,7 @@ def labelled_images(
         )
     notes += found.notes
     inside = {name: of.images for name, of in images_by_class(root).items() if of.images}
-    outputs = None if multi_label else match_classes(tuple(inside), _known_names(class_names))
+    outputs = None if multi_label else match_classes(tuple(inside), known_names(class_names))
     if outputs is None:
         return NetworkImages(paths=list(found.images), labels=None, notes=tuple(notes))
     loose = sum(path.parent == root for path in found.images)
@@ -139,7 +151,7 @@ def _listed_images(
 ) -> NetworkImages:
     task: Task = "multi-label" if multi_label else "single-label"
     found = read_list(path, part if has_split(path, task) else None, task)
-    outputs = match_classes(found.classes, _known_names(class_names))
+    outputs = match_classes(found.classes, known_names(class_names))
     labels: list[int] | None = None
     label_sets: list[tuple[int, ...]] | None = None
     if outputs is not None and found.label_sets is not None:
@@ -149,14 +161,6 @@ def _listed_images(
     return NetworkImages(
         paths=list(found.paths), labels=labels, notes=found.notes, label_sets=label_sets
     )
-
-
-def _known_names(class_names: Sequence[str]) -> list[tuple[str, ...]]:
-    """Returns the names of each class, for a known list also the identifiers."""
-    for name in CLASS_LISTS:
-        if tuple(class_names) == listed(name):
-            return list(zip(class_names, class_ids(name), strict=True))
-    return [(name,) for name in class_names]
 
 
 def _by_name(folders: Sequence[str], known: Sequence[Sequence[str]]) -> list[int | None]:

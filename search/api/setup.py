@@ -11,14 +11,13 @@ import numpy as np
 from fbnetv3._internal.messages import shown
 from fbnetv3.search.execution.coordinator import Policy
 from fbnetv3.search.execution.function_objective import FunctionObjective
+from fbnetv3.search.nars.budget import divide, parse_time
 from fbnetv3.search.nars.config import SearchConfig
 from fbnetv3.search.nars.limit import cost_names, parse_limit
 from fbnetv3.search.nars.problem import Problem, problem_of
 from fbnetv3.search.nars.run import create_search
 from fbnetv3.search.predictors.targets import Scale
 from fbnetv3.search.storage.files import SETTINGS, read_settings
-
-from .budget import divide
 
 # A function that fails for a candidate fails again: another candidate replaces it at once.
 POLICY = Policy(max_attempts=1)
@@ -30,13 +29,18 @@ def prepare(
     objective: FunctionObjective,
     folder: Path,
     *,
-    trainings: int,
+    trainings: int | None,
     limits: str | Sequence[str],
     seed: int,
     predictor: str,
     pool: int,
+    budget: float | None = None,
+    time: str | float | None = None,
+    rungs: Sequence[float] | None = None,
 ) -> Problem:
     """Creates the search in its folder, or checks that the folder has this very search.
+
+    Exactly one of `trainings`, `budget` and `time` says how much it may train.
 
     Raises:
         ValueError: an argument is wrong, or the folder has another search.
@@ -44,6 +48,14 @@ def prepare(
     space = objective.space
     Scale(objective.target)  # refuses an unknown one
     texts = [limits] if isinstance(limits, str) else list(limits)
+    given = {"trainings": trainings, "budget": budget, "time": time}
+    chosen = [name for name, value in given.items() if value is not None]
+    if len(chosen) != 1:
+        raise ValueError(
+            f"{' and '.join(chosen) or 'nothing'} given; expected one of trainings, budget (in "
+            "full trainings) and time"
+        )
+    later = {"budget": budget, "time": time, "rungs": rungs and list(rungs)}
     call = {
         "space": space.sha256,
         "trainings": trainings,
@@ -52,6 +64,7 @@ def prepare(
         "target": objective.target,
         "predictor": predictor,
         "pool": pool,
+        **{name: value for name, value in later.items() if value is not None},
     }
     bare = {"space": space.to_dict(), "objective": {"kind": "function"}, "num_classes": 1000}
     problem = problem_of(bare, objective)
@@ -60,7 +73,7 @@ def prepare(
         return problem
     problem.costs(space.sample(_TRIED, np.random.default_rng(0)))
     bounds = _bounds(problem, texts)
-    budget = divide(trainings, len(bounds))
+    amount = _amount(trainings, budget, time, rungs, len(bounds))
     config = SearchConfig(
         seed=seed,
         pool=min(pool, space.cardinality() * len(bounds)),
@@ -68,12 +81,36 @@ def prepare(
         target=objective.target,
         epochs=objective.epochs,
         limits=tuple(bounds),
-        **budget._asdict(),
+        **amount,
     )
     create_search(
         folder, space=space, objective=objective.spec(), config=config, made=objective, call=call
     ).close()
     return problem
+
+
+def _amount(
+    trainings: int | None,
+    budget: float | None,
+    time: str | float | None,
+    rungs: Sequence[float] | None,
+    num_limits: int,
+) -> dict[str, Any]:
+    """Returns the fields of the config that say how much to train."""
+    if trainings is not None:
+        if rungs is not None:
+            raise ValueError(
+                "rungs given with trainings; expected budget (in full trainings) or time with them"
+            )
+        return divide(trainings, num_limits)._asdict()
+    fields: dict[str, Any] = {"rungs": tuple(rungs or ())}
+    if rungs is not None and not rungs:
+        fields["policy"] = "early_stop"
+    if time is not None:
+        return {**fields, "time_s": parse_time(time)}
+    if not isinstance(budget, int | float) or budget <= 0:
+        raise ValueError(f"budget is {budget!r}; expected a number of full trainings above 0")
+    return {**fields, "cost": float(budget)}
 
 
 def _bounds(problem: Problem, texts: Sequence[str]) -> list[dict[str, tuple[float, float]]]:
@@ -93,7 +130,8 @@ def _check_same(folder: Path, call: dict[str, Any]) -> None:
             f"{folder} has a search that was not started from Python; resume it with "
             f"fbnetv3-search resume {folder}, or give another folder"
         )
-    for name, value in call.items():
+    for name in {**before, **call}:
+        value = call.get(name)
         if before.get(name) != value:
             text = "" if name == "space" else f": {name} was {before.get(name)!r}, now {value!r}"
             what = "another space" if name == "space" else "other arguments"

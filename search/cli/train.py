@@ -1,4 +1,4 @@
-"""The commands `train` and `eval`: parsing and printing around `train` and `evaluate`."""
+"""The command `train`: parsing and printing around `train`."""
 
 from __future__ import annotations
 
@@ -11,26 +11,25 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fbnetv3._internal.optional import need
 from fbnetv3.cli import completion
-from fbnetv3.cli.group import Command, note, print_json
+from fbnetv3.cli.group import Command, note
 from fbnetv3.search.training.presets import PRESETS
 from fbnetv3.search.training.recipe import BALANCES, OPTIMIZERS, Recipe
 
 from .training_plan import plan_lines
-from .words import parse_setting
+from .words import DEVICES, TaskOption, parse_setting, workers_of
 
 if TYPE_CHECKING:
     from torch import nn
 
     from fbnetv3.images.listing import Task
     from fbnetv3.search.data.image_set import ImageSet
-    from fbnetv3.search.training.config import Hardware, TrainConfig
-    from fbnetv3.search.training.evaluate_multi_label import MultiLabelEvaluation
+    from fbnetv3.search.training.config import TrainConfig
     from fbnetv3.search.training.logbook import EpochLog
     from fbnetv3.search.training.loop import Teacher
     from fbnetv3.search.training.train import Trained
@@ -38,11 +37,6 @@ if TYPE_CHECKING:
 _NETWORKS = completion.any_of(completion.networks, completion.files(".json"))
 # The time of an epoch is told from this many steps after the first.
 _TIMED_STEPS = 5
-_DEVICES = completion.choices("cpu", "cuda", "mps")
-_Task = Annotated[
-    Literal["auto", "single-label", "multi-label"],
-    typer.Option(help="Labels per image; auto: as the data say."),
-]
 
 
 def train(
@@ -121,7 +115,7 @@ def train(
         Path | None,
         typer.Option(help="Cache of the teacher's logits; needs augment=none."),
     ] = None,
-    task: _Task = "auto",
+    task: TaskOption = "auto",
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     val_share: Annotated[
         float, typer.Option(help="Share of each class held out if there is no val folder.")
@@ -140,7 +134,7 @@ def train(
     ] = "auto",
     device: Annotated[
         str | None,
-        typer.Option(help="cpu or cuda; default: cuda if available.", autocompletion=_DEVICES),
+        typer.Option(help="cpu or cuda; default: cuda if available.", autocompletion=DEVICES),
     ] = None,
     precision: Annotated[
         str,
@@ -197,7 +191,7 @@ def train(
         preprocess_for,
         weights_for,
     )
-    from fbnetv3.search.training.parallel import joined
+    from fbnetv3.search.training.parallel import current_world, joined
 
     _check_words(teacher, teacher_cache, log, plot)
     if out.exists() and not out.is_dir():
@@ -259,7 +253,7 @@ def train(
             keep_best=True,
             patience=patience,
             accumulate=accumulate,
-            workers=_workers(workers, hardware, plan.batch_size, preprocess.crop),
+            workers=workers_of(workers, hardware, plan.batch_size, preprocess.crop),
             hardware=hardware,
             license=_license(license, model, network.model, tuned=tuned),
         )
@@ -282,109 +276,9 @@ def train(
             result = _trained(network.model, images, val_images, run, taught, shown)
         if world.rank == 0:
             _print_result(result, out, plot=plot, metric="mAP" if images.multi_label else "top1")
-
-
-def evaluate(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="Model.tag, local-dir:DIR of a run, timm:NAME, or torchvision:NAME.",
-            autocompletion=completion.weights,
-        ),
-    ],
-    data: Annotated[Path, typer.Option(help="Class folders, CIFAR-10, parquet, or a CSV file.")],
-    split: Annotated[
-        Literal["train", "val"] | None, typer.Option(help="Split to evaluate, if there are both.")
-    ] = None,
-    task: _Task = "auto",
-    raw: Annotated[
-        bool, typer.Option(help="Use the raw weights of a run instead of its EMA weights.")
-    ] = False,
-    batch_size: Annotated[int, typer.Option(help="Batch size.")] = 250,
-    workers: Annotated[int, typer.Option(help="Number of image loading processes.")] = 2,
-    device: Annotated[
-        str | None,
-        typer.Option(help="cpu or cuda; default: cuda if available.", autocompletion=_DEVICES),
-    ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Measure a network's accuracy on a folder of images.
-
-    Folders are classes, matched with the network's by name or number; figures come with their 95 %
-    interval. A multi-label network is measured on a list with several labels per image: mAP, and
-    F1 at its thresholds. Writes nothing.
-
-    Examples:
-        fbnetv3 eval local-dir:run --data photos
-        fbnetv3 eval fbnetv3_nano.cifar10 --data cifar-10-batches-py --json
-        fbnetv3 eval timm:resnet18.a1_in1k --data imagenet --split val
-    """
-    import json
-
-    from fbnetv3.images.listing import is_list
-    from fbnetv3.search.data.datasets import check_folder, open_images
-    from fbnetv3.search.training.config import Hardware
-    from fbnetv3.search.training.evaluate import evaluate as measure
-    from fbnetv3.search.training.evaluate_multi_label import evaluate_multi_label
-    from fbnetv3.search.training.networks import load_raw, open_network
-
-    hardware = Hardware.of(device)
-    if not is_list(data):
-        check_folder(data)  # before weights are fetched
-    network = open_network(model, pretrained=True)
-    if raw:
-        load_raw(network, model)
-    several = network.thresholds is not None
-    images = open_images(data, split, task="multi-label" if several and task == "auto" else task)
-    for text in images.notes:
-        note(text)
-    options: dict[str, Any] = {
-        "hardware": hardware,
-        "batch_size": batch_size,
-        "workers": workers,
-    }
-    if several:
-        _print_multi_label(model, evaluate_multi_label(network, images, **options), json=json_)
-        return
-    found = measure(network, images, **options)
-    if json_:
-        typer.echo(json.dumps({"model": model, **found.to_dict()}, indent=1))
-        return
-    for result in found.classes:
-        top1 = "not measured" if result.top1 is None else f"{result.top1:6.2f} %"
-        typer.echo(f"{result.name:>24}  {result.num_images:6d} images  {top1}")
-    for name, value, (low, high) in (
-        ("top1", found.top1, found.top1_interval),
-        ("top5", found.top5, found.top5_interval),
-    ):
-        typer.echo(f"{name} {value:.2f} %  (95 % interval {low:.2f} to {high:.2f})")
-    typer.echo(f"macro recall {found.macro_recall:.2f} %, the mean over the classes")
-    typer.echo(f"{found.num_images} images of {found.data}, classes matched by {found.matched_by}")
-    if found.num_damaged:
-        typer.echo(f"{found.num_damaged} more could not be read and were not counted")
-    if found.warning:
-        typer.echo(f"warning: {found.warning}", err=True)
-
-
-def _print_multi_label(model: str, found: MultiLabelEvaluation, *, json: bool) -> None:
-    if json:
-        print_json({"model": model, **found.to_dict()})
-        return
-    for result in found.classes:
-        measured = (
-            f"AP {result.average_precision:6.2f} %  F1 {result.f1:6.2f} %"
-            if result.average_precision is not None and result.f1 is not None
-            else "not measured"
-        )
-        typer.echo(
-            f"{result.name:>24}  {result.num_images:6d} images  {measured}  from a score of "
-            f"{result.threshold:.3f}"
-        )
-    typer.echo(f"mAP {found.mean_average_precision:.2f} %, the mean over the classes")
-    typer.echo(f"F1 {found.macro_f1:.2f} % (macro), {found.micro_f1:.2f} % (micro)")
-    typer.echo(f"{found.num_images} images of {found.data}, classes matched by {found.matched_by}")
-    if found.num_damaged:
-        typer.echo(f"{found.num_damaged} more could not be read and were not counted")
+    # Alone: the others are done, and would be waited for.
+    if world.rank == 0 and current_world().size == 1 and not images.multi_label:
+        _fit_confidence(out, val_images, run, same=result.best_epoch is result.curve[-1])
 
 
 def _opened(
@@ -451,6 +345,36 @@ def _trained(
         shown.close()
 
 
+def _fit_confidence(out: Path, val_images: ImageSet, run: TrainConfig, *, same: bool) -> None:
+    """Stores the temperature and the threshold of the last and of the best weights' answers."""
+    from fbnetv3.deploy.confidence import MIN_IMAGES
+    from fbnetv3.hub.pretrained import CONFIG, write_confidence
+    from fbnetv3.search.training.answers import fit_on
+    from fbnetv3.search.training.networks import open_network
+
+    if not (out / CONFIG).is_file():
+        return  # a network of another library, which has no such folder
+    if len(val_images) < MIN_IMAGES:
+        note(
+            f"probabilities are not calibrated: {len(val_images)} validation images, at least "
+            f"{MIN_IMAGES} are needed; see `fbnetv3 eval --calibrate`"
+        )
+        return
+    found = None
+    for folder in (out, out / "best"):
+        if (folder / CONFIG).is_file():
+            if found is None or not same:
+                network = open_network(f"local-dir:{folder}", pretrained=True)
+                found = fit_on(network, val_images, hardware=run.hardware, workers=run.workers)
+            write_confidence(folder, found)
+    assert found is not None
+    typer.echo(
+        f"probabilities calibrated on {found.num_images} validation images: temperature "
+        f"{found.temperature:g}; {found.true_accept_pct:.1f} % of them pass the threshold for "
+        "images of none of the classes"
+    )
+
+
 def _license(given: str | None, name: str, model: nn.Module, *, tuned: bool) -> str | None:
     if given is None:
         return None
@@ -503,17 +427,6 @@ def _taught(name: str, cache: Path | None, images: ImageSet, run: TrainConfig) -
     return cached_teacher(
         teacher, images, run.preprocess, cache, hardware=run.hardware, workers=run.workers
     )
-
-
-def _workers(asked: str, hardware: Hardware, batch_size: int, side: int) -> int:
-    """Returns the number of image loading processes."""
-    from fbnetv3.search.training.workers import default_workers
-
-    if asked == "auto":
-        return default_workers(hardware.device.type, batch_size, side)
-    if not asked.isdecimal():
-        raise ValueError(f"--workers {asked!r} is not understood; expected a number, or auto")
-    return int(asked)
 
 
 class _Progress:
@@ -587,7 +500,10 @@ class _Progress:
 
 
 def _recipe(name: str, given: Mapping[str, Any], others: list[str] | None) -> Recipe:
-    """Returns a preset or a file's recipe with the fields replaced that are not None."""
+    """Returns a preset or a file's recipe with the fields replaced that are not None.
+
+    A file's recipe was found at its own length, so that other epochs lengthen or shorten it.
+    """
     from fbnetv3.search.training.presets import get_recipe
 
     if not name.endswith(".json"):
@@ -597,6 +513,8 @@ def _recipe(name: str, given: Mapping[str, Any], others: list[str] | None) -> Re
     else:
         found = Recipe.from_json(Path(name).read_bytes())
     fields = {key: value for key, value in given.items() if value is not None}
+    if name.endswith(".json"):
+        found = found.lengthened(fields.get("epochs", found.epochs))
     if found.warmup_epochs > fields.get("epochs", found.epochs):
         fields["warmup_epochs"] = 0.0
     fields |= dict(map(parse_setting, others or ()))

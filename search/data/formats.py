@@ -18,13 +18,17 @@ from .image_set import ImageSet, OnCheck, Source, read_images
 
 
 def read_labelled(
-    images: LabelledImages, on_check: OnCheck = lambda _done, _total: None
+    images: LabelledImages,
+    on_check: OnCheck = lambda _done, _total: None,
+    *,
+    any_damaged: bool = False,
 ) -> ImageSet:
     """Returns the set of labelled image files, from folders or whatever else lists them.
 
     Args:
         images: the files.
         on_check: as in `read_images`.
+        any_damaged: as in `read_images`.
 
     Raises:
         ValueError: there is no image, or too many are damaged.
@@ -33,7 +37,15 @@ def read_labelled(
         labels = torch.tensor(images.labels)
     else:
         labels = label_matrix(images.label_sets, len(images.classes))
-    return read_images(images.name, images.classes, images.paths, labels, images.notes, on_check)
+    return read_images(
+        images.name,
+        images.classes,
+        images.paths,
+        labels,
+        images.notes,
+        on_check,
+        any_damaged=any_damaged,
+    )
 
 
 def label_matrix(label_sets: Sequence[Sequence[int]], num_classes: int) -> torch.Tensor:
@@ -50,7 +62,7 @@ def label_matrix(label_sets: Sequence[Sequence[int]], num_classes: int) -> torch
     return labels
 
 
-def read_parquet(folder: Path, parts: Sequence[str]) -> ImageSet:
+def read_parquet(folder: Path, parts: Sequence[str], *, any_damaged: bool = False) -> ImageSet:
     """Returns the images of a Hugging Face data set's parquet files.
 
     A file belongs to a part where its name or a folder above it starts with the part's name, as in
@@ -91,7 +103,7 @@ def read_parquet(folder: Path, parts: Sequence[str]) -> ImageSet:
         sources += [row["bytes"] for row in table.column(image).to_pylist()]
         numbers += table.column(label).to_pylist()
     made = label_matrix(numbers, len(classes)) if several else torch.tensor(numbers)
-    return read_images(f"{folder} ({parts[0]})", classes, sources, made)
+    return read_images(f"{folder} ({parts[0]})", classes, sources, made, any_damaged=any_damaged)
 
 
 def _names_of(feature: Mapping[str, Any]) -> tuple[str, ...]:

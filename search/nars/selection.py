@@ -21,6 +21,8 @@ BINS = ("equal", "quantile", "none")
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 _GOLDEN = (math.sqrt(5) - 1) / 2
+# Of the candidates within a limit, those that the first round of the next rung draws from.
+BEST = 0.25
 
 
 @dataclass(frozen=True)
@@ -149,6 +151,24 @@ def select_in_turn(
         limits.append(number)
         free[chosen[-1]] = False
     return Selection(np.array(chosen, np.int64), np.array(limits, np.int64), np.zeros(0))
+
+
+def shuffled_best(scores: Floats, inside: npt.ArrayLike, rng: np.random.Generator) -> Floats:
+    """Returns (P,) scores in random order, the best quarter of each limit before all others.
+
+    Args:
+        scores: (P,) predicted quality, higher is better.
+        inside: (limits, P) whether each candidate is within each limit.
+        rng: draws the order.
+    """
+    best = np.zeros(len(scores), np.bool_)
+    for within in np.asarray(inside, np.bool_):
+        if within.any():
+            best |= within & (scores >= np.quantile(scores[within], 1 - BEST))
+    order = rng.permutation(len(scores))
+    drawn = np.empty(len(scores))
+    drawn[order] = -np.arange(len(order), dtype=np.float64)
+    return np.where(best, drawn, drawn - len(order))
 
 
 def _free(

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from fbnetv3.search.space.space import Floats, Matrix
 
-from .protocol import Predictor
+from .protocol import Predictor, fit_to
 
 FOLDS = 5
 
@@ -46,7 +46,14 @@ def quality(predicted: Floats, labels: Floats) -> Quality:
     )
 
 
-def cross_validate(predictor: Predictor, rows: Matrix, labels: Floats, *, seed: int = 0) -> Quality:
+def cross_validate(
+    predictor: Predictor,
+    rows: Matrix,
+    labels: Floats,
+    *,
+    seed: int = 0,
+    shares: Floats | None = None,
+) -> Quality:
     """Returns the quality of predictions in five-fold cross-validation.
 
     Args:
@@ -54,20 +61,25 @@ def cross_validate(predictor: Predictor, rows: Matrix, labels: Floats, *, seed: 
         rows: (n, num_genes) candidates.
         labels: (n,).
         seed: random seed of the split.
+        shares: (n,) share of the final training of each label; None: all are equal. Only labels of
+            the highest share are held out and judged.
 
     Raises:
-        ValueError: fewer than ten labels.
+        ValueError: fewer than ten labels, of the highest share.
     """
     values = np.asarray(labels, np.float64)
-    if len(values) < 2 * FOLDS:
-        raise ValueError(f"{len(values)} labels; expected at least {2 * FOLDS} to cross-validate")
-    fold = np.random.default_rng(seed).permutation(len(values)) % FOLDS
+    shares = np.ones(len(values)) if shares is None else shares
+    judged = np.flatnonzero(shares == shares.max(initial=0.0))
+    if len(judged) < 2 * FOLDS:
+        raise ValueError(f"{len(judged)} labels; expected at least {2 * FOLDS} to cross-validate")
+    fold = np.full(len(values), -1)
+    fold[judged] = np.random.default_rng(seed).permutation(len(judged)) % FOLDS
     predicted = np.empty(len(values))
     for number in range(FOLDS):
         held_out = fold == number
-        predictor.fit(rows[~held_out], values[~held_out])
+        fit_to(predictor, rows[~held_out], values[~held_out], shares[~held_out])
         predicted[held_out] = predictor.predict(rows[held_out]).mean
-    return quality(predicted, values)
+    return quality(predicted[judged], values[judged])
 
 
 def tau(first: npt.ArrayLike, second: npt.ArrayLike) -> float:

@@ -39,7 +39,7 @@ from .multi_label import MultiLabelScore, multi_label_loss, score_multi_label
 from .optimizers import load_optimizer, make_optimizer, optimizer_tensors, set_lr
 from .parallel import World, current_world, summed
 from .recipe import Recipe
-from .scoring import BATCH_SIZE, Score, score
+from .scoring import BATCH_SIZE, Score, default_batch_size, score
 from .stopping import Stopped, StopRequest
 
 # Where reading the loss would wait for the device, it is looked at every so many steps.
@@ -358,12 +358,13 @@ class Loop:
         return score(model, self.val_images, **self._scoring())
 
     def _scoring(self) -> dict[str, Any]:
-        on_gpu = self.config.hardware.device.type == "cuda"
+        device, side = self.config.hardware.device, self.config.preprocess.crop
+        on_gpu = device.type == "cuda"
         return {
             "preprocess": self.config.preprocess,
-            "device": self.config.hardware.device,
+            "device": device,
             "half": self.config.hardware.half,
-            "batch_size": BATCH_SIZE * (4 if on_gpu else 1),
+            "batch_size": BATCH_SIZE * 4 if on_gpu else default_batch_size(device, side),
             "workers": self.config.workers,
         }
 

@@ -24,6 +24,8 @@ BALANCES = ("none", "sampler", "loss")
 AUGMENTS = ("none", "flip", "crop", "cutout", "trivial", "autoaugment")
 # One column of the paper's search space holds the rate of both optimisers: SGD multiplies it by 4.
 SGD_LR_FACTOR = 4.0
+# What `Recipe.lengthened` changes beside the epochs.
+LENGTH_FIELDS = ("warmup_epochs", "weight_decay", "ema_decay", "decay_per_epoch")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,22 +147,38 @@ class Recipe:
         return peak * (1.0 - done) if self.schedule == "linear" else peak
 
     def lengthened(self, epochs: int, *, data_times: float = 1.0) -> Recipe:
-        """Returns the recipe for a longer training: rate x decay x steps stays as it was.
+        """Returns the recipe for a training of another length, longer or shorter.
 
-        A weight decay acts once a step, so that one that was found by short trainings is too strong
-        for a long one (Wang & Aitchison 2024, arXiv 2405.13698). Nothing else is changed.
+        What acts once a step or once an epoch acts as much per training as it did:
+
+        * weight decay: rate x decay x steps stays as it was, because one that was found by short
+          trainings is too strong for a long one (Wang & Aitchison 2024, arXiv 2405.13698);
+        * the average: its horizon stays the same share of the training's steps;
+        * warm-up: stays the same share of the epochs;
+        * an exponential schedule ends at the rate that it ended at, as in the paper, whose decay
+          per epoch is 0.963 for 150 epochs and 0.9875 for 400.
+
+        Learning rate, regularisation and augmentation are not changed.
 
         Args:
-            epochs: of the longer training.
+            epochs: of the other training.
             data_times: how many times the images that the recipe was found with are trained on.
 
         Raises:
-            ValueError: an argument is out of range.
+            ValueError: an argument is out of range, or the decay of a much shorter training is.
         """
-        _number("data_times", data_times, 1e-6, 1e9)
-        longer = dataclasses.replace(self, epochs=epochs)
-        times = epochs / self.epochs * data_times
-        return dataclasses.replace(longer, weight_decay=self.weight_decay / times)
+        _number("data_times", data_times, 1e-9, 1e9)
+        _whole("epochs", epochs, 1, 100_000)
+        longer = epochs / self.epochs
+        times = longer * data_times
+        return dataclasses.replace(
+            self,
+            epochs=epochs,
+            warmup_epochs=min(self.warmup_epochs * longer, float(epochs)),
+            weight_decay=self.weight_decay / times,
+            ema_decay=min(self.ema_decay ** (1 / times), 0.999999),
+            decay_per_epoch=max(self.decay_per_epoch ** (1 / longer), 1e-6),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the recipe as plain JSON types, with its schema's name."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,12 @@ from .batches import Batch, eval_batches
 from .parallel import current_world, summed
 
 BATCH_SIZE = 250
+# On a CPU this many images of 224 pixels, or as many pixels, are as fast as more, and the maps of
+# a network fit in less memory.
+_CPU_BATCH, _CPU_SIDE = 16, 224
+
+# Takes a batch and the model's logits for it, (n, outputs).
+OnLogits = Callable[[Batch, Tensor], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +77,18 @@ class Score:
         return 100 * self.hits5 / self.num_images
 
 
+def default_batch_size(device: torch.device, side: int) -> int:
+    """Returns the number of images per pass where none is given.
+
+    Args:
+        device: of the model.
+        side: of the images, in pixels.
+    """
+    if device.type != "cpu":
+        return BATCH_SIZE
+    return max(1, min(BATCH_SIZE, _CPU_BATCH * _CPU_SIDE**2 // side**2))
+
+
 @torch.no_grad()
 def score(
     model: nn.Module,
@@ -82,6 +100,7 @@ def score(
     batch_size: int = BATCH_SIZE,
     workers: int = 0,
     outputs: Tensor | None = None,
+    on_logits: OnLogits = lambda _batch, _logits: None,
 ) -> Score:
     """Returns the model's score; the processes of a world each take a share.
 
@@ -95,6 +114,7 @@ def score(
         workers: processes that decode images which are not in memory.
         outputs: (classes,) which of the model's outputs stands for each class of the set; None is
             the same order.
+        on_logits: called with each batch and the logits of all outputs.
 
     Raises:
         ValueError: the model's classes are fewer than the set's, or no image can be read.
@@ -110,6 +130,7 @@ def score(
         batch_size=batch_size,
         workers=workers,
         outputs=outputs,
+        on_logits=on_logits,
     ):
         rows = (batch.indices % 2) * num_classes + batch.labels
         cells = rows * num_classes + logits.argmax(1)
@@ -136,6 +157,7 @@ def logits_of(
     batch_size: int = BATCH_SIZE,
     workers: int = 0,
     outputs: Tensor | None = None,
+    on_logits: OnLogits = lambda _batch, _logits: None,
 ) -> Iterator[tuple[Batch, Tensor]]:
     """Yields this process's share of a set with the logits (n, classes) float32 of its classes.
 
@@ -153,6 +175,7 @@ def logits_of(
     ):
         with torch.autocast(device.type, half, enabled=half is not None):
             logits = model(batch.images).float()
+        on_logits(batch, logits)
         if outputs is not None:
             if int(outputs.max()) >= logits.shape[1]:
                 raise ValueError(

@@ -112,9 +112,9 @@ def test_an_incomplete_claim_is_refused(
 
 
 def test_the_drawings_are_of_the_results(figures: ModuleType, tmp_path: Path) -> None:
-    for name in figures.FIGURES:
-        assert figures.digest() in (figures.OUT / f"{name}.svg").read_text(), name
-    found = json.loads(figures.SOURCE.read_text())
+    for name, (source, _) in figures.FIGURES.items():
+        assert figures.digest(source) in (figures.OUT / f"{name}.svg").read_text(), name
+    found = json.loads(figures.PREDICTOR.read_text())
     one = figures.rounds(found)
     drawn = [len(ax.collections[1].get_offsets()) for ax in one.axes]
     assert drawn == [len(each["labels"]) for each in found["rounds"]]

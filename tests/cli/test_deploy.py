@@ -18,8 +18,9 @@ from fbnetv3.cli.app import classify
 from fbnetv3.cli.deploy import export, quantize
 from fbnetv3.cli.group import CommandGroup
 from fbnetv3.cli.latency import _best_line, latency
+from fbnetv3.deploy.answer_file import AnswerFile
 from fbnetv3.deploy.backend import ExportedBackend
-from fbnetv3.deploy.classify import Classifier
+from fbnetv3.deploy.classify import Classifier, Prediction
 from fbnetv3.deploy.export import Exported
 from fbnetv3.deploy.onnx_model import OnnxClassifier
 from fbnetv3.deploy.runtimes import read_artefact
@@ -323,3 +324,37 @@ def test_folders_called_after_classes_give_labels(photos: Path, tmp_path: Path) 
     assert labelled_images(photos, ("cat", "dog")).labels is None
     with pytest.raises(ValueError, match=r"2 of the 3 class folders are named .* but not thing 2;"):
         labelled_images(photos, names[:2])
+
+
+def test_answers_for_a_folder_go_to_a_file_that_a_stopped_run_goes_on_with(
+    small_export: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "photos"
+    (folder / "deep").mkdir(parents=True)
+    for number in range(6):
+        Image.new("RGB", (40, 40), (40 * number, 0, 0)).save(folder / "deep" / f"{number}.png")
+    (folder / "broken.png").write_bytes(b"no photo")
+    line = ["classify", folder, "--model", small_export.path, "--batch-size", "2", "-o"]
+
+    class Stopping(AnswerFile):
+        def add(self, prediction: Prediction) -> None:
+            if len(self.done) == 4:
+                raise KeyboardInterrupt
+            super().add(prediction)
+
+    monkeypatch.setattr("fbnetv3.deploy.answer_file.AnswerFile", Stopping)
+    path = tmp_path / "answers.jsonl"
+    assert run(*line, path)[0] == 130
+    assert not path.exists()
+    monkeypatch.undo()
+    code, _, err = run(*line, path)
+    assert code == 1, err
+    assert "4 photos were classified by an earlier run" in err
+    records = [json.loads(text) for text in path.open()]
+    expected = Classifier(small_export.path)(folder)
+    assert [record["source"] for record in records] == [one.source for one in expected]
+    assert [record["labels"] for record in records] == [list(one.labels) for one in expected]
+    assert [bool(record["error"]) for record in records] == [True, *[False] * 6]
+    code, _, err = run(*line, path, "--json")
+    assert code == 2
+    assert "--output and --json exclude each other" in err

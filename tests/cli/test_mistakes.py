@@ -138,7 +138,13 @@ LINES = "fbnetv3-search latency-table t.json --space cifar_joint"
         # Words and numbers.
         ("fbnetv3 list nosuch", 2, "unknown model 'nosuch'"),
         ("fbnetv3 classify photo.jpg --model nano.xml", 2, "no file nano.xml; make one with"),
-        ("fbnetv3 eval text.onnx --data photos", 2, "an exported file: `fbnetv3 latency`"),
+        ("fbnetv3 eval text.onnx --data photos", 2, "text.onnx is not an ONNX file"),
+        ("fbnetv3 eval no.onnx --data photos", 2, "no file no.onnx; make one with"),
+        (
+            "fbnetv3 eval text.onnx --data photos --device cuda",
+            2,
+            "text.onnx is an exported file, which runs on the CPU; --device cuda is for PyTorch",
+        ),
         (f"{DATA} --set foo=1", 2, "no field 'foo'"),
         ("fbnetv3 list fbnetv3_ee", 2, "did you mean 'fbnetv3_e'"),
         ("fbnetv3 classify photo.jpg --embedded --top-k 0", 2, "top_k is 0"),
@@ -191,6 +197,7 @@ LINES = "fbnetv3-search latency-table t.json --space cifar_joint"
         ),
         ("fbnetv3 export fbnetv3_a -o x.pte --opset 18 --check-target", 2, "--opset 18, --check"),
         ("fbnetv3 export fbnetv3_a -o x.onnx --batch-size 4 --dynamic batch", 2, "give one of"),
+        (f"{FRESH} --triton models", 2, "give --output FILE or --triton FOLDER, one of them"),
         (f"{FRESH} --batch-size 0", 2, "batch_size is 0; expected a whole number from 1"),
         (f"{FRESH} --image-size 0", 2, "crop is 0"),
         (f"{FRESH} --num-classes 0", 2, "num_classes is 0; expected a whole number from 1"),
@@ -229,10 +236,12 @@ def test_an_evaluation_names_a_damaged_image_and_goes_on(
     monkeypatch.chdir(place)
     words = ["eval", "fbnetv3_nano.cifar10", "--data", "spoilt"]
     done = CliRunner().invoke(APPS["fbnetv3"], words)
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == 1, done.output
     assert "1 of the 6 images of spoilt cannot be read" in done.stderr
     assert str(Path("spoilt", "cat", "0.jpg")) in done.stderr
     assert "5 images of spoilt" in done.stdout
+    (listed,) = (line for line in done.stdout.splitlines() if line.startswith("not counted: "))
+    assert str(Path("spoilt", "cat", "0.jpg")) in listed
 
 
 def test_a_folder_that_cannot_be_written_is_failed_work(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from fbnetv3._internal.optional import need
 from fbnetv3.images.preprocess import Preprocess
 
 from ..artefact import INPUT, OUTPUT
-from ..parity import TOLERANCE, Parity, compare, inputs_for
+from ..parity import Parity, Run
 from .protocol import TensorInfo
 
 if TYPE_CHECKING:
@@ -162,7 +162,8 @@ def export(
     from executorch.exir import to_edge_transform_and_lower
 
     from ..describe import describe
-    from ..export_graph import inference_graph, reference_of
+    from ..export_graph import inference_graph
+    from ..gate import proved
 
     batch_size = 1 if batch_size is None else batch_size
     artefact = describe(
@@ -174,25 +175,20 @@ def export(
     )
     size = artefact.preprocess.crop
     with replacing(Path(path)) as part:
-        example = (torch.zeros(batch_size, model.in_chans, size, size),)
-        program = torch.export.export(inference_graph(model, artefact), example)
-        lowered = to_edge_transform_and_lower(
-            program,
-            partitioner=[XnnpackPartitioner()],
-            # Fixed before the comparison, so that the metadata lack its figures.
-            constant_methods={_METADATA: json.dumps(artefact.to_metadata())},
-        )
-        part.write_bytes(lowered.to_executorch().buffer)
-        reference = reference_of(model, artefact)
-        return compare(
-            open_session(part).run,
-            reference.logits,
-            inputs_for(
-                artefact, in_chans=model.in_chans, batch_sizes=(batch_size,), free_size=False
-            ),
-            tolerance=TOLERANCE["fp32"],
-            exact=reference.exact_logits,
-        )
+
+        def build(model: FBNetV3) -> Run:
+            example = (torch.zeros(batch_size, model.in_chans, size, size),)
+            program = torch.export.export(inference_graph(model, artefact), example)
+            lowered = to_edge_transform_and_lower(
+                program,
+                partitioner=[XnnpackPartitioner()],
+                # Fixed before the comparison, so that the metadata lack its figures.
+                constant_methods={_METADATA: json.dumps(artefact.to_metadata())},
+            )
+            part.write_bytes(lowered.to_executorch().buffer)
+            return open_session(part).run
+
+        return proved(build, model, artefact)
 
 
 def _info(name: str, meta: Any) -> TensorInfo:

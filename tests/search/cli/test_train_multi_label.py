@@ -72,6 +72,13 @@ def test_a_list_is_trained_on_evaluated_exported_and_answered_from(
     assert json.loads((run / "best" / "config.json").read_text())["fbnetv3"]["license"] == "mit"
     thresholds = [one["threshold"] for one in record["classes"]]
     assert json.loads(metadata["fbnetv3.thresholds"]) == thresholds
+    again = called("eval", file, "--data", data, "--json")
+    assert again.exit_code == 0, again.output
+    by_file = json.loads(again.stdout)
+    assert by_file["macro_f1"] == pytest.approx(record["macro_f1"])
+    refused = called("eval", f"local-dir:{run}", "--data", data, "--calibrate")
+    assert refused.exit_code == 2
+    assert "--calibrate is for networks that give each image one class" in refused.output
     answers = []
     for model in (f"local-dir:{run}", file):
         done = called("classify", tmp_path / "val0.png", "--model", model, "--json")
