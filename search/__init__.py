@@ -92,6 +92,8 @@ if TYPE_CHECKING:
     from .training.evaluate import Evaluation as Evaluation
     from .training.evaluate import evaluate as evaluate
     from .training.evaluate import wilson_pct as wilson_pct
+    from .training.evaluate_multi_label import MultiLabelEvaluation as MultiLabelEvaluation
+    from .training.evaluate_multi_label import evaluate_multi_label as evaluate_multi_label
     from .training.logbook import EpochLog as EpochLog
     from .training.networks import open_network as open_network
     from .training.networks import preprocess_for as preprocess_for
@@ -125,6 +127,7 @@ _HOMES = {
     "Layout": "space.layout",
     "Limit": "nars.limit",
     "LocalEngine": "execution.engine",
+    "MultiLabelEvaluation": "training.evaluate_multi_label",
     "Objective": "execution.objective",
     "Policy": "execution.coordinator",
     "Prediction": "predictors.protocol",
@@ -157,6 +160,7 @@ _HOMES = {
     "cross_validate": "predictors.quality",
     "default_preprocess": "training.batches",
     "evaluate": "training.evaluate",
+    "evaluate_multi_label": "training.evaluate_multi_label",
     "evolve": "nars.evolution",
     "evolve_for": "nars.run",
     "get_recipe": "training.presets",

@@ -118,6 +118,7 @@ OPTIONAL = {
     "detectron2": "integrations.detectron2_backbone integrations.detectron2_config "
     "integrations.detectron2_hooks integrations.detectron2_weights",
     "executorch": "deploy.runtimes.executorch",
+    "mlflow": "search.training.log_mlflow",
     "nncf": "deploy.runtimes.openvino",
     "openvino": "deploy.runtimes.openvino",
     "optuna": "search.nars.export",
@@ -125,6 +126,8 @@ OPTIONAL = {
     "pyarrow": "search.data.formats search.execution.objective",
     "pycocotools": "integrations.coco_folder integrations.coco_scores",
     "ray": "search.execution.ray_engine",
+    "tensorboard": "",  # by way of torch's own writer
+    "wandb": "search.training.log_wandb",
 }
 # Library -> the files that are about it, and so may import it outside functions.
 AT_THE_TOP = {

@@ -32,8 +32,8 @@ from fbnetv3._internal.errors import Diverged
 from fbnetv3.arch.arch import Arch
 from fbnetv3.arch.counts import count
 from fbnetv3.models.model import build
-from fbnetv3.search.data.datasets import hold_out
 from fbnetv3.search.data.image_set import ImageSet
+from fbnetv3.search.data.splitting import hold_out
 from fbnetv3.search.training.batches import default_preprocess, derive_seed
 from fbnetv3.search.training.config import Hardware, TrainConfig
 from fbnetv3.search.training.logbook import EpochLog

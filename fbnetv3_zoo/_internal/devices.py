@@ -19,7 +19,7 @@ def known_device(name: torch.device | str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"device is {name!r}; expected cpu, cuda or cuda:1") from None
+        raise ValueError(f"device is {name!r}; expected cpu, cuda, cuda:1 or mps") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(
             f"device is {name!r}; torch {torch.__version__} finds no GPU here: use cpu, or see "
@@ -33,3 +33,10 @@ def known_device(name: torch.device | str) -> torch.device:
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ValueError(f"device is {name!r}; torch finds no Apple GPU here: use cpu")
     return device
+
+
+def sum_dtype(device: torch.device) -> torch.dtype:
+    """Returns the data type for sums over many images: float64, which Apple's GPUs lack."""
+    import torch
+
+    return torch.float32 if device.type == "mps" else torch.float64

@@ -11,6 +11,7 @@ INSTALLS = {
     "checkout of its repository, which has no release, on PYTHONPATH",
     "executorch": '"fbnetv3-zoo[executorch]"',
     "matplotlib": "matplotlib",
+    "mlflow": '"fbnetv3-zoo[mlflow]"',
     "nncf": '"fbnetv3-zoo[openvino]"',
     "onnxruntime": "onnxruntime",
     "openvino": '"fbnetv3-zoo[openvino]"',
@@ -18,6 +19,8 @@ INSTALLS = {
     "pyarrow": "pyarrow",
     "pycocotools": '"fbnetv3-zoo[detection]"',
     "ray": '"fbnetv3-zoo[ray]"',
+    "tensorboard": '"fbnetv3-zoo[tensorboard]"',
+    "wandb": '"fbnetv3-zoo[wandb]"',
 }
 
 

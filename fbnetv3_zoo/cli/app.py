@@ -220,6 +220,10 @@ def classify(
         bool, typer.Option(help=f"Use {EMBEDDED}, which ships with the package.")
     ] = False,
     top_k: Annotated[int, typer.Option(help="Number of classes to show per image.")] = 5,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Score from which a multi-label model's class is shown; 0: all."),
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Batch size.")] = 16,
     threads: Annotated[int, typer.Option(help="Number of inference threads.")] = 1,
     device: Device = "cpu",
@@ -236,6 +240,7 @@ def classify(
 ) -> None:
     """Classify images.
 
+    A multi-label model shows the classes whose scores reach their thresholds, which may be none.
     An image that cannot be read is reported and skipped; the exit code is then 1. Weights with a
     fitted threshold mark images that are probably of none of their classes. Without
     --model and --embedded, ImageNet weights from the hub answer, or the embedded ones, which know
@@ -268,6 +273,8 @@ def classify(
         options["device"] = device
         source = {"license": license, "offline": offline, "cache_dir": cache_dir}
         answering, instead, classifier = _torch_classifier(asked, require, source, options)
+    if threshold is not None:
+        classifier.set_threshold(threshold)
     failed, records = 0, []
     num_classes = len(classifier.class_names)
     if not json:
@@ -288,6 +295,7 @@ def classify(
                 "model": answering,
                 "instead_of": instead,
                 "num_classes": num_classes,
+                "multi_label": classifier.multi_label,
                 "predictions": records,
             }
         )
@@ -330,7 +338,9 @@ def _answer(prediction: Prediction) -> str:
         return f"error: {prediction.error}"
     pairs = zip(prediction.labels, prediction.probabilities, strict=True)
     shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in pairs)
-    return f"none of these (nearest: {shares})" if prediction.none_of_these else shares
+    if prediction.none_of_these:
+        return f"none of these (nearest: {shares})"
+    return shares or "none of the classes"
 
 
 def _check_device(device: str, asked: str | None) -> None:

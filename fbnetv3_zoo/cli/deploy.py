@@ -19,6 +19,7 @@ from . import completion
 from .group import note, print_json, print_table
 
 if TYPE_CHECKING:
+    from fbnetv3.deploy.quantize_score import Labels
     from fbnetv3.models.model import FBNetV3
 
 # More images than this say little more about agreement and take minutes.
@@ -87,6 +88,13 @@ def export(
     check_target: Annotated[
         bool, typer.Option(help="Report which operators mobile providers and TensorRT support.")
     ] = False,
+    license: Annotated[
+        str | None,
+        typer.Option(
+            help="SPDX name of the license of your own weights; default: as stored with them.",
+            autocompletion=completion.licenses,
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Write a network to a file for another runtime, and compare both.
@@ -126,6 +134,8 @@ def export(
     from fbnetv3.deploy.export import MIN_OPSET, to_onnx
 
     made = created(model, pretrained, checkpoint, num_classes)
+    if license is not None:
+        _state_license(made, license, model)
     preprocess = preprocess_for(made, image_size)
     if runtime.written_from == "model":
         parity = runtime.file.export(made, target, preprocess=preprocess, batch_size=batch_size)
@@ -154,6 +164,21 @@ def export(
 
             target = write_repository(onnx_path, triton).model_path
     _print_export(target, runtime.parts(target), parity.to_dict(), json=json, coverage=coverage)
+
+
+def _state_license(model: FBNetV3, license: str, name: str) -> None:
+    """Gives a model's own weights a licence; published ones keep theirs."""
+    from fbnetv3.hub.license_policy import own_license
+    from fbnetv3.hub.pretrained_cfg import license_of, weights_of
+
+    known = license_of(model)
+    if weights_of(model) is not None and license.lower() != known.lower():
+        raise ValueError(
+            f"license is {license!r}, but {name} is licensed {known} by its authors; --license is "
+            "for your own weights"
+        )
+    stated = own_license(license, known=known, source=name)
+    model.pretrained_cfg = model.default_cfg = {**model.pretrained_cfg, "license": stated}
 
 
 def _check_options(output: Path, refused: dict[str, bool]) -> None:
@@ -237,7 +262,9 @@ def quantize(
     ],
     evaluate: Annotated[
         Path | None,
-        typer.Option(help="Folder of evaluation images; class folders give the labels."),
+        typer.Option(
+            help="Folder of evaluation images, whose class folders give the labels, or a CSV list."
+        ),
     ] = None,
     runtime: Annotated[
         str | None,
@@ -251,7 +278,8 @@ def quantize(
         typer.Option(help="Calibration method; default: the one that agrees best."),
     ] = None,
     max_drop: Annotated[
-        float | None, typer.Option(help="Maximum drop of top-1 accuracy, in points.")
+        float | None,
+        typer.Option(help="Maximum drop of top-1 accuracy, or of a multi-label mAP, in points."),
     ] = None,
     sensitivity: Annotated[
         bool, typer.Option(help="Measure the accuracy lost by each layer.")
@@ -278,9 +306,13 @@ def quantize(
     by_extension = {one.suffix: one.name for one in _QUANTIZING}
     chosen = quantizing(runtime or by_extension.get(output.suffix, ONNX.name))
     need(str(chosen.quantizer))
-    names = ONNX.load(file, threads=1).class_names
-    images = labelled_images(calib, names, part="train")
-    held_out = labelled_images(evaluate, names) if evaluate else None
+    opened = ONNX.load(file, threads=1)
+    names, several = opened.class_names, opened.artefact.multi_label
+    images = labelled_images(calib, names, part="train", multi_label=several)
+    held_out = labelled_images(evaluate, names, multi_label=several) if evaluate else None
+    labels: Labels | None = None
+    if held_out is not None:
+        labels = held_out.label_sets if several else held_out.labels
     for text in dict.fromkeys(images.notes + (held_out.notes if held_out else ())):
         note(text)
     found = quantized(
@@ -288,7 +320,7 @@ def quantize(
         output,
         thinned(images.paths),
         evaluation=held_out.paths if held_out else None,
-        labels=held_out.labels if held_out else None,
+        labels=labels,
         runtime=chosen.name,
         method=method,
         max_drop_pct=max_drop,
@@ -305,9 +337,12 @@ def quantize(
     if found.num_unreadable:
         listed = "; ".join(found.unreadable[:5])
         note(f"{found.num_unreadable} images could not be read and were skipped: {listed}")
-    print(f"same top-1 as fp32 on {found.agreement_pct:.2f} % of {found.num_evaluation} images")
+    answer = "classes" if several else "top-1"
+    print(f"same {answer} as fp32 on {found.agreement_pct:.2f} % of {found.num_evaluation} images")
     if found.top1_pct is not None:
         print(f"top-1 {found.top1_pct:.2f} %, fp32 {found.top1_float_pct:.2f} %")
+    if found.map_pct is not None:
+        print(f"mAP {found.map_pct:.2f} %, fp32 {found.map_float_pct:.2f} %")
     if found.layers:
         rows = [
             (la.node, la.error_of_std, "float" if la.in_float else "int8") for la in found.layers

@@ -178,12 +178,14 @@ def train(
         f"recipe  {recipe.epochs} epochs of {len(images) // recipe.batch_size} steps, batch "
         f"{recipe.batch_size}, {recipe.optimizer}, lr {recipe.lr:.4g}",
     ]
+    pixels = max(image["width"] * image["height"] for image in images.coco.imgs.values())
     run = DetectionRun(
         recipe=recipe,
         folder=out,
         checkpoint_steps=checkpoint_steps,
         validate_epochs=validate_epochs,
-        workers=usable_workers(workers),
+        # Whole images, float32.
+        workers=usable_workers(workers, 12 * pixels * recipe.batch_size),
         hardware=hardware,
     )
     _train(built, images, val_images, run, lines)

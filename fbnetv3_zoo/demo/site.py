@@ -153,6 +153,7 @@ def _page_data(backend: ExportedBackend, runtime: WebRuntime, root: Path) -> dic
     return {
         "name": artefact.name,
         "labels": list(backend.class_names),
+        "thresholds": list(artefact.thresholds) if artefact.multi_label else None,
         "preprocess": artefact.preprocess.to_dict(),
         "in_graph": artefact.in_graph,
         "confidence": artefact.confidence.to_dict() if artefact.confidence else None,

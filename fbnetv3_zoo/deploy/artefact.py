@@ -18,9 +18,12 @@ from fbnetv3.arch.arch import Arch
 from fbnetv3.hub.confidence import Confidence
 from fbnetv3.images.preprocess import Preprocess
 
+from .multi_label import checked_thresholds
+
 SCHEMA = "fbnetv3-artefact/1"
 PREFIX = "fbnetv3."
 INPUT, OUTPUT = "input", "logits"
+SINGLE_LABEL, MULTI_LABEL = "image-classification", "multi-label-classification"
 _JSON_NAMES = {bool: "true or false", dict: "a JSON object", list: "a list"}
 
 
@@ -47,7 +50,8 @@ class Artefact:
         quantization: settings of the quantization; empty if the file is not quantized.
         num_classes: number of logits; 0 if the file does not state it.
         batch_size: the only batch size that the file takes; None for any.
-        task: task of the model.
+        task: `SINGLE_LABEL`, or `MULTI_LABEL` with a score of its own for each class.
+        thresholds: score from which an image has each class, for `MULTI_LABEL`; else empty.
         confidence: temperature and threshold of the answers; None if they were not fitted.
     """
 
@@ -68,8 +72,14 @@ class Artefact:
     quantization: Mapping[str, Any] = field(default_factory=dict)
     num_classes: int = 0
     batch_size: int | None = None
-    task: str = "image-classification"
+    task: str = SINGLE_LABEL
+    thresholds: tuple[float, ...] = ()
     confidence: Confidence | None = None
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several classes, or none."""
+        return self.task == MULTI_LABEL
 
     def to_metadata(self) -> dict[str, str]:
         """Returns the record as string pairs, sorted by key."""
@@ -97,6 +107,8 @@ class Artefact:
             "parity": _compact(dict(self.parity)),
             "quantization": _compact(dict(self.quantization)),
         }
+        if self.multi_label:
+            fields["thresholds"] = _compact(list(self.thresholds))
         if self.confidence is not None:
             fields["confidence"] = _compact(self.confidence.to_dict())
         return {PREFIX + key: fields[key] for key in sorted(fields)}
@@ -144,6 +156,7 @@ class Artefact:
                 num_classes=_integer({"num_classes": "0", **texts}, "num_classes"),
                 batch_size=_batch_size(texts.get("batch_size", "null")),
                 task=texts["task"],
+                thresholds=_thresholds(texts, source),
                 # Files of earlier versions have none.
                 confidence=Confidence.from_dict(_value(texts, "confidence", dict))
                 if "confidence" in texts
@@ -169,6 +182,13 @@ def _names(texts: Mapping[str, str]) -> tuple[str, ...]:
         if not isinstance(name, str):
             raise ValueError(f"labels has {shown(name)}; expected text")
     return tuple(names)
+
+
+def _thresholds(texts: Mapping[str, str], source: str) -> tuple[float, ...]:
+    if texts["task"] != MULTI_LABEL:
+        return ()
+    values = _value(texts, "thresholds", list)
+    return checked_thresholds(values, len(values), source)
 
 
 def _batch_size(text: str) -> int | None:

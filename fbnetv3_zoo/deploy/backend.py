@@ -75,6 +75,12 @@ class ExportedBackend:
                 f"{self.path} has {len(names)} class names for {num_classes} logits, expected one "
                 "each; export it again with `fbnetv3 export`"
             )
+        thresholds = self.artefact.thresholds
+        if self.artefact.multi_label and len(thresholds) != num_classes:
+            raise ValueError(
+                f"{self.path} has {len(thresholds)} thresholds for {num_classes} logits, expected "
+                "one each; export it again with `fbnetv3 export`"
+            )
         return num_classes
 
     def run_batch(self, batch: NDArray[Any]) -> NDArray[np.float32]:

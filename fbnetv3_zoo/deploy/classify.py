@@ -22,7 +22,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fbnetv3.hub.license_policy import check_terms
-from fbnetv3.hub.pretrained_cfg import class_names_of, confidence_of, license_of, preprocess_of
+from fbnetv3.hub.pretrained_cfg import (
+    class_names_of,
+    confidence_of,
+    license_of,
+    preprocess_of,
+    thresholds_of,
+)
 from fbnetv3.images import labels
 from fbnetv3.images.folders import list_images
 from fbnetv3.images.reader import ImageSource, describe, open_image
@@ -32,6 +38,7 @@ from .artefact import Artefact
 from .backend import ExportedBackend
 from .confidence import energy
 from .forks import with_own_threads
+from .multi_label import checked_thresholds, sigmoid
 from .torch_backend import TorchBackend
 
 if TYPE_CHECKING:
@@ -57,8 +64,10 @@ class Prediction:
 
     Attributes:
         source: the image's path, or a description of it.
-        labels: the most likely classes, best first; empty if the image failed.
-        probabilities: their probabilities, from 0 to 1; over all classes they sum to 1.
+        labels: the most likely classes, best first; empty if the image failed. Of a multi-label
+            model the classes whose scores reach their thresholds, which may be none.
+        probabilities: their probabilities, from 0 to 1; over all classes they sum to 1, unless the
+            model is multi-label.
         indices: their indices among the logits.
         error: why there is no prediction; None if there is one.
         none_of_these: whether the image is probably of none of the classes, which a threshold of
@@ -77,10 +86,14 @@ class Prediction:
         """The most likely class, also of an image that is probably of none.
 
         Raises:
-            ValueError: the image failed; the message says why.
+            ValueError: the image failed, or has none of the classes; the message says which.
         """
         if self.error is not None:
             raise ValueError(self.error)
+        if not self.labels:
+            raise ValueError(
+                f"{self.source} has none of the classes: no score reaches its threshold; see labels"
+            )
         return self.labels[0]
 
     def to_dict(self) -> dict[str, Any]:
@@ -108,7 +121,11 @@ class Classifier:
             those of the model's weights.
         device: device of the module; default: its current one.
         batch_size: batch size.
-        top_k: number of classes per prediction; all, if there are fewer.
+        top_k: number of classes per prediction; all, if there are fewer. Of no effect on a
+            multi-label model.
+        thresholds: score from which an image has a class of a multi-label model, a number or one
+            for each class; 0 gives the scores of all classes. Default: those of the weights. A
+            module or backend that has none becomes a multi-label model.
         num_threads: number of inference threads of torch or of the file's runtime; default: its
             own setting. torch's is one per core, which can be twice as slow as one thread for
             these models: measure. It belongs to the process; it is set for each run and restored.
@@ -136,6 +153,7 @@ class Classifier:
         device: torch.device | str | None = None,
         batch_size: int = 16,
         top_k: int = 5,
+        thresholds: float | Sequence[float] | None = None,
         num_threads: int | None = None,
         num_workers: int | None = None,
         license: str | None = None,
@@ -181,6 +199,7 @@ class Classifier:
                 f"{len(self.class_names)} class_names for a model of {num_classes} classes; give "
                 "one per class"
             )
+        self.thresholds = _thresholds(model, thresholds, len(names))
         if not isinstance(model, Backend):
             model = TorchBackend(model, device=device, num_threads=num_threads)
         elif device is not None or num_threads is not None:
@@ -263,17 +282,40 @@ class Classifier:
         if not np.isfinite(logits).all():
             return Prediction(source, error=f"the logits for {source} are not finite")
         known = self.confidence
-        probabilities = softmax(logits / known.temperature if known else logits)
-        best = np.argsort(-logits, kind="stable")[: self.top_k].tolist()
+        best = np.argsort(-logits, kind="stable")
+        if self.thresholds is None:
+            probabilities = softmax(logits / known.temperature if known else logits)
+            best = best[: self.top_k]
+        else:
+            probabilities = sigmoid(logits)
+            best = best[(probabilities >= np.array(self.thresholds))[best]]
         return Prediction(
             source,
-            labels=tuple(self.class_names[index] for index in best),
-            probabilities=tuple(float(probabilities[index]) for index in best),
-            indices=tuple(best),
+            labels=tuple(self.class_names[index] for index in best.tolist()),
+            probabilities=tuple(probabilities[best].tolist()),
+            indices=tuple(best.tolist()),
             none_of_these=None
-            if known is None or known.threshold is None
+            if known is None or known.threshold is None or self.thresholds is not None
             else bool(energy(logits) < known.threshold),
         )
+
+    def set_threshold(self, threshold: float) -> None:
+        """Sets the score from which an image has a class, for all classes of a multi-label model.
+
+        Raises:
+            ValueError: the model is not multi-label, or the threshold is not from 0 to 1.
+        """
+        if self.thresholds is None:
+            raise ValueError(
+                f"threshold is {threshold!r}, but the model gives each image one class; it is for "
+                "multi-label models"
+            )
+        self.thresholds = checked_thresholds(threshold, len(self.class_names), "threshold")
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several classes, or none."""
+        return self.thresholds is not None
 
 
 def load(
@@ -327,6 +369,23 @@ def _pretrained(
     return with_own_threads(
         lambda: create(name, pretrained=True, license=license, offline=offline, cache_dir=cache_dir)
     )
+
+
+def _thresholds(
+    model: object, given: float | Sequence[float] | None, num_classes: int
+) -> tuple[float, ...] | None:
+    """Returns the thresholds of a multi-label model, None of a single-label one."""
+    own: Sequence[float] | None = thresholds_of(model)
+    if isinstance(model, ExportedBackend):
+        own = model.artefact.thresholds if model.artefact.multi_label else None
+        if own is None and given is not None:
+            raise ValueError(
+                f"thresholds={given!r} is for multi-label models; {model.path} gives each image "
+                "one class: leave it out"
+            )
+    if given is None and own is None:
+        return None
+    return checked_thresholds(own if given is None else given, num_classes, "thresholds")
 
 
 def _check_license(model: object, policy: str | None) -> None:

@@ -15,12 +15,13 @@ from fbnetv3.hub.pretrained_cfg import (
     confidence_of,
     license_of,
     preprocess_of,
+    thresholds_of,
     weights_of,
 )
 from fbnetv3.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from fbnetv3.models.model import FBNetV3
 
-from .artefact import Artefact
+from .artefact import MULTI_LABEL, SINGLE_LABEL, Artefact
 
 
 def describe(
@@ -55,7 +56,7 @@ def describe(
 
     if isinstance(batch_size, bool) or (batch_size is not None and batch_size < 1):
         raise ValueError(f"batch_size is {batch_size!r}; expected a whole number from 1")
-    weights = weights_of(model)
+    weights, thresholds = weights_of(model), thresholds_of(model)
     if class_names is None:
         class_names = class_names_of(model)
     elif len(class_names) != model.num_classes:
@@ -93,6 +94,8 @@ def describe(
             "onnxscript": onnxscript.__version__,
             **({"opset": str(opset)} if opset else {}),
         },
+        task=SINGLE_LABEL if thresholds is None else MULTI_LABEL,
+        thresholds=thresholds or (),
         confidence=confidence_of(model),
     )
 

@@ -19,6 +19,7 @@ class OnnxClassifier(Classifier):
         num_threads: number of inference threads; default: all CPUs available to this process.
         batch_size: batch size.
         top_k: number of classes per prediction; all, if there are fewer.
+        thresholds: see `Classifier`; for multi-label files.
         num_workers: number of image decoding threads.
 
     Raises:
@@ -37,6 +38,7 @@ class OnnxClassifier(Classifier):
         num_threads: int | None = None,
         batch_size: int = 16,
         top_k: int = 5,
+        thresholds: float | Sequence[float] | None = None,
         num_workers: int | None = None,
     ) -> None:
         backend = ONNX.load(path, providers=providers, threads=num_threads)
@@ -44,5 +46,6 @@ class OnnxClassifier(Classifier):
             backend,
             batch_size=batch_size,
             top_k=top_k,
+            thresholds=thresholds,
             num_workers=num_workers,
         )

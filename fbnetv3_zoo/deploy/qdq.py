@@ -106,7 +106,7 @@ class QdqSearch:
             errors: list[float] = []
             for batch, expected in zip(self.batches, self.expected, strict=True):
                 got = quantized.run_batch(batch)
-                agreed.extend(got.argmax(1) == expected.argmax(1))
+                agreed.extend(self.evaluator.same_answers(expected, got))
                 errors.extend(error_of_std(got, expected))
             found[method] = (100 * float(np.mean(agreed)), float(np.mean(errors)))
             logger.info("calibration %s: agreement %.2f %%, error %.3f", method, *found[method])

@@ -14,7 +14,7 @@ from fbnetv3.images.reader import ImageSource
 
 from .artefact import Artefact
 from .backend import ExportedBackend
-from .quantize_score import Evaluator, LayerError, Reader
+from .quantize_score import Evaluator, Labels, LayerError, Reader
 from .runtimes import ONNX, Runtime, quantizing
 
 
@@ -29,10 +29,13 @@ class Quantized:
         num_calibration: number of images for the ranges.
         num_unreadable: number of skipped images.
         unreadable: why each skipped image cannot be read.
-        num_evaluation: number of images for the next three figures.
-        agreement_pct: share of images with the same top-1 as the float file, in percent.
+        num_evaluation: number of images for the next five figures.
+        agreement_pct: share of images with the same top-1 as the float file, in percent; of a
+            multi-label file with the same classes.
         top1_float_pct: accuracy of the float file, if labels were given.
         top1_pct: accuracy of the int8 file, if labels were given.
+        map_float_pct: mean average precision of a multi-label float file, if labels were given.
+        map_pct: the same of the int8 file.
         num_bytes_float: size of the float file.
         num_bytes: size of the written files.
         methods: method -> (agreement in percent, mean error), on calibration images.
@@ -50,6 +53,8 @@ class Quantized:
     agreement_pct: float
     top1_float_pct: float | None
     top1_pct: float | None
+    map_float_pct: float | None
+    map_pct: float | None
     num_bytes_float: int
     num_bytes: int
     methods: dict[str, tuple[float, float]]
@@ -63,7 +68,7 @@ def quantize(
     calibration: Sequence[ImageSource],
     *,
     evaluation: Sequence[ImageSource] | None = None,
-    labels: Sequence[int] | None = None,
+    labels: Labels | None = None,
     runtime: str = ONNX.name,
     method: str | None = None,
     max_drop_pct: float | None = None,
@@ -78,12 +83,13 @@ def quantize(
             and not kept (except for OpenVINO, whose tool needs them all).
         evaluation: images to evaluate the result on; default: every fourth of `calibration`, which
             is then not used for calibration.
-        labels: the class of each image of `evaluation`.
+        labels: the class of each image of `evaluation`; of a multi-label file its classes.
         runtime: the runtime for the file, "onnxruntime" or "openvino".
         method: one of `calibration.METHODS`, for onnxruntime; default: the one that agrees best.
-        max_drop_pct: maximum loss of top-1 accuracy (without labels: of agreement) on `evaluation`,
-            in points. If int8 exceeds it, onnxruntime keeps layers in float, the most sensitive
-            first, and OpenVINO uses 7-bit weights, whose sums do not saturate without VNNI.
+        max_drop_pct: maximum loss of top-1 accuracy or mAP (without labels: of agreement) on
+            `evaluation`, in points. If int8 exceeds it, onnxruntime keeps layers in float, the most
+            sensitive first, and OpenVINO uses 7-bit weights, whose sums do not saturate without
+            VNNI.
         sensitivity: quantize each layer alone for the report; one inference pass per layer.
 
     Raises:
@@ -94,6 +100,7 @@ def quantize(
     """
     path = Path(path)
     float_model = ONNX.load(onnx_path)
+    _check_labels(float_model, labels)
     calibration, evaluation = _split(calibration, evaluation, labels)
     chosen = quantizing(runtime)
     _check_arguments(float_model, chosen, max_drop_pct, path)
@@ -119,6 +126,8 @@ def quantize(
         agreement_pct=result.score.agreement_pct,
         top1_float_pct=result.score.top1_float_pct,
         top1_pct=result.score.top1_pct,
+        map_float_pct=result.score.map_float_pct,
+        map_pct=result.score.map_pct,
         num_bytes_float=float_model.path.stat().st_size,
         num_bytes=sum(part.stat().st_size for part in chosen.parts(path)),
         methods=result.methods,
@@ -130,7 +139,7 @@ def quantize(
 def _split(
     calibration: Sequence[ImageSource],
     evaluation: Sequence[ImageSource] | None,
-    labels: Sequence[int] | None,
+    labels: Labels | None,
 ) -> tuple[Sequence[ImageSource], Sequence[ImageSource]]:
     if not len(calibration):
         raise ValueError("no calibration images; give at least one, a few hundred are better")
@@ -143,6 +152,15 @@ def _split(
         return calibration, calibration
     kept = [image for index, image in enumerate(calibration) if index % 4]
     return kept, list(calibration[::4])
+
+
+def _check_labels(float_model: ExportedBackend, labels: Labels | None) -> None:
+    if labels is None or not len(labels):
+        return
+    several = not isinstance(labels[0], int)
+    if several != float_model.artefact.multi_label:
+        expected = "one class" if several else "a sequence of classes, as the file is multi-label,"
+        raise ValueError(f"labels[0] is {labels[0]!r}; expected {expected} for each image")
 
 
 def _check_arguments(

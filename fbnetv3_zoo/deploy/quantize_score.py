@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,10 @@ from fbnetv3.images.reader import ImageSource, open_image
 from .artefact import Artefact
 from .backend import ExportedBackend
 from .classify import Backend
+from .multi_label import average_precisions, mean_of_known, sigmoid
 
+# Of each image its class or, for a multi-label model, its classes.
+Labels: TypeAlias = Sequence[int] | Sequence[Sequence[int]]
 _BATCH = 16
 # Of their deviation over the classes. Logits that differ less between images do not depend on them.
 _MIN_SPREAD = 1e-3
@@ -24,19 +28,28 @@ _MIN_SPREAD = 1e-3
 
 @dataclass
 class Score:
-    """Agreement with the float model, and accuracy if labels are known."""
+    """Agreement with the float model, and accuracy if labels are known: top-1, or multi-label mAP.
+
+    Multi-label files agree on an image where they give it the same classes.
+    """
 
     agreement_pct: float
     top1_float_pct: float | None
     top1_pct: float | None
     num_images: int
+    map_float_pct: float | None = None
+    map_pct: float | None = None
 
     @property
     def drop_pct(self) -> float:
         """Points of accuracy lost; without labels every disagreement counts as lost."""
-        if self.top1_pct is None or self.top1_float_pct is None:
-            return 100 - self.agreement_pct
-        return self.top1_float_pct - self.top1_pct
+        for before, after in (
+            (self.top1_float_pct, self.top1_pct),
+            (self.map_float_pct, self.map_pct),
+        ):
+            if before is not None and after is not None:
+                return before - after
+        return 100 - self.agreement_pct
 
 
 @dataclass(frozen=True)
@@ -128,13 +141,13 @@ class Evaluator:
         float_model: the float file.
         reader: reads the images.
         images: the evaluation images.
-        labels: the class of each; None if unknown.
+        labels: the class of each, or the classes of each for a multi-label model; None if unknown.
     """
 
     float_model: ExportedBackend
     reader: Reader
     images: Sequence[ImageSource]
-    labels: Sequence[int] | None
+    labels: Labels | None
 
     def check_answers(self) -> None:
         """Raises ValueError if the logits of the float file do not depend on the image."""
@@ -151,20 +164,55 @@ class Evaluator:
     def score(self, quantized: Backend) -> Score:
         """Returns the score of a quantized model."""
         agreed: list[bool] = []
-        right: list[tuple[bool, bool]] = []
+        seen: list[int] = []
+        logits: list[tuple[NDArray[Any], NDArray[Any]]] = []
         for batch, indices in self.reader.numbered(self.images):
             expected, got = self.float_model.run_batch(batch), quantized.run_batch(batch)
-            agreed.extend(got.argmax(1) == expected.argmax(1))
-            if self.labels is not None:
-                truth = np.array([self.labels[index] for index in indices])
-                right.extend(zip(expected.argmax(1) == truth, got.argmax(1) == truth, strict=True))
-        top1 = 100 * np.mean(right, axis=0) if right else (None, None)
+            agreed.extend(self.same_answers(expected, got))
+            logits.append((expected, got))
+            seen += indices
+        before, after = (np.concatenate(each) for each in zip(*logits, strict=True))
         return Score(
             agreement_pct=100 * float(np.mean(agreed)),
-            top1_float_pct=None if top1[0] is None else float(top1[0]),
-            top1_pct=None if top1[1] is None else float(top1[1]),
             num_images=len(agreed),
+            **self._accuracies(before, after, seen),
         )
+
+    def same_answers(self, expected: NDArray[Any], got: NDArray[Any]) -> NDArray[np.bool_]:
+        """Returns for each image whether logits (N, classes) of two files give the same answer."""
+        artefact = self.float_model.artefact
+        if not artefact.multi_label:
+            return np.asarray(got.argmax(1) == expected.argmax(1))
+        decided = [sigmoid(each) >= np.array(artefact.thresholds) for each in (expected, got)]
+        return np.asarray((decided[0] == decided[1]).all(1))
+
+    def _accuracies(
+        self, before: NDArray[Any], after: NDArray[Any], seen: Sequence[int]
+    ) -> dict[str, float | None]:
+        """Returns the fields of `Score` on accuracy.
+
+        Args:
+            before: logits of the float file.
+            after: logits of the quantized file.
+            seen: the positions of their images.
+        """
+        if self.labels is None:
+            return {"top1_float_pct": None, "top1_pct": None}
+        chosen = [self.labels[index] for index in seen]
+        if not self.float_model.artefact.multi_label:
+            truth = np.array(chosen)
+            top1 = [100 * float(np.mean(each.argmax(1) == truth)) for each in (before, after)]
+            return {"top1_float_pct": top1[0], "top1_pct": top1[1]}
+        targets = np.zeros(before.shape, bool)
+        for row, classes in zip(targets, chosen, strict=True):
+            row[np.asarray(classes, int)] = True
+        found = [100 * mean_of_known(average_precisions(each, targets)) for each in (before, after)]
+        return {
+            "top1_float_pct": None,
+            "top1_pct": None,
+            "map_float_pct": found[0],
+            "map_pct": found[1],
+        }
 
 
 def over_budget(score: Score, max_drop_pct: float | None, tried: str) -> OverBudget:

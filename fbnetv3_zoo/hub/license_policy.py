@@ -9,6 +9,7 @@ and exported files.
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from typing import Protocol
 
@@ -145,6 +146,27 @@ def check_terms(name: str, license: str, policy: str | None = None) -> None:
             "refuse such weights",
             stacklevel=4,
         )
+
+
+def own_license(license: str, *, known: str, source: str) -> str:
+    """Returns the licence that a user states for their own weights.
+
+    Args:
+        license: SPDX name or expression, in any case.
+        known: the licence of the weights that they were made from, "" if there is none.
+        source: name of those weights.
+
+    Raises:
+        ValueError: it does not look like an SPDX name, or it allows what `known` forbids.
+    """
+    if not re.fullmatch(r"[\w.+-]+( (AND|OR|WITH) [\w.+-]+)*", license):
+        raise ValueError(f"license is {license!r}; expected an SPDX name such as Apache-2.0")
+    if is_non_commercial(known) and not is_non_commercial(license):
+        raise ValueError(
+            f"license is {license!r}, but {source} is licensed {known}: no commercial use, which "
+            f"also holds for what is made from it; state {known}, or start from other weights"
+        )
+    return license
 
 
 def effective_policy(policy: str | None) -> str | None:

@@ -40,6 +40,7 @@ from .confidence import Confidence
 from .hub_repo import download_hub_file, find_hub_file
 from .license_policy import check_terms
 from .loading import STEM, build_from_state, stored_classes
+from .pretrained_cfg import thresholds_of
 from .weights import WEIGHTS, HubFile
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ _TIMM_NAMES = ("fbnetv3_b", "fbnetv3_d", "fbnetv3_g")
 # The origin of the loaded weights does not apply to the saved ones.
 _SOURCE_FIELDS = frozenset(
     {"architecture", "file", "hf_hub_filename", "hf_hub_id", "source", "state_dict", "url"}
+    | {"thresholds"}  # timm's record of weights has no such field
 )
 _TIMEOUT_S = 20.0
 
@@ -85,6 +87,7 @@ def save_pretrained(
     license: str | None = None,
     labels: Sequence[str] | None = None,
     preprocess: Preprocess | None = None,
+    thresholds: Sequence[float] | None = None,
     confidence: Confidence | None = None,
 ) -> Path:
     """Saves a model in a folder for `from_pretrained`, and for timm if it can build the model.
@@ -95,15 +98,21 @@ def save_pretrained(
         license: SPDX name; None keeps that of the loaded weights.
         labels: class names in the order of the logits.
         preprocess: preprocessing of images; None keeps that of the loaded weights.
+        thresholds: score from which an image has each class, of a multi-label model; None keeps
+            those of the loaded weights, () makes it single-label.
         confidence: temperature and threshold of the answers; None keeps those of a loaded folder.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: the model's layers differ from its architecture, or the number of labels from
-            its classes.
+        ValueError: the model's layers differ from its architecture, or the number of labels or
+            thresholds from its classes.
     """
+    if thresholds is None:
+        thresholds = thresholds_of(model) or ()
+    if len(thresholds) not in (0, model.num_classes):
+        raise ValueError(f"there are {len(thresholds)} thresholds for {model.num_classes} classes")
     model_args = _model_args(model)
     _check_layers(model, model_args)
     if labels is not None and len(labels) != model.num_classes:
@@ -146,6 +155,7 @@ def save_pretrained(
             "arch_sha256": model.arch.sha256,
             "dialect": dialect,
             "license": cfg.get("license", ""),
+            **({"thresholds": list(thresholds)} if thresholds else {}),
             **({"confidence": kept} if kept else {}),
         },
     }
@@ -227,6 +237,9 @@ def read_pretrained(
     license = license or _recorded_license(text)
     if license:
         cfg["license"] = license
+    thresholds = _mapping(config.get("fbnetv3")).get("thresholds")
+    if isinstance(thresholds, list) and thresholds:
+        cfg["thresholds"] = thresholds
     confidence = _mapping(config.get("fbnetv3")).get("confidence")
     if confidence is not None:
         cfg["confidence"] = Confidence.from_dict(confidence).to_dict()

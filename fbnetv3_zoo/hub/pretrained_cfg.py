@@ -88,6 +88,13 @@ def class_names_of(model: object) -> tuple[str, ...]:
     return names if len(names) == num_classes else ()
 
 
+def thresholds_of(model: object) -> tuple[float, ...] | None:
+    """Returns the thresholds of a multi-label model's classes; None of a single-label model."""
+    thresholds = tuple(_cfg_of(model).get("thresholds") or ())
+    fits = thresholds and len(thresholds) == getattr(model, "num_classes", None)
+    return thresholds if fits else None
+
+
 def confidence_of(model: object) -> Confidence | None:
     """Returns the temperature and the threshold of a model's answers, None if never fitted."""
     weights, record = weights_of(model), _cfg_of(model).get("confidence")

@@ -9,6 +9,7 @@ from pathlib import Path
 from .folders import Part, find_images, images_by_class, open_data_folder
 from .labels import CLASS_LISTS, class_ids
 from .labels import class_names as listed
+from .listing import Task, has_split, is_list, read_list
 
 _NUM_LISTED = 5
 
@@ -19,13 +20,16 @@ class NetworkImages:
 
     Attributes:
         paths: paths of the images.
-        labels: the model's output for each; None if the folders are not named after classes.
+        labels: the model's output for each; None if the folders are not named after classes, or
+            images have several labels.
         notes: remarks for the user, a sentence each.
+        label_sets: the model's outputs for each, of a list with several labels per image.
     """
 
     paths: list[Path]
     labels: list[int] | None
     notes: tuple[str, ...]
+    label_sets: list[tuple[int, ...]] | None = None
 
 
 def match_classes(
@@ -95,20 +99,24 @@ def known_names(class_names: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def labelled_images(
-    folder: Path, class_names: Sequence[str], *, part: Part = "val"
+    folder: Path, class_names: Sequence[str], *, part: Part = "val", multi_label: bool = False
 ) -> NetworkImages:
     """Returns the images of a folder, and their classes if its folders are named after classes.
 
     Args:
         folder: images; or a folder for each class, named by its name, its number or, for ImageNet,
-            its WordNet identifier; or a data set with train and val folders.
+            its WordNet identifier; or a data set with train and val folders; or a list, see
+            `listing`.
         class_names: class names of the model.
         part: the part to use, if the data set has it.
+        multi_label: whether the model gives an image several classes: labels are those of a list.
 
     Raises:
         FileNotFoundError: the folder does not exist.
         ValueError: the folder holds no images, or only some of its folders match classes.
     """
+    if is_list(folder):
+        return _listed_images(folder, class_names, part, multi_label)
     data = open_data_folder(folder)
     root, notes = data.parts.get(part, data.root), list(data.notes)
     if root != data.root:
@@ -121,7 +129,7 @@ def labelled_images(
         )
     notes += found.notes
     inside = {name: of.images for name, of in images_by_class(root).items() if of.images}
-    outputs = match_classes(tuple(inside), known_names(class_names))
+    outputs = None if multi_label else match_classes(tuple(inside), known_names(class_names))
     if outputs is None:
         return NetworkImages(paths=list(found.images), labels=None, notes=tuple(notes))
     loose = sum(path.parent == root for path in found.images)
@@ -135,6 +143,23 @@ def labelled_images(
             output for output, images in zip(outputs, inside.values(), strict=True) for _ in images
         ],
         notes=tuple(notes),
+    )
+
+
+def _listed_images(
+    path: Path, class_names: Sequence[str], part: Part, multi_label: bool
+) -> NetworkImages:
+    task: Task = "multi-label" if multi_label else "single-label"
+    found = read_list(path, part if has_split(path, task) else None, task)
+    outputs = match_classes(found.classes, known_names(class_names))
+    labels: list[int] | None = None
+    label_sets: list[tuple[int, ...]] | None = None
+    if outputs is not None and found.label_sets is not None:
+        label_sets = [tuple(outputs[label] for label in labels) for labels in found.label_sets]
+    elif outputs is not None:
+        labels = [outputs[label] for label in found.labels]
+    return NetworkImages(
+        paths=list(found.paths), labels=labels, notes=found.notes, label_sets=label_sets
     )
 
 

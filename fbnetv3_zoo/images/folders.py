@@ -76,8 +76,9 @@ class LabelledImages:
         name: name of the source, for messages.
         classes: names of the classes.
         paths: paths of the images.
-        labels: index into `classes` of each image.
+        labels: index into `classes` of each image; empty where images may have several labels.
         notes: remarks for the user, a sentence each.
+        label_sets: the indices of each image where images may have several labels, or none.
     """
 
     name: str
@@ -85,6 +86,7 @@ class LabelledImages:
     paths: tuple[Path, ...]
     labels: tuple[int, ...]
     notes: tuple[str, ...] = ()
+    label_sets: tuple[tuple[int, ...], ...] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,15 +10,17 @@ import typer
 
 from fbnetv3._internal.messages import escaped
 from fbnetv3.cli import completion
-from fbnetv3.cli.group import FAILED, note
+from fbnetv3.cli.group import FAILED, note, print_json
 from fbnetv3.deploy.runtimes import is_exported, suffixes
 
-from .words import DEVICES, workers_of
+from .words import DEVICES, TaskOption, workers_of
 
 if TYPE_CHECKING:
+    from fbnetv3.search.data.image_set import ImageSet
     from fbnetv3.search.training.answers import AnswerCollector, Answers
     from fbnetv3.search.training.config import Hardware
     from fbnetv3.search.training.evaluate import Evaluation
+    from fbnetv3.search.training.evaluate_multi_label import MultiLabelEvaluation
     from fbnetv3.search.training.networks import Network
 
 _LOCAL_DIR = "local-dir:"
@@ -36,6 +38,7 @@ def evaluate(
     split: Annotated[
         Literal["train", "val"] | None, typer.Option(help="Split to evaluate, if there are both.")
     ] = None,
+    task: TaskOption = "auto",
     raw: Annotated[
         bool, typer.Option(help="Use the raw weights of a run instead of its EMA weights.")
     ] = False,
@@ -74,7 +77,9 @@ def evaluate(
     """Measure a network's accuracy on a folder of images.
 
     Folders are classes, matched with the network's by name or number; figures come with their 95 %
-    interval. Images that cannot be read are listed and not counted; the exit code is then 1.
+    interval. A multi-label network is measured on a list with several labels per image: mAP, and
+    F1 at its thresholds. Images that cannot be read are listed and not counted; the exit code is
+    then 1.
     --output writes the confusion matrix, tables per class and per photo, the calibration and a
     contact sheet of the surest wrong answers; nothing else is written, but by --calibrate.
 
@@ -88,20 +93,32 @@ def evaluate(
 
     _check_options(model, output, calibrate, others, true_accept, false_accept)
 
-    from fbnetv3.search.data.datasets import open_images
+    from fbnetv3.images.listing import is_list
+    from fbnetv3.search.data.datasets import check_folder, open_images
     from fbnetv3.search.training.answers import AnswerCollector
     from fbnetv3.search.training.evaluate import evaluate as measure
     from fbnetv3.search.training.networks import load_raw
     from fbnetv3.search.training.scoring import default_batch_size
 
-    images = open_images(data, split, any_damaged=True)
+    if not is_list(data):
+        check_folder(data)  # before weights are fetched
     network, hardware = _judged(model, device)
     if raw:
         load_raw(network, model)
+    several = network.thresholds is not None
+    wanted = "multi-label" if several and task == "auto" else task
+    images = open_images(data, split, task=wanted, any_damaged=True)
     for text in images.notes:
         note(text)
     side = 224 if network.preprocess is None else network.preprocess.crop
     fitting = batch_size or default_batch_size(hardware.device, side)
+    if several:
+        _check_single(model, {"--output": output, "--others": others, "--calibrate": calibrate})
+        loading = workers_of(workers, hardware, fitting, side)
+        options = {"hardware": hardware, "batch_size": fitting, "workers": loading}
+        _evaluate_multi_label(model, network, images, options, json=json_)
+        return
+    images.need_single_label("a network that gives each image one class")
     collector = AnswerCollector(network, images, keep_logits=calibrate)
     found = measure(
         network,
@@ -279,3 +296,49 @@ def _print_trust(record: dict[str, Any]) -> None:
         )
     elif record.get("num_others"):
         typer.echo("no threshold is stored with these weights: --calibrate fits one")
+
+
+def _check_single(model: str, given: Mapping[str, object]) -> None:
+    """Refuses options that are for networks which give each image one class."""
+    refused = [name for name, value in given.items() if value]
+    if refused:
+        raise ValueError(
+            f"{refused[0]} is for networks that give each image one class, and {model} is "
+            "multi-label; leave it out"
+        )
+
+
+def _evaluate_multi_label(
+    model: str, network: Network, images: ImageSet, options: Mapping[str, Any], *, json: bool
+) -> None:
+    """Prints how well a multi-label network finds the classes of a set."""
+    from fbnetv3.search.training.evaluate_multi_label import evaluate_multi_label
+
+    found = evaluate_multi_label(network, images, **options)
+    if json:
+        print_json({"model": model, **found.to_dict(), "damaged": images.damaged})
+    else:
+        _print_multi_label(found, images.damaged)
+    if found.num_damaged or images.damaged:
+        raise typer.Exit(FAILED)
+
+
+def _print_multi_label(found: MultiLabelEvaluation, damaged: Sequence[str]) -> None:
+    for result in found.classes:
+        measured = (
+            f"AP {result.average_precision:6.2f} %  F1 {result.f1:6.2f} %"
+            if result.average_precision is not None and result.f1 is not None
+            else "not measured"
+        )
+        typer.echo(
+            f"{result.name:>24}  {result.num_images:6d} images  {measured}  from a score of "
+            f"{result.threshold:.3f}"
+        )
+    typer.echo(f"mAP {found.mean_average_precision:.2f} %, the mean over the classes")
+    typer.echo(f"F1 {found.macro_f1:.2f} % (macro), {found.micro_f1:.2f} % (micro)")
+    typer.echo(f"{found.num_images} images of {found.data}, classes matched by {found.matched_by}")
+    for text in damaged:
+        typer.echo(escaped(f"not counted: {text}"))
+    total = found.num_damaged + len(damaged)
+    if total:
+        typer.echo(f"{total} more could not be read and were not counted")

@@ -93,6 +93,7 @@ def finish(
             raise ValueError("the search trained on no images of its own; give --data")
         source = data or Path(str(known))
         images, val_images = open_train_val(source, val_share=val_share, seed=seed)
+        images.need_single_label("finish, which compares top-1,")
         searched = searched_images(objective, images, val_images)
         finals = finals_of(
             store,

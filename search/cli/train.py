@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,13 +21,15 @@ from fbnetv3.search.training.recipe import BALANCES, OPTIMIZERS, Recipe
 
 from .progress import Progress
 from .training_plan import plan_lines
-from .words import DEVICES, parse_setting, workers_of
+from .words import DEVICES, TaskOption, parse_setting, workers_of
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from fbnetv3.images.listing import Task
     from fbnetv3.search.data.image_set import ImageSet
     from fbnetv3.search.training.config import TrainConfig
+    from fbnetv3.search.training.logbook import EpochLog
     from fbnetv3.search.training.loop import Teacher
     from fbnetv3.search.training.train import Trained
 
@@ -38,7 +41,7 @@ def train(
         Path,
         typer.Option(
             help="Class folders, train/ and val/ with class folders, CIFAR-10, parquet, or a CSV "
-            "file of file,label[,split]."
+            "file of file,label[,split] or file,labels[,split]."
         ),
     ],
     model: Annotated[
@@ -109,6 +112,7 @@ def train(
         Path | None,
         typer.Option(help="Cache of the teacher's logits; needs augment=none."),
     ] = None,
+    task: TaskOption = "auto",
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     val_share: Annotated[
         float, typer.Option(help="Share of each class held out if there is no val folder.")
@@ -140,7 +144,25 @@ def train(
         bool,
         typer.Option("--compile", help="Compile the model; pays off in long trainings on a GPU."),
     ] = False,
-    plot: Annotated[bool, typer.Option(help="Write the learning curve to curve.png.")] = False,
+    license: Annotated[
+        str | None,
+        typer.Option(
+            help="SPDX name of the license of the new weights, stored with them and in exports; "
+            "default: that of the starting weights.",
+            autocompletion=completion.licenses,
+        ),
+    ] = None,
+    log: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Also log to tensorboard, wandb or mlflow; repeatable.",
+            autocompletion=completion.choices("tensorboard", "wandb", "mlflow"),
+        ),
+    ] = None,
+    plot: Annotated[
+        bool | None,
+        typer.Option(help="Write the learning curves to curve.png; default: with matplotlib."),
+    ] = None,
 ) -> None:
     """Train or fine-tune a network on a folder of images.
 
@@ -158,6 +180,7 @@ def train(
 
     from fbnetv3.search.training.config import Hardware, TrainConfig
     from fbnetv3.search.training.foreign import is_foreign, write_record
+    from fbnetv3.search.training.log_writers import written_to
     from fbnetv3.search.training.networks import (
         check_input,
         has_weights,
@@ -167,13 +190,13 @@ def train(
     )
     from fbnetv3.search.training.parallel import current_world, joined
 
-    _check_words(teacher, teacher_cache, plot)
+    _check_words(teacher, teacher_cache, log, plot)
     if out.exists() and not out.is_dir():
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(out))
 
     hardware = Hardware.of(device, precision=precision, compile=compile_)
     with joined(hardware.device) as world:
-        images, val_images = _opened(data, val_share, seed, silent=world.rank > 0)
+        images, val_images = _opened(data, val_share, seed, task, silent=world.rank > 0)
         small = images.pixels is not None and images.pixels.shape[1] <= 48
         start = None
         if pretrained is None and recipe in (None, "fine-tune"):
@@ -194,6 +217,9 @@ def train(
             "balance": balance,
         }
         preset = recipe or ("fine-tune" if tuned else "short")
+        if images.multi_label and recipe is None:
+            # Scores that are to be compared with thresholds had better not be drawn to one half.
+            set_ = ["label_smoothing=0.0", *(set_ or [])]
         plan = _recipe(preset, fields, set_)
         if batch_size is None and recipe is None:
             plan = _fitting(plan, len(images))
@@ -226,6 +252,7 @@ def train(
             accumulate=accumulate,
             workers=workers_of(workers, hardware, plan.batch_size, preprocess.crop),
             hardware=hardware,
+            license=_license(license, model, network.model, tuned=tuned),
         )
         taught = None if teacher is None else _taught(teacher, teacher_cache, images, run)
         if world.rank == 0:
@@ -240,30 +267,25 @@ def train(
                     recipe_name=preset,
                 )
             )
-        result = _trained(network.model, images, val_images, run, taught, shown)
+        settings = {**plan.to_dict(), "model": model, "data": str(data), "seed": seed}
+        with written_to(log or () if world.rank == 0 else (), out, settings) as write:
+            result = _trained(network.model, images, val_images, run, taught, shown, write)
         if world.rank == 0:
-            if plot:
-                from fbnetv3.search.training.logbook import plot_curve
-
-                plot_curve(out / "curve.png", result.curve)
-            typer.echo(f"top1 {result.top1_pct:.2f} %, weights in {out / 'model.safetensors'}")
-            best = result.best_epoch
-            if best is not result.curve[-1]:
-                typer.echo(
-                    f"top1 {best.accuracy_pct:.2f} % after epoch {best.epoch}: {out / 'best'}"
-                )
+            _print_result(result, out, plot=plot, metric="mAP" if images.multi_label else "top1")
     # Alone: the others are done, and would be waited for.
-    if world.rank == 0 and current_world().size == 1:
-        _fit_confidence(out, val_images, run, same=best is result.curve[-1])
+    if world.rank == 0 and current_world().size == 1 and not images.multi_label:
+        _fit_confidence(out, val_images, run, same=result.best_epoch is result.curve[-1])
 
 
-def _opened(data: Path, val_share: float, seed: int, *, silent: bool) -> tuple[ImageSet, ImageSet]:
+def _opened(
+    data: Path, val_share: float, seed: int, task: Task, *, silent: bool
+) -> tuple[ImageSet, ImageSet]:
     """Returns the images to train and to validate on, and says what is odd about them."""
     from fbnetv3.search.data.datasets import open_train_val
     from fbnetv3.search.data.overview import remarks
 
     images, val_images = open_train_val(
-        data, val_share=val_share, seed=seed, on_check=_CheckLines(silent=silent)
+        data, val_share=val_share, seed=seed, task=task, on_check=_CheckLines(silent=silent)
     )
     if not silent:
         noted = dict.fromkeys([*images.notes, *val_images.notes])
@@ -293,10 +315,15 @@ def _trained(
     run: TrainConfig,
     teacher: Teacher | None,
     shown: Progress,
+    write: Callable[[EpochLog], None],
 ) -> Trained:
     """Returns the finished training; a signal ends the program once its step is saved."""
     from fbnetv3.search.training.stopping import Stopped, StopRequest
     from fbnetv3.search.training.train import train as train_model
+
+    def on_epoch(log: EpochLog) -> None:
+        shown.epoch(log)
+        write(log)
 
     stop = StopRequest()
     try:
@@ -307,7 +334,7 @@ def _trained(
                 val_images,
                 run,
                 teacher=teacher,
-                on_epoch=shown.epoch,
+                on_epoch=on_epoch,
                 on_step=shown.step,
                 stop=stop,
             )
@@ -349,19 +376,53 @@ def _fit_confidence(out: Path, val_images: ImageSet, run: TrainConfig, *, same: 
     )
 
 
-def _check_words(teacher: str | None, teacher_cache: Path | None, plot: bool) -> None:
-    """Looks at what would else show only after the training."""
-    if teacher_cache is not None and teacher is None:
-        raise ValueError("--teacher-cache is given without --teacher; expected both")
+def _license(given: str | None, name: str, model: nn.Module, *, tuned: bool) -> str | None:
+    if given is None:
+        return None
+    from fbnetv3.hub.license_policy import own_license
+    from fbnetv3.hub.pretrained_cfg import license_of
+
+    return own_license(given, known=license_of(model) if tuned else "", source=name)
+
+
+def _print_result(result: Trained, out: Path, *, plot: bool | None, metric: str) -> None:
+    if plot is not False:
+        from fbnetv3.search.training.logbook import plot_curve
+
+        with contextlib.suppress(*(() if plot else (ImportError,))):
+            plot_curve(out / "curve.png", result.curve)
+    weights = out / "model.safetensors"
+    typer.echo(f"{metric} {result.accuracy_pct:.2f} %, weights in {weights}")
+    best = result.best_epoch
+    if best is not result.curve[-1]:
+        typer.echo(f"{metric} {best.accuracy_pct:.2f} % after epoch {best.epoch}: {out / 'best'}")
+
+
+def _check_words(
+    teacher: str | None, teacher_cache: Path | None, log: list[str] | None, plot: bool | None
+) -> None:
+    """Looks at what would else show only later."""
+    if log:
+        from fbnetv3.search.training.log_writers import check_writers
+
+        check_writers(log)
     if plot:
         need("matplotlib")
+    if teacher_cache is not None and teacher is None:
+        raise ValueError("--teacher-cache is given without --teacher; expected both")
 
 
 def _taught(name: str, cache: Path | None, images: ImageSet, run: TrainConfig) -> Teacher:
     """Returns the teacher of a run, from its cache of logits where there is to be one."""
     from fbnetv3.search.training.distill import cached_teacher, open_teacher
 
-    teacher = open_teacher(name, images.classes, run.preprocess, hardware=run.hardware)
+    teacher = open_teacher(
+        name,
+        images.classes,
+        run.preprocess,
+        hardware=run.hardware,
+        multi_label=images.multi_label,
+    )
     if cache is None:
         return teacher
     return cached_teacher(

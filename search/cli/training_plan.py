@@ -44,6 +44,8 @@ def plan_lines(
         f"images  {len(images)} to train on, {len(val_images)} to validate on, "
         f"{len(images.classes)} classes, {side} x {side} pixels"
     )
+    if images.multi_label:
+        yield "task    multi-label: a score for each class, and its threshold from validation"
     recipe = config.recipe
     steps = len(images) // recipe.batch_size
     factor = f" (it steps at {recipe.lr_factor:g} x lr)" if recipe.lr_factor != 1 else ""

@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 TABLES = completion.files(".csv", ".npz", ".parquet")
 A_SPACE = completion.any_of(completion.choices(*get_args(SpaceName)), completion.files(".json"))
 
-DEVICES = completion.choices("cpu", "cuda")
+DEVICES = completion.choices("cpu", "cuda", "mps")
+TaskOption = Annotated[
+    Literal["auto", "single-label", "multi-label"],
+    typer.Option(help="Labels per image; auto: as the data say."),
+]
 
 
 def _predictors(incomplete: str) -> list[str]:

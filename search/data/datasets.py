@@ -2,8 +2,8 @@
 
 Four layouts are told apart by what lies in the folder: CIFAR-10 as torchvision unpacks it, class
 folders of images, Hugging Face parquet files, and `train`/`val` folders of any of the last two;
-`fbnetv3.images.folders` has the rules for folders, `listing` those for a CSV file in a folder's
-place. Every file is checked before it is used. Sets of
+`fbnetv3.images.folders` has the rules for folders, `fbnetv3.images.listing` those for a CSV file in
+a folder's place, `splitting` holds images out. Every file is checked before it is used. Sets of
 small images of one size are decoded once into memory; others stay encoded and `batches` decodes
 them. The edge of this file: it augments nothing and batches nothing.
 """
@@ -26,10 +26,11 @@ from fbnetv3.images.folders import (
     open_data_folder,
     read_class_folders,
 )
+from fbnetv3.images.listing import TASKS, Task, has_split, is_list, read_list
 
 from .formats import read_cifar10, read_labelled, read_parquet
 from .image_set import ImageSet, OnCheck
-from .listing import has_split, is_list, read_list
+from .splitting import hold_out, split_by_class
 
 # What the names of parquet files, or of folders above them, begin with.
 _PARQUET_NAMES: dict[Part, tuple[str, ...]] = {"train": ("train",), "val": ("val", "test")}
@@ -41,6 +42,7 @@ def open_images(
     folder: Path,
     split: str | None = None,
     *,
+    task: Task = "auto",
     on_check: OnCheck = lambda _done, _total: None,
     any_damaged: bool = False,
 ) -> ImageSet:
@@ -48,25 +50,34 @@ def open_images(
 
     Args:
         folder: `cifar-10-batches-py` or its parent, class folders, `train`/`val` folders, a Hugging
-            Face data set of parquet files, or a CSV file that lists images, see `listing`.
+            Face data set of parquet files, or a CSV file that lists images, see
+            `fbnetv3.images.listing`.
         split: "train" or "val"; None is everything where there are no parts, else the "val" part.
+        task: "single-label", "multi-label", or "auto" for what the data say.
         on_check: called with how many files of folders or a list are checked, and of how many.
         any_damaged: leave out damaged files however many there are, not only up to 1 %.
 
     Raises:
         FileNotFoundError: the folder or the part is not there.
-        ValueError: no layout is recognised, a file is damaged, or a label is out of range.
+        ValueError: no layout is recognised, a file is damaged, a label is out of range, or the
+            images are not for the task.
     """
     if split not in (None, "train", "val"):
         raise ValueError(f"split is {split!r}; expected 'train', 'val' or None")
     part: Part = "train" if split == "train" else "val"
     if is_list(folder):
-        with_parts = has_split(folder)
+        with_parts = has_split(folder, task)
         if split is not None and not with_parts:
             raise ValueError(f"{folder} has no split column; expected one with train and val")
-        listed = read_list(folder, part if with_parts else None)
+        listed = read_list(folder, part if with_parts else None, task)
         return read_labelled(listed, on_check, any_damaged=any_damaged)
-    _check_folder(folder)
+    return _for_task(_open_folder(folder, split, part, on_check, any_damaged=any_damaged), task)
+
+
+def _open_folder(
+    folder: Path, split: str | None, part: Part, on_check: OnCheck, *, any_damaged: bool
+) -> ImageSet:
+    check_folder(folder)
     cifar = _cifar10_in(folder)
     if cifar is not None:
         return read_cifar10(cifar, CIFAR10_TRAIN if part == "train" else ("test_batch",))
@@ -96,6 +107,7 @@ def open_train_val(
     *,
     val_share: float = 0.1,
     seed: int = 0,
+    task: Task = "auto",
     on_check: OnCheck = lambda _done, _total: None,
 ) -> tuple[ImageSet, ImageSet]:
     """Returns (training images, validation images) of a folder.
@@ -108,6 +120,7 @@ def open_train_val(
         folder: see `open_images`.
         val_share: see above.
         seed: see above.
+        task: see `open_images`.
         on_check: see `open_images`.
 
     Raises:
@@ -115,66 +128,41 @@ def open_train_val(
         ValueError: see `open_images`; or validation has a class that training has not.
     """
     if _has_no_parts(folder):
-        return split_by_class(open_images(folder, on_check=on_check), share=val_share, seed=seed)
-    train, val = (open_images(folder, part, on_check=on_check) for part in ("train", "val"))
+        images = open_images(folder, task=task, on_check=on_check)
+        train, val = split_by_class(images, share=val_share, seed=seed)
+        return train, _with_missing_noted(val) if val.multi_label else val
+    train, val = (
+        open_images(folder, part, task=task, on_check=on_check) for part in ("train", "val")
+    )
     extra = sorted(set(val.classes) - set(train.classes))
     if extra:
         raise ValueError(
             f"{train.name} and {val.name} differ in their classes: only in validation "
             f"{extra[:_NUM_LISTED]}; give both the same class folders"
         )
-    if train.classes != val.classes:
-        order = torch.tensor([train.classes.index(name) for name in val.classes])
-        val = dataclasses.replace(val, classes=train.classes, labels=order[val.labels])
-    counts = val.labels.bincount(minlength=len(val.classes)).tolist()
-    missing = [name for name, num in zip(val.classes, counts, strict=True) if not num]
-    if missing:
-        listed = ", ".join(map(repr, missing[:_NUM_LISTED]))
-        note = f"{val.name} has no image of {len(missing)} class(es), not measured: {listed}"
-        val = _with_notes(val, (note,))
-    return train, val
+    return train, _with_missing_noted(val.with_classes(train.classes))
 
 
-def split_by_class(images: ImageSet, *, share: float, seed: int) -> tuple[ImageSet, ImageSet]:
-    """Returns (rest, `share` of every class drawn by seed), at least one image each.
-
-    Raises:
-        ValueError: `share` is not between 0 and 1, or a class has a single image.
-    """
-    if not 0 < share < 1:
-        raise ValueError(f"share is {share!r}; expected a number between 0 and 1")
-    generator = torch.Generator().manual_seed(seed)
-    rest, held = [], []
-    for label, name in enumerate(images.classes):
-        members = (images.labels == label).nonzero().flatten()
-        if len(members) < 2:
-            raise ValueError(
-                f"class {name!r} of {images.name} has {len(members)} image(s); expected at least "
-                "2, one to train on and one to validate on; or give train and val folders"
-            )
-        members = members[torch.randperm(len(members), generator=generator)]
-        num_held = min(len(members) - 1, max(1, round(share * len(members))))
-        held.append(members[:num_held])
-        rest.append(members[num_held:])
-    parts = (torch.cat(part).sort().values for part in (rest, held))
-    train, val = (images.subset(part) for part in parts)
-    return (
-        dataclasses.replace(train, name=f"{images.name} (training part)"),
-        dataclasses.replace(val, name=f"{images.name} (validation part)"),
-    )
+def _with_missing_noted(val: ImageSet) -> ImageSet:
+    missing = [name for name, num in zip(val.classes, val.counts, strict=True) if not num]
+    if not missing:
+        return val
+    listed = ", ".join(map(repr, missing[:_NUM_LISTED]))
+    note = f"{val.name} has no image of {len(missing)} class(es), not measured: {listed}"
+    return _with_notes(val, (note,))
 
 
-def hold_out(images: ImageSet, num_held: int, *, seed: int) -> tuple[ImageSet, ImageSet]:
-    """Returns (rest, `num_held` images drawn by seed), each in the original order.
-
-    Raises:
-        ValueError: `num_held` leaves nothing on one side.
-    """
-    if not 0 < num_held < len(images):
-        raise ValueError(f"num_held is {num_held}; expected 1 to {len(images) - 1}")
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
-    held, rest = order[:num_held].sort().values, order[num_held:].sort().values
-    return images.subset(rest), images.subset(held)
+def _for_task(images: ImageSet, task: Task) -> ImageSet:
+    if task not in TASKS:
+        raise ValueError(f"task is {task!r}; expected {', '.join(TASKS)}")
+    if task == "single-label":
+        images.need_single_label("--task single-label")
+    if task == "multi-label" and not images.multi_label:
+        raise ValueError(
+            f"{images.name} has one label per image; --task multi-label expects a CSV list of "
+            "file,labels, or parquet with lists of labels"
+        )
+    return images
 
 
 def search_split(
@@ -188,6 +176,7 @@ def search_split(
     Raises:
         ValueError: the set has fewer classes or images.
     """
+    images.need_single_label("the search's split")
     if not 1 < num_classes <= len(images.classes):
         raise ValueError(f"num_classes is {num_classes}; expected 2 to {len(images.classes)}")
     generator = torch.Generator().manual_seed(seed)
@@ -216,7 +205,12 @@ def cifar_arch(arch: Arch) -> Arch:
     return arch.small_image(max(8, 2 * math.floor(arch.resolution * 32 / 224 / 2 + 0.5)))
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
+    """Refuses a path that is no folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
     if not folder.is_dir():
         raise FileNotFoundError(
             f"no data folder at {folder}; expected class folders of images, or a .csv list of them"
@@ -236,7 +230,7 @@ def _has_no_parts(folder: Path) -> bool:
     """Returns whether it is class folders or a list, with no part for training or validation."""
     if is_list(folder):
         return not has_split(folder)
-    _check_folder(folder)
+    check_folder(folder)
     if _cifar10_in(folder) is not None or _has_parquet(folder):
         return False
     return not open_data_folder(folder).parts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +33,33 @@ def read_labelled(
     Raises:
         ValueError: there is no image, or too many are damaged.
     """
+    if images.label_sets is None:
+        labels = torch.tensor(images.labels)
+    else:
+        labels = label_matrix(images.label_sets, len(images.classes))
     return read_images(
         images.name,
         images.classes,
         images.paths,
-        images.labels,
+        labels,
         images.notes,
         on_check,
         any_damaged=any_damaged,
     )
+
+
+def label_matrix(label_sets: Sequence[Sequence[int]], num_classes: int) -> torch.Tensor:
+    """Returns (N, num_classes) bool: which classes each image has.
+
+    Args:
+        label_sets: the indices of each image's classes.
+        num_classes: of the set.
+    """
+    labels = torch.zeros(len(label_sets), num_classes, dtype=torch.bool)
+    rows = [row for row, indices in enumerate(label_sets) for _ in indices]
+    columns = [index for indices in label_sets for index in indices]
+    labels[rows, columns] = True
+    return labels
 
 
 def read_parquet(folder: Path, parts: Sequence[str], *, any_damaged: bool = False) -> ImageSet:
@@ -68,22 +86,32 @@ def read_parquet(folder: Path, parts: Sequence[str], *, any_damaged: bool = Fals
         raise FileNotFoundError(f"{folder} has no parquet file named {' or '.join(parts)}-*")
     features = _features(files[0], pq.read_schema(files[0]).metadata or {})
     image = next((k for k, v in features.items() if v.get("_type") == "Image"), None)
-    labels = [k for k, v in features.items() if v.get("_type") == "ClassLabel"]
+    labels = {k: names for k, v in features.items() if (names := _names_of(v))}
     usual: list[str] = [k for k in ("label", "labels", "fine_label") if k in labels]
-    label = next(iter(usual + labels), None)
+    label = next(iter([*usual, *labels]), None)
     if image is None or label is None:
         raise ValueError(
             f"{files[0]} has features {sorted(features)}; expected one of type Image and one of "
-            "type ClassLabel, as Hugging Face writes them"
+            "type ClassLabel or a list of those, as Hugging Face writes them"
         )
-    classes = tuple(str(name) for name in features[label]["names"])
+    classes = labels[label]
+    several = features[label].get("_type") != "ClassLabel"
     sources: list[Source] = []
-    numbers: list[int] = []
+    numbers: list[Any] = []
     for file in files:
         table = pq.read_table(file, columns=[image, label])
         sources += [row["bytes"] for row in table.column(image).to_pylist()]
         numbers += table.column(label).to_pylist()
-    return read_images(f"{folder} ({parts[0]})", classes, sources, numbers, any_damaged=any_damaged)
+    made = label_matrix(numbers, len(classes)) if several else torch.tensor(numbers)
+    return read_images(f"{folder} ({parts[0]})", classes, sources, made, any_damaged=any_damaged)
+
+
+def _names_of(feature: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the class names of a column of labels or of lists of labels, () of others."""
+    inner = feature.get("feature") if feature.get("_type") in ("Sequence", "List") else feature
+    if not isinstance(inner, Mapping) or inner.get("_type") != "ClassLabel":
+        return ()
+    return tuple(str(name) for name in inner["names"])
 
 
 def _features(file: Path, metadata: dict[bytes, bytes]) -> dict[str, Any]:

@@ -38,7 +38,8 @@ class ImageSet:
     Attributes:
         name: where they come from, for messages.
         classes: name of each label.
-        labels: (N,) int64, from 0 to len(classes) - 1.
+        labels: (N,) int64, from 0 to len(classes) - 1; or (N, len(classes)) bool of a multi-label
+            set, in which an image may have several labels or none.
         pixels: (N, H, W, 3) uint8 RGB, or None.
         sources: one file, or the bytes of one, for each image where `pixels` is None.
         notes: what a user should know of how the set was read, a sentence each.
@@ -66,6 +67,14 @@ class ImageSet:
                 f"{self.name} has {len(images)} images and {len(self.labels)} labels; expected "
                 "one label for each image and at least one image"
             )
+        if self.multi_label:
+            expected = (len(self.labels), len(self.classes)), torch.bool
+            if (tuple(self.labels.shape), self.labels.dtype) != expected:
+                raise ValueError(
+                    f"{self.name}: labels are {tuple(self.labels.shape)} {self.labels.dtype}; "
+                    f"expected {expected[0]} {expected[1]} of a multi-label set"
+                )
+            return
         wrong = ((self.labels < 0) | (self.labels >= len(self.classes))).nonzero().flatten()
         if len(wrong):
             first = int(wrong[0])
@@ -77,6 +86,46 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several labels, or none."""
+        return self.labels.ndim == 2
+
+    @property
+    def counts(self) -> list[int]:
+        """Number of images of each class."""
+        counts = (
+            self.labels.sum(0)
+            if self.multi_label
+            else self.labels.bincount(minlength=len(self.classes))
+        )
+        found: list[int] = counts.tolist()
+        return found
+
+    def with_classes(self, classes: Sequence[str]) -> ImageSet:
+        """Returns the set with its labels renumbered for other classes, among which its own are."""
+        if tuple(classes) == self.classes:
+            return self
+        order = torch.tensor([list(classes).index(name) for name in self.classes])
+        if self.multi_label:
+            labels = torch.zeros(len(self), len(classes), dtype=torch.bool)
+            labels[:, order] = self.labels
+        else:
+            labels = order[self.labels]
+        return dataclasses.replace(self, classes=tuple(classes), labels=labels)
+
+    def need_single_label(self, what: str) -> None:
+        """Refuses a multi-label set for what cannot train or judge with one.
+
+        Raises:
+            ValueError: an image may have several labels; names `what`.
+        """
+        if self.multi_label:
+            raise ValueError(
+                f"{self.name} has several labels per image; {what} needs one per image, as class "
+                "folders or a list with --task single-label give"
+            )
 
     def subset(self, indices: Tensor) -> ImageSet:
         """Returns the images at `indices` (int64), in that order, with the same classes."""
@@ -97,7 +146,7 @@ def read_images(
     name: str,
     classes: tuple[str, ...],
     sources: Sequence[Source],
-    labels: Sequence[int],
+    labels: Tensor,
     notes: Sequence[str] = (),
     on_check: OnCheck = lambda _done, _total: None,
     *,
@@ -111,7 +160,7 @@ def read_images(
         name: of the set.
         classes: name of each label.
         sources: a file, or the bytes of one, for each image.
-        labels: index into `classes` of each image.
+        labels: see `ImageSet`.
         notes: remarks that the set begins with.
         on_check: called with how many files are checked, and of how many.
         any_damaged: go on however many files are damaged, while one is left.
@@ -122,7 +171,7 @@ def read_images(
     encoded = ImageSet(
         name=name,
         classes=classes,
-        labels=torch.tensor(labels),
+        labels=labels,
         sources=tuple(sources),
         notes=tuple(notes),
     )

@@ -23,9 +23,9 @@ def class_table(train: ImageSet, val: ImageSet) -> list[str]:
         val: validation set with the same classes.
     """
     names = [one_line(name) for name in train.classes]
-    counts = list(zip(names, _counts(train), _counts(val), strict=True))
+    counts = list(zip(names, train.counts, val.counts, strict=True))
     if len(counts) > _NUM_ROWS:
-        of_train, of_val = _counts(train), _counts(val)
+        of_train, of_val = train.counts, val.counts
         return [
             f"{len(counts)} classes with {min(of_train)} to {max(of_train)} images to train on and "
             f"{min(of_val)} to {max(of_val)} to validate on"
@@ -44,7 +44,7 @@ def remarks(train: ImageSet, val: ImageSet) -> list[str]:
         train: training set.
         val: validation set with the same classes.
     """
-    counts = sorted(zip(_counts(train), train.classes, strict=True))
+    counts = sorted(zip(train.counts, train.classes, strict=True))
     found = []
     few = [f"{one_line(name)} {num}" for num, name in counts if num < _FEW]
     if few:
@@ -56,6 +56,8 @@ def remarks(train: ImageSet, val: ImageSet) -> list[str]:
             f"class {largest!r} has {most} images and {smallest!r} has {least}; --balance sampler "
             "or --balance loss makes up for it"
         )
+    if train.multi_label and (unlabelled := int((~train.labels.any(1)).sum())):
+        found.append(f"{unlabelled} images to train on have no label, which is learned as such")
     same = duplicates(train, val)
     if same:
         listed = ", ".join(
@@ -94,11 +96,6 @@ def duplicates(train: ImageSet, val: ImageSet) -> dict[int, int]:
         if size in both and size >= 0
     }
     return {n: known[digest] for n, digest in digests.items() if digest in known}
-
-
-def _counts(images: ImageSet) -> list[int]:
-    counts: list[int] = images.labels.bincount(minlength=len(images.classes)).tolist()
-    return counts
 
 
 def _sizes(sources: Sequence[Source]) -> list[int]:

@@ -95,7 +95,8 @@ class TrainObjective:
         model: str | None = None,
     ) -> None:
         from fbnetv3._internal.devices import known_device
-        from fbnetv3.search.data.datasets import hold_out, open_training, search_split
+        from fbnetv3.search.data.datasets import open_training, search_split
+        from fbnetv3.search.data.splitting import hold_out
 
         self.space = open_space(space) if model is None else recipes_of(open_space(space), model)
         self._model = model
@@ -105,6 +106,7 @@ class TrainObjective:
         if device is not None:
             known_device(device)
         images = open_training(Path(data))
+        images.need_single_label("a search, which compares top-1,")
         for text in images.notes:
             warnings.warn(text, stacklevel=2)
         if num_val is None:
@@ -175,7 +177,7 @@ class TrainObjective:
 
     @staticmethod
     def _some(images: ImageSet, num: int, seed: int) -> ImageSet:
-        from fbnetv3.search.data.datasets import hold_out
+        from fbnetv3.search.data.splitting import hold_out
 
         return images if num >= len(images) else hold_out(images, num, seed=seed + 1)[1]
 

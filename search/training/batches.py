@@ -7,6 +7,7 @@ out normalised, (n, 3, side, side) float32, channels last.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import random
 import signal
@@ -127,8 +128,8 @@ class TrainBatches:
         self.damaged: set[int] = set()
         self._images, self._recipe, self._preprocess = images, recipe, preprocess
         self._seed, self._device = seed, device
-        self._workers = usable_workers(workers)
         share = self.total // world.size
+        self._workers = usable_workers(workers, _bytes_of(share, preprocess.crop))
         self._mine = slice(world.rank * share, (world.rank + 1) * share)
         self._labels = images.labels.to(device)
         self._pixels = None if images.pixels is None else images.pixels.to(device)
@@ -248,7 +249,7 @@ def eval_batches(
     loader = DataLoader(
         _Decoding(images, photo_transform(None, preprocess), preprocess.crop),
         batch_sampler=[[(i, None) for i in part] for part in _lists(mine, batch_size)],
-        num_workers=usable_workers(workers),
+        num_workers=usable_workers(workers, _bytes_of(batch_size, preprocess.crop)),
         worker_init_fn=_outlive_sigterm,
     )
     for batch in _undisturbed(loader):
@@ -283,6 +284,25 @@ def _as_preprocessed(pixels: Tensor, preprocess: Preprocess, device: torch.devic
 
 
 def _undisturbed(loader: DataLoader[Any]) -> Iterator[Any]:
+    """Yields a loader's batches; says what to do where shared memory runs out.
+
+    Raises:
+        OSError: a process that decodes images ended for want of shared memory.
+    """
+    try:
+        yield from _started(loader)
+    except RuntimeError as error:
+        if not any(word in str(error).lower() for word in ("shared memory", "bus error", "shm")):
+            raise
+        raise OSError(
+            errno.ENOSPC,
+            "an image loading process ended for want of shared memory; enlarge it (docker run "
+            "--shm-size=2g), or give --workers 0",
+            "/dev/shm",
+        ) from error
+
+
+def _started(loader: DataLoader[Any]) -> Iterator[Any]:
     """Returns a loader's batches; its processes never see Ctrl-C, which a terminal sends to all.
 
     They end with this process, which may have a checkpoint to write first.
@@ -386,6 +406,10 @@ class _Decoding(Dataset[tuple[Tensor, int, int, str]]):
                 seed_all(seed)
             return self._transform(image), use, index, why
         raise ValueError(f"no image of {self._images.name} can be read; the first: {why}")
+
+
+def _bytes_of(num_images: int, side: int) -> int:
+    return 4 * 3 * side * side * num_images
 
 
 def _lists(indices: Tensor, size: int) -> list[list[int]]:

@@ -102,6 +102,8 @@ class TrainConfig:
         accumulate: forward and backward passes that make a step, each with its part of the batch.
         workers: processes that decode images which are not in memory.
         hardware: how to compute.
+        license: SPDX name of the weights' licence, stored with them; None keeps that of the weights
+            that the run starts from.
     """
 
     recipe: Recipe
@@ -118,6 +120,7 @@ class TrainConfig:
     accumulate: int = 1
     workers: int = 0
     hardware: Hardware = field(default_factory=Hardware.of)
+    license: str | None = None
 
     def __post_init__(self) -> None:
         at_least = {

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fbnetv3.checkpoints.checkpoint import read_metadata, read_own_tensors, write_tensors
+from fbnetv3.images.classes import match_classes
 from fbnetv3.images.preprocess import Preprocess
 from fbnetv3.search.data.image_set import ImageSet
 
@@ -43,6 +44,7 @@ class NetworkTeacher:
         student: what the student's batches went through.
         weight: share of the loss.
         hardware: how to compute.
+        outputs: the teacher's output for each class of the student; None is the same order.
     """
 
     def __init__(
@@ -53,13 +55,16 @@ class NetworkTeacher:
         student: Preprocess,
         weight: float = DISTILLATION_WEIGHT,
         hardware: Hardware | None = None,
+        outputs: Sequence[int] | None = None,
     ) -> None:
         _check_weight(weight)
+        same = outputs is None or list(outputs) == list(range(len(outputs)))
+        self._outputs = None if same else torch.tensor(outputs)
         self._hardware = hardware or Hardware.of()
         self._model = model.to(self._hardware.device).eval().requires_grad_(False)
         self._preprocess = preprocess
         self.weight = weight
-        self.identity = _digest(model)
+        self.identity = _digest(model) + ("" if same else f" outputs {list(outputs or ())}")
         mean, std, new_mean, new_std = (
             torch.tensor(values, device=self._hardware.device).view(1, 3, 1, 1)
             for values in (student.mean, student.std, preprocess.mean, preprocess.std)
@@ -80,7 +85,7 @@ class NetworkTeacher:
         half = self._hardware.half
         with torch.autocast(device.type, half, enabled=half is not None):
             found: Tensor = self._model(x)
-        return found
+        return found if self._outputs is None else found[:, self._outputs.to(device)]
 
 
 class CachedTeacher:
@@ -125,8 +130,12 @@ def open_teacher(
     *,
     weight: float = DISTILLATION_WEIGHT,
     hardware: Hardware | None = None,
+    multi_label: bool = False,
 ) -> NetworkTeacher:
     """Returns a trained network by name as a teacher: one of this package, or timm's.
+
+    Where the names of its classes are known and the student's are among them, in any order, it
+    teaches those; else both must have the same number of classes.
 
     Args:
         name: as in `networks.open_network`.
@@ -134,14 +143,28 @@ def open_teacher(
         student: what the student's batches went through.
         weight: share of the loss.
         hardware: how to compute.
+        multi_label: whether the student gives each class a score of its own.
 
     Raises:
-        ValueError: the name is unknown, the network has other classes, or its input is not known.
+        ValueError: the name is unknown, the network has other classes, or only one of teacher and
+            student is multi-label.
     """
     network = open_network(name, pretrained=True)
+    if (network.thresholds is not None) != multi_label:
+        kinds = "several labels" if multi_label else "one label"
+        raise ValueError(
+            f"the student learns {kinds} per image and teacher {name} does not; expected a teacher "
+            "that was trained on data of the same kind"
+        )
     preprocess = network.preprocess or student
+    outputs = match_classes(classes, network.labels) if network.labels else None
     teacher = NetworkTeacher(
-        network.model, preprocess=preprocess, student=student, weight=weight, hardware=hardware
+        network.model,
+        preprocess=preprocess,
+        student=student,
+        weight=weight,
+        hardware=hardware,
+        outputs=outputs,
     )
     side = preprocess.crop
     blank = torch.zeros(2, 3, side, side, device=(hardware or Hardware.of()).device)

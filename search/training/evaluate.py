@@ -107,6 +107,7 @@ def evaluate(
     """
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; expected a whole number from 1")
+    images.need_single_label("a network that gives each image one class")
     device = (hardware or Hardware.of()).device
     model = network.model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's overloads lack it
     side = getattr(getattr(model, "arch", None), "resolution", 224)

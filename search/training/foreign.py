@@ -24,7 +24,7 @@ from fbnetv3.images.preprocess import Preprocess
 
 TIMM, TORCHVISION = "timm:", "torchvision:"
 # In a run's folder: which network the weights beside it are of.
-RECORD = "network.json"
+RECORD, _WEIGHTS = "network.json", "model.safetensors"
 _IMAGENET = 1000
 
 Names = tuple[tuple[str, ...], ...]
@@ -74,7 +74,7 @@ def open_run(folder: Path, num_classes: int | None, *, dropout: float, drop_path
         ValueError: the folder's files are damaged or do not fit together.
         FileNotFoundError: the run is not finished: it has no weights yet.
     """
-    path = folder / "model.safetensors"
+    path = folder / _WEIGHTS
     try:
         name = json.loads((folder / RECORD).read_bytes())["network"]
         head = json.loads(read_metadata(path)["fbnetv3"])
@@ -91,6 +91,18 @@ def open_run(folder: Path, num_classes: int | None, *, dropout: float, drop_path
     else:
         _load_fitting(model, read_own_tensors(path))
     return model, preprocess, tuple((label,) for label in labels)
+
+
+def run_thresholds(folder: Path, num_classes: int | None) -> tuple[float, ...] | None:
+    """Returns the thresholds of a multi-label run's classes; None of others, or of other classes.
+
+    Args:
+        folder: of a run that `open_run` opens.
+        num_classes: as there.
+    """
+    head = json.loads(read_metadata(folder / _WEIGHTS)["fbnetv3"])
+    thresholds = tuple(map(float, head.get("thresholds", ())))
+    return thresholds if thresholds and num_classes in (None, len(thresholds)) else None
 
 
 def _timm(

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -20,6 +21,7 @@ from fbnetv3.hub.pretrained import save_pretrained
 from fbnetv3.images.preprocess import Preprocess
 from fbnetv3.models.model import FBNetV3
 
+from .multi_label import MultiLabelScore
 from .recipe import Recipe
 from .scoring import Score
 
@@ -46,6 +48,10 @@ class EpochLog:
         macro_recall_pct: mean of the classes' recalls with the weights to use: averaged ones where
             there are any. It differs from top-1 where classes have unequal numbers of images.
         damaged: images that could not be read so far, replaced by others.
+        map_pct: of a multi-label set the mean of the classes' average precisions, raw weights.
+        ema_map_pct: averaged weights, None without.
+        macro_f1_pct: mean of the classes' F1 with the weights to use, at the thresholds that are
+            best for these validation images and therefore a little too high.
     """
 
     epoch: int
@@ -61,19 +67,30 @@ class EpochLog:
     ema_top5_pct: float | None = None
     macro_recall_pct: float | None = None
     damaged: int = 0
+    map_pct: float | None = None
+    ema_map_pct: float | None = None
+    macro_f1_pct: float | None = None
 
     @property
     def accuracy_pct(self) -> float | None:
-        """Top-1 of the weights to use: averaged ones where there are any. None if not validated."""
-        return self.top1_pct if self.ema_top1_pct is None else self.ema_top1_pct
+        """Top-1 or, of a multi-label set, mAP of the weights to use. None if not validated."""
+        found = (self.ema_top1_pct, self.ema_map_pct, self.top1_pct, self.map_pct)
+        return next((value for value in found if value is not None), None)
 
     def line(self) -> str:
         """Returns the epoch as one line of text."""
         shown = [f"epoch {self.epoch}: loss {self.loss:.4f}"]
-        for name, value in (("top1", self.top1_pct), ("ema", self.ema_top1_pct)):
+        for name, value in (
+            ("top1", self.top1_pct),
+            ("ema", self.ema_top1_pct),
+            ("mAP", self.map_pct),
+            ("ema", self.ema_map_pct),
+            ("macro F1", self.macro_f1_pct),
+        ):
             if value is not None:
                 shown.append(f"{name} {value:.2f} %")
-        if abs((self.macro_recall_pct or 0.0) - (self.accuracy_pct or 0.0)) >= _DIFFERENT:
+        recall = self.macro_recall_pct
+        if recall is not None and abs(recall - (self.accuracy_pct or 0.0)) >= _DIFFERENT:
             shown.append(f"macro recall {self.macro_recall_pct:.2f} %")
         shown += [f"lr {self.lr:.4g}", f"{self.images_per_s:.0f} images/s"]
         return ", ".join(shown + ([f"{self.damaged} images damaged"] if self.damaged else []))
@@ -101,18 +118,28 @@ def write_curve(folder: Path, curve: Sequence[EpochLog]) -> None:
     write_atomically(folder / "log.csv", text.getvalue().encode())
 
 
-def write_recalls(folder: Path, classes: Sequence[str], score: Score) -> None:
+def write_classes(folder: Path, classes: Sequence[str], score: Score | MultiLabelScore) -> None:
     """Writes `classes.csv`: each class's validation images and recall, "" for one without images.
+
+    Of a multi-label set average precision, F1 and the threshold in place of the recall.
 
     Raises:
         OSError: the disk is full or not writable; the file before is whole.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("class", "images", "recall_pct"))
-    counts, recalls = score.confusion.sum(1).tolist(), score.recalls_pct.tolist()
-    for name, num, recall in zip(classes, counts, recalls, strict=True):
-        writer.writerow((name, num, f"{recall:.4g}" if num else ""))
+    columns: Sequence[Sequence[float]]
+    if isinstance(score, MultiLabelScore):
+        names: tuple[str, ...] = ("average_precision_pct", "f1_pct", "threshold")
+        f1 = score.f1_pct(score.thresholds).tolist()
+        columns = (score.average_precisions_pct.tolist(), f1, score.thresholds)
+        counts = score.targets.sum(0).tolist()
+    else:
+        names, columns = ("recall_pct",), (score.recalls_pct.tolist(),)
+        counts = score.confusion.sum(1).tolist()
+    writer.writerow(("class", "images", *names))
+    for name, num, *values in zip(classes, counts, *columns, strict=True):
+        writer.writerow((name, num, *(f"{value:.4g}" if num else "" for value in values)))
     write_atomically(folder / "classes.csv", text.getvalue().encode())
 
 
@@ -132,12 +159,15 @@ def plot_curve(path: Path, curve: Sequence[EpochLog]) -> None:
         (left, "val_loss", "validation"),
         (right, "top1_pct", "raw weights"),
         (right, "ema_top1_pct", "averaged weights"),
+        (right, "map_pct", "raw weights"),
+        (right, "ema_map_pct", "averaged weights"),
     ):
         points = [(log.epoch, getattr(log, field)) for log in curve]
         points = [(epoch, value) for epoch, value in points if value is not None]
         if points:
             axis.plot(*zip(*points, strict=True), label=label)
-    for axis, name in ((left, "loss"), (right, "top-1, %")):
+    multi_label = any(log.map_pct is not None for log in curve)
+    for axis, name in ((left, "loss"), (right, "mAP, %" if multi_label else "top-1, %")):
         axis.set_xlabel("epoch")
         axis.set_ylabel(name)
         axis.legend()
@@ -150,20 +180,29 @@ def write_weights(
     *,
     preprocess: Preprocess,
     classes: Sequence[str],
+    thresholds: Sequence[float] = (),
+    license: str | None = None,
 ) -> None:
-    """Writes weights as safetensors whose head has preprocessing and class names.
+    """Writes weights as safetensors whose head has preprocessing, class names and thresholds.
 
     Raises:
         OSError: the disk is full or not writable; nothing is left behind.
     """
-    # One entry: the file's bytes are then the same for the same numbers, as the library writes
-    # several in an order of its own.
-    head = {"preprocess": preprocess.to_dict(), "labels": list(classes)}
-    write_tensors(path, tensors, {"fbnetv3": json.dumps(head)})
+    head: dict[str, Any] = {"preprocess": preprocess.to_dict(), "labels": list(classes)}
+    if thresholds:
+        head["thresholds"] = list(thresholds)
+    metadata = {"fbnetv3": json.dumps(head)} | ({"license": license.lower()} if license else {})
+    write_tensors(path, tensors, metadata)
 
 
 def write_network(
-    folder: Path, model: nn.Module, *, preprocess: Preprocess, classes: Sequence[str]
+    folder: Path,
+    model: nn.Module,
+    *,
+    preprocess: Preprocess,
+    classes: Sequence[str],
+    thresholds: Sequence[float] = (),
+    license: str | None = None,
 ) -> None:
     """Writes the weights to use; a network of this package as a folder for `fbnetv3.create`.
 
@@ -172,10 +211,23 @@ def write_network(
     """
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(model, FBNetV3):
-        save_pretrained(model, folder, labels=classes, preprocess=preprocess)
+        save_pretrained(
+            model,
+            folder,
+            license=license,
+            labels=classes,
+            preprocess=preprocess,
+            thresholds=thresholds,
+        )
         return
-    path = folder / "model.safetensors"
-    write_weights(path, model.state_dict(), preprocess=preprocess, classes=classes)
+    write_weights(
+        folder / "model.safetensors",
+        model.state_dict(),
+        preprocess=preprocess,
+        classes=classes,
+        thresholds=thresholds,
+        license=license,
+    )
 
 
 def write_setting(folder: Path, model: nn.Module, recipe: Recipe) -> None:

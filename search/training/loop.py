@@ -20,20 +20,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fbnetv3._internal.devices import sum_dtype
 from fbnetv3._internal.errors import Diverged
 from fbnetv3.search.data.image_set import ImageSet
 
 from . import checkpointing
 from .average import AveragedWeights, averaging_weight
-from .balance import balancing_weights
+from .balance import balancing_weights, positive_weights
 from .batches import Batch, Sample, TrainBatches, derive_seed, seed_all
 from .config import TrainConfig
 from .depthwise import QuickDepthwise, helps
 from .freezing import frozen_parts
 from .graphed import GraphedStep
 from .identity import check_same_run
-from .logbook import EpochLog, best_of, write_curve, write_network, write_recalls, write_setting
+from .logbook import EpochLog, best_of, write_classes, write_curve, write_network, write_setting
 from .mixup import mixed, mixup_share
+from .multi_label import MultiLabelScore, multi_label_loss, score_multi_label
 from .optimizers import load_optimizer, make_optimizer, optimizer_tensors, set_lr
 from .parallel import World, current_world, summed
 from .recipe import Recipe
@@ -76,6 +78,7 @@ class Loop:
         # Other processes are needed for the first one's steps: they go on until it is gone.
         self.stop = stop if stop is not None and self.world.rank == 0 else StopRequest()
         self.images, self.val_images = images, val_images
+        _check_labels(images, val_images)
         device, recipe = config.hardware.device, config.recipe
         layout = torch.channels_last if config.hardware.channels_last else torch.contiguous_format
         self.model = model.to(device=device, memory_format=layout)  # type: ignore[call-overload]
@@ -87,9 +90,8 @@ class Loop:
         for module in self.frozen:
             module.requires_grad_(False)
         self.optimizer = make_optimizer(model, recipe)
-        self.class_weights = (
-            balancing_weights(images).to(device) if recipe.balance == "loss" else None
-        )
+        weights_of = positive_weights if images.multi_label else balancing_weights
+        self.class_weights = weights_of(images).to(device) if recipe.balance == "loss" else None
         self.batches = TrainBatches(
             images,
             recipe,
@@ -113,9 +115,11 @@ class Loop:
             else QuickDepthwise(own_gradient=helps(device) and config.hardware.half is None)
         )
         self.curve: list[EpochLog] = []
-        self.last_score: Score | None = None
+        self.last_score: Score | MultiLabelScore | None = None
+        # Of a multi-label set, chosen in the last validation.
+        self.thresholds: tuple[float, ...] = ()
         self.epoch, self.step, self.seconds = 0, 0, 0.0
-        self.loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+        self.loss_sum = torch.zeros((), dtype=sum_dtype(device), device=device)
         # Does nothing but in float16.
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.hardware.fp16)
         # Teachers, other processes' gradients and the scaler may wait for the device, which a graph
@@ -168,7 +172,7 @@ class Loop:
                 if self.world.rank == 0:
                     write_curve(folder, self.curve)
                     if self.last_score is not None:
-                        write_recalls(folder, self.images.classes, self.last_score)
+                        write_classes(folder, self.images.classes, self.last_score)
             yield self.curve[-1]
 
     @property
@@ -188,6 +192,8 @@ class Loop:
                 self.model if self.ema is None else self.ema.module,
                 preprocess=self.config.preprocess,
                 classes=self.images.classes,
+                thresholds=self.thresholds,
+                license=self.config.license,
             )
 
     def _steps(self, on_step: OnStep) -> Iterator[None]:
@@ -269,16 +275,25 @@ class Loop:
                 f"{self.images.name} has {num_classes} classes; build the model with "
                 "that num_classes"
             )
-        # Mixed targets are smoothed already.
-        smoothing = 0.0 if recipe.mixup else recipe.label_smoothing
-        loss = F.cross_entropy(
-            logits.float(), target, self.class_weights, label_smoothing=smoothing
-        )
+        loss = self._loss_of(logits.float(), target)
         if self.teacher is not None:
-            soft = self.teacher.logits(batch).float().softmax(1)
-            learned = F.cross_entropy(logits.float(), soft)
+            taught = self.teacher.logits(batch).float()
+            if self.images.multi_label:
+                learned = F.binary_cross_entropy_with_logits(logits.float(), taught.sigmoid())
+            else:
+                learned = F.cross_entropy(logits.float(), taught.softmax(1))
             loss = self.teacher.weight * learned + (1 - self.teacher.weight) * loss
         return loss
+
+    def _loss_of(self, logits: Tensor, target: Tensor) -> Tensor:
+        smoothing = self.config.recipe.label_smoothing
+        if self.images.multi_label:
+            return multi_label_loss(
+                logits, target, label_smoothing=smoothing, positive_weights=self.class_weights
+            )
+        # Mixed targets are smoothed already.
+        smoothing = 0.0 if self.config.recipe.mixup else smoothing
+        return F.cross_entropy(logits, target, self.class_weights, label_smoothing=smoothing)
 
     def _check_finite(self, must: bool) -> None:
         on_cpu = self.config.hardware.device.type == "cpu"
@@ -313,7 +328,9 @@ class Loop:
             return self._validated(log)
 
     def _validated(self, log: EpochLog) -> EpochLog:
-        """Returns an epoch's log with the accuracies. Changes nothing that a checkpoint holds."""
+        """Returns an epoch's log with the accuracies. Changes nothing that training depends on."""
+        if self.images.multi_label:
+            return self._validated_multi_label(log)
         raw = self._score(self.model)
         log = dataclasses.replace(
             log, val_loss=raw.loss, top1_pct=raw.top1_pct, top5_pct=raw.top5_pct
@@ -327,23 +344,34 @@ class Loop:
         self.last_score = chosen
         return dataclasses.replace(log, macro_recall_pct=chosen.macro_recall_pct)
 
+    def _validated_multi_label(self, log: EpochLog) -> EpochLog:
+        options = self._scoring()
+        chosen = score_multi_label(self.model, self.val_images, **options)
+        log = dataclasses.replace(log, val_loss=chosen.loss, map_pct=chosen.map_pct)
+        if self.ema is not None:
+            chosen = score_multi_label(self.ema.module, self.val_images, **options)
+            log = dataclasses.replace(log, ema_map_pct=chosen.map_pct)
+        self.last_score, self.thresholds = chosen, chosen.thresholds
+        return dataclasses.replace(log, macro_f1_pct=chosen.macro_f1_pct(chosen.thresholds))
+
     def _score(self, model: nn.Module) -> Score:
+        return score(model, self.val_images, **self._scoring())
+
+    def _scoring(self) -> dict[str, Any]:
         device, side = self.config.hardware.device, self.config.preprocess.crop
-        return score(
-            model,
-            self.val_images,
-            self.config.preprocess,
-            device=device,
-            half=self.config.hardware.half,
-            batch_size=BATCH_SIZE * 4
-            if device.type == "cuda"
-            else default_batch_size(device, side),
-            workers=self.config.workers,
-        )
+        on_gpu = device.type == "cuda"
+        return {
+            "preprocess": self.config.preprocess,
+            "device": device,
+            "half": self.config.hardware.half,
+            "batch_size": BATCH_SIZE * 4 if on_gpu else default_batch_size(device, side),
+            "workers": self.config.workers,
+        }
 
     def _identity(self) -> dict[str, Any]:
         """Returns what must be equal for a checkpoint to be of this run."""
         shapes = [(name, tuple(t.shape)) for name, t in self.model.state_dict().items()]
+        classes = repr(self.images.classes) + ("multi-label" if self.images.multi_label else "")
         return {
             "network": hashlib.sha256(repr(shapes).encode()).hexdigest()[:16],
             "recipe": self.config.recipe.to_dict(),
@@ -351,7 +379,7 @@ class Loop:
             "seed": self.config.seed,
             "accumulate": self.config.accumulate,
             "num_images": len(self.images),
-            "classes": hashlib.sha256(repr(self.images.classes).encode()).hexdigest()[:16],
+            "classes": hashlib.sha256(classes.encode()).hexdigest()[:16],
             "processes": [self.world.size, self.world.nodes],
             "teacher": self.teacher is not None and self.teacher.identity,
         }
@@ -384,6 +412,7 @@ class Loop:
             "scaler": self.scaler.state_dict(),
             "curve": [dataclasses.asdict(log) for log in self.curve],
             "damaged": sorted(self.batches.damaged),
+            "thresholds": self.thresholds,
         }
         step = self.epoch * self.batches.steps + self.step
         checkpointing.save(folder / "checkpoints", step, tensors, record, kept=kept)
@@ -408,6 +437,7 @@ class Loop:
         self.loss_sum.fill_(record["loss_sum"])
         self.curve = [EpochLog(**log) for log in record["curve"]]
         self.batches.damaged = set(record["damaged"])
+        self.thresholds = tuple(record.get("thresholds", ()))
 
     def _found_checkpoint(self) -> tuple[Path, dict[str, Tensor], dict[str, Any]] | None:
         for folder in (self.config.folder, self.config.resume_from):
@@ -425,6 +455,18 @@ class Loop:
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+
+
+def _check_labels(images: ImageSet, val_images: ImageSet) -> None:
+    """Refuses sets for different tasks, and a validation set that nothing can be measured on."""
+    if images.multi_label != val_images.multi_label:
+        several, one = sorted((images, val_images), key=lambda part: not part.multi_label)
+        raise ValueError(
+            f"{several.name} has several labels per image and {one.name} has one; expected the "
+            "same of both"
+        )
+    if not any(val_images.counts):
+        raise ValueError(f"no image of {val_images.name} has a label; expected some to validate on")
 
 
 def _share_weights(model: nn.Module, world: World) -> None:

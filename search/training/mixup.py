@@ -24,13 +24,16 @@ def mixed(
     Args:
         batch: whose last image goes into the first one, and so on.
         share: of an image's own pixels and label.
-        label_smoothing: in the targets.
+        label_smoothing: in the targets of a single label.
         num_classes: of the labels.
     """
     from timm.data.mixup import mixup_target
 
     others = batch.images.flip(0).mul_(1 - share)
     images = batch.images.mul(share).add_(others)
+    if batch.labels.ndim == 2:  # multi-label; smoothed by the loss
+        labels = batch.labels.float()
+        return images, labels * share + labels.flip(0) * (1 - share)
     targets: Tensor = mixup_target(  # type: ignore[no-untyped-call]  # timm has no type for it
         batch.labels, num_classes, share, label_smoothing
     )

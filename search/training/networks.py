@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fbnetv3.checkpoints.checkpoint import load_strict, read_own_tensors
 from fbnetv3.hub.confidence import Confidence
-from fbnetv3.hub.pretrained_cfg import class_names_of, confidence_of
+from fbnetv3.hub.pretrained_cfg import class_names_of, confidence_of, thresholds_of
 from fbnetv3.hub.registry import FOLDERS, get_arch
 from fbnetv3.images.classes import known_names
 from fbnetv3.images.labels import class_ids, class_names
@@ -22,7 +22,7 @@ from fbnetv3.search.data.datasets import cifar_arch
 from fbnetv3.search.data.image_set import ImageSet
 
 from .batches import default_preprocess
-from .foreign import RECORD, is_foreign, open_foreign, open_run
+from .foreign import RECORD, is_foreign, open_foreign, open_run, run_thresholds
 
 if TYPE_CHECKING:
     from fbnetv3.deploy.backend import ExportedBackend
@@ -38,12 +38,14 @@ class Network(NamedTuple):
         preprocess: what images go through before it.
         labels: for each output the names that its class goes by.
         confidence: temperature and threshold of its answers.
+        thresholds: score from which an image has each class, of a multi-label network.
     """
 
     model: nn.Module
     preprocess: Preprocess | None = None
     labels: tuple[tuple[str, ...], ...] | None = None
     confidence: Confidence | None = None
+    thresholds: tuple[float, ...] | None = None
 
 
 def open_network(
@@ -79,7 +81,8 @@ def open_network(
         )
     folder = Path(name.removeprefix(LOCAL_DIR))
     if name.startswith(LOCAL_DIR) and (folder / RECORD).is_file():
-        return Network(*open_run(folder, num_classes, dropout=dropout, drop_path=drop_path))
+        opened = open_run(folder, num_classes, dropout=dropout, drop_path=drop_path)
+        return Network(*opened, thresholds=run_thresholds(folder, num_classes))
     if pretrained or (pretrained is None and has_weights(name)):
         return _with_weights(name, num_classes, rates)
     arch = get_arch(name)
@@ -118,7 +121,10 @@ def open_exported(path: str | Path) -> Network:
     backend = load(path)
     names = backend.artefact.class_names
     labels = tuple(known_names(names)) if names else None
-    return Network(ExportedModel(backend), backend.preprocess, labels, backend.artefact.confidence)
+    artefact = backend.artefact
+    thresholds = artefact.thresholds if artefact.multi_label else None
+    model = ExportedModel(backend)
+    return Network(model, backend.preprocess, labels, artefact.confidence, thresholds)
 
 
 def has_weights(name: str) -> bool:
@@ -221,7 +227,7 @@ def _with_weights(name: str, num_classes: int | None, rates: dict[str, Any]) -> 
     model.pretrained_cfg = model.default_cfg = cfg
     if name.startswith(FOLDERS):
         names = tuple(known_names(class_names_of(model)))
-        return Network(model, preprocess, names or None, confidence)
+        return Network(model, preprocess, names or None, confidence, thresholds_of(model))
     labels = WEIGHTS[name].labels if name in WEIGHTS else fbnetv3.get_weights(name).labels
     known = tuple(zip(class_names(labels), class_ids(labels), strict=True))
     return Network(model, preprocess, known, confidence)

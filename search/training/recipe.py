@@ -50,7 +50,9 @@ class Recipe:
         layer_decay: a block's learning rate is this times that of the next block, as in timm; the
             classifier's is `lr`. 1 is the same rate everywhere.
         balance: of classes with unequal numbers of images. "sampler" draws every class equally
-            often, "loss" weighs images by their class; each weight is inverse to the number.
+            often, "loss" weighs images by their class; each weight is inverse to the number. With
+            several labels per image, "sampler" goes by an image's rarest class, and "loss" weighs
+            the images of a class by the number of those without it.
         dropout: before the classifier.
         drop_path: stochastic depth of the last block, growing linearly from the first.
         mixup: alpha of the beta distribution; 0 is off.
@@ -59,7 +61,8 @@ class Recipe:
         ema_start: how the average begins, see `average.averaging_weight`. "warmup" lowers the decay
             of early steps to (1 + t) / (10 + t); "copy" does not, as in the paper's equation (2);
             "unbiased" leaves the initial weights out, as Adam's averages do.
-        label_smoothing: share of the target spread over all classes.
+        label_smoothing: share of the target spread over all classes; with several labels per image,
+            share of each target that becomes one half.
         augment: each includes those before it, except that the policies exclude each other:
             "none", "flip", "crop" (shifted by up to an eighth of the side, or a random resized crop
             for photos), "cutout" (a square of half the side left out, random erasing for photos),

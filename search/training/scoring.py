@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fbnetv3._internal.devices import sum_dtype
 from fbnetv3.images.preprocess import Preprocess
 from fbnetv3.search.data.image_set import ImageSet
 
@@ -118,10 +119,52 @@ def score(
     Raises:
         ValueError: the model's classes are fewer than the set's, or no image can be read.
     """
-    was_training = model.training
-    model.eval()
     num_classes = len(images.classes)
-    counts = torch.zeros(2 * num_classes**2 + 2, dtype=torch.float64, device=device)
+    counts = torch.zeros(2 * num_classes**2 + 2, dtype=sum_dtype(device), device=device)
+    for batch, logits in logits_of(
+        model,
+        images,
+        preprocess,
+        device=device,
+        half=half,
+        batch_size=batch_size,
+        workers=workers,
+        outputs=outputs,
+        on_logits=on_logits,
+    ):
+        rows = (batch.indices % 2) * num_classes + batch.labels
+        cells = rows * num_classes + logits.argmax(1)
+        counts.index_add_(0, cells, torch.ones_like(cells, dtype=counts.dtype))
+        best = logits.topk(min(5, num_classes), 1).indices
+        counts[-2] += (best == batch.labels.unsqueeze(1)).any(1).sum()
+        counts[-1] += F.cross_entropy(logits, batch.labels, reduction="sum")
+    totals = summed(counts).cpu()
+    halves = totals[:-2].long().view(2, num_classes, num_classes)
+    num_read = int(halves.sum())
+    if not num_read:
+        raise ValueError(f"no image of {images.name} can be read")
+    return Score(halves, int(totals[-2]), float(totals[-1]) / num_read)
+
+
+@torch.no_grad()
+def logits_of(
+    model: nn.Module,
+    images: ImageSet,
+    preprocess: Preprocess,
+    *,
+    device: torch.device,
+    half: torch.dtype | None = None,
+    batch_size: int = BATCH_SIZE,
+    workers: int = 0,
+    outputs: Tensor | None = None,
+    on_logits: OnLogits = lambda _batch, _logits: None,
+) -> Iterator[tuple[Batch, Tensor]]:
+    """Yields this process's share of a set with the logits (n, classes) float32 of its classes.
+
+    Args and errors are those of `score`. The model is in evaluation mode meanwhile.
+    """
+    was_training, num_classes = model.training, len(images.classes)
+    model.eval()
     for batch in eval_batches(
         images,
         preprocess,
@@ -145,16 +188,5 @@ def score(
                 f"the model has {logits.shape[1]} classes and {images.name} has {num_classes}; "
                 "expected the same classes"
             )
-        rows = (batch.indices % 2) * num_classes + batch.labels
-        cells = rows * num_classes + logits.argmax(1)
-        counts.index_add_(0, cells, torch.ones_like(cells, dtype=counts.dtype))
-        best = logits.topk(min(5, num_classes), 1).indices
-        counts[-2] += (best == batch.labels.unsqueeze(1)).any(1).sum()
-        counts[-1] += F.cross_entropy(logits, batch.labels, reduction="sum")
+        yield batch, logits
     model.train(was_training)
-    totals = summed(counts).cpu()
-    halves = totals[:-2].long().view(2, num_classes, num_classes)
-    num_read = int(halves.sum())
-    if not num_read:
-        raise ValueError(f"no image of {images.name} can be read")
-    return Score(halves, int(totals[-2]), float(totals[-1]) / num_read)

@@ -13,6 +13,7 @@ import random
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,9 +51,16 @@ class Trained:
 
     @property
     def top1_pct(self) -> float:
-        """Validation accuracy of `best` after the last epoch, in percent."""
+        """Top-1 of `best` after the last epoch, in percent; not of multi-label sets."""
         last = self.curve[-1]
         found = last.top1_pct if self.ema is None else last.ema_top1_pct
+        assert found is not None
+        return found
+
+    @property
+    def accuracy_pct(self) -> float:
+        """Validation accuracy of `best`, of a multi-label set mAP, in percent."""
+        found = self.curve[-1].accuracy_pct
         assert found is not None
         return found
 
@@ -141,21 +149,28 @@ def train_epochs(
             ema = plain
         trained = Trained(model.eval(), None if ema is None else ema.eval(), tuple(loop.curve))
         if config.folder is not None and world.rank == 0:
-            _write_results(config.folder, trained, config, images)
+            _write_results(config.folder, trained, config, images, loop.thresholds)
             loop.keep_what_a_longer_run_needs()
         return trained
 
 
-def _write_results(folder: Path, trained: Trained, config: TrainConfig, images: ImageSet) -> None:
+def _write_results(
+    folder: Path,
+    trained: Trained,
+    config: TrainConfig,
+    images: ImageSet,
+    thresholds: tuple[float, ...],
+) -> None:
     """Writes the weights of the last epoch."""
-    write_network(folder, trained.best, preprocess=config.preprocess, classes=images.classes)
+    head: dict[str, Any] = {
+        "preprocess": config.preprocess,
+        "classes": images.classes,
+        "thresholds": thresholds,
+        "license": config.license,
+    }
+    write_network(folder, trained.best, **head)
     if trained.ema is not None:
-        write_weights(
-            folder / "model_raw.safetensors",
-            trained.model.state_dict(),
-            preprocess=config.preprocess,
-            classes=images.classes,
-        )
+        write_weights(folder / "model_raw.safetensors", trained.model.state_dict(), **head)
 
 
 @contextlib.contextmanager

@@ -49,22 +49,39 @@ def default_workers(
     return max(0, min(wanted, fitting))
 
 
-def usable_workers(workers: int) -> int:
-    """Returns the number of decoding processes, 0 where they could not hand over their images.
+def usable_workers(workers: int, batch_bytes: int, *, shared_bytes: int | None = None) -> int:
+    """Returns the number of decoding processes that can hand over their images; a warning says why.
 
     They pass tensors through sockets in the temporary folder. If its path is too long for one, they
-    would wait forever; images are then decoded by the training itself, which a warning says.
+    would wait forever; and in shared memory, where a batch that does not fit ends them. Images are
+    then decoded by fewer of them, or by the caller itself.
+
+    Args:
+        workers: how many are asked for.
+        batch_bytes: size of a batch of decoded images.
+        shared_bytes: free shared memory; None: as it is now.
     """
-    longest = len(os.fsencode(tempfile.gettempdir())) + _SOCKET_BYTES
-    if not workers or os.name == "nt" or longest <= _MOST_SOCKET_BYTES:
+    if not workers or os.name == "nt":
         return workers
-    warnings.warn(
-        f"images are decoded without processes of their own: the path of {tempfile.gettempdir()} "
-        f"is too long for their sockets, by {longest - _MOST_SOCKET_BYTES} characters; set TMPDIR "
-        "to a shorter one",
-        stacklevel=3,
-    )
-    return 0
+    longest = len(os.fsencode(tempfile.gettempdir())) + _SOCKET_BYTES
+    if longest > _MOST_SOCKET_BYTES:
+        warnings.warn(
+            f"images are decoded without processes of their own: the path of "
+            f"{tempfile.gettempdir()} is too long for their sockets, by "
+            f"{longest - _MOST_SOCKET_BYTES} characters; set TMPDIR to a shorter one",
+            stacklevel=3,
+        )
+        return 0
+    shared = _free_shared_bytes() if shared_bytes is None else shared_bytes
+    fitting = max(0, (shared // batch_bytes - 1) // _AHEAD)
+    if fitting < workers:
+        warnings.warn(
+            f"images are decoded by {fitting} processes instead of {workers}: {_SHARED_MEMORY} has "
+            f"{shared / 1e6:.0f} MB left and a batch takes {batch_bytes / 1e6:.0f}; enlarge it "
+            "(docker run --shm-size=2g), or use a smaller batch",
+            stacklevel=3,
+        )
+    return min(workers, fitting)
 
 
 def _free_shared_bytes() -> int:

@@ -24,7 +24,7 @@ def test_a_device_comes_back_by_its_name(monkeypatch: pytest.MonkeyPatch) -> Non
 @pytest.mark.parametrize(
     ("name", "number", "message"),
     [
-        ("tpu", 0, "device is 'tpu'; expected cpu, cuda or cuda:1"),
+        ("tpu", 0, "device is 'tpu'; expected cpu, cuda, cuda:1 or mps"),
         ("cuda", 0, "finds no GPU here: use cpu, or see `fbnetv3 doctor`"),
         ("cuda:7", 1, "device is 'cuda:7'; expected cuda:0, the GPUs that torch finds"),
         ("cuda:2", 2, "device is 'cuda:2'; expected cuda:0 to cuda:1, the GPUs"),

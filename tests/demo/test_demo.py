@@ -30,6 +30,7 @@ from fbnetv3.demo.server import address_of, open_server
 from fbnetv3.demo.site import build_demo, folder_of
 from fbnetv3.demo.web_runtime import WebRuntime, fetch_runtime
 from fbnetv3.deploy.export import Exported
+from fbnetv3.deploy.multi_label import sigmoid
 from fbnetv3.deploy.onnx_model import OnnxClassifier
 from fbnetv3.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, INTERPOLATIONS, Preprocess
 from tests.browser import Page, chromium
@@ -91,6 +92,35 @@ def test_a_folder_holds_all_that_its_page_needs(
     assert Preprocess.from_dict(record["preprocess"]) == artefact.preprocess
     assert (record["license"], record["commercial"]) == ("", True)
     assert all((site / photo["file"]).is_file() for photo in record["photos"])
+
+
+def test_a_multi_label_models_page_has_its_thresholds(
+    small_export: Exported, release: tuple[WebRuntime, Path], tmp_path: Path
+) -> None:
+    runtime, tarball = release
+    thresholds = [0.1 * n for n in range(10)]
+    proto = onnx.load(small_export.path)
+    for prop in proto.metadata_props:
+        if prop.key == "fbnetv3.task":
+            prop.value = "multi-label-classification"
+    proto.metadata_props.add(key="fbnetv3.thresholds", value=json.dumps(thresholds))
+    onnx.save(proto, tmp_path / "several.onnx")
+    for file, expected in (("several.onnx", thresholds), (small_export.path, None)):
+        build_demo(str(tmp_path / file), tmp_path / "site", tarball=tarball, runtime=runtime)
+        record = json.loads((tmp_path / "site" / "demo.json").read_text())
+        assert record["thresholds"] == expected
+
+
+@pytest.mark.needs("node")
+def test_the_page_scores_the_classes_of_a_multi_label_model_one_by_one() -> None:
+    logits = [-1e4, -2.0, 0.0, 0.5, 3.0, 1e4]
+    script = (
+        f"import {{ sigmoid }} from {json.dumps((PAGE / 'preprocess.mjs').as_uri())};"
+        f"console.log(JSON.stringify(sigmoid(new Float32Array({logits}))));"
+    )
+    command = ["node", "--input-type=module", "-e", script]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    np.testing.assert_allclose(json.loads(done.stdout), sigmoid(np.array(logits)), atol=1e-12)
 
 
 def test_a_build_that_failed_can_be_repeated(

@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 import pytest
 import torch
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 import fbnetv3
 from fbnetv3.arch.tables import ARCHS
@@ -20,10 +20,17 @@ from fbnetv3.deploy.export import Exported, to_onnx
 from fbnetv3.deploy.quantize import quantize
 from fbnetv3.deploy.runtimes import read_artefact
 from fbnetv3.hub.create import create
-from fbnetv3.hub.license_policy import check_terms, is_commercial, is_non_commercial
+from fbnetv3.hub.license_policy import (
+    check_terms,
+    is_commercial,
+    is_non_commercial,
+    own_license,
+)
 from fbnetv3.hub.weights import WEIGHTS
 from fbnetv3.images.labels import example_photos
+from fbnetv3.images.preprocess import Preprocess
 from fbnetv3.models.model import FBNetV3, build
+from tests.shell import APPS
 
 ARCH = ARCHS["fbnetv3_nano"].small_image(32)
 RESTRICTED = (
@@ -109,6 +116,51 @@ def test_the_licence_survives_saving_again(folder: Path, tmp_path: Path) -> None
 def test_own_weights_state_their_licence_on_export(small_model: FBNetV3, tmp_path: Path) -> None:
     made = to_onnx(small_model, tmp_path / "own.onnx", license="MIT", dynamic=None)
     assert read_artefact(made.path).license == "MIT"
+
+
+def test_export_states_the_licence_of_own_weights_only(
+    folder: Path, small_model: FBNetV3, small_preprocess: Preprocess, tmp_path: Path
+) -> None:
+    plain = fbnetv3.save_pretrained(
+        small_model, tmp_path / "plain", license="", preprocess=small_preprocess
+    )
+
+    def exported(model: object, license: str) -> Result:
+        words = ["export", str(model), "-o", str(tmp_path / "x.onnx"), "--license", license]
+        return CliRunner().invoke(APPS["fbnetv3"], words)
+
+    done = exported(f"local-dir:{plain}", "MIT")
+    assert done.exit_code == 0, done.output
+    assert read_artefact(tmp_path / "x.onnx").license == "MIT"
+    for model, license, why in (
+        (f"local-dir:{folder}", "MIT", "is licensed cc-by-nc-sa-4.0: no commercial use"),
+        (f"local-dir:{plain}", "my licence!", "expected an SPDX name"),
+        ("fbnetv3_nano.cifar10", "MIT", "is licensed Apache-2.0 by its authors"),
+    ):
+        refused = exported(model, license)
+        assert refused.exit_code == 2, refused.output
+        assert why in refused.output
+
+
+@pytest.mark.parametrize(
+    ("license", "known", "passes"),
+    [
+        ("MIT", "", True),
+        ("MIT OR Apache-2.0", "Apache-2.0", True),
+        ("CC-BY-NC-SA-4.0", "CC-BY-NC-4.0", True),
+        ("Apache-2.0", "CC-BY-NC-4.0", False),
+        ("Apache 2", "", False),
+        ("", "", False),
+    ],
+)
+def test_an_own_licence_allows_nothing_that_the_starting_weights_forbid(
+    license: str, known: str, passes: bool
+) -> None:
+    if passes:
+        assert own_license(license, known=known, source="x") == license
+    else:
+        with pytest.raises(ValueError, match="license is "):
+            own_license(license, known=known, source="x")
 
 
 def test_the_licence_in_a_checkpoint_is_kept_and_checked(tmp_path: Path) -> None:

@@ -58,6 +58,22 @@ def tiny_images(num: int = 96, seed: int = 0, classes: int = NUM_CLASSES) -> Ima
     )
 
 
+def tiny_multi_label(num: int = 96, seed: int = 0) -> ImageSet:
+    """Returns noisy images with a class for each quarter that is bright: none, one or several."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.rand(num, NUM_CLASSES, generator=generator) < 0.4
+    pixels = torch.randint(0, 120, (num, 16, 16, 3), generator=generator)
+    for number, label in labels.nonzero().tolist():
+        top, left = 8 * (label // 2 % 2), 8 * (label % 2)
+        pixels[number, top : top + 8, left : left + 8] += 120
+    return ImageSet(
+        name="several",
+        classes=tuple(f"class{n}" for n in range(NUM_CLASSES)),
+        labels=labels,
+        pixels=pixels.to(torch.uint8),
+    )
+
+
 def plain_recipe(epochs: int) -> Recipe:
     """Returns a recipe of which no part is random but the order of the images."""
     return tiny_recipe(

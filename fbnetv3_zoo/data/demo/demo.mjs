@@ -6,7 +6,7 @@
  * `data-result` of the root element as JSON, the last error in `data-error`.
  */
 
-import { decode, energy, normalise, pixels, softmax } from "./preprocess.mjs";
+import { decode, energy, normalise, pixels, sigmoid, softmax } from "./preprocess.mjs";
 
 const NUM_SHOWN = 5;
 const MIN_WARM_UPS = 2;
@@ -124,12 +124,12 @@ async function answer(name, blob) {
   const { backend, reason, engine } = await running();
   const { logits, times } = await timed(engine.session, tensorOf(seen, engine.ort));
   const { temperature = 1, threshold = null } = demo.confidence ?? {};
-  const probabilities = softmax(logits, temperature);
+  const probabilities = demo.thresholds ? sigmoid(logits) : softmax(logits, temperature);
   const order = probabilities.map((_, index) => index);
   order.sort((a, b) => probabilities[b] - probabilities[a]);
   const result = {
     photo: name,
-    label: demo.labels[order[0]],
+    label: answerOf(order, probabilities),
     probabilities,
     none_of_these: threshold === null ? null : energy(logits) < threshold,
     backend,
@@ -141,6 +141,13 @@ async function answer(name, blob) {
     size: [image.width, image.height],
   };
   showResult(result, seen, order.slice(0, NUM_SHOWN));
+}
+
+/** Returns the first class; of a multi-label model all whose scores reach their thresholds. */
+function answerOf(order, scores) {
+  if (!demo.thresholds) return demo.labels[order[0]];
+  const names = order.filter((n) => scores[n] >= demo.thresholds[n]).map((n) => demo.labels[n]);
+  return names.join(", ") || "none of the classes";
 }
 
 /** Returns the logits of one image and the sorted times of its runs. */
@@ -245,7 +252,7 @@ function showResult(result, seen, best) {
   }
   canvas.getContext("2d").putImageData(rgba, 0, 0);
   const percent = (100 * result.probabilities[best[0]]).toFixed(1);
-  const nearest = `${result.label}, ${percent} %`;
+  const nearest = demo.thresholds ? result.label : `${result.label}, ${percent} %`;
   say(`${result.photo}: ${result.none_of_these ? `none of these (nearest: ${nearest})` : nearest}`);
   delete root.dataset.error;
   root.dataset.result = JSON.stringify(result);

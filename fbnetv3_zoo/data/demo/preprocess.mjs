@@ -206,3 +206,8 @@ function roundHalfEven(value) {
   const floor = Math.floor(value);
   return value - floor === 0.5 ? floor + (floor % 2) : Math.round(value);
 }
+
+/** Returns the scores of a multi-label model's classes, each on its own, from 0 to 1. */
+export function sigmoid(logits) {
+  return Array.from(logits, (logit) => 0.5 * (1 + Math.tanh(0.5 * logit)));
+}

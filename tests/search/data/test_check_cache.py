@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import builtins
 import os
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 from fbnetv3.images.reader import check_image
 from fbnetv3.search.data import image_set
 from fbnetv3.search.data.check_cache import CheckCache
+from fbnetv3.search.data.datasets import open_train_val
 from fbnetv3.search.data.image_set import read_images
 
 
@@ -38,7 +43,7 @@ def test_a_second_reading_opens_only_what_changed(
 
     def read() -> tuple[set[Path], tuple[str, ...]]:
         opened.clear()
-        found = read_images("photos", ("a", "b"), photos, [0, 1, 0, 1])
+        found = read_images("photos", ("a", "b"), photos, torch.tensor([0, 1, 0, 1]))
         return set(opened), found.notes
 
     assert read() == (set(photos), ())
@@ -50,6 +55,42 @@ def test_a_second_reading_opens_only_what_changed(
     assert any("2.png" in note for note in notes)
     # A damaged file is looked at each time.
     assert read()[0] == {photos[2]}
+
+
+def test_a_start_looks_at_each_file_a_few_times_and_a_second_one_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_set, "_CACHED_FROM", 4)
+    monkeypatch.setenv("FBNETV3_HOME", str(tmp_path / "home"))
+    num, looks = 120, Counter[str]()
+    for number in range(num):
+        folder = tmp_path / "data" / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (100 + number, 50)).save(folder / f"{number}.png")
+
+    def counted(module: Any, name: str) -> None:
+        plain = getattr(module, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            looks[name] += str(args[0]).endswith(".png")
+            return plain(*args, **kwargs)
+
+        monkeypatch.setattr(module, name, call)
+
+    for name in ("stat", "lstat"):
+        counted(os, name)
+    counted(builtins, "open")
+
+    def start() -> Counter[str]:
+        looks.clear()
+        assert len(open_train_val(tmp_path / "data")[0]) == 0.9 * num
+        return looks.copy()
+
+    first, second = start(), start()
+    assert first["open"] <= num
+    assert first["stat"] <= 4 * num
+    assert second["stat"] <= num
+    assert (second["open"], first["lstat"], second["lstat"]) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"schema": 1}', b"\xff"])

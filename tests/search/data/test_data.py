@@ -15,13 +15,12 @@ from PIL import Image
 from fbnetv3.arch.tables import ARCHS
 from fbnetv3.search.data.datasets import (
     cifar_arch,
-    hold_out,
     open_images,
     open_train_val,
     search_split,
-    split_by_class,
 )
 from fbnetv3.search.data.image_set import ImageSet
+from fbnetv3.search.data.splitting import hold_out, split_by_class
 from fbnetv3.search.training.batches import (
     TrainBatches,
     default_preprocess,
@@ -127,6 +126,25 @@ def test_parquet_of_hugging_face_gives_the_same_images(tmp_path: Path) -> None:
     assert plain.pixels is not None
     assert torch.equal(train.pixels, plain.pixels)
     assert torch.equal(val.labels, plain.labels)
+
+
+@pytest.mark.needs("pyarrow")
+@pytest.mark.parametrize("kind", ["Sequence", "List"])
+def test_parquet_with_lists_of_labels_is_multi_label(tmp_path: Path, kind: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    write_folders(tmp_path / "png", {"x": 3})
+    files = sorted((tmp_path / "png").rglob("*.png"))
+    label = {"_type": "ClassLabel", "names": ["cat", "dog"]}
+    features = {"img": {"_type": "Image"}, "labels": {"_type": kind, "feature": label}}
+    table = pa.table(
+        {"img": [{"bytes": f.read_bytes()} for f in files], "labels": [[0, 1], [], [1]]}
+    ).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    pq.write_table(table, tmp_path / "train-0.parquet")
+    found = open_images(tmp_path, "train")
+    assert found.classes == ("cat", "dog")
+    assert found.labels.tolist() == [[True, True], [False, False], [False, True]]
 
 
 @pytest.mark.needs("pyarrow")

@@ -7,9 +7,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fbnetv3.hub.pretrained import save_pretrained
 from fbnetv3.images.preprocess import Preprocess
 from fbnetv3.search.training.batches import Batch, default_preprocess
-from fbnetv3.search.training.distill import CachedTeacher, NetworkTeacher, cached_teacher, two_step
+from fbnetv3.search.training.distill import (
+    CachedTeacher,
+    NetworkTeacher,
+    cached_teacher,
+    open_teacher,
+    two_step,
+)
 from fbnetv3.search.training.logbook import EpochLog
 from fbnetv3.search.training.loop import Loop
 from fbnetv3.search.training.train import Hardware, train
@@ -161,3 +168,22 @@ def test_two_steps_that_were_stopped_go_on_where_they_were(tmp_path: Path) -> No
 def test_the_largest_has_to_be_one_of_them() -> None:
     with pytest.raises(ValueError, match="huge"):
         two_step({"small": tiny_model}, "huge", tiny_images(), tiny_images(), tiny_run())
+
+
+def test_a_teacher_that_knows_more_classes_in_another_order_teaches_the_students(
+    tmp_path: Path,
+) -> None:
+    labels = ("bird", "ant", "cat", "dog")
+    teacher = tiny_model()
+    preprocess = default_preprocess(tiny_images(), 16)
+    save_pretrained(teacher, tmp_path, labels=labels, preprocess=preprocess)
+    student = ("dog", "bird")
+    opened = open_teacher(f"local-dir:{tmp_path}", student, preprocess, hardware=Hardware.of("cpu"))
+    images = torch.randn(3, 3, 16, 16)
+    found = opened.logits(Batch(images, torch.zeros(3), torch.zeros(3)))
+    expected = teacher.eval()(images)[:, [3, 0]]
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    with pytest.raises(ValueError, match=r"not lion"):
+        open_teacher(f"local-dir:{tmp_path}", ("dog", "lion"), preprocess)
+    with pytest.raises(ValueError, match="learns several labels per image and teacher"):
+        open_teacher(f"local-dir:{tmp_path}", student, preprocess, multi_label=True)
