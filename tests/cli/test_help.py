@@ -181,7 +181,7 @@ MADE = {
     "nano.onnx": "fbnetv3 export fbnetv3_nano.cifar10 -o nano.onnx",
     "run": "fbnetv3 train --data photos --model fbnetv3_nano.cifar10 --out run",
     "detector": "fbnetv3 detect train --data shapes --model fbnetv3_nano --out detector "
-    "--epochs 1 --size 96",
+    "--epochs 2 --size 96",
     "detector.onnx": "fbnetv3 detect export detector -o detector.onnx",
     "runs/t": "fbnetv3-search run runs/t --space space.json --table labels.csv "
     '--batch 8 --rounds 1 --predictor gp --limit "macs<=110"',
