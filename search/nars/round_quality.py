@@ -40,7 +40,10 @@ def round_quality(
         return {}
     some = np.linspace(0, len(values) - 1, min(len(values), MOST_LABELS)).astype(int)
     rows, values = rows[some], values[some]
-    found = cross_validate(predictor, rows, values, seed=seed)
+    recipe = np.array([gene.group == "recipe" for gene in predictor.space.genes])
+    both = recipe.any() and not recipe.all()
+    parts = {"network": ~recipe, "recipe": recipe} if both else None
+    found = cross_validate(predictor, rows, values, seed=seed, parts=parts)
     figures: dict[str, Any] = {
         "tau": found.tau,
         "spearman": found.spearman,
@@ -49,6 +52,7 @@ def round_quality(
         "predicted": found.predicted.round(4).tolist(),
         "truth": values.round(4).tolist(),
         "predictor": predictor.kind,
+        **{f"tau_{part}": value for part, value in found.tau_alone.items()},
     }
     if unpretrained is not None:
         plain = cross_validate(unpretrained, rows, values, seed=seed)
