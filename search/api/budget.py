@@ -25,21 +25,29 @@ class Budget(NamedTuple):
     final_seeds: int
 
 
-def divide(trainings: int, num_limits: int) -> Budget:
+def divide(trainings: int, num_limits: int, num_priors: int = 0) -> Budget:
     """Returns how to spend at most `trainings` trainings on a search for some limits.
+
+    Each prior adds a candidate per limit to those that are retrained.
 
     Raises:
         ValueError: they are too few to choose anything after a random start.
     """
-    if trainings < FEWEST + num_limits:
+    least = num_limits * (1 + num_priors)
+    if trainings < FEWEST + least:
+        more = f" with {num_priors} prior(s)" if num_priors else ""
         raise ValueError(
-            f"trainings is {trainings}; expected {FEWEST + num_limits} or more, to search within "
-            f"{num_limits} limit(s)"
+            f"trainings is {trainings}; expected {FEWEST + least} or more, to search within "
+            f"{num_limits} limit(s){more}"
         )
     choices = [(top, seeds) for top in range(1, _TOP + 1) for seeds in range(1, _SEEDS + 1)]
-    fitting = [c for c in choices if num_limits * c[0] * c[1] <= trainings // _LAST]
-    top, seeds = max(fitting, key=lambda c: (c[0] * c[1], c[1]), default=(1, 1))
-    rest = trainings - num_limits * top * seeds
+
+    def last(top: int, seeds: int) -> int:
+        return num_limits * (top + num_priors) * seeds
+
+    fitting = [c for c in choices if last(*c) <= trainings // _LAST]
+    top, seeds = max(fitting, key=lambda c: (last(*c), c[1]), default=(1, 1))
+    rest = trainings - last(top, seeds)
     if rest < FEWEST:
-        rest, top, seeds = trainings - num_limits, 1, 1
+        rest, top, seeds = trainings - least, 1, 1
     return Budget(rest, top, seeds)

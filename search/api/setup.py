@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,17 @@ from fbnetv3.search.execution.coordinator import Policy
 from fbnetv3.search.execution.function_objective import FunctionObjective
 from fbnetv3.search.nars.config import SearchConfig
 from fbnetv3.search.nars.limit import cost_names, parse_limit
+from fbnetv3.search.nars.prior import Prior, make_prior
 from fbnetv3.search.nars.problem import Problem, problem_of
 from fbnetv3.search.nars.run import create_search
 from fbnetv3.search.predictors.targets import Scale
+from fbnetv3.search.space.space import Space
 from fbnetv3.search.storage.files import SETTINGS, read_settings
 
 from .budget import divide
 
+# One recipe as gene -> value, or several.
+Priors = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 # A function that fails for a candidate fails again: another candidate replaces it at once.
 POLICY = Policy(max_attempts=1)
 # Candidates whose costs are asked for before the start, to see that the function works.
@@ -35,6 +39,7 @@ def prepare(
     seed: int,
     predictor: str,
     pool: int,
+    prior: Priors | None = None,
 ) -> Problem:
     """Creates the search in its folder, or checks that the folder has this very search.
 
@@ -44,6 +49,7 @@ def prepare(
     space = objective.space
     Scale(objective.target)  # refuses an unknown one
     texts = [limits] if isinstance(limits, str) else list(limits)
+    priors = _priors(space, prior)
     call = {
         "space": space.sha256,
         "trainings": trainings,
@@ -52,6 +58,7 @@ def prepare(
         "target": objective.target,
         "predictor": predictor,
         "pool": pool,
+        "prior": [dict(one.values) for one in priors] or None,
     }
     bare = {"space": space.to_dict(), "objective": {"kind": "function"}, "num_classes": 1000}
     problem = problem_of(bare, objective)
@@ -60,7 +67,7 @@ def prepare(
         return problem
     problem.costs(space.sample(_TRIED, np.random.default_rng(0)))
     bounds = _bounds(problem, texts)
-    budget = divide(trainings, len(bounds))
+    budget = divide(trainings, len(bounds), len(priors))
     config = SearchConfig(
         seed=seed,
         pool=min(pool, space.cardinality() * len(bounds)),
@@ -68,12 +75,27 @@ def prepare(
         target=objective.target,
         epochs=objective.epochs,
         limits=tuple(bounds),
+        priors=priors,
         **budget._asdict(),
     )
     create_search(
         folder, space=space, objective=objective.spec(), config=config, made=objective, call=call
     ).close()
     return problem
+
+
+def _priors(space: Space, prior: Priors | None) -> tuple[Prior, ...]:
+    """Returns the priors that were given, numbered where there are several."""
+    if prior is None:
+        return ()
+    if isinstance(prior, Mapping):
+        return (make_prior(space, prior, name="prior").prior,)
+    if isinstance(prior, str) or not isinstance(prior, Sequence):
+        raise ValueError(f"prior is {shown(prior)}; expected gene -> value, or a list of these")
+    return tuple(
+        make_prior(space, one, name=f"prior {number}").prior
+        for number, one in enumerate(prior, start=1)
+    )
 
 
 def _bounds(problem: Problem, texts: Sequence[str]) -> list[dict[str, tuple[float, float]]]:

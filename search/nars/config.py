@@ -15,6 +15,7 @@ from fbnetv3.search.predictors.registry import known_predictor
 from .early_stop import THRESHOLD
 from .evolution import EvolutionSettings
 from .limit import Limit
+from .prior import Prior
 from .selection import BINS
 from .words import Bins
 
@@ -55,6 +56,8 @@ class SearchConfig:
         top: candidates per limit to retrain at full length.
         final_seeds: number of seeds per retrained candidate, the search's own included; the best
             mean wins.
+        priors: recipes to draw candidates around; the best network of each limit with each of them
+            is in every round and is retrained at the end.
 
     Raises:
         ValueError: a value is out of range.
@@ -79,6 +82,7 @@ class SearchConfig:
     keep: int = 40
     top: int = 5
     final_seeds: int = 3
+    priors: tuple[Prior, ...] = ()
 
     def __post_init__(self) -> None:
         least = {
@@ -118,6 +122,9 @@ class SearchConfig:
         object.__setattr__(self, "predictor", known_predictor(self.predictor))
         for bounds in (self.within, *self.limits):
             Limit(bounds)
+        names = [prior.name for prior in self.priors]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two of the priors {', '.join(names)} have one name; rename one")
 
     @property
     def evolution(self) -> EvolutionSettings:
@@ -153,6 +160,7 @@ class SearchConfig:
         given = keywords_of(SearchConfig, fields, "the search config")
         given["limits"] = tuple(_bounds(limit) for limit in given.get("limits", ({},)))
         given["within"] = _bounds(given.get("within", {}))
+        given["priors"] = tuple(map(Prior.from_dict, given.get("priors", ())))
         return SearchConfig(**given)
 
     def to_dict(self) -> dict[str, Any]:
@@ -161,7 +169,7 @@ class SearchConfig:
         for bounds in (fields["within"], *fields["limits"]):
             for name, ends in bounds.items():
                 bounds[name] = [end if np.isfinite(end) else None for end in ends]
-        return {**fields, "limits": list(fields["limits"])}
+        return {**fields, "limits": list(fields["limits"]), "priors": list(fields["priors"])}
 
 
 def _bounds(limit: Mapping[str, Any]) -> dict[str, tuple[float, float]]:

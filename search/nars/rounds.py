@@ -19,16 +19,26 @@ from fbnetv3.search.execution.coordinator import Coordinator, Progress
 from fbnetv3.search.predictors.protocol import Predictor
 from fbnetv3.search.predictors.registry import load_predictor, make_predictor, save_predictor
 from fbnetv3.search.predictors.targets import check_percent
-from fbnetv3.search.space.space import Floats, Matrix
+from fbnetv3.search.space.space import Floats, Matrix, Space
 from fbnetv3.search.storage.store import Store
 from fbnetv3.search.storage.trials import Batch, Labels, Proposal, Trial
 
 from .config import IN_TURN, SearchConfig
 from .early_stop import FEWEST_NETWORKS, find_early_stop
+from .gene_effects import gene_effects
 from .pool import pool_of
+from .prior_pool import PriorPicks
 from .problem import Problem
 from .round_quality import importance, round_quality
-from .selection import Optimism, Selection, best_within, next_best, select_batch, select_in_turn
+from .selection import (
+    Optimism,
+    Selection,
+    Wish,
+    best_within,
+    next_best,
+    select_batch,
+    select_in_turn,
+)
 
 Notify = Callable[[str, Mapping[str, Any]], None]
 PREDICTOR = "predictor.safetensors"
@@ -75,6 +85,7 @@ class Optimizer:
         self.predictor = self._make_predictor(config.predictor)
         self._hashes = problem.space.hashes(self.pool)
         self._inside = np.stack([problem.feasible(limit)(self.pool) for limit in config.limits])
+        self._prior = PriorPicks(problem.space, self.pool, config.priors)
         self._fitted, self._checked = -1, False
         self._scores: Floats = np.zeros(0)
         self._std: Floats = np.zeros(0)
@@ -98,6 +109,11 @@ class Optimizer:
         """The epoch at which labels are compared: that of early stopping, or the last."""
         found = self._store.stage("early_stop")
         return self._config.epochs if found is None else int(found["epoch"])
+
+    @property
+    def space(self) -> Space:
+        """The search space."""
+        return self._problem.space
 
     def pretrain(self) -> None:
         """Stage 1: pretrains the predictor on the costs of the pool, or loads it if it was."""
@@ -211,11 +227,18 @@ class Optimizer:
         order = rng.permutation(np.flatnonzero(~taken))
         first = np.zeros(len(self.pool))
         first[order] = -np.arange(len(order))
-        return select_in_turn(first, self._inside, num=self._config.sizes[0], taken=taken)
+        wishes = self._wishes(0, taken)
+        num = self._config.sizes[0]
+        return select_in_turn(first, self._inside, num=num, taken=taken, wishes=wishes)
+
+    def _wishes(self, index: int, taken: npt.NDArray[np.bool_]) -> list[Wish | None]:
+        sizes = self._config.sizes
+        labels = sum(sizes[:index])
+        return self._prior.wishes(index, sizes[index], labels=labels, first=sizes[0], taken=taken)
 
     def _select(self, index: int, taken: npt.NDArray[np.bool_]) -> Selection:
         num, before = self._config.sizes[index], sum(self._config.sizes[:index])
-        optimism = Optimism(self._std, start=before)
+        optimism, wishes = Optimism(self._std, start=before), self._wishes(index, taken)
         if self._config.bins == IN_TURN:
             return select_in_turn(
                 self._scores,
@@ -224,6 +247,7 @@ class Optimizer:
                 taken=taken,
                 optimism=optimism,
                 first=before % len(self._inside),
+                wishes=wishes,
             )
         costs = self.costs.get(self.bin_by, np.zeros(len(self.pool)))
         bins = self._config.bins if np.ptp(costs) > 0 else "none"
@@ -237,6 +261,7 @@ class Optimizer:
             limits=ends if finite else None,
             taken=taken,
             optimism=optimism,
+            wishes=wishes,
         )
 
     def _replacement(self, index: int, trial: Trial) -> Proposal:
@@ -244,6 +269,13 @@ class Optimizer:
         taken = self._taken()
         # In the first round of searches before 0.3 a slot was a number in the round.
         limit = self._inside[trial.slot % len(self._inside)]
+        own = self._with_same_prior(trial)
+        if own is not None and (own & limit & ~taken).any():
+            if index:
+                self.fit(index)
+            scores = self._scores if index else np.zeros(len(taken))
+            row = best_within(scores, own & limit, taken)
+            return self._proposal(row, trial.slot, scores if index else None)
         if index == 0:
             row, predicted = best_within(np.zeros(len(taken)), limit, taken), None
         else:
@@ -259,6 +291,13 @@ class Optimizer:
             row = next_best(selection, trial.slot, self._scores, costs, taken)
             predicted = self._scores
         return self._proposal(row, trial.slot, predicted)
+
+    def _with_same_prior(self, trial: Trial) -> npt.NDArray[np.bool_] | None:
+        """Returns the candidates with the recipe of a prior, if the trial has it."""
+        rows = np.flatnonzero(
+            self._hashes == self._problem.space.hashes(np.array([trial.genes], np.int16))[0]
+        )
+        return self._prior.own(int(rows[0])) if len(rows) else None
 
     def _stop_early(self, batch: Batch) -> None:
         if self._store.stage("early_stop") is not None:
@@ -291,6 +330,9 @@ class Optimizer:
                 "trials": len(values),
                 "epoch": self.epoch,
                 "best": float(values.max()),
+                "effects": gene_effects(
+                    self.space, labels.matrix, values, self.costs_of(labels.matrix)
+                ),
                 **self._quality(labels.matrix, values),
             }
             # Cross-validation leaves the predictor fitted to a part of the labels.
