@@ -55,13 +55,22 @@ def commands(name: str) -> str:
     """Returns the reference of a program: the description, options and examples of each command."""
     group = program(name)
     parts = [_prose(group.help), _prose(group.epilog or "")]
-    for command_name, command in sorted(group.commands.items()):
+    for command_name, command in sorted(named_commands(group).items()):
         about, _, examples = (command.help or "").partition("Examples:")
         lines = getattr(command, "examples", None) or inspect.cleandoc(examples).splitlines()
         parts += [f"### {name} {command_name}", _prose(about), _parameters(command)]
         if lines:
             parts.append("\n".join(("```sh", *lines, "```")))
     return "\n\n".join(part for part in parts if part)
+
+
+def named_commands(group: Any, words: str = "") -> dict[str, Any]:
+    """Returns the commands of a group by their words, such as "detect train"."""
+    found: dict[str, Any] = {}
+    for name, command in group.commands.items():
+        nested = hasattr(command, "commands")
+        found |= named_commands(command, f"{words}{name} ") if nested else {words + name: command}
+    return found
 
 
 def _prose(text: str) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .arch.counts import count as count
     from .deploy.classify import Classifier as Classifier
     from .deploy.classify import Prediction as Prediction
+    from .deploy.classify import load as load
     from .deploy.onnx_model import OnnxClassifier as OnnxClassifier
     from .hub.create import create as create
     from .hub.pretrained import from_pretrained as from_pretrained
@@ -66,6 +67,7 @@ _HOMES = {
     "list_images": "images.folders",
     "list_models": "hub.registry",
     "list_weights": "hub.registry",
+    "load": "deploy.classify",
     "open_image": "images.reader",
     "optimize": "models.inference",
     "push_to_hub": "hub.pretrained",

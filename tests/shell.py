@@ -22,6 +22,18 @@ APPS = {"fbnetv3": zoo_cli.app, "fbnetv3-search": search_cli.app}
 PROGRAMS: dict[str, Any] = {name: typer.main.get_command(app) for name, app in APPS.items()}
 
 
+def commands_of(group: Any, words: str = "") -> dict[str, Any]:
+    """Returns the commands of a program by their words, such as "detect train"."""
+    found: dict[str, Any] = {}
+    for name, command in group.commands.items():
+        nested = hasattr(command, "commands")
+        found |= commands_of(command, f"{words}{name} ") if nested else {words + name: command}
+    return found
+
+
+COMMANDS_OF = {name: commands_of(group) for name, group in PROGRAMS.items()}
+
+
 class Done(NamedTuple):
     """How lines ended: the exit code, and what they printed."""
 
@@ -48,10 +60,12 @@ def check_words(line: str) -> None:
     Raises:
         click.UsageError: a command or an option is unknown, a word is missing or one too many.
     """
-    program, words = own_words(line)
-    with PROGRAMS[program].make_context(program, words) as context:
-        name, command, rest = context.command.resolve_command(context, words)
-        command.make_context(name, rest, parent=context)
+    name, words = own_words(line)
+    command, context = PROGRAMS[name], None
+    while hasattr(command, "commands"):
+        context = command.make_context(name, list(words), parent=context)
+        name, command, words = command.resolve_command(context, words)
+    command.make_context(name, words, parent=context)
 
 
 def carried_out(text: str, folder: Path, env: Mapping[str, str]) -> Done:

@@ -157,7 +157,7 @@ def test_every_command_and_option_is_in_the_reference(program: str) -> None:
     text = made.commands(program)
     group = made.program(program)
     assert len(group.commands) >= 10
-    for name, command in group.commands.items():
+    for name, command in made.named_commands(group).items():
         _, found, section = text.partition(f"### {program} {name}\n")
         section = section.partition("\n### ")[0]
         assert found, name

@@ -31,6 +31,8 @@ SEARCH_ROOMS = (
 ROOMS = (
     *(f"fbnetv3.{room}" for room in ZOO_ROOMS[:-1]),
     *(f"fbnetv3.search.{room}" for room in SEARCH_ROOMS),
+    # Trains with parts of the search's loop.
+    "fbnetv3.detection",
     "fbnetv3.cli",
 )
 # `fbnetv3-search` shares the options of `fbnetv3`, which in turn lends `train` and `eval` a place.
@@ -56,19 +58,26 @@ TORCH_FREE = [
     "hub.pretrained_cfg",
     "hub.registry",
     "hub.weights",
+    "deploy.answer_file",
     "deploy.backend",
     "deploy.classify",
+    "deploy.confidence",
     "deploy.qdq",
     "deploy.quantize",
     "deploy.quantize_score",
     "deploy.runtimes",
+    "detection.detections",
+    "detection.exported",
+    "detection.pictures",
     "demo.server",
     "demo.web_runtime",
     "cli.app",
     "cli.completion",
     "cli.demo",
     "cli.deploy",
+    "cli.detect",
     "cli.doctor",
+    "cli.explain",
     "cli.group",
     "cli.latency",
     "cli.options",
@@ -105,6 +114,7 @@ NUMPY_FREE = [
 
 # Library -> the only files that may import it.
 OPTIONAL = {
+    "coremltools": "deploy.runtimes.coreml",
     "detectron2": "integrations.detectron2_backbone integrations.detectron2_config "
     "integrations.detectron2_hooks integrations.detectron2_weights",
     "executorch": "deploy.runtimes.executorch",
@@ -113,7 +123,7 @@ OPTIONAL = {
     "optuna": "search.nars.export",
     "pandas": "search.api.found",
     "pyarrow": "search.data.formats search.execution.objective",
-    "pycocotools": "integrations.coco_folder",
+    "pycocotools": "integrations.coco_folder integrations.coco_scores",
     "ray": "search.execution.ray_engine",
 }
 # Library -> the files that are about it, and so may import it outside functions.
@@ -121,7 +131,8 @@ AT_THE_TOP = {
     "detectron2": "integrations.detectron2_backbone integrations.detectron2_hooks "
     "integrations.detectron2_weights",
     "timm": "integrations.timm_entrypoints",
-    "torchvision": "integrations.torchvision_backbone integrations.detector_options",
+    "torchvision": "integrations.torchvision_backbone integrations.detector_options "
+    "detection.resizing",
 }
 # Required, but slow to import. The rooms of commands are about typer.
 SLOW = {"fvcore", "huggingface_hub", "matplotlib", "onnx", "onnxruntime", "onnxscript"} | {
@@ -354,8 +365,8 @@ def test_whole_files_are_written_in_one_way() -> None:
         | (name == "replace" and len(node.args) == 1 and not node.keywords)
         | (ast.unparse(node.func) == "os.replace")
     }
-    # A download flushes what it resumes; a store puts its old database aside.
-    others = {"hub.download", "search.storage.store", "search.report.page"}
+    # A download and answers flush what they resume; a store puts its old database aside.
+    others = {"hub.download", "deploy.answer_file", "search.storage.store", "search.report.page"}
     assert "_internal.files" in renaming
     assert renaming <= {"_internal.files", *others}
 

@@ -28,7 +28,8 @@ from detectron2.engine import launch
 from benchmarks.records import write
 from fbnetv3.detectron2_config import CONFIGS, NMS_READINGS, PAPER_NMS, get_config
 from fbnetv3.detectron2_hooks import Trainer
-from fbnetv3.integrations.coco_folder import ANNOTATIONS, IMAGES, CocoFolder
+from fbnetv3.integrations.coco_folder import CocoFolder
+from fbnetv3.integrations.detection_layouts import ANNOTATIONS, IMAGES
 
 
 def configure(options: argparse.Namespace) -> Any:

@@ -72,7 +72,9 @@ def candidates(num_images: int) -> list[Candidate]:
         short = Recipe.from_dict(
             {"schema": SCHEMA, **fields, **PROXY["recipe"], "epochs": PROXY["epochs"]}
         )
-        recipe = short.lengthened(EPOCHS, data_times=num_images / PROXY["num_train"])
+        # Weight decay only: `Recipe.lengthened` has since come to change the average's horizon too.
+        times = EPOCHS / short.epochs * num_images / PROXY["num_train"]
+        recipe = dataclasses.replace(short, epochs=EPOCHS, weight_decay=short.weight_decay / times)
         made.append(Candidate(digest, line["arm"], line["values"], line["curve"][-1], arch, recipe))
     random.Random(0).shuffle(made)
     return made

@@ -1,6 +1,6 @@
-"""Tables and a plot of the results of `networks.py`, and the README's short table.
+"""Tables and a plot of the results of `networks.py`, and the short table of the documentation.
 
-    python -m benchmarks.latency.report benchmarks/results/latency.jsonl --write-readme
+    python -m benchmarks.latency.report benchmarks/results/latency.jsonl --write-docs
 
 Accuracies are the published ones of the official weights (`fbnetv3.hub.weights`), which
 `networks.py` does not load: speed does not depend on weights.
@@ -159,15 +159,15 @@ def picture(rows: Rows, path: Path) -> None:
 
 
 def main() -> None:
-    """Writes the page, the plot, and the README's block."""
+    """Writes the page, the plot, and the documentation's tables."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("rows", type=Path)
-    parser.add_argument("--write-readme", action="store_true")
+    parser.add_argument("--write-docs", action="store_true")
     args = parser.parse_args()
     rows = read_lines(args.rows)
     args.rows.with_suffix(".md").write_text(report(rows))
     picture(rows, args.rows.with_suffix(".svg"))
-    if args.write_readme:
+    if args.write_docs:
         blocks = []
         for batch, threads in ((1, 1), (1, 2), (16, 1)):
             chosen = [row for row in rows if (row["batch"], row["threads"]) == (batch, threads)]
@@ -175,8 +175,8 @@ def main() -> None:
                 f"Batch {batch}, {threads} thread{'s' * (threads > 1)}:\n\n"
                 + table(chosen, SHORT, SHOWN)
             )
-        readme = ROOT / "README.md"
-        readme.write_text(with_block(readme.read_text(), "latency", "\n\n".join(blocks)))
+        page = ROOT / "docs" / "performance.md"
+        page.write_text(with_block(page.read_text(), "latency", "\n\n".join(blocks)))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Times of starting: imports, commands, and `create` beside timm's, each in a fresh process.
 
-    python -m benchmarks.latency.startup --out benchmarks/results/startup.json --write-readme
+    python -m benchmarks.latency.startup --out benchmarks/results/startup.json --write-docs
 
 The contestants take turns. `wall` is the whole process; `call` is the creation alone, inside it,
 when everything is imported. No trained weights are needed: files of the published layouts and sizes
@@ -134,7 +134,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("-n", type=int, default=9)
-    parser.add_argument("--write-readme", action="store_true")
+    parser.add_argument("--write-docs", action="store_true")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
@@ -142,9 +142,9 @@ def main() -> None:
         rows = measure(contestants(home), args.n, home)
     write(args.out, {"rows": rows})
     print(table(rows))
-    if args.write_readme:
-        readme = ROOT / "README.md"
-        readme.write_text(with_block(readme.read_text(), "startup", table(rows)))
+    if args.write_docs:
+        page = ROOT / "docs" / "performance.md"
+        page.write_text(with_block(page.read_text(), "startup", table(rows)))
 
 
 if __name__ == "__main__":

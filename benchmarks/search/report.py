@@ -52,7 +52,7 @@ def write_report(folder: Path, environment: dict[str, Any] | None) -> None:
                 "What each part gains: the fall of the mean regret, with a 95 % bootstrap interval "
                 f"over common seeds:\n\n{_markdown(claims)}\n"
             )
-        if what == "predictors" and (gain := _efficiency(records)):
+        if what == "predictors" and (gain := efficiency(records)):
             summary[f"{path.stem}_efficiency"] = gain
             parts.append(
                 f"Labels that scratch needs for the pretrained error:\n\n{_markdown(gain)}\n"
@@ -205,7 +205,7 @@ def _claims(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
-def _efficiency(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def efficiency(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Returns how many labels scratch needs to match pretraining, with a bootstrap interval."""
     rows = []
     for base in ("paper", "nars"):

@@ -96,7 +96,7 @@ def store(args: argparse.Namespace) -> dict[str, Any]:
         optimizer.fit(index)
         fit_s = elapsed(begun)
         begun = now()
-        optimizer.propose(index)
+        optimizer.propose(index, plan.batch)
         propose_s = elapsed(begun)
         held.close()
     return {

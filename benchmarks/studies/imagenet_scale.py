@@ -3,11 +3,11 @@
     python -m benchmarks.studies.imagenet_scale plan --images-per-second 1825 --dollars-per-hour 2
     python -m benchmarks.studies.imagenet_scale dry-run --photos imagenet_sample.zip --work runs/dry
 
-`plan` multiplies the trainings of `fbnetv3-search run` by a throughput that you measured with
-`python -m benchmarks.training.throughput` for one network; of others it is taken to be inverse to
-their multiply-adds. `dry-run` takes an archive or a folder of class folders and runs the commands
-of the page `docs/imagenet.md`, with fewer and shorter trainings and the final ones one by one
-(`fbnetv3-search finish` makes them together); killed, the same command goes on.
+`plan` multiplies the trainings of `fbnetv3-search run --preset paper` by a throughput that you
+measured with `python -m benchmarks.training.throughput` for one network; of others it is taken to
+be inverse to their multiply-adds. `dry-run` takes an archive or a folder of class folders and runs
+the commands of the page `docs/imagenet.md`, with fewer and shorter trainings and the final ones one
+by one (`fbnetv3-search finish` makes them together); killed, the same command goes on.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from fbnetv3.arch.counts import count
 from fbnetv3.arch.tables import ARCHS
 from fbnetv3.search.cost.cost import costs
 from fbnetv3.search.nars.config import SearchConfig
+from fbnetv3.search.nars.paper import JOINT
 from fbnetv3.search.space.spaces import get_space
 
 IMAGENET_IMAGES, IMAGENET_CLASSES = 1_281_167, 1000
@@ -37,7 +38,8 @@ IMAGENET_IMAGES, IMAGENET_CLASSES = 1_281_167, 1000
 # which its joint search stopped them (103 is that of its search for recipes), epochs of a final
 # network.
 SEARCH_CLASSES, HELD_OUT, EPOCHS, EARLY_EPOCHS, FINAL_EPOCHS = 200, 10_000, 150, 108, 400
-LIMITS = (4e8, 6e8, 8e8)
+PAPER = SearchConfig(**JOINT)
+LIMITS = tuple(limit["macs_paper"][1] for limit in PAPER.limits)
 # Forward alone, of the three parts that a training step has.
 TEACHING = 1 / 3
 
@@ -54,8 +56,9 @@ def gpu_hours(images_per_second: float, network: str, limits: Sequence[float]) -
     macs_per_hour = images_per_second * 3600 * count(arch, arch.resolution).macs_paper
     space = get_space("paper_joint")
     pool = costs(space, space.sample(20_000, np.random.default_rng(0))).as_dict()["macs_paper"]
-    candidate = float(pool[pool <= max(limits)].mean())
-    plan = SearchConfig()
+    least, _ = PAPER.within["macs_paper"]
+    candidate = float(pool[(pool >= least) & (pool <= max(limits))].mean())
+    plan = PAPER
     images = IMAGENET_IMAGES * SEARCH_CLASSES / IMAGENET_CLASSES - HELD_OUT
     whole = candidate * images * EPOCHS / macs_per_hour
     again = plan.top * (plan.final_seeds - 1) + plan.top * (1 - EARLY_EPOCHS / EPOCHS)
@@ -67,11 +70,11 @@ def gpu_hours(images_per_second: float, network: str, limits: Sequence[float]) -
         * whole
         * EARLY_EPOCHS
         / EPOCHS,
-        f"the {plan.top} best of {len(limits)} limits, {plan.final_seeds} seeds": again
-        * len(limits)
-        * whole,
-        f"the largest with labels, {FINAL_EPOCHS} epochs": max(limits) * finals,
-        f"all {len(limits)} distilled from it": (sum(limits) + len(limits) * max(limits) * TEACHING)
+        f"the best of each of {len(limits)} limits, the other epochs": again * len(limits) * whole,
+        f"the largest model on labels, {FINAL_EPOCHS} epochs": max(limits) * finals,
+        f"all {len(limits)} models distilled from it": (
+            sum(limits) + len(limits) * max(limits) * TEACHING
+        )
         * finals,
     }
 
@@ -84,7 +87,7 @@ def show_plan(args: argparse.Namespace) -> None:
         f"${args.dollars_per_hour:g} a GPU hour.\n"
     )
     print("| step | GPU hours | dollars |\n|---|---|---|")
-    for step, value in {**hours, "together": sum(hours.values())}.items():
+    for step, value in {**hours, "total": sum(hours.values())}.items():
         print(f"| {step} | {value:,.0f} | {value * args.dollars_per_hour:,.0f} |")
 
 

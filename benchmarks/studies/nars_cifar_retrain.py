@@ -41,7 +41,7 @@ LINES = RESULTS / "retrained.jsonl"
 HAND_TRAINED = "nars_hand_recipe"
 # After an arm's name: its networks with the recipes that `nars_cifar_recipes` found for them.
 LONGER = "_longer_recipe"
-# After the name of either: its weight decay scaled to the length, as `Recipe.lengthened` does.
+# After the name of either: its weight decay scaled to the length, and nothing else.
 SCALED = "_decay_scaled"
 NUM_TRAIN = 50_000
 SEARCH = RESULTS / "search.json"
@@ -92,8 +92,8 @@ def recipe_of(
     recipe = Recipe.from_dict({"schema": SCHEMA, **fields, **PROXY["recipe"], "epochs": epochs})
     if searched is None:
         return recipe
-    short = dataclasses.replace(recipe, epochs=searched["epochs"])
-    return short.lengthened(epochs, data_times=NUM_TRAIN / searched["num_train"])
+    times = epochs / searched["epochs"] * NUM_TRAIN / searched["num_train"]
+    return dataclasses.replace(recipe, weight_decay=recipe.weight_decay / times)
 
 
 def answer_of(arm: str, limit: str) -> tuple[Space, list[int]] | None:

@@ -74,6 +74,41 @@ def replacing(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Yields an empty folder elsewhere, of the same name, which is moved to `path` at the end.
+
+    An existing folder is replaced. After an error nothing has changed.
+
+    Raises:
+        ValueError: `path` cannot be written, or is a file; raised before the body runs.
+    """
+    import shutil
+
+    if path.is_file():
+        raise ValueError(f"cannot write {path}: it is a file; give the name of a folder")
+    work = _neighbour(path)
+    part = work / path.name
+    try:
+        part.mkdir(parents=path.parent.is_dir())
+    except OSError as error:
+        raise ValueError(
+            f"cannot write {path}: {error.strerror}; give an output in a folder that exists and "
+            "is writable"
+        ) from error
+    try:
+        yield part
+        for file in part.rglob("*"):
+            if file.is_file():
+                with file.open("rb+") as opened:
+                    os.fsync(opened.fileno())
+        if path.exists():
+            path.rename(work / "before")
+        rename(part, path)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
 def rename(part: Path, path: Path) -> None:
     """Renames a complete, flushed file atomically and flushes its folder."""
     os.replace(part, path)

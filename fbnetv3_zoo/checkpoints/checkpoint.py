@@ -228,7 +228,7 @@ def _read_content(content: bytes) -> tuple[dict[str, Tensor], Taken]:
     start = content[:256].lstrip().lower()
     if start.startswith((b"<!doctype", b"<html", b"<?xml")):
         raise ValueError("it is a web page, perhaps an error page of the server")
-    raise ValueError(f"it starts with {content[:16]!r}, so it is no checkpoint")
+    raise ValueError(f"it starts with {content[:16]!r}, so it is not a checkpoint")
 
 
 def _read_zip(content: bytes) -> tuple[dict[str, Tensor], Taken]:

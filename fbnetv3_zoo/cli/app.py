@@ -27,16 +27,29 @@ from .options import (
     Policy,
     counted_in_millions,
 )
+from .photos import photos_in
 
 if TYPE_CHECKING:
     from fbnetv3.arch.arch import Arch
+    from fbnetv3.deploy.classify import Prediction
 
 # ImageNet weights that anyone may use.
 DEFAULT = "fbnetv3_b.ra2_in1k"
+# A line says how far a long run is after so many seconds.
+_LINE_SECONDS = 30.0
 
 app = Program(
     "FBNetV3-A..G exactly as published: classify, export, quantize, measure, train. Everything "
-    "works offline with the small weights inside the package, fbnetv3_nano.cifar10."
+    "works offline with the small weights inside the package, fbnetv3_nano.cifar10.",
+    {
+        "Models and weights": ("list", "info", "fetch", "convert", "verify"),
+        "Classify": ("classify", "explain", "demo"),
+        "Train": ("train", "eval"),
+        "Detect": ("detect",),
+        "Deploy": ("export", "quantize"),
+        "Measure": ("latency", "flops"),
+        "Installation": ("doctor",),
+    },
 )
 
 
@@ -216,32 +229,35 @@ def classify(
     require: Annotated[
         bool, typer.Option(help="Fail rather than answer with other weights than the default.")
     ] = False,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="CSV or .jsonl file for the predictions.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Classify images.
 
-    An image that cannot be read is reported and skipped; the exit code is then 1. Without
+    An image that cannot be read is reported and skipped; the exit code is then 1. Weights with a
+    fitted threshold mark images that are probably of none of their classes. Without
     --model and --embedded, ImageNet weights from the hub answer, or the embedded ones, which know
     ten classes, where the hub cannot be reached; the first line and the JSON say which. Scripts
-    give --model, or --require, which ends with exit code 1 instead. Writes nothing but fetched
-    weights, to the cache.
+    give --model, or --require, which ends with exit code 1 instead. Writes --output, which the same
+    command goes on with after a stop, and otherwise only fetched weights, to the cache.
 
     Examples:
         fbnetv3 classify photo.jpg --embedded
         fbnetv3 classify photos/ --model fbnetv3_b.ra2_in1k --top-k 1 --json
-        fbnetv3 classify photo.jpg photos/ --model nano.onnx
+        fbnetv3 classify photos/ --model nano.onnx -o answers.csv
         fbnetv3 classify photos/ --embedded --device cuda
     """
-    if embedded and model is not None:
-        raise ValueError(f"--embedded and --model {model} exclude each other; give one of them")
+    for one, other, both in (
+        ("--embedded", f"--model {model}", embedded and model is not None),
+        ("--output", "--json", output is not None and json),
+    ):
+        if both:
+            raise ValueError(f"{one} and {other} exclude each other; give one of them")
     asked = EMBEDDED if embedded else model
     _check_device(device, asked)
-    missing = [str(path) for path in images if not path.exists()]
-    if len(missing) == len(images):
-        raise ValueError(f"no such file or folder: {', '.join(missing)}")
-    photos = list(_photos(images))
-    if not photos:
-        raise ValueError(f"no images in {', '.join(map(str, images))}; expected .jpg, .png, ...")
+    photos = _photos(images)
     options: dict[str, Any] = {"top_k": top_k, "batch_size": batch_size, "num_threads": threads}
     if asked is not None and is_exported(asked):
         from fbnetv3.deploy.classify import Classifier
@@ -257,16 +273,15 @@ def classify(
     if not json:
         missed = f", instead of {instead}; it knows only {num_classes} classes" if instead else ""
         print(escaped(f"model: {answering}{missed}"))
+    if output is not None:
+        failed = _write_answers(output, classifier, photos, answering)
+        photos = []
     for prediction in classifier.stream(photos):
         failed += prediction.error is not None
         if json:
             records.append(prediction)
-        elif prediction.error is not None:
-            print(escaped(f"{prediction.source}: error: {prediction.error}"))
         else:
-            pairs = zip(prediction.labels, prediction.probabilities, strict=True)
-            shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in pairs)
-            print(escaped(f"{prediction.source}: {shares}"))
+            print(escaped(f"{prediction.source}: {_answer(prediction)}"))
     if json:
         print_json(
             {
@@ -279,6 +294,43 @@ def classify(
     if failed:
         note(f"{failed} of the images could not be classified")
         raise typer.Exit(FAILED)
+
+
+def _write_answers(output: Path, classifier: Any, photos: list[Path], asked: str) -> int:
+    """Writes the predictions to a file, and returns how many photos could not be classified."""
+    import time
+
+    from fbnetv3.deploy.answer_file import AnswerFile
+
+    exported = classifier.artefact
+    saved = Path(asked.removeprefix("local-dir:")) / "model.safetensors"
+    stamp = saved.stat().st_mtime_ns if saved.is_file() else ""
+    metadata = exported.to_metadata() if exported else ""
+    identity = f"{asked} {classifier.top_k} {stamp} {metadata} {classifier.confidence}"
+    file = AnswerFile(output, identity)
+    missing = [photo for photo in photos if str(photo) not in file.done]
+    if len(missing) < len(photos):
+        note(f"{len(photos) - len(missing)} photos were classified by an earlier run")
+    shown = time.monotonic()
+    try:
+        for prediction in classifier.stream(missing):
+            file.add(prediction)
+            if time.monotonic() - shown >= _LINE_SECONDS:
+                shown = time.monotonic()
+                note(f"{len(file.done):,} of {len(photos):,} photos classified")
+    finally:
+        file.close()
+    file.finish(map(str, photos))
+    print(escaped(f"{len(set(photos)):,} photos classified, predictions in {output}"))
+    return file.num_failed
+
+
+def _answer(prediction: Prediction) -> str:
+    if prediction.error is not None:
+        return f"error: {prediction.error}"
+    pairs = zip(prediction.labels, prediction.probabilities, strict=True)
+    shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in pairs)
+    return f"none of these (nearest: {shares})" if prediction.none_of_these else shares
 
 
 def _check_device(device: str, asked: str | None) -> None:
@@ -318,17 +370,19 @@ def _torch_classifier(
     return name, instead, Classifier(made, **options)
 
 
-def _photos(images: list[Path]) -> Any:
-    from fbnetv3.images.folders import find_images
+def _photos(images: list[Path]) -> list[Path]:
+    """Returns the images, and those of the folders.
 
-    for path in images:
-        if path.is_dir():
-            found = find_images(path)
-            for text in found.notes:
-                note(text)
-            yield from found.images
-        else:
-            yield path
+    Raises:
+        ValueError: nothing exists, or no image is in it.
+    """
+    missing = [str(path) for path in images if not path.exists()]
+    if len(missing) == len(images):
+        raise ValueError(f"no such file or folder: {', '.join(missing)}")
+    photos = list(photos_in(images))
+    if not photos:
+        raise ValueError(f"no images in {', '.join(map(str, images))}; expected .jpg, .png, ...")
+    return photos
 
 
 @app.command()
@@ -398,18 +452,21 @@ def doctor(
         print_json(checks)
     else:
         for check in checks:
-            cure = f"  -> {check.cure}" if check.cure else ""
-            print(f"{'ok  ' if check.ok else 'FAIL'} {check.name}: {check.found}{cure}")
+            fix = f"  -> {check.fix}" if check.fix else ""
+            print(f"{'ok  ' if check.ok else 'FAIL'} {check.name}: {check.found}{fix}")
     if not all(check.ok for check in checks):
         raise typer.Exit(FAILED)
 
 
 def add_neighbours() -> None:
     """Adds the commands that live beside their areas."""
+    from fbnetv3.search.cli import eval as cli_eval
     from fbnetv3.search.cli import train as cli_train
 
     from . import demo as cli_demo
     from . import deploy as cli_deploy
+    from . import detect as cli_detect
+    from . import explain as cli_explain
     from . import latency as cli_latency
     from . import weights as cli_weights
 
@@ -420,8 +477,10 @@ def add_neighbours() -> None:
     app.command("quantize")(cli_deploy.quantize)
     app.command("latency")(cli_latency.latency)
     app.command("demo")(cli_demo.demo)
+    app.command("explain")(cli_explain.explain)
     app.command("train")(cli_train.train)
-    app.command("eval")(cli_train.evaluate)
+    app.command("eval")(cli_eval.evaluate)
+    app.add_typer(cli_detect.app, name="detect")
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from fbnetv3._internal.files import sha256_of
 from fbnetv3._internal.optional import need
 from fbnetv3.deploy.runtimes import ONNX, RUNTIMES, quantizing, runtime_of, suffixes
 from fbnetv3.deploy.words import CalibrationMethod, Dynamic, Precision
@@ -40,7 +42,7 @@ def export(
         ),
     ],
     output: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             "--output",
             "-o",
@@ -49,18 +51,36 @@ def export(
             + ".",
             autocompletion=completion.endings(*suffixes()),
         ),
-    ],
+    ] = None,
+    triton: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of a Triton (KServe v2) model repository to add the model to, in place "
+            "of --output."
+        ),
+    ] = None,
     pretrained: Annotated[
         bool | None, typer.Option(help="Load pretrained weights; default: if the model has any.")
     ] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Checkpoint to load instead.")] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(help="Input height and width in pixels; default: that of the weights."),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="The only batch size of the file; default: any, if it can.")
+    ] = None,
+    num_classes: Annotated[
+        int | None, typer.Option(help="Number of classes of a new classifier, or of --checkpoint.")
+    ] = None,
     dynamic: Annotated[
-        Literal[Dynamic, "none"], typer.Option(help="Dynamic axes of the input.")
-    ] = "batch",
+        Literal[Dynamic, "none"] | None,
+        typer.Option(help="Dynamic axes of the input; default: batch, without --batch-size."),
+    ] = None,
     precision: Annotated[
         Precision, typer.Option(help="Precision of weights and arithmetic.")
     ] = "fp32",
-    opset: Annotated[int, typer.Option(help="ONNX opset, 18 or later.")] = 18,
+    opset: Annotated[int | None, typer.Option(help="ONNX opset, 18 or later; default: 18.")] = None,
     include_preprocess: Annotated[
         bool, typer.Option(help="Take uint8 (N, H, W, 3) images and normalize in the graph.")
     ] = False,
@@ -69,73 +89,110 @@ def export(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Write a network to ONNX, OpenVINO or ExecuTorch, proved equal.
+    """Write a network to a file for another runtime, and compare both.
 
     Writes OUTPUT (and the .bin beside an .xml) once its answers have been compared with the
     model's; what differs is not written. The file carries its table, labels, preprocessing and
-    licence. OpenVINO and ExecuTorch are optional parts.
+    licence. OpenVINO and ExecuTorch are optional parts; a .pt2 file is compiled for this machine
+    and needs a C++ compiler. --triton writes an ONNX file with a configuration for a server that
+    makes batches of requests.
 
     Examples:
         fbnetv3 export fbnetv3_nano.cifar10 -o nano.onnx
-        fbnetv3 export fbnetv3_nano.cifar10 -o half.onnx --precision fp16
         fbnetv3 export local-dir:run -o run.xml
-        fbnetv3 export fbnetv3_a -o a.onnx --no-pretrained --check-target
+        fbnetv3 export fbnetv3_nano.cifar10 -o big.onnx --image-size 64 --batch-size 4
+        fbnetv3 export fbnetv3_nano.cifar10 --triton models
     """
-    runtime = runtime_of(output)
-    plain = (dynamic, precision) == ("batch", "fp32") and not (include_preprocess or check_target)
-    if runtime.written_from == "model" and not plain:
-        raise ValueError(f"a {output.suffix} file takes one float32 image; leave options out")
+    if (output is None) == (triton is None):
+        raise ValueError("give --output FILE or --triton FOLDER, one of them")
+    target = output or Path(f"model{ONNX.suffix}")
+    runtime = runtime_of(target)
+    if dynamic is None:
+        dynamic = "batch" if batch_size is None else "none"
+    elif dynamic != "none" and batch_size is not None:
+        raise ValueError(f"--batch-size {batch_size} and --dynamic {dynamic}; give one of them")
+    _check_options(
+        target,
+        {
+            f"--dynamic {dynamic}": runtime.written_from == "model" and dynamic == "batch+size",
+            f"--precision {precision}": runtime.written_from == "model" and precision != "fp32",
+            f"--opset {opset}": runtime.written_from == "model" and opset is not None,
+            "--include-preprocess": runtime.written_from == "model" and include_preprocess,
+            "--check-target": runtime.written_from == "model" and check_target,
+        },
+    )
     need(runtime.library)  # before a model is made
-    from fbnetv3.deploy.export import to_onnx
+    from fbnetv3.deploy.describe import preprocess_for
+    from fbnetv3.deploy.export import MIN_OPSET, to_onnx
 
-    made = created(model, pretrained, checkpoint)
+    made = created(model, pretrained, checkpoint, num_classes)
+    preprocess = preprocess_for(made, image_size)
     if runtime.written_from == "model":
-        _print_export(output, runtime.file.export(made, output).to_dict(), json=json)
+        parity = runtime.file.export(made, target, preprocess=preprocess, batch_size=batch_size)
+        _print_export(target, runtime.parts(target), parity.to_dict(), json=json)
         return
     options: dict[str, Any] = {
         "dynamic": None if dynamic == "none" else dynamic,
         "precision": precision,
-        "opset": opset,
+        "opset": MIN_OPSET if opset is None else opset,
         "include_preprocess": include_preprocess,
+        "preprocess": preprocess,
+        "batch_size": batch_size,
     }
     with tempfile.TemporaryDirectory() as folder:
-        onnx_path = output if runtime is ONNX else Path(folder) / f"model{ONNX.suffix}"
+        temporary = Path(folder) / f"model{ONNX.suffix}"
+        onnx_path = target if output is not None and runtime is ONNX else temporary
         found = to_onnx(made, onnx_path, **options)
-        parity = found.parity if runtime is ONNX else runtime.file.convert(onnx_path, output)
+        parity = found.parity if runtime is ONNX else runtime.file.convert(onnx_path, target)
         coverage = []
         if check_target:
             from fbnetv3.deploy.targets import check_targets
 
             coverage = check_targets(onnx_path)
-    sha256 = found.sha256 if runtime is ONNX else None
-    _print_export(output, parity.to_dict(), json=json, coverage=coverage, sha256=sha256)
+        if triton is not None:
+            from fbnetv3.deploy.model_repository import write_repository
+
+            target = write_repository(onnx_path, triton).model_path
+    _print_export(target, runtime.parts(target), parity.to_dict(), json=json, coverage=coverage)
+
+
+def _check_options(output: Path, refused: dict[str, bool]) -> None:
+    given = [name for name, is_refused in refused.items() if is_refused]
+    if given:
+        raise ValueError(
+            f"{', '.join(given)}: not for a {output.suffix} file, which takes float32 images of a "
+            "fixed size; leave it out"
+        )
 
 
 def _print_export(
     output: Path,
+    parts: Sequence[Path],
     parity: dict[str, Any],
     *,
     json: bool,
     coverage: Sequence[Any] = (),
-    sha256: str | None = None,
 ) -> None:
+    num_bytes = sum(part.stat().st_size for part in parts)
     if json:
-        size = output.stat().st_size
         print_json(
             {
                 "path": output,
-                "num_bytes": size,
-                "sha256": sha256,
+                "num_bytes": num_bytes,
+                "sha256": {str(part.relative_to(output.parent)): sha256_of(part) for part in parts},
                 "parity": parity,
                 "targets": list(coverage),
             }
         )
         return
     print(
-        f"{output}: {output.stat().st_size / 1e6:.1f} MB; largest difference of a logit "
+        f"{output}: {num_bytes / 1e6:.1f} MB; largest difference of a logit "
         f"{parity['max_error_of_std']:.0e} of their spread, same top-1 on "
         f"{100 * parity['top1_agreement']:.0f} % of {parity['num_inputs']} inputs"
     )
+    only_on = runtime_of(output).only_on
+    if only_on not in ("", sys.platform):
+        note(f"{output} was checked by its operators as torch computes them; only a Mac runs it")
     if parity["evidence"] != "weights":
         note(_EVIDENCE[parity["evidence"]])
     if coverage:
@@ -260,13 +317,18 @@ def quantize(
         print(speed.verdict)
 
 
-def created(model: str, pretrained: bool | None, checkpoint: Path | None) -> FBNetV3:
+def created(
+    model: str, pretrained: bool | None, checkpoint: Path | None, num_classes: int | None = None
+) -> FBNetV3:
     """Returns the network that a command names; None loads the trained weights if there are any.
 
     Of a bare name it says first which weights these are.
     """
+    if num_classes is not None and num_classes < 1:
+        raise ValueError(f"num_classes is {num_classes}; expected a whole number from 1")
     from fbnetv3.hub.create import create
     from fbnetv3.hub.license_policy import terms
+    from fbnetv3.hub.pretrained_cfg import weights_of
     from fbnetv3.hub.registry import FOLDERS, get_weights
     from fbnetv3.models.model import FBNetV3
 
@@ -283,8 +345,11 @@ def created(model: str, pretrained: bool | None, checkpoint: Path | None) -> FBN
         note(f"{model}: its weights are fresh, not trained")
     if pretrained and not model.startswith(FOLDERS) and (used := get_weights(model)).name != model:
         note(f"{model}: with the weights {used.name}, {terms(used.license)}")
-    made = create(model, pretrained=pretrained, checkpoint=checkpoint)
+    made = create(model, pretrained=pretrained, checkpoint=checkpoint, num_classes=num_classes)
     assert isinstance(made, FBNetV3)
+    weights = weights_of(made)
+    if num_classes is not None and weights is not None and weights.num_classes != num_classes:
+        note(f"{model}: the classifier of {num_classes} classes is new, not trained")
     return made
 
 

@@ -1,4 +1,4 @@
-"""What is installed and whether its parts fit each other, with the cure where they do not."""
+"""What is installed and whether its parts fit each other, and how to fix them where they do not."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ class Check:
         name: what was looked at.
         ok: whether it is as it should be.
         found: what it is.
-        cure: what to do where it is not, else "".
+        fix: what to do where it is not, else "".
     """
 
     name: str
     ok: bool
     found: str
-    cure: str = ""
+    fix: str = ""
 
 
 def diagnose(*, network: bool = False) -> list[Check]:
@@ -65,7 +65,7 @@ def diagnose(*, network: bool = False) -> list[Check]:
         *(_package(name) for name in _REQUIRED),
         _import("torch", "install torch from the same index as torchvision"),
         _torchvision(),
-        _import("timm", "timm imports torchvision: cure torchvision first"),
+        _import("timm", "timm imports torchvision: fix torchvision first"),
         _providers(),
         _cache(),
         Check("offline", True, "yes" if is_offline() else "no"),
@@ -83,11 +83,11 @@ def _package(name: str) -> Check:
         return Check(name, False, "not installed", f"pip install {name}")
 
 
-def _import(name: str, cure: str) -> Check:
+def _import(name: str, fix: str) -> Check:
     try:
         importlib.import_module(name)
     except Exception as error:  # a build mismatch raises RuntimeError, others what they like
-        return Check(f"import {name}", False, f"{type(error).__name__}: {error}", cure)
+        return Check(f"import {name}", False, f"{type(error).__name__}: {error}", fix)
     return Check(f"import {name}", True, "works")
 
 
@@ -101,12 +101,12 @@ def _torchvision() -> Check:
         build = torch.__version__
         tag = build.partition("+")[2] or "default"
     except Exception as error:  # torch itself is broken, which its own check reports
-        return Check(check.name, False, check.found, f"cure torch first: {error}")
-    cure = (
+        return Check(check.name, False, check.found, f"fix torch first: {error}")
+    fix = (
         f"torch is {build}; torchvision was built for another torch. Install both in one command "
         f"from one index: pip install --force-reinstall torch torchvision (here the {tag} build)"
     )
-    return Check(check.name, False, check.found, cure)
+    return Check(check.name, False, check.found, fix)
 
 
 def _providers() -> Check:
@@ -171,5 +171,5 @@ def _threads() -> Check:
 
         found = f"{torch.get_num_threads()} of {os.cpu_count()} cores"
     except Exception as error:  # torch itself is broken, which its own check reports
-        return Check("torch threads", False, str(error), "cure torch first")
+        return Check("torch threads", False, str(error), "fix torch first")
     return Check("torch threads", True, found)

@@ -78,7 +78,26 @@ class Command(_PlainEnds, typer.core.TyperCommand):
 
 
 class CommandGroup(_PlainEnds, typer.core.TyperGroup):
-    """Commands that end plainly."""
+    """Commands that end plainly, listed by task.
+
+    Attributes:
+        tasks: heading -> names of its commands.
+    """
+
+    tasks: Mapping[str, Sequence[str]] = {}
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Writes the commands, those of a task under its heading."""
+        width = max(map(len, self.commands))
+        limit = formatter.width - 6 - width
+        for task, names in self.tasks.items():
+            rows = [
+                (name.ljust(width), self.commands[name].get_short_help_str(limit))
+                for name in names
+                if name in self.commands
+            ]
+            with formatter.section(task):
+                formatter.write_dl(rows)
 
 
 class Program(typer.Typer):
@@ -88,11 +107,12 @@ class Program(typer.Typer):
 
     Args:
         about: what the program is for, one sentence.
+        tasks: heading -> names of its commands, each command once.
     """
 
-    def __init__(self, about: str) -> None:
+    def __init__(self, about: str, tasks: Mapping[str, Sequence[str]]) -> None:
         super().__init__(
-            cls=CommandGroup,
+            cls=type("Group", (CommandGroup,), {"tasks": tasks}),
             help=about,
             epilog=_EXIT_CODES,
             no_args_is_help=True,

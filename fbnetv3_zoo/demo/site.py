@@ -155,6 +155,7 @@ def _page_data(backend: ExportedBackend, runtime: WebRuntime, root: Path) -> dic
         "labels": list(backend.class_names),
         "preprocess": artefact.preprocess.to_dict(),
         "in_graph": artefact.in_graph,
+        "confidence": artefact.confidence.to_dict() if artefact.confidence else None,
         "license": artefact.license,
         "license_url": weights.license_url if weights else "",
         "commercial": not artefact.license or is_commercial(artefact.license),

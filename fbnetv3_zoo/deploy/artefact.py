@@ -15,6 +15,7 @@ from typing import Any
 from fbnetv3._internal.json_record import read_json
 from fbnetv3._internal.messages import one_line, shown
 from fbnetv3.arch.arch import Arch
+from fbnetv3.hub.confidence import Confidence
 from fbnetv3.images.preprocess import Preprocess
 
 SCHEMA = "fbnetv3-artefact/1"
@@ -44,7 +45,10 @@ class Artefact:
         exported_with: tool -> version.
         parity: figures of the comparison with the original model.
         quantization: settings of the quantization; empty if the file is not quantized.
+        num_classes: number of logits; 0 if the file does not state it.
+        batch_size: the only batch size that the file takes; None for any.
         task: task of the model.
+        confidence: temperature and threshold of the answers; None if they were not fitted.
     """
 
     name: str
@@ -62,7 +66,10 @@ class Artefact:
     exported_with: Mapping[str, str]
     parity: Mapping[str, Any] = field(default_factory=dict)
     quantization: Mapping[str, Any] = field(default_factory=dict)
+    num_classes: int = 0
+    batch_size: int | None = None
     task: str = "image-classification"
+    confidence: Confidence | None = None
 
     def to_metadata(self) -> dict[str, str]:
         """Returns the record as string pairs, sorted by key."""
@@ -79,6 +86,8 @@ class Artefact:
             "task": self.task,
             "labels": _compact(list(self.class_names)),
             "preprocess": _compact(self.preprocess.to_dict()),
+            "num_classes": str(self.num_classes),
+            "batch_size": _compact(self.batch_size),
             "input": _compact({"layout": layout, "channel_order": "RGB"}),
             "in_graph": _compact(self.in_graph),
             "macs_paper": str(self.macs_paper),
@@ -88,6 +97,8 @@ class Artefact:
             "parity": _compact(dict(self.parity)),
             "quantization": _compact(dict(self.quantization)),
         }
+        if self.confidence is not None:
+            fields["confidence"] = _compact(self.confidence.to_dict())
         return {PREFIX + key: fields[key] for key in sorted(fields)}
 
     @staticmethod
@@ -129,7 +140,14 @@ class Artefact:
                 exported_with=_value(texts, "exported_with", dict),
                 parity=_value(texts, "parity", dict),
                 quantization=_value(texts, "quantization", dict),
+                # Files of before these fields lack them.
+                num_classes=_integer({"num_classes": "0", **texts}, "num_classes"),
+                batch_size=_batch_size(texts.get("batch_size", "null")),
                 task=texts["task"],
+                # Files of earlier versions have none.
+                confidence=Confidence.from_dict(_value(texts, "confidence", dict))
+                if "confidence" in texts
+                else None,
             )
         except (KeyError, ValueError) as error:
             reason = f"{error} is missing" if isinstance(error, KeyError) else one_line(str(error))
@@ -151,6 +169,10 @@ def _names(texts: Mapping[str, str]) -> tuple[str, ...]:
         if not isinstance(name, str):
             raise ValueError(f"labels has {shown(name)}; expected text")
     return tuple(names)
+
+
+def _batch_size(text: str) -> int | None:
+    return None if text == "null" else _integer({"batch_size": text}, "batch_size")
 
 
 def _integer(texts: Mapping[str, str], key: str) -> int:

@@ -108,5 +108,8 @@ def run_in_parts(session: Session, batch: NDArray[Any]) -> NDArray[np.float32]:
     step = session.inputs[0].shape[0]
     if not isinstance(step, int) or len(batch) == step:
         return np.asarray(session.run(batch), np.float32)
+    missing = -len(batch) % step
+    if missing:  # its results are cut off again
+        batch = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)])
     parts = [session.run(batch[n : n + step]) for n in range(0, len(batch), step)]
-    return np.concatenate(parts).astype(np.float32, copy=False)
+    return np.concatenate(parts).astype(np.float32, copy=False)[: len(batch) - missing]

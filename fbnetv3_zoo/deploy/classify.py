@@ -22,14 +22,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fbnetv3.hub.license_policy import check_terms
-from fbnetv3.hub.pretrained_cfg import class_names_of, license_of, preprocess_of
+from fbnetv3.hub.pretrained_cfg import class_names_of, confidence_of, license_of, preprocess_of
 from fbnetv3.images import labels
 from fbnetv3.images.folders import list_images
 from fbnetv3.images.reader import ImageSource, describe, open_image
 
+from . import runtimes
+from .artefact import Artefact
 from .backend import ExportedBackend
+from .confidence import energy
 from .forks import with_own_threads
-from .runtimes import is_exported, load
 from .torch_backend import TorchBackend
 
 if TYPE_CHECKING:
@@ -59,6 +61,8 @@ class Prediction:
         probabilities: their probabilities, from 0 to 1; over all classes they sum to 1.
         indices: their indices among the logits.
         error: why there is no prediction; None if there is one.
+        none_of_these: whether the image is probably of none of the classes, which a threshold of
+            the weights decides; `labels` are then the nearest. None if no threshold was fitted.
     """
 
     source: str
@@ -66,10 +70,11 @@ class Prediction:
     probabilities: tuple[float, ...] = ()
     indices: tuple[int, ...] = ()
     error: str | None = None
+    none_of_these: bool | None = None
 
     @property
     def label(self) -> str:
-        """The most likely class.
+        """The most likely class, also of an image that is probably of none.
 
         Raises:
             ValueError: the image failed; the message says why.
@@ -90,6 +95,10 @@ class Classifier:
     `classifier(image)` returns a `Prediction`, `classifier(images)` a list of them. An image that
     cannot be read gets a `Prediction` with `error`; the others are classified.
 
+    Where temperature and threshold of the weights were fitted (`fbnetv3 train` does so, the weights
+    inside the package have them), probabilities are calibrated and images of none of the classes
+    are marked; `confidence` has both.
+
     Args:
         model: a name such as "fbnetv3_e" whose weights are loaded, the path of an exported file, a
             module, or a `Backend`. A module is copied, and an FBNetV3 also optimized
@@ -109,9 +118,14 @@ class Classifier:
         offline: do not download a name's weights; None reads FBNETV3_OFFLINE or HF_HUB_OFFLINE.
         cache_dir: folder for the weights of a name instead of the default cache.
 
+    Attributes:
+        artefact: the metadata of an exported file; None for other models.
+
     Raises:
         ValueError: an argument is out of range, or is missing and unknown for the model.
     """
+
+    artefact: Artefact | None = None
 
     def __init__(
         self,
@@ -139,14 +153,15 @@ class Classifier:
             if not optional and not valid:
                 raise ValueError(f"{name} is {value!r}; expected a whole number from 1")
         if isinstance(model, str | Path):
-            if is_exported(model):
-                model, num_threads = load(model, threads=num_threads), None
+            if runtimes.is_exported(model):
+                model, num_threads = runtimes.load(model, threads=num_threads), None
             else:
                 model = _pretrained(model, license, offline, cache_dir)
         _check_license(model, license)
         if isinstance(model, ExportedBackend):
             preprocess = preprocess or model.preprocess
             class_names = class_names or model.class_names
+            self.artefact = model.artefact
         preprocess = preprocess or preprocess_of(model)
         if preprocess is None:
             raise ValueError("the model does not define its preprocessing; give preprocess=")
@@ -155,6 +170,11 @@ class Classifier:
             raise ValueError("the model does not define its class names; give class_names=")
         self.preprocess = preprocess
         self.class_names = names
+        self.confidence = (
+            model.artefact.confidence
+            if isinstance(model, ExportedBackend)
+            else confidence_of(model)
+        )
         num_classes = getattr(model, "num_classes", len(self.class_names))
         if num_classes != len(self.class_names):
             raise ValueError(
@@ -242,14 +262,58 @@ class Classifier:
     def _prediction(self, source: str, logits: NDArray[np.float64]) -> Prediction:
         if not np.isfinite(logits).all():
             return Prediction(source, error=f"the logits for {source} are not finite")
-        probabilities = softmax(logits)
+        known = self.confidence
+        probabilities = softmax(logits / known.temperature if known else logits)
         best = np.argsort(-logits, kind="stable")[: self.top_k].tolist()
         return Prediction(
             source,
             labels=tuple(self.class_names[index] for index in best),
             probabilities=tuple(float(probabilities[index]) for index in best),
             indices=tuple(best),
+            none_of_these=None
+            if known is None or known.threshold is None
+            else bool(energy(logits) < known.threshold),
         )
+
+
+def load(
+    path: str | Path,
+    *,
+    num_threads: int | None = None,
+    batch_size: int = 16,
+    top_k: int = 5,
+    num_workers: int | None = None,
+    license: str | None = None,
+) -> Classifier:
+    """Returns a `Classifier` of an exported file of any format: `load("e.onnx")("cat.jpg")`.
+
+    The extension selects the runtime; preprocessing, class names and licence are in the file. The
+    metadata are in the attribute `artefact`; `backend.run_batch` returns the logits of a batch.
+
+    Args:
+        path: a file that `fbnetv3 export` or `fbnetv3 quantize` wrote.
+        num_threads: number of inference threads; default: the runtime's.
+        batch_size: batch size.
+        top_k: number of classes per prediction; all, if there are fewer.
+        num_workers: number of image decoding threads; default: one per core, at most four.
+        license: "commercial" refuses weights that forbid commercial use; None reads
+            FBNETV3_LICENSE.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: the extension is unknown, the file was not exported by this package, an argument
+            is out of range, or the licence policy refuses the weights.
+        ImportError: the runtime is not installed.
+    """
+    runtimes.runtime_of(path)  # raises for a name that is not a file's
+    return Classifier(
+        path,
+        num_threads=num_threads,
+        batch_size=batch_size,
+        top_k=top_k,
+        num_workers=num_workers,
+        license=license,
+    )
 
 
 def _pretrained(

@@ -10,7 +10,13 @@ import torch
 from fbnetv3._version import __version__
 from fbnetv3.arch.counts import count
 from fbnetv3.hub.cached_weights import tensors_sha256
-from fbnetv3.hub.pretrained_cfg import class_names_of, license_of, preprocess_of, weights_of
+from fbnetv3.hub.pretrained_cfg import (
+    class_names_of,
+    confidence_of,
+    license_of,
+    preprocess_of,
+    weights_of,
+)
 from fbnetv3.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from fbnetv3.models.model import FBNetV3
 
@@ -25,6 +31,8 @@ def describe(
     precision: str = "fp32",
     in_graph: bool = False,
     opset: int | None = None,
+    batch_size: int | None = None,
+    license: str | None = None,
 ) -> Artefact:
     """Returns the metadata of an exported file, without parity.
 
@@ -35,13 +43,18 @@ def describe(
         precision: precision of the file.
         in_graph: whether the graph normalises.
         opset: ONNX opset of the file, if it is ONNX.
+        batch_size: the only batch size that the file takes; None for any.
+        license: SPDX name of the licence of your own weights; default: that of the model's.
 
     Raises:
-        ValueError: the number of `class_names` is not that of the model's classes.
+        ValueError: the batch size is not positive, or the number of `class_names` is not that of
+            the model's classes.
     """
     import onnx
     import onnxscript
 
+    if isinstance(batch_size, bool) or (batch_size is not None and batch_size < 1):
+        raise ValueError(f"batch_size is {batch_size!r}; expected a whole number from 1")
     weights = weights_of(model)
     if class_names is None:
         class_names = class_names_of(model)
@@ -49,7 +62,7 @@ def describe(
         raise ValueError(
             f"{len(class_names)} class_names for {model.num_classes} classes; give one per class"
         )
-    preprocess = preprocess or preprocess_of(model) or _default_preprocess(model)
+    preprocess = preprocess or preprocess_for(model)
     counts = count(
         model.arch,
         preprocess.crop,
@@ -66,11 +79,13 @@ def describe(
         weights_tag=weights.tag if weights else "",
         weights_sha256=getattr(weights and weights.source, "sha256", None)
         or tensors_sha256(model.state_dict()),
-        license=license_of(model),
+        license=license_of(model) if license is None else license,
         source_url=weights.origin if weights else str(model.pretrained_cfg.get("origin_url") or ""),
         macs_paper=counts.macs_paper,
         params=sum(parameter.numel() for parameter in model.parameters()),
         precision=precision,
+        num_classes=model.num_classes,
+        batch_size=batch_size,
         exported_with={
             "fbnetv3": __version__,
             "torch": torch.__version__,
@@ -78,7 +93,22 @@ def describe(
             "onnxscript": onnxscript.__version__,
             **({"opset": str(opset)} if opset else {}),
         },
+        confidence=confidence_of(model),
     )
+
+
+def preprocess_for(model: FBNetV3, image_size: int | None = None) -> Preprocess:
+    """Returns the preprocessing of a model: that of its weights, else the usual one.
+
+    Args:
+        model: the model.
+        image_size: edge length of the input in pixels; default: that of the weights.
+
+    Raises:
+        ValueError: the size is out of range.
+    """
+    preprocess = preprocess_of(model) or _default_preprocess(model)
+    return preprocess if image_size is None else preprocess.at(image_size)
 
 
 def _default_preprocess(model: FBNetV3) -> Preprocess:

@@ -74,6 +74,7 @@ def to_onnx(
     preprocess: Preprocess | None = None,
     class_names: Sequence[str] | None = None,
     license: str | None = None,
+    batch_size: int | None = None,
 ) -> Exported:
     """Exports a model to ONNX, checks the file against it, and describes the file.
 
@@ -84,7 +85,7 @@ def to_onnx(
         model: a model in any mode, on any device; not modified.
         path: the file to write; an existing one is replaced only if the check passes.
         dynamic: dynamic axes of the input: the batch, or the batch, height and width; None fixes
-            the batch size at one.
+            all of them.
         precision: precision of weights and arithmetic; with fp16, input and output stay float32.
         opset: ONNX opset, 18 or later.
         include_preprocess: take uint8 (N, H, W, 3) and scale and normalise in the graph. Resizing
@@ -92,6 +93,7 @@ def to_onnx(
         preprocess: preprocessing of images; default: the model's.
         class_names: class names in the order of the logits; default: those of the model's weights.
         license: SPDX name of the licence of your own weights; default: that of the model's.
+        batch_size: the batch size if `dynamic` is None; default: one.
 
     Raises:
         ValueError: an argument is out of range, the path cannot be written, or the file's logits
@@ -102,6 +104,10 @@ def to_onnx(
 
     path = Path(path)
     _check_arguments(model, dynamic, precision, opset, include_preprocess)
+    if dynamic and batch_size is not None:
+        raise ValueError(
+            f"batch_size is {batch_size!r} and dynamic is {dynamic!r}; give dynamic=None to fix it"
+        )
     artefact = describe(
         model,
         preprocess=preprocess,
@@ -109,9 +115,9 @@ def to_onnx(
         precision=precision,
         in_graph=include_preprocess,
         opset=opset,
+        batch_size=None if dynamic else 1 if batch_size is None else batch_size,
+        license=license,
     )
-    if license is not None:
-        artefact = dataclasses.replace(artefact, license=license)
     with replacing(path) as part:
         proto = _trace(model, artefact, dynamic, opset)
         parity = _compared(proto, model, artefact, dynamic)
@@ -142,7 +148,7 @@ def _compared(proto: Any, model: FBNetV3, artefact: Artefact, dynamic: Dynamic |
     batches = inputs_for(
         artefact,
         in_chans=model.in_chans,
-        batch_sizes=(1, 3) if dynamic else (1,),
+        batch_sizes=(1, 3) if artefact.batch_size is None else (artefact.batch_size,),
         free_size=dynamic == "batch+size",
     )
     return compare(
@@ -177,7 +183,7 @@ def _trace(model: FBNetV3, artefact: Artefact, dynamic: Dynamic | None, opset: i
     from .onnx_graph import clean
 
     size = artefact.preprocess.crop
-    batch = 2 if dynamic else 1
+    batch = artefact.batch_size or 2
     example = (
         torch.zeros(batch, size, size, 3, dtype=torch.uint8)
         if artefact.in_graph
@@ -188,7 +194,7 @@ def _trace(model: FBNetV3, artefact: Artefact, dynamic: Dynamic | None, opset: i
         height, width = (1, 2) if artefact.in_graph else (2, 3)
         axes |= {height: "height", width: "width"}
     try:
-        with _quiet():
+        with quiet():
             program = torch.onnx.export(
                 inference_graph(model, artefact),
                 (example,),
@@ -215,7 +221,7 @@ def _trace(model: FBNetV3, artefact: Artefact, dynamic: Dynamic | None, opset: i
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silences the exporter's progress and log messages."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
@@ -260,7 +266,7 @@ def _runner(model: bytes | str) -> Callable[[NDArray[Any]], NDArray[Any]]:
 def _check_written(part: Path, proto: Any, artefact: Artefact) -> None:
     """Checks that the file on disk gives the same logits as the graph that was compared."""
     dims = [dim.dim_value or 0 for dim in proto.graph.input[0].type.tensor_type.shape.dim]
-    shape = [1, *(dim or artefact.preprocess.crop for dim in dims[1:])]
+    shape = [dims[0] or 1, *(dim or artefact.preprocess.crop for dim in dims[1:])]
     dtype = np.uint8 if artefact.in_graph else np.float32
     batch = np.random.default_rng(1).integers(0, 256, shape).astype(dtype)
     if not np.array_equal(_runner(str(part))(batch), _runner(proto.SerializeToString())(batch)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from .artefact import Artefact
 from .classify import Classifier
 from .runtimes import ONNX
 
@@ -26,6 +27,8 @@ class OnnxClassifier(Classifier):
         ImportError: onnxruntime is not installed.
     """
 
+    artefact: Artefact
+
     def __init__(
         self,
         path: str | Path,
@@ -37,7 +40,6 @@ class OnnxClassifier(Classifier):
         num_workers: int | None = None,
     ) -> None:
         backend = ONNX.load(path, providers=providers, threads=num_threads)
-        self.artefact = backend.artefact
         super().__init__(
             backend,
             batch_size=batch_size,

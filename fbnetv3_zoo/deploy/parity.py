@@ -178,7 +178,7 @@ def inputs_for(
             if artefact.in_graph:
                 photos = as_pixels(photos, artefact)
             for number in batch_sizes:
-                yield np.ascontiguousarray(photos[:number])
+                yield photos[np.arange(number) % len(photos)]
 
 
 def as_pixels(normalised: NDArray[Any], artefact: Artefact) -> NDArray[np.uint8]:
@@ -192,8 +192,7 @@ def as_pixels(normalised: NDArray[Any], artefact: Artefact) -> NDArray[np.uint8]
 
 
 def _photos(artefact: Artefact, size: int) -> NDArray[np.float32]:
-    resize = max(size, round(artefact.preprocess.resize * size / artefact.preprocess.crop))
-    preprocess = dataclasses.replace(artefact.preprocess, crop=size, resize=resize)
+    preprocess = artefact.preprocess.at(size)
     return np.stack([preprocess(open_image(path)) for path in example_photos()])
 
 

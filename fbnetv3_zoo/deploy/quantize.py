@@ -151,6 +151,11 @@ def _check_arguments(
     precision = float_model.artefact.precision
     if precision != "fp32":
         raise ValueError(f"the file is already {precision}; quantize an fp32 export")
+    if (float_model.artefact.batch_size or 1) > 1:
+        raise ValueError(
+            f"the file takes batches of {float_model.artefact.batch_size} only; quantize one that "
+            "was exported without --batch-size"
+        )
     if path.exists() and path.samefile(float_model.path):
         raise ValueError(f"output is {path}, the file to quantize; give another name")
     if max_drop_pct is not None and not 0 <= max_drop_pct <= 100:

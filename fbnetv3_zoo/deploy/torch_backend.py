@@ -33,11 +33,6 @@ class TorchBackend:
         ValueError: the model is not a module, or the device is not available.
     """
 
-    # Shared by all instances, like torch's setting: number of active runs, and the setting before.
-    _lock = threading.Lock()
-    _num_active = 0
-    _default = 0
-
     def __init__(
         self,
         model: nn.Module,
@@ -75,29 +70,38 @@ class TorchBackend:
 
         batch = torch.from_numpy(images)
         like = next(self.model.parameters(), batch)
-        with torch.inference_mode(), self._threads():
+        with torch.inference_mode(), torch_threads(self.num_threads):
             logits = self.model(batch.to(device=like.device, dtype=like.dtype))
             result: NDArray[np.floating[Any]] = logits.float().cpu().numpy()
         return result
 
-    @contextlib.contextmanager
-    def _threads(self) -> Iterator[None]:
-        import torch
 
-        if self.num_threads is None:
-            yield
-            return
-        shared = TorchBackend
-        with shared._lock:
-            # The first call in a thread copies the process's setting, so it must come before set.
-            default = torch.get_num_threads()
-            if not shared._num_active:
-                shared._default = default
-            shared._num_active += 1
-            torch.set_num_threads(self.num_threads)
-        try:
-            yield
-        finally:
-            with shared._lock:
-                shared._num_active -= 1
-                torch.set_num_threads(shared._default)
+class _Threads:
+    """torch's setting, which all share: number of active runs, and the setting before them."""
+
+    lock = threading.Lock()
+    num_active = 0
+    default = 0
+
+
+@contextlib.contextmanager
+def torch_threads(number: int | None) -> Iterator[None]:
+    """Sets torch's number of threads for a run and restores it; None leaves it as it is."""
+    import torch
+
+    if number is None:
+        yield
+        return
+    with _Threads.lock:
+        # The first call in a thread copies the process's setting, so it must come before set.
+        default = torch.get_num_threads()
+        if not _Threads.num_active:
+            _Threads.default = default
+        _Threads.num_active += 1
+        torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        with _Threads.lock:
+            _Threads.num_active -= 1
+            torch.set_num_threads(_Threads.default)

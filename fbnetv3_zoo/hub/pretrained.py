@@ -36,6 +36,7 @@ from fbnetv3.images.preprocess import Preprocess
 from fbnetv3.models.model import FBNetV3, build
 
 from .cache import is_offline
+from .confidence import Confidence
 from .hub_repo import download_hub_file, find_hub_file
 from .license_policy import check_terms
 from .loading import STEM, build_from_state, stored_classes
@@ -84,6 +85,7 @@ def save_pretrained(
     license: str | None = None,
     labels: Sequence[str] | None = None,
     preprocess: Preprocess | None = None,
+    confidence: Confidence | None = None,
 ) -> Path:
     """Saves a model in a folder for `from_pretrained`, and for timm if it can build the model.
 
@@ -93,6 +95,7 @@ def save_pretrained(
         license: SPDX name; None keeps that of the loaded weights.
         labels: class names in the order of the logits.
         preprocess: preprocessing of images; None keeps that of the loaded weights.
+        confidence: temperature and threshold of the answers; None keeps those of a loaded folder.
 
     Returns:
         The folder.
@@ -111,6 +114,9 @@ def save_pretrained(
         for key, value in model.pretrained_cfg.items()
         if key not in _SOURCE_FIELDS and value is not None
     }
+    # Not a field of timm's.
+    kept = cfg.pop("confidence", None)
+    kept = kept if confidence is None else confidence.to_dict()
     if preprocess is not None:
         cfg |= {
             "input_size": (model.in_chans, preprocess.crop, preprocess.crop),
@@ -140,6 +146,7 @@ def save_pretrained(
             "arch_sha256": model.arch.sha256,
             "dialect": dialect,
             "license": cfg.get("license", ""),
+            **({"confidence": kept} if kept else {}),
         },
     }
     if architecture == ANY:
@@ -155,6 +162,24 @@ def save_pretrained(
     write_atomically(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
     write_atomically(folder / "README.md", _card(config).encode())
     return folder
+
+
+def write_confidence(folder: str | Path, confidence: Confidence) -> None:
+    """Puts the temperature and the threshold of a saved model's answers into its folder.
+
+    Raises:
+        FileNotFoundError: the folder has no saved model.
+        ValueError: `save_pretrained` did not write the folder.
+        OSError: the folder cannot be written; the record before is whole.
+    """
+    path = Path(folder) / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"no {path}; expected a folder that contains {CONFIG}")
+    config = read_json(path.read_bytes(), str(path))
+    if not isinstance(config, dict) or not isinstance(config.get("fbnetv3"), dict):
+        raise ValueError(f"{path} has no entry 'fbnetv3'; expected a folder of save_pretrained")
+    config["fbnetv3"]["confidence"] = confidence.to_dict()
+    write_atomically(path, (json.dumps(config, indent=2) + "\n").encode())
 
 
 def read_pretrained(
@@ -202,6 +227,9 @@ def read_pretrained(
     license = license or _recorded_license(text)
     if license:
         cfg["license"] = license
+    confidence = _mapping(config.get("fbnetv3")).get("confidence")
+    if confidence is not None:
+        cfg["confidence"] = Confidence.from_dict(confidence).to_dict()
     state = to_fbnetv3(tensors, arch, detect_dialect(tensors))
     return Published(
         source=text,

@@ -13,6 +13,7 @@ from fbnetv3.arch.arch import Arch
 from fbnetv3.images import labels
 from fbnetv3.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 
+from .confidence import Confidence
 from .weights import WEIGHTS, HubFile, Url, Weights
 
 
@@ -85,6 +86,14 @@ def class_names_of(model: object) -> tuple[str, ...]:
         return labels.class_names(weights.labels)
     names = tuple(cfg.get("label_names") or ())
     return names if len(names) == num_classes else ()
+
+
+def confidence_of(model: object) -> Confidence | None:
+    """Returns the temperature and the threshold of a model's answers, None if never fitted."""
+    weights, record = weights_of(model), _cfg_of(model).get("confidence")
+    if weights is not None and weights.num_classes == getattr(model, "num_classes", None):
+        return weights.confidence
+    return None if record is None else Confidence.from_dict(record)
 
 
 def _cfg_of(model: object) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from fbnetv3.images.preprocess import (
     Preprocess,
 )
 
+from .confidence import Confidence
 from .license_policy import is_commercial
 
 OFFICIAL_HOST = "https://dl.fbaipublicfiles.com"
@@ -90,6 +91,7 @@ class Weights:
         top5_pct: top-5 accuracy in percent, None where none was published.
         evaluated_by: who measured the accuracy.
         second: the same weights at another address, in the same layout; None if there are none.
+        confidence: temperature and threshold of their answers; None if nobody fitted them.
     """
 
     model: str
@@ -107,6 +109,7 @@ class Weights:
     top5_pct: float | None
     evaluated_by: str
     second: Url | None = None
+    confidence: Confidence | None = None
 
     @property
     def hash_origin(self) -> str:
@@ -195,6 +198,7 @@ def _cifar10(
     *,
     variant: Literal["published", "small_image"] = "small_image",
     resolution: int = 32,
+    confidence: Confidence | None = None,
 ) -> Weights:
     name = f"{model}.cifar10"
     return Weights(
@@ -218,6 +222,20 @@ def _cifar10(
         top1_pct=top1_pct,
         top5_pct=top5_pct,
         evaluated_by="fbnetv3-zoo",
+        confidence=confidence,
+    )
+
+
+def _fitted(
+    temperature: float, threshold: float, true_accept_pct: float, false_accept_pct: float
+) -> Confidence:
+    """Returns what benchmarks/release/confidence.py fitted: benchmarks/results/confidence.json."""
+    return Confidence(
+        temperature=temperature,
+        threshold=threshold,
+        true_accept_pct=true_accept_pct,
+        false_accept_pct=false_accept_pct,
+        num_images=5000,
     )
 
 
@@ -254,12 +272,14 @@ WEIGHTS: dict[str, Weights] = {
             93.94,
             99.82,
             resolution=48,
+            confidence=_fitted(0.7201, 4.0252, 80.04, 20.22),
         ),
         _cifar10(
             "fbnetv3_nano",
             "1d2ea6b247589632dd89150dc1948caeb75201a940d6e91707ddd7ecb6e0ab25",
             88.73,
             99.58,
+            confidence=_fitted(0.7454, 3.7474, 76.66, 20.22),
         ),
         _cifar10(
             "nars_cifar_s",

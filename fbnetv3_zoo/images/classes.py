@@ -82,6 +82,18 @@ def match_classes(
     return found
 
 
+def known_names(class_names: Sequence[str]) -> list[tuple[str, ...]]:
+    """Returns the names that each class goes by: for a known list also its identifiers.
+
+    Args:
+        class_names: names in the order of the outputs; () gives ().
+    """
+    for name in CLASS_LISTS:
+        if tuple(class_names) == listed(name):
+            return list(zip(class_names, class_ids(name), strict=True))
+    return [(name,) for name in class_names]
+
+
 def labelled_images(
     folder: Path, class_names: Sequence[str], *, part: Part = "val"
 ) -> NetworkImages:
@@ -109,7 +121,7 @@ def labelled_images(
         )
     notes += found.notes
     inside = {name: of.images for name, of in images_by_class(root).items() if of.images}
-    outputs = match_classes(tuple(inside), _known_names(class_names))
+    outputs = match_classes(tuple(inside), known_names(class_names))
     if outputs is None:
         return NetworkImages(paths=list(found.images), labels=None, notes=tuple(notes))
     loose = sum(path.parent == root for path in found.images)
@@ -124,14 +136,6 @@ def labelled_images(
         ],
         notes=tuple(notes),
     )
-
-
-def _known_names(class_names: Sequence[str]) -> list[tuple[str, ...]]:
-    """Returns the names of each class, for a known list also the identifiers."""
-    for name in CLASS_LISTS:
-        if tuple(class_names) == listed(name):
-            return list(zip(class_names, class_ids(name), strict=True))
-    return [(name,) for name in class_names]
 
 
 def _by_name(folders: Sequence[str], known: Sequence[Sequence[str]]) -> list[int | None]:

@@ -129,6 +129,20 @@ class Preprocess:
         )
         return image.crop((left, top, left + self.crop, top + self.crop))
 
+    def at(self, size: int) -> Preprocess:
+        """Returns the same steps for another input size; the crop keeps its share of the image.
+
+        Args:
+            size: edge length of the crop, in pixels.
+
+        Raises:
+            ValueError: the size is out of range.
+        """
+        crop = dataclasses.replace(self, crop=size).crop  # checked before it is used
+        return dataclasses.replace(
+            self, resize=max(1, round(self.resize * crop / self.crop)), crop=crop
+        )
+
     def torchvision(self) -> Any:
         """Returns the same steps as a `torchvision.transforms.v2.Compose`.
 

@@ -1,73 +1,100 @@
-"""A folder of images with boxes in COCO's format: what training reads and scores are held to.
+"""Images with boxes as a data set for torchvision's detectors, checked before training starts.
 
-A folder holds `annotations.json` and the images in `images/`. The reader feeds torchvision's
-detectors; Detectron2 registers the same two paths itself. Scores are pycocotools'
-(`pip install fbnetv3-zoo[detection]`).
+The folder may be in COCO's, YOLO's or Pascal VOC's layout, see `detection_layouts`. Detectron2
+registers COCO's files itself. Scores are pycocotools' (`pip install fbnetv3-zoo[detection]`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import io
-import math
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from fbnetv3._internal.json_record import read_json
-from fbnetv3._internal.messages import shown
 from fbnetv3._internal.optional import missing
 from fbnetv3.images.reader import open_image, upright_size
 
-ANNOTATIONS, IMAGES = "annotations.json", "images"
-# Field that some uses need -> what it has to be.
-_EXPECTED = {
-    "segmentation": "an outline, since masks are asked for",
-    "area": "the area in pixels, which COCO's scores need",
-}
+from .coco_records import Annotated, check_inside, checked
+from .coco_scores import Kind, Scores, score
+from .detection_layouts import read_annotations
+
+Target: TypeAlias = dict[str, Tensor]
+Transforms: TypeAlias = Callable[[Any, Any], tuple[Any, Any]]
+# Of a mask's pixel, as torchvision's detectors give it.
+_MASK_THRESHOLD = 0.5
 
 
-class CocoFolder(Dataset[tuple[Tensor, dict[str, Tensor]]]):
+class CocoFolder(Dataset[tuple[Tensor, Target]]):
     """The images and their boxes, as torchvision's detectors take them.
 
     An item is an RGB image (3, H, W) in 0..1 and a dict of `boxes` (N, 4) as x1, y1, x2, y2 in
     pixels, `labels` (N) from 1, `image_id` and, where asked for, `masks` (N, H, W) of 0 and 1.
-    Labels count the file's categories in the order of their ids; 0 is the background. Images are
-    upright: their EXIF orientation is applied, and boxes are those of the upright image.
+    Labels count the categories in the order of their ids; 0 is the background. Images are upright:
+    their EXIF orientation is applied, and boxes are those of the upright image. Crowds and boxes
+    without width or height are no targets.
+
+    Attributes:
+        path: the annotations, a file or folder.
+        coco: the `pycocotools.coco.COCO` of the annotations.
+        image_ids: id of each item's image.
+        category_ids: id of each label from 1.
+        class_names: name of each label from 1.
+        notes: what is odd about the annotations and was put right.
 
     Args:
-        folder: the folder.
+        folder: a folder, a COCO file, YOLO's `data.yaml`, or a record of annotations.
+        split: "train", "val" or "test", where there are several.
         masks: decode masks too.
         empty: keep images without boxes; training has no use for them, but a detector's false
             alarms there count in COCO's scores.
+        transforms: called with image and target, returns both; they are `tv_tensors` then, so that
+            `torchvision.transforms.v2` moves the boxes with the image.
 
     Raises:
-        FileNotFoundError: the folder lacks its annotations
-            or an image.
+        FileNotFoundError: there are no annotations, or an image is missing.
         ValueError: there is no image with a box, an image is damaged or has another size than the
-            annotations say, or an annotation lacks a field. All annotations and images are checked
-            here, before training starts; images as far as possible without decoding them.
+            annotations say, or an annotation lacks a field or is outside the image. All annotations
+            and images are checked here; images as far as possible without decoding them.
     """
 
-    def __init__(self, folder: str | Path, *, masks: bool = False, empty: bool = False) -> None:
-        self.folder = Path(folder)
-        self.masks = masks
-        self.path = self.folder / ANNOTATIONS
-        self.coco = _read(self.path, ("segmentation",) if masks else ())
-        self.category_ids = sorted(self.coco.getCatIds())
-        self.class_names = [cat["name"] for cat in self.coco.loadCats(self.category_ids)]
+    def __init__(
+        self,
+        folder: str | Path | Annotated,
+        *,
+        split: str | None = None,
+        masks: bool = False,
+        empty: bool = False,
+        transforms: Transforms | None = None,
+    ) -> None:
+        try:
+            from pycocotools.coco import COCO
+        except ImportError as error:
+            raise missing("pycocotools", error) from error
+        given = folder if isinstance(folder, Annotated) else read_annotations(folder, split)
+        annotated, self.notes = checked(given, masks=masks)
+        self.path, self.folder = annotated.path, annotated.folder
+        self.masks, self.transforms = masks, transforms
+        self.coco = COCO()
+        self.coco.dataset = annotated.content
+        with contextlib.redirect_stdout(io.StringIO()):
+            self.coco.createIndex()
+        self.category_ids: list[int] = sorted(self.coco.getCatIds())
+        self.class_names: list[str] = [c["name"] for c in self.coco.loadCats(self.category_ids)]
+        self._label = {category: n for n, category in enumerate(self.category_ids, start=1)}
         every = sorted(self.coco.getImgIds())
         boxed = [image for image in every if self._annotations_of(image)]
-        self.image_ids = every if empty else boxed
+        self.image_ids: list[int] = every if empty else boxed
         if not boxed:
             raise ValueError(f"{self.path} has no image with a box; check the file")
         for image in self.coco.loadImgs(self.image_ids):
             self._check_size(image)
+            check_inside(self.path, image, self._annotations_of(image["id"]))
 
     @property
     def num_classes(self) -> int:
@@ -77,10 +104,9 @@ class CocoFolder(Dataset[tuple[Tensor, dict[str, Tensor]]]):
     def __len__(self) -> int:
         return len(self.image_ids)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Target]:
         image_id = self.image_ids[index]
-        name = self.coco.loadImgs(image_id)[0]["file_name"]
-        pixels = np.array(open_image(self.folder / IMAGES / name))
+        pixels = np.array(open_image(self.image_path(index)))
         annotations = self._annotations_of(image_id)
         corners = [item["bbox"] for item in annotations]
         boxes = torch.tensor(corners, dtype=torch.float32).reshape(-1, 4)
@@ -88,8 +114,7 @@ class CocoFolder(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         target = {
             "boxes": boxes,
             "labels": torch.tensor(
-                [self.category_ids.index(item["category_id"]) + 1 for item in annotations],
-                dtype=torch.int64,
+                [self._label[item["category_id"]] for item in annotations], dtype=torch.int64
             ),
             "image_id": torch.tensor(image_id),
         }
@@ -98,11 +123,33 @@ class CocoFolder(Dataset[tuple[Tensor, dict[str, Tensor]]]):
             none = np.zeros((0, *pixels.shape[:2]), np.uint8)
             target["masks"] = torch.from_numpy(np.stack(decoded) if decoded else none)
         image = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
-        return image, target
+        if self.transforms is None:
+            return image, target
+        return self.transformed(image, target, self.transforms)
 
-    def _check_size(self, image: Mapping[str, Any]) -> None:
-        width, height = upright_size(self.folder / IMAGES / image["file_name"])
-        said = image.get("width", width), image.get("height", height)
+    def image_path(self, index: int) -> Path:
+        """Returns the file of an item's image."""
+        (image,) = self.coco.loadImgs(self.image_ids[index])
+        return self.folder / str(image["file_name"])
+
+    def transformed(
+        self, image: Tensor, target: Target, transforms: Transforms
+    ) -> tuple[Tensor, Target]:
+        """Returns what transforms make of an item, which they get as `tv_tensors`."""
+        from torchvision import tv_tensors
+
+        size = tuple(image.shape[1:])
+        wrapped: Target = {
+            **target,
+            "boxes": tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=size),
+        }
+        if "masks" in target:
+            wrapped["masks"] = tv_tensors.Mask(target["masks"])
+        return transforms(tv_tensors.Image(image), wrapped)
+
+    def _check_size(self, image: dict[str, Any]) -> None:
+        width, height = upright_size(self.folder / image["file_name"])
+        said = image.setdefault("width", width), image.setdefault("height", height)
         if said != (width, height):
             raise ValueError(
                 f"{self.path}: image {image['file_name']!r}: `width` and `height` are "
@@ -112,112 +159,42 @@ class CocoFolder(Dataset[tuple[Tensor, dict[str, Tensor]]]):
             )
 
     def _annotations_of(self, image_id: int) -> list[dict[str, Any]]:
-        found = self.coco.loadAnns(self.coco.getAnnIds(image_id, iscrowd=False))
-        return [item for item in found if min(item["bbox"][2:]) > 0]
+        found: list[dict[str, Any]] = self.coco.loadAnns(
+            self.coco.getAnnIds(image_id, iscrowd=False)
+        )
+        return found
 
     def score(self, outputs: Mapping[int, Mapping[str, Tensor]]) -> dict[str, float]:
-        """Returns COCO's average precisions of boxes in 0..1: "AP", "AP50", "AP75".
+        """Returns COCO's scores of boxes, see `coco_scores.NAMES`: "AP", "AP50", ..., "AR_100".
 
         Args:
             outputs: image id -> what a torchvision detector returns for it: `boxes`, `labels`,
                 `scores`.
-
-        Raises:
-            ValueError: an annotation has no `area`.
         """
-        _check_annotations(self.coco.dataset, self.path, ("area",))
-        found = [
-            {
-                "image_id": image_id,
-                "category_id": self.category_ids[int(label) - 1],
-                "bbox": [x1, y1, x2 - x1, y2 - y1],
-                "score": float(score),
-            }
-            for image_id, output in outputs.items()
-            for (x1, y1, x2, y2), label, score in zip(
-                output["boxes"].tolist(), output["labels"], output["scores"], strict=True
-            )
-        ]
-        return score_boxes(self.coco, found)
+        return self.evaluate(outputs).values
+
+    def evaluate(self, outputs: Mapping[int, Mapping[str, Tensor]], kind: Kind = "bbox") -> Scores:
+        """Returns COCO's scores with intervals, for each class too.
+
+        Args:
+            outputs: as for `score`; for masks with `masks` (N, 1, H, W) in 0..1.
+            kind: "bbox" scores boxes, "segm" masks.
+        """
+        found = []
+        for image_id, output in outputs.items():
+            boxes = output["boxes"].tolist()
+            shapes = [{"bbox": [x1, y1, x2 - x1, y2 - y1]} for x1, y1, x2, y2 in boxes]
+            if kind == "segm":
+                shapes = [{"segmentation": one} for one in _encoded(output["masks"])]
+            for shape, label, value in zip(shapes, output["labels"], output["scores"], strict=True):
+                category = self.category_ids[int(label) - 1]
+                about = {"image_id": image_id, "category_id": category, "score": float(value)}
+                found.append({**about, **shape})
+        return score(self.coco, found, kind)
 
 
-def score_boxes(coco: Any, found: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Returns COCO's "AP", "AP50" and "AP75" of detections in COCO's result format.
+def _encoded(masks: Tensor) -> list[Any]:
+    from pycocotools import mask
 
-    Args:
-        coco: the `pycocotools.coco.COCO` of the truth.
-        found: `image_id`, `category_id`, `bbox` (x, y, width, height), `score` each.
-    """
-    from pycocotools.cocoeval import COCOeval
-
-    if not found:
-        return {"AP": 0.0, "AP50": 0.0, "AP75": 0.0}
-    with contextlib.redirect_stdout(io.StringIO()):
-        scoring = COCOeval(coco, coco.loadRes(list(found)), "bbox")
-        scoring.evaluate()
-        scoring.accumulate()
-        scoring.summarize()
-    return dict(zip(("AP", "AP50", "AP75"), map(float, scoring.stats[:3]), strict=True))
-
-
-def _read(path: Path, fields: Sequence[str]) -> Any:
-    """Returns the checked annotations as pycocotools has them."""
-    try:
-        from pycocotools.coco import COCO
-    except ImportError as error:
-        raise missing("pycocotools", error) from error
-    if not path.is_file():
-        raise FileNotFoundError(f"no {path}; expected a folder with {ANNOTATIONS} and {IMAGES}/")
-    content = read_json(path.read_bytes(), str(path))
-    for name in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(name), list):
-            raise ValueError(f"{path}: `{name}` is missing; expected a list, as in COCO's files")
-    for kind, text in (("images", "file_name"), ("categories", "name")):
-        for item in content[kind]:
-            what = f"{'image' if kind == 'images' else 'category'} {item.get('id')!r}"
-            if not isinstance(item.get("id"), int):
-                raise _wrong(path, what, item, "id", "an integer")
-            if not isinstance(item.get(text), str):
-                raise _wrong(path, what, item, text, "a string")
-    _check_annotations(content, path, fields)
-    for item in content["annotations"]:
-        item.setdefault("iscrowd", 0)  # many tools do not write it
-    coco = COCO()
-    coco.dataset = content
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco.createIndex()
-    return coco
-
-
-def _check_annotations(content: Mapping[str, Any], path: Path, fields: Sequence[str]) -> None:
-    names = {image["id"]: image["file_name"] for image in content["images"]}
-    known = {category["id"] for category in content["categories"]}
-    for item in content["annotations"]:
-        what = f"annotation {item.get('id')!r}"
-        if not _is_id(item.get("image_id"), names):
-            raise _wrong(path, what, item, "image_id", "the `id` of an image")
-        what += f" of image {names[item['image_id']]!r}"
-        if not _is_id(item.get("category_id"), known):
-            listed = ", ".join(map(str, sorted(known)))
-            raise _wrong(path, what, item, "category_id", f"one of {listed}")
-        if item.get("iscrowd", 0) not in (0, 1):
-            raise _wrong(path, what, item, "iscrowd", "0, or 1 for a crowd")
-        box = item.get("bbox")
-        if not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite, box)):
-            raise _wrong(path, what, item, "bbox", "[x, y, width, height]")
-        for field in fields:
-            if field not in item:
-                raise _wrong(path, what, item, field, _EXPECTED[field])
-
-
-def _is_id(value: object, known: Container[int]) -> bool:
-    return isinstance(value, int) and value in known
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _wrong(path: Path, what: str, item: Mapping[str, Any], field: str, expected: str) -> ValueError:
-    given = shown(item[field]) if field in item else "missing"
-    return ValueError(f"{path}: {what}: `{field}` is {given}; expected {expected}")
+    plain = (masks[:, 0] > _MASK_THRESHOLD).to(torch.uint8).cpu().permute(1, 2, 0).numpy()
+    return list(mask.encode(np.asfortranarray(plain)))

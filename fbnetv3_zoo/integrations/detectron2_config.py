@@ -24,6 +24,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from fbnetv3.hub.registry import list_weights
+from fbnetv3.hub.weights import WEIGHTS, Weights
+
 from . import detectron2_backbone, detectron2_weights
 
 __all__ = [
@@ -130,6 +133,8 @@ def _model(name: str) -> dict[str, Any]:
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "faster_rcnn_fbnetv3_a_c4": {**_C4, **_PAPER_TRAINING, **_model("fbnetv3_a")},
+    "faster_rcnn_fbnetv3_b_c4": {**_C4, **_PAPER_TRAINING, **_model("fbnetv3_b")},
+    "faster_rcnn_fbnetv3_d_c4": {**_C4, **_PAPER_TRAINING, **_model("fbnetv3_d")},
     "faster_rcnn_fbnetv3_e_c4": {**_C4, **_PAPER_TRAINING, **_model("fbnetv3_e")},
     "faster_rcnn_fbnetv3_g_fpn": {**_FPN, **_PAPER_TRAINING, **_model("fbnetv3_g")},
     "mask_rcnn_fbnetv3_g_fpn": {**_FPN, **_MASK, **_PAPER_TRAINING, **_model("fbnetv3_g")},
@@ -173,15 +178,17 @@ def add_fbnetv3_config(cfg: Any) -> None:
     cfg.MODEL.BACKBONE.FREEZE_AT = 0
 
 
-def get_config(name: str, *, nms: str = PAPER_NMS) -> Any:
+def get_config(name: str, *, nms: str = PAPER_NMS, license: str | None = None) -> Any:
     """Returns one of `CONFIGS` as a Detectron2 `CfgNode`.
 
     Args:
         name: a key of `CONFIGS`.
         nms: a key of `NMS_READINGS`, for the C4 detectors; others use Detectron2's defaults.
+        license: "commercial" starts from weights that allow commercial use: timm's, of B, D and G.
+            None starts from the official ones, which are for non-commercial use only.
 
     Raises:
-        ValueError: `name` or `nms` is unknown.
+        ValueError: `name` or `nms` is unknown, or no weights of the model have such a license.
     """
     from detectron2.config import get_cfg
 
@@ -191,8 +198,28 @@ def get_config(name: str, *, nms: str = PAPER_NMS) -> Any:
     cfg = get_cfg()
     add_fbnetv3_config(cfg)
     settings = CONFIGS[name] | (NMS_READINGS[nms] if name.endswith("_c4") else {})
+    if license is not None:
+        settings |= _licensed(name, license)
     cfg.merge_from_list([part for item in settings.items() for part in item])
     return cfg
+
+
+def _licensed(name: str, license: str) -> dict[str, Any]:
+    """Returns the settings of a configuration's most accurate weights with a license."""
+    found = {other: _weights(CONFIGS[other]["MODEL.FBNETV3.ARCH"], license) for other in CONFIGS}
+    best = max(found[name], key=lambda weights: weights.top1_pct, default=None)
+    if best is None:
+        others = ", ".join(other for other in found if found[other])
+        raise ValueError(
+            f"license is {license!r}, which no weights of {name} have; expected "
+            + (f"another configuration: {others}" if others else "'commercial'")
+        )
+    return {"MODEL.WEIGHTS": f"fbnetv3://{best.name}"}
+
+
+def _weights(model: str, license: str) -> list[Weights]:
+    names = list_weights(f"{model}.*", license=license)
+    return [WEIGHTS[name] for name in names if WEIGHTS[name].labels == "imagenet1k"]
 
 
 # Importing these registers the builders and the scheme "fbnetv3://".

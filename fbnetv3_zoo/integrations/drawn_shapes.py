@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .coco_folder import ANNOTATIONS, IMAGES
+from .detection_layouts import ANNOTATIONS, IMAGES
 
 # Label, colour.
 _SHAPES = (("box", (220, 60, 40)), ("disc", (40, 90, 220)))

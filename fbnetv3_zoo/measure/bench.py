@@ -255,7 +255,7 @@ def write_rows(rows: Iterable[Row], path: Path) -> None:
 
 
 def peak_memory(entry: Entry, batch_size: int) -> float:
-    """Returns the most memory, in MiB, of a fresh process that loads a file and runs it thrice.
+    """Returns the peak memory of a fresh process that runs a file three times, in MiB.
 
     Raises:
         ValueError: the entry is torch's, whose process holds a module that no file has.

@@ -31,7 +31,7 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def check_plot(path: Path) -> None:
-    """Looks whether a picture can be written, before the work that it is to show.
+    """Checks that a picture can be written, before the work that it is to show.
 
     Raises:
         ValueError: the file's ending is not .svg or .png.

@@ -1,4 +1,4 @@
-"""What this machine can do at most, measured: the yardstick for how near a network comes."""
+"""What this machine can do at most, measured: the roofline that networks are compared with."""
 
 from __future__ import annotations
 

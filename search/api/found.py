@@ -66,7 +66,8 @@ class Found:
                 found = [_winner(answer) for answer in ended["answers"]]
             else:
                 finished = _finished(store, self._space, epochs=config.epochs)
-                found = [_best_so_far(finished, limit) for limit in config.limits]
+                full = [one for one in finished if one.fidelity == 1]
+                found = [_best_so_far(full, limit) for limit in config.limits]
         return {text: one for text, one in zip(texts, found, strict=True) if one is not None}
 
     @property
@@ -79,7 +80,8 @@ class Found:
         """Returns a pandas frame with a row for each trial, in the order of their proposal.
 
         Columns: `number`, `state` ("done", "failed", "queued", "leased"), `value` (NaN without
-        one), `round`, `kind`, `seed`, `epochs`, `predicted`, `seconds`, then `params_GENE` for
+        one), `round`, `kind`, `seed`, `epochs`, `fidelity` (share of the final steps; values
+        of different shares are not comparable), `predicted`, `seconds`, then `params_GENE` for
         every gene (empty where it has no meaning) and `costs_NAME` for every cost.
 
         Raises:
@@ -104,6 +106,7 @@ class Found:
                 "kind": kinds[trial.batch],
                 "seed": trial.seed,
                 "epochs": trial.epochs,
+                "fidelity": trial.fidelity,
                 "predicted": np.nan if trial.predicted is None else trial.predicted,
                 "seconds": trial.ended - trial.started if trial.ended and trial.started else np.nan,
                 **{f"params_{k}": v for k, v in self._params(trial).items()},
@@ -111,8 +114,8 @@ class Found:
             }
             for trial in trials
         ]
-        head = ["number", "state", "value", "round", "kind", "seed", "epochs", "predicted"]
-        return pd.DataFrame(rows, columns=[*head, "seconds", *names, *costs])
+        head = ["number", "state", "value", "round", "kind", "seed", "epochs", "fidelity"]
+        return pd.DataFrame(rows, columns=[*head, "predicted", "seconds", *names, *costs])
 
     def _params(self, trial: Trial) -> dict[str, Any]:
         return self._space.values(np.array(trial.genes))
@@ -132,7 +135,7 @@ class Found:
         return out
 
     def plot_front(self, cost: str | None = None) -> Figure:
-        """Returns a figure of all objective values over a cost, with the Pareto front.
+        """Returns a figure of all values of full trainings over a cost, with the Pareto front.
 
         A notebook shows it; `figure.savefig("front.png")` writes it.
 
@@ -142,7 +145,7 @@ class Found:
         Raises:
             ValueError: the search has no such cost, or no trial has a value yet.
         """
-        trials = [one for one in self.trials if np.isfinite(one.value)]
+        trials = [one for one in self.trials if np.isfinite(one.value) and one.fidelity == 1]
         known = list(trials[0].costs) if trials else []
         if not trials or (cost or "") not in ["", *known] or not known:
             what = "no trial has a value yet" if not trials else f"cost is {cost!r}"
@@ -182,6 +185,7 @@ def finished_trial(store: Store, space: Space, trial: Trial, kind: str) -> Finis
         seed=trial.seed,
         round=trial.batch,
         kind=kind,
+        fidelity=trial.fidelity,
     )
 
 

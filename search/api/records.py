@@ -15,7 +15,7 @@ class Asked:
         number: number of the trial in the search, from 1.
         params: gene -> value, without genes that have no meaning for the candidate.
         seed: random seed of initialisation and data order.
-        fidelity: share of a full training, above 0 and up to 1; always 1 at present.
+        fidelity: share of the final training's steps, above 0 and up to 1.
     """
 
     number: int
@@ -36,7 +36,9 @@ class Finished:
         seed: random seed.
         round: number of the round, 0 for the random one.
         kind: "random" or "bins" for trials of rounds, "final" for those that retrain the best,
-            "import" for imported values.
+            "measure" for those that showed how long trainings take, "import" for imported values.
+        fidelity: share of the final training's steps; values of different shares are not
+            comparable.
     """
 
     number: int
@@ -46,6 +48,7 @@ class Finished:
     seed: int
     round: int
     kind: str
+    fidelity: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -54,15 +57,17 @@ class FinishedRound:
 
     Attributes:
         index: number of the round, 0 for the random one.
-        trainings: number of objective values so far.
-        best: best objective value so far, within any limit.
+        trainings: number of objective values so far, of the longest trainings.
+        best: the best of them, within any limit.
         tau: Kendall's rank correlation of held-out predictions; None with too few values.
+        fidelity: share of the final training's steps that the longest trainings so far have made.
     """
 
     index: int
     trainings: int
     best: float
     tau: float | None
+    fidelity: float = 1.0
 
 
 @dataclass(frozen=True)

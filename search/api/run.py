@@ -29,7 +29,10 @@ def run(
     train: TrainFunction,
     *,
     folder: str | Path,
-    trainings: int,
+    trainings: int | None = None,
+    budget: float | None = None,
+    time: str | float | None = None,
+    rungs: Sequence[float] | None = None,
     cost: CostFunction | None = None,
     limits: str | Sequence[str] = (),
     workers: int = 1,
@@ -46,8 +49,9 @@ def run(
 
     `train(params, *, seed, fidelity)` trains one candidate, of which `params` has the value of
     each gene. It returns the objective value, higher is better, or yields it after every epoch, of
-    which the last counts; NaN means that training diverged. `fidelity` is the share of a full
-    training, 1.0 at present. A candidate whose training raises an exception is replaced by another
+    which the last counts; NaN means that training diverged. `fidelity` is the share of the final
+    training's steps, above 0 and up to 1: below 1 train that much, with a learning rate that falls
+    to its end within it. A candidate whose training raises an exception is replaced by another
     one. If three fail before the first succeeds, or ten of a round before one does, the search
     stops.
 
@@ -65,6 +69,12 @@ def run(
         folder: the search's folder; made if it does not exist.
         trainings: number of trainings at most, not counting those that fail. A quarter or less of
             them retrains the best of each limit with more seeds.
+        budget: in place of `trainings`, what may be trained in full trainings, of which shorter
+            ones cost their share: many short trainings, then rounds in full of what they promise.
+        time: in place of `trainings`, how long the search may take, such as "20m" or "8h". One
+            training of each length is measured first.
+        rungs: with `budget` or `time`, the lengths of the short trainings as shares of the final
+            one, ascending; None: 1/32. An empty list has all trainings be full ones.
         cost: returns a candidate's costs as name -> number, without training. It is called for
             every candidate considered, usually some 100,000, so it should take microseconds. None:
             exact MACs and parameters, if the space describes networks.
@@ -101,6 +111,9 @@ def run(
         seed=seed,
         predictor=predictor,
         pool=pool,
+        budget=budget,
+        time=time,
+        rungs=rungs,
         prior=prior,
     )
     found = Found(path)

@@ -11,6 +11,7 @@ import numpy as np
 from fbnetv3._internal.messages import shown
 from fbnetv3.search.execution.coordinator import Policy
 from fbnetv3.search.execution.function_objective import FunctionObjective
+from fbnetv3.search.nars.budget import divide, parse_time
 from fbnetv3.search.nars.config import SearchConfig
 from fbnetv3.search.nars.limit import cost_names, parse_limit
 from fbnetv3.search.nars.prior import Prior, make_prior
@@ -19,8 +20,6 @@ from fbnetv3.search.nars.run import create_search
 from fbnetv3.search.predictors.targets import Scale
 from fbnetv3.search.space.space import Space
 from fbnetv3.search.storage.files import SETTINGS, read_settings
-
-from .budget import divide
 
 # One recipe as gene -> value, or several.
 Priors = Mapping[str, Any] | Sequence[Mapping[str, Any]]
@@ -34,14 +33,19 @@ def prepare(
     objective: FunctionObjective,
     folder: Path,
     *,
-    trainings: int,
+    trainings: int | None,
     limits: str | Sequence[str],
     seed: int,
     predictor: str,
     pool: int,
+    budget: float | None = None,
+    time: str | float | None = None,
+    rungs: Sequence[float] | None = None,
     prior: Priors | None = None,
 ) -> Problem:
     """Creates the search in its folder, or checks that the folder has this very search.
+
+    Exactly one of `trainings`, `budget` and `time` says how much it may train.
 
     Raises:
         ValueError: an argument is wrong, or the folder has another search.
@@ -50,6 +54,15 @@ def prepare(
     Scale(objective.target)  # refuses an unknown one
     texts = [limits] if isinstance(limits, str) else list(limits)
     priors = _priors(space, prior)
+    given = {"trainings": trainings, "budget": budget, "time": time}
+    chosen = [name for name, value in given.items() if value is not None]
+    if len(chosen) != 1:
+        raise ValueError(
+            f"{' and '.join(chosen) or 'nothing'} given; expected one of trainings, budget (in "
+            "full trainings) and time"
+        )
+    later: dict[str, Any] = {"budget": budget, "time": time, "rungs": rungs and list(rungs)}
+    later["prior"] = [dict(one.values) for one in priors] or None
     call = {
         "space": space.sha256,
         "trainings": trainings,
@@ -58,7 +71,7 @@ def prepare(
         "target": objective.target,
         "predictor": predictor,
         "pool": pool,
-        "prior": [dict(one.values) for one in priors] or None,
+        **{name: value for name, value in later.items() if value is not None},
     }
     bare = {"space": space.to_dict(), "objective": {"kind": "function"}, "num_classes": 1000}
     problem = problem_of(bare, objective)
@@ -67,7 +80,7 @@ def prepare(
         return problem
     problem.costs(space.sample(_TRIED, np.random.default_rng(0)))
     bounds = _bounds(problem, texts)
-    budget = divide(trainings, len(bounds), len(priors))
+    amount = _amount(trainings, budget, time, rungs, len(bounds), len(priors))
     config = SearchConfig(
         seed=seed,
         pool=min(pool, space.cardinality() * len(bounds)),
@@ -76,7 +89,7 @@ def prepare(
         epochs=objective.epochs,
         limits=tuple(bounds),
         priors=priors,
-        **budget._asdict(),
+        **amount,
     )
     create_search(
         folder, space=space, objective=objective.spec(), config=config, made=objective, call=call
@@ -98,6 +111,31 @@ def _priors(space: Space, prior: Priors | None) -> tuple[Prior, ...]:
     )
 
 
+def _amount(
+    trainings: int | None,
+    budget: float | None,
+    time: str | float | None,
+    rungs: Sequence[float] | None,
+    num_limits: int,
+    num_priors: int,
+) -> dict[str, Any]:
+    """Returns the fields of the config that say how much to train."""
+    if trainings is not None:
+        if rungs is not None:
+            raise ValueError(
+                "rungs given with trainings; expected budget (in full trainings) or time with them"
+            )
+        return divide(trainings, num_limits, num_priors)._asdict()
+    fields: dict[str, Any] = {"rungs": tuple(rungs or ())}
+    if rungs is not None and not rungs:
+        fields["policy"] = "early_stop"
+    if time is not None:
+        return {**fields, "time_s": parse_time(time)}
+    if not isinstance(budget, int | float) or budget <= 0:
+        raise ValueError(f"budget is {budget!r}; expected a number of full trainings above 0")
+    return {**fields, "cost": float(budget)}
+
+
 def _bounds(problem: Problem, texts: Sequence[str]) -> list[dict[str, tuple[float, float]]]:
     names = cost_names(problem)
     if len(set(texts)) < len(texts):
@@ -115,7 +153,8 @@ def _check_same(folder: Path, call: dict[str, Any]) -> None:
             f"{folder} has a search that was not started from Python; resume it with "
             f"fbnetv3-search resume {folder}, or give another folder"
         )
-    for name, value in call.items():
+    for name in {**before, **call}:
+        value = call.get(name)
         if before.get(name) != value:
             text = "" if name == "space" else f": {name} was {before.get(name)!r}, now {value!r}"
             what = "another space" if name == "space" else "other arguments"

@@ -146,6 +146,9 @@ class Study:
         space: the search space.
         folder: the search's folder; made if it does not exist.
         trainings: number of trainings at most, not counting those that fail.
+        budget: in place of `trainings`, what may be trained in full trainings, see `run`. Trials
+            then have a `fidelity`.
+        rungs: with `budget`, the lengths of the short trainings, see `run`.
         cost: returns a candidate's costs, see `run`.
         limits: limits on costs, see `run`.
         seed: random seed of the search and of the trainings.
@@ -164,7 +167,9 @@ class Study:
         space: Space,
         *,
         folder: str | Path,
-        trainings: int,
+        trainings: int | None = None,
+        budget: float | None = None,
+        rungs: Sequence[float] | None = None,
         cost: CostFunction | None = None,
         limits: str | Sequence[str] = (),
         seed: int = 0,
@@ -183,6 +188,8 @@ class Study:
             seed=seed,
             predictor=predictor,
             pool=pool,
+            budget=budget,
+            rungs=rungs,
             prior=prior,
         )
         self._found = Found(path)
@@ -225,7 +232,7 @@ class Study:
             raise ValueError(f"num is {num}; expected 1 or more")
         space = self._objective.space
         return [
-            Asked(task.number, space.values(np.array(task.genes)), task.seed)
+            Asked(task.number, space.values(np.array(task.genes)), task.seed, task.fidelity)
             for task in self._desk.ask(num)
         ]
 

@@ -43,7 +43,13 @@ class Watcher:
             self._trials()
         elif name == "closed" and self._on_round is not None:
             self._on_round(
-                FinishedRound(fields["index"], fields["trials"], fields["best"], fields.get("tau"))
+                FinishedRound(
+                    fields["index"],
+                    fields["trials"],
+                    fields["best"],
+                    fields.get("tau"),
+                    fields.get("fidelity", 1.0),
+                )
             )
 
     def _trials(self) -> None:

@@ -15,7 +15,14 @@ from . import spaces as cli_spaces
 
 app = Program(
     "NARS (Neural Architecture-Recipe Search): search a network and its training recipe together, "
-    "within limits on its cost. A search is a folder; it can be stopped at any moment and resumed."
+    "within limits on its cost. A search is a folder; it can be stopped at any moment and resumed.",
+    {
+        "Search": ("run", "resume", "status", "report"),
+        "Results": ("export", "finish", "scale"),
+        "Predictor": ("predict", "evolve"),
+        "Spaces and costs": ("space", "latency-table"),
+        "Benchmarks and repair": ("bench", "rebuild"),
+    },
 )
 for _command in (
     cli_run.run,

@@ -108,6 +108,37 @@ def run(
     seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
     pool: Pool = 20_000,
     trainings: Trainings = 0,
+    cost: Annotated[
+        float,
+        typer.Option(
+            help="Budget in full trainings, for short trainings and rounds in full; replaces "
+            "--trainings, --batch and --rounds."
+        ),
+    ] = 0.0,
+    time: Annotated[
+        str | None,
+        typer.Option(
+            help="Budget in time, such as 20m or 8h: measures one training of each length, then "
+            "plans as --cost does."
+        ),
+    ] = None,
+    policy: Annotated[
+        Literal["early_stop", "rungs"] | None,
+        typer.Option(
+            help="early_stop: a first round in full (the paper); rungs: many short trainings "
+            "first. Default: rungs with --cost, --time or --rung."
+        ),
+    ] = None,
+    rung: Annotated[
+        list[float] | None,
+        typer.Option(
+            help="Length of short trainings as a share of the final one, each with a complete "
+            "schedule; repeatable; default 1/32."
+        ),
+    ] = None,
+    rung_trainings: Annotated[
+        int, typer.Option(help="Trainings of each rung, without a budget.")
+    ] = 160,
     batch: Batch = 48,
     rounds: Rounds = 5,
     epochs: Annotated[
@@ -178,10 +209,13 @@ def run(
             --batch 6 --rounds 1 --pool 200 --top 2 --final-seeds 2
         fbnetv3-search run runs/s --space cifar_joint --data cifar-10-batches-py \
             --epochs 10 --set num_train=10000 --limit "macs<=3e6,params<=3e5"
+        fbnetv3-search run runs/h --space cifar_joint --data cifar-10-batches-py \
+            --epochs 10 --limit "macs<=3e6" --time 8h
         fbnetv3-search run runs/r --space recipe_only --model timm:resnet50 \
             --data imagenet --epochs 150 --set num_classes=200
     """
     from fbnetv3.search.execution.train_objective import recipes_of
+    from fbnetv3.search.nars.budget import parse_time
     from fbnetv3.search.nars.config import SearchConfig
     from fbnetv3.search.nars.export import read_labels
     from fbnetv3.search.nars.latency_margin import margin_note
@@ -192,6 +226,8 @@ def run(
     from fbnetv3.search.nars.run import create_search
     from fbnetv3.search.space.spaces import open_space
 
+    if trainings and (cost or time):
+        raise ValueError("--trainings given with --cost or --time; expected one budget")
     if preset == "paper":
         epochs = JOINT["epochs"] if _is_default(ctx, "epochs") else epochs
         given = [f"{name}={value}" for name, value in DATA.items()] if data is not None else []
@@ -208,6 +244,11 @@ def run(
         seed=seed,
         pool=pool,
         trainings=trainings,
+        cost=cost,
+        time_s=0.0 if time is None else parse_time(time),
+        policy=policy or "",
+        rungs=tuple(sorted(rung or ())),
+        rung_sizes=_rung_sizes(policy, rung, rung_trainings, budget=bool(cost or time)),
         batch=batch,
         rounds=rounds,
         epochs=epochs,
@@ -325,6 +366,13 @@ def rebuild(folder: Folder) -> None:
         for message in store.messages:
             typer.echo(message, err=True)
     typer.echo(f"{sum(counts.values())} trials, {counts['done']} of them with a label")
+
+
+def _rung_sizes(
+    policy: str | None, rung: list[float] | None, size: int, *, budget: bool
+) -> tuple[int, ...]:
+    """Returns the number of trainings of all rungs; with a budget it is planned."""
+    return (size,) if not budget and (policy == "rungs" or rung) else ()
 
 
 def _is_default(ctx: typer.Context, name: str) -> bool:

@@ -1,16 +1,14 @@
-"""The commands `train` and `eval`: parsing and printing around `train` and `evaluate`."""
+"""The command `train`: parsing and printing around `train`."""
 
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import errno
 import os
-import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,22 +18,19 @@ from fbnetv3.cli.group import Command, note
 from fbnetv3.search.training.presets import PRESETS
 from fbnetv3.search.training.recipe import BALANCES, OPTIMIZERS, Recipe
 
+from .progress import Progress
 from .training_plan import plan_lines
-from .words import parse_setting
+from .words import DEVICES, parse_setting, workers_of
 
 if TYPE_CHECKING:
     from torch import nn
 
     from fbnetv3.search.data.image_set import ImageSet
-    from fbnetv3.search.training.config import Hardware, TrainConfig
-    from fbnetv3.search.training.logbook import EpochLog
+    from fbnetv3.search.training.config import TrainConfig
     from fbnetv3.search.training.loop import Teacher
     from fbnetv3.search.training.train import Trained
 
 _NETWORKS = completion.any_of(completion.networks, completion.files(".json"))
-# The time of an epoch is told from this many steps after the first.
-_TIMED_STEPS = 5
-_DEVICES = completion.choices("cpu", "cuda")
 
 
 def train(
@@ -132,7 +127,7 @@ def train(
     ] = "auto",
     device: Annotated[
         str | None,
-        typer.Option(help="cpu or cuda; default: cuda if available.", autocompletion=_DEVICES),
+        typer.Option(help="cpu or cuda; default: cuda if available.", autocompletion=DEVICES),
     ] = None,
     precision: Annotated[
         str,
@@ -170,7 +165,7 @@ def train(
         preprocess_for,
         weights_for,
     )
-    from fbnetv3.search.training.parallel import joined
+    from fbnetv3.search.training.parallel import current_world, joined
 
     _check_words(teacher, teacher_cache, plot)
     if out.exists() and not out.is_dir():
@@ -216,7 +211,7 @@ def train(
         if is_foreign(model) and world.rank == 0:
             write_record(out, model)
             write_record(out / "best", model)
-        shown = _Progress(plan.epochs, silent=world.rank > 0)
+        shown = Progress(plan.epochs, silent=world.rank > 0)
         run = TrainConfig(
             recipe=plan,
             preprocess=preprocess,
@@ -229,7 +224,7 @@ def train(
             keep_best=True,
             patience=patience,
             accumulate=accumulate,
-            workers=_workers(workers, hardware, plan.batch_size, preprocess.crop),
+            workers=workers_of(workers, hardware, plan.batch_size, preprocess.crop),
             hardware=hardware,
         )
         taught = None if teacher is None else _taught(teacher, teacher_cache, images, run)
@@ -257,78 +252,9 @@ def train(
                 typer.echo(
                     f"top1 {best.accuracy_pct:.2f} % after epoch {best.epoch}: {out / 'best'}"
                 )
-
-
-def evaluate(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="Model.tag, local-dir:DIR of a run, timm:NAME, or torchvision:NAME.",
-            autocompletion=completion.weights,
-        ),
-    ],
-    data: Annotated[Path, typer.Option(help="Class folders, CIFAR-10, parquet, or a CSV file.")],
-    split: Annotated[
-        Literal["train", "val"] | None, typer.Option(help="Split to evaluate, if there are both.")
-    ] = None,
-    raw: Annotated[
-        bool, typer.Option(help="Use the raw weights of a run instead of its EMA weights.")
-    ] = False,
-    batch_size: Annotated[int, typer.Option(help="Batch size.")] = 250,
-    workers: Annotated[int, typer.Option(help="Number of image loading processes.")] = 2,
-    device: Annotated[
-        str | None,
-        typer.Option(help="cpu or cuda; default: cuda if available.", autocompletion=_DEVICES),
-    ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    """Measure a network's accuracy on a folder of images.
-
-    Folders are classes, matched with the network's by name or number; figures come with their 95 %
-    interval. Writes nothing.
-
-    Examples:
-        fbnetv3 eval local-dir:run --data photos
-        fbnetv3 eval fbnetv3_nano.cifar10 --data cifar-10-batches-py --json
-        fbnetv3 eval timm:resnet18.a1_in1k --data imagenet --split val
-    """
-    import json
-
-    from fbnetv3.search.data.datasets import open_images
-    from fbnetv3.search.training.config import Hardware
-    from fbnetv3.search.training.evaluate import evaluate as measure
-    from fbnetv3.search.training.networks import load_raw, open_network
-
-    images = open_images(data, split)
-    for text in images.notes:
-        note(text)
-    network = open_network(model, pretrained=True)
-    if raw:
-        load_raw(network, model)
-    found = measure(
-        network,
-        images,
-        hardware=Hardware.of(device),
-        batch_size=batch_size,
-        workers=workers,
-    )
-    if json_:
-        typer.echo(json.dumps({"model": model, **found.to_dict()}, indent=1))
-        return
-    for result in found.classes:
-        top1 = "not measured" if result.top1 is None else f"{result.top1:6.2f} %"
-        typer.echo(f"{result.name:>24}  {result.num_images:6d} images  {top1}")
-    for name, value, (low, high) in (
-        ("top1", found.top1, found.top1_interval),
-        ("top5", found.top5, found.top5_interval),
-    ):
-        typer.echo(f"{name} {value:.2f} %  (95 % interval {low:.2f} to {high:.2f})")
-    typer.echo(f"macro recall {found.macro_recall:.2f} %, the mean over the classes")
-    typer.echo(f"{found.num_images} images of {found.data}, classes matched by {found.matched_by}")
-    if found.num_damaged:
-        typer.echo(f"{found.num_damaged} more could not be read and were not counted")
-    if found.warning:
-        typer.echo(f"warning: {found.warning}", err=True)
+    # Alone: the others are done, and would be waited for.
+    if world.rank == 0 and current_world().size == 1:
+        _fit_confidence(out, val_images, run, same=best is result.curve[-1])
 
 
 def _opened(data: Path, val_share: float, seed: int, *, silent: bool) -> tuple[ImageSet, ImageSet]:
@@ -366,7 +292,7 @@ def _trained(
     val_images: ImageSet,
     run: TrainConfig,
     teacher: Teacher | None,
-    shown: _Progress,
+    shown: Progress,
 ) -> Trained:
     """Returns the finished training; a signal ends the program once its step is saved."""
     from fbnetv3.search.training.stopping import Stopped, StopRequest
@@ -393,6 +319,36 @@ def _trained(
         shown.close()
 
 
+def _fit_confidence(out: Path, val_images: ImageSet, run: TrainConfig, *, same: bool) -> None:
+    """Stores the temperature and the threshold of the last and of the best weights' answers."""
+    from fbnetv3.deploy.confidence import MIN_IMAGES
+    from fbnetv3.hub.pretrained import CONFIG, write_confidence
+    from fbnetv3.search.training.answers import fit_on
+    from fbnetv3.search.training.networks import open_network
+
+    if not (out / CONFIG).is_file():
+        return  # a network of another library, which has no such folder
+    if len(val_images) < MIN_IMAGES:
+        note(
+            f"probabilities are not calibrated: {len(val_images)} validation images, at least "
+            f"{MIN_IMAGES} are needed; see `fbnetv3 eval --calibrate`"
+        )
+        return
+    found = None
+    for folder in (out, out / "best"):
+        if (folder / CONFIG).is_file():
+            if found is None or not same:
+                network = open_network(f"local-dir:{folder}", pretrained=True)
+                found = fit_on(network, val_images, hardware=run.hardware, workers=run.workers)
+            write_confidence(folder, found)
+    assert found is not None
+    typer.echo(
+        f"probabilities calibrated on {found.num_images} validation images: temperature "
+        f"{found.temperature:g}; {found.true_accept_pct:.1f} % of them pass the threshold for "
+        "images of none of the classes"
+    )
+
+
 def _check_words(teacher: str | None, teacher_cache: Path | None, plot: bool) -> None:
     """Looks at what would else show only after the training."""
     if teacher_cache is not None and teacher is None:
@@ -413,86 +369,11 @@ def _taught(name: str, cache: Path | None, images: ImageSet, run: TrainConfig) -
     )
 
 
-def _workers(asked: str, hardware: Hardware, batch_size: int, side: int) -> int:
-    """Returns the number of image loading processes."""
-    from fbnetv3.search.training.workers import default_workers
-
-    if asked == "auto":
-        return default_workers(hardware.device.type, batch_size, side)
-    if not asked.isdecimal():
-        raise ValueError(f"--workers {asked!r} is not understood; expected a number, or auto")
-    return int(asked)
-
-
-class _Progress:
-    """A bar on a terminal, else a line per epoch, and one every half minute within an epoch.
-
-    Attributes:
-        at: how far the training is, in words.
-    """
-
-    def __init__(self, epochs: int, *, silent: bool, line_seconds: float = 30.0) -> None:
-        self._epochs, self._silent = epochs, silent
-        self.at = "the start"
-        self._line_seconds, self._last_line = line_seconds, time.monotonic()
-        self._timed = False
-        # When the first step that was seen ended, and how many steps were done by then.
-        self._began: tuple[float, int] | None = None
-        self._bar: Any = None
-        if sys.stderr.isatty() and not silent:
-            from rich.console import Console
-            from rich.progress import Progress
-
-            self._bar = Progress(console=Console(stderr=True))
-            self._bar.start()
-            self._task = self._bar.add_task("training")
-
-    def plan(self, lines: Iterable[str]) -> None:
-        """Prints what will be trained."""
-        for line in lines:
-            if self._bar is not None:
-                self._bar.console.print(line, markup=False, highlight=False)
-            else:
-                typer.echo(line, err=True)
-
-    def step(self, epoch: int, done: int, steps: int) -> None:
-        """Moves the bar."""
-        self.at = f"step {done} of {steps} of epoch {epoch}"
-        now, made, total = time.monotonic(), (epoch - 1) * steps + done, self._epochs * steps
-        self._began = self._began or (now, made)
-        began, made_then = self._began
-        if not (self._timed or self._silent) and made - made_then >= _TIMED_STEPS:
-            self._timed = True
-            seconds = steps * (now - began) / (made - made_then)
-            self.plan([f"time    about {datetime.timedelta(seconds=round(seconds))} per epoch"])
-        if self._bar is not None:
-            self._bar.update(
-                self._task,
-                description=f"epoch {epoch} of {self._epochs}",
-                completed=made,
-                total=total,
-            )
-        elif not self._silent and now - self._last_line >= self._line_seconds and done < steps:
-            self._last_line = now
-            left = (total - made) * (now - began) / max(1, made - made_then)
-            text = f"{self.at}, about {datetime.timedelta(seconds=round(left))} left"
-            typer.echo(text, err=True)
-
-    def epoch(self, log: EpochLog) -> None:
-        """Prints the line of an epoch."""
-        if self._bar is not None:
-            self._bar.console.print(log.line())
-        elif not self._silent:
-            typer.echo(log.line())
-
-    def close(self) -> None:
-        """Takes the bar away."""
-        if self._bar is not None:
-            self._bar.stop()
-
-
 def _recipe(name: str, given: Mapping[str, Any], others: list[str] | None) -> Recipe:
-    """Returns a preset or a file's recipe with the fields replaced that are not None."""
+    """Returns a preset or a file's recipe with the fields replaced that are not None.
+
+    A file's recipe was found at its own length, so that other epochs lengthen or shorten it.
+    """
     from fbnetv3.search.training.presets import get_recipe
 
     if not name.endswith(".json"):
@@ -502,6 +383,8 @@ def _recipe(name: str, given: Mapping[str, Any], others: list[str] | None) -> Re
     else:
         found = Recipe.from_json(Path(name).read_bytes())
     fields = {key: value for key, value in given.items() if value is not None}
+    if name.endswith(".json"):
+        found = found.lengthened(fields.get("epochs", found.epochs))
     if found.warmup_epochs > fields.get("epochs", found.epochs):
         fields["warmup_epochs"] = 0.0
     fields |= dict(map(parse_setting, others or ()))

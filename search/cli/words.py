@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
@@ -12,8 +12,13 @@ from fbnetv3.cli import completion
 from fbnetv3.search.nars.words import Bins as BinWord
 from fbnetv3.search.space.words import SpaceName
 
+if TYPE_CHECKING:
+    from fbnetv3.search.training.config import Hardware
+
 TABLES = completion.files(".csv", ".npz", ".parquet")
 A_SPACE = completion.any_of(completion.choices(*get_args(SpaceName)), completion.files(".json"))
+
+DEVICES = completion.choices("cpu", "cuda")
 
 
 def _predictors(incomplete: str) -> list[str]:
@@ -35,6 +40,21 @@ def parse_setting(text: str) -> tuple[str, Any]:
         return name, json.loads(value)
     except ValueError:
         return name, value
+
+
+def workers_of(asked: str, hardware: Hardware, batch_size: int, side: int) -> int:
+    """Returns the number of image loading processes that an option gives: a number, or auto.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    from fbnetv3.search.training.workers import default_workers
+
+    if asked == "auto":
+        return default_workers(hardware.device.type, batch_size, side)
+    if not asked.isdecimal():
+        raise ValueError(f"--workers {asked!r} is not understood; expected a number, or auto")
+    return int(asked)
 
 
 Folder = Annotated[Path, typer.Argument(help="Folder of the search.")]

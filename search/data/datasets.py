@@ -42,6 +42,7 @@ def open_images(
     split: str | None = None,
     *,
     on_check: OnCheck = lambda _done, _total: None,
+    any_damaged: bool = False,
 ) -> ImageSet:
     """Returns the images of a folder, whichever layout it has.
 
@@ -50,6 +51,7 @@ def open_images(
             Face data set of parquet files, or a CSV file that lists images, see `listing`.
         split: "train" or "val"; None is everything where there are no parts, else the "val" part.
         on_check: called with how many files of folders or a list are checked, and of how many.
+        any_damaged: leave out damaged files however many there are, not only up to 1 %.
 
     Raises:
         FileNotFoundError: the folder or the part is not there.
@@ -62,19 +64,21 @@ def open_images(
         with_parts = has_split(folder)
         if split is not None and not with_parts:
             raise ValueError(f"{folder} has no split column; expected one with train and val")
-        return read_labelled(read_list(folder, part if with_parts else None), on_check)
+        listed = read_list(folder, part if with_parts else None)
+        return read_labelled(listed, on_check, any_damaged=any_damaged)
     _check_folder(folder)
     cifar = _cifar10_in(folder)
     if cifar is not None:
         return read_cifar10(cifar, CIFAR10_TRAIN if part == "train" else ("test_batch",))
     if _has_parquet(folder):
-        return read_parquet(folder, _PARQUET_NAMES[part])
+        return read_parquet(folder, _PARQUET_NAMES[part], any_damaged=any_damaged)
     data = open_data_folder(folder)
     if split is None and part not in data.parts:
         if data.parts:
             raise FileNotFoundError(_no_part(data, part))
-        return _with_notes(read_labelled(read_class_folders(data.root), on_check), data.notes)
-    return _read_part(data, part, on_check)
+        found = read_class_folders(data.root)
+        return _with_notes(read_labelled(found, on_check, any_damaged=any_damaged), data.notes)
+    return _read_part(data, part, on_check, any_damaged=any_damaged)
 
 
 def open_training(folder: Path) -> ImageSet:
@@ -238,7 +242,7 @@ def _has_no_parts(folder: Path) -> bool:
     return not open_data_folder(folder).parts
 
 
-def _read_part(data: DataFolder, part: Part, on_check: OnCheck) -> ImageSet:
+def _read_part(data: DataFolder, part: Part, on_check: OnCheck, *, any_damaged: bool) -> ImageSet:
     """Returns the images of a part; validation has training's classes, unless it has others too."""
     if part not in data.parts:
         raise FileNotFoundError(_no_part(data, part))
@@ -248,7 +252,8 @@ def _read_part(data: DataFolder, part: Part, on_check: OnCheck) -> ImageSet:
         of_training = class_names_in(data.parts["train"])
         if set(classes) <= set(of_training):
             classes = of_training
-    return _with_notes(read_labelled(read_class_folders(folder, classes), on_check), data.notes)
+    found = read_class_folders(folder, classes)
+    return _with_notes(read_labelled(found, on_check, any_damaged=any_damaged), data.notes)
 
 
 def _no_part(data: DataFolder, part: Part) -> str:

@@ -18,23 +18,33 @@ from .image_set import ImageSet, OnCheck, Source, read_images
 
 
 def read_labelled(
-    images: LabelledImages, on_check: OnCheck = lambda _done, _total: None
+    images: LabelledImages,
+    on_check: OnCheck = lambda _done, _total: None,
+    *,
+    any_damaged: bool = False,
 ) -> ImageSet:
     """Returns the set of labelled image files, from folders or whatever else lists them.
 
     Args:
         images: the files.
         on_check: as in `read_images`.
+        any_damaged: as in `read_images`.
 
     Raises:
         ValueError: there is no image, or too many are damaged.
     """
     return read_images(
-        images.name, images.classes, images.paths, images.labels, images.notes, on_check
+        images.name,
+        images.classes,
+        images.paths,
+        images.labels,
+        images.notes,
+        on_check,
+        any_damaged=any_damaged,
     )
 
 
-def read_parquet(folder: Path, parts: Sequence[str]) -> ImageSet:
+def read_parquet(folder: Path, parts: Sequence[str], *, any_damaged: bool = False) -> ImageSet:
     """Returns the images of a Hugging Face data set's parquet files.
 
     A file belongs to a part where its name or a folder above it starts with the part's name, as in
@@ -73,7 +83,7 @@ def read_parquet(folder: Path, parts: Sequence[str]) -> ImageSet:
         table = pq.read_table(file, columns=[image, label])
         sources += [row["bytes"] for row in table.column(image).to_pylist()]
         numbers += table.column(label).to_pylist()
-    return read_images(f"{folder} ({parts[0]})", classes, sources, numbers)
+    return read_images(f"{folder} ({parts[0]})", classes, sources, numbers, any_damaged=any_damaged)
 
 
 def _features(file: Path, metadata: dict[bytes, bytes]) -> dict[str, Any]:
@@ -117,7 +127,7 @@ def read_cifar10(folder: Path, names: Sequence[str]) -> ImageSet:
             pixels.append(torch.from_numpy(rows.transpose(0, 2, 3, 1).copy()))
             labels += [int(label) for label in batch["labels"]]
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{folder / name} is no CIFAR-10 batch: {error!r}") from error
+            raise ValueError(f"{folder / name} is not a CIFAR-10 batch: {error!r}") from error
     classes = _unpickled(folder / "batches.meta").get("label_names", ())
     return ImageSet(
         name=f"{folder} ({', '.join(names)})",
@@ -134,7 +144,7 @@ def _unpickled(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             found = _ArrayUnpickler(file, encoding="latin1").load()
     except (pickle.UnpicklingError, EOFError, ValueError, KeyError, IndexError) as error:
-        raise ValueError(f"{path} is damaged or no CIFAR-10 file: {error}") from error
+        raise ValueError(f"{path} is damaged or not a CIFAR-10 file: {error}") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds a {type(found).__name__}; expected CIFAR-10's dictionary")
     return {str(key): value for key, value in found.items()}

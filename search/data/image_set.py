@@ -42,6 +42,7 @@ class ImageSet:
         pixels: (N, H, W, 3) uint8 RGB, or None.
         sources: one file, or the bytes of one, for each image where `pixels` is None.
         notes: what a user should know of how the set was read, a sentence each.
+        damaged: files that were left out as they cannot be read, each with the reason.
 
     Raises:
         ValueError: a label is out of range, counts differ, or there is no image.
@@ -53,6 +54,7 @@ class ImageSet:
     pixels: Tensor | None = None
     sources: tuple[Source, ...] | None = None
     notes: tuple[str, ...] = ()
+    damaged: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if (self.pixels is None) == (self.sources is None):
@@ -98,6 +100,8 @@ def read_images(
     labels: Sequence[int],
     notes: Sequence[str] = (),
     on_check: OnCheck = lambda _done, _total: None,
+    *,
+    any_damaged: bool = False,
 ) -> ImageSet:
     """Returns the set of image files, decoded where they are small and of one size.
 
@@ -110,6 +114,7 @@ def read_images(
         labels: index into `classes` of each image.
         notes: remarks that the set begins with.
         on_check: called with how many files are checked, and of how many.
+        any_damaged: go on however many files are damaged, while one is left.
 
     Raises:
         ValueError: more than one file and 1 % of all are damaged; names them.
@@ -123,10 +128,10 @@ def read_images(
     )
     sizes, damaged = _checked(encoded, on_check)
     if len(set(sizes)) != 1 or max(sizes[0]) > MEMORY_SIDE:
-        return without_damaged(encoded, damaged)
+        return without_damaged(encoded, damaged, any_damaged=any_damaged)
     width, height = sizes[0]
     if len(sources) * width * height * 3 > MEMORY_BYTES:
-        return without_damaged(encoded, damaged)
+        return without_damaged(encoded, damaged, any_damaged=any_damaged)
     pixels = torch.empty(len(sources), height, width, 3, dtype=torch.uint8)
     for number, source in enumerate(sources):
         if number in damaged:
@@ -137,18 +142,21 @@ def read_images(
             damaged[number] = named_error(encoded, number, error)
             continue
         if image.size != sizes[0]:  # turned by its EXIF
-            return without_damaged(encoded, damaged)
+            return without_damaged(encoded, damaged, any_damaged=any_damaged)
         pixels[number] = torch.from_numpy(np.array(image))
     in_memory = dataclasses.replace(encoded, sources=None, pixels=pixels)
-    return without_damaged(in_memory, damaged)
+    return without_damaged(in_memory, damaged, any_damaged=any_damaged)
 
 
-def without_damaged(images: ImageSet, damaged: Mapping[int, str]) -> ImageSet:
+def without_damaged(
+    images: ImageSet, damaged: Mapping[int, str], *, any_damaged: bool = False
+) -> ImageSet:
     """Returns the set without some images, which its notes then name.
 
     Args:
         images: the set.
         damaged: their positions, and why each cannot be read.
+        any_damaged: allow any number of them that leaves one image.
 
     Raises:
         ValueError: they are more than one and 1 % of the set.
@@ -157,11 +165,17 @@ def without_damaged(images: ImageSet, damaged: Mapping[int, str]) -> ImageSet:
         return images
     listed = "; ".join(damaged[number] for number in sorted(damaged)[:_NUM_LISTED])
     counted = f"{len(damaged)} of the {len(images)} images of {images.name} cannot be read"
-    if too_many_damaged(len(damaged), len(images)):
+    if len(damaged) == len(images):
+        raise ValueError(f"no image of {images.name} can be read: {listed}")
+    if not any_damaged and too_many_damaged(len(damaged), len(images)):
         raise ValueError(f"{counted}, above 1 %; remove or replace them: {listed}")
     kept = torch.tensor([number for number in range(len(images)) if number not in damaged])
     note = f"{counted} and were left out: {listed}"
-    return dataclasses.replace(images.subset(kept), notes=(*images.notes, note))
+    return dataclasses.replace(
+        images.subset(kept),
+        notes=(*images.notes, note),
+        damaged=(*images.damaged, *(damaged[number] for number in sorted(damaged))),
+    )
 
 
 def too_many_damaged(num_damaged: int, num_images: int) -> bool:

@@ -87,7 +87,7 @@ def _rows(path: Path) -> list[_Row]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text in UTF-8 ({error.reason}); save it as CSV") from None
+        raise ValueError(f"{path} is not text in UTF-8 ({error.reason}); save it as CSV") from None
     first = text.partition("\n")[0]
     lines = csv.reader(text.splitlines(), delimiter=max(",;\t", key=first.count))
     table = [(number, cells) for number, cells in enumerate(lines, 1) if any(map(str.strip, cells))]

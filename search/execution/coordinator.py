@@ -172,6 +172,7 @@ class Coordinator:
                     seed=trial.seed,
                     epochs=trial.epochs,
                     number=trial.seq,
+                    fidelity=trial.fidelity,
                 )
             )
 

@@ -38,7 +38,8 @@ class TrainFunction(Protocol):
         Args:
             params: gene -> value, without genes that have no meaning for the candidate.
             seed: random seed of initialisation and data order.
-            fidelity: share of a full training, above 0 and up to 1; always 1 at present.
+            fidelity: share of the final training's steps, above 0 and up to 1. Below 1 train that
+                much, with a schedule of its own that ends with it.
         """
 
 
@@ -90,7 +91,13 @@ class FunctionObjective:
             "target": self.target,
         }
 
-    def evaluate(self, genes: Sequence[int], *, seed: int, epochs: int) -> Iterator[float]:
+    def epochs_at(self, fidelity: float) -> int:
+        """Returns the number of labels of a training of a share: one."""
+        return 1
+
+    def evaluate(
+        self, genes: Sequence[int], *, seed: int, epochs: int, fidelity: float = 1.0
+    ) -> Iterator[float]:
         """Yields the last value that the training of a candidate gave.
 
         Raises:
@@ -98,7 +105,7 @@ class FunctionObjective:
         """
         assert self._train is not None
         params = self.space.values(np.asarray(genes, np.int16))
-        found = self._train(dict(params), seed=seed, fidelity=1.0)
+        found = self._train(dict(params), seed=seed, fidelity=fidelity)
         last: float | None = None
         for value in found if isinstance(found, Iterator | list | tuple) else [found]:
             last = self.checked(value, f"train({params})")

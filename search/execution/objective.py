@@ -15,7 +15,9 @@ Labels are accuracies in percent unless the space's file sets another target:
 from __future__ import annotations
 
 import csv
+import inspect
 import json
+import math
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +31,10 @@ from fbnetv3._internal.optional import missing
 from fbnetv3.search.space.space import Floats, Mask, Matrix, Space
 
 FORMATS = (".csv", ".npz", ".parquet")
+NO_FIDELITY = (
+    "the objective's evaluate takes no fidelity, so that it has no rungs; expected "
+    "evaluate(genes, *, seed, epochs, fidelity), or a search without them (policy early_stop)"
+)
 
 
 class ObjectiveError(ValueError):
@@ -41,6 +47,11 @@ class Objective(Protocol):
     It may also have these attributes, for new searches: `epochs` of a full training (default 1),
     `num_classes` for the cost model (default 1,000), `target` as in `TableObjective`, and `costs`,
     a function of candidates (P, num_genes) that replaces the cost model.
+
+    For searches with rungs, `evaluate` also takes `fidelity`, the share of the final training's
+    steps. Below 1 it is a rung: a training with a schedule of its own, which ends after `epochs`
+    epochs. A method `epochs_at(fidelity)`, if there is one, returns how many these are (default:
+    that share of the attribute `epochs`).
     """
 
     def evaluate(self, genes: Sequence[int], *, seed: int, epochs: int) -> Iterable[float]:
@@ -49,8 +60,40 @@ class Objective(Protocol):
         Args:
             genes: one candidate's indices.
             seed: random seed of initialisation and data order.
-            epochs: number of epochs to train and yield.
+            epochs: number of epochs to train and yield. Fewer than a full training has cut its
+                schedule off.
         """
+
+
+def takes_fidelity(objective: Objective) -> bool:
+    """Returns whether an objective has rungs, shorter trainings with schedules of their own."""
+    try:
+        names = inspect.signature(objective.evaluate).parameters.values()
+    except (TypeError, ValueError):  # some functions of C have none
+        return False
+    return any(one.name == "fidelity" or one.kind is one.VAR_KEYWORD for one in names)
+
+
+def epochs_of_rung(objective: Objective, fidelity: float, epochs: int) -> int:
+    """Returns the number of labels of a rung.
+
+    Args:
+        objective: the objective.
+        fidelity: share of the final training's steps.
+        epochs: number of labels of a full training.
+
+    Raises:
+        ValueError: the objective has no rungs, or none that is so short.
+    """
+    if not takes_fidelity(objective):
+        raise ValueError(NO_FIDELITY)
+    own = getattr(objective, "epochs_at", None)
+    return share_of(epochs, fidelity) if own is None else int(own(fidelity))
+
+
+def share_of(epochs: int, fidelity: float) -> int:
+    """Returns the least number of epochs with at least a share of the steps of `epochs`."""
+    return max(1, math.ceil(round(fidelity * epochs, 6)))
 
 
 class TableObjective:
@@ -96,11 +139,28 @@ class TableObjective:
         """Length of the learning curves."""
         return int(self.labels.shape[2])
 
-    def evaluate(self, genes: Sequence[int], *, seed: int, epochs: int) -> list[float]:
+    def epochs_at(self, fidelity: float) -> int:
+        """Returns the number of labels of a rung, which is a part of a curve.
+
+        Raises:
+            ValueError: it is the whole curve.
+        """
+        epochs = share_of(self.epochs, fidelity)
+        if epochs == self.epochs:
+            raise ValueError(
+                f"the table has curves of {self.epochs} epoch(s), of which {fidelity:g} are all; "
+                "expected longer curves, a smaller rung, or a search without rungs"
+            )
+        return epochs
+
+    def evaluate(
+        self, genes: Sequence[int], *, seed: int, epochs: int, fidelity: float = 1.0
+    ) -> list[float]:
         """Returns the labels of one training after epochs 1 to `epochs`.
 
         A seed always picks the same one of a candidate's trainings, and consecutive seeds pick each
-        of them once before one comes again.
+        of them once before one comes again. A table has no trainings with shorter schedules: its
+        rungs are the first parts of its curves.
 
         Raises:
             ValueError: the table lacks the candidate, or its curves are shorter.

@@ -19,6 +19,8 @@ from fbnetv3.search.space.layout import gene_of
 from fbnetv3.search.space.spaces import open_space, with_network
 from fbnetv3.search.training.recipe import SCHEMA, Recipe
 
+from .objective import share_of
+
 if TYPE_CHECKING:
     from fbnetv3.search.data.image_set import ImageSet
     from fbnetv3.search.space.space import Space
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 _NUM_VAL = 4000
 # With fewer steps in an epoch, its label says little.
 _FEW_STEPS = 5
+# Epochs of a rung whose rate falls only after every epoch, so that it does fall.
+_FEWEST_DECAYS = 4
 
 
 def default_num_val(num_images: int) -> int:
@@ -40,6 +44,10 @@ def default_num_val(num_images: int) -> int:
 class TrainObjective:
     """Trains candidates of a space with `train.train_epochs`.
 
+    The settings describe the final training, the one that counts. A rung is a share of its steps
+    with the same schedule, complete, and with the recipe of that length (`Recipe.lengthened`): it
+    trains for fewer epochs, of which each has fewer images where the share asks for it.
+
     A trial's seed determines initial weights, order of images and augmentation; all trials use the
     same images. With checkpoints, a trial that was killed resumes from its last epoch, with the
     same result.
@@ -48,7 +56,8 @@ class TrainObjective:
         space: name of a built-in space, or path of a JSON file; the space must describe networks,
             or with `model` recipes for a fixed one.
         data: folder of images, see `data.open_training`.
-        epochs: length of the schedule, of which early stopping trains only the first part.
+        epochs: length of the final training's schedule, of which early stopping trains only the
+            first part.
         num_classes: number of classes, drawn by `split_seed` (the paper searched on 200 classes of
             ImageNet); None: all.
         num_train: number of images to train on; None: all that are not held out.
@@ -90,7 +99,7 @@ class TrainObjective:
 
         self.space = open_space(space) if model is None else recipes_of(open_space(space), model)
         self._model = model
-        self.epochs, self._device = epochs, device
+        self.epochs, self._device, self._split_seed = epochs, device, split_seed
         self._fixed = {**dict(recipe or {}), "epochs": epochs}
         self._checkpoints = Path(checkpoints) if checkpoints else None
         if device is not None:
@@ -175,14 +184,40 @@ class TrainObjective:
         fields = {"schema": SCHEMA, **self.space.recipe(np.array(row)), **self._fixed}
         return Recipe.from_dict(fields)
 
-    def evaluate(self, row: Sequence[int], *, seed: int, epochs: int) -> Iterator[float]:
+    def epochs_at(self, fidelity: float) -> int:
+        """Returns the number of epochs of a rung.
+
+        Raises:
+            ValueError: the rung has not one batch of images in an epoch.
+        """
+        epochs, num = self._length(fidelity)
+        if num < self._largest_batch():
+            raise ValueError(
+                f"a rung of {fidelity:g} trains on {num} images, less than one batch of "
+                f"{self._largest_batch()}; give a larger rung, or a smaller batch_size in the "
+                "recipe"
+            )
+        return epochs
+
+    def _length(self, fidelity: float) -> tuple[int, int]:
+        """Returns epochs of a training of a share of the final steps, and the images of each."""
+        epochs = share_of(self.epochs, fidelity)
+        known = {**self.space.layout.recipe, **self._fixed}.get("schedule")
+        if known not in ("cosine", "linear", "constant"):
+            epochs = max(epochs, min(self.epochs, _FEWEST_DECAYS))
+        return epochs, round(fidelity * self.epochs / epochs * len(self._train))
+
+    def evaluate(
+        self, row: Sequence[int], *, seed: int, epochs: int, fidelity: float = 1.0
+    ) -> Iterator[float]:
         """Yields top-1 in percent after each of `epochs` epochs; stops after NaN.
 
         Raises:
             ValueError: `epochs` exceeds the schedule.
         """
-        if not 1 <= epochs <= self.epochs:
-            raise ValueError(f"epochs is {epochs}; expected 1 to {self.epochs}, the schedule")
+        schedule, num = self._length(fidelity)
+        if not 1 <= epochs <= schedule:
+            raise ValueError(f"epochs is {epochs}; expected 1 to {schedule}, the schedule")
         import torch
 
         from fbnetv3._internal.errors import Diverged
@@ -192,17 +227,21 @@ class TrainObjective:
         from fbnetv3.search.training.train import Hardware, TrainConfig, train_epochs
 
         recipe = self.recipe(row)
+        images = self._some(self._train, num, self._split_seed + 1)
+        if fidelity < 1:
+            recipe = recipe.lengthened(schedule, data_times=num / len(self._train))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive_seed(seed, "weights"))
             network = self._network(row, recipe)
         folder = None
         if self._checkpoints is not None:
-            folder = self._checkpoints / weights_name(self.space, row, seed)
+            name = weights_name(self.space, row, seed)
+            folder = self._checkpoints / (name if fidelity == 1 else f"{name}-{fidelity:g}")
             if self._model is not None and is_foreign(self._model):
                 write_record(folder, self._model)
         config = TrainConfig(
             recipe=recipe,
-            preprocess=preprocess_for(network, self._train, recipe.resolution),
+            preprocess=preprocess_for(network, images, recipe.resolution),
             seed=seed,
             folder=folder,
             stop_epoch=epochs,
@@ -210,7 +249,7 @@ class TrainObjective:
         )
         last = math.nan
         try:
-            for log in train_epochs(network.model, self._train, self._val, config):
+            for log in train_epochs(network.model, images, self._val, config):
                 if log.epoch < epochs:
                     yield _label(log)
                 else:
@@ -220,7 +259,8 @@ class TrainObjective:
         if folder is not None:
             # Thousands of shortened trainings keep no weights; `fbnetv3-search export` writes those
             # of full trainings.
-            unwanted = folder / "checkpoints" if epochs == self.epochs else folder
+            full = epochs == self.epochs and fidelity == 1
+            unwanted = folder / "checkpoints" if full else folder
             shutil.rmtree(unwanted, ignore_errors=True)
         # The caller may stop after the last label, so that the weights are written before it.
         yield last

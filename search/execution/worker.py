@@ -19,11 +19,11 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TextIO
 
 from fbnetv3.search.storage.results import HEARTBEAT, attempt_folder, is_disk_full, write_epoch
 
-from .objective import ObjectiveError
+from .objective import NO_FIDELITY, ObjectiveError, takes_fidelity
 from .spec import load_objective
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class Task:
         seed: random seed of initialisation and data order.
         epochs: number of epochs.
         number: number of the trial in the search, from 1.
+        fidelity: share of the final training's steps; below 1 it is a rung.
     """
 
     folder: str
@@ -54,6 +55,7 @@ class Task:
     seed: int
     epochs: int
     number: int = 0
+    fidelity: float = 1.0
 
     def to_json(self) -> str:
         """Returns the task as one line."""
@@ -84,7 +86,10 @@ def run_task(objective: Objective, task: Task) -> Outcome:
         folder = attempt_folder(Path(task.folder), task.trial, task.attempt)
         folder.mkdir(parents=True, exist_ok=True)
         with _heartbeat(folder / HEARTBEAT):
-            curve = objective.evaluate(task.genes, seed=task.seed, epochs=task.epochs)
+            share: dict[str, Any] = {"fidelity": task.fidelity} if takes_fidelity(objective) else {}
+            if task.fidelity < 1 and not share:
+                raise ObjectiveError(NO_FIDELITY)
+            curve = objective.evaluate(task.genes, seed=task.seed, epochs=task.epochs, **share)
             count = 0
             for count, value in enumerate(curve, 1):
                 write_epoch(Path(task.folder), task.trial, task.attempt, count, float(value))

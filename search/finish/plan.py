@@ -142,18 +142,6 @@ def searched_images(
     return min(rest, objective.get("num_train") or rest)
 
 
-def lengthened(recipe: Recipe, epochs: int, *, data_times: float) -> Recipe:
-    """Returns a recipe that the search found, for the final length.
-
-    The weight decay acts as much per training as it did (`Recipe.lengthened`), and an exponential
-    schedule ends at the rate that it ended at. The paper does the same with its decay per epoch,
-    0.963 for 150 epochs and 0.9875 for 400.
-    """
-    longer = recipe.lengthened(epochs, data_times=data_times)
-    decay = recipe.decay_per_epoch ** (recipe.epochs / epochs)
-    return replace(longer, decay_per_epoch=decay)
-
-
 def _recipe(
     folder: Path,
     epochs: int | None,
@@ -167,7 +155,7 @@ def _recipe(
         raise ValueError(f"the recipe of result {folder.name} has no epochs; give --epochs")
     found = Recipe.from_dict({"schema": SCHEMA, "epochs": epochs, **known})
     if "epochs" in known:
-        found = lengthened(found, epochs or found.epochs, data_times=data_times)
+        found = found.lengthened(epochs or found.epochs, data_times=data_times)
     return Recipe.from_dict({**found.to_dict(), **fields})
 
 

@@ -160,7 +160,8 @@ def _network(store: Store, space: Space, candidate: Path) -> Path | None:
     labels = {}
     for trial in store.trials("done"):
         folder = Path(kept) / weights_name(space, genes, trial.seed)
-        value = store.curve(trial.seq)[-1] if trial.genes == genes else None
+        full = trial.genes == genes and trial.fidelity == 1
+        value = store.curve(trial.seq)[-1] if full else None
         if value is not None and (folder / WEIGHTS).is_file():
             labels[folder] = value
     return max(labels, key=lambda folder: labels[folder]) if labels else None

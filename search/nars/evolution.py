@@ -241,8 +241,9 @@ class _Run:
     def _breed(self, parents: Matrix, owner: Ints, fitness: Floats) -> tuple[Matrix, Ints]:
         """Returns children and the limit that each belongs to.
 
-        A candidate above its population's mean changes less the better it is; below the mean up to
-        half of its genes are redrawn. The better of two parents sets the rate of crossover.
+        A candidate above its population's mean changes less the better it is; below the mean a
+        quarter of its genes is redrawn on average, and at most half. The better of two parents sets
+        the rate of crossover.
         """
         starts, counts = _starts(owner)
         inside = fitness > _OUTSIDE

@@ -1,8 +1,9 @@
 """Exports trials as CSV and to Optuna; imports candidates and labels.
 
 Labels of an earlier search or another tool are a CSV with a column of values for each gene that has
-a meaning, and a column `label`. A column `epochs` says how long each training was, and a column
-`seed` tells trainings of one candidate apart; `write_csv` writes both.
+a meaning, and a column `label`. A column `epochs` says how long each training was, a column
+`fidelity` which share of the final training's steps its schedule has (a rung below 1), and a
+column `seed` tells trainings of one candidate apart; `write_csv` writes all three.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from fbnetv3.search.space.space import CostsOf, Matrix, Space
 from fbnetv3.search.storage.store import Store
 from fbnetv3.search.storage.trials import Batch, Proposal
 
-LABEL, EPOCHS, SEED = "label", "epochs", "seed"
+LABEL, EPOCHS, SEED, FIDELITY = "label", "epochs", "seed", "fidelity"
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ def import_labels(
     """Imports labels from a CSV into the store as a finished round.
 
     Their trainings must be like the search's own, because the predictor is fitted to both. Lines
-    with another number in the column `epochs` are left out. Several labels of one candidate count
-    as their mean.
+    with another number in the column `epochs`, or of a rung, are left out. Several labels of one
+    candidate count as their mean.
 
     Args:
         store: the search, opened for writing.
@@ -72,9 +73,15 @@ def import_labels(
                 f"{path} has no column {EPOCHS!r}, and this search compares labels after {epochs} "
                 f"of {full} epochs; add the column, with the epochs of each training"
             )
-    taken = [one for one in lines if one.epochs in (None, epochs)]
+    taken = [one for one in lines if one.epochs in (None, epochs) and one.fidelity == 1]
+    if not taken and all(one.fidelity < 1 for one in lines):
+        raise ValueError(
+            f"{path} has only labels of rungs, shorter than the final training; expected labels "
+            "with fidelity 1"
+        )
     if not taken:
-        found = sorted({one.epochs for one in lines if one.epochs is not None})
+        full = [one for one in lines if one.fidelity == 1]
+        found = sorted({one.epochs for one in full if one.epochs is not None})
         raise ValueError(
             f"{path} has labels of trainings of {', '.join(map(str, found))} epochs; expected "
             f"{epochs}, as in this search"
@@ -131,13 +138,15 @@ def read_candidates(space: Space, path: Path) -> Matrix:
 
 
 def write_csv(store: Store, space: Space, path: Path) -> int:
-    """Writes every finished trial as CSV: genes, epochs, seed, last label; returns how many.
+    """Writes every finished trial as CSV: genes, epochs, seed, fidelity, last label.
+
+    Returns how many. Labels of different fidelities are not comparable.
 
     A training that diverged has no label and is left out. An imported label has no seed.
     """
     names = [gene.name for gene in space.genes]
     with path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, [*names, EPOCHS, SEED, LABEL], restval="")
+        table = csv.DictWriter(file, [*names, EPOCHS, SEED, FIDELITY, LABEL], restval="")
         table.writeheader()
         count = 0
         for trial in store.trials("done"):
@@ -145,7 +154,8 @@ def write_csv(store: Store, space: Space, path: Path) -> int:
             if label is not None:
                 seed = trial.seed if trial.origin == "search" else ""
                 values = space.values(np.array(trial.genes))
-                table.writerow({**values, EPOCHS: trial.epochs, SEED: seed, LABEL: label})
+                about = {EPOCHS: trial.epochs, SEED: seed, FIDELITY: trial.fidelity}
+                table.writerow({**values, **about, LABEL: label})
                 count += 1
     return count
 
@@ -171,11 +181,13 @@ class LabelLine:
         genes: canonical gene indices.
         label: the label.
         epochs: length of the training; None if the file does not say it.
+        fidelity: share of the final training's steps; 1 if the file does not say it.
     """
 
     genes: tuple[int, ...]
     label: float
     epochs: int | None
+    fidelity: float = 1.0
 
 
 def read_labels(space: Space, path: Path) -> list[LabelLine]:
@@ -206,7 +218,7 @@ def read_labels(space: Space, path: Path) -> list[LabelLine]:
                 f"{where}: the label is {value}; expected a number; leave out lines of diverged "
                 "trainings"
             )
-        found.append(LabelLine(genes, value, _epochs(fields, where)))
+        found.append(LabelLine(genes, value, _epochs(fields, where), _fidelity(fields, where)))
     if not found:
         raise ValueError(f"{path} holds no labels")
     return found
@@ -219,6 +231,20 @@ def _epochs(fields: Mapping[str, str | None], where: str) -> int | None:
     if not text.isdigit() or int(text) < 1:
         raise ValueError(f"{where}: {EPOCHS} is {text!r}; expected a number of epochs, as 3")
     return int(text)
+
+
+def _fidelity(fields: Mapping[str, str | None], where: str) -> float:
+    text = fields.get(FIDELITY, "1") or ""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise ValueError(
+            f"{where}: {FIDELITY} is {text!r}; expected a share of the final training, above 0 and "
+            "up to 1"
+        )
+    return value
 
 
 def _lines(path: Path) -> list[dict[str, str | None]]:
@@ -245,8 +271,8 @@ def _parse(text: str, values: Sequence[Any]) -> Any:
 def to_optuna(store: Store, space: Space, url: str) -> int:
     """Writes all finished trials to an Optuna study, for its dashboard; returns how many.
 
-    Trainings that early stopping shortened are pruned trials, which Optuna does not count among its
-    best. Epochs, seed and costs are user attributes.
+    Trainings that early stopping shortened, and rungs, are pruned trials, which Optuna does not
+    count among its best. Epochs, fidelity, seed and costs are user attributes.
 
     Args:
         store: the search.
@@ -278,7 +304,8 @@ def to_optuna(store: Store, space: Space, url: str) -> int:
         params = space.values(np.array(trial.genes))
         curve = store.curve(trial.seq)
         diverged = curve[-1] is None
-        ended = states.COMPLETE if trial.epochs >= full else states.PRUNED
+        whole = trial.epochs >= full and trial.fidelity == 1
+        ended = states.COMPLETE if whole else states.PRUNED
         trials.append(
             optuna.trial.create_trial(
                 state=states.FAIL if diverged else ended,
@@ -289,6 +316,7 @@ def to_optuna(store: Store, space: Space, url: str) -> int:
                 user_attrs={
                     "id": trial.id,
                     "epochs": trial.epochs,
+                    "fidelity": trial.fidelity,
                     "seed": trial.seed,
                     **dict(trial.costs),
                 },

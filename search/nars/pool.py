@@ -38,7 +38,7 @@ def pool_of(problem: Problem, config: SearchConfig) -> Matrix:
             the costs of the nearest one. Or no candidate has a prior.
     """
     quota = math.ceil(config.pool / len(config.limits))
-    largest = max(config.sizes)
+    largest = max(config.sizes, default=config.batch)
     share = math.ceil(largest / len(config.limits))
     parts = []
     for number, limit in enumerate(config.limits):

@@ -21,10 +21,11 @@ from fbnetv3.search.execution.objective import TableObjective
 from fbnetv3.search.storage.store import Store
 
 from .answers import Answer
+from .budget import planned
 from .config import SearchConfig
 from .problem import Problem
 from .rounds import SEARCH_KINDS
-from .run import search_problem
+from .run import search_problem, with_rungs
 
 
 def bench_table(
@@ -54,6 +55,7 @@ def bench_table(
     trials: list[int] = []
     for number in range(seeds):
         one = dataclasses.replace(config, seed=config.seed + number)
+        one = with_rungs(planned(one), table)
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name) / "search"
             with Store.create(folder, {"plan": one.to_dict()}) as store:
@@ -63,7 +65,7 @@ def bench_table(
         if progress is not None:
             progress(number + 1)
     values = np.array(regrets)
-    stages = [f"round {n}" if n else "random" for n in range(config.rounds + 1)] + ["retrained"]
+    stages = [f"round {n}" if n else "random" for n in range(len(trials) - 1)] + ["retrained"]
     return {
         "seeds": seeds,
         "plan": config.to_dict(),
@@ -112,8 +114,10 @@ def _regrets(
         steps = []
         for number in rounds:
             labels = store.labels(kinds=SEARCH_KINDS, before=number + 1)
-            inside = problem.feasible(limit)(labels.matrix) & np.isfinite(labels.values)
             steps.append(np.nan)
+            if not len(labels.values):  # a rung
+                continue
+            inside = problem.feasible(limit)(labels.matrix) & np.isfinite(labels.values)
             if inside.any():
                 pick = labels.matrix[inside][np.argmax(labels.values[inside])]
                 steps[-1] = top - float(truth[table.find(pick[None])[0]])

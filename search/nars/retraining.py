@@ -15,7 +15,7 @@ from .evolution import Evolved
 from .held import best_with_prior
 from .prior import has
 from .problem import Problem
-from .rounds import Notify, Optimizer
+from .rounds import SEARCH_KINDS, Notify, Optimizer
 
 
 def ranking(problem: Problem, optimizer: Optimizer, config: SearchConfig, found: Evolved) -> Matrix:
@@ -74,7 +74,8 @@ def retrain(
                     )
         batch = Batch(store.batches()[-1].number + 1, "final", {}, config.predictor)
         store.add_batch(batch, proposals)
-    notify("round", {"index": config.rounds + 1, "rounds": config.rounds})
+    rounds = sum(batch.kind in SEARCH_KINDS for batch in store.batches())
+    notify("round", {"index": rounds, "rounds": rounds - 1, "fidelity": 1.0})
     coordinator.complete(lambda _trial: None, optimizer.report)
 
 
@@ -88,7 +89,7 @@ def answers_of(
     """Returns the result for each limit, its contenders ranked by their mean over seeds."""
     labels: dict[tuple[int, ...], list[float]] = {}
     for trial in store.trials("done"):
-        if trial.epochs == config.epochs and trial.origin == "search":
+        if (trial.epochs, trial.fidelity, trial.origin) == (config.epochs, 1.0, "search"):
             value = store.curve(trial.seq)[-1]
             labels.setdefault(trial.genes, []).append(np.nan if value is None else value)
     answers = []

@@ -25,6 +25,7 @@ def round_quality(
     cost: Floats | None,
     *,
     seed: int,
+    shares: Floats | None = None,
 ) -> dict[str, Any]:
     """Returns figures of five-fold cross-validation as plain JSON types; empty for too few labels.
 
@@ -35,32 +36,36 @@ def round_quality(
         values: (n,) their labels.
         cost: (n,) a known cost, which the predictor should outrank.
         seed: random seed of the folds.
+        shares: (n,) share of the final training of each label. Those of the highest share are
+            predicted, and those of lower ones are always known.
     """
-    if len(values) < FEWEST_LABELS:
+    shares = np.ones(len(values)) if shares is None else shares
+    if (shares == shares.max(initial=0)).sum() < FEWEST_LABELS:
         return {}
     some = np.linspace(0, len(values) - 1, min(len(values), MOST_LABELS)).astype(int)
-    rows, values = rows[some], values[some]
+    rows, values, shares = rows[some], values[some], shares[some]
+    held = shares == shares.max()
     recipe = np.array([gene.group == "recipe" for gene in predictor.space.genes])
     both = recipe.any() and not recipe.all()
     parts = {"network": ~recipe, "recipe": recipe} if both else None
-    found = cross_validate(predictor, rows, values, seed=seed, parts=parts)
+    found = cross_validate(predictor, rows, values, seed=seed, shares=shares, parts=parts)
     figures: dict[str, Any] = {
         "tau": found.tau,
         "spearman": found.spearman,
         "mse": found.mse,
         "tau_better_half": found.tau_better_half,
         "predicted": found.predicted.round(4).tolist(),
-        "truth": values.round(4).tolist(),
+        "truth": values[held].round(4).tolist(),
         "predictor": predictor.kind,
         **{f"tau_{part}": value for part, value in found.tau_alone.items()},
     }
     if unpretrained is not None:
-        plain = cross_validate(unpretrained, rows, values, seed=seed)
+        plain = cross_validate(unpretrained, rows, values, seed=seed, shares=shares)
         figures["tau_unpretrained"] = plain.tau
         figures["mse_unpretrained"] = plain.mse
         figures["predicted_unpretrained"] = plain.predicted.round(4).tolist()
     if cost is not None:
-        figures["tau_of_cost"] = abs(tau(cost[some], values))
+        figures["tau_of_cost"] = abs(tau(cost[some][held], values[held]))
         figures["worse_than_cost"] = bool(figures["tau"] <= figures["tau_of_cost"])
     return figures
 

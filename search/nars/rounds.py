@@ -9,27 +9,30 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from itertools import count
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from fbnetv3.search.execution.coordinator import Coordinator, Progress
-from fbnetv3.search.predictors.protocol import Predictor
+from fbnetv3.search.predictors.protocol import Predictor, fit_to
 from fbnetv3.search.predictors.registry import load_predictor, make_predictor, save_predictor
 from fbnetv3.search.predictors.targets import check_percent
 from fbnetv3.search.space.space import Floats, Matrix, Space
 from fbnetv3.search.storage.store import Store
 from fbnetv3.search.storage.trials import Batch, Labels, Proposal, Trial
 
-from .config import IN_TURN, SearchConfig
+from .config import FEWEST, IN_TURN, SearchConfig
 from .early_stop import FEWEST_NETWORKS, find_early_stop
 from .gene_effects import gene_effects
 from .pool import pool_of
 from .prior_pool import PriorPicks
 from .problem import Problem
 from .round_quality import importance, round_quality
+from .schedule import Schedule
 from .selection import (
     Optimism,
     Selection,
@@ -38,13 +41,16 @@ from .selection import (
     next_best,
     select_batch,
     select_in_turn,
+    shuffled_best,
 )
 
 Notify = Callable[[str, Mapping[str, Any]], None]
 PREDICTOR = "predictor.safetensors"
 SEARCH_KINDS = ("random", "bins")
+# One training of each rung, see `measuring`.
+MEASURED = "measure"
 # Batches that the predictor is fitted to: rounds, and labels of earlier searches.
-LABEL_KINDS = (*SEARCH_KINDS, "import")
+LABEL_KINDS = (*SEARCH_KINDS, MEASURED, "import")
 # More labels than this are subsampled evenly: a network of width 24 does not profit from more.
 MOST_FITTED = 4000
 # After so many labels, their unit is known to be right.
@@ -52,7 +58,7 @@ CHECKED = 10
 
 
 def usable(labels: Labels) -> Floats:
-    """Returns the labels to fit; a diverged training gets the worst finite label.
+    """Returns the labels to fit; a diverged training gets the worst finite one of its length.
 
     Raises:
         ValueError: there is no finite label.
@@ -63,11 +69,36 @@ def usable(labels: Labels) -> Floats:
             f"all {len(labels.values)} labels are NaN, so there is nothing to learn from; lower "
             "the learning rates of the space, or fix the labels"
         )
-    return np.where(np.isfinite(labels.values), labels.values, finite.min())
+    values = labels.values.copy()
+    for share in np.unique(labels.fidelity):
+        own = labels.fidelity == share
+        known = values[own & np.isfinite(values)]
+        values[own & ~np.isfinite(values)] = (known if len(known) else finite).min()
+    return values
+
+
+def compared(shares: Floats) -> float:
+    """Returns the share of the final training at which candidates are compared.
+
+    It is the highest of the labels' (N,) that has enough of them: a few labels of the next rung say
+    less than many of this one.
+    """
+    if not len(shares):
+        return 1.0
+    known, counts = np.unique(shares, return_counts=True)
+    enough = known[counts >= FEWEST]
+    return float(enough.max() if len(enough) else known[np.argmax(counts)])
 
 
 class Optimizer:
-    """Stages 1 and 2 of one search. Every step skips what the store shows as done."""
+    """Stages 1 and 2 of one search. Every step skips what the store shows as done.
+
+    Attributes:
+        pool: (P, num_genes) the candidates that rounds choose from.
+        costs: cost -> (P,).
+        inside: (limits, P) whether each candidate is within each limit.
+        predictor: the predictor, fitted to the labels so far.
+    """
 
     def __init__(
         self,
@@ -77,14 +108,14 @@ class Optimizer:
         coordinator: Coordinator,
         notify: Notify = lambda _name, _fields: None,
     ) -> None:
-        self._problem, self._config, self._store = problem, config, store
-        self._coordinator, self._notify = coordinator, notify
+        self._problem, self.config, self.store = problem, config, store
+        self.coordinator, self.notify = coordinator, notify
         self.pool = pool_of(problem, config)
         self.costs = self.costs_of(self.pool)
         self.bin_by = config.bin_by or next(iter(self.costs), "")
         self.predictor = self._make_predictor(config.predictor)
         self._hashes = problem.space.hashes(self.pool)
-        self._inside = np.stack([problem.feasible(limit)(self.pool) for limit in config.limits])
+        self.inside = np.stack([problem.feasible(limit)(self.pool) for limit in config.limits])
         self._prior = PriorPicks(problem.space, self.pool, config.priors)
         self._fitted, self._checked = -1, False
         self._scores: Floats = np.zeros(0)
@@ -94,8 +125,8 @@ class Optimizer:
         return make_predictor(
             kind,
             self._problem.space,
-            target=self._config.target,
-            seed=self._config.seed,
+            target=self.config.target,
+            seed=self.config.seed,
             costs=self._problem.costs if self._varied else None,
         )
 
@@ -106,9 +137,9 @@ class Optimizer:
 
     @property
     def epoch(self) -> int:
-        """The epoch at which labels are compared: that of early stopping, or the last."""
-        found = self._store.stage("early_stop")
-        return self._config.epochs if found is None else int(found["epoch"])
+        """The epoch at which full trainings are compared: that of early stopping, or the last."""
+        found = self.store.stage("early_stop")
+        return self.config.epochs if found is None else int(found["epoch"])
 
     @property
     def space(self) -> Space:
@@ -117,8 +148,8 @@ class Optimizer:
 
     def pretrain(self) -> None:
         """Stage 1: pretrains the predictor on the costs of the pool, or loads it if it was."""
-        path = self._store.folder / "pretrained.safetensors"
-        if self._store.stage("pretraining") is not None and path.exists():
+        path = self.store.folder / "pretrained.safetensors"
+        if self.store.stage("pretraining") is not None and path.exists():
             self.predictor.restore(*load_predictor(path).state())
             return
         found = self.predictor.pretrain(self.pool, self._varied) if self._varied else None
@@ -133,20 +164,41 @@ class Optimizer:
             }
             for name in found.r2
         }
-        self._store.set_stage("pretraining", {"pool": len(self.pool), "costs": shown})
-        self._notify("pretraining", {name: cost["r2"] for name, cost in shown.items()})
+        self.store.set_stage("pretraining", {"pool": len(self.pool), "costs": shown})
+        self.notify("pretraining", {name: cost["r2"] for name, cost in shown.items()})
 
-    def run(self) -> None:
-        """Stage 2: trains all rounds; leaves the predictor fitted to them."""
-        for index in range(self._config.rounds + 1):
+    def run(
+        self,
+        schedule: Schedule | None = None,
+        training: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        """Stage 2: trains all rounds; leaves the predictor fitted to them.
+
+        Args:
+            schedule: which rounds there are; None: those of the config.
+            training: entered around the trainings of each round.
+        """
+        schedule = Schedule(self.config) if schedule is None else schedule
+        self.config = schedule.config
+        for index in count():
             if index >= len(self._rounds()):
-                self.propose(index)
+                if any(batch.kind == "final" for batch in self.store.batches()):
+                    return
+                size = schedule.size(index, free=int((~self._taken(index)).sum()))
+                if size is None:
+                    return
+                self.propose(index, size)
             batch = self._rounds()[index]
-            self._notify("round", {"index": index, "rounds": self._config.rounds})
-            self._coordinator.complete(partial(self._replacement, index), self.report)
+            self.notify("round", self._about(index))
+            with training():
+                self.coordinator.complete(partial(self._replacement, index), self.report)
             if index == 0:
                 self._stop_early(batch)
             self._close(index)
+
+    def _about(self, index: int) -> dict[str, Any]:
+        rounds = max(len(self.config.sizes) - 1, index)
+        return {"index": index, "rounds": rounds, "fidelity": self.config.fidelity(index)}
 
     def fit(self, index: int) -> None:
         """Fits the predictor to all labels older than round `index`."""
@@ -154,18 +206,24 @@ class Optimizer:
             return
         rounds = self._rounds()
         before = rounds[index].number if index < len(rounds) else None
-        labels = self.labels(before)
+        labels = self.labels(before, fidelity=None)
+        labels = labels.where(labels.fidelity <= compared(labels.fidelity))
         values = usable(labels)
         some = np.linspace(0, len(values) - 1, min(len(values), MOST_FITTED)).astype(int)
-        self.predictor.fit(labels.matrix[some], values[some])
+        fit_to(self.predictor, labels.matrix[some], values[some], labels.fidelity[some])
         self._fitted = index
         predicted = self.predictor.predict(self.pool)
         self._scores, self._std = predicted.mean, predicted.std
 
-    def labels(self, before: int | None = None) -> Labels:
-        """Returns the labels that the predictor is fitted to: of batches below a number, or all."""
-        return self._store.labels(
-            self.epoch, kinds=LABEL_KINDS, before=before, seed=self._config.seed
+    def labels(self, before: int | None = None, *, fidelity: float | None = 1.0) -> Labels:
+        """Returns the labels that the predictor is fitted to.
+
+        Args:
+            before: keeps those of batches below this number; None: all.
+            fidelity: keeps those of this share of the final training; None: all.
+        """
+        return self.store.labels(
+            self.epoch, kinds=LABEL_KINDS, before=before, seed=self.config.seed, fidelity=fidelity
         )
 
     def costs_of(self, rows: Matrix) -> dict[str, Floats]:
@@ -173,85 +231,114 @@ class Optimizer:
         return {k: np.asarray(v, np.float64) for k, v in self._problem.costs(rows).items()}
 
     def _rounds(self) -> list[Batch]:
-        return [batch for batch in self._store.batches() if batch.kind in SEARCH_KINDS]
+        return [batch for batch in self.store.batches() if batch.kind in SEARCH_KINDS]
 
     def _rng(self, index: int) -> np.random.Generator:
         """Returns the generator in its state after the round before `index`."""
-        rng = np.random.default_rng(self._config.seed)
+        rng = np.random.default_rng(self.config.seed)
         if index:
             rng.bit_generator.state = self._rounds()[index - 1].rng_state
         return rng
 
-    def propose(self, index: int) -> None:
-        """Writes all trials of a round into the store, before any of them starts."""
+    def propose(self, index: int, num: int) -> None:
+        """Writes all trials of a round into the store, before any of them starts.
+
+        Args:
+            index: number of the round.
+            num: number of its trials.
+
+        Raises:
+            ValueError: every candidate has been trained.
+        """
         rng = self._rng(index)
-        taken = self._taken()
+        taken = self._taken(index)
         if taken.all():
             raise ValueError("every candidate of the pool has been trained; enlarge the pool")
         if index == 0:
-            selection, predicted = self._random(taken, rng), None
+            selection, predicted = self._random(taken, num, rng), None
         else:
             self.fit(index)
-            selection, predicted = self._select(index, taken), self._scores
+            predicted = self._scores
+            if index <= len(self.config.rungs):
+                selection = self._promoted(taken, num, rng)
+            else:
+                selection = self._select(index, num, taken)
         proposals = [
-            self._proposal(int(row), int(slot), predicted)
+            self.proposal(int(row), int(slot), predicted, index)
             for row, slot in zip(selection.indices, selection.bins, strict=True)
         ]
-        batches = self._store.batches()
+        batches = self.store.batches()
         batch = Batch(
             batches[-1].number + 1 if batches else 0,
             SEARCH_KINDS[min(index, 1)],
             rng.bit_generator.state,
             self.predictor.kind if index else "",
         )
-        self._store.add_batch(batch, proposals)
+        self.store.add_batch(batch, proposals)
 
-    def _proposal(self, row: int, slot: int, predicted: Floats | None) -> Proposal:
+    def proposal(self, row: int, slot: int, predicted: Floats | None, index: int) -> Proposal:
+        """Returns a trial of a candidate of the pool, as long as those of a round."""
+        rungs = self.config.rung_epochs
         return Proposal(
             genes=tuple(self.pool[row].tolist()),
             costs={name: float(cost[row]) for name, cost in self.costs.items()},
-            epochs=self.epoch,
-            seed=self._config.seed,
+            epochs=rungs[index] if index < len(self.config.rungs) else self.epoch,
+            seed=self.config.seed,
             slot=slot,
             predicted=None if predicted is None else float(predicted[row]),
+            fidelity=self.config.fidelity(index),
         )
 
-    def _taken(self) -> npt.NDArray[np.bool_]:
-        known = self._store.known_genes()
+    def _taken(self, index: int) -> npt.NDArray[np.bool_]:
+        """Returns (P,): which candidates cannot be trained again for as long as in a round."""
+        known = self.store.known_genes(fidelity=self.config.fidelity(index))
         if not len(known):
             return np.zeros(len(self.pool), np.bool_)
         return np.isin(self._hashes, self._problem.space.hashes(known))
 
-    def _random(self, taken: npt.NDArray[np.bool_], rng: np.random.Generator) -> Selection:
+    def _random(
+        self, taken: npt.NDArray[np.bool_], num: int, rng: np.random.Generator
+    ) -> Selection:
         """Returns the first round: random candidates, as many for each limit."""
         order = rng.permutation(np.flatnonzero(~taken))
         first = np.zeros(len(self.pool))
         first[order] = -np.arange(len(order))
-        wishes = self._wishes(0, taken)
-        num = self._config.sizes[0]
-        return select_in_turn(first, self._inside, num=num, taken=taken, wishes=wishes)
+        wishes = self._wishes(0, num, taken)
+        return select_in_turn(first, self.inside, num=num, taken=taken, wishes=wishes)
 
-    def _wishes(self, index: int, taken: npt.NDArray[np.bool_]) -> list[Wish | None]:
-        sizes = self._config.sizes
-        labels = sum(sizes[:index])
-        return self._prior.wishes(index, sizes[index], labels=labels, first=sizes[0], taken=taken)
+    def _wishes(self, index: int, num: int, taken: npt.NDArray[np.bool_]) -> list[Wish | None]:
+        sizes = [self._size(earlier) for earlier in range(index)] or [num]
+        labels = sum(sizes) if index else 0
+        return self._prior.wishes(index, num, labels=labels, first=sizes[0], taken=taken)
 
-    def _select(self, index: int, taken: npt.NDArray[np.bool_]) -> Selection:
-        num, before = self._config.sizes[index], sum(self._config.sizes[:index])
-        optimism, wishes = Optimism(self._std, start=before), self._wishes(index, taken)
-        if self._config.bins == IN_TURN:
+    def _promoted(
+        self, taken: npt.NDArray[np.bool_], num: int, rng: np.random.Generator
+    ) -> Selection:
+        """Returns the first round of a rung: random among the best predicted of each limit.
+
+        Random, because a predictor of the rung below would choose near-copies of its best, which
+        show little of how the rungs differ.
+        """
+        scores = shuffled_best(self._scores, self.inside, rng)
+        wishes = self._wishes(len(self._rounds()), num, taken)
+        return select_in_turn(scores, self.inside, num=num, taken=taken, wishes=wishes)
+
+    def _select(self, index: int, num: int, taken: npt.NDArray[np.bool_]) -> Selection:
+        before = sum(self._size(earlier) for earlier in range(index))
+        optimism, wishes = Optimism(self._std, start=before), self._wishes(index, num, taken)
+        if self.config.bins == IN_TURN:
             return select_in_turn(
                 self._scores,
-                self._inside,
+                self.inside,
                 num=num,
                 taken=taken,
                 optimism=optimism,
-                first=before % len(self._inside),
+                first=before % len(self.inside),
                 wishes=wishes,
             )
         costs = self.costs.get(self.bin_by, np.zeros(len(self.pool)))
-        bins = self._config.bins if np.ptp(costs) > 0 else "none"
-        ends = self._config.within.get(self.bin_by)
+        bins = self.config.bins if np.ptp(costs) > 0 else "none"
+        ends = self.config.within.get(self.bin_by)
         finite = ends is not None and bool(np.isfinite(ends).all())
         return select_batch(
             self._scores,
@@ -264,33 +351,46 @@ class Optimizer:
             wishes=wishes,
         )
 
+    def _size(self, index: int) -> int:
+        """Returns the number of trials that an earlier round was to have."""
+        if not self.config.time_s:
+            return self.config.sizes[index]
+        trials = self.store.trials(batch=self._rounds()[index].number)
+        return sum(trial.state != "failed" for trial in trials)
+
     def _replacement(self, index: int, trial: Trial) -> Proposal:
         """Returns the replacement of a failed trial: the next best of its bin."""
-        taken = self._taken()
+        taken = self._taken(index)
         # In the first round of searches before 0.3 a slot was a number in the round.
-        limit = self._inside[trial.slot % len(self._inside)]
+        limit = self.inside[trial.slot % len(self.inside)]
         own = self._with_same_prior(trial)
         if own is not None and (own & limit & ~taken).any():
             if index:
                 self.fit(index)
             scores = self._scores if index else np.zeros(len(taken))
             row = best_within(scores, own & limit, taken)
-            return self._proposal(row, trial.slot, scores if index else None)
+            return self.proposal(row, trial.slot, scores if index else None, index)
         if index == 0:
             row, predicted = best_within(np.zeros(len(taken)), limit, taken), None
         else:
             self.fit(index)
-            if self._config.bins == IN_TURN:
-                row = best_within(self._scores, limit, taken)
-                return self._proposal(row, trial.slot, self._scores)
-            older = [b.number for b in self._rounds()[:index]]
-            known = self._store.known_genes(upto=older[-1])
-            taken_before = np.isin(self._hashes, self._problem.space.hashes(known))
-            costs = self.costs.get(self.bin_by, np.zeros(len(self.pool)))
-            selection = self._select(index, taken_before)
-            row = next_best(selection, trial.slot, self._scores, costs, taken)
             predicted = self._scores
-        return self._proposal(row, trial.slot, predicted)
+            if self.config.bins == IN_TURN or index <= len(self.config.rungs):
+                row = best_within(self._scores, limit, taken)
+            else:
+                row = self._next_of_its_bin(index, trial, taken)
+        return self.proposal(row, trial.slot, predicted, index)
+
+    def _next_of_its_bin(self, index: int, trial: Trial, taken: npt.NDArray[np.bool_]) -> int:
+        older = [b.number for b in self._rounds()[:index]]
+        known = self.store.known_genes(upto=older[-1], fidelity=self.config.fidelity(index))
+        taken_before = np.isin(self._hashes, self._problem.space.hashes(known))
+        costs = self.costs.get(self.bin_by, np.zeros(len(self.pool)))
+        # Each was chosen for a bin of its own.
+        bins = {one.slot for one in self.store.trials(batch=trial.batch)}
+        num = len(bins) if self.config.time_s else self.config.sizes[index]
+        selection = self._select(index, num, taken_before)
+        return next_best(selection, trial.slot, self._scores, costs, taken)
 
     def _with_same_prior(self, trial: Trial) -> npt.NDArray[np.bool_] | None:
         """Returns the candidates with the recipe of a prior, if the trial has it."""
@@ -300,29 +400,34 @@ class Optimizer:
         return self._prior.own(int(rows[0])) if len(rows) else None
 
     def _stop_early(self, batch: Batch) -> None:
-        if self._store.stage("early_stop") is not None:
+        if self.store.stage("early_stop") is not None:
             return
-        trials = self._store.trials("done", batch=batch.number)
-        full = self._config.epochs
-        imported = any(one.kind == "import" for one in self._store.batches())
+        trials = self.store.trials("done", batch=batch.number)
+        full = self.config.epochs
+        imported = any(one.kind == "import" for one in self.store.batches())
         # Imported labels are of full trainings; shorter ones could not be compared with them.
-        if not self._config.early_stop or full == 1 or len(trials) < FEWEST_NETWORKS or imported:
-            self._store.set_stage("early_stop", {"epoch": full, "found": False, "tried": False})
+        stops = self.config.early_stop and self.config.policy == "early_stop"
+        if not stops or full == 1 or len(trials) < FEWEST_NETWORKS or imported:
+            self.store.set_stage("early_stop", {"epoch": full, "found": False, "tried": False})
             return
         curves = np.full((len(trials), full), np.nan)
         for row, trial in enumerate(trials):
-            curve = self._store.curve(trial.seq)
+            curve = self.store.curve(trial.seq)
             curves[row, : len(curve)] = [np.nan if v is None else v for v in curve]
-        found = find_early_stop(curves, self._rng(1), threshold=self._config.threshold)
-        self._store.set_stage("early_stop", {**dataclasses.asdict(found), "tried": True})
-        self._notify("early_stop", {**dataclasses.asdict(found), "epochs": full})
+        found = find_early_stop(curves, self._rng(1), threshold=self.config.threshold)
+        self.store.set_stage("early_stop", {**dataclasses.asdict(found), "tried": True})
+        self.notify("early_stop", {**dataclasses.asdict(found), "epochs": full})
 
     def _close(self, index: int) -> None:
         """Records the quality of the predictor and refits it to all labels."""
         name = f"round_{index}"
-        if self._store.stage(name) is None:
+        if self.store.stage(name) is None:
             rounds = self._rounds()
-            labels = self.labels(rounds[index + 1].number if index + 1 < len(rounds) else None)
+            before = rounds[index + 1].number if index + 1 < len(rounds) else None
+            known = self.labels(before, fidelity=None)
+            share = compared(known.fidelity)
+            known = known.where(known.fidelity <= share)
+            labels = known.where(known.fidelity == share)
             values = usable(labels)
             self.fit(index + 1)
             genes = importance(self._problem.space, self.pool, self._scores)
@@ -333,25 +438,27 @@ class Optimizer:
                 "effects": gene_effects(
                     self.space, labels.matrix, values, self.costs_of(labels.matrix)
                 ),
-                **self._quality(labels.matrix, values),
+                **({"fidelity": share} if self.config.rungs else {}),
+                **self._quality(known),
             }
             # Cross-validation leaves the predictor fitted to a part of the labels.
             self._fitted = -1
-            self._store.set_stage("importance", {"genes": genes})
-            self._store.set_stage(name, content)
-            self._notify("closed", {"index": index, **content})
+            self.store.set_stage("importance", {"genes": genes})
+            self.store.set_stage(name, content)
+            self.notify("closed", {"index": index, **content})
         self.fit(index + 1)
-        save_predictor(self.predictor, self._store.folder / PREDICTOR)
+        save_predictor(self.predictor, self.store.folder / PREDICTOR)
 
-    def _quality(self, rows: Matrix, values: Floats) -> dict[str, Any]:
+    def _quality(self, labels: Labels) -> dict[str, Any]:
         chosen = self.predictor.chosen
         return round_quality(
             chosen,
             self._make_predictor(chosen.kind) if chosen.pretrained else None,
-            rows,
-            values,
-            self.costs_of(rows)[self.bin_by] if self.bin_by else None,
-            seed=self._config.seed,
+            labels.matrix,
+            usable(labels),
+            self.costs_of(labels.matrix)[self.bin_by] if self.bin_by else None,
+            seed=self.config.seed,
+            shares=labels.fidelity,
         )
 
     def report(self, progress: Progress) -> None:
@@ -361,7 +468,7 @@ class Optimizer:
             ValueError: the labels are fractions in place of percent.
         """
         if progress.done and not self._checked:
-            values = self.labels().values
-            check_percent(values, self._config.target)
+            values = self.labels(fidelity=None).values
+            check_percent(values, self.config.target)
             self._checked = len(values) >= CHECKED
-        self._notify("progress", dataclasses.asdict(progress))
+        self.notify("progress", dataclasses.asdict(progress))

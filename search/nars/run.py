@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import fbnetv3
 from fbnetv3.search.cost.latency_table import LatencyTable
 from fbnetv3.search.execution.coordinator import Coordinator, Policy
 from fbnetv3.search.execution.engine import Engine
-from fbnetv3.search.execution.objective import Objective, TableObjective
+from fbnetv3.search.execution.objective import Objective, TableObjective, epochs_of_rung
 from fbnetv3.search.execution.spec import identity, load_objective
 from fbnetv3.search.predictors.protocol import Predictor
 from fbnetv3.search.predictors.registry import load_predictor
@@ -30,17 +31,21 @@ from fbnetv3.search.space.space import Space
 from fbnetv3.search.storage.store import Store
 
 from .answers import Answer, describe, write_answers
+from .budget import planned
 from .config import SearchConfig
 from .evolution import Evolved
 from .gene_effects import unresolved
 from .held import evolve_held, held_genes
 from .latency_margin import with_margins
 from .limit import intersection
+from .measuring import measure
 from .pool import check, draw
 from .prior_pool import draw_around, share_of
 from .problem import Problem, problem_of
 from .retraining import answers_of, ranking, retrain, with_prior_candidates
 from .rounds import PREDICTOR, Notify, Optimizer
+from .schedule import Schedule, TimedSchedule, describe_plan
+from .spending import Spending
 
 DEFAULT_POLICY = Policy()
 
@@ -73,6 +78,7 @@ def create_search(
     """
     made = load_objective(objective) if made is None else made
     config = config if latency is None else with_margins(config, latency)
+    config = planned(with_rungs(config, made))
     settings: dict[str, Any] = {
         "identity": {
             "space": space.sha256,
@@ -103,6 +109,19 @@ def create_search(
         check_percent(made.labels, settings["plan"]["target"])
     check(problem_of(settings, made), config)
     return Store.create(folder, settings)
+
+
+def with_rungs(config: SearchConfig, objective: Objective) -> SearchConfig:
+    """Returns the config with the number of labels of each rung, as the objective has them.
+
+    Raises:
+        ValueError: the objective has no rungs, or none so short.
+    """
+    if not config.rungs:
+        return config
+    full = config.epochs or getattr(objective, "epochs", 1)
+    epochs = tuple(epochs_of_rung(objective, share, full) for share in config.rungs)
+    return dataclasses.replace(config, rung_epochs=epochs)
 
 
 def run_search(
@@ -136,12 +155,24 @@ def search_problem(
     config = SearchConfig.from_dict(store.settings["plan"])
     coordinator = Coordinator(store, engine, policy)
     try:
-        optimizer = Optimizer(problem, config, store, coordinator, notify)
+        spending = Spending(store.folder) if config.time_s else None
+        optimizer = Optimizer(problem, config, store, coordinator, _beating(notify, spending))
         optimizer.pretrain()
-        optimizer.run()
+        schedule = Schedule(config)
+        if spending is not None:
+            parallel = max(1, engine.capacity())
+            took = _measured(optimizer, spending, parallel)
+            schedule = TimedSchedule(config, store, spending, seconds=took, parallel=parallel)
+            notify(
+                "plan", {**describe_plan(schedule.config), "seconds": took, "parallel": parallel}
+            )
+        elif config.cost:
+            notify("plan", describe_plan(config))
+        optimizer.run(schedule, nullcontext if spending is None else spending.training)
         found = evolve_for(store, problem, optimizer.predictor, config.limits)
         _store_evolution(store, found)
         notify("evolved", {"limits": len(found)})
+        config = schedule.last()
         rankings = [ranking(problem, optimizer, config, one) for one in found]
         rankings = with_prior_candidates(problem, optimizer, config, rankings)
         retrain(store, config, optimizer, coordinator, rankings, notify)
@@ -152,6 +183,28 @@ def search_problem(
     write_answers(store, problem.space, answers)
     notify("finished", {"answers": len(answers)})
     return answers
+
+
+def _beating(notify: Notify, spending: Spending | None) -> Notify:
+    """Returns `notify`, which then also keeps the time spent."""
+    if spending is None:
+        return notify
+
+    def both(name: str, fields: Mapping[str, Any]) -> None:
+        spending.beat()
+        notify(name, fields)
+
+    return both
+
+
+def _measured(optimizer: Optimizer, spending: Spending, parallel: int) -> dict[float, float]:
+    """Returns share of the final training -> seconds, measured once in the life of a search."""
+    known = spending.kept("seconds")
+    if known is None:
+        optimizer.notify("measuring", {"rungs": list(optimizer.config.rungs)})
+        known = list(measure(optimizer, spending, parallel=parallel).items())
+        spending.keep(seconds=known)
+    return {float(share): float(seconds) for share, seconds in known}
 
 
 def evolve_for(
@@ -171,7 +224,7 @@ def evolve_for(
     trained = store.known_genes()
     start = np.concatenate([start, trained]) if len(trained) else start
     if config.priors:
-        share = share_of(len(trained), config.sizes[0])
+        share = share_of(len(trained), (*config.sizes, config.batch)[0])
         num = max(1, int(share * config.pool))
         near = draw_around(problem, config, start, num, seed=(config.seed, 6))
         start = np.concatenate([start, near])

@@ -24,6 +24,8 @@ Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 _GOLDEN = (math.sqrt(5) - 1) / 2
+# Of the candidates within a limit, those that the first round of the next rung draws from.
+BEST = 0.25
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,24 @@ def _narrowed(inside: Mask, wish: Wish, free: Mask) -> Mask:
     """Returns the candidates inside that are wished for, or all if none of them is free."""
     both = inside & wish.mask
     return both if (both & free).any() else inside
+
+
+def shuffled_best(scores: Floats, inside: npt.ArrayLike, rng: np.random.Generator) -> Floats:
+    """Returns (P,) scores in random order, the best quarter of each limit before all others.
+
+    Args:
+        scores: (P,) predicted quality, higher is better.
+        inside: (limits, P) whether each candidate is within each limit.
+        rng: draws the order.
+    """
+    best = np.zeros(len(scores), np.bool_)
+    for within in np.asarray(inside, np.bool_):
+        if within.any():
+            best |= within & (scores >= np.quantile(scores[within], 1 - BEST))
+    order = rng.permutation(len(scores))
+    drawn = np.empty(len(scores))
+    drawn[order] = -np.arange(len(order), dtype=np.float64)
+    return np.where(best, drawn, drawn - len(order))
 
 
 def _free(

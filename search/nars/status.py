@@ -12,11 +12,12 @@ from fbnetv3.search.storage.store import Store
 from .config import SearchConfig
 from .limit import limit_text
 from .rounds import SEARCH_KINDS
+from .spending import spent_of
 
 
 def status_of(store: Store) -> dict[str, Any]:
     """Returns the state of a search as plain JSON types."""
-    config = SearchConfig.from_dict(plan_of(store.settings))
+    config = plan_in(store)
     rounds = [batch for batch in store.batches() if batch.kind in SEARCH_KINDS]
     finished = store.stage("answers") is not None
     coordinator = coordinator_of(store.folder)
@@ -24,11 +25,17 @@ def status_of(store: Store) -> dict[str, Any]:
         "state": "finished" if finished else "running" if coordinator else "stopped",
         "coordinator": coordinator,
         "rounds": len(rounds),
-        "of_rounds": config.rounds + 1,
+        "of_rounds": max(len(config.sizes), len(rounds)),
         "trials": store.counts(),
         "best": best_of(store),
         "early_stop": store.stage("early_stop"),
     }
+
+
+def plan_in(store: Store) -> SearchConfig:
+    """Returns a search's config, with the plan for its time once that was made."""
+    spent = spent_of(store.folder) or {}
+    return SearchConfig.from_dict(spent.get("plan") or plan_of(store.settings))
 
 
 def best_of(store: Store) -> list[dict[str, Any]]:

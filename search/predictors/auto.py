@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from fbnetv3.search.space.space import CostsOf, Floats, Matrix, Space
 
 from .gp import GpPredictor
 from .mlp import mlp_ensemble
-from .protocol import Arrays, Prediction, Predictor, Pretraining
+from .protocol import Arrays, Prediction, Predictor, Pretraining, fit_to
 from .quality import FOLDS, cross_validate
 
 # With more labels a Gaussian process, whose cost is cubic, has no advantage left.
@@ -57,15 +58,19 @@ class AutoPredictor(Predictor):
 
         With too few labels for cross-validation, keeps the current choice.
         """
+        self.fit_rungs(rows, labels, np.ones(len(labels)))
+
+    def fit_rungs(self, rows: Matrix, labels: Floats, shares: Floats) -> None:
+        """Compares both by how they rank the longest trainings, then fits the better one."""
         if len(labels) > MOST_COMPARED:
             self.kind = self.ensemble.kind
-        elif len(labels) >= 2 * FOLDS:
+        elif (shares == shares.max(initial=0.0)).sum() >= 2 * FOLDS:
             taus = {
-                kind: cross_validate(member, rows, labels, seed=self.seed).tau
+                kind: cross_validate(member, rows, labels, seed=self.seed, shares=shares).tau
                 for kind, member in self.members.items()
             }
             self.kind = max(taus, key=lambda kind: taus[kind])
-        self.chosen.fit(rows, labels)
+        fit_to(self.chosen, rows, labels, shares)
 
     def predict(self, rows: Matrix) -> Prediction:
         """Returns the better predictor's predictions."""

@@ -48,16 +48,24 @@ class GpModel:
         self.space, self.costs = space, costs
         self.theta: Floats = np.zeros(0)
         self.rows: Matrix = np.zeros((0, len(space.genes)), np.int16)
+        self.length: Floats | None = None
         self.alpha: Floats = np.zeros(0)
         self.lower: npt.NDArray[np.floating[Any]] = np.zeros((0, 0))
 
-    def fit(self, rows: Matrix, targets: Floats) -> None:
-        """Fits hyperparameters and posterior to standardised targets (n,)."""
+    def fit(self, rows: Matrix, targets: Floats, length: Floats | None = None) -> None:
+        """Fits hyperparameters and posterior to standardised targets (n,).
+
+        Args:
+            rows: (n, num_genes) candidates.
+            targets: (n,).
+            length: (n,) a further input, 0 for what is predicted; None: there is none.
+        """
         from scipy.linalg import cho_solve
         from scipy.optimize import minimize
 
         self.rows = self.space.canonical(rows)
-        gaps = self._gaps(self.rows, self.rows)
+        self.length = length
+        gaps = self._all_gaps(self.rows, np.zeros(0) if length is None else length)
         num = gaps.shape[0]
         start = np.concatenate([np.full(num, -math.log(num)), [0.0, -1.0, -3.0]])
         best = minimize(
@@ -86,13 +94,25 @@ class GpModel:
         prior = math.exp(self.theta[-3]) + math.exp(self.theta[-2])
         for start in range(0, len(rows), 2048):
             part = self.space.canonical(rows[start : start + 2048])
-            cross = _kernel(self._gaps(part, self.rows), self.theta)[0]
+            cross = _kernel(self._all_gaps(part, np.zeros(len(part))), self.theta)[0]
             means.append(cross @ self.alpha)
             shrink = solve_triangular(self.lower, cross.T, lower=True, check_finite=False)
             stds.append(np.sqrt(np.maximum(prior - (shrink**2).sum(0), 1e-12)))
         if not means:
             return np.zeros(0), np.zeros(0)
         return np.concatenate(means), np.concatenate(stds)
+
+    def _all_gaps(self, rows: Matrix, length: Floats) -> Floats:
+        """Returns (inputs, P, n): squared distances to the labelled candidates.
+
+        Args:
+            rows: (P, num_genes) candidates.
+            length: (P,) lengths of their trainings.
+        """
+        gaps = self._gaps(rows, self.rows)
+        if self.length is None:
+            return gaps
+        return np.concatenate([gaps, (length[:, None] - self.length[None, :])[None] ** 2])
 
     def _gaps(self, first: Matrix, second: Matrix) -> Floats:
         """Returns (inputs, P, Q): squared distances, 1 between unequal choices.
@@ -182,7 +202,12 @@ def _loss(theta: Floats, gaps: Floats, y: Floats, prior: Floats) -> tuple[float,
 
 
 class GpPredictor(Predictor):
-    """A `GpModel` that is fitted to labels and predicts in their unit."""
+    """A `GpModel` that is fitted to labels and predicts in their unit.
+
+    Of trainings of several lengths, the logarithm of the share is one more input. The kernel
+    multiplies its similarity with that of the genes: what short trainings show of a candidate
+    counts for long ones as far as labels of both agree.
+    """
 
     kind = "gp"
 
@@ -201,8 +226,12 @@ class GpPredictor(Predictor):
         """Fits labels (n,) of candidates (n, num_genes)."""
         self.model.fit(rows, self.scale.learn(labels))
 
+    def fit_rungs(self, rows: Matrix, labels: Floats, shares: Floats) -> None:
+        """Fits labels of trainings of several lengths, to predict those of the longest."""
+        self.model.fit(rows, *self.scale.learn_rungs(labels, shares))
+
     def predict(self, rows: Matrix) -> Prediction:
-        """Returns the posterior's mean and standard deviation."""
+        """Returns the posterior's mean and standard deviation, of the longest trainings."""
         return self.scale.invert(*self.model.predict(rows))
 
     def state(self) -> tuple[Arrays, dict[str, Any]]:
@@ -214,6 +243,8 @@ class GpPredictor(Predictor):
             "alpha": model.alpha,
             "lower": model.lower,
         }
+        if model.length is not None:
+            arrays["length"] = model.length
         return arrays, {"scale": self.scale.to_dict()}
 
     def restore(self, arrays: Mapping[str, npt.NDArray[Any]], settings: Mapping[str, Any]) -> None:
@@ -221,6 +252,7 @@ class GpPredictor(Predictor):
         self.scale = Scale.from_dict(settings["scale"])
         for key in ("theta", "rows", "alpha"):
             setattr(self.model, key, arrays[key])
+        self.model.length = arrays.get("length")
         # Files of 0.1.0 store the inverse of the factor.
         old = "lower" not in arrays
         self.model.lower = np.linalg.inv(arrays["inverse"]) if old else arrays["lower"]

@@ -109,10 +109,21 @@ class MlpModel:
         return _report(self.proxies, target[test], found)
 
     @_one_thread()
-    def fit(self, rows: Matrix, targets: Floats, *, epochs: int = 50) -> None:
-        """Trains a new head, and after `epochs` the encoder too, on standardised targets."""
+    def fit(
+        self, rows: Matrix, targets: Floats, *, epochs: int = 50, length: Floats | None = None
+    ) -> None:
+        """Trains a new head, and after `epochs` the encoder too, on standardised targets.
+
+        Args:
+            rows: (n, num_genes) candidates.
+            targets: (n,).
+            epochs: number of epochs of each of the two phases.
+            length: (n,) a further input, 0 for what is predicted; None: there is none.
+        """
         rng = torch.Generator().manual_seed(self.seed + 1)
         arch, recipe = self._inputs(rows)
+        if length is not None:
+            recipe = torch.cat([recipe, torch.from_numpy(length).float()[:, None]], 1)
         label = torch.from_numpy(targets).float()
         sizes = {"hidden": (WIDTH + recipe.shape[1], WIDTH), "out": (WIDTH, 1)}
         if not self.encoder:
@@ -146,7 +157,9 @@ class MlpModel:
         """Returns what each value of each gene adds to encoder and hidden layer, and their bias."""
         wide = self.members * WIDTH
         encode = torch.einsum("sd,mdh->smh", self.arch_table, self.head["encode.w"])
-        recipe = torch.einsum("sd,mdh->smh", self.recipe_table, self.head["hidden.w"][:, WIDTH:])
+        # Behind them may be the weights of the length, which is 0 here.
+        wide_recipe = self.head["hidden.w"][:, WIDTH : WIDTH + self.recipe_table.shape[1]]
+        recipe = torch.einsum("sd,mdh->smh", self.recipe_table, wide_recipe)
         table = torch.cat([encode.reshape(-1, wide), recipe.reshape(-1, wide)], 1)
         bias = torch.cat([self.head["encode.b"].flatten(), self.head["hidden.b"].flatten()])
         return table, bias
@@ -252,6 +265,11 @@ class MlpPredictor(Predictor):
     def fit(self, rows: Matrix, labels: Floats) -> None:
         """Fits labels (n,) of candidates (n, num_genes)."""
         self.model.fit(rows, self.scale.learn(labels))
+
+    def fit_rungs(self, rows: Matrix, labels: Floats, shares: Floats) -> None:
+        """Fits labels of several lengths, with the logarithm of the share as one more input."""
+        targets, length = self.scale.learn_rungs(labels, shares)
+        self.model.fit(rows, targets, length=length)
 
     def predict(self, rows: Matrix) -> Prediction:
         """Returns the mean and standard deviation over the members."""

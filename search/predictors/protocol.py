@@ -74,6 +74,19 @@ class Predictor(Protocol):
         Replaces any earlier fit.
         """
 
+    def fit_rungs(self, rows: Matrix, labels: Floats, shares: Floats) -> None:
+        """Fits labels of trainings of several lengths, to predict those of the longest.
+
+        By default fits the labels of the longest trainings only.
+
+        Args:
+            rows: (n, num_genes) candidates, some of them several times.
+            labels: (n,).
+            shares: (n,) share of the final training's steps that each was trained for.
+        """
+        longest = shares == shares.max()
+        self.fit(rows[longest], labels[longest])
+
     @abstractmethod
     def predict(self, rows: Matrix) -> Prediction:
         """Returns the predicted labels of candidates (P, num_genes)."""
@@ -106,6 +119,14 @@ class Predictor(Protocol):
     def chosen(self) -> Predictor:
         """The predictor in use: itself, or the one that it has chosen among others."""
         return self
+
+
+def fit_to(predictor: Predictor, rows: Matrix, labels: Floats, shares: Floats) -> None:
+    """Fits a predictor to labels (n,) of trainings of one length or of several."""
+    if (shares == shares.max(initial=0.0)).all():
+        predictor.fit(rows, labels)
+    else:
+        predictor.fit_rungs(rows, labels, shares)
 
 
 class MakePredictor(Protocol):

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from fbnetv3.search.space.space import Floats, Matrix
 
-from .protocol import Predictor
+from .protocol import Predictor, fit_to
 
 FOLDS = 5
 # Labelled candidates whose other genes a part's prediction is averaged over.
@@ -59,6 +59,7 @@ def cross_validate(
     labels: Floats,
     *,
     seed: int = 0,
+    shares: Floats | None = None,
     parts: Mapping[str, npt.NDArray[np.bool_]] | None = None,
 ) -> Quality:
     """Returns the quality of predictions in five-fold cross-validation.
@@ -72,26 +73,32 @@ def cross_validate(
         rows: (n, num_genes) candidates.
         labels: (n,).
         seed: random seed of the split.
+        shares: (n,) share of the final training of each label; None: all are equal. Only labels of
+            the highest share are held out and judged.
         parts: names of two parts -> (num_genes,) which genes they have; None: rate none alone.
 
     Raises:
-        ValueError: fewer than ten labels.
+        ValueError: fewer than ten labels, of the highest share.
     """
     values = np.asarray(labels, np.float64)
-    if len(values) < 2 * FOLDS:
-        raise ValueError(f"{len(values)} labels; expected at least {2 * FOLDS} to cross-validate")
-    fold = np.random.default_rng(seed).permutation(len(values)) % FOLDS
+    shares = np.ones(len(values)) if shares is None else shares
+    judged = np.flatnonzero(shares == shares.max(initial=0.0))
+    if len(judged) < 2 * FOLDS:
+        raise ValueError(f"{len(judged)} labels; expected at least {2 * FOLDS} to cross-validate")
+    fold = np.full(len(values), -1)
+    fold[judged] = np.random.default_rng(seed).permutation(len(judged)) % FOLDS
     predicted = np.empty(len(values))
     rng = np.random.default_rng([seed, 1])
     alone = {name: np.empty(len(values)) for name in parts or {}}
     for number in range(FOLDS):
         held_out = fold == number
-        predictor.fit(rows[~held_out], values[~held_out])
+        fit_to(predictor, rows[~held_out], values[~held_out], shares[~held_out])
         predicted[held_out] = predictor.predict(rows[held_out]).mean
         for name, genes in (parts or {}).items():
             alone[name][held_out] = _alone(predictor, rows[held_out], rows[~held_out], genes, rng)
-    found = quality(predicted, values)
-    return dataclasses.replace(found, tau_alone=_taus_alone(alone, values))
+    found = quality(predicted[judged], values[judged])
+    own = {name: one[judged] for name, one in alone.items()}
+    return dataclasses.replace(found, tau_alone=_taus_alone(own, values[judged]))
 
 
 def _alone(

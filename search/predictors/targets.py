@@ -64,6 +64,32 @@ class Scale:
         self.mean, self.std = float(values.mean()), float(max(values.std(), 1e-9))
         return np.asarray((values - self.mean) / self.std)
 
+    def learn_rungs(self, labels: Floats, shares: Floats) -> tuple[Floats, Floats]:
+        """Fits the scale to the labels (n,) of the longest trainings.
+
+        Those of each length are standardised by themselves: a predictor need not learn how labels
+        grow with the length, only how ranks change.
+
+        Args:
+            labels: (n,).
+            shares: (n,) share of the final training's steps of each.
+
+        Returns:
+            (n,) standardised targets, and (n,) logarithms of the shares, from -1 for the shortest
+            to 0 for the longest.
+
+        Raises:
+            ValueError: as `learn`.
+        """
+        targets = np.zeros(len(labels))
+        for share in np.unique(shares):
+            own = shares == share
+            scale = self if share == shares.max() else Scale(self.target)
+            if scale is self or own.sum() > 1:
+                targets[own] = scale.learn(labels[own])
+        length = np.log(shares / shares.max())
+        return targets, length / max(float(np.ptp(length)), 1e-12)
+
     def invert(self, mean: Floats, std: Floats) -> Prediction:
         """Returns a standardised mean and standard deviation in the labels' unit."""
         value, spread = mean * self.std + self.mean, std * self.std

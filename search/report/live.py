@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .words import duration
+from .words import duration, share_text
 
 if TYPE_CHECKING:
     from fbnetv3.search.nars.answers import Answer
@@ -47,6 +47,8 @@ class Live:
         elif name == "round":
             last = fields["index"] > fields["rounds"]
             self._round = "last" if last else f"round {fields['index']} of {fields['rounds']}"
+            if fields.get("fidelity", 1.0) < 1:
+                self._round += f" (rung of {share_text(fields['fidelity'])})"
         elif text := _TEXTS.get(name, lambda _fields: "")(fields):
             self._say(text)
 
@@ -93,6 +95,8 @@ class Live:
 
 def _closed(fields: Mapping[str, Any]) -> str:
     text = f"round {fields['index']}: {fields['trials']} labels, best {fields['best']:.3f}"
+    if fields.get("fidelity", 1.0) < 1:
+        text += f" on the rung of {share_text(fields['fidelity'])}"
     if "tau" in fields:
         text += (
             f"; predictor {fields['predictor']}, held out: tau {fields['tau']:.3f}, Spearman "
@@ -114,11 +118,41 @@ def _early_stop(fields: Mapping[str, Any]) -> str:
     return f"early stopping: {why}; training all {fields['epochs']} epochs"
 
 
+def _measuring(fields: Mapping[str, Any]) -> str:
+    rungs = ", ".join(share_text(share) for share in fields["rungs"])
+    return f"measuring how long trainings take: in full{f' and {rungs} of it' if rungs else ''}"
+
+
+def _plan(fields: Mapping[str, Any]) -> str:
+    """Returns what a search will train, and if known, how long that takes."""
+    seconds = {float(share): took for share, took in fields.get("seconds", {}).items()}
+    each = {share: f" ({duration(took)} each)" for share, took in seconds.items()}
+    parts = [
+        f"{num} trainings of {share_text(share)} of the final steps{each.get(share, '')}"
+        for share, num in fields["rungs"].items()
+    ]
+    sizes, full = fields["rounds"], each.get(1.0, "")
+    parts.append(f"{len(sizes)} rounds of {max(sizes)} in full{full}, {sum(sizes)} in all")
+    parts.append(f"{fields['last']} to retrain the best")
+    if seconds:
+        budget = duration(fields["time_s"])
+        num = {**fields["rungs"], 1.0: sum(sizes) + fields["last"]}
+        takes = sum(num[share] * seconds[share] for share in num) / fields["parallel"]
+        budget += f", of which trainings take {duration(takes)}"
+    else:
+        budget = f"{fields['cost']:g} full trainings"
+        spent = sum(share * num for share, num in fields["rungs"].items())
+        budget += f", {spent + sum(sizes) + fields['last']:.1f} of them used"
+    return f"plan for {budget}: " + "; ".join(parts)
+
+
 _TEXTS: dict[str, Any] = {
     "pretraining": lambda fields: (
         "stage 1: encoder pretrained, "
         + ", ".join(f"R2 of {name} {value:.4f}" for name, value in fields.items())
     ),
+    "measuring": _measuring,
+    "plan": _plan,
     "early_stop": _early_stop,
     "closed": _closed,
     "evolved": lambda fields: f"stage 3: found the best candidates for {fields['limits']} limit(s)",

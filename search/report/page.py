@@ -13,6 +13,7 @@ from fbnetv3.measure.plot import pareto
 from fbnetv3.search.execution.spec import plan_of, space_of
 from fbnetv3.search.nars.limit import limit_text
 from fbnetv3.search.nars.rounds import SEARCH_KINDS
+from fbnetv3.search.nars.status import status_of
 from fbnetv3.search.space.space import Space
 from fbnetv3.search.storage.store import Store
 from fbnetv3.search.storage.trials import Trial
@@ -58,6 +59,7 @@ class _Report:
         self.found = stages.get("answers", {}).get("answers", [])
         self.space: Space = space_of(store.settings)
         self.plan = plan_of(store.settings)
+        self.of_rounds = status_of(store)["of_rounds"]
         self.trials = store.trials()
         self.kinds = {batch.number: batch.kind for batch in store.batches()}
         order = [number for number, kind in self.kinds.items() if kind in SEARCH_KINDS]
@@ -89,7 +91,7 @@ class _Report:
             ("trials with a label", f"{counts['done']}"),
             ("failed", f"{counts['failed']}"),
             ("pending", f"{counts['queued'] + counts['leased']}"),
-            ("rounds", f"{len(self.round)} of {self.plan['rounds'] + 1}"),
+            ("rounds", f"{len(self.round)} of {self.of_rounds}"),
             ("best label", f"{max(finite):.2f}" if finite else "-"),
             ("training time", duration(spent)),
         ]

@@ -16,3 +16,9 @@ def duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def share_text(share: float) -> str:
+    """Returns a share of the final training, as a fraction where it is a simple one."""
+    parts = round(1 / share)
+    return f"1/{parts}" if abs(parts * share - 1) < 1e-9 else f"{share:.3g}"

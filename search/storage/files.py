@@ -64,6 +64,7 @@ def write_batch(
             {
                 "genes": list(t.genes), "costs": dict(t.costs), "epochs": t.epochs,
                 "seed": t.seed, "slot": t.slot, "predicted": t.predicted, "origin": t.origin,
+                **({"fidelity": t.fidelity} if t.fidelity < 1 else {}),
                 **({"failed": t.reason} if t.state == "failed" else {}),
                 **({"value": imported[t.seq]} if t.seq in imported else {}),
             }

@@ -49,13 +49,13 @@ class Queries:
     def _select(self, where: str, values: list[Any]) -> list[Trial]:
         rows = self._database.execute(
             "SELECT seq,id,batch,slot,genes,costs,seed,epochs,predicted,origin,state,attempt,"
-            f"failures,started,ended,reason FROM trial WHERE {where} ORDER BY seq",
+            f"failures,started,ended,reason,fidelity FROM trial WHERE {where} ORDER BY seq",
             values,
         )
         return [
             Trial(
                 *row[:4], tuple(np.frombuffer(row[4], "<i2").tolist()), json.loads(row[5]), *row[6:]
-            )  # type: ignore[call-arg]  # sixteen columns for sixteen fields
+            )  # type: ignore[call-arg]  # seventeen columns for seventeen fields
             for row in rows
         ]
 
@@ -68,14 +68,19 @@ class Queries:
         rows = self._database.execute("SELECT state, COUNT(*) FROM trial GROUP BY state")
         return {"queued": 0, "leased": 0, "done": 0, "failed": 0, **dict(rows.fetchall())}
 
-    def known_genes(self, upto: int | None = None) -> NDArray[np.int16]:
+    def known_genes(
+        self, upto: int | None = None, *, fidelity: float | None = None
+    ) -> NDArray[np.int16]:
         """Returns (N, genes) of every trial, failed ones too: none of them is proposed again.
 
         Args:
             upto: the last round that counts; None is all.
+            fidelity: keeps trials of this share, and those of any share that failed; None is all.
         """
         rows = self._database.execute(
-            "SELECT genes FROM trial WHERE ?1 IS NULL OR batch <= ?1 ORDER BY seq", (upto,)
+            "SELECT genes FROM trial WHERE (?1 IS NULL OR batch <= ?1) "
+            "AND (?2 IS NULL OR fidelity = ?2 OR state = 'failed') ORDER BY seq",
+            (upto, fidelity),
         ).fetchall()
         return _matrix([row[0] for row in rows])
 
@@ -93,6 +98,7 @@ class Queries:
         kinds: Sequence[str] = (),
         before: int | None = None,
         seed: int | None = None,
+        fidelity: float | None = 1.0,
     ) -> Labels:
         """Returns the labels of finished trials, in the order of their proposal.
 
@@ -100,41 +106,46 @@ class Queries:
 
         Args:
             epoch: number of trained epochs; None: a trial's last. Imported labels, of which
-                there is one only, always count.
+                there is one only, always count, and so do the last ones of rungs.
             kinds: of rounds; empty keeps all.
             before: keeps rounds with a lower number.
             seed: keeps trials of the search with this seed.
+            fidelity: keeps trials of this share of the final training; None keeps all shares.
         """
         rows = self._database.execute(
             f"""
-            SELECT t.seq, t.genes, (
+            SELECT t.seq, t.genes, t.fidelity, (
                 SELECT m.value FROM metric m WHERE m.trial = t.seq AND m.epoch <= w.epoch
                 ORDER BY m.epoch DESC, m.attempt DESC LIMIT 1)
             FROM trial t JOIN batch b ON b.number = t.batch
-            JOIN (SELECT seq, CASE WHEN :epoch IS NULL OR origin <> 'search' THEN epochs
-                  ELSE :epoch END AS epoch FROM trial) w ON w.seq = t.seq
+            JOIN (SELECT seq, CASE WHEN :epoch IS NULL OR origin <> 'search' OR fidelity < 1
+                  THEN epochs ELSE :epoch END AS epoch FROM trial) w ON w.seq = t.seq
             WHERE t.state = 'done' AND t.epochs >= w.epoch
             AND (:before IS NULL OR b.number < :before)
+            AND (:fidelity IS NULL OR t.fidelity = :fidelity)
             AND (:seed IS NULL OR t.seed = :seed OR t.origin <> 'search')
             {f"AND b.kind IN ({','.join(repr(str(kind)) for kind in kinds)})" if kinds else ""}
             ORDER BY t.seq
             """,
-            {"epoch": epoch, "before": before, "seed": seed},
+            {"epoch": epoch, "before": before, "seed": seed, "fidelity": fidelity},
         ).fetchall()
         return Labels(
             np.array([row[0] for row in rows], np.int64),
             _matrix([row[1] for row in rows]),
-            np.array([np.nan if row[2] is None else row[2] for row in rows], np.float64),
+            np.array([np.nan if row[3] is None else row[3] for row in rows], np.float64),
+            np.array([row[2] for row in rows], np.float64),
         )
 
     def best_label(self, bounds: Mapping[str, tuple[float, float]], epoch: int) -> float | None:
         """Returns the highest label of finished trials after `epoch` epochs, or None.
 
+        Rungs, whose labels are not comparable, do not count.
+
         Args:
             bounds: cost -> (lowest, highest) that a trial must keep.
             epoch: number of trained epochs. Imported labels always count.
         """
-        where, values = ["t.state = 'done'"], list[Any]([epoch])
+        where, values = ["t.state = 'done'", "t.fidelity = 1"], list[Any]([epoch])
         for name, ends in bounds.items():
             for sign, end in zip((">=", "<="), ends, strict=True):
                 if np.isfinite(end):

@@ -58,7 +58,8 @@ CREATE TABLE trial (
     genes BLOB NOT NULL, costs TEXT NOT NULL, seed INTEGER NOT NULL, epochs INTEGER NOT NULL,
     predicted REAL, origin TEXT NOT NULL, state TEXT NOT NULL,
     attempt INTEGER NOT NULL DEFAULT 0, failures INTEGER NOT NULL DEFAULT 0,
-    owner TEXT, lease_until REAL, started REAL, ended REAL, reason TEXT);
+    owner TEXT, lease_until REAL, started REAL, ended REAL, reason TEXT,
+    fidelity REAL NOT NULL DEFAULT 1);
 CREATE INDEX trial_state ON trial(state);
 CREATE INDEX trial_batch ON trial(batch);
 CREATE TABLE metric (
@@ -134,6 +135,11 @@ class Store(Queries):
                 f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=30
             )
             store._database.execute("SELECT COUNT(*) FROM batch").fetchone()
+            if store._is_of_one_fidelity():
+                # A view of this connection hides the table of that name.
+                store._database.execute(
+                    "CREATE TEMP VIEW trial AS SELECT *, 1.0 AS fidelity FROM main.trial"
+                )
         return store
 
     @staticmethod
@@ -177,6 +183,15 @@ class Store(Queries):
             if not self._database.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
                 for statement in _TABLES.split(";"):
                     self._database.execute(statement)
+            elif self._is_of_one_fidelity():
+                self._database.execute(
+                    "ALTER TABLE trial ADD COLUMN fidelity REAL NOT NULL DEFAULT 1"
+                )
+
+    def _is_of_one_fidelity(self) -> bool:
+        """Returns whether the database was made by a version without rungs."""
+        columns = self._database.execute("SELECT name FROM pragma_table_info('trial')")
+        return "fidelity" not in {name for (name,) in columns}
 
     def _recover(self) -> None:
         """Files rounds that a crash left unfiled, reads all results in, frees what was running."""
@@ -237,6 +252,7 @@ class Store(Queries):
             "genes": [int(gene) for gene in proposal.genes],
             "epochs": proposal.epochs,
             "seed": proposal.seed,
+            **({"fidelity": proposal.fidelity} if proposal.fidelity < 1 else {}),
         }
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
@@ -271,12 +287,12 @@ class Store(Queries):
         before = self._database.total_changes
         self._database.executemany(
             "INSERT OR IGNORE INTO trial (id,batch,slot,genes,costs,seed,epochs,predicted,origin,"
-            "state) VALUES (?,?,?,?,?,?,?,?,?,?)",
+            "state,fidelity) VALUES (?,?,?,?,?,?,?,?,?,?,?)",
             (
                 (
                     self.trial_id(p), number, p.slot, np.asarray(p.genes, "<i2").tobytes(),
                     json.dumps(dict(p.costs)), p.seed, p.epochs, p.predicted, p.origin,
-                    "queued" if p.value is None else "done",
+                    "queued" if p.value is None else "done", p.fidelity,
                 )
                 for p in proposals
             ),

@@ -19,12 +19,14 @@ class Proposal:
     Attributes:
         genes: canonical gene indices.
         costs: what is known of it without training, such as `{"macs": 5.2e8}`.
-        epochs: fidelity.
+        epochs: number of its labels, one an epoch.
         seed: of initialisation and data order.
         slot: the bin it was chosen for, so that a replacement can come from the same bin.
         predicted: the score that it was chosen by; None for a random candidate.
         origin: "search", or where an imported label comes from.
         value: label of an imported trial, which is done at once.
+        fidelity: share of the final training's steps, above 0 and up to 1. Below 1 it is a rung,
+            with a schedule of its own that ends after these epochs.
     """
 
     genes: tuple[int, ...]
@@ -35,6 +37,7 @@ class Proposal:
     predicted: float | None = None
     origin: str = "search"
     value: float | None = None
+    fidelity: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ class Trial:
 
     Attributes:
         seq: its number in the search, from 1.
-        id: SHA-256 of the search, the candidate, its seed and its length.
+        id: SHA-256 of the search, the candidate, its seed, its length and its fidelity.
         batch: number of its round.
         slot: the bin that it was chosen for.
         genes: canonical gene indices.
@@ -58,6 +61,7 @@ class Trial:
         started: seconds since 1970, None before.
         ended: seconds since 1970, None before.
         reason: of the last failure.
+        fidelity: share of the final training's steps, see `Proposal`.
     """
 
     seq: int
@@ -76,6 +80,7 @@ class Trial:
     started: float | None
     ended: float | None
     reason: str | None
+    fidelity: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +95,20 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """All labels of one fidelity, in the order in which the trials were proposed.
+    """Labels, in the order in which the trials were proposed.
 
     Attributes:
         seq: (N,) trial numbers.
         matrix: (N, genes) int16 gene indices.
         values: (N,) float64; NaN where training diverged.
+        fidelity: (N,) float64, share of the final training's steps of each.
     """
 
     seq: NDArray[np.int64]
     matrix: NDArray[np.int16]
     values: NDArray[np.float64]
+    fidelity: NDArray[np.float64]
+
+    def where(self, kept: NDArray[np.bool_]) -> Labels:
+        """Returns those labels (N,) that are true in a mask."""
+        return Labels(self.seq[kept], self.matrix[kept], self.values[kept], self.fidelity[kept])

@@ -8,16 +8,24 @@ import torch
 from torch import Tensor, nn
 
 
-def averaging_weight(step: int, decay: float) -> float:
-    """Returns how much a step's weights count: 1 - decay, and more while few steps were made.
+def averaging_weight(step: int, decay: float, start: str = "warmup") -> float:
+    """Returns how much a step's weights count: 1 - decay, or more at first, as `start` says.
 
-    The average of the first n steps while that is longer than the decay's: TensorFlow's warm-up,
-    whose decay is at most (1 + n) / (10 + n).
+    The average v of weights w moves by v += weight * (w - v) after each step, from v = w at step 0.
 
     Args:
         step: number of the optimiser's step, from 1.
         decay: of the average, per step.
+        start: "copy" is the paper's equation (2): the weight is 1 - decay from the first step on,
+            and the initial weights count decay ** step. "warmup" is TensorFlow's: the decay is at
+            most (1 + n) / (10 + n) after n steps, so that early averages are of recent steps.
+            "unbiased" is Adam's correction of an average that begins at zero, v / (1 - decay **
+            step): the initial weights do not count at all.
     """
+    if start == "copy":
+        return 1 - decay
+    if start == "unbiased":
+        return (1 - decay) / (1 - decay**step)
     before = step - 1
     return 1 - min(decay, before / (9 + before))
 

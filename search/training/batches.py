@@ -1,8 +1,8 @@
 """Batches of an image set: shuffled and augmented for training, in order for evaluation.
 
 What a batch holds follows from the seed, the epoch and the step alone, so that a run resumes
-anywhere without saved generators, and processes share a batch without talking. Images come out
-normalised, (n, 3, side, side) float32, channels last.
+anywhere without saved generators, and processes share a batch without communication. Images come
+out normalised, (n, 3, side, side) float32, channels last.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ class TrainBatches:
                     photo_transform(self._recipe, self._preprocess),
                     self._preprocess.crop,
                 ),
-                # Filled anew for every epoch, so that its processes live as long as the run.
+                # Filled again for every epoch, so that its processes live as long as the run.
                 batch_sampler=self._samples,
                 num_workers=self._workers,
                 worker_init_fn=_outlive_sigterm,

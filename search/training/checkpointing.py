@@ -76,7 +76,7 @@ def load_newest(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None
         except (ValueError, KeyError, TypeError):
             continue
     if heads:
-        raise ValueError(f"no checkpoint in {folder} is whole; remove the folder to start anew")
+        raise ValueError(f"no checkpoint in {folder} is whole; remove the folder to start again")
     return None
 
 

@@ -81,7 +81,9 @@ def open_run(folder: Path, num_classes: int | None, *, dropout: float, drop_path
         labels: list[str] = head["labels"]
         preprocess = Preprocess.from_dict(head["preprocess"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder} is no finished run, or damaged: {error!r}") from error
+        raise ValueError(
+            f"{folder} is not a finished training, or is damaged: {error!r}"
+        ) from error
     classes = len(labels) if num_classes is None else num_classes
     model, _, _ = open_foreign(name, classes, False, dropout=dropout, drop_path=drop_path)
     if classes == len(labels):

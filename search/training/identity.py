@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .recipe import Recipe
+from .recipe import LENGTH_FIELDS, Recipe
 
 # Recorded as digests, which tell a user nothing.
 _DIGESTS = frozenset({"network", "classes", "teacher"})
@@ -38,9 +39,17 @@ def check_same_run(folder: Path, recorded: Mapping[str, Any], asked: Mapping[str
 
 
 def _is_longer(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> bool:
-    # A short run may have had no warm-up, which lies behind it.
-    grown = {key: mine[key] for key in ("epochs", "warmup_epochs")}
-    return bool(mine["epochs"] > theirs["epochs"]) and {**theirs, **grown} == mine
+    """Returns whether a recipe differs only by more epochs and what follows from them."""
+    if mine["epochs"] <= theirs["epochs"]:
+        return False
+    follows = Recipe.from_dict(theirs).lengthened(mine["epochs"]).to_dict()
+    return all(
+        # A short run may have had no warm-up, which lies behind it.
+        key in ("epochs", "warmup_epochs")
+        or mine[key] == value
+        or (key in LENGTH_FIELDS and math.isclose(mine[key], follows[key], rel_tol=1e-9))
+        for key, value in theirs.items()
+    )
 
 
 def _difference(name: str, theirs: Any, mine: Any) -> str:

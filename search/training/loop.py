@@ -37,7 +37,7 @@ from .mixup import mixed, mixup_share
 from .optimizers import load_optimizer, make_optimizer, optimizer_tensors, set_lr
 from .parallel import World, current_world, summed
 from .recipe import Recipe
-from .scoring import BATCH_SIZE, Score, score
+from .scoring import BATCH_SIZE, Score, default_batch_size, score
 from .stopping import Stopped, StopRequest
 
 # Where reading the loss would wait for the device, it is looked at every so many steps.
@@ -198,7 +198,7 @@ class Loop:
             lr = self._lr_at(self.step)
             seed_all(derive_seed(self.config.seed, "step", self.epoch, self.step, self.world.rank))
             made = self.epoch * steps + self.step + 1
-            weight = averaging_weight(made, recipe.ema_decay)
+            weight = averaging_weight(made, recipe.ema_decay, recipe.ema_start)
             self.run_step(sample, (lr, weight, mixup_share(recipe.mixup)))
             self.step += 1
             on_step(self.epoch + 1, self.step, steps)
@@ -227,7 +227,7 @@ class Loop:
         Args:
             sample: as `TrainBatches.samples` yields it.
             numbers: learning rate, weight of these weights in the average, and mixup's share; as
-                numbers, or as 0-dimensional tensors that a graph reads anew at each step.
+                numbers, or as 0-dimensional tensors that a graph reads again at each step.
         """
         lr, weight, share = numbers
         parts = self.config.accumulate
@@ -265,7 +265,7 @@ class Loop:
             logits = self.forward(images)
         if logits.shape[1:] != (num_classes,):
             raise ValueError(
-                f"the model gives {tuple(logits.shape[1:])} numbers an image, and "
+                f"the model gives {tuple(logits.shape[1:])} logits per image, and "
                 f"{self.images.name} has {num_classes} classes; build the model with "
                 "that num_classes"
             )
@@ -328,13 +328,16 @@ class Loop:
         return dataclasses.replace(log, macro_recall_pct=chosen.macro_recall_pct)
 
     def _score(self, model: nn.Module) -> Score:
+        device, side = self.config.hardware.device, self.config.preprocess.crop
         return score(
             model,
             self.val_images,
             self.config.preprocess,
-            device=self.config.hardware.device,
+            device=device,
             half=self.config.hardware.half,
-            batch_size=BATCH_SIZE * (4 if self.config.hardware.device.type == "cuda" else 1),
+            batch_size=BATCH_SIZE * 4
+            if device.type == "cuda"
+            else default_batch_size(device, side),
             workers=self.config.workers,
         )
 
@@ -360,7 +363,7 @@ class Loop:
     def keep_what_a_longer_run_needs(self) -> None:
         """Replaces the checkpoints of a run that is complete by one without the optimiser's state.
 
-        If the run is given more epochs, that state forms anew within some tens of steps.
+        If the run is given more epochs, that state forms again within some tens of steps.
         """
         cut_short = self.epoch == self.config.stop_epoch != self.config.recipe.epochs
         if self.config.folder is not None and not cut_short:

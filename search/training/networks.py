@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import os
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fbnetv3.checkpoints.checkpoint import load_strict, read_own_tensors
-from fbnetv3.hub.pretrained_cfg import class_names_of
+from fbnetv3.hub.confidence import Confidence
+from fbnetv3.hub.pretrained_cfg import class_names_of, confidence_of
 from fbnetv3.hub.registry import FOLDERS, get_arch
+from fbnetv3.images.classes import known_names
 from fbnetv3.images.labels import class_ids, class_names
 from fbnetv3.images.preprocess import Preprocess
 from fbnetv3.models.model import FBNetV3, build
@@ -21,6 +23,9 @@ from fbnetv3.search.data.image_set import ImageSet
 
 from .batches import default_preprocess
 from .foreign import RECORD, is_foreign, open_foreign, open_run
+
+if TYPE_CHECKING:
+    from fbnetv3.deploy.backend import ExportedBackend
 
 LOCAL_DIR = "local-dir:"
 
@@ -32,11 +37,13 @@ class Network(NamedTuple):
         model: the module.
         preprocess: what images go through before it.
         labels: for each output the names that its class goes by.
+        confidence: temperature and threshold of its answers.
     """
 
     model: nn.Module
     preprocess: Preprocess | None = None
     labels: tuple[tuple[str, ...], ...] | None = None
+    confidence: Confidence | None = None
 
 
 def open_network(
@@ -81,6 +88,39 @@ def open_network(
     return Network(build(arch, **rates | sized))
 
 
+class ExportedModel(nn.Module):
+    """An exported file as a module: images (N, 3, H, W) to logits (N, classes), on the CPU.
+
+    Args:
+        backend: the open file.
+    """
+
+    def __init__(self, backend: ExportedBackend) -> None:
+        super().__init__()
+        self._backend = backend
+        self.num_classes = len(backend.class_names)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the logits."""
+        return torch.from_numpy(self._backend.run_batch(x.contiguous().numpy()))
+
+
+def open_exported(path: str | Path) -> Network:
+    """Returns the network of an exported file, to be evaluated.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: see `fbnetv3.deploy.runtimes.load`.
+        ImportError: the file's runtime is not installed.
+    """
+    from fbnetv3.deploy.runtimes import load
+
+    backend = load(path)
+    names = backend.artefact.class_names
+    labels = tuple(known_names(names)) if names else None
+    return Network(ExportedModel(backend), backend.preprocess, labels, backend.artefact.confidence)
+
+
 def has_weights(name: str) -> bool:
     """Returns whether a name says which trained weights: by a tag, or as a published folder."""
     return name.startswith(FOLDERS) or (
@@ -92,7 +132,7 @@ def weights_for(name: str, *, small_images: bool) -> str | None:
     """Returns the trained weights of a model that a training on photos starts from, or None.
 
     Those for images of the size; of several, ones that allow commercial use before others, and the
-    most accurate. FBNETV3_LICENSE is heeded.
+    most accurate. FBNETV3_LICENSE applies.
 
     Args:
         name: a model without a tag; anything else has none.
@@ -137,7 +177,9 @@ def load_raw(network: Network, name: str) -> None:
         FileNotFoundError: the run kept no raw weights: its only ones are raw.
     """
     if not name.startswith(LOCAL_DIR):
-        raise ValueError(f"{name!r} is no run's folder; expected local-dir:PATH for raw weights")
+        raise ValueError(
+            f"{name!r} is not the folder of a training; expected local-dir:PATH for raw weights"
+        )
     path = Path(name.removeprefix(LOCAL_DIR)) / "model_raw.safetensors"
     load_strict(network.model, read_own_tensors(path), source=str(path))
 
@@ -173,9 +215,13 @@ def _with_weights(name: str, num_classes: int | None, rates: dict[str, Any]) -> 
 
     model = fbnetv3.create(name, pretrained=True, num_classes=num_classes, **rates)
     preprocess = Preprocess.from_timm_cfg(model.pretrained_cfg)
+    confidence = confidence_of(model)
+    # It would not fit the weights that a training makes of these.
+    cfg = {key: value for key, value in model.pretrained_cfg.items() if key != "confidence"}
+    model.pretrained_cfg = model.default_cfg = cfg
     if name.startswith(FOLDERS):
-        names = tuple((label,) for label in class_names_of(model))
-        return Network(model, preprocess, names or None)
+        names = tuple(known_names(class_names_of(model)))
+        return Network(model, preprocess, names or None, confidence)
     labels = WEIGHTS[name].labels if name in WEIGHTS else fbnetv3.get_weights(name).labels
     known = tuple(zip(class_names(labels), class_ids(labels), strict=True))
-    return Network(model, preprocess, known)
+    return Network(model, preprocess, known, confidence)

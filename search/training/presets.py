@@ -30,12 +30,12 @@ class Preset:
 
 
 _SEARCHED = {
-    "optimizer": "low: the recipe-only search's winner as recalled",
-    "lr": "low: 0.026 as recalled; the range is 0.02..0.03 or 0.03..0.04",
-    "weight_decay": "low: 7e-6 as recalled; the range 7e-6..21e-6 is text",
-    "dropout": "low: 0.17 as recalled",
-    "drop_path": "low: 0.09 as recalled; below 0.2 is text",
-    "mixup": "low: 0.19 as recalled",
+    "optimizer": "low: the recipe-only search's winner, unverified",
+    "lr": "low: 0.026, unverified; the range is 0.02..0.03 or 0.03..0.04",
+    "weight_decay": "low: 7e-6, unverified; the range 7e-6..21e-6 is text",
+    "dropout": "low: 0.17, unverified",
+    "drop_path": "low: 0.09, unverified; below 0.2 is text",
+    "mixup": "low: 0.19, unverified",
     "batch_size": "text: 256 a node",
     "label_smoothing": "text that it is used; its value 0.1 is ours",
     "augment": "text: AutoAugment",

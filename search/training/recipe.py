@@ -19,10 +19,13 @@ from fbnetv3._internal.messages import shown
 SCHEMA = "fbnetv3-recipe/1"
 OPTIMIZERS = ("rmsprop", "sgd", "adamw")
 SCHEDULES = ("exponential", "cosine", "linear", "constant")
+EMA_STARTS = ("warmup", "copy", "unbiased")
 BALANCES = ("none", "sampler", "loss")
 AUGMENTS = ("none", "flip", "crop", "cutout", "trivial", "autoaugment")
 # One column of the paper's search space holds the rate of both optimisers: SGD multiplies it by 4.
 SGD_LR_FACTOR = 4.0
+# What `Recipe.lengthened` changes beside the epochs.
+LENGTH_FIELDS = ("warmup_epochs", "weight_decay", "ema_decay", "decay_per_epoch")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +55,10 @@ class Recipe:
         drop_path: stochastic depth of the last block, growing linearly from the first.
         mixup: alpha of the beta distribution; 0 is off.
         ema: whether averaged weights are kept, validated and preferred.
-        ema_decay: of the average, per step. Early on it is (1 + t) / (10 + t) where that is less,
-            which the paper's equation (2) has not.
+        ema_decay: of the average, per step.
+        ema_start: how the average begins, see `average.averaging_weight`. "warmup" lowers the decay
+            of early steps to (1 + t) / (10 + t); "copy" does not, as in the paper's equation (2);
+            "unbiased" leaves the initial weights out, as Adam's averages do.
         label_smoothing: share of the target spread over all classes.
         augment: each includes those before it, except that the policies exclude each other:
             "none", "flip", "crop" (shifted by up to an eighth of the side, or a random resized crop
@@ -84,6 +89,7 @@ class Recipe:
     mixup: float = 0.0
     ema: bool = True
     ema_decay: float = 0.999
+    ema_start: str = "warmup"
     label_smoothing: float = 0.0
     augment: str = "crop"
     resolution: int | None = None
@@ -92,6 +98,7 @@ class Recipe:
         _one_of("optimizer", self.optimizer, OPTIMIZERS)
         _one_of("schedule", self.schedule, SCHEDULES)
         _one_of("augment", self.augment, AUGMENTS)
+        _one_of("ema_start", self.ema_start, EMA_STARTS)
         _one_of("balance", self.balance, BALANCES)
         if self.freeze != "backbone":
             _whole("freeze", self.freeze, 0, 1000, otherwise="backbone, or ")
@@ -137,22 +144,38 @@ class Recipe:
         return peak * (1.0 - done) if self.schedule == "linear" else peak
 
     def lengthened(self, epochs: int, *, data_times: float = 1.0) -> Recipe:
-        """Returns the recipe for a longer training: rate x decay x steps stays as it was.
+        """Returns the recipe for a training of another length, longer or shorter.
 
-        A weight decay acts once a step, so that one that was found by short trainings is too strong
-        for a long one (Wang & Aitchison 2024, arXiv 2405.13698). Nothing else is changed.
+        What acts once a step or once an epoch acts as much per training as it did:
+
+        * weight decay: rate x decay x steps stays as it was, because one that was found by short
+          trainings is too strong for a long one (Wang & Aitchison 2024, arXiv 2405.13698);
+        * the average: its horizon stays the same share of the training's steps;
+        * warm-up: stays the same share of the epochs;
+        * an exponential schedule ends at the rate that it ended at, as in the paper, whose decay
+          per epoch is 0.963 for 150 epochs and 0.9875 for 400.
+
+        Learning rate, regularisation and augmentation are not changed.
 
         Args:
-            epochs: of the longer training.
+            epochs: of the other training.
             data_times: how many times the images that the recipe was found with are trained on.
 
         Raises:
-            ValueError: an argument is out of range.
+            ValueError: an argument is out of range, or the decay of a much shorter training is.
         """
-        _number("data_times", data_times, 1e-6, 1e9)
-        longer = dataclasses.replace(self, epochs=epochs)
-        times = epochs / self.epochs * data_times
-        return dataclasses.replace(longer, weight_decay=self.weight_decay / times)
+        _number("data_times", data_times, 1e-9, 1e9)
+        _whole("epochs", epochs, 1, 100_000)
+        longer = epochs / self.epochs
+        times = longer * data_times
+        return dataclasses.replace(
+            self,
+            epochs=epochs,
+            warmup_epochs=min(self.warmup_epochs * longer, float(epochs)),
+            weight_decay=self.weight_decay / times,
+            ema_decay=min(self.ema_decay ** (1 / times), 0.999999),
+            decay_per_epoch=max(self.decay_per_epoch ** (1 / longer), 1e-6),
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the recipe as plain JSON types, with its schema's name."""

@@ -1,7 +1,8 @@
-"""How right a model is on a set: hits and loss, each image counted once over all processes."""
+"""Accuracy and loss of a model on a set; each image counts once over all processes."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,10 +12,16 @@ from torch import Tensor, nn
 from fbnetv3.images.preprocess import Preprocess
 from fbnetv3.search.data.image_set import ImageSet
 
-from .batches import eval_batches
+from .batches import Batch, eval_batches
 from .parallel import current_world, summed
 
 BATCH_SIZE = 250
+# On a CPU this many images of 224 pixels, or as many pixels, are as fast as more, and the maps of
+# a network fit in less memory.
+_CPU_BATCH, _CPU_SIDE = 16, 224
+
+# Takes a batch and the model's logits for it, (n, outputs).
+OnLogits = Callable[[Batch, Tensor], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +61,7 @@ class Score:
 
     @property
     def recalls_pct(self) -> Tensor:
-        """Share of each class's images that are told right, (classes,); NaN without images."""
+        """Recall of each class in percent, (classes,); NaN for a class without images."""
         counts = self.confusion.double()
         return 100 * counts.diagonal() / counts.sum(1)
 
@@ -69,6 +76,18 @@ class Score:
         return 100 * self.hits5 / self.num_images
 
 
+def default_batch_size(device: torch.device, side: int) -> int:
+    """Returns the number of images per pass where none is given.
+
+    Args:
+        device: of the model.
+        side: of the images, in pixels.
+    """
+    if device.type != "cpu":
+        return BATCH_SIZE
+    return max(1, min(BATCH_SIZE, _CPU_BATCH * _CPU_SIDE**2 // side**2))
+
+
 @torch.no_grad()
 def score(
     model: nn.Module,
@@ -80,6 +99,7 @@ def score(
     batch_size: int = BATCH_SIZE,
     workers: int = 0,
     outputs: Tensor | None = None,
+    on_logits: OnLogits = lambda _batch, _logits: None,
 ) -> Score:
     """Returns the model's score; the processes of a world each take a share.
 
@@ -89,10 +109,11 @@ def score(
         preprocess: of the images.
         device: where the model lives.
         half: data type of autocast; None computes in float32.
-        batch_size: images a pass.
+        batch_size: images per pass.
         workers: processes that decode images which are not in memory.
         outputs: (classes,) which of the model's outputs stands for each class of the set; None is
             the same order.
+        on_logits: called with each batch and the logits of all outputs.
 
     Raises:
         ValueError: the model's classes are fewer than the set's, or no image can be read.
@@ -111,6 +132,7 @@ def score(
     ):
         with torch.autocast(device.type, half, enabled=half is not None):
             logits = model(batch.images).float()
+        on_logits(batch, logits)
         if outputs is not None:
             if int(outputs.max()) >= logits.shape[1]:
                 raise ValueError(

@@ -123,7 +123,7 @@ def train_epochs(
     can go on later. While it is suspended the global generators are the run's.
     """
     device, world = config.hardware.device, current_world()
-    with _own_generators(device), _locked(config.folder):
+    with own_generators(device), locked(config.folder):
         model.to(device)
         with synchronised_batch_norm(model, world):
             loop = Loop(model, images, val_images, config, teacher, stop)
@@ -159,7 +159,7 @@ def _write_results(folder: Path, trained: Trained, config: TrainConfig, images: 
 
 
 @contextlib.contextmanager
-def _own_generators(device: torch.device) -> Iterator[None]:
+def own_generators(device: torch.device) -> Iterator[None]:
     """Puts the global generators back to where they were, of the devices those of this one."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -171,7 +171,7 @@ def _own_generators(device: torch.device) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path | None) -> Iterator[None]:
+def locked(folder: Path | None) -> Iterator[None]:
     """Keeps a second run out of a folder; a killed process's hold ends with it."""
     if folder is None or current_world().rank:
         yield

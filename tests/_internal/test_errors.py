@@ -36,7 +36,7 @@ def test_the_tree_is_drawn_as_it_is() -> None:
     ids=lambda value: type(value).__name__,
 )
 def test_a_command_tells_work_that_failed_from_a_mistake(raised: Exception, code: int) -> None:
-    program = Program("A program.")
+    program = Program("A program.", {})
 
     @program.command()
     def fail() -> None:

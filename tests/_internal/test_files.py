@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fbnetv3._internal.files import replacing, write_atomically
+from fbnetv3._internal.files import replacing, replacing_folder, write_atomically
 
 
 def test_a_failed_write_leaves_the_old_file(
@@ -109,3 +109,33 @@ def test_where_nothing_can_be_written_is_said_before_the_work(tmp_path: Path) ->
         work(tmp_path)
     with pytest.raises(ValueError, match=r"cannot write .*: No such file or directory"):
         work(tmp_path / "missing" / "x")
+
+
+def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    folder = tmp_path / "x"
+    for text in ("old", "new"):
+        with replacing_folder(folder) as part:
+            assert part.name == "x"
+            (part / text).mkdir()
+            (part / text / "file").write_text(text)
+        assert [p.name for p in folder.rglob("*")] == [text, "file"]
+
+    def fail() -> None:
+        with replacing_folder(folder) as part:
+            (part / "half").touch()
+            raise RuntimeError("stopped")
+
+    with pytest.raises(RuntimeError, match="stopped"):
+        fail()
+    assert list(tmp_path.iterdir()) == [folder]
+    assert (folder / "new" / "file").read_text() == "new"
+    with (
+        pytest.raises(ValueError, match=r"cannot write .*: No such file"),
+        replacing_folder(tmp_path / "away" / "x"),
+    ):
+        pass
+    with (
+        pytest.raises(ValueError, match="it is a file"),
+        replacing_folder(folder / "new" / "file"),
+    ):
+        pass

@@ -88,6 +88,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("openvino", "fbnetv3 latency small.xml --threads 1 --seconds 0.1"),
         ("nncf", "fbnetv3 quantize small.onnx --calib photos -o int8.xml"),
         ("executorch", "fbnetv3 export fbnetv3_nano.cifar10 -o nano.pte"),
+        ("coremltools", "fbnetv3 export fbnetv3_nano.cifar10 -o nano.mlpackage"),
         ("matplotlib", "fbnetv3 train --data classes --model fbnetv3_nano.cifar10 --plot"),
         ("matplotlib", "fbnetv3 latency small.onnx --images classes --plot rows.svg"),
         ("pyarrow", "fbnetv3 train --data flowers --model fbnetv3_nano.cifar10"),

@@ -10,11 +10,12 @@ from collections.abc import Collection
 from pathlib import Path
 
 import pytest
-import typer.main
 from typer.testing import CliRunner
 
 from fbnetv3.cli import completion
 from fbnetv3.deploy.calibration import METHODS
+from fbnetv3.detection.data import AUGMENTATIONS
+from fbnetv3.detection.detectors import DETECTORS
 from fbnetv3.hub.registry import list_models, list_weights
 from fbnetv3.measure.runners import TORCH_BACKENDS
 from fbnetv3.search.nars.config import IN_TURN
@@ -22,7 +23,7 @@ from fbnetv3.search.nars.selection import BINS
 from fbnetv3.search.predictors.registry import PREDICTORS
 from fbnetv3.search.space.spaces import SPACES
 from fbnetv3.search.training.presets import PRESETS
-from tests.shell import APPS
+from tests.shell import APPS, COMMANDS_OF
 
 SHELLS = ("bash", "zsh", "fish")
 
@@ -86,6 +87,8 @@ def test_commands_and_options_are_completed(shell: str) -> None:
         ("fbnetv3 quantize x.onnx --runtime ", {"onnxruntime", "openvino"}),
         ("fbnetv3 export x --precision ", {"fp32", "fp16"}),
         ("fbnetv3 export x --dynamic ", {"batch", "batch+size", "none"}),
+        ("fbnetv3 detect train --detector ", DETECTORS),
+        ("fbnetv3 detect train --augment ", AUGMENTATIONS),
         ("fbnetv3 convert x y --to ", {"fbnetv3", "official", "timm"}),
     ],
 )
@@ -163,9 +166,8 @@ def test_a_new_file_gets_its_endings() -> None:
 
 @pytest.mark.parametrize("program", APPS)
 def test_every_completer_answers(program: str) -> None:
-    group = typer.main.get_command(APPS[program])
     count = 0
-    for command in group.commands.values():  # type: ignore[attr-defined]  # it is a group
+    for command in COMMANDS_OF[program].values():
         with command.make_context(command.name, [], resilient_parsing=True) as context:
             for parameter in command.params:
                 if parameter._custom_shell_complete is not None:

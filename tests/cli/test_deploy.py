@@ -13,11 +13,14 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
+import fbnetv3
 from fbnetv3.cli.app import classify
 from fbnetv3.cli.deploy import export, quantize
 from fbnetv3.cli.group import CommandGroup
 from fbnetv3.cli.latency import _best_line, latency
-from fbnetv3.deploy.classify import Classifier
+from fbnetv3.deploy.answer_file import AnswerFile
+from fbnetv3.deploy.backend import ExportedBackend
+from fbnetv3.deploy.classify import Classifier, Prediction
 from fbnetv3.deploy.export import Exported
 from fbnetv3.deploy.onnx_model import OnnxClassifier
 from fbnetv3.deploy.runtimes import read_artefact
@@ -83,6 +86,48 @@ def test_a_folder_is_exported_with_its_weights(
     [here] = Classifier(f"local-dir:{tmp_path / 'mine'}")([image])
     assert there.labels == here.labels
     np.testing.assert_allclose(there.probabilities, here.probabilities, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "suffix", [".onnx", pytest.param(".xml", marks=pytest.mark.needs("openvino"))]
+)
+def test_size_batch_and_classes_are_options_that_the_file_states(
+    suffix: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"x{suffix}"
+    code, out, err = run(
+        "export", "fbnetv3_nano.cifar10", "-o", path, "--image-size", 48, "--batch-size", 4,
+        "--num-classes", 7, "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    assert "the classifier of 7 classes is new, not trained" in err
+    found = json.loads(out)
+    parts = sorted(tmp_path.iterdir())
+    assert sorted(found["sha256"]) == [part.name for part in parts]
+    assert found["num_bytes"] == sum(part.stat().st_size for part in parts)
+    loaded = fbnetv3.load(path)
+    artefact = loaded.artefact
+    assert artefact is not None
+    assert isinstance(loaded.backend, ExportedBackend)
+    assert (artefact.num_classes, artefact.batch_size) == (7, 4)
+    assert (artefact.preprocess.crop, artefact.preprocess.resize) == (48, 48)
+    assert artefact.class_names == ()
+    assert loaded.backend.input_shape == (4, 3, 48, 48)
+    photos = [Image.fromarray(np.full((60, 50, 3), 20 * n, np.uint8)) for n in range(6)]
+    at_once, alone = loaded(photos), [loaded(photo) for photo in photos]
+    for one, other in zip(at_once, alone, strict=True):
+        assert one.labels == other.labels
+        np.testing.assert_allclose(one.probabilities, other.probabilities, atol=1e-5)
+    if suffix == ".onnx":
+        folder = tmp_path / "photos"
+        folder.mkdir()
+        photos[0].save(folder / "0.png")
+        code, _, err = run("quantize", path, "--calib", folder, "-o", tmp_path / "int8.onnx")
+        assert (code, err.count("takes batches of 4 only")) == (2, 1)
+        code, out, err = run("latency", path, "--threads", 1, "--seconds", 0.2, "--json")
+        assert code == 0, err
+        assert {row["batch"] for row in json.loads(out)} == {4}
 
 
 def test_a_file_is_quantised_and_the_speed_is_said(
@@ -279,3 +324,37 @@ def test_folders_called_after_classes_give_labels(photos: Path, tmp_path: Path) 
     assert labelled_images(photos, ("cat", "dog")).labels is None
     with pytest.raises(ValueError, match=r"2 of the 3 class folders are named .* but not thing 2;"):
         labelled_images(photos, names[:2])
+
+
+def test_answers_for_a_folder_go_to_a_file_that_a_stopped_run_goes_on_with(
+    small_export: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "photos"
+    (folder / "deep").mkdir(parents=True)
+    for number in range(6):
+        Image.new("RGB", (40, 40), (40 * number, 0, 0)).save(folder / "deep" / f"{number}.png")
+    (folder / "broken.png").write_bytes(b"no photo")
+    line = ["classify", folder, "--model", small_export.path, "--batch-size", "2", "-o"]
+
+    class Stopping(AnswerFile):
+        def add(self, prediction: Prediction) -> None:
+            if len(self.done) == 4:
+                raise KeyboardInterrupt
+            super().add(prediction)
+
+    monkeypatch.setattr("fbnetv3.deploy.answer_file.AnswerFile", Stopping)
+    path = tmp_path / "answers.jsonl"
+    assert run(*line, path)[0] == 130
+    assert not path.exists()
+    monkeypatch.undo()
+    code, _, err = run(*line, path)
+    assert code == 1, err
+    assert "4 photos were classified by an earlier run" in err
+    records = [json.loads(text) for text in path.open()]
+    expected = Classifier(small_export.path)(folder)
+    assert [record["source"] for record in records] == [one.source for one in expected]
+    assert [record["labels"] for record in records] == [list(one.labels) for one in expected]
+    assert [bool(record["error"]) for record in records] == [True, *[False] * 6]
+    code, _, err = run(*line, path, "--json")
+    assert code == 2
+    assert "--output and --json exclude each other" in err

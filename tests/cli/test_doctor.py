@@ -1,4 +1,4 @@
-"""What `doctor` finds when something is wrong, and the cure that it names."""
+"""What `doctor` finds when something is wrong, and the fix that it names."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_a_sound_installation_passes(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert "CPUExecutionProvider" in checks["onnxruntime providers"].found
 
 
-def test_a_torchvision_of_another_torch_is_named_with_its_cure(
+def test_a_torchvision_of_another_torch_is_named_with_its_fix(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     real = importlib.import_module
@@ -53,11 +53,11 @@ def test_a_torchvision_of_another_torch_is_named_with_its_cure(
     broken = checks["import torchvision"]
     assert not broken.ok
     assert "nms does not exist" in broken.found
-    assert "pip install --force-reinstall torch torchvision" in broken.cure
-    assert "cure torchvision first" in checks["import timm"].cure
+    assert "pip install --force-reinstall torch torchvision" in broken.fix
+    assert "fix torchvision first" in checks["import timm"].fix
 
 
-def test_a_missing_package_is_named_with_its_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named_with_its_fix(monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.metadata.version
 
     def fake(name: str) -> str:
@@ -74,8 +74,8 @@ def test_a_cache_that_cannot_be_used_is_named(
 ) -> None:
     monkeypatch.setenv("FBNETV3_HOME", str(tmp_path))
     monkeypatch.setattr(os, "access", lambda *_: False)
-    assert "not writable" in found()["cache"].cure
+    assert "not writable" in found()["cache"].fix
     monkeypatch.undo()
     monkeypatch.setenv("FBNETV3_HOME", str(tmp_path))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10, 9, 1))
-    assert "free some space" in found()["cache"].cure
+    assert "free some space" in found()["cache"].fix

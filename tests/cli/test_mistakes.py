@@ -78,6 +78,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 RUN = "fbnetv3-search run new --space space.json"
+FRESH = "fbnetv3 export fbnetv3_nano -o x.onnx --no-pretrained"
 TABLE = f"{RUN} --table labels.csv --batch 6"
 NANO = "--model fbnetv3_nano.cifar10"
 TRAIN = f"fbnetv3 train --data photos {NANO}"
@@ -110,7 +111,7 @@ LINES = "fbnetv3-search latency-table t.json --space cifar_joint"
         (f"{TRAIN} --recipe list.json", 2, "expected a JSON object"),
         ("fbnetv3 eval fbnetv3_nano.cifar10 --data empty", 2, "empty holds no class folders"),
         ("fbnetv3 eval fbnetv3_nano.cifar10 --data photos --split val", 2, "has no val part"),
-        ("fbnetv3 eval fbnetv3_nano.cifar10 --data cifar", 2, "test_batch is no CIFAR-10 batch"),
+        ("fbnetv3 eval fbnetv3_nano.cifar10 --data cifar", 2, "test_batch is not a CIFAR-10 batch"),
         ("fbnetv3 eval fbnetv3_nano.cifar10 --data hostile", 2, "which CIFAR-10 does not"),
         ("fbnetv3 eval local-dir:nowhere --data photos", 2, "no nowhere/config.json"),
         ("fbnetv3-search run file --space space.json --table labels.csv --batch 6", 2, "use file"),
@@ -137,7 +138,13 @@ LINES = "fbnetv3-search latency-table t.json --space cifar_joint"
         # Words and numbers.
         ("fbnetv3 list nosuch", 2, "unknown model 'nosuch'"),
         ("fbnetv3 classify photo.jpg --model nano.xml", 2, "no file nano.xml; make one with"),
-        ("fbnetv3 eval text.onnx --data photos", 2, "an exported file: `fbnetv3 latency`"),
+        ("fbnetv3 eval text.onnx --data photos", 2, "text.onnx is not an ONNX file"),
+        ("fbnetv3 eval no.onnx --data photos", 2, "no file no.onnx; make one with"),
+        (
+            "fbnetv3 eval text.onnx --data photos --device cuda",
+            2,
+            "text.onnx is an exported file, which runs on the CPU; --device cuda is for PyTorch",
+        ),
         (f"{DATA} --set foo=1", 2, "no field 'foo'"),
         ("fbnetv3 list fbnetv3_ee", 2, "did you mean 'fbnetv3_e'"),
         ("fbnetv3 classify photo.jpg --embedded --top-k 0", 2, "top_k is 0"),
@@ -183,7 +190,17 @@ LINES = "fbnetv3-search latency-table t.json --space cifar_joint"
         ("fbnetv3 latency text.onnx --backend torch", 2, "text.onnx is a file; torch's backends"),
         (f"{QUICK} --plot x.svg", 2, "give --images"),
         (f"{QUICK} --images photos/cat --plot x.svg", 2, "no folders called after the classes"),
-        ("fbnetv3 export fbnetv3_a -o x.pte --precision fp16", 2, "leave options out"),
+        (
+            "fbnetv3 export fbnetv3_a -o x.pte --precision fp16",
+            2,
+            "--precision fp16: not for a .pte file",
+        ),
+        ("fbnetv3 export fbnetv3_a -o x.pte --opset 18 --check-target", 2, "--opset 18, --check"),
+        ("fbnetv3 export fbnetv3_a -o x.onnx --batch-size 4 --dynamic batch", 2, "give one of"),
+        (f"{FRESH} --triton models", 2, "give --output FILE or --triton FOLDER, one of them"),
+        (f"{FRESH} --batch-size 0", 2, "batch_size is 0; expected a whole number from 1"),
+        (f"{FRESH} --image-size 0", 2, "crop is 0"),
+        (f"{FRESH} --num-classes 0", 2, "num_classes is 0; expected a whole number from 1"),
         (f"{TABLE} --address here", 2, "--address: for --engine ray"),
         # Somebody's own objective.
         (f"{RUN} --objective good.py", 2, "expected 'module:name' or 'file.py:name'"),
@@ -219,10 +236,12 @@ def test_an_evaluation_names_a_damaged_image_and_goes_on(
     monkeypatch.chdir(place)
     words = ["eval", "fbnetv3_nano.cifar10", "--data", "spoilt"]
     done = CliRunner().invoke(APPS["fbnetv3"], words)
-    assert done.exit_code == 0, done.output
+    assert done.exit_code == 1, done.output
     assert "1 of the 6 images of spoilt cannot be read" in done.stderr
     assert str(Path("spoilt", "cat", "0.jpg")) in done.stderr
     assert "5 images of spoilt" in done.stdout
+    (listed,) = (line for line in done.stdout.splitlines() if line.startswith("not counted: "))
+    assert str(Path("spoilt", "cat", "0.jpg")) in listed
 
 
 def test_a_folder_that_cannot_be_written_is_failed_work(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_doctor_asks_the_sources_of_weights(silent: str, monkeypatch: pytest.Mon
     found = {check.name: check for check in diagnose(network=True)}
     assert not found["hub"].ok
     assert "timed out" in found["hub"].found
-    assert "FBNETV3_MIRROR" in found["hub"].cure
+    assert "FBNETV3_MIRROR" in found["hub"].fix
     assert found["official weights"].ok
     assert not found["timm's release"].ok
     assert silent in found["timm's release"].found

@@ -363,6 +363,7 @@ def test_a_browser_answers_as_python_does(page: Page, site: Path) -> None:
             found = _answer(page, photo["name"])
             expected = classifier(site / photo["file"])
             assert found["label"] == expected.label, photo
+            assert found["none_of_these"] == expected.none_of_these, photo
             for index, probability in zip(expected.indices, expected.probabilities, strict=True):
                 assert found["probabilities"][index] == pytest.approx(probability, abs=1e-3), photo
     assert found["backend"] in ("wasm", "webgpu")

@@ -323,8 +323,10 @@ def test_top_k_is_descending_and_at_most_all(model: FBNetV3) -> None:
 
 def test_a_prediction_is_plain_json(classifier: Classifier) -> None:
     fields = json.loads(json.dumps(classifier(PHOTOS[0]).to_dict()))
-    assert list(fields) == ["source", "labels", "probabilities", "indices", "error"]
+    names = ["source", "labels", "probabilities", "indices", "error", "none_of_these"]
+    assert list(fields) == names
     assert fields["error"] is None
+    assert fields["none_of_these"] is None, "no threshold was fitted for this model"
     assert len(fields["labels"]) == len(fields["probabilities"]) == 5
 
 

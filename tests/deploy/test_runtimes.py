@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 import threading
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from _pytest.mark import ParameterSet
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
+import fbnetv3
 from fbnetv3._internal.optional import need
 from fbnetv3.deploy.classify import Classifier
 from fbnetv3.deploy.export import Exported, to_onnx
@@ -35,21 +38,24 @@ from fbnetv3.measure.bench import entries, sweep
 from fbnetv3.models.model import FBNetV3
 from tests.shell import APPS
 
+CARD = "fbnetv3/extra/fbnetv3.json"
 NAMES = [f"thing {n}" for n in range(10)]
 REFERENCE = Runtime(
     "reference", (".onnx",), "onnx", "onnx", module="tests.deploy.reference_runtime"
 )
-EXTRAS = ("openvino", "executorch")
+NEEDED = {"openvino": "openvino", "executorch": "executorch", "aotinductor": "g++"}
 
 
 def parameter(runtime: Runtime) -> ParameterSet:
-    marks = [pytest.mark.needs(runtime.library)] if runtime.name in EXTRAS else []
-    # ExecuTorch's exporter takes ten seconds.
+    marks = [pytest.mark.needs(NEEDED[runtime.name])] if runtime.name in NEEDED else []
+    # These exporters take ten seconds or more.
     marks += [pytest.mark.slow] if runtime.written_from == "model" else []
     return pytest.param(runtime, id=runtime.name, marks=marks)
 
 
-TABLE = [parameter(runtime) for runtime in RUNTIMES.values()]
+# What runs on one system only has its own tests.
+HERE = [runtime for runtime in RUNTIMES.values() if runtime.only_on in ("", sys.platform)]
+TABLE = [parameter(runtime) for runtime in HERE]
 
 
 def noise(number: int) -> NDArray[np.float32]:
@@ -119,8 +125,11 @@ def test_a_file_says_what_is_needed_to_classify_with_it(
     differing: dict[str, object] = {"parity": {}, "exported_with": {}}
     assert {**vars(found), **differing} == {**vars(expected), **differing}
     photos = example_photos()
-    answers = Classifier(runtime.load(path, threads=1))(photos)
-    for answer, other in zip(answers, Classifier(load(small_export.path))(photos), strict=True):
+    answers = Classifier(runtime.load(path, threads=1), top_k=10)(photos)
+    assert answers == fbnetv3.load(path, num_threads=1, top_k=10)(photos) or runtime is REFERENCE
+    for answer, other in zip(
+        answers, Classifier(load(small_export.path), top_k=10)(photos), strict=True
+    ):
         assert answer.labels == other.labels
         np.testing.assert_allclose(answer.probabilities, other.probabilities, atol=1e-5)
 
@@ -219,6 +228,68 @@ def test_a_photo_is_classified_with_each_exported_file(runtime: Runtime, path: P
     assert done.exit_code == 0, done.output
     assert f"model: {path}" in done.stdout
     assert ": thing " in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.needs("g++")
+def test_a_compiled_package_is_checked_before_its_code_runs(
+    written: Callable[[Runtime], Path],
+    small_model: FBNetV3,
+    small_preprocess: Preprocess,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runtime = RUNTIMES["aotinductor"]
+    path = written(runtime)
+    with zipfile.ZipFile(path) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    assert not [name for name in contents if name.endswith(".cpp")]
+    assert runtime.load(path).artefact.parity["evidence"] == "weights"
+    (library,) = (name for name in contents if name.endswith(".so"))
+    monkeypatch.setattr("torch._inductor.aoti_load_package", lambda path: pytest.fail("it ran"))
+    for name, content, message in (
+        (library, b"other code", r"damaged: its code is not what was exported"),
+        (CARD, b"{}", r"not a package that `fbnetv3 export` wrote: 'shape'"),
+        (CARD, contents[CARD].replace(b'"AVX', b'"AVY'), "compiled for a CPU with AVY"),
+    ):
+        other = tmp_path / "other.pt2"
+        with zipfile.ZipFile(other, "w") as archive:
+            for key, value in contents.items():
+                archive.writestr(key, content if key == name else value)
+        if content != contents[name]:  # a CPU without vectors has no name to change
+            with pytest.raises(ValueError, match=message):
+                fbnetv3.load(other)
+    monkeypatch.undo()
+    again = tmp_path / "again.pt2"
+    runtime.file.export(small_model, again, preprocess=small_preprocess, class_names=NAMES)
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_a_missing_compiler_is_named(
+    small_model: FBNetV3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export = RUNTIMES["aotinductor"].file.export
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(ImportError, match=r"no g\+\+ or clang\+\+: install g\+\+"):
+        export(small_model, tmp_path / "x.pt2")
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ImportError, match="there is no no-such-compiler"):
+        export(small_model, tmp_path / "x.pt2")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_is_loaded_with_its_metadata_and_a_name_is_not(small_export: Exported) -> None:
+    loaded = fbnetv3.load(small_export.path, num_threads=1, batch_size=2)
+    assert loaded.artefact == small_export.artefact
+    assert loaded.batch_size == 2
+    assert loaded.class_names == tuple(NAMES)
+    with pytest.raises(ValueError, match=r"file is fbnetv3_b.ra2_in1k; expected a name that ends"):
+        fbnetv3.load("fbnetv3_b.ra2_in1k")
+    with pytest.raises(FileNotFoundError, match=r"no file away\.onnx"):
+        fbnetv3.load("away.onnx")
+    with pytest.raises(ValueError, match="top_k is 0"):
+        fbnetv3.load(small_export.path, top_k=0)
 
 
 @pytest.mark.needs("openvino")

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import v2
 
 from fbnetv3.integrations.coco_folder import CocoFolder
+from fbnetv3.integrations.coco_scores import score, weighted_precisions
 from fbnetv3.integrations.drawn_shapes import draw_shapes
 
 
@@ -56,7 +58,11 @@ def test_scores_are_what_they_have_to_be(tmp_path: Path) -> None:
         }
         for t in targets
     }
-    assert shapes.score(perfect) == {"AP": 1.0, "AP50": 1.0, "AP75": 1.0}
+    scores = shapes.score(perfect)
+    assert (scores["AP"], scores["AP50"], scores["AP75"]) == (1.0, 1.0, 1.0)
+    # Of 128 pixels a side: no shape is smaller than 32 x 32 by much, none larger than 96 x 96.
+    assert (scores["AP_medium"], scores["AP_large"], scores["AR_100"]) == (1.0, -1.0, 1.0)
+    assert scores["AR_1"] < 1.0
     wrong = {n: {**output, "labels": 3 - output["labels"]} for n, output in perfect.items()}
     assert shapes.score(wrong)["AP50"] == 0.0
     # Boxes of 60 % of the width overlap by 0.6: found at 0.5, not at 0.75.
@@ -67,7 +73,9 @@ def test_scores_are_what_they_have_to_be(tmp_path: Path) -> None:
     scores = shapes.score(narrow)
     assert scores["AP50"] == 1.0
     assert scores["AP75"] == 0.0
-    assert shapes.score({}) == {"AP": 0.0, "AP50": 0.0, "AP75": 0.0}
+    nothing = shapes.evaluate({})
+    assert nothing.values["AP"] == nothing.values["AR_100"] == 0.0
+    assert [one.ap for one in nothing.classes] == [0.0, 0.0]
 
 
 def test_crowds_and_empty_images_are_left_out(tmp_path: Path) -> None:
@@ -124,7 +132,9 @@ def test_false_alarms_on_empty_images_cost_precision(tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"annotations.json; expected a folder with"):
+    with pytest.raises(
+        FileNotFoundError, match=r"none; expected COCO \(annotations/instances_train.json"
+    ):
         CocoFolder(tmp_path / "none")
 
 
@@ -154,6 +164,9 @@ def changed(folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
         (lambda c: c["annotations"][0].update(image_id=7),
          r"annotation 1: `image_id` is 7; expected the `id` of an image"),
         (lambda c: c["annotations"][0].update(image_id=[1]), r"`image_id` is \[1\]; expected"),
+        (lambda c: c["annotations"][0].update(bbox=[130, 2, 30, 40]),
+         r"image '0001.png': `bbox` is \[130, 2, 30, 40\]; expected a box in the image of 128 x"),
+        (lambda c: c["images"][1].update(id=1), r"two images have `id` 1; expected different ids"),
         (lambda c: c["images"][1].update(width=99),
          r"image '0002.png': `width` and `height` are 99 x 128; the file has 128 x 128 pixels"),
     ],
@@ -165,14 +178,126 @@ def test_a_faulty_record_is_named_with_its_field_before_training(
         CocoFolder(changed(tmp_path, change))
 
 
-def test_masks_need_outlines_and_scores_need_areas(tmp_path: Path) -> None:
+def test_masks_need_outlines_and_missing_areas_are_those_of_boxes(tmp_path: Path) -> None:
     changed(tmp_path, lambda c: [c["annotations"][0].pop(key) for key in ("segmentation", "area")])
     shapes = CocoFolder(tmp_path)
     assert len(shapes) == 2
-    with pytest.raises(ValueError, match=r"image '0001.png': `area` is missing"):
-        shapes.score({})
+    width, height = shapes.coco.loadAnns(1)[0]["bbox"][2:]
+    assert shapes.coco.loadAnns(1)[0]["area"] == width * height
+    assert shapes.notes == (
+        f"{tmp_path / 'annotations.json'}: 1 annotations have no `area`; their boxes' are taken",
+    )
     with pytest.raises(ValueError, match=r"image '0001.png': `segmentation` is missing"):
         CocoFolder(tmp_path, masks=True)
+
+
+def perfect(shapes: CocoFolder) -> dict[int, dict[str, torch.Tensor]]:
+    """What a detector without a fault returns."""
+    targets = [shapes[n][1] for n in range(len(shapes))]
+    return {int(t["image_id"]): {**t, "scores": torch.ones(len(t["labels"]))} for t in targets}
+
+
+def test_ids_from_nought_and_equal_ids_are_counted(tmp_path: Path) -> None:
+    for folder, change in (
+        ("from nought", lambda c: [item.update(id=item["id"] - 1) for item in c["annotations"]]),
+        ("equal", lambda c: [item.update(id=7) for item in c["annotations"]]),
+        ("none", lambda c: [item.pop("id") for item in c["annotations"]]),
+    ):
+        shapes = CocoFolder(changed(tmp_path / folder, change))
+        assert shapes.score(perfect(shapes))["AP"] == 1.0, folder
+
+
+def test_flat_boxes_are_left_out_and_named(tmp_path: Path) -> None:
+    shapes = CocoFolder(changed(tmp_path, lambda c: c["annotations"][1].update(bbox=[3, 4, 0, 5])))
+    assert "1 boxes without width or height are left out, such as annotation 2 of" in str(
+        shapes.notes
+    )
+    assert shapes.evaluate(perfect(shapes)).values["AP"] == 1.0
+
+
+def test_sizes_that_are_not_stated_are_the_files(tmp_path: Path) -> None:
+    def forget(content: dict[str, Any]) -> None:
+        for image in content["images"]:
+            del image["width"], image["height"]
+
+    shapes = CocoFolder(changed(tmp_path, forget), masks=True)
+    assert shapes[0][1]["masks"].shape[1:] == (128, 128)
+
+
+def test_masks_are_scored(tmp_path: Path) -> None:
+    shapes = CocoFolder(changed(tmp_path, lambda _: None), masks=True)
+    found = perfect(shapes)
+    for output in found.values():
+        output["masks"] = output["masks"][:, None].float()
+    assert shapes.evaluate(found, "segm").values["AP"] == 1.0
+    for output in found.values():
+        output["masks"] = output["masks"].roll(40, -1)
+    assert shapes.evaluate(found, "segm").values["AP"] < 0.3
+    assert shapes.evaluate(found).values["AP"] == 1.0
+
+
+def test_a_transform_moves_boxes_and_masks_with_the_image(tmp_path: Path) -> None:
+    changed(tmp_path, lambda _: None)
+    plain = CocoFolder(tmp_path, masks=True)
+    mirrored = CocoFolder(tmp_path, masks=True, transforms=v2.RandomHorizontalFlip(1.0))
+    (image, target), (flipped, moved) = plain[0], mirrored[0]
+    assert torch.equal(flipped, image.flip(-1))
+    assert torch.equal(moved["masks"], target["masks"].flip(-1))
+    assert torch.equal(moved["boxes"][:, 0], 128 - target["boxes"][:, 2])
+    assert torch.equal(moved["labels"], target["labels"])
+
+
+def test_an_interval_is_that_of_resampled_images(tmp_path: Path) -> None:
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    shapes = CocoFolder(draw_shapes(tmp_path, num_images=6, rng=np.random.default_rng(4)))
+    rng = np.random.default_rng(1)
+    found = []
+    for image_id, output in perfect(shapes).items():
+        for (x1, y1, x2, y2), label in zip(output["boxes"].tolist(), output["labels"], strict=True):
+            for _ in range(3):  # near ones, wrong ones, with scores that never tie
+                dx, dy = rng.normal(0, 12, 2)
+                kind = int(label) if rng.random() < 0.7 else 3 - int(label)
+                box = [x1 + dx, y1 + dy, x2 - x1, y2 - y1]
+                found.append({"image_id": image_id, "category_id": kind, "bbox": box,
+                              "score": float(rng.random())})  # fmt: skip
+    weights = np.array([[1, 1, 1, 1, 1, 1], [3, 0, 1, 2, 0, 0]])
+
+    def scored(coco: Any, detections: list[dict[str, Any]]) -> Any:
+        made = COCOeval(coco, coco.loadRes(detections), "bbox")
+        made.evaluate()
+        made.accumulate()
+        return made
+
+    got = weighted_precisions(scored(shapes.coco, found), weights)
+    for row, counts in zip(got, weights, strict=True):
+        copies = COCO()
+        copies.dataset = {
+            "images": [],
+            "annotations": [],
+            "categories": shapes.coco.dataset["categories"],
+        }
+        detections = []
+        for image_id, count in zip(shapes.image_ids, counts, strict=True):
+            for copy in range(count):
+                number = 100 * image_id + copy
+                copies.dataset["images"].append({"id": number})
+                for item in shapes.coco.imgToAnns[image_id]:
+                    known = len(copies.dataset["annotations"])
+                    copies.dataset["annotations"].append(
+                        {**item, "id": known + 1, "image_id": number}
+                    )
+                detections += [
+                    {**item, "image_id": number} for item in found if item["image_id"] == image_id
+                ]
+        copies.createIndex()
+        precision = scored(copies, detections).eval["precision"][:, :, :, 0, -1]
+        assert (precision > -1).all()
+        np.testing.assert_allclose(row, precision.mean((1, 2)), atol=1e-9)
+    found_scores = score(shapes.coco, found)
+    low, high = found_scores.intervals["AP"]
+    assert 0 < low < found_scores.values["AP"] < high < 1
 
 
 def test_missing_and_damaged_images_are_named_before_training(tmp_path: Path) -> None:

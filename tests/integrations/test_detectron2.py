@@ -256,6 +256,20 @@ def test_the_paper_s_nms_is_a_named_reading() -> None:
         get_config("faster_rcnn")
 
 
+def test_a_configuration_names_weights_of_a_given_license() -> None:
+    for name, weights in {
+        "faster_rcnn_fbnetv3_b_c4": "fbnetv3_b.ra2_in1k",
+        "faster_rcnn_fbnetv3_d_c4": "fbnetv3_d.ra2_in1k",
+        "mask_rcnn_fbnetv3_g_fpn": "fbnetv3_g.ra2_in1k",
+    }.items():
+        assert f"fbnetv3://{weights}" == get_config(name, license="commercial").MODEL.WEIGHTS
+        assert get_config(name).MODEL.WEIGHTS.endswith(".meta_in1k")
+    with pytest.raises(ValueError, match=r"another configuration: faster_rcnn_fbnetv3_b_c4"):
+        get_config("faster_rcnn_fbnetv3_a_c4", license="commercial")
+    with pytest.raises(ValueError, match="license is 'mine'; expected 'commercial' or one of"):
+        get_config("faster_rcnn_fbnetv3_g_fpn", license="mine")
+
+
 def test_d2gos_names_are_the_same_maps() -> None:
     cfg = small_config("c4")
     cfg.MODEL.FBNETV3.OUT_FEATURES = ["trunk3"]
@@ -317,8 +331,9 @@ def test_heads_of_the_bare_trunk_refuse_a_pyramid() -> None:
 def test_weights_are_a_zoo_name_away(
     golden_network: Callable[..., FBNetV3], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The official file, as it would lie in the cache after a download.
+    # The official file, as it would lie in the cache after a download, but of random numbers.
     monkeypatch.setenv("FBNETV3_HOME", str(tmp_path))
+    monkeypatch.setattr("fbnetv3.hub.cached_weights.check_meaning", lambda *_: None)
     model = golden_network(ARCHS["fbnetv3_a"])
     official = convert.from_fbnetv3(model.state_dict(), model.arch, "official")
     torch.save({"model_ema": official}, tmp_path / "fbnetv3_a.meta_in1k.pth")

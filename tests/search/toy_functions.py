@@ -40,7 +40,7 @@ def accuracy(params: dict[str, Any], seed: int = 0) -> float:
 def train(params: dict[str, Any], *, seed: int, fidelity: float) -> Iterator[float]:
     """Yields the accuracy after each of three epochs."""
     for epoch in (1, 2, 3):
-        yield accuracy(params, seed) * fidelity - 5 * (3 - epoch)
+        yield (accuracy(params, seed) - 5 * (3 - epoch)) * fidelity
 
 
 def cost(params: dict[str, Any]) -> dict[str, float]:

@@ -42,7 +42,9 @@ class Toy:
         self._sleep_s, self._trouble = sleep_s, dict(trouble or {})
         self._folder, self._noise, self._early = folder, noise, early
 
-    def evaluate(self, row: Sequence[int], *, seed: int, epochs: int) -> Iterator[float]:
+    def evaluate(
+        self, row: Sequence[int], *, seed: int, epochs: int, fidelity: float = 1.0
+    ) -> Iterator[float]:
         name = ",".join(str(int(gene)) for gene in row)
         trouble = self._trouble.get(name, self._trouble.get("*", ""))
         digest = hashlib.sha256(f"{name}:{seed}".encode()).digest()
@@ -50,7 +52,7 @@ class Toy:
             self._noise,
             self._early,
         )
-        top = 70 + float(np.dot(WEIGHTS[: len(row)], row)) + noise
+        top = 70 + float(np.dot(WEIGHTS[: len(row)], row)) + noise - 30 * (1 - fidelity)
         for epoch in range(1, epochs + 1):
             time.sleep(self._sleep_s)
             if epoch == 2 or epochs == 1:

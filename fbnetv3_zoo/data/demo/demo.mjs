@@ -6,7 +6,7 @@
  * `data-result` of the root element as JSON, the last error in `data-error`.
  */
 
-import { decode, normalise, pixels, softmax } from "./preprocess.mjs";
+import { decode, energy, normalise, pixels, softmax } from "./preprocess.mjs";
 
 const NUM_SHOWN = 5;
 const MIN_WARM_UPS = 2;
@@ -123,13 +123,15 @@ async function answer(name, blob) {
   const prepareMs = performance.now() - began;
   const { backend, reason, engine } = await running();
   const { logits, times } = await timed(engine.session, tensorOf(seen, engine.ort));
-  const probabilities = softmax(logits);
+  const { temperature = 1, threshold = null } = demo.confidence ?? {};
+  const probabilities = softmax(logits, temperature);
   const order = probabilities.map((_, index) => index);
   order.sort((a, b) => probabilities[b] - probabilities[a]);
   const result = {
     photo: name,
     label: demo.labels[order[0]],
     probabilities,
+    none_of_these: threshold === null ? null : energy(logits) < threshold,
     backend,
     reason,
     threads: backend === "wasm" ? engine.ort.env.wasm.numThreads : null,
@@ -224,7 +226,9 @@ function showPhoto(name, blob) {
 
 function showResult(result, seen, best) {
   byId("result").hidden = false;
-  byId("answer").textContent = result.label;
+  const answer = result.none_of_these ? "None of these" : result.label;
+  byId("answer").textContent = answer;
+  byId("nearest").hidden = !result.none_of_these;
   byId("bars").replaceChildren(...best.map((index) => bar(index, result.probabilities[index])));
   byId("latency").textContent = `${precise(result.latency_ms)} ms`;
   byId("runs").textContent = `median of ${result.num_runs} runs`;
@@ -241,7 +245,8 @@ function showResult(result, seen, best) {
   }
   canvas.getContext("2d").putImageData(rgba, 0, 0);
   const percent = (100 * result.probabilities[best[0]]).toFixed(1);
-  say(`${result.photo}: ${result.label}, ${percent} %`);
+  const nearest = `${result.label}, ${percent} %`;
+  say(`${result.photo}: ${result.none_of_these ? `none of these (nearest: ${nearest})` : nearest}`);
   delete root.dataset.error;
   root.dataset.result = JSON.stringify(result);
 }

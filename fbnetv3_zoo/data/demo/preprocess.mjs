@@ -61,11 +61,17 @@ export function normalise(image, rule) {
 }
 
 /** Returns the probabilities of logits. */
-export function softmax(logits) {
+export function softmax(logits, temperature = 1) {
   const highest = logits.reduce((a, b) => Math.max(a, b));
-  const shares = Array.from(logits, (logit) => Math.exp(logit - highest));
+  const shares = Array.from(logits, (logit) => Math.exp((logit - highest) / temperature));
   const total = shares.reduce((a, b) => a + b);
   return shares.map((share) => share / total);
+}
+
+/** Returns log sum exp: the higher, the likelier the image is of one of the classes. */
+export function energy(logits) {
+  const highest = logits.reduce((a, b) => Math.max(a, b));
+  return highest + Math.log(logits.reduce((sum, logit) => sum + Math.exp(logit - highest), 0));
 }
 
 function resized(image, { resize, crop, interpolation }) {

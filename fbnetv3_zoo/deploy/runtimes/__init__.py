@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -34,6 +35,8 @@ class Runtime:
             exporter's options do not apply.
         quantizer: Python module needed to make int8 files; None if it makes none.
         companion: extension of a second file that belongs to each of its files; "" for none.
+        only_on: the only system that runs its files, as in `sys.platform`; "" for any. They are
+            written, and their metadata read, on any.
         module: name of the module that implements it; default: the one here named after it.
     """
 
@@ -43,6 +46,7 @@ class Runtime:
     written_from: Literal["onnx", "model"]
     quantizer: str | None = None
     companion: str = ""
+    only_on: str = ""
     module: str = ""
 
     @property
@@ -57,7 +61,9 @@ class Runtime:
         return cast("RuntimeFile", module)
 
     def available(self) -> bool:
-        """Returns whether its library is installed."""
+        """Returns whether its library is installed, on a system that runs its files."""
+        if self.only_on not in ("", sys.platform):
+            return False
         return importlib.util.find_spec(self.library) is not None
 
     def runs(self, suffix: str, precision: str) -> bool:
@@ -68,6 +74,8 @@ class Runtime:
         """Returns all files of one exported model."""
         if self.companion and path.suffix == self.suffix:
             return [path, path.with_suffix(self.companion)]
+        if path.is_dir():
+            return sorted(part for part in path.rglob("*") if part.is_file())
         return [path]
 
     def precisions(self) -> tuple[str, ...]:
@@ -87,7 +95,7 @@ class Runtime:
             ImportError: the library is not installed.
         """
         path = Path(path)
-        if not path.is_file():
+        if not path.exists():
             raise FileNotFoundError(f"no file {path}; make one with `fbnetv3 export`")
         need(self.library)
         return self.file.open_session(path, **options)
@@ -119,6 +127,8 @@ _TABLE = (
     Runtime("onnxruntime", (".onnx",), "onnxruntime", "onnx", quantizer="onnxruntime"),
     Runtime("openvino", (".xml", ".onnx"), "openvino", "onnx", quantizer="nncf", companion=".bin"),
     Runtime("executorch", (".pte",), "executorch", "model"),
+    Runtime("aotinductor", (".pt2",), "torch", "model"),
+    Runtime("coreml", (".mlpackage",), "coremltools", "model", only_on="darwin"),
 )
 RUNTIMES: dict[str, Runtime] = {runtime.name: runtime for runtime in _TABLE}
 # The runtime whose files the others are converted from and compared with.

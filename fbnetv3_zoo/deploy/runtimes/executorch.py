@@ -1,7 +1,7 @@
 """A model as an ExecuTorch program for XNNPACK. Extra `executorch`.
 
-The program takes one image, float32 (1, C, H, W), and returns float32 logits (1, num_classes). Its
-method `fbnetv3_metadata` returns the metadata as JSON.
+The program takes a fixed number of images, float32 (N, C, H, W), and returns float32 logits (N,
+num_classes). Its method `fbnetv3_metadata` returns the metadata as JSON.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fbnetv3._internal.optional import need
 from fbnetv3.images.preprocess import Preprocess
 
 from ..artefact import INPUT, OUTPUT
-from ..parity import TOLERANCE, Parity, compare, inputs_for
+from ..parity import Parity, Run
 from .protocol import TensorInfo
 
 if TYPE_CHECKING:
@@ -139,6 +139,8 @@ def export(
     *,
     preprocess: Preprocess | None = None,
     class_names: Sequence[str] | None = None,
+    license: str | None = None,
+    batch_size: int | None = None,
 ) -> Parity:
     """Exports a model to an ExecuTorch program (`.pte`) for XNNPACK and checks it.
 
@@ -147,6 +149,8 @@ def export(
         path: the file to write.
         preprocess: preprocessing of images, which sets the input size; default: the model's.
         class_names: class names in the order of the logits; default: those of the model's weights.
+        license: SPDX name of the licence of your own weights; default: that of the model's.
+        batch_size: the batch size of the program; default: one.
 
     Raises:
         ValueError: the program's logits differ, or the path is wrong; nothing is written then.
@@ -158,28 +162,33 @@ def export(
     from executorch.exir import to_edge_transform_and_lower
 
     from ..describe import describe
-    from ..export_graph import inference_graph, reference_of
+    from ..export_graph import inference_graph
+    from ..gate import proved
 
-    artefact = describe(model, preprocess=preprocess, class_names=class_names)
+    batch_size = 1 if batch_size is None else batch_size
+    artefact = describe(
+        model,
+        preprocess=preprocess,
+        class_names=class_names,
+        batch_size=batch_size,
+        license=license,
+    )
     size = artefact.preprocess.crop
     with replacing(Path(path)) as part:
-        example = (torch.zeros(1, model.in_chans, size, size),)
-        program = torch.export.export(inference_graph(model, artefact), example)
-        lowered = to_edge_transform_and_lower(
-            program,
-            partitioner=[XnnpackPartitioner()],
-            # Fixed before the comparison, so that the metadata lack its figures.
-            constant_methods={_METADATA: json.dumps(artefact.to_metadata())},
-        )
-        part.write_bytes(lowered.to_executorch().buffer)
-        reference = reference_of(model, artefact)
-        return compare(
-            open_session(part).run,
-            reference.logits,
-            inputs_for(artefact, in_chans=model.in_chans, batch_sizes=(1,), free_size=False),
-            tolerance=TOLERANCE["fp32"],
-            exact=reference.exact_logits,
-        )
+
+        def build(model: FBNetV3) -> Run:
+            example = (torch.zeros(batch_size, model.in_chans, size, size),)
+            program = torch.export.export(inference_graph(model, artefact), example)
+            lowered = to_edge_transform_and_lower(
+                program,
+                partitioner=[XnnpackPartitioner()],
+                # Fixed before the comparison, so that the metadata lack its figures.
+                constant_methods={_METADATA: json.dumps(artefact.to_metadata())},
+            )
+            part.write_bytes(lowered.to_executorch().buffer)
+            return open_session(part).run
+
+        return proved(build, model, artefact)
 
 
 def _info(name: str, meta: Any) -> TensorInfo:

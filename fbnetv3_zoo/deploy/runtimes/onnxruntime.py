@@ -62,8 +62,17 @@ class OnnxSession:
 
     def run(self, batch: NDArray[Any]) -> NDArray[Any]:
         """Returns the logits of a batch in the graph's input layout."""
+        return np.asarray(self._run([self.outputs[0].name], batch)[0])
+
+    def run_named(self, batch: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Returns all outputs by name."""
+        names = [info.name for info in self.outputs]
+        return dict(zip(names, map(np.asarray, self._run(names, batch)), strict=True))
+
+    def _run(self, names: Sequence[str], batch: NDArray[Any]) -> list[Any]:
         try:
-            return np.asarray(self.bind(batch)()[0])
+            found: list[Any] = self.session.run(names, {self.inputs[0].name: batch})
+            return found
         # onnxruntime's exceptions have no common base class.
         except Exception as error:
             raise ValueError(

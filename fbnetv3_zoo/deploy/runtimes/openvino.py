@@ -72,6 +72,17 @@ class OpenVinoSession:
                 f"{one_line(str(error))}"
             ) from error
 
+    def run_named(self, batch: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Returns all outputs by name."""
+        try:
+            found = self._request().infer({0: batch})
+        except RuntimeError as error:
+            raise ValueError(
+                f"{self._path} cannot be run on an input of shape {batch.shape}: "
+                f"{one_line(str(error))}"
+            ) from error
+        return {info.name: np.array(found[n]) for n, info in enumerate(self.outputs)}
+
     def bind(self, batch: NDArray[Any]) -> Callable[[], object]:
         """Returns a function that runs the graph on this batch."""
         request = self._request()
@@ -144,7 +155,7 @@ def convert(onnx_path: str | Path, path: str | Path) -> Parity:
     batches = inputs_for(
         exported.artefact,
         in_chans=int(channels),
-        batch_sizes=(1,) if isinstance(batch, int) else (1, 3),
+        batch_sizes=(batch,) if isinstance(batch, int) else (1, 3),
         free_size=not isinstance(size[0], int),
     )
     model = _read(Path(onnx_path))
@@ -155,6 +166,27 @@ def convert(onnx_path: str | Path, path: str | Path) -> Parity:
         parity = compare(run, exported.session.run, batches, tolerance=tolerance)
         _set_metadata(model, dataclasses.replace(exported.artefact, parity=parity.to_dict()))
     return parity
+
+
+def write_ir(onnx_path: Path, path: Path, metadata: Mapping[str, str]) -> None:
+    """Writes an ONNX file as OpenVINO IR with string pairs, unchecked.
+
+    Args:
+        onnx_path: an ONNX file.
+        path: the `.xml` file; a `.bin` is written beside it.
+        metadata: the pairs, whose keys begin with `artefact.PREFIX`.
+
+    Raises:
+        ValueError: OpenVINO cannot read the file.
+        ImportError: OpenVINO is not installed.
+    """
+    need("openvino")
+    import openvino
+
+    model = _read(onnx_path)
+    for key, value in metadata.items():
+        model.set_rt_info(value, [_SECTION, key.removeprefix(PREFIX)])
+    openvino.save_model(model, str(path), compress_to_fp16=False)
 
 
 def quantize(

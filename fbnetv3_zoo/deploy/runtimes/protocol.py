@@ -95,6 +95,8 @@ class RuntimeFile(Protocol):
         *,
         preprocess: Preprocess | None = None,
         class_names: Sequence[str] | None = None,
+        license: str | None = None,
+        batch_size: int | None = None,
     ) -> Parity:
         """Exports a model to the runtime's format and checks the file; arguments: see `to_onnx`.
 

@@ -20,9 +20,9 @@ from typer.testing import CliRunner
 
 from fbnetv3 import search
 from fbnetv3._internal.errors import StoreError, TrialError
-from fbnetv3.search.api.budget import divide
 from fbnetv3.search.cli.app import app
 from fbnetv3.search.execution.function_objective import address
+from fbnetv3.search.nars.budget import divide
 from tests.search.killing import children
 from tests.search.toy_functions import (
     CALL,
@@ -178,6 +178,76 @@ def test_asking_and_telling_gives_the_trials_of_run_also_when_stopped_and_out_of
     assert summary(study.found) == summary(undisturbed)
     assert study.best == undisturbed.best
     assert told == len(undisturbed.trials)
+
+
+def test_trials_of_rungs_are_the_same_in_one_process_in_several_and_asked_for(
+    tmp_path: Path,
+) -> None:
+    call = {name: value for name, value in CALL.items() if name != "trainings"} | {"budget": 24}
+    here, there = (
+        search.run(
+            SPACE, train, folder=tmp_path / f"{n}", cost=cost, workers=n, **call, rungs=[0.05, 0.1]
+        )
+        for n in (1, 2)
+    )
+    assert summary(there) == summary(here)
+    assert there.best == here.best
+    shares = [trial.fidelity for trial in here.trials]
+    assert shares == sorted(shares)
+    assert set(shares) == {0.05, 0.1, 1.0}
+    assert 0.8 * 24 < sum(shares) <= 24
+    # Values of rungs, here a share of the others, are nobody's best.
+    assert all(t.value == accuracy(dict(t.params), t.seed) * t.fidelity for t in here.trials)
+    assert all(best.value > 60 for best in here.best.values())
+    del call["quiet"]
+    told = 0
+    for stop in (30, 41, 1000):
+        with search.Study(
+            SPACE, folder=tmp_path / "s", cost=cost, **call, rungs=[0.05, 0.1]
+        ) as study:
+            while told < stop and not study.finished:
+                for trial in study.ask(9)[::-1][: stop - told]:
+                    value = accuracy(dict(trial.params), trial.seed) * trial.fidelity
+                    study.tell(trial, value)
+                    told += 1
+    assert summary(study.found) == summary(here)
+    assert study.best == here.best
+
+
+def test_a_time_is_kept_by_measuring_first_and_the_call_resumes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Stop(Exception):  # noqa: N818  # no error
+        pass
+
+    done: list[search.Finished] = []
+
+    def note(trial: search.Finished) -> None:
+        done.append(trial)
+        if len(done) == 20:
+            raise Stop
+
+    def slow(params: dict[str, Any], *, seed: int, fidelity: float) -> float:
+        time.sleep(0.2 * fidelity)
+        return accuracy(params, seed) * (1 if fidelity == 1 else 0.8)
+
+    call = {name: value for name, value in CALL.items() if name != "trainings"}
+    call |= {"folder": tmp_path / "s", "cost": cost, "time": "20s", "quiet": False}
+    with pytest.raises(Stop):
+        search.run(SPACE, slow, on_trial=note, **call)
+    plan = json.loads((tmp_path / "s" / "budget.json").read_text())["plan"]
+    found = search.run(SPACE, slow, **call)
+    assert found.finished
+    spent = json.loads((tmp_path / "s" / "budget.json").read_text())
+    assert spent["plan"] == plan
+    kinds = [trial.kind for trial in found.trials]
+    assert kinds.count("measure") == 2
+    assert {trial.fidelity for trial in found.trials} == {1 / 32, 1.0}
+    printed = capsys.readouterr().err
+    assert "measuring how long trainings take: in full and 1/32 of it" in printed
+    assert "plan for 20 s, of which trainings take " in printed
+    with pytest.raises(ValueError, match="time was '20s', now '30s'"):
+        search.run(SPACE, slow, **{**call, "time": "30s"})
 
 
 def test_a_study_hands_out_a_round_then_waits_and_shows_the_best_so_far(tmp_path: Path) -> None:
@@ -403,6 +473,13 @@ def needs_more(params: dict[str, Any], epochs: int, *, seed: int, fidelity: floa
         ({"predictor": "forest"}, "forest"),
         ({"target": "percent"}, "target is 'percent'; expected one of raw, log_error"),
         ({"function": lambda params: 1.0}, r"called as train\(params, seed=..., fidelity=...\)"),
+        ({"trainings": None}, "nothing given; expected one of trainings, budget"),
+        ({"budget": 40}, "trainings and budget given; expected one of"),
+        ({"trainings": None, "budget": -1}, "budget is -1; expected a number of full trainings"),
+        ({"trainings": None, "budget": 9}, "the budget is 9 full trainings; expected 11 or more"),
+        ({"trainings": None, "time": "soon"}, "time is 'soon'; expected a time such as 20m"),
+        ({"trainings": None, "budget": 40, "rungs": [0.5, 0.1]}, "rungs are 0.5, 0.1; expected"),
+        ({"rungs": [0.1]}, "rungs given with trainings; expected budget"),
         ({"function": needs_more}, "missing a required argument: 'epochs'"),
         ({"function": "mine.py:train"}, "train is 'mine.py:train'; expected a function"),
         ({"cost": lambda: {}}, r"called as cost\(params\)"),

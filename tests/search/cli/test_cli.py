@@ -160,6 +160,40 @@ def test_mistakes_end_with_one_clear_line(
     assert "Traceback" not in done.output
 
 
+def test_a_cost_is_planned_said_and_kept_to(tmp_path: Path, space_file: Path) -> None:
+    words = ("--space", space_file, "--objective", TOY, "--pool", 200, "--predictor", "gp")
+    done = call("run", tmp_path / "s", *words, "--epochs", 4, "--cost", 16, "--rung", 0.1)
+    assert done.exit_code == 0, done.output
+    assert (
+        "plan for 16 full trainings, 15.6 of them used: 16 trainings of 1/10 of the final steps; "
+        "4 rounds of 3 in full, 11 in all; 3 to retrain the best" in done.stderr
+    )
+    assert "round 0 of 4 (rung of 1/10)" in done.stderr
+    with Store.read(tmp_path / "s") as store:
+        assert sum(trial.fidelity for trial in store.trials()) <= 16
+        assert {trial.epochs for trial in store.trials("done") if trial.fidelity < 1} == {1}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--cost", "16", "--time", "1h"], "cost is 16 and time_s 3600; expected one above 0"),
+        (["--cost", "16", "--trainings", "9"], "--trainings given with --cost or --time"),
+        (["--time", "soon"], "time is 'soon'; expected a time such as 20m, 8h or 2d"),
+        (["--rung", "2"], "rungs are 2; expected shares of the final training"),
+        (["--policy", "early_stop", "--rung", "0.1"], "policy is 'early_stop' with rungs"),
+        (["--policy", "rungs", "--rung-trainings", "1"], "rung_sizes are 1; expected a number"),
+        (["--cost", "5"], "the budget is 5 full trainings; expected 10 or more"),
+    ],
+)
+def test_budgets_that_make_no_sense_end_with_one_line(
+    tmp_path: Path, space_file: Path, options: list[str], message: str
+) -> None:
+    done = call("run", tmp_path / "s", "--space", space_file, "--objective", TOY, *options)
+    assert (done.exit_code, message in done.stderr) == (2, True), done.stderr
+    assert not (tmp_path / "s").exists()
+
+
 def test_empty_space_and_damaged_files_are_said(tmp_path: Path) -> None:
     empty = tmp_path / "empty.json"
     fields = SPACE.to_dict()

@@ -100,7 +100,7 @@ def test_what_is_wrong_with_a_list_is_said_with_its_line(
 def test_a_list_that_is_no_text_is_refused(photos: Path) -> None:
     path = photos / "list.csv"
     path.write_bytes(b"\xff\xfe0\x00")
-    with pytest.raises(ValueError, match="no text in UTF-8"):
+    with pytest.raises(ValueError, match="not text in UTF-8"):
         read_list(path)
 
 

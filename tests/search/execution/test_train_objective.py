@@ -14,6 +14,7 @@ from fbnetv3.search.execution.train_objective import TrainObjective
 from fbnetv3.search.space.space import Matrix
 from fbnetv3.search.space.spaces import get_space
 from fbnetv3.search.training.networks import open_network
+from fbnetv3.search.training.recipe import LENGTH_FIELDS
 
 
 @pytest.fixture(scope="module")
@@ -198,3 +199,39 @@ def test_a_model_beside_a_space_of_networks_is_refused(data: Path) -> None:
         TrainObjective("cifar_joint", str(data), epochs=1, model="timm:resnet10t")
     with pytest.raises(ValueError, match="timm cannot make 'no_such_net'"):
         TrainObjective("recipe_only", str(data), epochs=1, model="timm:no_such_net")
+
+
+def test_a_rung_is_a_share_of_the_final_steps_with_a_complete_schedule(
+    data: Path, tmp_path: Path
+) -> None:
+    made = objective(data, epochs=4, checkpoints=str(tmp_path))
+    # A half of four epochs of 48 images, and of one epoch with a third of them.
+    assert made.epochs_at(0.5) == 2
+    assert made.epochs_at(1 / 12) == 1
+    with pytest.raises(
+        ValueError, match=r"a rung of 0\.01 trains on 2 images, less than one batch"
+    ):
+        made.epochs_at(0.01)
+    row = candidate(optimizer="sgd", lr=0.03).tolist()
+    rung = list(made.evaluate(row, seed=0, epochs=2, fidelity=0.5))
+    assert len(rung) == 2
+    assert list(made.evaluate(row, seed=0, epochs=2, fidelity=0.5)) == rung
+    # It is no cut-off: it is what a final training of two epochs would be.
+    assert rung != labels(made, candidate(optimizer="sgd", lr=0.03), 0, 2)
+    short = made.recipe(row).lengthened(2)
+    same = objective(data, epochs=2, recipe={
+        "batch_size": 8, **{name: getattr(short, name) for name in LENGTH_FIELDS}
+    })  # fmt: skip
+    assert labels(same, candidate(optimizer="sgd", lr=0.03), 0, 2) == rung
+    # No weights of a rung are kept, nor any that a full training could go on from.
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ValueError, match="epochs is 3; expected 1 to 2, the schedule"):
+        list(made.evaluate(row, seed=0, epochs=3, fidelity=0.5))
+
+
+def test_a_rung_of_a_schedule_that_falls_once_an_epoch_has_several(data: Path) -> None:
+    stepped = {"batch_size": 2, "schedule": "exponential", "decay_per_epoch": 0.9}
+    made = objective(data, epochs=10, recipe=stepped)
+    assert made.epochs_at(0.1) == 4
+    assert made.epochs_at(0.9) == 9
+    assert len(list(made.evaluate(candidate().tolist(), seed=0, epochs=4, fidelity=0.1))) == 4

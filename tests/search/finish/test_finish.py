@@ -25,7 +25,7 @@ from fbnetv3.images.preprocess import Preprocess
 from fbnetv3.search.cli.app import app
 from fbnetv3.search.data.datasets import open_train_val
 from fbnetv3.search.finish.card import card
-from fbnetv3.search.finish.plan import Final, largest, lengthened, searched_images
+from fbnetv3.search.finish.plan import Final, largest, searched_images
 from fbnetv3.search.finish.retrain import Setup, train_finals
 from fbnetv3.search.space.gene import Gene
 from fbnetv3.search.space.layout import Layout
@@ -191,15 +191,6 @@ def test_an_unfinished_search_is_said(searched: Path, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "s" / "answers")
     done = finish(tmp_path)
     assert (done.exit_code, "has no results yet; resume the search" in done.stderr) == (2, True)
-
-
-def test_an_exponential_schedule_ends_at_the_rate_that_was_found() -> None:
-    found = tiny_recipe(
-        schedule="exponential", decay_per_epoch=0.963, epochs=150, weight_decay=1e-5
-    )
-    longer = lengthened(found, 400, data_times=5)
-    assert longer.decay_per_epoch**400 == pytest.approx(0.963**150)
-    assert longer.weight_decay * 400 * 5 == pytest.approx(1e-5 * 150)
 
 
 def test_the_images_of_a_candidate_are_counted_as_the_objective_splits_them() -> None:

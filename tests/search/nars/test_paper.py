@@ -3,11 +3,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from fbnetv3.search.cost.cost import costs
 from fbnetv3.search.nars.config import SearchConfig
 from fbnetv3.search.nars.evolution import EvolutionSettings
 from fbnetv3.search.nars.paper import JOINT
+from fbnetv3.search.space.spaces import get_space
 from tests.search.nars.test_rounds import PLAN, search
 
 
@@ -21,6 +24,13 @@ def test_defaults_of_the_config_are_those_of_evolution() -> None:
     assert SearchConfig().evolution == EvolutionSettings()
     odd = SearchConfig(population=5, children=2, keep=3).evolution
     assert (odd.first_best, odd.first_random, odd.children, odd.keep) == (2, 3, 2, 3)
+
+
+def test_a_search_of_recipes_alone_has_no_costs_to_pretrain_on() -> None:
+    space = get_space("recipe_only")
+    rows = space.sample(50, np.random.default_rng(0))
+    assert len(np.unique(rows, axis=0)) > 40
+    assert all(np.ptp(values) == 0 for values in costs(space, rows).as_dict().values())
 
 
 def test_trainings_are_shortened_less_by_a_higher_threshold(tmp_path: Path) -> None:

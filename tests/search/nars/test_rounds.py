@@ -1,6 +1,6 @@
 """Stages 1 and 2: what is proposed, why, and that it repeats."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -179,10 +179,18 @@ def test_failed_trial_is_replaced_from_its_bin_and_never_proposed_again(tmp_path
 
 
 def test_diverged_training_counts_as_the_worst(tmp_path: Path) -> None:
-    labels = Labels(np.arange(3), np.zeros((3, 6), np.int16), np.array([50.0, np.nan, 40.0]))
-    assert usable(labels).tolist() == [50.0, 40.0, 40.0]
+    def labels(*values: float, shares: Sequence[float] = (1.0, 1.0, 1.0)) -> Labels:
+        num = len(values)
+        rows = np.zeros((num, 6), np.int16)
+        return Labels(np.arange(num), rows, np.array(values), np.array(shares[:num]))
+
+    nan = float("nan")
+    assert usable(labels(50.0, nan, 40.0)).tolist() == [50.0, 40.0, 40.0]
+    # Of its own length, where that has any.
+    assert usable(labels(50.0, nan, 30.0, shares=(1.0, 1.0, 0.1))).tolist() == [50.0, 50.0, 30.0]
+    assert usable(labels(50.0, nan, 30.0, shares=(0.5, 1.0, 0.1))).tolist() == [50.0, 30.0, 30.0]
     with pytest.raises(ValueError, match="all 1 labels are NaN"):
-        usable(Labels(np.arange(1), np.zeros((1, 6), np.int16), np.array([np.nan])))
+        usable(labels(nan))
     with pytest.raises(ValueError, match="lower the learning rates"):
         search(tmp_path / "s", trouble={"*": "nan"})
 

@@ -318,3 +318,49 @@ def test_bad_percents_and_raw_labels_are_no_fractions() -> None:
     check_percent(np.array([0.5, np.nan, 0.7]), "log_error")
     check_percent(np.zeros(9), "log_error")
     check_percent(np.array([0.5, 0.6, 0.7]), "raw")
+
+
+@pytest.mark.parametrize("kind", ["gp", "mlp_ensemble", "auto"])
+def test_short_trainings_help_to_rank_long_ones(kind: str, tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    rows = SPACE.unique(SPACE.sample(300, rng))[:94]
+    shares = np.where(np.arange(94) < 80, 1 / 32, 1.0)
+    long = accuracy(rows)
+    # Short trainings are worse, and rank alike but for one gene.
+    labels = np.where(shares < 1, 0.7 * long - 2.0 * (rows[:, 3] == 2), long)
+    labels += rng.normal(0, 0.3, 94)
+    alone, both = (make_predictor(kind, SPACE) for _ in range(2))
+    alone.fit(rows[80:], labels[80:])
+    plain = alone.predict(TEST).mean
+    both.fit_rungs(rows, labels, shares)
+    found = both.predict(TEST).mean
+    assert tau(found, accuracy(TEST)) > tau(plain, accuracy(TEST)) + 0.03
+    # In the unit of the long ones, where 0.7 of it would be 25 points away.
+    assert np.abs(found - accuracy(TEST)).mean() < 6
+    save_predictor(both, tmp_path / "p.safetensors")
+    again = load_predictor(tmp_path / "p.safetensors")
+    assert np.allclose(again.predict(TEST).mean, found)
+    # Labels of one length are then fitted as ever.
+    both.fit(rows[80:], labels[80:])
+    assert both.predict(TEST).mean.tolist() == plain.tolist()
+
+
+def test_a_predictor_without_rungs_learns_from_the_longest_trainings() -> None:
+    predictor = Nearest(SPACE, target="raw", seed=0, costs=None)
+    shares = np.where(np.arange(len(TRAIN)) % 2, 1.0, 0.1)
+    predictor.fit_rungs(TRAIN, accuracy(TRAIN), shares)
+    found = predictor.predict(TEST).mean
+    predictor.fit(TRAIN[1::2], accuracy(TRAIN)[1::2])
+    assert found.tolist() == predictor.predict(TEST).mean.tolist()
+
+
+def test_cross_validation_judges_the_longest_trainings_and_knows_the_others() -> None:
+    predictor = GpPredictor(SPACE)
+    shares = np.where(np.arange(len(TRAIN)) < 44, 0.1, 1.0)
+    labels = accuracy(TRAIN) * np.where(shares < 1, 0.7, 1.0)
+    found = cross_validate(predictor, TRAIN, labels, shares=shares)
+    assert len(found.predicted) == len(TRAIN) - 44
+    alone = cross_validate(predictor, TRAIN[44:], labels[44:])
+    assert found.tau > alone.tau
+    with pytest.raises(ValueError, match="9 labels; expected at least 10"):
+        cross_validate(predictor, TRAIN[:53], labels[:53], shares=shares[:53])

@@ -154,7 +154,7 @@ def test_a_damaged_record_of_another_librarys_run_is_named(tmp_path: Path) -> No
     write_record(tmp_path, "torchvision:shufflenet_v2_x0_5")
     (record,) = tmp_path.glob("*.json")
     record.write_text("{")
-    with pytest.raises(ValueError, match="is no finished run, or damaged"):
+    with pytest.raises(ValueError, match="is not a finished training, or is damaged"):
         open_network(f"local-dir:{tmp_path}")
 
 

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from fbnetv3.search.training.presets import PRESETS, get_recipe
-from fbnetv3.search.training.recipe import Recipe
+from fbnetv3.search.training.recipe import LENGTH_FIELDS, Recipe
 
 PLAIN = Recipe(optimizer="rmsprop", lr=0.02, batch_size=256, epochs=10, schedule="constant")
 
@@ -26,16 +26,35 @@ def test_the_identity_tells_recipes_apart_and_ignores_how_a_number_is_written() 
     )
 
 
-def test_a_longer_training_keeps_rate_times_decay_times_steps() -> None:
-    short = dataclasses.replace(PLAIN, weight_decay=1e-3)
-    assert short.lengthened(10) == short
-    longer = short.lengthened(40, data_times=5)
-    assert longer.weight_decay == pytest.approx(1e-3 / 20)
-    assert dataclasses.replace(longer, epochs=10, weight_decay=1e-3) == short
+def test_a_training_of_another_length_keeps_what_acts_per_training() -> None:
+    found = dataclasses.replace(
+        PLAIN,
+        schedule="exponential",
+        decay_per_epoch=0.9,
+        warmup_epochs=2.0,
+        weight_decay=1e-5,
+        ema_decay=0.99,
+    )
+    assert found.lengthened(10) == found
+    for epochs, data_times in ((40, 5), (3, 0.2), (1, 1e-3)):
+        other = found.lengthened(epochs, data_times=data_times)
+        steps = epochs * data_times / 10
+        assert other.weight_decay * steps == pytest.approx(1e-5)
+        assert other.ema_decay**steps == pytest.approx(0.99)
+        assert other.warmup_epochs / epochs == pytest.approx(0.2)
+        assert other.decay_per_epoch**epochs == pytest.approx(0.9**10)
+        assert other.lr_at(0.1 * epochs) == pytest.approx(found.lr_at(1.0))
+        kept = {name: getattr(found, name) for name in (*LENGTH_FIELDS, "epochs")}
+        assert dataclasses.replace(other, **kept) == found
+
+
+def test_a_length_out_of_range_is_refused() -> None:
     with pytest.raises(ValueError, match="epochs is 0"):
-        short.lengthened(0)
+        PLAIN.lengthened(0)
     with pytest.raises(ValueError, match="data_times is 0"):
-        short.lengthened(10, data_times=0)
+        PLAIN.lengthened(10, data_times=0)
+    with pytest.raises(ValueError, match="weight_decay is 10"):
+        dataclasses.replace(PLAIN, weight_decay=1.0).lengthened(1)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +70,7 @@ def test_a_longer_training_keeps_rate_times_decay_times_steps() -> None:
         ("epochs", True),
         ("dropout", 1.0),
         ("ema_decay", -0.1),
+        ("ema_start", "zero"),
         ("warmup_epochs", 11.0),
         ("ema", 1),
         ("resolution", 4),

@@ -153,6 +153,10 @@ def test_the_average_warms_up_as_tensorflows_and_then_has_its_decay() -> None:
     assert averaging_weight(1, 0.99) == 1
     assert averaging_weight(10, 0.99) == pytest.approx(1 - 9 / 18)
     assert averaging_weight(100_000, 0.99) == pytest.approx(0.01)
+    assert averaging_weight(1, 0.99, "copy") == averaging_weight(100, 0.99, "copy") == 1 - 0.99
+    assert averaging_weight(1, 0.99, "unbiased") == 1
+    assert averaging_weight(100_000, 0.99, "unbiased") == pytest.approx(0.01)
+    assert averaging_weight(1, 0.0, "unbiased") == 1
 
 
 def test_the_average_takes_parameters_statistics_and_counters() -> None:

@@ -302,6 +302,19 @@ def test_a_complete_run_goes_on_with_more_epochs_on_the_longer_schedule(tmp_path
     recipe = tiny_recipe(epochs=4)
     assert result.curve[2].lr == pytest.approx(recipe.lr_at(2 + 5.5 / 6))
     assert_equal(weights_of(tmp_path / "short"), before)
+    # Also with what follows from the length, but with no other recipe.
+    follows = tiny_recipe(epochs=2).lengthened(4)
+    other = dataclasses.replace(follows, weight_decay=2 * follows.weight_decay)
+    with pytest.raises(ValueError, match="recipe is different"):
+        train(
+            tiny_model(),
+            tiny_images(),
+            tiny_images(seed=1),
+            tiny_run(tmp_path / "other", other, resume_from=tmp_path / "short"),
+        )
+    longer = tiny_run(tmp_path / "other", follows, resume_from=tmp_path / "short")
+    result_of = train(tiny_model(), tiny_images(), tiny_images(seed=1), longer)
+    assert [log.epoch for log in result_of.curve] == [1, 2, 3, 4]
     grown = tiny_run(tmp_path / "short", tiny_recipe(epochs=4))
     again = train(tiny_model(seed=6), tiny_images(), tiny_images(seed=1), grown)
     assert again.curve[-1].loss == result.curve[-1].loss
@@ -554,6 +567,36 @@ def test_the_average_follows_its_closed_form() -> None:
         # The decay of n earlier updates; the first update takes the weights as they are.
         decay = min(0.5, n / (9 + n)) if n else 0.0
         expected = decay * expected + (1 - decay) * weight
+    assert isinstance(result.ema, nn.Sequential)
+    torch.testing.assert_close(result.ema[1].weight, expected)
+
+
+@pytest.mark.parametrize("start", ["copy", "unbiased"])
+def test_the_average_begins_as_the_recipe_says(start: str) -> None:
+    decay, layer = 0.9, nn.Linear(3 * 16 * 16, NUM_CLASSES)
+    model = nn.Sequential(nn.Flatten(), layer)
+    recipe = dataclasses.replace(
+        LEARNING, epochs=1, warmup_epochs=0.0, ema_decay=decay, ema_start=start
+    )
+    first, seen = layer.weight.detach().clone(), list[torch.Tensor]()
+    result = train(
+        model,
+        tiny_images(),
+        tiny_images(),
+        tiny_run(recipe=recipe),
+        on_step=lambda *_: seen.append(layer.weight.detach().clone()),
+    )
+    # v_t = decay * v_(t-1) + (1 - decay) * w_t as a sum; v_0 is the initial weights, or zero.
+    steps = len(seen)
+    assert steps >= 2
+    expected = sum(
+        ((1 - decay) * decay ** (steps - n) * weight for n, weight in enumerate(seen, 1)),
+        torch.zeros_like(first),
+    )
+    if start == "copy":
+        expected = decay**steps * first + expected
+    else:
+        expected = expected / (1 - decay**steps)
     assert isinstance(result.ema, nn.Sequential)
     torch.testing.assert_close(result.ema[1].weight, expected)
 

@@ -1,0 +1,129 @@
+"""Detectors in exported files, without torch: ONNX in onnxruntime, and OpenVINO's own format."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fbnetv3._internal.json_record import read_json
+from fbnetv3.deploy.artefact import PREFIX
+from fbnetv3.hub.license_policy import check_terms
+from fbnetv3.images.reader import ImageSource, open_image
+
+from .detections import Detections
+
+SCHEMA = "fbnetv3-detector-file/1"
+INPUT, OUTPUTS = "image", ("boxes", "labels", "scores")
+SUFFIXES = (".onnx", ".xml")
+
+
+def metadata_of(config: Mapping[str, Any], parity: Mapping[str, Any]) -> dict[str, str]:
+    """Returns the string pairs of a file.
+
+    Args:
+        config: a `DetectorConfig` as plain JSON types.
+        parity: figures of the comparison with PyTorch.
+    """
+    fields = {
+        "schema": SCHEMA,
+        "task": "object-detection",
+        "labels": json.dumps(config["class_names"]),
+        "license": str(config["license"]),
+        "weights": str(config["weights"]),
+        "detector": json.dumps(config, sort_keys=True),
+        "parity": json.dumps(parity, sort_keys=True),
+    }
+    return {PREFIX + key: value for key, value in fields.items()}
+
+
+class ExportedDetector:
+    """A `Detector` in a file that `fbnetv3 detect export` wrote, run without torch; thread-safe.
+
+    The file holds everything from the image's pixels to the boxes after non-maximum suppression.
+
+    Args:
+        path: an `.onnx` file, or an `.xml` with its `.bin` beside it.
+        num_threads: number of inference threads; default: the runtime's.
+        license: "commercial" refuses a file whose weights forbid commercial use; None reads
+            FBNETV3_LICENSE.
+        providers: onnxruntime's execution providers, in order of preference; default: the CPU.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is of another kind, or the license is refused.
+        ImportError: the runtime is not installed.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        num_threads: int | None = None,
+        license: str | None = None,
+        providers: Sequence[str] | None = None,
+    ) -> None:
+        self.path = Path(path)
+        if self.path.suffix not in SUFFIXES:
+            raise ValueError(f"{path} is no detector's file; expected {' or '.join(SUFFIXES)}")
+        if not self.path.is_file():
+            raise FileNotFoundError(f"no {path}; write it with `fbnetv3 detect export`")
+        self._session = _opened(self.path, num_threads, providers)
+        found = dict(self._session.metadata)
+        if found.get(PREFIX + "schema") != SCHEMA:
+            raise ValueError(
+                f"{path} is no detector of this package; write one with `fbnetv3 detect export`"
+            )
+        names = read_json(found[PREFIX + "labels"], f"{path}: labels")
+        self.class_names: tuple[str, ...] = tuple(map(str, names))
+        self.license = found.get(PREFIX + "license", "")
+        if found.get(PREFIX + "weights"):
+            check_terms(str(path), self.license, license)
+
+    def __call__(self, source: ImageSource) -> Detections:
+        """Returns the objects in an image.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the image cannot be read.
+        """
+        return self.run(np.array(open_image(source)))
+
+    def run(self, pixels: NDArray[np.uint8]) -> Detections:
+        """Returns the objects in an upright RGB image (H, W, 3)."""
+        found = self._session.run_named(pixels)
+        boxes, labels, scores = (found[name] for name in OUTPUTS)
+        return Detections(
+            boxes.reshape(-1, 4).astype(np.float32),
+            labels.astype(np.int64),
+            scores.astype(np.float32),
+            self.class_names,
+        )
+
+
+class OnnxDetector(ExportedDetector):
+    """An `ExportedDetector` in onnxruntime: `OnnxDetector("detector.onnx")("street.jpg")`.
+
+    Args: those of `ExportedDetector`.
+    """
+
+    def __init__(self, path: str | Path, **options: Any) -> None:
+        if Path(path).suffix != ".onnx":
+            raise ValueError(f"{path} is no ONNX file; expected one that ends in .onnx")
+        super().__init__(path, **options)
+
+
+def _opened(path: Path, threads: int | None, providers: Sequence[str] | None) -> Any:
+    if path.suffix == ".onnx":
+        from fbnetv3.deploy.runtimes import onnxruntime
+
+        return onnxruntime.open_session(path, threads=threads, providers=providers)
+    if providers is not None:
+        raise ValueError(f"providers are onnxruntime's; {path} is run by OpenVINO")
+    from fbnetv3.deploy.runtimes import openvino
+
+    return openvino.open_session(path, threads=threads)

@@ -1,0 +1,131 @@
+"""Finds annotated images in the layouts that data sets come in.
+
+- COCO: `annotations/instances_train.json` (also `..._train2017.json`) with the images in `train/`,
+  `train2017/`, `images/train/` or `images/`; `annotations.json` with `images/`;
+  `train/_annotations.coco.json` beside the images; or a JSON file itself.
+- YOLO: `data.yaml` and text files in `labels/`; see `yolo_folder`.
+- Pascal VOC: `Annotations/*.xml`, `JPEGImages/`, `ImageSets/Main/`; see `voc_folder`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from . import voc_folder, yolo_folder
+from .coco_records import Annotated, read_coco
+
+ANNOTATIONS, IMAGES = "annotations.json", "images"
+_EXPECTED = (
+    "expected COCO (annotations/instances_train.json, or annotations.json with images/), YOLO "
+    "(data.yaml) or Pascal VOC (Annotations/*.xml)"
+)
+_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+
+
+def find_annotations(location: str | Path) -> dict[str, Callable[[], Annotated]]:
+    """Returns what reads each split: "train", "val", "test"; "" for one of another name.
+
+    Args:
+        location: a folder, or a COCO file or YOLO's `data.yaml`.
+
+    Raises:
+        FileNotFoundError: there is no such path, or no annotations in it.
+        ValueError: several files are of the same split.
+    """
+    location = Path(location)
+    if location.is_file():
+        if location.suffix in (".yaml", ".yml"):
+            return yolo_folder.find(location)
+        return {"": partial(_coco, location)}
+    if not location.is_dir():
+        raise FileNotFoundError(f"no {location}; {_EXPECTED}")
+    found: Mapping[str, Callable[[], Annotated]] = _find_coco(location)
+    for find in (yolo_folder.find, voc_folder.find):
+        found = found or find(location)
+    if not found:
+        raise FileNotFoundError(f"{location} has no annotations; {_EXPECTED}")
+    return dict(found)
+
+
+def read_annotations(location: str | Path, split: str | None = None) -> Annotated:
+    """Returns the annotations of a split; None is the only one.
+
+    Raises:
+        FileNotFoundError: as `find_annotations`.
+        ValueError: there is no such split, or there are several and none is given.
+    """
+    found = find_annotations(location)
+    if split is None and len(found) == 1:
+        (read,) = found.values()
+        return read()
+    if split not in found:
+        raise ValueError(
+            f"split is {split!r}; {location} has " + ", ".join(map(repr, sorted(found)))
+        )
+    return found[split]()
+
+
+def split_named(name: str) -> str:
+    """Returns the split that a name begins with or is: "train" of "train2017", or ""."""
+    return _SPLITS.get(re.sub(r"[-_]?\d*$", "", name.lower()), "")
+
+
+def _find_coco(folder: Path) -> dict[str, Callable[[], Annotated]]:
+    own = folder / ANNOTATIONS
+    if own.is_file():
+        return {"": partial(_coco, own)}
+    files = sorted((folder / "annotations").glob("instances_*.json"))
+    files = files or sorted((folder / "annotations").glob("*.json"))
+    files = files or sorted(folder.glob("*/_annotations.coco.json"))
+    files = files or sorted(folder.glob("_annotations.coco.json"))
+    found: dict[str, Callable[[], Annotated]] = {}
+    named: dict[str, Path] = {}
+    for path in files:
+        split = split_named(_subset(path))
+        if split in named:
+            raise ValueError(
+                f"{named[split]} and {path} are both {split or 'of no split'}; give the file of one"
+            )
+        named[split] = path
+        found[split] = partial(_coco, path)
+    return found
+
+
+def _subset(path: Path) -> str:
+    """Returns what a file's name says of its images: "train2017" of instances_train2017.json."""
+    if path.stem == "_annotations.coco":
+        return path.parent.name
+    return path.stem.removeprefix("instances_")
+
+
+def _coco(path: Path) -> Annotated:
+    content = read_coco(path)
+    return Annotated(path, content, _image_folder(path, content))
+
+
+def _image_folder(path: Path, content: Mapping[str, Any]) -> Path:
+    """Returns the folder that has the first image.
+
+    Raises:
+        FileNotFoundError: none has it.
+    """
+    root = path.parent.parent if path.parent.name == "annotations" else path.parent
+    subset = _subset(path)
+    names = dict.fromkeys([subset, split_named(subset), "valid" if "val" in subset else ""])
+    tried = [root / IMAGES / name for name in names if name]
+    tried += [root / name for name in names if name] + [root / IMAGES, root]
+    if not content["images"]:
+        return root / IMAGES
+    first = content["images"][0]["file_name"]
+    for folder in tried:
+        if (folder / first).is_file():
+            return folder
+    if (root / IMAGES).is_dir():
+        return root / IMAGES  # a file that is missing there is named later
+    raise FileNotFoundError(
+        f"{path}: image {first!r} is in none of {', '.join(map(str, tried))}; put the images there"
+    )

@@ -1,0 +1,159 @@
+"""Reads Pascal VOC's XML files as COCO records.
+
+The files are in `Annotations/` with the images in `JPEGImages/` and the splits in
+`ImageSets/Main/`, or beside the images, for instance in `train/` and `valid/`. Corners count pixels
+from 1 and include the last one, as in VOC. Objects marked `difficult` become crowds, which neither
+count as missed nor as false alarms and are not trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from fbnetv3._internal.messages import shown
+from fbnetv3.images.folders import SUFFIXES
+from fbnetv3.images.reader import upright_size
+
+from .coco_records import Annotated
+
+_SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+
+
+def find(folder: Path) -> dict[str, Callable[[], Annotated]]:
+    """Returns what reads each split; empty if there are no XML files."""
+    nested = [
+        p
+        for p in sorted(folder.glob("VOC*")) + sorted(folder.glob("VOC*/VOC*"))
+        if (p / "Annotations").is_dir()
+    ]
+    if len(nested) == 1:
+        folder = nested[0]
+    files = sorted((folder / "Annotations").glob("*.xml"))
+    parts = _splits_by_list(folder, files) if files else _splits_by_folder(folder)
+    if not parts and not files:
+        files = sorted(folder.glob("*.xml"))
+    parts = parts or ({"": files} if files else {})
+    every = sorted({path for paths in parts.values() for path in paths})
+    return {split: partial(_read, folder, paths, every) for split, paths in parts.items()}
+
+
+def _splits_by_list(folder: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
+    by_stem = {path.stem: path for path in files}
+    parts: dict[str, list[Path]] = {}
+    for split in _SPLITS:
+        listed = folder / "ImageSets" / "Main" / f"{split}.txt"
+        if not listed.is_file():
+            continue
+        stems = [words[0] for line in listed.read_text().splitlines() if (words := line.split())]
+        unknown = [stem for stem in stems if stem not in by_stem]
+        if unknown:
+            raise FileNotFoundError(
+                f"{listed} names {unknown[0]!r}; expected a file {unknown[0]}.xml in Annotations/"
+            )
+        parts[split] = [by_stem[stem] for stem in stems]
+    return parts
+
+
+def _splits_by_folder(folder: Path) -> dict[str, list[Path]]:
+    parts = {}
+    for split, names in _SPLITS.items():
+        for name in names:
+            files = sorted((folder / name).rglob("*.xml"))
+            if files:
+                parts[split] = files
+    return parts
+
+
+def _names(files: Sequence[Path]) -> list[str]:
+    """Returns the classes of all files, sorted, so that every split has the same."""
+    found = {
+        str(item.findtext("name")).strip()
+        for path in files
+        for item in _parsed(path).iter("object")
+    }
+    return sorted(found)
+
+
+def _parsed(path: Path) -> ElementTree.Element:
+    try:
+        return ElementTree.parse(path).getroot()
+    except ElementTree.ParseError as error:
+        raise ValueError(f"{path} is not valid XML: {error}") from None
+
+
+def _read(folder: Path, files: Sequence[Path], every: Sequence[Path]) -> Annotated:
+    categories = {name: number for number, name in enumerate(_names(every), start=1)}
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, path in enumerate(files, start=1):
+        root = _parsed(path)
+        image = _image_of(path, root.findtext("filename") or "")
+        width, height = upright_size(image)
+        size = {side: _number(path, root, f"size/{side}", 0) for side in ("width", "height")}
+        images.append(
+            {
+                "id": number,
+                "file_name": str(image.absolute()),
+                # Some tools write 0.
+                "width": int(size["width"]) or width,
+                "height": int(size["height"]) or height,
+            }
+        )
+        for item in root.iter("object"):
+            fields = _box(path, item, categories)
+            annotations.append({"id": len(annotations) + 1, "image_id": number, **fields})
+    return Annotated(
+        folder,
+        {
+            "images": images,
+            "annotations": annotations,
+            "categories": [{"id": number, "name": name} for name, number in categories.items()],
+        },
+        Path(),
+    )
+
+
+def _image_of(path: Path, name: str) -> Path:
+    folders = [path.parent, path.parent.parent / "JPEGImages", path.parent.parent / "images"]
+    names = [name] if name else []
+    names += [path.stem + suffix for suffix in sorted(SUFFIXES)]
+    for candidate in (folder / one for folder in folders for one in names):
+        if candidate.is_file():
+            return candidate
+    raise FileNotFoundError(
+        f"{path}: image {name or path.stem!r} is in none of {', '.join(map(str, folders))}"
+    )
+
+
+def _box(path: Path, item: ElementTree.Element, categories: Mapping[str, int]) -> dict[str, Any]:
+    left, top, right, bottom = (
+        _number(path, item, f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")
+    )
+    box = [left - 1, top - 1, right - left + 1, bottom - top + 1]
+    return {
+        "category_id": categories[str(item.findtext("name")).strip()],
+        "bbox": box,
+        "iscrowd": int(_number(path, item, "difficult", 0) != 0),
+        "area": box[2] * box[3],
+    }
+
+
+def _number(
+    path: Path, item: ElementTree.Element, field: str, default: float | None = None
+) -> float:
+    text = item.findtext(field)
+    if text is None and default is not None:
+        return default
+    try:
+        return float(text or "")
+    except ValueError:
+        name = item.findtext("name")
+        what = f" of object {name!r}" if name else ""
+        raise ValueError(
+            f"{path}: `{field}`{what} is {'missing' if text is None else shown(text)}; expected a "
+            "number of pixels"
+        ) from None

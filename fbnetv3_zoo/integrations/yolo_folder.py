@@ -1,0 +1,166 @@
+"""Reads YOLO's text files as COCO records.
+
+`data.yaml` names the classes and the folders (or lists) of images; the boxes of
+`.../images/a.jpg` are in `.../labels/a.txt`, a line each: class, then center, width and height as
+shares of the upright image. Lines of polygons give their bounding boxes and outlines. An image
+without a text file, or with an empty one, has no boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fbnetv3._internal.messages import shown
+from fbnetv3.images.folders import SUFFIXES
+from fbnetv3.images.reader import upright_size
+
+from .coco_records import Annotated
+
+_SPLITS = ("train", "val", "test")
+
+
+def find(location: Path) -> dict[str, Callable[[], Annotated]]:
+    """Returns what reads each split; empty if there is no `data.yaml`.
+
+    Args:
+        location: the folder, or its YAML file.
+
+    Raises:
+        ValueError: the YAML file is not understood.
+    """
+    files = [location] if location.is_file() else sorted(location.glob("*.y*ml"))
+    for path in files:
+        content = _read_yaml(path)
+        if not isinstance(content, dict) or "names" not in content:
+            continue
+        names = _names(path, content["names"])
+        return {
+            split: partial(_read, path, names, content, split)
+            for split in _SPLITS
+            if content.get(split)
+        }
+    if location.is_file():
+        raise ValueError(f"{location} has no `names`; expected YOLO's data.yaml")
+    return {}
+
+
+def _read_yaml(path: Path) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def _names(path: Path, given: Any) -> list[str]:
+    numbered = dict(enumerate(given)) if isinstance(given, list) else given
+    if not isinstance(numbered, dict) or sorted(map(str, numbered)) != sorted(
+        map(str, range(len(numbered)))
+    ):
+        raise ValueError(
+            f"{path}: `names` is {shown(given)}; expected a list of names, or one for each number "
+            "from 0"
+        )
+    by_number = {int(number): str(name) for number, name in numbered.items()}
+    return [by_number[number] for number in range(len(by_number))]
+
+
+def _read(path: Path, names: Sequence[str], content: dict[str, Any], split: str) -> Annotated:
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, image in enumerate(_images(path, content, split), start=1):
+        width, height = upright_size(image)
+        images.append({"id": number, "file_name": str(image), "width": width, "height": height})
+        for fields in _boxes(_label_file(image), len(names), width, height):
+            annotations.append({"id": len(annotations) + 1, "image_id": number, **fields})
+    categories = [{"id": number, "name": name} for number, name in enumerate(names)]
+    return Annotated(
+        path,
+        {"images": images, "annotations": annotations, "categories": categories},
+        Path(),
+    )
+
+
+def _images(path: Path, content: dict[str, Any], split: str) -> list[Path]:
+    given = content[split]
+    root = path.parent / str(content.get("path") or "")
+    found: list[Path] = []
+    for entry in given if isinstance(given, list) else [given]:
+        # Exporters write "../train/images", which is meant from the file's own folder.
+        tried = [root / str(entry), path.parent / str(entry)]
+        tried.append(path.parent / str(entry).removeprefix("../"))
+        place = next((one for one in tried if one.exists()), None)
+        if place is None:
+            raise FileNotFoundError(
+                f"{path}: `{split}` is {shown(entry)}, which is in none of "
+                f"{', '.join(str(one.parent) for one in tried)}; correct it or `path`"
+            )
+        if place.is_dir():
+            found += sorted(p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES)
+        else:
+            lines = place.read_text().splitlines()
+            found += [place.parent / line.strip() for line in lines if line.strip()]
+    return [image.absolute() for image in found]
+
+
+def _label_file(image: Path) -> Path:
+    parts = list(image.parts)
+    for index in range(len(parts) - 2, -1, -1):
+        if parts[index] == "images":
+            parts[index] = "labels"
+            break
+    return Path(*parts).with_suffix(".txt")
+
+
+def _boxes(path: Path, num_classes: int, width: int, height: int) -> Iterator[dict[str, Any]]:
+    if not path.is_file():
+        return
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        words = line.split()
+        if not words:
+            continue
+        values = _numbers(f"{path}, line {number}", words, num_classes)
+        xs, ys = values[0::2], values[1::2]
+        if len(values) == 4:
+            center_x, center_y, box_width, box_height = values
+            left, top = center_x - box_width / 2, center_y - box_height / 2
+            outline = {}
+        else:
+            left, top = min(xs), min(ys)
+            box_width, box_height = max(xs) - left, max(ys) - top
+            points = [
+                side * value
+                for x, y in zip(xs, ys, strict=True)
+                for side, value in ((width, x), (height, y))
+            ]
+            outline = {"segmentation": [points]}
+        box = [left * width, top * height, box_width * width, box_height * height]
+        yield {
+            "category_id": int(words[0]),
+            "bbox": box,
+            "iscrowd": 0,
+            "area": box[2] * box[3],
+            **outline,
+        }
+
+
+def _numbers(where: str, words: Sequence[str], num_classes: int) -> list[float]:
+    if not words[0].isdecimal() or int(words[0]) >= num_classes:
+        raise ValueError(
+            f"{where}: class is {shown(words[0])}; expected 0 to {num_classes - 1}, the numbers of "
+            "`names`"
+        )
+    try:
+        values = [float(word) for word in words[1:]]
+    except ValueError:
+        values = []
+    if len(values) < 4 or len(values) % 2 or not all(0 <= value <= 1 for value in values):
+        raise ValueError(
+            f"{where}: {shown(' '.join(words[1:]))}; expected center x, center y, width and "
+            "height as shares of the image from 0 to 1, or the points of an outline"
+        )
+    return values

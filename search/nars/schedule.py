@@ -1,0 +1,149 @@
+"""Which rounds a search makes: those of its config, or as many as its time allows."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from typing import Any
+
+from fbnetv3.search.storage.store import Store
+
+from .budget import divide, planned
+from .config import SearchConfig
+from .spending import Spending
+
+# The duration of the latest full trainings says what the next ones take.
+_LATEST = 50
+# Beside trainings, the end of a search takes about so many times as long as a round.
+_END = 2
+
+
+def describe_plan(config: SearchConfig) -> dict[str, Any]:
+    """Returns the plan of a config with a budget, for `notify`.
+
+    Its keys are `cost` (in full trainings) or `time_s`, `rungs` (share -> number of trainings),
+    `rounds` (sizes of the rounds of full trainings), and `last` (number of trainings of the last
+    stage).
+    """
+    rungs = len(config.rungs)
+    return {
+        "cost": config.cost,
+        "time_s": config.time_s,
+        "rungs": dict(zip(config.rungs, config.rung_sizes, strict=True)),
+        "rounds": list(config.sizes[rungs:]),
+        "last": (config.top + len(config.priors)) * config.final_seeds * len(config.limits),
+    }
+
+
+class Schedule:
+    """The rounds of a config.
+
+    Attributes:
+        config: the config, with numbers of trainings.
+    """
+
+    def __init__(self, config: SearchConfig) -> None:
+        self.config = config
+
+    def size(self, index: int, *, free: int) -> int | None:
+        """Returns how many trials a round should have, None if there should be no such round.
+
+        Args:
+            index: number of the round.
+            free: number of candidates that can be trained in it.
+        """
+        sizes = self.config.sizes
+        return sizes[index] if index < len(sizes) else None
+
+    def last(self) -> SearchConfig:
+        """Returns the config with the candidates and seeds that the last stage trains."""
+        return self.config
+
+
+class TimedSchedule(Schedule):
+    """As many rounds as fit into a time.
+
+    The plan is made from measured trainings. Before each round of full trainings, and before the
+    last stage, it is corrected by what trainings have really taken.
+
+    Args:
+        config: the config, with a `time_s`.
+        store: the search.
+        spending: its clock.
+        seconds: share of the final training -> seconds that such a training takes.
+        parallel: number of trainings at a time.
+
+    Raises:
+        ValueError: the time is too short to choose anything.
+    """
+
+    def __init__(
+        self,
+        config: SearchConfig,
+        store: Store,
+        spending: Spending,
+        *,
+        seconds: dict[float, float],
+        parallel: int,
+    ) -> None:
+        self._store, self._spending = store, spending
+        self._seconds, self._parallel = seconds, parallel
+        found = spending.kept("plan")
+        if found is None:
+            left = config.time_s - spending.spent_s() - _END * spending.overhead_s()
+            prices = {share: seconds[share] / seconds[1.0] for share in config.rungs}
+            cost = max(left, 0.0) / seconds[1.0] * parallel
+            untimed = dataclasses.replace(config, cost=cost or 1e-9, time_s=0.0)
+            plan = dataclasses.replace(planned(untimed, prices), cost=0.0, time_s=config.time_s)
+            found = plan.to_dict()
+            spending.keep(plan=found)
+        super().__init__(SearchConfig.from_dict(found))
+        self._time_s = config.time_s
+
+    def size(self, index: int, *, free: int) -> int | None:
+        """Returns how many trials a round should have, None if there should be no such round."""
+        if not free:
+            return None
+        if index < len(self.config.rungs):
+            return self.config.rung_sizes[index]
+        contenders = self.config.top + len(self.config.priors)
+        last = contenders * self.config.final_seeds * len(self.config.limits)
+        num = self._fitting(1 + _END) - last
+        first = index == len(self.config.rungs)
+        sizes = self.config.sizes
+        batch = self.config.batch if self.config.rungs else sizes[min(index, 1)]
+        if num < max(1, batch // 4) and not first:
+            return None
+        # A small rest makes the last round a little larger.
+        return max(2, num) if num < 1.5 * batch else batch
+
+    def last(self) -> SearchConfig:
+        """Returns the config with the candidates and seeds that there is time for."""
+        kept = self._spending.kept("last")
+        if kept is None:
+            limits, priors = len(self.config.limits), len(self.config.priors)
+            # `divide` spends a quarter of what it is given on the last stage.
+            budget = divide(
+                max(4 * self._fitting(0), 8 + limits * (1 + priors)),
+                limits,
+                priors,
+                top=self.config.top,
+                seeds=self.config.final_seeds,
+            )
+            kept = [budget.top, budget.final_seeds]
+            self._spending.keep(last=kept)
+        return dataclasses.replace(self.config, top=kept[0], final_seeds=kept[1])
+
+    def _fitting(self, overheads: float) -> int:
+        """Returns how many full trainings fit into the time that is left."""
+        left = self._time_s - self._spending.spent_s() - overheads * self._spending.overhead_s()
+        return max(0, int(left / self._full_s() * self._parallel))
+
+    def _full_s(self) -> float:
+        """Returns how long full trainings have taken of late."""
+        took = [
+            trial.ended - trial.started
+            for trial in self._store.trials("done")
+            if trial.fidelity == 1 and trial.ended and trial.started
+        ]
+        return statistics.mean(took[-_LATEST:]) if took else self._seconds[1.0]

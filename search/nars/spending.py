@@ -1,0 +1,79 @@
+"""The clock of a search that has a time to keep to, also over stops and kills.
+
+`budget.json` in the search's folder has the time spent so far, what a training of each rung was
+measured to take, and the plan that was made from it. A search that is resumed goes on with that
+plan; what a kill costs since the file was last written, less than `SAVED_S`, is not counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fbnetv3._internal.json_record import read_json
+from fbnetv3.search.storage.results import write_json
+
+BUDGET = "budget.json"
+SAVED_S = 10.0
+
+
+class Spending:
+    """Counts the time that a search takes.
+
+    Args:
+        folder: the search's.
+        clock: returns seconds since any start.
+    """
+
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path, self._clock = folder / BUDGET, clock
+        self._content: dict[str, Any] = {"spent_s": 0.0, "training_s": 0.0, "rounds": 0}
+        if self._path.is_file():
+            self._content = dict(read_json(self._path.read_bytes(), str(self._path)))
+        self._spent_s = float(self._content["spent_s"])
+        self._since = self._saved = clock()
+
+    def spent_s(self) -> float:
+        """Returns the seconds that the search has taken so far."""
+        return self._spent_s + self._clock() - self._since
+
+    def overhead_s(self) -> float:
+        """Returns the seconds beside training that a round has taken, on average."""
+        training_s, rounds = float(self._content["training_s"]), int(self._content["rounds"])
+        return (self.spent_s() - training_s) / max(1, rounds)
+
+    @contextlib.contextmanager
+    def training(self) -> Iterator[None]:
+        """Counts the time inside as that of a round's trainings."""
+        begun = self._clock()
+        try:
+            yield
+        finally:
+            self._content["training_s"] += self._clock() - begun
+        self.keep(rounds=self._content["rounds"] + 1)
+
+    def beat(self) -> None:
+        """Writes the time spent, if that was not done lately."""
+        if self._clock() - self._saved >= SAVED_S:
+            self.keep()
+
+    def kept(self, name: str) -> Any:
+        """Returns what `keep` was given under a name, also by an earlier process, or None."""
+        return self._content.get(name)
+
+    def keep(self, **fields: Any) -> None:
+        """Writes the time spent and further fields."""
+        self._saved = self._clock()
+        self._content |= {**fields, "spent_s": self.spent_s()}
+        write_json(self._path, self._content)
+
+
+def spent_of(folder: Path) -> Mapping[str, Any] | None:
+    """Returns the content of a search's `budget.json`, None if it has no time to keep to."""
+    path = folder / BUDGET
+    if not path.is_file():
+        return None
+    return dict(read_json(path.read_bytes(), str(path)))

@@ -1,0 +1,137 @@
+"""`fbnetv3 detect`, driven as a user does; errors end in one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from fbnetv3.cli import detect as cli_detect
+from fbnetv3.detection.detectors import DETECTORS
+from fbnetv3.detection.exported import SUFFIXES
+from fbnetv3.images.labels import example_photos
+from tests.shell import APPS, Done
+
+
+def detect(*words: str | Path) -> Done:
+    ended = CliRunner().invoke(APPS["fbnetv3"], ["detect", *map(str, words)], prog_name="fbnetv3")
+    return Done(ended.exit_code, ended.stdout, ended.stderr)
+
+
+def test_the_words_are_the_librarys() -> None:
+    assert cli_detect.SUFFIXES == SUFFIXES
+    assert tuple(DETECTORS) == cli_detect._KINDS
+
+
+def test_a_folder_of_boxes_becomes_a_detector(shapes: Path, tmp_path: Path) -> None:
+    words = ("train", "--data", shapes, "--model", "fbnetv3_nano", "--size", 64, "--epochs", 1)
+    done = detect(*map(str, words), "--batch-size", "5", "--out", tmp_path / "run")
+    assert done.code == 0, done.err
+    assert "epoch 1: loss" in done.out
+    assert f"weights in {tmp_path / 'run' / 'model.safetensors'}" in done.out
+    assert "from the weights fbnetv3_nano.cifar10" in done.err
+    assert (tmp_path / "run" / "best" / "model.safetensors").is_file()
+    again = detect(*map(str, words), "--batch-size", "5", "--out", tmp_path / "run")
+    assert again.code == 0
+    assert [line for line in again.out.splitlines() if line.startswith("epoch")] == [
+        line for line in done.out.splitlines() if line.startswith("epoch")
+    ]
+
+
+def test_scores_come_with_classes_intervals_and_pictures(
+    shapes: Path, trained: Path, tmp_path: Path
+) -> None:
+    done = detect("eval", trained, "--data", shapes, "--plots", tmp_path / "plots")
+    assert done.code == 0, done.err
+    assert "95 % interval" in done.out
+    assert "disc" in done.out
+    assert "in 6 images" in done.out
+    names = sorted(path.name for path in (tmp_path / "plots").iterdir())
+    assert names == [*(f"000{n}.jpg" for n in range(1, 7)), "precision_recall.png"]
+    record = json.loads(detect("eval", trained, "--data", shapes, "--json").out)
+    assert set(record["intervals"]) == {"AP", "AP50"}
+    assert [one["name"] for one in record["classes"]] == ["box", "disc"]
+
+
+def test_a_broken_photo_is_named_and_the_others_go_on(trained: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    for folder in ("a", "b"):
+        (photos / folder).mkdir(parents=True)
+        shutil.copy(example_photos()[0], photos / folder / "one.jpg")
+    (photos / "broken.jpg").write_text("no image")
+    words = ("predict", photos, "--model", trained, "--threshold", "0.02")
+    done = detect(*words, "--out", tmp_path / "found")
+    assert done.code == 1
+    assert "broken.jpg: error: cannot read image" in done.out
+    assert "1 of the images could not be read" in done.err
+    written = sorted(path.name for path in (tmp_path / "found").iterdir())
+    assert written == ["one.jpg", "one_2.jpg", "predictions.json"]
+    saved = json.loads((tmp_path / "found" / "predictions.json").read_text())["predictions"]
+    printed = json.loads(detect(*words, "--json").out)["predictions"]
+    assert [one["objects"] for one in printed] == [one["objects"] for one in saved]
+    objects = next(one["objects"] for one in saved if one["error"] is None)
+    assert objects[0].keys() == {"class", "score", "box"}
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (("train", "--data", "none"), 2, "error: no none; expected COCO"),
+        (("train", "--data", "SHAPES", "--detector", "yolo"), 2, "detector is 'yolo'; expected"),
+        (("train", "--data", "SHAPES", "--size", "3", "--model", "fbnetv3_nano"), 2,
+         "size is 3; expected a number of pixels from 32"),
+        (("train", "--data", "SHAPES", "--lr", "0", "--model", "fbnetv3_nano"), 2, "lr is 0.0"),
+        (("train", "--data", "SHAPES", "--trainable-layers", "6", "--model", "fbnetv3_nano"), 2,
+         "trainable_layers is 6; expected 0 to 5"),
+        (("eval", "none", "--data", "SHAPES"), 2, "expected the output folder of `fbnetv3 detect"),
+        (("predict", "none.jpg", "--model", "none"), 2, "no such file or folder: none.jpg"),
+        (("export", "none", "-o", "x.pt"), 2, "expected the output folder"),
+        (("export", "RUN", "-o", "x.pt"), 2, "expected a name that ends in .onnx or .xml"),
+        (("eval", "RUN", "--data", "SHAPES", "--split", "val"), 2, "split is 'val'; "),
+        (("eval", "RUN", "--data", "SHAPES", "--threads", "2"), 2, "--threads is for exported"),
+    ],
+)  # fmt: skip
+def test_a_mistake_ends_in_one_line(
+    words: tuple[str, ...], code: int, said: str, shapes: Path, trained: Path
+) -> None:
+    given = [{"SHAPES": str(shapes), "RUN": str(trained)}.get(word, word) for word in words]
+    done = detect(*given)
+    assert done.code == code
+    assert said in done.err
+    lines = [line for line in done.err.splitlines() if not line.startswith("note: ")]
+    assert len(lines) == 1
+
+
+@pytest.mark.slow
+def test_sigterm_saves_a_checkpoint_and_the_same_command_goes_on(
+    shapes: Path, tmp_path: Path
+) -> None:
+    words = [sys.executable, "-m", "fbnetv3", "detect", "train", "--data", str(shapes)]
+    words += ["--model", "fbnetv3_nano", "--size", "64", "--batch-size", "2", "--out", "run"]
+    words += ["--validate-epochs", "500"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    run = subprocess.Popen(
+        [*words, "--epochs", "500"],
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until = time.monotonic() + 250
+    while not list(tmp_path.glob("run/checkpoints/*.json")) and time.monotonic() < until:
+        assert run.poll() is None, run.communicate()[1]
+        time.sleep(0.1)
+    run.send_signal(signal.SIGTERM)
+    _, err = run.communicate(timeout=200)
+    assert run.returncode == 143, err
+    assert "a checkpoint was saved, the same command resumes" in err
+    assert "Traceback" not in err

@@ -1,0 +1,232 @@
+"""Training of detectors: what starts, what resumes, what is kept."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fbnetv3.arch.tables import ARCHS
+from fbnetv3.checkpoints.checkpoint import read_tensors
+from fbnetv3.detection.data import Augmented, open_scored, open_train_val
+from fbnetv3.detection.detections import Detections
+from fbnetv3.detection.detectors import (
+    DETECTORS,
+    BuiltDetector,
+    TorchDetector,
+    load_detector,
+    new_detector,
+)
+from fbnetv3.detection.recipe import DetectionRecipe
+from fbnetv3.detection.scoring import evaluate
+from fbnetv3.detection.training import DetectionRun, train
+from fbnetv3.images.reader import ImageSource
+from fbnetv3.integrations.coco_folder import CocoFolder
+from fbnetv3.search.training.stopping import Stopped, StopRequest
+
+
+def test_a_recipe_warms_up_and_ends_at_nought() -> None:
+    recipe = DetectionRecipe.fitting(800, epochs=10)
+    steps = 1000
+    assert (recipe.warmup_steps, recipe.ema_decay, recipe.lr) == (50, 0.98, 1e-3)
+    assert recipe.lr_at(0, steps) == pytest.approx(1e-3 / 51)
+    assert recipe.lr_at(50, steps) == pytest.approx(1e-3)
+    assert recipe.lr_at(525, steps) == pytest.approx(5e-4)
+    assert recipe.lr_at(steps - 1, steps) < 1e-8
+    # SGD's rate grows with the batch, AdamW's with its root; a small set bounds the batch.
+    assert DetectionRecipe.fitting(800, batch_size=32, optimizer="sgd").lr == pytest.approx(0.16)
+    assert DetectionRecipe.fitting(800, batch_size=32).lr == pytest.approx(2e-3)
+    assert DetectionRecipe.fitting(5, batch_size=32).batch_size == 5
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"epochs": 0}, "epochs is 0; expected at least 1"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"optimizer": "lion"}, "optimizer is 'lion'; expected adamw or sgd"),
+        ({"augment": "mosaic"}, "augment is 'mosaic'; expected one of none, flip, crop"),
+        ({"lr": math.nan}, "lr is nan; expected a number above 0"),
+    ],
+)
+def test_a_wrong_setting_is_named(given: dict[str, int | str | float], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        DetectionRecipe.fitting(100, **given)  # type: ignore[arg-type]  # wrong on purpose
+
+
+def test_a_stopped_run_that_goes_on_is_the_run_that_did_not_stop(
+    shapes: Path, trained: Path, tmp_path: Path
+) -> None:
+    images, val_images = open_train_val(shapes)
+    recipe = DetectionRecipe.fitting(len(images), epochs=2, batch_size=2, augment="crop")
+
+    def run(folder: Path, stop_at: int | None = None) -> None:
+        built = new_detector(
+            "ssdlite", "fbnetv3_nano", images.class_names, pretrained=True, size=64
+        )
+        stop, seen = StopRequest(), 0
+
+        def on_step(epoch: int, done: int, steps: int) -> None:
+            nonlocal seen
+            seen += 1
+            if seen == stop_at:
+                signal.raise_signal(signal.SIGTERM)
+
+        about = DetectionRun(recipe=recipe, folder=folder, validate_epochs=2)
+        with stop.listening():
+            train(built, images, val_images, about, on_step=on_step, stop=stop)
+
+    torch.manual_seed(1)
+    start = torch.random.get_rng_state()
+    run(tmp_path / "whole")
+    assert torch.equal(torch.random.get_rng_state(), start) is False  # fresh heads were drawn
+    torch.manual_seed(1)
+    with pytest.raises(Stopped):
+        run(tmp_path / "stopped", stop_at=3)  # within the second epoch
+    heads = list((tmp_path / "stopped" / "checkpoints").glob("*.json"))
+    assert max(json.loads(path.read_text())["step"] for path in heads) == 3
+    torch.manual_seed(2)  # other heads, which the checkpoint replaces
+    run(tmp_path / "stopped")
+    whole, resumed = (
+        read_tensors(tmp_path / name / "model.safetensors") for name in ("whole", "stopped")
+    )
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    logs = [json.loads((tmp_path / n / "log.json").read_text()) for n in ("whole", "stopped")]
+    losses = [[log["loss"] for log in rows] for rows in logs]
+    assert losses[0] == losses[1]
+
+    other = DetectionRecipe.fitting(len(images), epochs=2, batch_size=2, augment="none")
+    built = new_detector("ssdlite", "fbnetv3_nano", images.class_names, pretrained=True, size=64)
+    with pytest.raises(ValueError, match=r"its augment is 'crop', here 'none'; give another --out"):
+        train(built, images, val_images, DetectionRun(recipe=other, folder=tmp_path / "whole"))
+
+
+def test_a_trained_folder_finds_the_same_again(trained: Path, detector: BuiltDetector) -> None:
+    assert detector.config.class_names == ("box", "disc")
+    assert (trained / "best" / "detector.json").is_file()
+    again = load_detector(trained)
+    photo = np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8)
+    one, other = TorchDetector(detector)(photo), TorchDetector(again)(photo)
+    assert len(one) > 0
+    assert np.array_equal(one.boxes, other.boxes)
+    assert one.boxes[:, 2].max() <= 70
+    assert one.boxes[:, 3].max() <= 50
+
+
+def test_weights_for_small_images_keep_their_full_strides() -> None:
+    built = new_detector("ssdlite", "fbnetv3_nano.cifar10", ["a"], pretrained=True, size=64)
+    assert built.config.arch == ARCHS["fbnetv3_nano"]
+    assert built.config.weights == "fbnetv3_nano.cifar10"
+    assert built.config.license.lower() == "apache-2.0"
+    fresh = new_detector("ssdlite", "fbnetv3_nano.cifar10", ["a"], pretrained=False, size=64)
+    assert fresh.config.arch == ARCHS["fbnetv3_nano"]
+    name = "backbone.body.stages.0.0.project.conv.weight"
+    states = [one.module.state_dict() for one in (built, fresh)]
+    name = next(key for key in states[0] if "stages.1" in key and states[0][key].ndim == 4)
+    assert not torch.equal(states[0][name], states[1][name])
+
+
+@pytest.mark.parametrize("kind", DETECTORS)
+def test_trained_backbones_are_frozen_where_torchvision_does(kind: str) -> None:
+    freezes = DETECTORS[kind].freezes
+    built = new_detector(kind, "fbnetv3_nano", ["a"], pretrained=True, size=64)
+    assert (built.config.norm, built.config.freeze_at) == (
+        ("FrozenBN", 2) if freezes else ("BN", 0)
+    )
+    whole = new_detector(kind, "fbnetv3_nano", ["a"], pretrained=True, size=64, trainable_layers=5)
+    assert whole.config.norm == "BN"
+    assert all(p.requires_grad for p in whole.module.parameters())
+
+
+def test_a_license_is_kept_and_checked(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "nc"
+    folder.mkdir()
+    content = json.loads((trained / "detector.json").read_text())
+    (folder / "detector.json").write_text(json.dumps({**content, "license": "cc-by-nc-4.0"}))
+    (folder / "model.safetensors").write_bytes((trained / "model.safetensors").read_bytes())
+    with pytest.raises(ValueError, match="no commercial use"):
+        load_detector(folder, license="commercial")
+    monkeypatch.setenv("FBNETV3_LICENSE", "commercial")
+    with pytest.raises(ValueError, match="no commercial use"):
+        load_detector(folder)
+    load_detector(trained)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"schema": "other"}, "is no detector of this package"),
+        ({"detector": "yolo"}, "detector is 'yolo'; expected one of ssdlite"),
+        ({"color": 1}, "has unknown field 'color'"),
+    ],
+)
+def test_a_damaged_folder_is_named(
+    trained: Path, tmp_path: Path, change: dict[str, object], said: str
+) -> None:
+    content = json.loads((trained / "detector.json").read_text())
+    (tmp_path / "detector.json").write_text(json.dumps({**content, **change}))
+    with pytest.raises(FileNotFoundError, match=r"no .*model\.safetensors; expected the output"):
+        load_detector(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match=said):
+        load_detector(tmp_path)
+
+
+def test_held_out_images_are_no_training_images(shapes: Path) -> None:
+    images, val_images = open_train_val(shapes, val_share=0.34, seed=1)
+    assert len(images) == 4
+    assert sorted(images.image_ids + val_images.image_ids) == [1, 2, 3, 4, 5, 6]
+    other, _ = open_train_val(shapes, val_share=0.34, seed=2)
+    assert other.image_ids != images.image_ids
+    with pytest.raises(ValueError, match="val_share is 1"):
+        open_train_val(shapes, val_share=1)
+
+
+def test_augmentation_follows_from_seed_epoch_and_image(shapes: Path) -> None:
+    data = CocoFolder(shapes)
+
+    def first(seed: int, epoch: int, augment: str = "crop") -> torch.Tensor:
+        return Augmented(data, augment, seed=seed, epoch=epoch)[0][0]
+
+    state = torch.random.get_rng_state()
+    assert torch.equal(first(0, 0), first(0, 0))
+    assert torch.equal(torch.random.get_rng_state(), state)
+    others = [first(1, 0), first(0, 1)]
+    assert all(o.shape != first(0, 0).shape or not torch.equal(o, first(0, 0)) for o in others)
+    assert torch.equal(first(0, 0, "none"), data[0][0])
+    for index in range(len(data)):
+        image, target = Augmented(data, "crop", seed=3, epoch=0)[index]
+        assert len(target["boxes"]) == len(target["labels"])
+        if len(target["boxes"]):
+            assert float(target["boxes"][:, 2].max()) <= image.shape[2]
+
+
+class _Truth:
+    """Finds what the annotations say, with classes in another order."""
+
+    class_names = ("disc", "box")
+
+    def __init__(self, data: CocoFolder) -> None:
+        self._items = {str(data.image_path(n)): data[n][1] for n in range(len(data))}
+
+    def __call__(self, source: ImageSource) -> Detections:
+        target = self._items[str(source)]
+        labels = 3 - target["labels"].numpy()
+        ones = np.ones(len(labels), np.float32)
+        return Detections(target["boxes"].numpy(), labels, ones, self.class_names)
+
+
+def test_classes_are_matched_by_name(shapes: Path, detector: BuiltDetector) -> None:
+    data = open_scored(shapes)
+    assert evaluate(_Truth(data), data).values["AP"] == 1.0
+    data.class_names[0] = "crate"
+    with pytest.raises(ValueError, match=r"the detector knows disc, box; the images have crate"):
+        evaluate(_Truth(data), data)

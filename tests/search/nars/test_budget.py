@@ -1,0 +1,184 @@
+"""Budgets of cost and time: how they are divided, kept to, and over a stop."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from fbnetv3.search.nars.budget import parse_time, planned
+from fbnetv3.search.nars.config import SearchConfig
+from fbnetv3.search.nars.schedule import Schedule, TimedSchedule, describe_plan
+from fbnetv3.search.nars.spending import BUDGET, Spending
+from fbnetv3.search.storage.store import Store
+
+LIMITS = ({"macs": (0.0, 1.0)}, {"macs": (0.0, 2.0)})
+
+
+def cost_of(config: SearchConfig) -> float:
+    """Returns what a config costs, in full trainings."""
+    rungs = sum(s * n for s, n in zip(config.rungs, config.rung_sizes, strict=True))
+    last = config.top * config.final_seeds * len(config.limits)
+    return rungs + sum(config.sizes[len(config.rungs) :]) + last
+
+
+@pytest.mark.parametrize("cost", [12, 24, 48, 96, 150, 240, 1000.5])
+@pytest.mark.parametrize("limits", [LIMITS[:1], LIMITS])
+def test_a_cost_is_spent_mostly_on_full_trainings(
+    cost: float, limits: tuple[dict[str, tuple[float, float]], ...]
+) -> None:
+    config = planned(SearchConfig(cost=cost, limits=limits))
+    assert 0.9 * cost < cost_of(config) <= cost
+    assert config.policy == "rungs"
+    num = sum(config.sizes[len(config.rungs) :])
+    assert num == config.trainings > 0.6 * cost
+    assert config.top * config.final_seeds * len(limits) <= max(cost / 4, 2)
+    assert len(config.sizes) - len(config.rungs) >= 4 or cost < 24
+    assert max(config.sizes[len(config.rungs) :]) <= max(48, num // 4)
+    # A plan is made once; a search that is read from its folder keeps it.
+    assert planned(config) == config
+    assert SearchConfig.from_dict(config.to_dict()) == config
+
+
+def test_the_budget_of_the_simulation_is_spent_as_it_was_found_best() -> None:
+    config = planned(SearchConfig(cost=140))
+    assert (config.rungs, config.rung_sizes) == ((1 / 32,), (160,))
+    assert config.sizes[1:] == (24,) * 5
+    assert (config.top, config.final_seeds) == (5, 3)
+
+
+def test_a_rung_that_is_not_cheap_is_left_out() -> None:
+    config = SearchConfig(cost=60, rungs=(0.1, 0.5), rung_epochs=(1, 5))
+    both = planned(config, {0.1: 0.1, 0.5: 0.2})
+    assert both.rungs == (0.1, 0.5)
+    one = planned(config, {0.1: 0.1, 0.5: 0.6})
+    assert (one.rungs, one.rung_sizes, one.rung_epochs) == ((0.1,), (60,), (1,))
+    none = planned(config, {0.1: 0.9, 0.5: 1.0})
+    assert none.rungs == ()
+    assert none.sizes[0] <= none.trainings / 4  # a random first round in full
+    assert none.fidelity(0) == 1.0
+    assert SearchConfig.from_dict(none.to_dict()) == none
+
+
+def test_without_rungs_a_cost_is_a_number_of_trainings() -> None:
+    config = planned(SearchConfig(cost=48, policy="early_stop"))
+    assert (config.rungs, config.early_stop) == ((), True)
+    assert cost_of(config) <= 48
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"cost": -1.0}, "cost is -1 and time_s 0; expected one above 0 at most"),
+        ({"cost": 9.0, "time_s": 9.0}, "expected one above 0 at most"),
+        ({"policy": "halving"}, "policy is 'halving'; expected one of early_stop, rungs"),
+        ({"policy": "early_stop", "rungs": (0.1,)}, "'early_stop' with rungs"),
+        ({"rungs": (0.2, 0.1)}, "rungs are 0.2, 0.1; expected shares of the final training"),
+        ({"rungs": (1.0,)}, "rungs are 1; expected shares"),
+        ({"rungs": (0.1, 0.2), "rung_sizes": (9, 9, 9)}, "rung_sizes are 9, 9, 9; expected"),
+        ({"rungs": (0.1,), "rung_sizes": (1,)}, "expected a number of trainings, 2 or more"),
+    ],
+)
+def test_rungs_and_budgets_that_make_no_sense_are_refused(
+    fields: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        SearchConfig(**fields)  # type: ignore[arg-type]  # mixed
+
+
+def test_times_are_read_as_people_write_them() -> None:
+    assert [parse_time(text) for text in ("90", "90s", "20m", "8h", "1.5d", 60)] == [
+        90, 90, 1200, 28800, 129600, 60,
+    ]  # fmt: skip
+    for wrong in ("", "m", "-3h", "1.2.3h", "20 min", 0):
+        with pytest.raises(ValueError, match="expected a time such as 20m, 8h or 2d"):
+            parse_time(wrong)
+
+
+class Clock:
+    """A clock that stands still until it is set."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def timed(folder: Path, clock: Clock, time_s: float) -> tuple[Store, Spending, TimedSchedule]:
+    config = SearchConfig(time_s=time_s, rungs=(0.1,), rung_epochs=(1,), limits=LIMITS)
+    begun = (folder / "search.json").exists()
+    store = Store.open(folder) if begun else Store.create(folder, {"plan": config.to_dict()})
+    spending = Spending(folder, clock)
+    took = {0.1: 2.0, 1.0: 10.0}
+    schedule = TimedSchedule(config, store, spending, seconds=took, parallel=2)
+    return store, spending, schedule
+
+
+def test_a_time_is_planned_from_what_trainings_take_and_kept_to(tmp_path: Path) -> None:
+    clock = Clock()
+    store, spending, schedule = timed(tmp_path, clock, 600.0)
+    with store:
+        config = schedule.config
+        # 600 s of two at a time are 120 full trainings of 10 s.
+        plan = describe_plan(config)
+        rungs, rounds, last = plan["rungs"], plan["rounds"], plan["last"]
+        assert 100 < rungs[0.1] * 0.2 + sum(rounds) + last <= 120
+        assert schedule.size(0, free=1000) == rungs[0.1]
+        assert schedule.size(0, free=0) is None
+        sizes: list[int] = []
+        with spending.training():
+            clock.now += rungs[0.1] * 2.0 / 2
+        while (size := schedule.size(len(sizes) + 1, free=1000)) is not None:
+            sizes.append(size)
+            with spending.training():
+                clock.now += size * 10.0 / 2
+        assert len(rounds) - 1 <= len(sizes) <= len(rounds) + 1
+        end = schedule.last()
+        clock.now += end.top * end.final_seeds * 2 * 10.0 / 2
+        assert 0.85 * 600 < spending.spent_s() <= 1.05 * 600
+
+
+def test_trainings_that_take_longer_than_measured_make_fewer_rounds(tmp_path: Path) -> None:
+    clock = Clock()
+    store, spending, schedule = timed(tmp_path, clock, 600.0)
+    with store:
+        with spending.training():
+            clock.now += 400.0
+        # 40 fit into 200 s, of which 24 are the last stage's.
+        assert schedule.size(2, free=1000) == 16
+        with spending.training():
+            clock.now += 100.0
+        assert schedule.size(3, free=1000) is None
+        end = schedule.last()
+        assert end.top * end.final_seeds * 2 <= 20
+        assert end.top * end.final_seeds < schedule.config.top * schedule.config.final_seeds
+
+
+def test_a_resumed_search_keeps_its_plan_and_the_time_spent(tmp_path: Path) -> None:
+    clock = Clock()
+    store, spending, schedule = timed(tmp_path, clock, 600.0)
+    clock.now += 100.0
+    spending.keep()
+    last = schedule.last()
+    store.close()
+    assert (tmp_path / BUDGET).is_file()
+    clock.now += 86400.0  # nobody was there
+    store, spending, again = timed(tmp_path, clock, 600.0)
+    with store:
+        assert spending.spent_s() == 100.0
+        assert again.config == schedule.config
+        clock.now += 400.0
+        assert again.last() == last
+
+
+def test_a_time_that_is_too_short_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"the budget is 4 full trainings; expected 11 or more"):
+        timed(tmp_path, Clock(), 20.0)
+
+
+def test_a_fixed_schedule_has_the_rounds_of_its_config() -> None:
+    config = dataclasses.replace(SearchConfig(), batch=6, rounds=2)
+    sizes = [Schedule(config).size(index, free=9) for index in range(4)]
+    assert sizes == [6, 6, 6, None]
