@@ -206,7 +206,9 @@ def _winner(answer: Mapping[str, Any]) -> Best | None:
     best = answer["contenders"][0]
     values = tuple(float("nan") if value is None else value for value in best["labels"])
     mean = float("nan") if best["mean"] is None else best["mean"]
-    return Best(best["genes"], mean, best["sd"] or 0.0, values, best["costs"])
+    return Best(
+        best["genes"], mean, best["sd"] or 0.0, values, best["costs"], best.get("prior", "")
+    )
 
 
 def _best_so_far(trials: list[Finished], limit: Mapping[str, tuple[float, float]]) -> Best | None:

@@ -80,6 +80,7 @@ class Best:
         sd: standard deviation over seeds; 0 for one seed.
         values: objective value with each seed.
         costs: known costs.
+        prior: name of the prior whose recipe it has; empty if it has none.
     """
 
     params: Mapping[str, Any]
@@ -87,3 +88,4 @@ class Best:
     sd: float
     values: tuple[float, ...]
     costs: Mapping[str, float]
+    prior: str = ""

@@ -20,7 +20,7 @@ from fbnetv3.search.space.space import Space
 from fbnetv3.search.storage.store import Store
 
 from .found import Found
-from .setup import POLICY, prepare
+from .setup import POLICY, Priors, prepare
 from .watching import OnRound, OnTrial, Watcher
 
 
@@ -40,6 +40,7 @@ def run(
     target: str = "log_error",
     predictor: str = "auto",
     pool: int = 20_000,
+    prior: Priors | None = None,
     on_trial: OnTrial | None = None,
     on_round: OnRound | None = None,
     quiet: bool = False,
@@ -84,6 +85,10 @@ def run(
         target: "log_error" for accuracies in percent; "raw" for any other objective value.
         predictor: "mlp", "mlp_ensemble", "gp" or "auto".
         pool: number of candidates that rounds choose from.
+        prior: a recipe that is believed to be good, as gene -> value with some or all genes, or a
+            list of them. Candidates are drawn around it, less and less as values come; the best
+            network with exactly this recipe is in every round, and is retrained at the end beside
+            the best of the search. A number between two values of its gene becomes the nearer one.
         on_trial: called with every trained trial. An exception stops the search, resumably.
         on_round: called with every finished round, likewise.
         quiet: print no progress to standard error.
@@ -109,6 +114,7 @@ def run(
         budget=budget,
         time=time,
         rungs=rungs,
+        prior=prior,
     )
     found = Found(path)
     if found.finished:

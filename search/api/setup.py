@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,15 @@ from fbnetv3.search.execution.function_objective import FunctionObjective
 from fbnetv3.search.nars.budget import divide, parse_time
 from fbnetv3.search.nars.config import SearchConfig
 from fbnetv3.search.nars.limit import cost_names, parse_limit
+from fbnetv3.search.nars.prior import Prior, make_prior
 from fbnetv3.search.nars.problem import Problem, problem_of
 from fbnetv3.search.nars.run import create_search
 from fbnetv3.search.predictors.targets import Scale
+from fbnetv3.search.space.space import Space
 from fbnetv3.search.storage.files import SETTINGS, read_settings
 
+# One recipe as gene -> value, or several.
+Priors = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 # A function that fails for a candidate fails again: another candidate replaces it at once.
 POLICY = Policy(max_attempts=1)
 # Candidates whose costs are asked for before the start, to see that the function works.
@@ -37,6 +41,7 @@ def prepare(
     budget: float | None = None,
     time: str | float | None = None,
     rungs: Sequence[float] | None = None,
+    prior: Priors | None = None,
 ) -> Problem:
     """Creates the search in its folder, or checks that the folder has this very search.
 
@@ -48,6 +53,7 @@ def prepare(
     space = objective.space
     Scale(objective.target)  # refuses an unknown one
     texts = [limits] if isinstance(limits, str) else list(limits)
+    priors = _priors(space, prior)
     given = {"trainings": trainings, "budget": budget, "time": time}
     chosen = [name for name, value in given.items() if value is not None]
     if len(chosen) != 1:
@@ -55,7 +61,8 @@ def prepare(
             f"{' and '.join(chosen) or 'nothing'} given; expected one of trainings, budget (in "
             "full trainings) and time"
         )
-    later = {"budget": budget, "time": time, "rungs": rungs and list(rungs)}
+    later: dict[str, Any] = {"budget": budget, "time": time, "rungs": rungs and list(rungs)}
+    later["prior"] = [dict(one.values) for one in priors] or None
     call = {
         "space": space.sha256,
         "trainings": trainings,
@@ -73,7 +80,7 @@ def prepare(
         return problem
     problem.costs(space.sample(_TRIED, np.random.default_rng(0)))
     bounds = _bounds(problem, texts)
-    amount = _amount(trainings, budget, time, rungs, len(bounds))
+    amount = _amount(trainings, budget, time, rungs, len(bounds), len(priors))
     config = SearchConfig(
         seed=seed,
         pool=min(pool, space.cardinality() * len(bounds)),
@@ -81,6 +88,7 @@ def prepare(
         target=objective.target,
         epochs=objective.epochs,
         limits=tuple(bounds),
+        priors=priors,
         **amount,
     )
     create_search(
@@ -89,12 +97,27 @@ def prepare(
     return problem
 
 
+def _priors(space: Space, prior: Priors | None) -> tuple[Prior, ...]:
+    """Returns the priors that were given, numbered where there are several."""
+    if prior is None:
+        return ()
+    if isinstance(prior, Mapping):
+        return (make_prior(space, prior, name="prior").prior,)
+    if isinstance(prior, str) or not isinstance(prior, Sequence):
+        raise ValueError(f"prior is {shown(prior)}; expected gene -> value, or a list of these")
+    return tuple(
+        make_prior(space, one, name=f"prior {number}").prior
+        for number, one in enumerate(prior, start=1)
+    )
+
+
 def _amount(
     trainings: int | None,
     budget: float | None,
     time: str | float | None,
     rungs: Sequence[float] | None,
     num_limits: int,
+    num_priors: int,
 ) -> dict[str, Any]:
     """Returns the fields of the config that say how much to train."""
     if trainings is not None:
@@ -102,7 +125,7 @@ def _amount(
             raise ValueError(
                 "rungs given with trainings; expected budget (in full trainings) or time with them"
             )
-        return divide(trainings, num_limits)._asdict()
+        return divide(trainings, num_limits, num_priors)._asdict()
     fields: dict[str, Any] = {"rungs": tuple(rungs or ())}
     if rungs is not None and not rungs:
         fields["policy"] = "early_stop"

@@ -24,7 +24,7 @@ from fbnetv3.search.storage.store import Store
 
 from .found import Found
 from .records import Asked, Best
-from .setup import POLICY, prepare
+from .setup import POLICY, Priors, prepare
 
 # A round is handed out at once.
 _CAPACITY = 1_000_000
@@ -155,6 +155,7 @@ class Study:
         target: "log_error" for accuracies in percent; "raw" for any other objective value.
         predictor: "mlp", "mlp_ensemble", "gp" or "auto".
         pool: number of candidates that rounds choose from.
+        prior: a recipe that is believed to be good, or a list of them, see `run`.
 
     Raises:
         ValueError: an argument is wrong, or the folder has another search.
@@ -175,6 +176,7 @@ class Study:
         target: str = "log_error",
         predictor: str = "auto",
         pool: int = 20_000,
+        prior: Priors | None = None,
     ) -> None:
         self._objective = FunctionObjective(space, None, cost, target=target)
         path = Path(folder)
@@ -188,6 +190,7 @@ class Study:
             pool=pool,
             budget=budget,
             rungs=rungs,
+            prior=prior,
         )
         self._found = Found(path)
         self._desk = _Desk()

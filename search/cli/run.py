@@ -46,6 +46,12 @@ from .words import (
 _EPOCHS = 10
 
 
+def _presets(incomplete: str) -> list[str]:
+    from fbnetv3.search.training.presets import PRESETS
+
+    return completion.choices(*PRESETS)(incomplete)
+
+
 def run(
     ctx: typer.Context,
     folder: Folder,
@@ -163,6 +169,14 @@ def run(
     top: Annotated[int, typer.Option(help="Candidates per limit to retrain.")] = 5,
     final_seeds: Annotated[int, typer.Option(help="Number of seeds per retrained candidate.")] = 3,
     latency: Latency = None,
+    prior: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Recipe believed to be good: preset, recipe.json, or JSON of some genes' values; "
+            "repeatable. The search starts around it and retrains it in the end.",
+            autocompletion=completion.any_of(_presets, completion.files(".json")),
+        ),
+    ] = None,
     labels: Annotated[
         list[Path] | None,
         typer.Option(
@@ -207,6 +221,7 @@ def run(
     from fbnetv3.search.nars.latency_margin import margin_note
     from fbnetv3.search.nars.limit import cost_names, parse_limit
     from fbnetv3.search.nars.paper import DATA, JOINT
+    from fbnetv3.search.nars.prior import read_prior
     from fbnetv3.search.nars.problem import problem_of
     from fbnetv3.search.nars.run import create_search
     from fbnetv3.search.space.spaces import open_space
@@ -223,6 +238,7 @@ def run(
         if data is None:
             raise ValueError(f"--model is {model} without --data; expected images to train it on")
         spec["model"], made = model, recipes_of(made, model)
+    priors = [read_prior(made, source) for source in prior or ()]
     names = cost_names(problem_of(_bare_settings(made, spec)))
     plan = SearchConfig(
         seed=seed,
@@ -248,10 +264,14 @@ def run(
         keep=keep,
         top=top,
         final_seeds=final_seeds,
+        priors=tuple(one.prior for one in priors),
     )
     if preset == "paper":
         left = {name: value for name, value in JOINT.items() if _is_default(ctx, name)}
         plan = dataclasses.replace(plan, **left)
+    for one in priors:
+        if str(one):
+            note(str(one))
     timed = None if latency is None else read_latency_table(latency)
     if timed is not None and (text := margin_note(timed, (plan.within, *plan.limits))):
         note(text)

@@ -33,12 +33,14 @@ class Contender:
         labels: labels after the last epoch, one for each seed.
         costs: known costs.
         predicted: predicted label.
+        prior: name of the prior whose recipe it has; empty if it has none.
     """
 
     genes: tuple[int, ...]
     labels: tuple[float, ...]
     costs: Mapping[str, float]
     predicted: float
+    prior: str = ""
 
     @property
     def mean(self) -> float:
@@ -113,6 +115,7 @@ def describe(space: Space, answer: Answer) -> dict[str, Any]:
                 "labels": [x if np.isfinite(x) else None for x in one.labels],
                 "predicted": one.predicted,
                 "costs": dict(one.costs),
+                "prior": one.prior,
             }
             for one in answer.contenders
         ],

@@ -58,29 +58,38 @@ class Shares:
     full: Budget
 
 
-def divide(trainings: int, num_limits: int, *, top: int = _TOP, seeds: int = _SEEDS) -> Budget:
+def divide(
+    trainings: int, num_limits: int, num_priors: int = 0, *, top: int = _TOP, seeds: int = _SEEDS
+) -> Budget:
     """Returns how to spend at most `trainings` trainings on a search for some limits.
 
     Args:
         trainings: their number.
         num_limits: number of limits.
+        num_priors: number of priors, each with a candidate more per limit to retrain.
         top: candidates per limit to retrain, at most.
         seeds: number of seeds per retrained candidate, at most.
 
     Raises:
         ValueError: they are too few to choose anything after a random start.
     """
-    if trainings < FEWEST + num_limits:
+    least = num_limits * (1 + num_priors)
+    if trainings < FEWEST + least:
+        more = f" with {num_priors} prior(s)" if num_priors else ""
         raise ValueError(
-            f"trainings is {trainings}; expected {FEWEST + num_limits} or more, to search within "
-            f"{num_limits} limit(s)"
+            f"trainings is {trainings}; expected {FEWEST + least} or more, to search within "
+            f"{num_limits} limit(s){more}"
         )
     choices = [(t, s) for t in range(1, top + 1) for s in range(1, seeds + 1)]
-    fitting = [c for c in choices if num_limits * c[0] * c[1] <= trainings // _LAST]
-    top, seeds = max(fitting, key=lambda c: (c[0] * c[1], c[1]), default=(1, 1))
-    rest = trainings - num_limits * top * seeds
+
+    def last(top: int, seeds: int) -> int:
+        return num_limits * (top + num_priors) * seeds
+
+    fitting = [c for c in choices if last(*c) <= trainings // _LAST]
+    top, seeds = max(fitting, key=lambda c: (last(*c), c[1]), default=(1, 1))
+    rest = trainings - last(top, seeds)
     if rest < FEWEST:
-        rest, top, seeds = trainings - num_limits, 1, 1
+        rest, top, seeds = trainings - least, 1, 1
     return Budget(rest, top, seeds)
 
 
@@ -95,7 +104,8 @@ def divide_cost(config: SearchConfig, cost: float, prices: Mapping[float, float]
     Raises:
         ValueError: the budget is too small to choose anything.
     """
-    num_limits = len(config.limits)
+    num_limits, num_priors = len(config.limits), len(config.priors)
+    least = FEWEST + num_limits * (1 + num_priors)
     kept = {share: price for share, price in prices.items() if price <= WORTH_WHILE}
     rungs = {}
     for share, price in sorted(kept.items()):
@@ -104,13 +114,14 @@ def divide_cost(config: SearchConfig, cost: float, prices: Mapping[float, float]
         if num >= FEWEST_ON_A_RUNG:
             rungs[share] = num
     left = math.floor(cost - sum(num * kept[share] for share, num in rungs.items()) + 1e-9)
-    if left < FEWEST + num_limits:
+    if left < least:
         raise ValueError(
-            f"the budget is {cost:.3g} full trainings; expected {FEWEST + num_limits + 1} or more, "
+            f"the budget is {cost:.3g} full trainings; expected {least + 1} or more, "
             f"to search within {num_limits} limit(s): give more time or cost, or shorten the final "
             "training"
         )
-    return Shares(rungs, divide(left, num_limits, top=config.top, seeds=config.final_seeds))
+    full = divide(left, num_limits, num_priors, top=config.top, seeds=config.final_seeds)
+    return Shares(rungs, full)
 
 
 def planned(config: SearchConfig, prices: Mapping[float, float] | None = None) -> SearchConfig:

@@ -16,6 +16,7 @@ from fbnetv3.search.predictors.registry import known_predictor
 from .early_stop import THRESHOLD
 from .evolution import EvolutionSettings
 from .limit import Limit
+from .prior import Prior
 from .selection import BINS
 from .words import Bins
 
@@ -61,6 +62,8 @@ class SearchConfig:
         top: candidates per limit to retrain at full length.
         final_seeds: number of seeds per retrained candidate, the search's own included; the best
             mean wins.
+        priors: recipes to draw candidates around; the best network of each limit with each of them
+            is in every round and is retrained at the end.
         policy: "early_stop", the paper's: the first round is random and trained in full; or
             "rungs": many short trainings come first, each with a schedule of its own, and all
             rounds after them are trained in full. Empty: "rungs" with a budget, else "early_stop".
@@ -95,6 +98,7 @@ class SearchConfig:
     keep: int = 40
     top: int = 5
     final_seeds: int = 3
+    priors: tuple[Prior, ...] = ()
     policy: str = ""
     rungs: tuple[float, ...] = ()
     rung_sizes: tuple[int, ...] = ()
@@ -142,6 +146,9 @@ class SearchConfig:
         object.__setattr__(self, "predictor", known_predictor(self.predictor))
         for bounds in (self.within, *self.limits):
             Limit(bounds)
+        names = [prior.name for prior in self.priors]
+        if len(set(names)) < len(names):
+            raise ValueError(f"two of the priors {', '.join(names)} have one name; rename one")
 
     def _check_rungs(self) -> None:
         if min(self.cost, self.time_s) < 0 or (self.cost and self.time_s):
@@ -231,6 +238,7 @@ class SearchConfig:
         given = keywords_of(SearchConfig, fields, "the search config")
         given["limits"] = tuple(_bounds(limit) for limit in given.get("limits", ({},)))
         given["within"] = _bounds(given.get("within", {}))
+        given["priors"] = tuple(map(Prior.from_dict, given.get("priors", ())))
         for name in ("rungs", "rung_sizes", "rung_epochs"):
             given[name] = tuple(given.get(name, ()))
         return SearchConfig(**given)

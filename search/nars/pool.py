@@ -15,6 +15,7 @@ from fbnetv3.search.space.space import Floats, Matrix, Space
 
 from .config import SearchConfig
 from .limit import intersection, limit_text
+from .prior_pool import with_priors
 from .problem import Problem
 
 Bounds = Mapping[str, tuple[float, float]]
@@ -34,7 +35,7 @@ def pool_of(problem: Problem, config: SearchConfig) -> Matrix:
     Raises:
         ValueError: too few candidates are within a limit to fill its share of a round, or within
             all limits for all rounds; the message has the limit, and if no candidate is within it,
-            the costs of the nearest one.
+            the costs of the nearest one. Or no candidate has a prior.
     """
     quota = math.ceil(config.pool / len(config.limits))
     largest = max(config.sizes, default=config.batch)
@@ -52,7 +53,7 @@ def pool_of(problem: Problem, config: SearchConfig) -> Matrix:
             f"the pool has {len(pool)} candidates, fewer than the {sum(config.sizes)} trainings of "
             "all rounds; enlarge the pool, widen the limits or use fewer rounds"
         )
-    return pool
+    return with_priors(problem, config, pool) if config.priors else pool
 
 
 def check(problem: Problem, config: SearchConfig) -> None:

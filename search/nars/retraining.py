@@ -12,6 +12,8 @@ from fbnetv3.search.storage.trials import Batch, Proposal
 from .answers import Answer, Contender
 from .config import SearchConfig
 from .evolution import Evolved
+from .held import best_with_prior
+from .prior import has
 from .problem import Problem
 from .rounds import SEARCH_KINDS, Notify, Optimizer
 
@@ -33,6 +35,24 @@ def ranking(problem: Problem, optimizer: Optimizer, config: SearchConfig, found:
     return chosen
 
 
+def with_prior_candidates(
+    problem: Problem, optimizer: Optimizer, config: SearchConfig, rankings: list[Matrix]
+) -> list[Matrix]:
+    """Returns the candidates to retrain with the best predicted network for each prior added.
+
+    It is added within every limit where there is one, beside the `top` others.
+    """
+    start = optimizer.pool
+    for prior in config.priors:
+        best = best_with_prior(problem, optimizer.predictor, prior, config=config, start=start)
+        joined = []
+        for rows, own in zip(rankings, best, strict=True):
+            fresh = [row for row in own if not (rows == row).all(axis=1).any()]
+            joined.append(np.concatenate([rows, *(row[None] for row in fresh)]))
+        rankings = joined
+    return rankings
+
+
 def retrain(
     store: Store,
     config: SearchConfig,
@@ -41,7 +61,7 @@ def retrain(
     rankings: list[Matrix],
     notify: Notify,
 ) -> None:
-    """Retrains each limit's `top` candidates at full length with every seed, as the last round."""
+    """Retrains the chosen candidates in full with every seed, as the last round."""
     if not any(batch.kind == "final" for batch in store.batches()):
         proposals = []
         for slot, rows in enumerate(rankings):
@@ -82,6 +102,9 @@ def answers_of(
                 tuple(labels.get(tuple(genes.tolist()), ())),
                 {name: float(cost[row]) for name, cost in costs.items()},
                 float(predicted[row]),
+                next(
+                    (p.name for p in config.priors if has(optimizer.space, genes[None], p)[0]), ""
+                ),
             )
             for row, genes in enumerate(rows)
         ]

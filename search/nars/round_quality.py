@@ -45,7 +45,10 @@ def round_quality(
     some = np.linspace(0, len(values) - 1, min(len(values), MOST_LABELS)).astype(int)
     rows, values, shares = rows[some], values[some], shares[some]
     held = shares == shares.max()
-    found = cross_validate(predictor, rows, values, seed=seed, shares=shares)
+    recipe = np.array([gene.group == "recipe" for gene in predictor.space.genes])
+    both = recipe.any() and not recipe.all()
+    parts = {"network": ~recipe, "recipe": recipe} if both else None
+    found = cross_validate(predictor, rows, values, seed=seed, shares=shares, parts=parts)
     figures: dict[str, Any] = {
         "tau": found.tau,
         "spearman": found.spearman,
@@ -54,6 +57,7 @@ def round_quality(
         "predicted": found.predicted.round(4).tolist(),
         "truth": values[held].round(4).tolist(),
         "predictor": predictor.kind,
+        **{f"tau_{part}": value for part, value in found.tau_alone.items()},
     }
     if unpretrained is not None:
         plain = cross_validate(unpretrained, rows, values, seed=seed, shares=shares)

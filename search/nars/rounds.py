@@ -21,19 +21,22 @@ from fbnetv3.search.execution.coordinator import Coordinator, Progress
 from fbnetv3.search.predictors.protocol import Predictor, fit_to
 from fbnetv3.search.predictors.registry import load_predictor, make_predictor, save_predictor
 from fbnetv3.search.predictors.targets import check_percent
-from fbnetv3.search.space.space import Floats, Matrix
+from fbnetv3.search.space.space import Floats, Matrix, Space
 from fbnetv3.search.storage.store import Store
 from fbnetv3.search.storage.trials import Batch, Labels, Proposal, Trial
 
 from .config import FEWEST, IN_TURN, SearchConfig
 from .early_stop import FEWEST_NETWORKS, find_early_stop
+from .gene_effects import gene_effects
 from .pool import pool_of
+from .prior_pool import PriorPicks
 from .problem import Problem
 from .round_quality import importance, round_quality
 from .schedule import Schedule
 from .selection import (
     Optimism,
     Selection,
+    Wish,
     best_within,
     next_best,
     select_batch,
@@ -113,6 +116,7 @@ class Optimizer:
         self.predictor = self._make_predictor(config.predictor)
         self._hashes = problem.space.hashes(self.pool)
         self.inside = np.stack([problem.feasible(limit)(self.pool) for limit in config.limits])
+        self._prior = PriorPicks(problem.space, self.pool, config.priors)
         self._fitted, self._checked = -1, False
         self._scores: Floats = np.zeros(0)
         self._std: Floats = np.zeros(0)
@@ -136,6 +140,11 @@ class Optimizer:
         """The epoch at which full trainings are compared: that of early stopping, or the last."""
         found = self.store.stage("early_stop")
         return self.config.epochs if found is None else int(found["epoch"])
+
+    @property
+    def space(self) -> Space:
+        """The search space."""
+        return self._problem.space
 
     def pretrain(self) -> None:
         """Stage 1: pretrains the predictor on the costs of the pool, or loads it if it was."""
@@ -294,7 +303,13 @@ class Optimizer:
         order = rng.permutation(np.flatnonzero(~taken))
         first = np.zeros(len(self.pool))
         first[order] = -np.arange(len(order))
-        return select_in_turn(first, self.inside, num=num, taken=taken)
+        wishes = self._wishes(0, num, taken)
+        return select_in_turn(first, self.inside, num=num, taken=taken, wishes=wishes)
+
+    def _wishes(self, index: int, num: int, taken: npt.NDArray[np.bool_]) -> list[Wish | None]:
+        sizes = [self._size(earlier) for earlier in range(index)] or [num]
+        labels = sum(sizes) if index else 0
+        return self._prior.wishes(index, num, labels=labels, first=sizes[0], taken=taken)
 
     def _promoted(
         self, taken: npt.NDArray[np.bool_], num: int, rng: np.random.Generator
@@ -305,11 +320,12 @@ class Optimizer:
         show little of how the rungs differ.
         """
         scores = shuffled_best(self._scores, self.inside, rng)
-        return select_in_turn(scores, self.inside, num=num, taken=taken)
+        wishes = self._wishes(len(self._rounds()), num, taken)
+        return select_in_turn(scores, self.inside, num=num, taken=taken, wishes=wishes)
 
     def _select(self, index: int, num: int, taken: npt.NDArray[np.bool_]) -> Selection:
         before = sum(self._size(earlier) for earlier in range(index))
-        optimism = Optimism(self._std, start=before)
+        optimism, wishes = Optimism(self._std, start=before), self._wishes(index, num, taken)
         if self.config.bins == IN_TURN:
             return select_in_turn(
                 self._scores,
@@ -318,6 +334,7 @@ class Optimizer:
                 taken=taken,
                 optimism=optimism,
                 first=before % len(self.inside),
+                wishes=wishes,
             )
         costs = self.costs.get(self.bin_by, np.zeros(len(self.pool)))
         bins = self.config.bins if np.ptp(costs) > 0 else "none"
@@ -331,6 +348,7 @@ class Optimizer:
             limits=ends if finite else None,
             taken=taken,
             optimism=optimism,
+            wishes=wishes,
         )
 
     def _size(self, index: int) -> int:
@@ -345,6 +363,13 @@ class Optimizer:
         taken = self._taken(index)
         # In the first round of searches before 0.3 a slot was a number in the round.
         limit = self.inside[trial.slot % len(self.inside)]
+        own = self._with_same_prior(trial)
+        if own is not None and (own & limit & ~taken).any():
+            if index:
+                self.fit(index)
+            scores = self._scores if index else np.zeros(len(taken))
+            row = best_within(scores, own & limit, taken)
+            return self.proposal(row, trial.slot, scores if index else None, index)
         if index == 0:
             row, predicted = best_within(np.zeros(len(taken)), limit, taken), None
         else:
@@ -366,6 +391,13 @@ class Optimizer:
         num = len(bins) if self.config.time_s else self.config.sizes[index]
         selection = self._select(index, num, taken_before)
         return next_best(selection, trial.slot, self._scores, costs, taken)
+
+    def _with_same_prior(self, trial: Trial) -> npt.NDArray[np.bool_] | None:
+        """Returns the candidates with the recipe of a prior, if the trial has it."""
+        rows = np.flatnonzero(
+            self._hashes == self._problem.space.hashes(np.array([trial.genes], np.int16))[0]
+        )
+        return self._prior.own(int(rows[0])) if len(rows) else None
 
     def _stop_early(self, batch: Batch) -> None:
         if self.store.stage("early_stop") is not None:
@@ -403,6 +435,9 @@ class Optimizer:
                 "trials": len(values),
                 "epoch": self.epoch,
                 "best": float(values.max()),
+                "effects": gene_effects(
+                    self.space, labels.matrix, values, self.costs_of(labels.matrix)
+                ),
                 **({"fidelity": share} if self.config.rungs else {}),
                 **self._quality(known),
             }

@@ -33,13 +33,16 @@ from fbnetv3.search.storage.store import Store
 from .answers import Answer, describe, write_answers
 from .budget import planned
 from .config import SearchConfig
-from .evolution import Evolved, evolve
+from .evolution import Evolved
+from .gene_effects import unresolved
+from .held import evolve_held, held_genes
 from .latency_margin import with_margins
-from .limit import Limit, intersection
+from .limit import intersection
 from .measuring import measure
 from .pool import check, draw
+from .prior_pool import draw_around, share_of
 from .problem import Problem, problem_of
-from .retraining import answers_of, ranking, retrain
+from .retraining import answers_of, ranking, retrain, with_prior_candidates
 from .rounds import PREDICTOR, Notify, Optimizer
 from .schedule import Schedule, TimedSchedule, describe_plan
 from .spending import Spending
@@ -171,6 +174,7 @@ def search_problem(
         notify("evolved", {"limits": len(found)})
         config = schedule.last()
         rankings = [ranking(problem, optimizer, config, one) for one in found]
+        rankings = with_prior_candidates(problem, optimizer, config, rankings)
         retrain(store, config, optimizer, coordinator, rankings, notify)
         answers = answers_of(store, config, optimizer, found, rankings)
     finally:
@@ -209,21 +213,29 @@ def evolve_for(
     predictor: Predictor,
     limits: Sequence[Mapping[str, tuple[float, float]]],
 ) -> list[Evolved]:
-    """Stage 3: returns the best predicted candidates within each limit."""
+    """Stage 3: returns the best predicted candidates within each limit.
+
+    With priors, genes whose effect the labels do not show have the priors' values, and part of the
+    start is drawn around the priors: the share that a round would have at so many labels.
+    """
     config = SearchConfig.from_dict(store.settings["plan"])
     start = draw(problem, config.pool, seed=config.seed, bounds=config.within)
     # What was trained is within the limits of the search, however tight they are.
     trained = store.known_genes()
-    return evolve(
-        problem.space,
-        lambda rows: predictor.predict(rows).mean,
-        problem.costs,
-        [Limit(intersection(config.within, limit)) for limit in limits],
-        start=np.concatenate([start, trained]) if len(trained) else start,
-        rng=np.random.default_rng([config.seed, 3]),
-        settings=config.evolution,
-        allowed=problem.allowed,
-    )
+    start = np.concatenate([start, trained]) if len(trained) else start
+    if config.priors:
+        share = share_of(len(trained), (*config.sizes, config.batch)[0])
+        num = max(1, int(share * config.pool))
+        near = draw_around(problem, config, start, num, seed=(config.seed, 6))
+        start = np.concatenate([start, near])
+    bounds = [intersection(config.within, limit) for limit in limits]
+    held = held_genes(config.priors, unresolved(store))
+    found = evolve_held(problem, predictor, bounds, held, config=config, start=start)
+    if held and not all(one.reachable for one in found):
+        # In a list of candidates, none may have just these values.
+        free = evolve_held(problem, predictor, bounds, {}, config=config, start=start)
+        found = [a if a.reachable else b for a, b in zip(found, free, strict=True)]
+    return found
 
 
 def open_predictor(store: Store, problem: Problem) -> Predictor:

@@ -31,7 +31,7 @@ def describe_plan(config: SearchConfig) -> dict[str, Any]:
         "time_s": config.time_s,
         "rungs": dict(zip(config.rungs, config.rung_sizes, strict=True)),
         "rounds": list(config.sizes[rungs:]),
-        "last": config.top * config.final_seeds * len(config.limits),
+        "last": (config.top + len(config.priors)) * config.final_seeds * len(config.limits),
     }
 
 
@@ -106,7 +106,8 @@ class TimedSchedule(Schedule):
             return None
         if index < len(self.config.rungs):
             return self.config.rung_sizes[index]
-        last = self.config.top * self.config.final_seeds * len(self.config.limits)
+        contenders = self.config.top + len(self.config.priors)
+        last = contenders * self.config.final_seeds * len(self.config.limits)
         num = self._fitting(1 + _END) - last
         first = index == len(self.config.rungs)
         sizes = self.config.sizes
@@ -120,11 +121,12 @@ class TimedSchedule(Schedule):
         """Returns the config with the candidates and seeds that there is time for."""
         kept = self._spending.kept("last")
         if kept is None:
-            limits = len(self.config.limits)
+            limits, priors = len(self.config.limits), len(self.config.priors)
             # `divide` spends a quarter of what it is given on the last stage.
             budget = divide(
-                max(4 * self._fitting(0), 8 + limits),
+                max(4 * self._fitting(0), 8 + limits * (1 + priors)),
                 limits,
+                priors,
                 top=self.config.top,
                 seeds=self.config.final_seeds,
             )

@@ -12,7 +12,9 @@ exponential distribution, after Hutter, Hoos and Leyton-Brown, Parallel algorith
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +22,7 @@ import numpy.typing as npt
 BINS = ("equal", "quantile", "none")
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
 _GOLDEN = (math.sqrt(5) - 1) / 2
 # Of the candidates within a limit, those that the first round of the next rung draws from.
 BEST = 0.25
@@ -61,6 +64,18 @@ class Optimism:
         return -math.log(1 - (self.start + pick + 0.5) * _GOLDEN % 1) * self.std
 
 
+class Wish(NamedTuple):
+    """What one pick of a batch should be, if such a candidate is free.
+
+    Attributes:
+        mask: (P,) the candidates.
+        any_bin: whether they may be in any bin of cost; a limit always holds.
+    """
+
+    mask: Mask
+    any_bin: bool = False
+
+
 def select_batch(
     scores: npt.ArrayLike,
     costs: npt.ArrayLike,
@@ -70,6 +85,7 @@ def select_batch(
     limits: tuple[float, float] | None = None,
     taken: npt.ArrayLike | None = None,
     optimism: Optimism | None = None,
+    wishes: Sequence[Wish | None] = (),
 ) -> Selection:
     """Returns the best candidate of each of `num` bins of cost.
 
@@ -86,6 +102,7 @@ def select_batch(
             outside are never chosen.
         taken: (P,) true for candidates that were trained or have failed: never chosen.
         optimism: what each pick adds to the scores; None: nothing.
+        wishes: what picks should be, from the first on; None or missing: anything.
 
     Raises:
         ValueError: arrays of different lengths, a NaN score, or no free candidate.
@@ -106,8 +123,11 @@ def select_batch(
         # Empty bins come last: what they take instead must not be the best of another bin.
         has = np.isin(np.arange(num), bin_of[free])
         filled = [*np.flatnonzero(has).tolist(), *np.flatnonzero(~has).tolist()]
-    for number in filled[: int(free.sum())]:
+    for pick, number in enumerate(filled[: int(free.sum())]):
         inside = np.ones_like(free) if bins == "none" else bin_of == number
+        wish = wishes[pick] if pick < len(wishes) else None
+        if wish is not None:
+            inside = _narrowed(np.ones_like(free) if wish.any_bin else inside, wish, free)
         bonus = 0.0 if optimism is None else optimism.bonus(number)
         chosen.append(best_within(score + bonus, inside, ~free))
         numbers.append(number)
@@ -124,6 +144,7 @@ def select_in_turn(
     taken: npt.ArrayLike | None = None,
     optimism: Optimism | None = None,
     first: int = 0,
+    wishes: Sequence[Wish | None] = (),
 ) -> Selection:
     """Returns the best within each limit in turn, `num` in all; its bins are limits.
 
@@ -136,6 +157,7 @@ def select_in_turn(
         taken: (P,) true for candidates that were trained or have failed: never chosen.
         optimism: what each pick adds to the scores; None: nothing.
         first: the limit that is served first, so that small batches serve all of them by and by.
+        wishes: what picks should be, from the first on; None or missing: anything.
 
     Raises:
         ValueError: a score is NaN, or no candidate is free.
@@ -146,11 +168,21 @@ def select_in_turn(
     chosen, limits = list[int](), list[int]()
     for turn in range(min(num, int(free.sum()))):
         number = (first + turn) % len(within)
+        inside_it = within[number]
+        wish = wishes[turn] if turn < len(wishes) else None
+        if wish is not None:
+            inside_it = _narrowed(inside_it, wish, free)
         bonus = 0.0 if optimism is None else optimism.bonus(turn)
-        chosen.append(best_within(score + bonus, within[number], ~free))
+        chosen.append(best_within(score + bonus, inside_it, ~free))
         limits.append(number)
         free[chosen[-1]] = False
     return Selection(np.array(chosen, np.int64), np.array(limits, np.int64), np.zeros(0))
+
+
+def _narrowed(inside: Mask, wish: Wish, free: Mask) -> Mask:
+    """Returns the candidates inside that are wished for, or all if none of them is free."""
+    both = inside & wish.mask
+    return both if (both & free).any() else inside
 
 
 def shuffled_best(scores: Floats, inside: npt.ArrayLike, rng: np.random.Generator) -> Floats:

@@ -169,4 +169,10 @@ def round_line(number: int, answer: Answer) -> str:
         return f"{where}: out of reach; the nearest has {nearest}"
     best = answer.contenders[0]
     costs = ", ".join(f"{name} {value:.6g}" for name, value in best.costs.items())
-    return f"{where}: {best.mean:.3f} +- {best.sd:.3f} over {len(best.labels)} seed(s), {costs}"
+    line = f"{where}: {best.mean:.3f} +- {best.sd:.3f} over {len(best.labels)} seed(s), {costs}"
+    with_prior = [one for one in answer.contenders if one.prior]
+    if best.prior:
+        return f"{line}; it has prior {best.prior}"
+    if with_prior:
+        return f"{line}; prior {with_prior[0].prior} has {with_prior[0].mean:.3f}"
+    return line

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -66,6 +67,10 @@ class _Report:
         self.label = self._labels()
         self.cost = next(iter(self.trials[0].costs), "") if self.trials else ""
         rounds = [stages.get(f"round_{n}", {}) for n in range(len(order))]
+        self.gene_effects: dict[str, Any] = next(
+            (r["effects"] for r in reversed(rounds) if r.get("effects")), {}
+        )
+        self.priors = self.plan.get("priors", [])
         self.quality = [one for one in rounds if "tau" in one]
 
     def _labels(self) -> dict[int, float]:
@@ -99,6 +104,7 @@ class _Report:
                 rows.append({"limit": limit, "nearest": _costs_text(answer["nearest"])})
                 continue
             best, *others = answer["contenders"]
+            with_prior = [one for one in answer["contenders"] if one.get("prior")]
             means = [one["mean"] for one in others if one["mean"] is not None]
             spread = f" \N{PLUS-MINUS SIGN} {best['sd']:.2f}" if len(best["labels"]) > 1 else ""
             rows.append(
@@ -107,6 +113,8 @@ class _Report:
                     "nearest": "",
                     "mean": "-" if best["mean"] is None else f"{best['mean']:.2f}{spread}",
                     "next_best": f"{max(means):.2f}" if means else "-",
+                    "won": _winner_text(best),
+                    "with_prior": _with_prior_text(with_prior),
                     "costs": _costs_text(best["costs"]),
                     "genes": ", ".join(f"{k}={v}" for k, v in best["genes"].items()),
                 }
@@ -216,6 +224,8 @@ class _Report:
             self._over_labels("Kendall, held out", "tau", "c0"),
             self._over_labels("in the better half", "tau_better_half", "c1"),
             self._over_labels("without pretraining", "tau_unpretrained", "c2"),
+            self._over_labels("network alone", "tau_network", "r2"),
+            self._over_labels("recipe alone", "tau_recipe", "r5"),
             self._over_labels(f"{self.cost} alone", "tau_of_cost", "soft"),
         ]
         return chart(series, x="number of labels", y="rank correlation")
@@ -243,6 +253,26 @@ class _Report:
             Series("its lower 5 % bound", epochs, found["lower"], "line", "soft"),
         ]
         return chart(series, x="epoch", y="rank correlation", marks=(0.92, 0.85), whole_x=True)
+
+    def effects(self) -> list[dict[str, str]]:
+        """Returns the rows of the table of effects, the resolved ones first."""
+        ranked = sorted(
+            self.gene_effects.items(), key=lambda one: (not one[1]["resolved"], -one[1]["effect"])
+        )
+        return [
+            {
+                "gene": gene,
+                "low": str(one["low"]),
+                "high": str(one["high"]),
+                "effect": f"{one['effect']:.2f} \N{PLUS-MINUS SIGN} {one['half']:.2f}",
+                "resolved": "yes" if one["resolved"] else "no",
+            }
+            for gene, one in ranked
+        ]
+
+    def unresolved(self) -> str:
+        """Returns the names of the genes that the trainings do not resolve, as text."""
+        return ", ".join(gene for gene, one in self.gene_effects.items() if not one["resolved"])
 
     def importance(self) -> str:
         ranked = sorted(self.genes.items(), key=lambda item: -item[1])[:MOST_GENES]
@@ -279,6 +309,19 @@ class _Report:
                 str(trial.failures),
                 " ".join(f"{name}={value}" for name, value in genes.items()),
             ]
+
+
+def _winner_text(best: Mapping[str, Any]) -> str:
+    """Returns what the winner's recipe is."""
+    return f"prior {best['prior']}" if best.get("prior") else "searched"
+
+
+def _with_prior_text(contenders: list[Mapping[str, Any]]) -> str:
+    """Returns the best mean with each prior's recipe."""
+    means = {one["prior"]: one["mean"] for one in reversed(contenders)}
+    return ", ".join(
+        f"{name}: {'-' if mean is None else format(mean, '.2f')}" for name, mean in means.items()
+    )
 
 
 def _costs_text(costs: Mapping[str, float]) -> str:

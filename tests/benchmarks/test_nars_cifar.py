@@ -212,3 +212,34 @@ def test_effects_of_genes_are_found_where_they_are_and_not_where_they_are_not() 
     for name in ("weight_decay", "dropout", "drop_path", "ema"):
         effect, half = found[name]
         assert abs(effect) < 2 * half
+
+
+def test_features_of_networks_are_those_of_their_blocks(nars: ModuleType) -> None:
+    predictor = benchmark("studies.nars_cifar_networks")
+    rows = nars.JOINT.sample(20, np.random.default_rng(0))
+    found = predictor.known_features(rows)
+    for number, row in enumerate(rows):
+        arch = nars.JOINT.decode(row)[0]
+        assert found["macs_paper"][number] == count(arch, num_classes=10).macs_paper
+        assert found["depth"][number] == sum(one.repeats for one in arch.rows)
+        stages = sum(found[f"macs_{one.name}"][number] for one in arch.rows)
+        # The rest is stem, head and squeeze-and-excite.
+        assert 0.5 < stages / found["macs_paper"][number] < 1
+        # The last row's input has a step of 8 pixels: three strides of 2, the stem's included.
+        last = arch.rows[-1]
+        kernels = (last.kernel[0] - 1) * 8 + (last.repeats - 1) * (last.kernel[1] - 1) * 16
+        assert found["receptive_field"][number] > kernels
+
+
+def test_predictors_are_rated_on_networks_that_they_have_not_seen() -> None:
+    predictor = benchmark("studies.nars_cifar_networks")
+    rng = np.random.default_rng(0)
+    rows = predictor.JOINT.sample(60, rng)
+    noise = rng.normal(size=60)
+    # Labels that are only noise cannot be ranked; labels that follow the widths can.
+    blind = predictor.held_out(rows, 50 + noise, predictor.known_costs, 0)
+    macs = np.log(predictor.known_costs(rows)["macs_paper"])
+    macs = macs - macs.mean()
+    seen = predictor.held_out(rows, 50 + 10 * macs + noise, predictor.known_costs, 0)
+    assert abs(np.corrcoef(blind, noise)[0, 1]) < 0.4
+    assert np.corrcoef(seen, macs)[0, 1] > 0.8
