@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -389,6 +390,8 @@ def _print_result(result: Trained, out: Path, *, plot: bool | None, metric: str)
     if plot is not False:
         from fbnetv3.search.training.logbook import plot_curve
 
+        # Its notice of a home that cannot be written is about its cache, not about the picture.
+        logging.getLogger("matplotlib").setLevel(logging.ERROR)
         with contextlib.suppress(*(() if plot else (ImportError,))):
             plot_curve(out / "curve.png", result.curve)
     weights = out / "model.safetensors"

@@ -347,7 +347,7 @@ def test_flipped_bytes_are_an_error_or_tensors(tmp_path: Path, layout: str) -> N
     [
         (b"", "empty"),
         (b"<!DOCTYPE html><html>404</html>", "web page"),
-        (b"\x89PNG\r\n\x1a\n1234567890", "no checkpoint"),
+        (b"\x89PNG\r\n\x1a\n1234567890", "not a checkpoint"),
         (pickle.dumps({"a": 1}, 2), r"not written by torch\.save"),
         (pickle.dumps([1, 2], 4), r"not written by torch\.save"),
         (b"PK\x03\x04 rest", "zip"),

@@ -94,7 +94,7 @@ def test_export_and_rebuild(finished: Path, tmp_path: Path) -> None:
     assert (tmp_path / "answers" / "0" / "recipe.json").exists() is False
     assert (tmp_path / "answers" / "0" / "candidate.json").exists()
     with (tmp_path / "x.csv").open() as file:
-        expected = [*(f"g{n}" for n in range(6)), "epochs", "seed", "label"]
+        expected = [*(f"g{n}" for n in range(6)), "epochs", "seed", "fidelity", "label"]
         assert next(csv.reader(file)) == expected
     rebuilt = call("rebuild", finished)
     with Store.read(finished) as store:
