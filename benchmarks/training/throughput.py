@@ -38,7 +38,7 @@ from fbnetv3.arch.counts import count
 from fbnetv3.arch.tables import ARCHS
 from fbnetv3.models.model import build
 from fbnetv3.search.data.datasets import cifar_arch, open_train_val
-from fbnetv3.search.data.image_set import ImageSet
+from fbnetv3.search.data.image_set import ImageSet, readable
 from fbnetv3.search.training.batches import default_preprocess
 from fbnetv3.search.training.depthwise import helps
 from fbnetv3.search.training.loop import Loop
@@ -84,7 +84,7 @@ class _Pictures(Dataset[tuple[Any, int]]):
             image = Image.fromarray(self.images.pixels[index].numpy())
         else:
             assert self.images.sources is not None
-            source = self.images.sources[index]
+            source = readable(self.images.sources[index])
             image = Image.open(source if isinstance(source, Path) else io.BytesIO(source))
         return self.transform(image.convert("RGB")), int(self.images.labels[index])
 

@@ -41,8 +41,8 @@ def train(
     data: Annotated[
         Path,
         typer.Option(
-            help="Class folders, train/ and val/ with class folders, CIFAR-10, parquet, or a CSV "
-            "file of file,label[,split] or file,labels[,split]."
+            help="Class folders, train/ and val/ with class folders, CIFAR-10, parquet, WebDataset "
+            "shards, or a CSV file of file,label[,split] or file,labels[,split]."
         ),
     ],
     model: Annotated[

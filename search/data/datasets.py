@@ -30,10 +30,11 @@ from fbnetv3.images.listing import TASKS, Task, has_split, is_list, read_list
 
 from .formats import read_cifar10, read_labelled, read_parquet
 from .image_set import ImageSet, OnCheck
+from .shards import find_shards, is_shards, read_shards
 from .splitting import hold_out, split_by_class
 
-# What the names of parquet files, or of folders above them, begin with.
-_PARQUET_NAMES: dict[Part, tuple[str, ...]] = {"train": ("train",), "val": ("val", "test")}
+# What the names of shards and parquet files, or of folders above the latter, begin with.
+_PART_STARTS: dict[Part, tuple[str, ...]] = {"train": ("train",), "val": ("val", "test")}
 CIFAR10_TRAIN = tuple(f"data_batch_{n}" for n in range(1, 6))
 _NUM_LISTED = 5
 
@@ -50,7 +51,8 @@ def open_images(
 
     Args:
         folder: `cifar-10-batches-py` or its parent, class folders, `train`/`val` folders, a Hugging
-            Face data set of parquet files, or a CSV file that lists images, see
+            Face data set of parquet files, WebDataset shards (a folder of .tar files, or a range as
+            in `shards/{000..099}.tar`), or a CSV file that lists images, see
             `fbnetv3.images.listing`.
         split: "train" or "val"; None is everything where there are no parts, else the "val" part.
         task: "single-label", "multi-label", or "auto" for what the data say.
@@ -77,12 +79,14 @@ def open_images(
 def _open_folder(
     folder: Path, split: str | None, part: Part, on_check: OnCheck, *, any_damaged: bool
 ) -> ImageSet:
+    if is_shards(folder):
+        return _read_shards(folder, split, part, on_check, any_damaged=any_damaged)
     check_folder(folder)
     cifar = _cifar10_in(folder)
     if cifar is not None:
         return read_cifar10(cifar, CIFAR10_TRAIN if part == "train" else ("test_batch",))
     if _has_parquet(folder):
-        return read_parquet(folder, _PARQUET_NAMES[part], any_damaged=any_damaged)
+        return read_parquet(folder, _PART_STARTS[part], any_damaged=any_damaged)
     data = open_data_folder(folder)
     if split is None and part not in data.parts:
         if data.parts:
@@ -90,6 +94,22 @@ def _open_folder(
         found = read_class_folders(data.root)
         return _with_notes(read_labelled(found, on_check, any_damaged=any_damaged), data.notes)
     return _read_part(data, part, on_check, any_damaged=any_damaged)
+
+
+def _read_shards(
+    location: Path, split: str | None, part: Part, on_check: OnCheck, *, any_damaged: bool
+) -> ImageSet:
+    with_parts = _shards_with_parts(location)
+    if split is not None and not with_parts:
+        raise ValueError(f"{location} has no shards train-*.tar and val-*.tar; expected both")
+    found = find_shards(location, _PART_STARTS[part] if with_parts else ("",))
+    name = f"{location} ({part})" if with_parts else str(location)
+    return read_shards(found, name, on_check, any_damaged=any_damaged)
+
+
+def _shards_with_parts(location: Path) -> bool:
+    """Returns whether a folder's shards are named after training and validation."""
+    return location.is_dir() and all(find_shards(location, _PART_STARTS[p]) for p in PART_NAMES)
 
 
 def open_training(folder: Path) -> ImageSet:
@@ -230,6 +250,8 @@ def _has_no_parts(folder: Path) -> bool:
     """Returns whether it is class folders or a list, with no part for training or validation."""
     if is_list(folder):
         return not has_split(folder)
+    if is_shards(folder):
+        return not _shards_with_parts(folder)
     check_folder(folder)
     if _cifar10_in(folder) is not None or _has_parquet(folder):
         return False

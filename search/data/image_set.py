@@ -16,8 +16,9 @@ from torch import Tensor
 from fbnetv3.images.reader import check_image, open_image
 
 from .check_cache import CheckCache
+from .member import Member
 
-Source = Path | bytes
+Source = Path | bytes | Member
 # Takes how many files are checked, and of how many.
 OnCheck = Callable[[int, int], None]
 # Sides and bytes up to which a set is held decoded in memory.
@@ -41,7 +42,8 @@ class ImageSet:
         labels: (N,) int64, from 0 to len(classes) - 1; or (N, len(classes)) bool of a multi-label
             set, in which an image may have several labels or none.
         pixels: (N, H, W, 3) uint8 RGB, or None.
-        sources: one file, or the bytes of one, for each image where `pixels` is None.
+        sources: one file, the bytes of one, or a member of a tar file, for each image where
+            `pixels` is None.
         notes: what a user should know of how the set was read, a sentence each.
         damaged: files that were left out as they cannot be read, each with the reason.
 
@@ -139,7 +141,7 @@ class ImageSet:
     def described(self, index: int) -> str:
         """Returns the name of an image, for messages."""
         source = None if self.sources is None else self.sources[index]
-        return str(source) if isinstance(source, Path) else f"image {index} of {self.name}"
+        return str(source) if isinstance(source, Path | Member) else f"image {index} of {self.name}"
 
 
 def read_images(
@@ -159,7 +161,7 @@ def read_images(
     Args:
         name: of the set.
         classes: name of each label.
-        sources: a file, or the bytes of one, for each image.
+        sources: for each image, see `ImageSet`.
         labels: see `ImageSet`.
         notes: remarks that the set begins with.
         on_check: called with how many files are checked, and of how many.
@@ -186,7 +188,7 @@ def read_images(
         if number in damaged:
             continue
         try:
-            image = open_image(source)
+            image = open_image(readable(source))
         except (OSError, ValueError) as error:
             damaged[number] = named_error(encoded, number, error)
             continue
@@ -195,6 +197,11 @@ def read_images(
         pixels[number] = torch.from_numpy(np.array(image))
     in_memory = dataclasses.replace(encoded, sources=None, pixels=pixels)
     return without_damaged(in_memory, damaged, any_damaged=any_damaged)
+
+
+def readable(source: Source) -> Path | bytes:
+    """Returns a source as `open_image` takes it."""
+    return source.read() if isinstance(source, Member) else source
 
 
 def without_damaged(
@@ -239,8 +246,8 @@ def _checked(images: ImageSet, on_check: OnCheck) -> tuple[list[tuple[int, int]]
     cache = CheckCache(images.name) if len(sources) >= _CACHED_FROM else None
 
     def checked(source: Source) -> tuple[int, int]:
-        if cache is None or isinstance(source, bytes):
-            return check_image(source)
+        if cache is None or not isinstance(source, Path):
+            return check_image(readable(source))
         known = cache.size(source)
         if known is None:
             known = check_image(source)

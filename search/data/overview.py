@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fbnetv3._internal.messages import one_line
 
-from .image_set import ImageSet, Source
+from .image_set import ImageSet, Source, readable
 
 # Fewer images than this are few for a class; a class this many times as large as another is listed.
 _FEW, _UNEQUAL = 10, 10
@@ -101,7 +101,12 @@ def duplicates(train: ImageSet, val: ImageSet) -> dict[int, int]:
 def _sizes(sources: Sequence[Source]) -> list[int]:
     """Returns the sizes in bytes, -1 for a file that has gone meanwhile."""
     return [
-        len(source) if isinstance(source, bytes) else _size_of_file(source) for source in sources
+        _size_of_file(source)
+        if isinstance(source, Path)
+        else len(source)
+        if isinstance(source, bytes)
+        else source.num_bytes
+        for source in sources
     ]
 
 
@@ -113,7 +118,8 @@ def _size_of_file(path: Path) -> int:
 
 
 def _digest_of(source: Source) -> bytes:
-    return _digest(source if isinstance(source, bytes) else source.read_bytes())
+    content = readable(source)
+    return _digest(content if isinstance(content, bytes) else content.read_bytes())
 
 
 def _digest(content: bytes) -> bytes:

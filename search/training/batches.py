@@ -31,7 +31,7 @@ from fbnetv3.images.preprocess import (
 from fbnetv3.images.reader import open_image
 from fbnetv3.search.data.augment import NUM_DRAWS, augment
 from fbnetv3.search.data.constants import constant
-from fbnetv3.search.data.image_set import ImageSet, named_error, too_many_damaged
+from fbnetv3.search.data.image_set import ImageSet, named_error, readable, too_many_damaged
 
 from .balance import balanced_order
 from .parallel import World
@@ -396,7 +396,7 @@ class _Decoding(Dataset[tuple[Tensor, int, int, str]]):
         for tried in range(len(self._images)):
             use = (index + tried) % len(self._images)
             try:
-                image = open_image(self._images.sources[use])
+                image = open_image(readable(self._images.sources[use]))
             except (OSError, ValueError) as error:
                 why = why or named_error(self._images, use, error)
                 if seed is None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from fbnetv3.deploy.confidence import reliability
 from fbnetv3.images.reader import open_image
-from fbnetv3.search.data.image_set import ImageSet
+from fbnetv3.search.data.image_set import ImageSet, readable
 
 from .answers import Answers
 
@@ -159,7 +159,7 @@ def _thumbnail(images: ImageSet, index: int) -> NDArray[np.uint8]:
     if images.pixels is not None:
         return images.pixels[index].numpy()
     assert images.sources is not None
-    image = open_image(images.sources[index])
+    image = open_image(readable(images.sources[index]))
     image.thumbnail((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BILINEAR)
     return np.asarray(image)
 
