@@ -226,12 +226,14 @@ def cifar_arch(arch: Arch) -> Arch:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuses a path that is no folder.
+    """Refuses a path that is neither a folder nor WebDataset shards.
 
     Raises:
         FileNotFoundError: there is none.
     """
-    if not folder.is_dir():
+    if is_shards(folder):
+        find_shards(folder)
+    elif not folder.is_dir():
         raise FileNotFoundError(
             f"no data folder at {folder}; expected class folders of images, or a .csv list of them"
         )

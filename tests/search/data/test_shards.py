@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from fbnetv3.images.reader import open_image
-from fbnetv3.search.data.datasets import open_images, open_train_val
+from fbnetv3.search.data.datasets import check_folder, open_images, open_train_val
 from fbnetv3.search.data.image_set import readable
 from fbnetv3.search.data.overview import duplicates
 from fbnetv3.search.data.shards import find_shards
@@ -117,7 +117,7 @@ def test_compressed_cut_and_missing_shards_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"z\.tar is not a tar file, is compressed, or is damaged"):
         open_images(packed)
     with pytest.raises(FileNotFoundError, match=r"s-8\.tar \(3 of 3 are missing\)"):
-        find_shards(tmp_path / "s-{8..10}.tar")
+        check_folder(tmp_path / "s-{8..10}.tar")
     (tmp_path / "classes.txt").write_text("cat\n")
     with pytest.raises(ValueError, match="expected more than 1, the highest label"):
         open_images(shard(tmp_path / "y.tar", samples(0, [0, 1])))
