@@ -122,8 +122,11 @@ def test_a_file_gives_the_logits_of_its_model(
 def test_a_file_says_what_is_needed_to_classify_with_it(
     runtime: Runtime, path: Path, small_export: Exported
 ) -> None:
-    found, expected = runtime.load(path).artefact, small_export.artefact
-    differing: dict[str, object] = {"parity": {}, "exported_with": {}}
+    backend = runtime.load(path)
+    found, expected = backend.artefact, small_export.artefact
+    size = backend.input_shape[0]
+    assert found.batch_size == (size if isinstance(size, int) else None)
+    differing: dict[str, object] = {"parity": {}, "exported_with": {}, "batch_size": None}
     assert {**vars(found), **differing} == {**vars(expected), **differing}
     photos = example_photos()
     answers = Classifier(runtime.load(path, threads=1), top_k=10)(photos)
