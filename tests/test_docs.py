@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import timm
 
 import fbnetv3
 from fbnetv3 import search
@@ -253,3 +254,10 @@ def test_the_site_builds_without_warnings(tmp_path: Path) -> None:
     assert "No issues found" in done.stdout + done.stderr
     made = {str(p.relative_to(tmp_path / "site")) for p in (tmp_path / "site").rglob("*.html")}
     assert {str(page.relative_to(DOCS).with_suffix(".html")) for page in PAGES} <= made
+
+
+def test_the_papers_other_teacher_has_the_name_that_the_guide_gives() -> None:
+    guide = (DOCS / "imagenet.md").read_text()
+    names = set(re.findall(r"timm:(regnety_320\.\w+)", guide))
+    assert names
+    assert names <= set(timm.list_pretrained("regnety_320*"))

@@ -15,12 +15,12 @@ from fbnetv3.deploy.classify import Classifier
 from fbnetv3.deploy.export import to_onnx
 from fbnetv3.hub.create import create
 from fbnetv3.hub.pretrained import save_pretrained
-from fbnetv3.images.labels import class_names
+from fbnetv3.images.labels import class_names, example_photos
 from fbnetv3.search.training.scoring import default_batch_size
 from tests.search.cli.test_train import called
 
 NANO = "fbnetv3_nano.cifar10"
-PHOTOS = Path(__file__).parents[3] / "fbnetv3_zoo" / "data" / "photos"
+PHOTOS = example_photos()[0].parent
 
 
 @pytest.fixture(scope="module")
