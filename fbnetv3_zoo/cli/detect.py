@@ -194,28 +194,20 @@ def train(
 def _train(built: Any, images: Any, val_images: Any, run: Any, lines: Sequence[str]) -> None:
     """Trains; a signal ends the program once its step is saved."""
     from fbnetv3.detection.training import train as train_detector
-    from fbnetv3.search.cli.progress import Progress
-    from fbnetv3.search.training.stopping import Stopped, StopRequest
+    from fbnetv3.search.cli.progress import Progress, stoppable
 
-    shown, stop = Progress(run.recipe.epochs, silent=False), StopRequest()
+    shown = Progress(run.recipe.epochs, silent=False)
     shown.plan(map(escaped, lines))
-    try:
-        with stop.listening():
-            _, curve = train_detector(
-                built,
-                images,
-                val_images,
-                run,
-                on_epoch=shown.epoch,
-                on_step=shown.step,
-                stop=stop,
-            )
-    except Stopped as stopped:
-        shown.close()
-        note(f"{stopped} at {shown.at}; a checkpoint was saved, the same command resumes")
-        raise typer.Exit(128 + stopped.signal) from None
-    finally:
-        shown.close()
+    with stoppable(shown) as stop:
+        _, curve = train_detector(
+            built,
+            images,
+            val_images,
+            run,
+            on_epoch=shown.epoch,
+            on_step=shown.step,
+            stop=stop,
+        )
     best = max((log for log in curve if log.ap is not None), key=lambda log: log.ap or 0.0)
     last = curve[-1]
     print(f"AP {100 * (last.ap or 0):.1f} %, weights in {run.folder / 'model.safetensors'}")

@@ -264,13 +264,17 @@ def _print_evaluation(found: Evaluation, damaged: Sequence[str]) -> None:
         typer.echo(f"{name} {value:.2f} %  (95 % interval {low:.2f} to {high:.2f})")
     typer.echo(f"macro recall {found.macro_recall:.2f} %, the mean over the classes")
     typer.echo(f"{found.num_images} images of {found.data}, classes matched by {found.matched_by}")
-    for text in damaged:
-        typer.echo(escaped(f"not counted: {text}"))
-    total = found.num_damaged + len(damaged)
-    if total:
-        typer.echo(f"{total} more could not be read and were not counted")
+    _print_damaged(found.num_damaged, damaged)
     if found.warning:
         typer.echo(f"warning: {found.warning}", err=True)
+
+
+def _print_damaged(num_damaged: int, damaged: Sequence[str]) -> None:
+    for text in damaged:
+        typer.echo(escaped(f"not counted: {text}"))
+    total = num_damaged + len(damaged)
+    if total:
+        typer.echo(f"{total} more could not be read and were not counted")
 
 
 def _print_trust(record: dict[str, Any]) -> None:
@@ -337,8 +341,4 @@ def _print_multi_label(found: MultiLabelEvaluation, damaged: Sequence[str]) -> N
     typer.echo(f"mAP {found.mean_average_precision:.2f} %, the mean over the classes")
     typer.echo(f"F1 {found.macro_f1:.2f} % (macro), {found.micro_f1:.2f} % (micro)")
     typer.echo(f"{found.num_images} images of {found.data}, classes matched by {found.matched_by}")
-    for text in damaged:
-        typer.echo(escaped(f"not counted: {text}"))
-    total = found.num_damaged + len(damaged)
-    if total:
-        typer.echo(f"{total} more could not be read and were not counted")
+    _print_damaged(found.num_damaged, damaged)

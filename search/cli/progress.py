@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import sys
 import time
-from collections.abc import Iterable
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol
 
 import typer
+
+from fbnetv3.cli.group import note
+
+if TYPE_CHECKING:
+    from fbnetv3.search.training.stopping import StopRequest
 
 # The time of an epoch is told from this many steps after the first.
 _TIMED_STEPS = 5
@@ -86,3 +92,20 @@ class Progress:
         """Takes the bar away."""
         if self._bar is not None:
             self._bar.stop()
+
+
+@contextlib.contextmanager
+def stoppable(shown: Progress) -> Iterator[StopRequest]:
+    """Yields what tells a training to stop; a signal ends the program once its step is saved."""
+    from fbnetv3.search.training.stopping import Stopped, StopRequest
+
+    stop = StopRequest()
+    try:
+        with stop.listening():
+            yield stop
+    except Stopped as stopped:
+        shown.close()
+        note(f"{stopped} at {shown.at}; a checkpoint was saved, the same command resumes")
+        raise typer.Exit(128 + stopped.signal) from None
+    finally:
+        shown.close()

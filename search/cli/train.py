@@ -20,7 +20,7 @@ from fbnetv3.cli.group import Command, note
 from fbnetv3.search.training.presets import PRESETS
 from fbnetv3.search.training.recipe import BALANCES, OPTIMIZERS, Recipe
 
-from .progress import Progress
+from .progress import Progress, stoppable
 from .training_plan import plan_lines
 from .words import DEVICES, TaskOption, parse_setting, workers_of
 
@@ -319,32 +319,23 @@ def _trained(
     write: Callable[[EpochLog], None],
 ) -> Trained:
     """Returns the finished training; a signal ends the program once its step is saved."""
-    from fbnetv3.search.training.stopping import Stopped, StopRequest
     from fbnetv3.search.training.train import train as train_model
 
     def on_epoch(log: EpochLog) -> None:
         shown.epoch(log)
         write(log)
 
-    stop = StopRequest()
-    try:
-        with stop.listening():
-            return train_model(
-                model,
-                images,
-                val_images,
-                run,
-                teacher=teacher,
-                on_epoch=on_epoch,
-                on_step=shown.step,
-                stop=stop,
-            )
-    except Stopped as stopped:
-        shown.close()
-        note(f"{stopped} at {shown.at}; a checkpoint was saved, the same command resumes")
-        raise typer.Exit(128 + stopped.signal) from None
-    finally:
-        shown.close()
+    with stoppable(shown) as stop:
+        return train_model(
+            model,
+            images,
+            val_images,
+            run,
+            teacher=teacher,
+            on_epoch=on_epoch,
+            on_step=shown.step,
+            stop=stop,
+        )
 
 
 def _fit_confidence(out: Path, val_images: ImageSet, run: TrainConfig, *, same: bool) -> None:
