@@ -33,7 +33,7 @@ from ..artefact import INPUT, OUTPUT, Artefact
 from ..forks import Reopened, with_own_threads
 from ..parity import Parity, Run
 from ..torch_backend import torch_threads
-from .protocol import TensorInfo
+from .protocol import TensorInfo, check_threads
 
 if TYPE_CHECKING:
     from fbnetv3.models.model import FBNetV3
@@ -150,8 +150,7 @@ def open_session(path: Path, *, threads: int | None = None, precision: str = "fp
     """
     if precision not in precisions():
         raise ValueError(f"precision is {precision!r}; a float32 package runs in fp32")
-    if threads is not None and (isinstance(threads, bool) or threads < 1):
-        raise ValueError(f"threads is {threads!r}; expected a whole number from 1")
+    check_threads(threads)
     card = _read_card(path)  # before any of its code runs
     return AotSession(path, card, Reopened(functools.partial(_loaded, path.absolute())), threads)
 

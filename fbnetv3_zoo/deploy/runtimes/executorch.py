@@ -23,7 +23,7 @@ from fbnetv3.images.preprocess import Preprocess
 
 from ..artefact import INPUT, OUTPUT
 from ..parity import Parity, Run
-from .protocol import TensorInfo
+from .protocol import TensorInfo, check_threads
 
 if TYPE_CHECKING:
     from fbnetv3.models.model import FBNetV3
@@ -125,8 +125,7 @@ def open_session(
     """
     if precision not in precisions():
         raise ValueError(f"precision is {precision!r}; ExecuTorch runs a float32 program in fp32")
-    if threads is not None and (isinstance(threads, bool) or threads < 1):
-        raise ValueError(f"threads is {threads!r}; expected a whole number from 1")
+    check_threads(threads)
     try:
         return ExecuTorchSession(path, path.read_bytes(), threads)
     except RuntimeError as error:

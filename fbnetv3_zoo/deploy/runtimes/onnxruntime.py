@@ -20,7 +20,7 @@ from ..calibration import METHODS
 from ..forks import Reopened
 from ..qdq import QdqSearch
 from ..quantize_score import Evaluator, Int8Result
-from .protocol import TensorInfo
+from .protocol import TensorInfo, check_threads
 
 CPU = "CPUExecutionProvider"
 _DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
@@ -121,8 +121,7 @@ def open_session(
             f"provider {missing[0] if missing else wanted!r} is not in this onnxruntime; it has "
             f"{', '.join(present)}"
         )
-    if threads is not None and (isinstance(threads, bool) or threads < 1):
-        raise ValueError(f"threads is {threads!r}; expected a whole number from 1")
+    check_threads(threads)
     num_threads = threads if threads is not None else available_cpus()
     start = functools.partial(_start, path.absolute(), num_threads, wanted)
     return OnnxSession(path, Reopened(start))

@@ -29,7 +29,7 @@ from ..forks import Reopened
 from ..parity import TOLERANCE, Parity, as_pixels, compare, inputs_for
 from ..quantize_score import Evaluator, Int8Result, over_budget
 from . import ONNX
-from .protocol import TensorInfo
+from .protocol import TensorInfo, check_threads
 
 _SECTION = "fbnetv3"
 # OpenVINO's section for the metadata of an ONNX file.
@@ -129,8 +129,7 @@ def open_session(
             f"precision is {precision!r}; OpenVINO computes float32 files on this CPU in "
             f"{' or '.join(precisions())}"
         )
-    if threads is not None and (isinstance(threads, bool) or threads < 1):
-        raise ValueError(f"threads is {threads!r}; expected a whole number from 1")
+    check_threads(threads)
     options: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,

@@ -120,3 +120,13 @@ class RuntimeFile(Protocol):
         Raises:
             ValueError: an argument is wrong, or the budget cannot be met; nothing is written then.
         """
+
+
+def check_threads(threads: int | None) -> None:
+    """Refuses a number of threads that no runtime can use; None is a runtime's own default.
+
+    Raises:
+        ValueError: it is below 1.
+    """
+    if threads is not None and (isinstance(threads, bool) or threads < 1):
+        raise ValueError(f"threads is {threads!r}; expected a whole number from 1")
