@@ -12,7 +12,8 @@ import numpy as np
 from fbnetv3._internal.errors import TrialError
 from fbnetv3.search.storage.trials import Batch, Proposal
 
-from .rounds import MEASURED, Optimizer
+from .labels import MEASURED
+from .rounds import Optimizer
 from .spending import Spending
 
 # Winners are often near their limit, and larger candidates take longer: not the median of the pool.

@@ -15,9 +15,9 @@ from fbnetv3.search.execution.objective import TableObjective
 from fbnetv3.search.execution.spec import load_objective
 from fbnetv3.search.nars.config import SearchConfig
 from fbnetv3.search.nars.export import import_labels, write_csv
+from fbnetv3.search.nars.labels import compared
 from fbnetv3.search.nars.problem import problem_of
 from fbnetv3.search.nars.regret import bench_table
-from fbnetv3.search.nars.rounds import compared
 from fbnetv3.search.nars.run import create_search, run_search
 from fbnetv3.search.nars.selection import shuffled_best
 from fbnetv3.search.nars.status import status_of
