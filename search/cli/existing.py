@@ -102,9 +102,11 @@ def rebuild(folder: Folder) -> None:
     Examples:
         fbnetv3-search rebuild runs/t
     """
+    from fbnetv3.search.nars.answers import restore_answers
     from fbnetv3.search.storage.store import Store
 
     with Store.rebuild(folder) as store:
+        restore_answers(store)
         counts = store.counts()
         for message in store.messages:
             typer.echo(message, err=True)

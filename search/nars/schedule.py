@@ -94,8 +94,15 @@ class TimedSchedule(Schedule):
             prices = {share: seconds[share] / seconds[1.0] for share in config.rungs}
             cost = max(left, 0.0) / seconds[1.0] * parallel
             untimed = dataclasses.replace(config, cost=cost or 1e-9, time_s=0.0)
-            plan = dataclasses.replace(planned(untimed, prices), cost=0.0, time_s=config.time_s)
-            found = plan.to_dict()
+            try:
+                plan = planned(untimed, prices)
+            except ValueError as error:
+                raise ValueError(
+                    f"the time of {config.time_s:.0f} s is too short: a full training takes "
+                    f"{seconds[1.0]:.3g} s, {parallel} at a time, and {max(left, 0.0):.0f} s are "
+                    f"left for them; {error}"
+                ) from None
+            found = dataclasses.replace(plan, cost=0.0, time_s=config.time_s).to_dict()
             spending.keep(plan=found)
         super().__init__(SearchConfig.from_dict(found))
         self._time_s = config.time_s

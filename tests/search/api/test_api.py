@@ -241,7 +241,7 @@ def test_a_time_is_kept_by_measuring_first_and_the_call_resumes(
     spent = json.loads((tmp_path / "s" / "budget.json").read_text())
     assert spent["plan"] == plan
     kinds = [trial.kind for trial in found.trials]
-    assert kinds.count("measure") == 2
+    assert kinds.count("measure") == 3
     assert {trial.fidelity for trial in found.trials} == {1 / 32, 1.0}
     printed = capsys.readouterr().err
     assert "measuring how long trainings take: in full and 1/32 of it" in printed
