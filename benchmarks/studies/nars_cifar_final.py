@@ -38,13 +38,15 @@ from fbnetv3.search.storage.store import Store
 from .nars_cifar import HAND_RECIPE, LIMITS, arch_only
 
 KEPT = RESULTS / "nars_cifar" / "final"
-COST, RUNG, LAST = 40, 1 / 32, 9
+COST, LAST = 40, 9
 # The budget of `random`, without rungs: the last stage is as large as that of `joint`.
 ARMS: dict[str, list[str]] = {
     "joint": ["--space", "cifar_joint", "--cost", str(COST), "--prior", "hand.json"],
     "networks": ["--space", "networks.json", "--cost", str(COST)],
-    "random": ["--space", "cifar_joint", "--batch", str(COST - LAST), "--rounds", "0"]
-    + ["--no-early-stop", "--top", "3", "--final-seeds", "3"],
+    "random": (
+        f"--space cifar_joint --batch {COST - LAST} --rounds 0 --no-early-stop "
+        "--top 3 --final-seeds 3"
+    ).split(),
 }
 TRAINING = ["--epochs", "10", "--set", "num_train=45000", "--set", "num_val=5000"]
 TRAINING += ["--set", 'recipe={"batch_size": 64}', "--limit", f"macs<={LIMITS['m']:g}"]
