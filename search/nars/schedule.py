@@ -16,6 +16,9 @@ from .spending import Spending
 _LATEST = 50
 # Beside trainings, the end of a search takes about so many times as long as a round.
 _END = 2
+# What a round takes beside trainings is not known before the first one: this share of the time that
+# is left, at most.
+_GUESS = 0.05
 
 
 def describe_plan(config: SearchConfig) -> dict[str, Any]:
@@ -90,7 +93,8 @@ class TimedSchedule(Schedule):
         self._seconds, self._parallel = seconds, parallel
         found = spending.kept("plan")
         if found is None:
-            left = config.time_s - spending.spent_s() - _END * spending.overhead_s()
+            left = config.time_s - spending.spent_s()
+            left -= _END * spending.overhead_s(_GUESS * left)
             prices = {share: seconds[share] / seconds[1.0] for share in config.rungs}
             cost = max(left, 0.0) / seconds[1.0] * parallel
             untimed = dataclasses.replace(config, cost=cost or 1e-9, time_s=0.0)
@@ -143,7 +147,8 @@ class TimedSchedule(Schedule):
 
     def _fitting(self, overheads: float) -> int:
         """Returns how many full trainings fit into the time that is left."""
-        left = self._time_s - self._spending.spent_s() - overheads * self._spending.overhead_s()
+        left = self._time_s - self._spending.spent_s()
+        left -= overheads * self._spending.overhead_s(_GUESS * left)
         return max(0, int(left / self._full_s() * self._parallel))
 
     def _full_s(self) -> float:

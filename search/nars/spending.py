@@ -8,6 +8,7 @@ plan; what a kill costs since the file was last written, less than `SAVED_S`, is
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -44,13 +45,13 @@ class Spending:
         """Returns the seconds that the search has taken so far."""
         return self._spent_s + self._clock() - self._since
 
-    def overhead_s(self) -> float:
+    def overhead_s(self, most: float = math.inf) -> float:
         """Returns the seconds between the trainings of two rounds, as they have taken of late.
 
-        Before there were any, those that the search took to start.
+        Before there were any, those that the search took to start, or `most` if that is less.
         """
         between = self._content["between_s"][-_LATEST:]
-        return float(max(between, default=self._content["setup_s"]))
+        return float(max(between, default=min(most, self._content["setup_s"])))
 
     @contextlib.contextmanager
     def measuring(self) -> Iterator[None]:

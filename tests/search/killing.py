@@ -41,9 +41,7 @@ class Ordeal:
     seconds: float
 
 
-def undergo(
-    folder: Path, *, kills: int, seed: int, sleep_s: float, plan: str = "paper"
-) -> Ordeal:
+def undergo(folder: Path, *, kills: int, seed: int, sleep_s: float, plan: str = "paper") -> Ordeal:
     """Runs a search of `killable`, with so many kills at random moments, half of workers."""
     rng, begun = random.Random(seed), time.monotonic()
     counts = {"coordinator": 0, "worker": 0}

@@ -183,7 +183,7 @@ def test_a_resumed_search_keeps_its_plan_and_the_time_spent(tmp_path: Path) -> N
 
 
 def test_a_time_that_is_too_short_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"takes 10 s, 2 at a time, and 20 s are left.*expected 11 or"):
+    with pytest.raises(ValueError, match="takes 10 s, 2 at a time, and 20 s are left"):
         timed(tmp_path, Clock(), 20.0)
 
 
@@ -200,7 +200,7 @@ def test_only_waits_between_rounds_count_as_their_overhead(tmp_path: Path) -> No
     with spending.measuring():
         clock.now += 30.0
     clock.now += 1.0
-    assert spending.overhead_s() == 70.0
+    assert (spending.overhead_s(), spending.overhead_s(5.0)) == (70.0, 5.0)
     for wait in (4.0, 9.0, 6.0, 5.0):
         with spending.training():
             clock.now += 100.0
@@ -235,7 +235,9 @@ def test_what_a_worker_takes_to_start_is_not_taken_for_the_length_of_a_rung(
 ) -> None:
     clock = Clock()
     monkeypatch.setattr("fbnetv3.search.storage.store.time", SimpleNamespace(time=clock))
-    config = SearchConfig(time_s=1e4, rungs=(0.01, 0.1), rung_epochs=(1, 1), pool=50, target="raw")
+    config = SearchConfig(
+        time_s=1e4, rungs=(0.01, 0.1), rung_epochs=(1, 1), pool=50, target="raw", predictor="gp"
+    )
     settings = {"plan": config.to_dict(), "space": SPACE.to_dict()}
     with Store.create(tmp_path / "s", settings) as store:
         engine = InlineEngine(WarmingUp(clock), tasks_per_poll=1)
