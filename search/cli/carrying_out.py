@@ -28,6 +28,7 @@ def learn_from(store: Any, labels: list[Path] | None) -> None:
             note(
                 f"{path}: learning from {found.taken} labels; left out {found.left_out} of "
                 f"trainings of another length than {epochs} epochs"
+                + (" or a rung of this search" if store.settings["plan"].get("rungs") else "")
             )
 
 

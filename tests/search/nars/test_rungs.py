@@ -103,6 +103,31 @@ def test_the_predictor_learns_from_all_rungs(finished: Path) -> None:
     assert np.abs(error).mean() < 1.0
 
 
+def test_labels_of_rungs_are_learnt_from_where_the_search_has_the_rung(
+    finished: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "trials.csv"
+    with Store.read(finished) as store:
+        write_csv(store, SPACE, path)
+        known = {(t.genes, t.fidelity) for t in store.trials()}
+    fewer = SearchConfig(**{**vars(RUNGS), "rungs": (0.5,), "rung_sizes": (8,), "rung_epochs": ()})
+    with create_search(
+        tmp_path / "other", space=SPACE, objective=toy(early=0.5), config=fewer
+    ) as store:
+        found = import_labels(store, SPACE, problem_of(store.settings).costs, path, epochs=4)
+        # The sixteen trainings of a tenth are of no length of this search.
+        assert found.left_out == 16
+        imported = {(t.genes, t.fidelity) for t in store.trials()}
+        assert imported == {(genes, share) for genes, share in known if share >= 0.5}
+        assert len(store.labels(fidelity=0.5).values) == 8
+        carry_out(store)
+        own = [t for t in store.trials() if t.origin == "search" and t.fidelity == 0.5]
+        assert len(own) == 8
+        # What is known at this length is not trained at it again.
+        assert not {(t.genes, t.fidelity) for t in own} & imported
+        assert store.stage("answers") is not None
+
+
 def test_exports_say_the_fidelity_and_rungs_are_not_imported_as_full(
     finished: Path, tmp_path: Path
 ) -> None:
@@ -114,7 +139,8 @@ def test_exports_say_the_fidelity_and_rungs_are_not_imported_as_full(
         lines = list(csv.DictReader(file))
     assert len(lines) == num
     assert {line["fidelity"] for line in lines} == {"0.1", "0.5", "1.0"}
-    with start(tmp_path / "other") as store:
+    without = create_search(tmp_path / "other", space=SPACE, objective=toy(), config=PLAN)
+    with without as store:
         problem = problem_of(store.settings)
         found = import_labels(store, SPACE, problem.costs, path, epochs=4)
         assert found.new == len({line.genes for line in store.trials()})
