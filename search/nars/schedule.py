@@ -14,8 +14,9 @@ from .spending import Spending
 
 # The duration of the latest full trainings says what the next ones take.
 _LATEST = 50
-# Beside trainings, the end of a search takes about so many times as long as a round.
-_END = 2
+# Beside trainings, what follows a round if it is the last takes about so many times as long as the
+# wait between two rounds: its fit, and evolution.
+_END = 1.5
 # What a round takes beside trainings is not known before the first one: this share of the time that
 # is left, at most.
 _GUESS = 0.05
@@ -119,7 +120,7 @@ class TimedSchedule(Schedule):
             return self.config.rung_sizes[index]
         contenders = self.config.top + len(self.config.priors)
         last = contenders * self.config.final_seeds * len(self.config.limits)
-        num = self._fitting(1 + _END) - last
+        num = self._fitting(_END) - last
         first = index == len(self.config.rungs)
         sizes = self.config.sizes
         batch = self.config.batch if self.config.rungs else sizes[min(index, 1)]

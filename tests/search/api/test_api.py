@@ -189,6 +189,7 @@ def test_trials_of_rungs_are_the_same_in_one_process_in_several_and_asked_for(
     tmp_path: Path,
 ) -> None:
     call = {name: value for name, value in CALL.items() if name != "trainings"} | {"budget": 24}
+    call["prior"] = {"lr": 1e-2}
     here, there = (
         search.run(
             SPACE, train, folder=tmp_path / f"{n}", cost=cost, workers=n, **call, rungs=[0.05, 0.1]

@@ -16,6 +16,7 @@ from fbnetv3.search.execution.spec import load_objective
 from fbnetv3.search.nars.config import SearchConfig
 from fbnetv3.search.nars.export import import_labels, write_csv
 from fbnetv3.search.nars.labels import compared
+from fbnetv3.search.nars.prior import Prior
 from fbnetv3.search.nars.problem import problem_of
 from fbnetv3.search.nars.regret import bench_table
 from fbnetv3.search.nars.run import create_search, run_search
@@ -35,6 +36,7 @@ RUNGS = SearchConfig(
         "batch": 8,
         "policy": "rungs",
         "final_seeds": 1,
+        "priors": (Prior("person", {"g4": 2, "g5": 1}),),
     }
 )
 
@@ -282,6 +284,6 @@ def test_a_database_of_a_version_without_rungs_is_read_and_opened(
     for open_ in (Store.read, Store.open):
         with open_(folder) as store:
             labels = store.labels()
-            assert len(labels.values) == len(store.trials()) == 18
+            assert len(labels.values) == len(store.trials()) == 20
             assert (labels.fidelity == 1).all()
             assert {t.fidelity for t in store.trials()} == {1.0}
