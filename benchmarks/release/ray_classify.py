@@ -2,10 +2,10 @@
 
     python -m benchmarks.release.ray_classify --images 20000 --work W --out FILE
 
-Makes JPEGs of about 500 x 375 pixels out of the package's photos, one in a thousand of them damaged,
-exports a model, and starts a cluster of a head without cores and two nodes of one core. After a third
-of the photos one node is killed, and another is started. Then every photo must have one row, and as
-many rows an error as photos are damaged; rows of a sample are compared with those of `Classifier`.
+Makes JPEGs of 500 x 375 pixels out of the package's photos, one in a thousand of them damaged,
+exports a model, and starts a cluster of a head without cores and two nodes of one core. After a
+third of the photos one node is killed, and another is started. Then every photo must have one row,
+and as many rows an error as photos are damaged; a sample is compared with `Classifier`'s answers.
 Throughput per core is the number of photos over the core seconds of the nodes that were there.
 """
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import sys
 import tempfile
 import time
 from io import BytesIO
@@ -23,17 +22,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.records import ROOT, write
+from benchmarks.records import write
 from fbnetv3.deploy.answer_table import AnswerTable
 from fbnetv3.deploy.classify import Classifier
 from fbnetv3.deploy.export import to_onnx
 from fbnetv3.deploy.ray_classify import classify_on_ray, ray_cluster
 from fbnetv3.hub.create import create
 from fbnetv3.images.labels import example_photos
-
-sys.path.insert(0, str(ROOT / "tests" / "search"))
-from ray_nodes import add_node  # noqa: E402
-from ray_nodes import ray_cluster as cluster_here  # noqa: E402
+from tests.search.ray_nodes import add_node
+from tests.search.ray_nodes import ray_cluster as cluster_here
 
 _DAMAGED = 1000
 _SIZE = (500, 375)
@@ -110,7 +107,7 @@ def classify_and_kill(model: Path, photos: list[str], output: Path) -> dict[str,
 
 
 def one_machine(model: Path, photos: list[str]) -> float:
-    """Returns the images per second of process time of `Classifier` with one thread, without Ray."""
+    """Returns the images per second of process time of one `Classifier`, without Ray."""
     like = Classifier(model, num_threads=1, num_workers=1)
     begun = time.process_time()
     for _ in like.stream(photos):
