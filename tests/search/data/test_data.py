@@ -188,6 +188,34 @@ def test_a_class_that_only_validation_has_is_refused(tmp_path: Path) -> None:
         open_train_val(tmp_path)
 
 
+def test_classes_that_validation_spells_otherwise_are_the_same_and_said(tmp_path: Path) -> None:
+    write_folders(tmp_path / "train", {"Ant": 2, "caf\u00e9": 2, "hot dog": 2})
+    write_folders(tmp_path / "val", {"ant": 1, "cafe\u0301": 2, "hot_dog": 3})
+    train, val = open_train_val(tmp_path)
+    assert val.classes == train.classes == ("Ant", "caf\u00e9", "hot dog")
+    assert val.labels.tolist() == [0, 1, 1, 2, 2, 2]
+    assert any("taken: 'ant' as 'Ant'" in note for note in val.notes)
+
+
+def test_classes_that_could_be_two_of_training_are_refused(tmp_path: Path) -> None:
+    write_folders(tmp_path / "train", {"Cat": 2, "cat": 2, "dog": 2})
+    write_folders(tmp_path / "val", {"CAT": 1, "dog": 2})
+    with pytest.raises(ValueError, match=r"only in validation \['CAT'\]"):
+        open_train_val(tmp_path)
+
+
+def test_a_train_folder_alone_is_split_for_training_and_refused_for_evaluation(
+    tmp_path: Path,
+) -> None:
+    write_folders(tmp_path / "train", {"a": 6, "b": 4})
+    train, val = open_train_val(tmp_path, val_share=0.5)
+    assert (train.counts, val.counts) == ([3, 2], [3, 2])
+    note = f"{tmp_path} has no validation folder: part of {tmp_path / 'train'} validates"
+    assert note in train.notes
+    with pytest.raises(FileNotFoundError, match="has no val part"):
+        open_images(tmp_path)
+
+
 def test_parts_under_other_usual_names_and_in_a_wrapper_are_found(tmp_path: Path) -> None:
     write_folders(tmp_path / "set" / "Training", {"a": 2, "b": 3})
     write_folders(tmp_path / "set" / "Testing", {"a": 1, "b": 1})
