@@ -101,7 +101,8 @@ def export(
 
     Writes OUTPUT (and the .bin beside an .xml) once its answers have been compared with the
     model's; what differs is not written. The file carries its table, labels, preprocessing and
-    licence. OpenVINO and ExecuTorch are optional parts; a .pt2 file is compiled for this machine
+    licence. OpenVINO, LiteRT and ExecuTorch are optional parts; a .tflite file is written in an
+    environment of its own, by a command that is printed; a .pt2 file is compiled for this machine
     and needs a C++ compiler. --triton writes an ONNX file with a configuration for a server that
     makes batches of requests.
 
@@ -129,7 +130,7 @@ def export(
             "--check-target": runtime.written_from == "model" and check_target,
         },
     )
-    need(runtime.library)  # before a model is made
+    runtime.need_writer()  # before a model is made
     from fbnetv3.deploy.describe import preprocess_for
     from fbnetv3.deploy.export import MIN_OPSET, to_onnx
 
@@ -242,8 +243,10 @@ def quantize(
     file: Annotated[
         Path,
         typer.Argument(
-            help="An fp32 file written by `fbnetv3 export`.",
-            autocompletion=completion.files(ONNX.suffix),
+            help="An fp32 file written by `fbnetv3 export`: .onnx, or .tflite for LiteRT.",
+            autocompletion=completion.files(
+                *dict.fromkeys(one.quantized_from.suffix for one in _QUANTIZING)
+            ),
         ),
     ],
     calib: Annotated[
@@ -255,7 +258,7 @@ def quantize(
             "--output",
             "-o",
             help="Output file; its extension selects the runtime: "
-            + " or ".join(f"{one.suffix} ({one.name})" for one in _QUANTIZING)
+            + ", ".join(f"{one.suffix} ({one.name})" for one in _QUANTIZING)
             + ".",
             autocompletion=completion.endings(*(one.suffix for one in _QUANTIZING)),
         ),
@@ -299,6 +302,7 @@ def quantize(
         fbnetv3 quantize nano.onnx --calib photos --evaluate photos \
             -o int8.xml --max-drop 1
     """
+    from fbnetv3.deploy.quantize import open_source
     from fbnetv3.deploy.quantize import quantize as quantized
     from fbnetv3.images.classes import labelled_images
     from fbnetv3.measure.int8_speed import compare_speed
@@ -306,7 +310,7 @@ def quantize(
     by_extension = {one.suffix: one.name for one in _QUANTIZING}
     chosen = quantizing(runtime or by_extension.get(output.suffix, ONNX.name))
     need(str(chosen.quantizer))
-    opened = ONNX.load(file, threads=1)
+    opened = open_source(file, chosen, threads=1)
     names, several = opened.class_names, opened.artefact.multi_label
     images = labelled_images(calib, names, part="train", multi_label=several)
     held_out = labelled_images(evaluate, names, multi_label=several) if evaluate else None

@@ -36,6 +36,7 @@ from fbnetv3.images.labels import example_photos
 from fbnetv3.images.preprocess import Preprocess
 from fbnetv3.measure.bench import entries, sweep
 from fbnetv3.models.model import FBNetV3
+from tests.deploy import tiny_litert
 from tests.shell import APPS
 
 CARD = "fbnetv3/extra/fbnetv3.json"
@@ -43,13 +44,20 @@ NAMES = [f"thing {n}" for n in range(10)]
 REFERENCE = Runtime(
     "reference", (".onnx",), "onnx", "onnx", module="tests.deploy.reference_runtime"
 )
-NEEDED = {"openvino": "openvino", "executorch": "executorch", "aotinductor": "g++"}
+NEEDED = {
+    "openvino": "openvino",
+    "litert": "ai_edge_litert",
+    "executorch": "executorch",
+    "aotinductor": "g++",
+}
+# Written in another environment, so that a file is committed, of a smaller network.
+COMMITTED = {"litert": tiny_litert.TINY}
 
 
 def parameter(runtime: Runtime) -> ParameterSet:
     marks = [pytest.mark.needs(NEEDED[runtime.name])] if runtime.name in NEEDED else []
     # These exporters take ten seconds or more.
-    if runtime.written_from == "model":
+    if runtime.written_from == "model" and runtime.name not in COMMITTED:
         marks += [pytest.mark.slow, pytest.mark.timeout(900)]
     return pytest.param(runtime, id=runtime.name, marks=marks)
 
@@ -72,6 +80,7 @@ def written(
 ) -> Callable[[Runtime], Path]:
     """Returns a function: `small_model` as a file of a runtime's own format."""
     made: dict[str, Path] = {ONNX.suffix: small_export.path}
+    made |= {RUNTIMES[name].suffix: path for name, path in COMMITTED.items()}
 
     def write(runtime: Runtime) -> Path:
         if runtime.suffix not in made:
@@ -101,17 +110,39 @@ def runtime(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture
+def model(
+    runtime: Runtime, small_model: FBNetV3, golden_network: Callable[..., FBNetV3]
+) -> FBNetV3:
+    """The network of a runtime's file."""
+    if runtime.name in COMMITTED:
+        return golden_network(tiny_litert.ARCH, num_classes=10)
+    return small_model
+
+
+@pytest.fixture
+def exported(
+    runtime: Runtime,
+    model: FBNetV3,
+    small_export: Exported,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Exported:
+    """The network of a runtime's file as ONNX."""
+    if runtime.name not in COMMITTED:
+        return small_export
+    path = tmp_path_factory.mktemp("tiny") / "tiny.onnx"
+    return to_onnx(model, path, preprocess=tiny_litert.PREPROCESS, class_names=tiny_litert.NAMES)
+
+
+@pytest.fixture
 def path(runtime: Runtime, written: Callable[[Runtime], Path]) -> Path:
     return written(runtime)
 
 
-def test_a_file_gives_the_logits_of_its_model(
-    runtime: Runtime, path: Path, small_model: FBNetV3
-) -> None:
+def test_a_file_gives_the_logits_of_its_model(runtime: Runtime, path: Path, model: FBNetV3) -> None:
     backend = runtime.load(path, threads=1)
     for number in (1, 3):
         with torch.inference_mode():
-            expected = small_model(torch.from_numpy(noise(number))).numpy()
+            expected = model(torch.from_numpy(noise(number))).numpy()
         got = backend.run_batch(noise(number))
         assert got.dtype == np.float32
         assert error_of_std(got, expected).max() < 1e-4
@@ -120,10 +151,10 @@ def test_a_file_gives_the_logits_of_its_model(
 
 
 def test_a_file_says_what_is_needed_to_classify_with_it(
-    runtime: Runtime, path: Path, small_export: Exported
+    runtime: Runtime, path: Path, exported: Exported
 ) -> None:
     backend = runtime.load(path)
-    found, expected = backend.artefact, small_export.artefact
+    found, expected = backend.artefact, exported.artefact
     size = backend.input_shape[0]
     assert found.batch_size == (size if isinstance(size, int) else None)
     differing: dict[str, object] = {"parity": {}, "exported_with": {}, "batch_size": None}
@@ -132,7 +163,7 @@ def test_a_file_says_what_is_needed_to_classify_with_it(
     answers = Classifier(runtime.load(path, threads=1), top_k=10)(photos)
     assert answers == fbnetv3.load(path, num_threads=1, top_k=10)(photos) or runtime is REFERENCE
     for answer, other in zip(
-        answers, Classifier(load(small_export.path), top_k=10)(photos), strict=True
+        answers, Classifier(load(exported.path), top_k=10)(photos), strict=True
     ):
         assert answer.labels == other.labels
         np.testing.assert_allclose(answer.probabilities, other.probabilities, atol=1e-5)
@@ -206,9 +237,11 @@ def test_the_table_is_asked_by_name_and_by_ending() -> None:
     assert suffixes() == tuple(runtime.suffix for runtime in RUNTIMES.values())
     assert is_exported("a/b.onnx")
     assert not is_exported("fbnetv3_b.ra2_in1k")
-    with pytest.raises(ValueError, match=r"x\.tflite; expected a name that ends in \.onnx, \.xml"):
-        runtime_of("x.tflite")
-    with pytest.raises(ValueError, match="'tensorrt'; expected 'onnxruntime' or 'openvino'"):
+    with pytest.raises(ValueError, match=r"x\.engine; expected a name that ends in \.onnx, \.xml"):
+        runtime_of("x.engine")
+    with pytest.raises(
+        ValueError, match="'tensorrt'; expected one of onnxruntime, openvino, litert"
+    ):
         quantizing("tensorrt")
 
 
