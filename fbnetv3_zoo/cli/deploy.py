@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # More images than this say little more about agreement and take minutes.
 _MAX_CALIBRATION = 300
+# A classifier of so many has several gigabytes.
+_MAX_CLASSES = 1_000_000
 # Said where the comparison of logits does not depend on all weights.
 _EVIDENCE = {
     "scaled copy": "the logits do not depend on all weights, so that the export was also checked "
@@ -363,8 +365,10 @@ def created(
 
     Of a bare name it says first which weights these are.
     """
-    if num_classes is not None and num_classes < 1:
-        raise ValueError(f"num_classes is {num_classes}; expected a whole number from 1")
+    if num_classes is not None and not 1 <= num_classes <= _MAX_CLASSES:
+        raise ValueError(
+            f"num_classes is {num_classes}; expected a whole number from 1 to {_MAX_CLASSES}"
+        )
     from fbnetv3.hub.create import create
     from fbnetv3.hub.license_policy import terms
     from fbnetv3.hub.pretrained_cfg import weights_of

@@ -105,7 +105,7 @@ def test_int8_answers_like_float_and_stays_in_one_piece(tmp_path: Path) -> None:
 def test_a_budget_keeps_activations_in_float(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drops = iter((3.0, 0.5, 3.0, 2.0))
+    drops = iter((3.0, 0.5, 3.0, 2.0, 2.0))
     monkeypatch.setattr(
         "fbnetv3.deploy.quantize_score.Score.drop_pct", property(lambda score: next(drops))
     )

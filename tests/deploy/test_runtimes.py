@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import sys
 import threading
 import zipfile
@@ -217,11 +219,24 @@ def test_what_cannot_be_honoured_is_refused(runtime: Runtime, path: Path, tmp_pa
 
 @pytest.mark.parametrize("runtime", TABLE)
 def test_a_file_of_another_kind_is_refused(runtime: Runtime, tmp_path: Path) -> None:
-    text = tmp_path / f"text{runtime.suffix}"
-    text.write_text("no model")
-    with pytest.raises(ValueError, match=re.escape(f"text{runtime.suffix}")) as caught:
-        load(text)
-    assert str(caught.value).isprintable()
+    for name, content in (("text", b"no model"), ("empty", b"")):
+        other = tmp_path / f"{name}{runtime.suffix}"
+        other.write_bytes(content)
+        with pytest.raises(ValueError, match=re.escape(other.name)) as caught:
+            load(other)
+        assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("runtime", TABLE, indirect=True)
+def test_a_file_that_was_cut_short_is_refused(runtime: Runtime, path: Path, tmp_path: Path) -> None:
+    for share in (0.01, 0.5, 0.99):
+        for part in runtime.parts(path):
+            shutil.copy(part, tmp_path)
+        cut = tmp_path / runtime.parts(path)[-1].name  # weights, if they are apart
+        os.truncate(cut, int(share * cut.stat().st_size))
+        with pytest.raises(ValueError, match=re.escape(path.stem)) as caught:
+            load(tmp_path / path.name)
+        assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES.values(), ids=lambda runtime: runtime.name)
