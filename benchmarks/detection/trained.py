@@ -41,7 +41,7 @@ from fbnetv3.detection.scoring import evaluate
 from fbnetv3.detection.training import DetectionLog, DetectionRun, train
 from fbnetv3.integrations.coco_folder import CocoFolder
 
-TRUNKS = ("fbnetv3_a", "torchvision:mobilenet_v3_large", "fbnetv3_nano")
+TRUNKS = ("fbnetv3_a", "torchvision:mobilenet_v3_large")
 # Of torchvision's SSDlite; the others get the same.
 LIMITS = {"score_thresh": 0.001, "detections_per_img": 300, "topk_candidates": 300}
 
@@ -198,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ran.add_argument("--detector", choices=("ssdlite", "faster_rcnn_320"), default="ssdlite")
     ran.add_argument("--trunks", nargs="+", default=list(TRUNKS))
     ran.add_argument("--size", type=int, default=160)
-    ran.add_argument("--epochs", type=int, default=30)
+    ran.add_argument("--epochs", type=int, default=20)
     ran.add_argument("--batch-size", type=int, default=8)
     ran.add_argument("--seeds", type=int, default=3)
     ran.add_argument("--threads", type=int, default=1)
