@@ -27,7 +27,8 @@ def known_trunks(detector: str) -> tuple[str, ...]:
     """Returns the names of torchvision's backbones that a detector of ours can have."""
     if detector == "ssdlite":
         return (_MOBILE,)
-    resnets = tuple(models.list_models(module=models.resnet))
+    patterns = ("resnet*", "resnext*", "wide_resnet*")
+    resnets = tuple(models.list_models(module=models, include=patterns))
     return resnets if detector == "retinanet" else (_MOBILE, *resnets)
 
 
