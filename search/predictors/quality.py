@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from fbnetv3.search.space.space import Floats, Matrix
+from fbnetv3.search.space.space import Floats, Mask, Matrix
 
-from .protocol import Predictor, fit_to
+from .protocol import Ints, Predictor, fit_to
 
 FOLDS = 5
 # Labelled candidates whose other genes a part's prediction is averaged over.
@@ -85,8 +85,7 @@ def cross_validate(
     judged = np.flatnonzero(shares == shares.max(initial=0.0))
     if len(judged) < 2 * FOLDS:
         raise ValueError(f"{len(judged)} labels; expected at least {2 * FOLDS} to cross-validate")
-    fold = np.full(len(values), -1)
-    fold[judged] = np.random.default_rng(seed).permutation(len(judged)) % FOLDS
+    fold = folds(shares == shares.max(initial=0.0), seed)
     predicted = np.empty(len(values))
     rng = np.random.default_rng([seed, 1])
     alone = {name: np.empty(len(values)) for name in parts or {}}
@@ -99,6 +98,14 @@ def cross_validate(
     found = quality(predicted[judged], values[judged])
     own = {name: one[judged] for name, one in alone.items()}
     return dataclasses.replace(found, tau_alone=_taus_alone(own, values[judged]))
+
+
+def folds(judged: Mask, seed: int) -> Ints:
+    """Returns (n,) the fold that each label is held out in, -1 for those that are not judged."""
+    fold = np.full(len(judged), -1)
+    num = int(judged.sum())
+    fold[judged] = np.random.default_rng(seed).permutation(num) % FOLDS
+    return fold
 
 
 def _alone(
