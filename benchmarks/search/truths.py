@@ -23,9 +23,6 @@ from fbnetv3.search.execution.objective import TableObjective
 from fbnetv3.search.space.gene import Gene
 from fbnetv3.search.space.space import Space
 
-from .mlp_tables import ARCH, EPOCHS, KEPT, RECIPE
-from .mlp_tables import DATA as TABLES
-
 JAHS_EPOCHS = (12, 25, 50, 100, 200)
 DATA = ROOT.resolve().parent / "shared" / "data"
 NB201 = {"cifar10": "cifar10", "cifar100": "cifar100", "imagenet16": "imagenet"}
@@ -167,23 +164,6 @@ def nasbench201(dataset: str) -> TableObjective:
     return TableObjective(space, rows, label, known)
 
 
-def mlp(task: str) -> TableObjective:
-    """Returns a table of `mlp_tables`: 4,320 pairs of a network and a recipe, 3 seeds, curves."""
-    path = TABLES / f"mlp_{task}.npz"
-    _need(path)
-    with np.load(path, allow_pickle=False) as held:
-        rows, label = held["rows"].astype(np.int16), _float(held["label"])
-    genes = (
-        *(Gene(n, v, kind="choice" if n == "activation" else "ordered") for n, v in ARCH.items()),
-        *(Gene(n, v, kind="ordered", group="recipe") for n, v in RECIPE.items()),
-    )
-    space = Space(name=f"mlp_{task}", genes=genes)
-    inputs = {"digits": 64, "cifar8": 192}[task]
-    layers, width = (np.array(ARCH[n], float)[rows[:, k]] for k, n in ((0, "layers"), (1, "width")))
-    params = (inputs + 1) * width + (layers - 1) * (width + 1) * width + (width + 1) * 10
-    return TableObjective(space, rows, label, {"params": params})
-
-
 def _trees(held: dict[str, npt.NDArray[Any]], output: str, x: npt.NDArray[Any]) -> Any:
     """Returns a boosted model's output (P,): base plus one leaf of each tree; 255 marks a leaf."""
     feature, value = held[f"{output}.feature"], held[f"{output}.value"]
@@ -233,17 +213,11 @@ TRUTHS: dict[str, Callable[[], TableObjective]] = {
         f"nb201_{name}": (lambda d=dataset: nasbench201(d))  # type: ignore[misc]  # bound at once
         for name, dataset in NB201.items()
     },
-    "mlp_digits": lambda: mlp("digits"),
-    "mlp_cifar8": lambda: mlp("cifar8"),
 }
 
 
 # What the points of a table's curves cost, as shares of a whole training.
-SHARES = {
-    "jahs": tuple(epoch / 200 for epoch in JAHS_EPOCHS),
-    "mlp_digits": tuple(epoch / EPOCHS for epoch in KEPT),
-    "mlp_cifar8": tuple(epoch / EPOCHS for epoch in KEPT),
-}
+SHARES = {"jahs": tuple(epoch / 200 for epoch in JAHS_EPOCHS)}
 
 
 @lru_cache(maxsize=1)
