@@ -37,10 +37,11 @@ def cells_of(lines: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str, str, in
     for line in lines:
         key = (line["table"], line["problem"], line["method"], line["budget"])
         groups.setdefault(key, []).append(line["regret"])
-    return {key: _cell(values) for key, values in groups.items()}
+    return {key: spread(values) for key, values in groups.items()}
 
 
-def _cell(values: Sequence[float]) -> Cell:
+def spread(values: Sequence[float]) -> Cell:
+    """Returns mean, half of the 95 % interval, and number of values."""
     num = len(values)
     if num < 2:
         return float(np.mean(values)), float("nan"), num
