@@ -441,8 +441,6 @@ class Optimizer:
                 **({"fidelity": share} if self.config.rungs else {}),
                 **self._quality(known),
             }
-            # Cross-validation leaves the predictor fitted to a part of the labels.
-            self._fitted = -1
             self.store.set_stage("importance", {"genes": genes})
             self.store.set_stage(name, content)
             self.notify("closed", {"index": index, **content})
