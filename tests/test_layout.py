@@ -99,7 +99,10 @@ TORCH_FREE = [
     "search.api",
     "search.cli.app",
     "search.cli.ask",
+    "search.cli.carrying_out",
+    "search.cli.existing",
     "search.cli.finish",
+    "search.cli.objectives",
     "search.cli.run",
     "search.cli.scale",
     "search.cli.spaces",
@@ -117,10 +120,13 @@ NUMPY_FREE = [
 
 # Library -> the only files that may import it.
 OPTIONAL = {
+    "ai_edge_litert": "deploy.runtimes.litert",
+    "ai_edge_quantizer": "deploy.runtimes.litert",
     "coremltools": "deploy.runtimes.coreml",
     "detectron2": "integrations.detectron2_backbone integrations.detectron2_config "
     "integrations.detectron2_hooks integrations.detectron2_weights",
     "executorch": "deploy.runtimes.executorch",
+    "litert_torch": "deploy.runtimes.litert",
     "mlflow": "search.training.log_mlflow",
     "nncf": "deploy.runtimes.openvino",
     "openvino": "deploy.runtimes.openvino",
