@@ -158,7 +158,7 @@ def test_parquet_that_says_nothing_about_its_columns_is_read(
 
     write_folders(tmp_path / "png", {"x": 3})
     files = sorted((tmp_path / "png").rglob("*.png"))
-    column: list[Any] = {
+    column: Any = {
         "bytes": [f.read_bytes() for f in files],
         "structs": [{"bytes": f.read_bytes(), "path": None} for f in files],
         "paths": [{"bytes": None, "path": str(f.relative_to(tmp_path))} for f in files],
