@@ -21,7 +21,7 @@ app = Program(
     "FBNetV3-A..G exactly as published: classify, export, quantize, measure, train. Everything "
     "works offline with the small weights inside the package, fbnetv3_nano.cifar10.",
     {
-        "Models and weights": ("list", "info", "fetch", "convert", "verify"),
+        "Models and weights": ("list", "find", "info", "fetch", "convert", "verify"),
         "Classify": ("classify", "explain", "demo"),
         "Train": ("train", "eval"),
         "Detect": ("detect",),
@@ -268,10 +268,12 @@ def add_neighbours() -> None:
     from . import deploy as cli_deploy
     from . import detect as cli_detect
     from . import explain as cli_explain
+    from . import find as cli_find
     from . import latency as cli_latency
     from . import weights as cli_weights
 
     app.command("classify")(cli_classify.classify)
+    app.command("find")(cli_find.find)
     app.command("fetch")(cli_weights.fetch)
     app.command("convert")(cli_weights.convert)
     app.command("verify")(cli_weights.verify)

@@ -50,6 +50,8 @@ _SYSTEM_FILES = frozenset(
     | {"system volume information"}
 )
 _NUM_LISTED = 5
+# A readme or a license beside photos is not worth a remark.
+_TEXTS = frozenset({".md", ".txt"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,10 +69,11 @@ class Found:
     @property
     def notes(self) -> tuple[str, ...]:
         """Remarks for the user, a sentence each."""
-        num = sum(self.others.values())
+        told = Counter({k: n for k, n in self.others.items() if k not in _TEXTS})
+        num = sum(told.values())
         if not num:
             return ()
-        kinds = ", ".join(f"{one_line(k)} {n}" for k, n in self.others.most_common(_NUM_LISTED))
+        kinds = ", ".join(f"{one_line(k)} {n}" for k, n in told.most_common(_NUM_LISTED))
         return (f"{num} file(s) do not have an image's extension and were skipped: {kinds}",)
 
 

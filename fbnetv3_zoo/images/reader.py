@@ -5,7 +5,8 @@ formats for which Pillow runs another program are not tried. This file needs Pil
 not depend on models, and is the only one that opens images.
 
 JPEGs are decoded at full size: Pillow's draft mode is four times faster on a 12-megapixel image,
-but changes preprocessed pixels by up to 2 of 255.
+but changes preprocessed pixels by up to 2 of 255. Only `open_reduced` uses it, for the random crops
+of training.
 """
 
 from __future__ import annotations
@@ -102,6 +103,36 @@ def open_image(source: ImageSource) -> Image.Image:
     )
 
 
+def open_reduced(
+    source: Path | bytes, fraction_for: Callable[[tuple[int, int]], int]
+) -> Image.Image:
+    """Returns the image as `open_image` does, a JPEG decoded at a fraction of its size.
+
+    A JPEG is decoded at 1/8, 1/4 or 1/2 of its size, the smallest that is not below the fraction
+    asked for; a side that does not divide is rounded up. Other formats have their full size.
+
+    Args:
+        source: a path, or the bytes of a file.
+        fraction_for: takes the full size (width, height) of the upright image and returns n, where
+            1/n of it is enough. Called once, before anything is decoded.
+
+    Raises:
+        FileNotFoundError: as `open_image`.
+        ValueError: as `open_image`.
+    """
+
+    def finish(image: Image.Image, name: str) -> Image.Image:
+        width, height = image.size
+        fraction = fraction_for(_upright_size(image))
+        # Does nothing with other formats than JPEG.
+        image.draft(None, (max(1, width // fraction), max(1, height // fraction)))
+        return _from_pillow(image, name)
+
+    if isinstance(source, bytes):
+        return _identified(BytesIO(source), describe(source), finish)
+    return _from_path(source, finish)
+
+
 def check_image(source: Path | bytes) -> tuple[int, int]:
     """Returns (width, height) of a complete image file, before its EXIF rotation.
 
@@ -125,9 +156,7 @@ def upright_size(path: Path) -> tuple[int, int]:
     """
 
     def measured(image: Image.Image, name: str) -> tuple[int, int]:
-        # For a TIFF, Pillow returns the size after rotation.
-        sideways = image.format != "TIFF" and _turn(image) in _SIDEWAYS
-        size = image.size[::-1] if sideways else image.size
+        size = _upright_size(image)
         _checked(image, name)
         return size
 
@@ -243,6 +272,12 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
     # An image with damaged metadata is taken as upright.
     except Exception:
         return None
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    # For a TIFF, Pillow returns the size after rotation.
+    sideways = image.format != "TIFF" and _turn(image) in _SIDEWAYS
+    return image.size[::-1] if sideways else image.size
 
 
 def _upright(image: Image.Image) -> Image.Image:

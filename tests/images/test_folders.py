@@ -42,7 +42,17 @@ def test_list_images_is_recursive_sorted_and_by_suffix(tmp_path: Path) -> None:
 
 
 def test_files_that_are_no_images_are_counted_and_told(tmp_path: Path) -> None:
-    touch(tmp_path, "a.avif", "a.jfif", "a.webp", "x.heic", "y.HEIC", "z/labels.csv", "README")
+    touch(
+        tmp_path,
+        "a.avif",
+        "a.jfif",
+        "a.webp",
+        "x.heic",
+        "y.HEIC",
+        "z/labels.csv",
+        "README",
+        "LICENSES.txt",
+    )
     found = find_images(tmp_path)
     assert relative(tmp_path, found.images) == ["a.avif", "a.jfif", "a.webp"]
     assert found.notes == (
