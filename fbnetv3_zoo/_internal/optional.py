@@ -18,6 +18,7 @@ INSTALLS = {
     "onnxruntime": "onnxruntime",
     "openvino": '"fbnetv3-zoo[openvino]"',
     "optuna": '"fbnetv3-zoo[optuna]"',
+    "pandas": "pandas",
     "pyarrow": "pyarrow",
     "pycocotools": '"fbnetv3-zoo[detection]"',
     "ray": '"fbnetv3-zoo[ray]"',
