@@ -35,7 +35,7 @@ def split_activations(model: Any) -> dict[str, tuple[float, float]]:
     ranges: dict[str, tuple[float, float]] = {}
     nodes = []
     for node in model.graph.node:
-        if node.op_type not in ("HardSwish", "HardSigmoid"):
+        if node.op_type != "HardSwish" and not _is_sixth(node):
             nodes.append(node)
             continue
         (x,), (y,) = node.input, node.output
@@ -53,6 +53,13 @@ def split_activations(model: Any) -> dict[str, tuple[float, float]]:
         three = np.array([3.0], np.float32)
         model.graph.initializer.append(onnx.numpy_helper.from_array(three, _THREE))
     return ranges
+
+
+def _is_sixth(node: Any) -> bool:
+    """Returns whether a node is a hard-sigmoid with torch's slope; ONNX's default is another."""
+    given = {attribute.name: attribute.f for attribute in node.attribute}
+    slope, offset = given.get("alpha", 0.2), given.get("beta", 0.5)
+    return bool(node.op_type == "HardSigmoid" and abs(slope - 1 / 6) < 1e-4 and offset == 0.5)
 
 
 def rescale(model: Any, gates: dict[str, tuple[float, float]]) -> None:

@@ -16,20 +16,17 @@ LOW, HIGH = -5.0, 7.0
 X = np.linspace(LOW, HIGH, 997, dtype=np.float32).reshape(1, -1)
 
 
-def one_operator(kind: str) -> onnx.ModelProto:
+def one_operator(kind: str, slope: float = 1 / 6) -> onnx.ModelProto:
     value = onnx.helper.make_tensor_value_info
     shape, real = list(X.shape), onnx.TensorProto.FLOAT
     nodes = [
         onnx.helper.make_node("Mul", ["input", "one"], ["x"], name="in"),
-        onnx.helper.make_node(
-            kind,
-            ["x"],
-            ["y"],
-            name="act",
-            **({} if kind == "HardSwish" else {"alpha": 1 / 6, "beta": 0.5}),
-        ),
+        onnx.helper.make_node(kind, ["x"], ["y"], name="act"),
         onnx.helper.make_node("Mul", ["y", "one"], ["out"], name="out"),
     ]
+    if kind == "HardSigmoid":
+        for name, number in (("alpha", slope), ("beta", 0.5)):
+            nodes[1].attribute.append(onnx.helper.make_attribute(name, number))
     graph = onnx.helper.make_graph(
         nodes,
         "one",
@@ -79,3 +76,9 @@ def test_a_gate_that_stayed_in_float_is_an_error() -> None:
     gates = split_activations(model)
     with pytest.raises(RuntimeError, match="act/gate was not quantized"):
         rescale(model, gates)
+
+
+def test_a_hard_sigmoid_of_another_slope_is_left_alone() -> None:
+    model = one_operator("HardSigmoid", slope=0.2)
+    assert split_activations(model) == {}
+    assert [node.op_type for node in model.graph.node] == ["Mul", "HardSigmoid", "Mul"]
