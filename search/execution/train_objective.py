@@ -223,9 +223,9 @@ class TrainObjective:
         import torch
 
         from fbnetv3._internal.errors import Diverged
-        from fbnetv3.search.training.batches import derive_seed
         from fbnetv3.search.training.foreign import is_foreign, write_record
         from fbnetv3.search.training.networks import preprocess_for
+        from fbnetv3.search.training.seeds import derive_seed
         from fbnetv3.search.training.train import Hardware, TrainConfig, train_epochs
 
         recipe = self.recipe(row)

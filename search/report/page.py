@@ -11,8 +11,8 @@ import numpy as np
 from fbnetv3._internal.files import write_atomically
 from fbnetv3.measure.plot import pareto
 from fbnetv3.search.execution.spec import plan_of, space_of
+from fbnetv3.search.nars.labels import SEARCH_KINDS
 from fbnetv3.search.nars.limit import limit_text
-from fbnetv3.search.nars.rounds import SEARCH_KINDS
 from fbnetv3.search.nars.status import status_of
 from fbnetv3.search.space.space import Space
 from fbnetv3.search.storage.store import Store
