@@ -59,12 +59,14 @@ TORCH_FREE = [
     "hub.registry",
     "hub.weights",
     "deploy.answer_file",
+    "deploy.answer_table",
     "deploy.backend",
     "deploy.classify",
     "deploy.confidence",
     "deploy.qdq",
     "deploy.quantize",
     "deploy.quantize_score",
+    "deploy.ray_classify",
     "deploy.runtimes",
     "detection.detections",
     "detection.exported",
@@ -72,6 +74,7 @@ TORCH_FREE = [
     "demo.server",
     "demo.web_runtime",
     "cli.app",
+    "cli.classify",
     "cli.completion",
     "cli.demo",
     "cli.deploy",
@@ -117,18 +120,21 @@ NUMPY_FREE = [
 
 # Library -> the only files that may import it.
 OPTIONAL = {
+    "ai_edge_litert": "deploy.runtimes.litert",
+    "ai_edge_quantizer": "deploy.runtimes.litert",
     "coremltools": "deploy.runtimes.coreml",
     "detectron2": "integrations.detectron2_backbone integrations.detectron2_config "
     "integrations.detectron2_hooks integrations.detectron2_weights",
     "executorch": "deploy.runtimes.executorch",
+    "litert_torch": "deploy.runtimes.litert",
     "mlflow": "search.training.log_mlflow",
     "nncf": "deploy.runtimes.openvino",
     "openvino": "deploy.runtimes.openvino",
     "optuna": "search.nars.export",
     "pandas": "search.api.found",
-    "pyarrow": "search.data.formats search.execution.objective",
+    "pyarrow": "deploy.answer_table search.data.formats search.execution.objective",
     "pycocotools": "integrations.coco_folder integrations.coco_scores",
-    "ray": "search.execution.ray_engine",
+    "ray": "deploy.ray_classify search.execution.ray_engine",
     "tensorboard": "",  # by way of torch's own writer
     "wandb": "search.training.log_wandb",
 }

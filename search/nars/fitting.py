@@ -104,7 +104,3 @@ class Fitting:
         self._fitted = index
         predicted = self.predictor.predict(self._pool)
         self.scores, self.std = predicted.mean, predicted.std
-
-    def forget(self) -> None:
-        """Has the next `fit` be done again, as the predictor was fitted to something else."""
-        self._fitted = -1

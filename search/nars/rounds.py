@@ -287,8 +287,6 @@ class Optimizer:
                     self.bin_by,
                 ),
             }
-            # Cross-validation leaves the predictor fitted to a part of the labels.
-            self._fitting.forget()
             self.store.set_stage("importance", {"genes": genes})
             self.store.set_stage(name, content)
             self.notify("closed", {"index": index, **content})

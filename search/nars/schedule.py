@@ -8,7 +8,7 @@ from typing import Any
 
 from fbnetv3.search.storage.store import Store
 
-from .budget import divide, planned
+from .budget import LAST, divide, planned
 from .config import SearchConfig
 from .spending import Spending
 
@@ -134,9 +134,9 @@ class TimedSchedule(Schedule):
         kept = self._spending.kept("last")
         if kept is None:
             limits, priors = len(self.config.limits), len(self.config.priors)
-            # `divide` spends a quarter of what it is given on the last stage.
+            # `divide` spends a part of what it is given on the last stage.
             budget = divide(
-                max(4 * self._fitting(0), 8 + limits * (1 + priors)),
+                max(LAST * self._fitting(0), 8 + limits * (1 + priors)),
                 limits,
                 priors,
                 top=self.config.top,

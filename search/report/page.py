@@ -96,7 +96,7 @@ class _Report:
             ("training time", duration(spent)),
         ]
 
-    def answers(self) -> list[dict[str, str]]:
+    def answers(self) -> list[dict[str, Any]]:
         rows = []
         for answer in self.found:
             limit = limit_text(answer["limit"], short) or "none"
@@ -116,7 +116,7 @@ class _Report:
                     "won": _winner_text(best),
                     "with_prior": _with_prior_text(with_prior),
                     "costs": _costs_text(best["costs"]),
-                    "genes": ", ".join(f"{k}={v}" for k, v in best["genes"].items()),
+                    "genes": [f"{k}={v}" for k, v in best["genes"].items()],
                 }
             )
         return rows
