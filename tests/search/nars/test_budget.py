@@ -224,7 +224,9 @@ class WarmingUp:
     def __init__(self, clock: Clock) -> None:
         self._clock, self._begun = clock, False
 
-    def evaluate(self, genes: Any, *, seed: int, epochs: int, fidelity: float) -> Iterator[float]:
+    def evaluate(
+        self, genes: Any, *, seed: int, epochs: int, fidelity: float = 1.0
+    ) -> Iterator[float]:
         self._clock.now += 100 * fidelity + (0 if self._begun else 50)
         self._begun = True
         yield 50.0 + genes[0]
