@@ -21,8 +21,8 @@ SPACE = Space(
         Gene(f"g{n}", tuple(range(4)), kind="ordered", group=group) for n, group in enumerate(NAMES)
     ),
 )
-NEEDS_OPTUNA = ("tpe", "tpe_free", "asha", "hyperband", "optuna_tpe", "optuna_nsga2")
-NEEDS_OPTUNA += ("optuna_tpe_multivariate",)
+NEEDS_OPTUNA = ("tpe", "tpe_free", "asha", "hyperband", "optuna_tpe", "optuna_nsga2",
+                "optuna_tpe_multivariate")  # fmt: skip
 SHORT = (*NEEDS_OPTUNA, "curve_gp")
 SHARES = (0.25, 0.5, 1.0)
 
