@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import logging
 import os
@@ -17,6 +16,7 @@ import typer
 from fbnetv3._internal.optional import need
 from fbnetv3.cli import completion
 from fbnetv3.cli.group import Command, note
+from fbnetv3.search.training.fitting import fitted
 from fbnetv3.search.training.presets import PRESETS
 from fbnetv3.search.training.recipe import BALANCES, OPTIMIZERS, Recipe
 
@@ -180,11 +180,12 @@ def train(
     import torch
 
     from fbnetv3.search.training.config import Hardware, TrainConfig
-    from fbnetv3.search.training.foreign import is_foreign, write_record
+    from fbnetv3.search.training.foreign import foreign_name, write_record
     from fbnetv3.search.training.log_writers import written_to
     from fbnetv3.search.training.networks import (
         check_input,
         has_weights,
+        knows_classes,
         open_network,
         preprocess_for,
         weights_for,
@@ -222,8 +223,6 @@ def train(
             # Scores that are to be compared with thresholds had better not be drawn to one half.
             set_ = ["label_smoothing=0.0", *(set_ or [])]
         plan = _recipe(preset, fields, set_)
-        if batch_size is None and recipe is None:
-            plan = _fitting(plan, len(images))
         torch.manual_seed(seed)
         network = open_network(
             model,
@@ -233,11 +232,22 @@ def train(
             dropout=plan.dropout,
             drop_path=plan.drop_path,
         )
+        if recipe is None or preset == "fine-tune":
+            chosen = {name for name, value in fields.items() if value is not None}
+            chosen |= {name for name, _ in map(parse_setting, set_ or ())}
+            plan = fitted(
+                preset,
+                plan,
+                len(images),
+                knows_classes=tuned and knows_classes(network, images.classes),
+                given=chosen,
+            )
         preprocess = preprocess_for(network, images, plan.resolution)
         check_input(network.model, preprocess.crop, model)
-        if is_foreign(model) and world.rank == 0:
-            write_record(out, model)
-            write_record(out / "best", model)
+        foreign = foreign_name(model)
+        if foreign and world.rank == 0:
+            write_record(out, foreign)
+            write_record(out / "best", foreign)
         shown = Progress(plan.epochs, silent=world.rank > 0)
         run = TrainConfig(
             recipe=plan,
@@ -444,14 +454,6 @@ def _recipe(name: str, given: Mapping[str, Any], others: list[str] | None) -> Re
         fields["warmup_epochs"] = 0.0
     fields |= dict(map(parse_setting, others or ()))
     return Recipe.from_dict({**found.to_dict(), **fields})
-
-
-def _fitting(recipe: Recipe, num_images: int) -> Recipe:
-    """Returns the recipe with a batch of at most an eighth of a small set, the rate with it."""
-    batch = recipe.batch_size
-    while batch > 2 and batch * 8 > num_images:
-        batch //= 2
-    return dataclasses.replace(recipe, batch_size=batch, lr=recipe.lr * batch / recipe.batch_size)
 
 
 def main() -> None:
