@@ -35,6 +35,7 @@ from fbnetv3.integrations.torchvision_backbone import (
 
 from .detections import Detections
 from .resizing import ExactTransform
+from .torchvision_trunks import TORCHVISION, with_torchvision_trunk
 
 SCHEMA = "fbnetv3-detector/1"
 CONFIG, WEIGHTS_FILE = "detector.json", "model.safetensors"
@@ -115,29 +116,32 @@ class DetectorConfig:
 
     Attributes:
         detector: a name of `DETECTORS`.
-        arch: architecture of the backbone.
+        arch: architecture of the backbone; None of torchvision's.
         class_names: name of each label from 1.
         size: of images in pixels, see `Kind`.
         norm: normalisation of the backbone, see `Options`.
         freeze_at: layers of the backbone that do not train, see `Options`.
         weights: what the backbone started from; "" for fresh weights.
         license: SPDX name of their license; "" if unknown or none.
+        trunk: name of torchvision's backbone, see `torchvision_trunks`; "" for ours.
     """
 
     detector: str
-    arch: Arch
+    arch: Arch | None
     class_names: tuple[str, ...]
     size: int
     norm: str = "BN"
     freeze_at: int = 0
     weights: str = ""
     license: str = ""
+    trunk: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the record as plain JSON types."""
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         names = list(self.class_names)
-        return {"schema": SCHEMA, **fields, "arch": self.arch.to_dict(), "class_names": names}
+        arch = None if self.arch is None else self.arch.to_dict()
+        return {"schema": SCHEMA, **fields, "arch": arch, "class_names": names}
 
     @staticmethod
     def from_dict(fields: Any, *, where: str) -> DetectorConfig:
@@ -155,13 +159,9 @@ class DetectorConfig:
                 f"{where}: detector is {found['detector']!r}; expected one of "
                 f"{', '.join(DETECTORS)}"
             )
-        return DetectorConfig(
-            **{
-                **found,
-                "arch": Arch.from_dict(found["arch"]),
-                "class_names": tuple(found["class_names"]),
-            }
-        )
+        arch = None if found["arch"] is None else Arch.from_dict(found["arch"])
+        names = tuple(found["class_names"])
+        return DetectorConfig(**{**found, "arch": arch, "class_names": names})
 
 
 class BuiltDetector(NamedTuple):
@@ -185,8 +185,9 @@ def new_detector(
 
     Args:
         detector: a name of `DETECTORS`.
-        model: the backbone, as in `fbnetv3.create`. Of weights for small images the architecture
-            keeps its full strides, since a detector needs coarse maps.
+        model: the backbone, as in `fbnetv3.create`, or one of torchvision's, see
+            `torchvision_trunks`. Of weights for small images the architecture keeps its full
+            strides, since a detector needs coarse maps.
         class_names: name of each label from 1.
         pretrained: load the backbone's trained weights.
         size: of images in pixels, see `Kind`; None is its default.
@@ -209,14 +210,23 @@ def new_detector(
         raise ValueError(f"trainable_layers is {trainable_layers!r}; expected 0 to 5")
     if trainable_layers is None:
         trainable_layers = 3 if kind.freezes and pretrained else 5
+    common: dict[str, Any] = {
+        "detector": detector,
+        "class_names": tuple(class_names),
+        "size": size,
+        "norm": "BN" if trainable_layers == 5 else "FrozenBN",
+        "freeze_at": 5 - trainable_layers,
+    }
+    if model.startswith(TORCHVISION):
+        if pretrained:
+            check_terms(model, "", license)
+        weights = f"{model} of ImageNet" if pretrained else ""
+        config = DetectorConfig(**common, arch=None, weights=weights, trunk=model)
+        return BuiltDetector(_on_torchvision(config, pretrained=pretrained), config)
     backbone, options, found_license, weights = _backbone(model, pretrained, license)
     config = DetectorConfig(
-        detector=detector,
+        **common,
         arch=backbone if isinstance(backbone, Arch) else resolved_arch(model),
-        class_names=tuple(class_names),
-        size=size,
-        norm="BN" if trainable_layers == 5 else "FrozenBN",
-        freeze_at=5 - trainable_layers,
         weights=weights,
         license=found_license,
     )
@@ -238,6 +248,23 @@ def _made(config: DetectorConfig, backbone: str | Arch, **options: Any) -> nn.Mo
         **options,
         **kind.arguments(config.size),
     )
+    return _resized_exactly(module)
+
+
+def _on_torchvision(config: DetectorConfig, *, pretrained: bool) -> nn.Module:
+    module = with_torchvision_trunk(
+        config.detector,
+        config.trunk,
+        num_classes=len(config.class_names) + 1,
+        size=config.size,
+        arguments=DETECTORS[config.detector].arguments(config.size),
+        pretrained=pretrained,
+        trainable_layers=5 - config.freeze_at,
+    )
+    return _resized_exactly(module)
+
+
+def _resized_exactly(module: Any) -> nn.Module:
     if module.transform.fixed_size is None:
         module.transform = ExactTransform(module.transform)
     made: nn.Module = module
@@ -307,8 +334,11 @@ def load_detector(folder: str | Path, *, license: str | None = None) -> BuiltDet
     config = DetectorConfig.from_dict(read_json(path.read_bytes(), str(path)), where=str(path))
     if config.weights:
         check_terms(str(folder), config.license, license)
-    options = Options(norm=config.norm, freeze_at=config.freeze_at)
-    module = _made(config, config.arch, options=options)
+    if config.arch is None:
+        module = _on_torchvision(config, pretrained=False)
+    else:
+        options = Options(norm=config.norm, freeze_at=config.freeze_at)
+        module = _made(config, config.arch, options=options)
     module.load_state_dict(read_own_tensors(folder / WEIGHTS_FILE))
     return BuiltDetector(module.eval(), config)
 

@@ -32,6 +32,8 @@ class DetectionRecipe:
         warmup_steps: steps of linear warm-up.
         ema_decay: of the averaged weights, per step.
         clip_norm: largest norm of the gradient. It keeps the first steps of fresh heads finite.
+        layer_decay: a layer of the backbone has this times the rate of the next one; what follows
+            the backbone has `lr`. 1 is the same rate everywhere.
         augment: one of `data.AUGMENTATIONS`.
         seed: of order, augmentation and sampled boxes.
 
@@ -47,6 +49,7 @@ class DetectionRecipe:
     warmup_steps: int
     ema_decay: float
     clip_norm: float = 10.0
+    layer_decay: float = 1.0
     augment: str = "flip"
     seed: int = 0
 
@@ -61,8 +64,14 @@ class DetectionRecipe:
             raise ValueError(
                 f"augment is {self.augment!r}; expected one of {', '.join(AUGMENTATIONS)}"
             )
-        if not (self.lr > 0 and math.isfinite(self.lr)):
-            raise ValueError(f"lr is {self.lr!r}; expected a number above 0")
+        for name in ("lr", "clip_norm"):
+            value = getattr(self, name)
+            if not (value > 0 and math.isfinite(value)):
+                raise ValueError(f"{name} is {value!r}; expected a number above 0")
+        highest = {"weight_decay": (0, 1), "ema_decay": (0, 0.999999), "layer_decay": (0.01, 1)}
+        for name, (least, most) in highest.items():
+            if not least <= getattr(self, name) <= most:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected {least} to {most}")
 
     @staticmethod
     def fitting(
@@ -74,6 +83,7 @@ class DetectionRecipe:
         lr: float | None = None,
         augment: str = "flip",
         seed: int = 0,
+        **others: float,
     ) -> DetectionRecipe:
         """Returns a recipe whose rate, warm-up and average fit the batch and number of steps.
 
@@ -85,6 +95,10 @@ class DetectionRecipe:
             lr: learning rate; None fits the optimiser and batch.
             augment: as the attribute.
             seed: as the attribute.
+            **others: other attributes, which replace what fits.
+
+        Raises:
+            ValueError: a setting is out of range.
         """
         batch_size = min(batch_size, num_images)
         steps = epochs * (num_images // max(1, batch_size))
@@ -93,16 +107,19 @@ class DetectionRecipe:
             lr = _LR.get(optimizer, 0.0) * (scale if optimizer == "sgd" else math.sqrt(scale))
             lr = lr or 1.0  # of an unknown optimiser, which is refused
         decay = 1 - 1 / max(1.0, _AVERAGED_SHARE * steps)
+        fitting: dict[str, Any] = {
+            "weight_decay": _WEIGHT_DECAY.get(optimizer, 0.0),
+            "warmup_steps": min(_MAX_WARM_UP, round(_WARM_UP_SHARE * steps)),
+            "ema_decay": round(min(_MAX_DECAY, max(_MIN_DECAY, decay)), 6),
+        }
         return DetectionRecipe(
             epochs=epochs,
             batch_size=batch_size,
             optimizer=optimizer,
             lr=lr,
-            weight_decay=_WEIGHT_DECAY.get(optimizer, 0.0),
-            warmup_steps=min(_MAX_WARM_UP, round(_WARM_UP_SHARE * steps)),
-            ema_decay=round(min(_MAX_DECAY, max(_MIN_DECAY, decay)), 6),
             augment=augment,
             seed=seed,
+            **{**fitting, **others},
         )
 
     def lr_at(self, step: int, steps: int) -> float:

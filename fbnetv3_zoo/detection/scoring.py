@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from fbnetv3.integrations.coco_folder import CocoFolder
 from fbnetv3.integrations.coco_scores import Scores
+from fbnetv3.search.training.parallel import World
 
 from .detections import Detections, Detector
 
@@ -17,6 +20,7 @@ def evaluate(
     data: CocoFolder,
     *,
     on_image: Callable[[int, Detections], None] = lambda _index, _found: None,
+    world: World | None = None,
 ) -> Scores:
     """Returns COCO's scores of a detector.
 
@@ -24,13 +28,16 @@ def evaluate(
         detector: its classes must be those of the images; their order may differ.
         data: the images.
         on_image: called with each image's index and what was found in it.
+        world: processes that share the images; None is this one alone.
 
     Raises:
         ValueError: the detector has other classes.
     """
     label_of = _labels(detector.class_names, data.class_names)
     outputs = {}
-    for index, image_id in enumerate(data.image_ids):
+    rank, size = (0, 1) if world is None else (world.rank, world.size)
+    for index in range(rank, len(data), size):
+        image_id = data.image_ids[index]
         found = detector(data.image_path(index))
         on_image(index, found)
         outputs[image_id] = {
@@ -38,6 +45,10 @@ def evaluate(
             "labels": torch.tensor([label_of[label] for label in found.labels.tolist()]),
             "scores": torch.from_numpy(found.scores),
         }
+    if size > 1:
+        parts: list[Any] = [None] * size
+        dist.all_gather_object(parts, outputs)
+        outputs = {image_id: found for part in parts for image_id, found in part.items()}
     return data.evaluate(outputs)
 
 

@@ -39,6 +39,7 @@ _COMMON_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM")
 _REFUSED_FORMATS = frozenset({"EPS", "WMF"})
 _WITH_ALPHA = frozenset({"RGBA", "RGBa", "LA", "La", "PA"})
 _ORIENTATION = 0x0112  # EXIF tag
+_BITS, _PHOTOMETRIC, _PLANES = 258, 262, 284  # TIFF tags
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -287,6 +288,8 @@ def _upright(image: Image.Image) -> Image.Image:
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         return Image.fromarray(_eight_bits(image)).convert("RGB")
+    if _tiff_tag(image, _PLANES, 1) != 1 and _tiff_tag(image, _BITS, 8) > 8:
+        raise ValueError("a TIFF with planes of 16 bits, which Pillow reads wrongly; save as PNG")
     if image.mode in _WITH_ALPHA or "transparency" in image.info:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), rgba).convert("RGB")
@@ -294,6 +297,21 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> NDArray[np.uint8]:
+    """Returns grey values of 0 to 255, with white where the file names a transparent value."""
+    grey = _scaled(image)
+    if _tiff_tag(image, _PHOTOMETRIC, 1) == 0:  # of these Pillow turns over 8 bits only
+        grey = 255 - grey
+    transparent = image.info.get("transparency")
+    return grey if transparent is None else np.where(np.asarray(image) == transparent, 255, grey)
+
+
+def _tiff_tag(image: Image.Image, tag: int, default: int) -> int:
+    """Returns a tag of a TIFF, of several values the first; the default for other images."""
+    found = getattr(image, "tag_v2", {}).get(tag, default)
+    return int(found[0] if isinstance(found, tuple) else found)
+
+
+def _scaled(image: Image.Image) -> NDArray[np.uint8]:
     values = np.asarray(image)
     low, high = values.min(), values.max()
     if not (low >= 0 and high <= 65535):  # also false for NaN
@@ -305,7 +323,9 @@ def _eight_bits(image: Image.Image) -> NDArray[np.uint8]:
     is_16_bit = image.mode != "I" or image.format == "PPM"
     if high <= 255 and not is_16_bit:
         return values.astype(np.uint8)
-    return ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+    bits = _tiff_tag(image, _BITS, 16)
+    top = 2**bits - 1 if bits < 16 else 65535
+    return ((values.astype(np.uint32) * 255 + top // 2) // top).astype(np.uint8)
 
 
 def _from_unit(values: NDArray[Any], what: str) -> NDArray[np.uint8]:

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from fbnetv3._internal.optional import missing
 from fbnetv3.images.reader import open_image, upright_size
 
-from .coco_records import Annotated, check_inside, checked
+from .coco_records import Annotated, check_inside, check_outlines, checked, wrong
 from .coco_scores import Kind, Scores, score
 from .detection_layouts import read_annotations
 
@@ -91,10 +91,13 @@ class CocoFolder(Dataset[tuple[Tensor, Target]]):
         boxed = [image for image in every if self._annotations_of(image)]
         self.image_ids: list[int] = every if empty else boxed
         if not boxed:
-            raise ValueError(f"{self.path} has no image with a box; check the file")
+            why = f": {'; '.join(self.notes)}" if self.notes else "; check the file"
+            raise ValueError(f"{self.path} has no image with a box{why}")
         for image in self.coco.loadImgs(self.image_ids):
             self._check_size(image)
             check_inside(self.path, image, self._annotations_of(image["id"]))
+            if masks:
+                check_outlines(self.path, image, self._annotations_of(image["id"]))
 
     @property
     def num_classes(self) -> int:
@@ -148,8 +151,20 @@ class CocoFolder(Dataset[tuple[Tensor, Target]]):
         return transforms(tv_tensors.Image(image), wrapped)
 
     def _check_size(self, image: dict[str, Any]) -> None:
-        width, height = upright_size(self.folder / image["file_name"])
-        said = image.setdefault("width", width), image.setdefault("height", height)
+        path = self.folder / image["file_name"]
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"{self.path}: image {image['file_name']!r}: there is no file {path}; add it, or "
+                "take the image out of `images`"
+            )
+        width, height = upright_size(path)
+        for side, pixels in (("width", width), ("height", height)):
+            if image.get(side) is None:
+                image[side] = pixels
+            if isinstance(image[side], bool) or not isinstance(image[side], int | float):
+                what = f"image {image['file_name']!r}"
+                raise wrong(self.path, what, image, side, "a number of pixels")
+        said = image["width"], image["height"]
         if said != (width, height):
             raise ValueError(
                 f"{self.path}: image {image['file_name']!r}: `width` and `height` are "

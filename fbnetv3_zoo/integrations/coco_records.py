@@ -12,6 +12,8 @@ from typing import Any
 from fbnetv3._internal.json_record import read_json
 from fbnetv3._internal.messages import shown
 
+_IDS = {"images": ("id",), "annotations": ("id", "image_id", "category_id"), "categories": ("id",)}
+
 
 @dataclass(frozen=True)
 class Annotated:
@@ -48,20 +50,46 @@ def read_coco(path: Path) -> dict[str, Any]:
     for name in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(name), list):
             raise ValueError(f"{path}: `{name}` is missing; expected a list, as in COCO's files")
+    content = {**content, **{kind: _with_whole_ids(path, content[kind], kind) for kind in _IDS}}
     for kind, text in (("images", "file_name"), ("categories", "name")):
         word = "image" if kind == "images" else "category"
         for item in content[kind]:
             what = f"{word} {item.get('id')!r}"
-            if not isinstance(item.get("id"), int):
+            if not _is_number_of_64_bits(item.get("id")):
                 raise wrong(path, what, item, "id", "an integer")
             if not isinstance(item.get(text), str):
                 raise wrong(path, what, item, text, "a string")
-        twice = [
-            n for n, count in Counter(item["id"] for item in content[kind]).items() if count > 1
-        ]
-        if twice:
-            raise ValueError(f"{path}: two {kind} have `id` {twice[0]}; expected different ids")
-    return dict(content)
+        for field in ("id", text) if kind == "categories" else ("id",):
+            counted = Counter(item[field] for item in content[kind])
+            if counted and max(counted.values()) > 1:
+                ((value, _),) = counted.most_common(1)
+                raise ValueError(
+                    f"{path}: two {kind} have `{field}` {value!r}; expected different ones"
+                )
+    for image in content["images"]:
+        image["file_name"] = image["file_name"].replace("\\", "/")
+    return content
+
+
+def _with_whole_ids(path: Path, items: list[Any], kind: str) -> list[dict[str, Any]]:
+    """Returns copies of records, whose ids of 1.0 and the like are whole numbers."""
+    found = []
+    for number, item in enumerate(items):
+        if not isinstance(item, dict):
+            raise ValueError(
+                f"{path}: `{kind}` has {shown(item)} at {number}; expected an object of fields"
+            )
+        whole = {
+            field: int(item[field])
+            for field in _IDS[kind]
+            if isinstance(item.get(field), float) and item[field].is_integer()
+        }
+        found.append({**item, **whole})
+    return found
+
+
+def _is_number_of_64_bits(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
 
 
 def checked(annotated: Annotated, *, masks: bool) -> tuple[Annotated, tuple[str, ...]]:
@@ -81,21 +109,28 @@ def checked(annotated: Annotated, *, masks: bool) -> tuple[Annotated, tuple[str,
     names = {image["id"]: image["file_name"] for image in content["images"]}
     known = {category["id"] for category in content["categories"]}
     items, flat, without_area = [], [], 0
+    seen, twice = set(), []
     for number, item in enumerate(content["annotations"], start=1):
         what = _check_annotation(path, item, names, known)
         width, height = item["bbox"][2:]
         if min(width, height) <= 0:
             flat.append(what)
             continue
+        same = (item["image_id"], item["category_id"], *item["bbox"])
+        if same in seen:
+            twice.append(what)
+            continue
+        seen.add(same)
         if masks and not item.get("segmentation"):
             raise wrong(path, what, item, "segmentation", "an outline, since masks are asked for")
-        without_area += "area" not in item
-        items.append({"iscrowd": 0, "area": width * height, **item, "id": number})
-    remarks = []
-    if flat:
-        remarks.append(
-            f"{path}: {len(flat)} boxes without width or height are left out, such as {flat[0]}"
-        )
+        given = {key: value for key, value in item.items() if key != "area" or value is not None}
+        without_area += "area" not in given
+        items.append({"iscrowd": 0, "area": width * height, **given, "id": number})
+    remarks = [
+        f"{path}: {len(found)} boxes {why} are left out, such as {found[0]}"
+        for found, why in ((flat, "without width or height"), (twice, "that stand twice"))
+        if found
+    ]
     if without_area:
         remarks.append(f"{path}: {without_area} annotations have no `area`; their boxes' are taken")
     return Annotated(path, {**content, "annotations": items}, annotated.folder), tuple(remarks)
@@ -114,6 +149,8 @@ def _check_annotation(
         raise wrong(path, what, item, "category_id", f"one of {listed}")
     if item.get("iscrowd", 0) not in (0, 1):
         raise wrong(path, what, item, "iscrowd", "0, or 1 for a crowd")
+    if item.get("area") is not None and not _is_finite(item["area"]):
+        raise wrong(path, what, item, "area", "a number of pixels")
     box = item.get("bbox")
     if not isinstance(box, list) or len(box) != 4 or not all(map(_is_finite, box)):
         raise wrong(path, what, item, "bbox", "[x, y, width, height]")
@@ -132,6 +169,37 @@ def check_inside(path: Path, image: Mapping[str, Any], items: Sequence[Mapping[s
             what = f"annotation {item['id']} of image {image['file_name']!r}"
             expected = f"a box in the image of {image['width']} x {image['height']} pixels"
             raise wrong(path, what, item, "bbox", expected)
+
+
+def check_outlines(
+    path: Path, image: Mapping[str, Any], items: Sequence[Mapping[str, Any]]
+) -> None:
+    """Refuses outlines that are neither polygons nor run lengths of the image's size.
+
+    Raises:
+        ValueError: one is not.
+    """
+    size = [image["height"], image["width"]]
+    for item in items:
+        outline = item["segmentation"]
+        if isinstance(outline, Mapping):
+            fits = outline.get("size") == size and isinstance(outline.get("counts"), str | list)
+            expected = f"run lengths (`counts`) with `size` {size}"
+        else:
+            fits = isinstance(outline, list) and all(map(_is_polygon, outline))
+            expected = "lists of x, y, x, y, ..., of at least three points each"
+        if not fits:
+            what = f"annotation {item['id']} of image {image['file_name']!r}"
+            raise wrong(path, what, item, "segmentation", expected)
+
+
+def _is_polygon(points: object) -> bool:
+    return (
+        isinstance(points, list)
+        and len(points) >= 6
+        and len(points) % 2 == 0
+        and all(map(_is_finite, points))
+    )
 
 
 def wrong(path: Path, what: str, item: Mapping[str, Any], field: str, expected: str) -> ValueError:

@@ -42,7 +42,7 @@ def find_annotations(location: str | Path) -> dict[str, Callable[[], Annotated]]
             return yolo_folder.find(location)
         return {"": partial(_coco, location)}
     if not location.is_dir():
-        raise FileNotFoundError(f"no {location}; {_EXPECTED}")
+        raise FileNotFoundError(f"no file or folder {location}; {_EXPECTED}")
     found: Mapping[str, Callable[[], Annotated]] = _find_coco(location)
     for find in (yolo_folder.find, voc_folder.find):
         found = found or find(location)
@@ -115,12 +115,13 @@ def _image_folder(path: Path, content: Mapping[str, Any]) -> Path:
     """
     root = path.parent.parent if path.parent.name == "annotations" else path.parent
     subset = _subset(path)
-    names = dict.fromkeys([subset, split_named(subset), "valid" if "val" in subset else ""])
-    tried = [root / IMAGES / name for name in names if name]
-    tried += [root / name for name in names if name] + [root / IMAGES, root]
+    splits = dict.fromkeys([subset, split_named(subset), "valid" if "val" in subset else ""])
+    tried = [root / IMAGES / name for name in splits if name]
+    tried += [root / name for name in splits if name] + [root / IMAGES, root]
     if not content["images"]:
         return root / IMAGES
-    first = content["images"][0]["file_name"]
+    names = [image["file_name"] for image in content["images"]]
+    first = next((name for name in names if not Path(name).is_absolute()), names[0])
     for folder in tried:
         if (folder / first).is_file():
             return folder

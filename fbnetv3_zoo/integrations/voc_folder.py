@@ -1,9 +1,9 @@
 """Reads Pascal VOC's XML files as COCO records.
 
 The files are in `Annotations/` with the images in `JPEGImages/` and the splits in
-`ImageSets/Main/`, or beside the images, for instance in `train/` and `valid/`. Corners count pixels
-from 1 and include the last one, as in VOC. Objects marked `difficult` become crowds, which neither
-count as missed nor as false alarms and are not trained on.
+`ImageSets/Main/`, in `annotations/` with `images/`, or beside the images, for instance in `train/`
+and `valid/`. Corners count pixels from 1 and include the last one, as in VOC. Objects marked
+`difficult` become crowds, which neither count as missed nor as false alarms and are not trained on.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ def find(folder: Path) -> dict[str, Callable[[], Annotated]]:
     if len(nested) == 1:
         folder = nested[0]
     files = sorted((folder / "Annotations").glob("*.xml"))
+    files = files or sorted((folder / "annotations").glob("*.xml"))
     parts = _splits_by_list(folder, files) if files else _splits_by_folder(folder)
     if not parts and not files:
         files = sorted(folder.glob("*.xml"))
@@ -70,12 +71,17 @@ def _splits_by_folder(folder: Path) -> dict[str, list[Path]]:
 
 def _names(files: Sequence[Path]) -> list[str]:
     """Returns the classes of all files, sorted, so that every split has the same."""
-    found = {
-        str(item.findtext("name")).strip()
-        for path in files
-        for item in _parsed(path).iter("object")
-    }
+    found = {_name(path, item) for path in files for item in _parsed(path).iter("object")}
     return sorted(found)
+
+
+def _name(path: Path, item: ElementTree.Element) -> str:
+    text = item.findtext("name")
+    name = (text or "").strip()
+    if not name:
+        given = "missing" if text is None else "empty"
+        raise ValueError(f"{path}: `name` of an object is {given}; expected its class")
+    return name
 
 
 def _parsed(path: Path) -> ElementTree.Element:
@@ -135,18 +141,22 @@ def _box(path: Path, item: ElementTree.Element, categories: Mapping[str, int]) -
     )
     box = [left - 1, top - 1, right - left + 1, bottom - top + 1]
     return {
-        "category_id": categories[str(item.findtext("name")).strip()],
+        "category_id": categories[_name(path, item)],
         "bbox": box,
-        "iscrowd": int(_number(path, item, "difficult", 0) != 0),
+        "iscrowd": int(_number(path, item, "difficult", 0, "0 or 1") != 0),
         "area": box[2] * box[3],
     }
 
 
 def _number(
-    path: Path, item: ElementTree.Element, field: str, default: float | None = None
+    path: Path,
+    item: ElementTree.Element,
+    field: str,
+    default: float | None = None,
+    expected: str = "a number of pixels",
 ) -> float:
     text = item.findtext(field)
-    if text is None and default is not None:
+    if default is not None and not (text or "").strip():
         return default
     try:
         return float(text or "")
@@ -154,6 +164,6 @@ def _number(
         name = item.findtext("name")
         what = f" of object {name!r}" if name else ""
         raise ValueError(
-            f"{path}: `{field}`{what} is {'missing' if text is None else shown(text)}; expected a "
-            "number of pixels"
+            f"{path}: `{field}`{what} is {'missing' if text is None else shown(text)}; expected "
+            f"{expected}"
         ) from None

@@ -8,6 +8,7 @@ without a text file, or with an empty one, has no boxes.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,8 @@ from fbnetv3.images.reader import upright_size
 from .coco_records import Annotated
 
 _SPLITS = ("train", "val", "test")
+# By so much exporters' shares may lie outside of 0 to 1.
+_ROUNDING = 1e-3
 
 
 def find(location: Path) -> dict[str, Callable[[], Annotated]]:
@@ -37,11 +40,14 @@ def find(location: Path) -> dict[str, Callable[[], Annotated]]:
         if not isinstance(content, dict) or "names" not in content:
             continue
         names = _names(path, content["names"])
-        return {
+        found = {
             split: partial(_read, path, names, content, split)
             for split in _SPLITS
             if content.get(split)
         }
+        if not found:
+            raise ValueError(f"{path} has none of {', '.join(_SPLITS)}; expected folders of images")
+        return found
     if location.is_file():
         raise ValueError(f"{location} has no `names`; expected YOLO's data.yaml")
     return {}
@@ -51,7 +57,7 @@ def _read_yaml(path: Path) -> Any:
     import yaml
 
     try:
-        return yaml.safe_load(path.read_text())
+        return yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
 
@@ -66,16 +72,28 @@ def _names(path: Path, given: Any) -> list[str]:
             "from 0"
         )
     by_number = {int(number): str(name) for number, name in numbered.items()}
+    twice = [name for name, count in Counter(by_number.values()).items() if count > 1]
+    if twice:
+        raise ValueError(f"{path}: `names` has {twice[0]!r} twice; expected different names")
     return [by_number[number] for number in range(len(by_number))]
 
 
 def _read(path: Path, names: Sequence[str], content: dict[str, Any], split: str) -> Annotated:
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    for number, image in enumerate(_images(path, content, split), start=1):
+    # Keypoints stand behind the box.
+    keypoints = bool(content.get("kpt_shape"))
+    paths = _images(path, content, split)
+    if paths and not any(_label_file(image).is_file() for image in paths):
+        raise FileNotFoundError(
+            f"{path}: no image of `{split}` has labels; expected {_label_file(paths[0])} for "
+            f"{paths[0]}, and so on"
+        )
+    for number, image in enumerate(paths, start=1):
         width, height = upright_size(image)
         images.append({"id": number, "file_name": str(image), "width": width, "height": height})
-        for fields in _boxes(_label_file(image), len(names), width, height):
+        lines = _lines(_label_file(image), len(names), keypoints=keypoints)
+        for fields in _boxes(lines, width, height):
             annotations.append({"id": len(annotations) + 1, "image_id": number, **fields})
     categories = [{"id": number, "name": name} for number, name in enumerate(names)]
     return Annotated(
@@ -96,8 +114,8 @@ def _images(path: Path, content: dict[str, Any], split: str) -> list[Path]:
         place = next((one for one in tried if one.exists()), None)
         if place is None:
             raise FileNotFoundError(
-                f"{path}: `{split}` is {shown(entry)}, which is in none of "
-                f"{', '.join(str(one.parent) for one in tried)}; correct it or `path`"
+                f"{path}: `{split}` is {shown(entry)}; there is no "
+                f"{' or '.join(dict.fromkeys(map(str, tried)))}; correct it or `path`"
             )
         if place.is_dir():
             found += sorted(p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES)
@@ -116,14 +134,22 @@ def _label_file(image: Path) -> Path:
     return Path(*parts).with_suffix(".txt")
 
 
-def _boxes(path: Path, num_classes: int, width: int, height: int) -> Iterator[dict[str, Any]]:
+def _lines(path: Path, num_classes: int, *, keypoints: bool) -> Iterator[tuple[int, list[float]]]:
+    """Yields the class and the numbers of each line of a text file."""
     if not path.is_file():
         return
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
         words = line.split()
-        if not words:
-            continue
-        values = _numbers(f"{path}, line {number}", words, num_classes)
+        if words:
+            words = words[:5] if keypoints else words
+            values = _numbers(f"{path}, line {number}", words, num_classes)
+            yield int(words[0]), values
+
+
+def _boxes(
+    lines: Iterator[tuple[int, list[float]]], width: int, height: int
+) -> Iterator[dict[str, Any]]:
+    for label, values in lines:
         xs, ys = values[0::2], values[1::2]
         if len(values) == 4:
             center_x, center_y, box_width, box_height = values
@@ -139,13 +165,8 @@ def _boxes(path: Path, num_classes: int, width: int, height: int) -> Iterator[di
             ]
             outline = {"segmentation": [points]}
         box = [left * width, top * height, box_width * width, box_height * height]
-        yield {
-            "category_id": int(words[0]),
-            "bbox": box,
-            "iscrowd": 0,
-            "area": box[2] * box[3],
-            **outline,
-        }
+        area = box[2] * box[3]
+        yield {"category_id": label, "bbox": box, "iscrowd": 0, "area": area, **outline}
 
 
 def _numbers(where: str, words: Sequence[str], num_classes: int) -> list[float]:
@@ -158,9 +179,10 @@ def _numbers(where: str, words: Sequence[str], num_classes: int) -> list[float]:
         values = [float(word) for word in words[1:]]
     except ValueError:
         values = []
-    if len(values) < 4 or len(values) % 2 or not all(0 <= value <= 1 for value in values):
+    low, high = -_ROUNDING, 1 + _ROUNDING
+    if len(values) < 4 or len(values) % 2 or not all(low <= value <= high for value in values):
         raise ValueError(
             f"{where}: {shown(' '.join(words[1:]))}; expected center x, center y, width and "
             "height as shares of the image from 0 to 1, or the points of an outline"
         )
-    return values
+    return [min(1.0, max(0.0, value)) for value in values]

@@ -127,7 +127,7 @@ class TrainObjective:
             raise ValueError(
                 f"{data} has {len(self._train)} images to train on, less than one batch of "
                 f"{largest}; give a smaller batch, as an eighth of the images: "
-                f'recipe={{"batch_size": {2 * max(1, len(self._train) // 16)}}}'
+                f"--set 'recipe={{\"batch_size\": {2 * max(1, len(self._train) // 16)}}}'"
             )
         steps = len(self._train) // largest
         if steps < _FEW_STEPS:

@@ -10,7 +10,8 @@ from fbnetv3.search.execution.objective import load_table
 from fbnetv3.search.nars.config import SearchConfig
 from fbnetv3.search.nars.run import create_search, run_search
 from fbnetv3.search.storage.store import Store
-from tests.modules import ROOT, benchmark
+from tests.modules import benchmark
+from tests.paths import ROOT
 
 DATA = ROOT / "benchmarks" / "data"
 TABLE, SPACE = DATA / "nars_cifar_recipe_only_m.csv", DATA / "nars_cifar_recipe_only_m_space.json"

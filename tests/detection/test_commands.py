@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -12,9 +13,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
+from fbnetv3.checkpoints.checkpoint import read_tensors
 from fbnetv3.cli import detect as cli_detect
+from fbnetv3.cli import detect_train as cli_train
 from fbnetv3.detection.detectors import DETECTORS
 from fbnetv3.detection.exported import SUFFIXES
 from fbnetv3.images.labels import example_photos
@@ -28,7 +32,7 @@ def detect(*words: str | Path) -> Done:
 
 def test_the_words_are_the_librarys() -> None:
     assert cli_detect.SUFFIXES == SUFFIXES
-    assert tuple(DETECTORS) == cli_detect._KINDS
+    assert tuple(DETECTORS) == cli_train.KINDS
 
 
 def test_a_folder_of_boxes_becomes_a_detector(shapes: Path, tmp_path: Path) -> None:
@@ -44,6 +48,84 @@ def test_a_folder_of_boxes_becomes_a_detector(shapes: Path, tmp_path: Path) -> N
     assert [line for line in again.out.splitlines() if line.startswith("epoch")] == [
         line for line in done.out.splitlines() if line.startswith("epoch")
     ]
+
+
+def test_a_complete_run_gets_more_epochs_and_nothing_else(shapes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = ["train", "--data", shapes, "--model", "fbnetv3_nano", "--size", 64, "--out", out]
+    words += ["--batch-size", 5, "--freeze", "backbone", "--workers", 0, "--epochs"]
+    first = detect(*map(str, [*words, 1]))
+    assert first.code == 0, first.err
+    assert "5 of its 5 strides frozen" in first.err
+    before = read_tensors(out / "model.safetensors")
+    longer = detect(*map(str, [*words, 2]))
+    assert longer.code == 0, longer.err
+    lines = [line for line in longer.out.splitlines() if line.startswith("epoch")]
+    assert lines[0] == first.out.splitlines()[0]
+    assert len(lines) == 2
+    after = read_tensors(out / "model.safetensors")
+    changed = {name for name in after if not torch.equal(before[name], after[name])}
+    assert any(name.startswith("head.") for name in changed)
+    assert not any(name.startswith("backbone.body.") for name in changed)
+    other = detect(*map(str, [*words, 3, "--lr", 0.5]))
+    assert other.code == 2
+    assert "its lr is" in other.err
+    assert "(only epochs may grow)" in other.err
+
+
+def test_two_processes_share_the_batch_and_its_statistics(shapes: Path, tmp_path: Path) -> None:
+    # One step of next to nothing, after which the running statistics are those of the batch.
+    words = ["train", "--data", shapes, "--model", "fbnetv3_nano", "--size", 64, "--epochs", 1]
+    words += ["--batch-size", 4, "--lr", 1e-9, "--set", "weight_decay=0", "--workers", 0]
+    assert detect(*map(str, [*words, "--out", tmp_path / "one"])).code == 0
+    port = 20000 + random.SystemRandom().randrange(20000)
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1"}
+    env |= {"MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    program = [sys.executable, "-m", "fbnetv3", "detect", *map(str, words), "--out", "two"]
+    runs = [
+        subprocess.Popen(
+            program,
+            cwd=tmp_path,
+            env={**env, "RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    try:
+        said = [run.communicate(timeout=250) for run in runs]
+    finally:
+        for run in runs:
+            run.kill()
+    assert [run.returncode for run in runs] == [0, 0], said
+    assert "epoch 1: loss" in said[0][0]
+    assert said[1][0] == ""
+    one, two = (
+        read_tensors(next((tmp_path / name / "checkpoints").glob("*.safetensors")))
+        for name in ("one", "two")
+    )
+    assert one.keys() == two.keys()
+    names = [name for name in one if name.startswith("model.") and "running" in name]
+    assert len(names) > 20
+    for name in names:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-4, msg=name)
+
+
+def test_torchvisions_own_trunk_is_trained_and_loaded_in_the_same_way(
+    shapes: Path, tmp_path: Path
+) -> None:
+    # The recipe of the paper's appendix A.6, on a small image.
+    words = ["train", "--data", shapes, "--model", "torchvision:resnet18", "--size", 64]
+    words += ["--detector", "retinanet", "--optimizer", "sgd", "--from-scratch", "--epochs", 1]
+    words += ["--batch-size", 5, "--set", "layer_decay=0.9", "--workers", 0]
+    done = detect(*map(str, [*words, "--out", tmp_path / "run"]))
+    assert done.code == 0, done.err
+    assert "retinanet on torchvision:resnet18, 64 pixels, from fresh weights" in done.err
+    record = json.loads((tmp_path / "run" / "detector.json").read_text())
+    assert (record["trunk"], record["arch"]) == ("torchvision:resnet18", None)
+    found = detect("predict", example_photos()[0], "--model", tmp_path / "run", "--json")
+    assert found.code == 0, found.err
 
 
 def test_scores_come_with_classes_intervals_and_pictures(
@@ -89,8 +171,14 @@ def test_a_broken_photo_is_named_and_the_others_go_on(trained: Path, tmp_path: P
         (("train", "--data", "SHAPES", "--size", "3", "--model", "fbnetv3_nano"), 2,
          "size is 3; expected a number of pixels from 32"),
         (("train", "--data", "SHAPES", "--lr", "0", "--model", "fbnetv3_nano"), 2, "lr is 0.0"),
-        (("train", "--data", "SHAPES", "--trainable-layers", "6", "--model", "fbnetv3_nano"), 2,
-         "trainable_layers is 6; expected 0 to 5"),
+        (("train", "--data", "SHAPES", "--freeze", "6", "--model", "fbnetv3_nano"), 2,
+         "--freeze '6' is not understood; expected backbone, or 0 to 5"),
+        (("train", "--data", "SHAPES", "--set", "layer_decay=2"), 2, "layer_decay is 2; expected"),
+        (("train", "--data", "SHAPES", "--set", "epochs=2"), 2, "--set epochs is no other recipe"),
+        (("train", "--data", "SHAPES", "--set", "momentum=2"), 2, "expected one of ema_decay, lay"),
+        (("train", "--data", "SHAPES", "--set", "ema_decay=x"), 2, "=x is not understood; expec"),
+        (("train", "--data", "SHAPES", "--model", "torchvision:vgg16"), 2,
+         "ssdlite has no backbone 'torchvision:vgg16'; expected torchvision:mobilenet_v3_large"),
         (("eval", "none", "--data", "SHAPES"), 2, "expected the output folder of `fbnetv3 detect"),
         (("predict", "none.jpg", "--model", "none"), 2, "no such file or folder: none.jpg"),
         (("export", "none", "-o", "x.pt"), 2, "expected the output folder"),

@@ -181,6 +181,22 @@ def test_grey_values_outside_every_range_are_refused(values: list[float]) -> Non
         open_image(Image.fromarray(np.array([[-1, 70_000]], dtype=np.int32)))
 
 
+def test_planes_of_16_bits_are_refused_not_misread() -> None:
+    # Bits and planes as three shorts each behind the tags: Pillow takes the bytes for pixels.
+    data = gradient().astype("<u2").transpose(2, 0, 1).tobytes()
+    end = 8 + len(data)
+    behind = end + 2 + 10 * 12 + 4
+    tags = [(256, 1, WIDTH), (257, 1, HEIGHT), (258, 3, behind), (259, 1, 1), (262, 1, 2)]
+    tags += [(273, 3, behind + 12), (277, 1, 3), (278, 1, HEIGHT), (279, 3, behind + 24)]
+    tags += [(284, 1, 2)]
+    plane = len(data) // 3
+    extra = struct.pack("<9I", *[16] * 3, *[8 + n * plane for n in range(3)], *[plane] * 3)
+    entries = b"".join(struct.pack("<HHII", tag, 4, *rest) for tag, *rest in tags)
+    file = b"II*\0" + struct.pack("<I", end) + data + struct.pack("<H", len(tags)) + entries
+    with pytest.raises(ValueError, match="planes of 16 bits, which Pillow reads wrongly"):
+        open_image(file + bytes(4) + extra)
+
+
 def test_transparency_is_laid_on_white() -> None:
     colours = gradient()
     alpha = np.linspace(0, 255, WIDTH * HEIGHT).astype(np.uint8).reshape(HEIGHT, WIDTH)

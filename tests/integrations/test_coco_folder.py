@@ -153,6 +153,16 @@ def changed(folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
         (lambda c: c.pop("categories"), r"`categories` is missing; expected a list"),
         (lambda c: c["images"][1].pop("file_name"), r"image 2: `file_name` is missing"),
         (lambda c: c["images"][1].update(id="2"), r"image '2': `id` is '2'; expected an integer"),
+        (lambda c: c["images"][1].update(id=True), r"`id` is True; expected an integer"),
+        (lambda c: c["images"][1].update(id=10**20), r"`id` is 10+; expected an integer"),
+        (lambda c: c["images"].append("a"), r"`images` has 'a' at 2; expected an object of fields"),
+        (lambda c: c["annotations"].append(3), r"`annotations` has 3 at .; expected an object"),
+        (lambda c: c["annotations"][0].update(image_id="1"), r"`image_id` is '1'; expected the"),
+        (lambda c: c["annotations"][0].update(area="12"),
+         r"annotation 1 of image '0001.png': `area` is '12'; expected a number of pixels"),
+        (lambda c: c["categories"][1].update(name="box"),
+         r"two categories have `name` 'box'; expected different ones"),
+        (lambda c: c["images"][0].update(width="128"), r"'0001.png': `width` is '128'; expected"),
         (lambda c: c["annotations"][0].update(iscrowd=2),
          r"annotation 1 of image '0001.png': `iscrowd` is 2; expected 0, or 1 for a crowd"),
         (lambda c: c["annotations"][0].update(bbox=[]),
@@ -166,7 +176,7 @@ def changed(folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
         (lambda c: c["annotations"][0].update(image_id=[1]), r"`image_id` is \[1\]; expected"),
         (lambda c: c["annotations"][0].update(bbox=[130, 2, 30, 40]),
          r"image '0001.png': `bbox` is \[130, 2, 30, 40\]; expected a box in the image of 128 x"),
-        (lambda c: c["images"][1].update(id=1), r"two images have `id` 1; expected different ids"),
+        (lambda c: c["images"][1].update(id=1), r"two images have `id` 1; expected different ones"),
         (lambda c: c["images"][1].update(width=99),
          r"image '0002.png': `width` and `height` are 99 x 128; the file has 128 x 128 pixels"),
     ],
@@ -176,6 +186,75 @@ def test_a_faulty_record_is_named_with_its_field_before_training(
 ) -> None:
     with pytest.raises(ValueError, match=rf"annotations\.json: .*{said}"):
         CocoFolder(changed(tmp_path, change))
+
+
+def _whole_floats(content: dict[str, Any]) -> None:
+    for kind, fields in (
+        ("images", ("id",)),
+        ("categories", ("id",)),
+        ("annotations", ("id", "image_id", "category_id")),
+    ):
+        for item in content[kind]:
+            item.update({field: float(item[field]) for field in fields})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _whole_floats,
+        lambda c: [item.pop("id") for item in c["annotations"]],
+        lambda c: [item.update(area=None, iscrowd=False) for item in c["annotations"]],
+        lambda c: [image.update(width=None, height=None) for image in c["images"]],
+        lambda c: [image.update(width=128.0) for image in c["images"]],
+        lambda c: [
+            image.update(file_name=f"images\\{image['file_name']}") for image in c["images"]],
+        lambda c: c["annotations"].append(dict(c["annotations"][0])),
+    ],
+)  # fmt: skip
+def test_odd_records_are_the_boxes_that_they_mean(
+    tmp_path: Path, change: Callable[[dict[str, Any]], object]
+) -> None:
+    plain = CocoFolder(changed(tmp_path / "plain", lambda _: None))
+    odd = CocoFolder(changed(tmp_path / "odd", change))
+    for (_, expected), (_, target) in zip(plain, odd, strict=True):
+        assert torch.equal(target["boxes"], expected["boxes"])
+        assert torch.equal(target["labels"], expected["labels"])
+        assert torch.equal(target["image_id"], expected["image_id"])
+    assert odd.evaluate(perfect(odd)).values["AP"] == 1.0
+
+
+def test_boxes_that_stand_twice_are_named(tmp_path: Path) -> None:
+    shapes = CocoFolder(changed(tmp_path, lambda c: c["annotations"].append(c["annotations"][0])))
+    assert shapes.notes == (
+        f"{tmp_path / 'annotations.json'}: 1 boxes that stand twice are left out, such as "
+        "annotation 1 of image '0001.png'",
+    )
+
+
+def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
+    path = changed(tmp_path, lambda _: None) / "annotations.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(CocoFolder(tmp_path)) == 2
+
+
+@pytest.mark.parametrize(
+    ("outline", "said"),
+    [
+        ([[1, 2, 3, 4]], r"is \[\[1, 2, 3, 4\]\]; expected lists of x, y"),
+        ([["a", 2, 3, 4, 5, 6]], "expected lists of x, y"),
+        ({"counts": [0, 100, 900], "size": [10, 100]}, r"expected run lengths .* \[128, 128\]"),
+        ({"counts": "abc"}, "expected run lengths"),
+    ],
+)
+def test_a_faulty_outline_is_named_before_training(
+    tmp_path: Path, outline: object, said: str
+) -> None:
+    changed(tmp_path, lambda c: c["annotations"][0].update(segmentation=outline))
+    with pytest.raises(ValueError, match=rf"1 of image '0001.png': `segmentation` {said}|{said}"):
+        CocoFolder(tmp_path, masks=True)
+    whole = {"counts": [0, 128 * 128], "size": [128, 128]}
+    changed(tmp_path / "runs", lambda c: c["annotations"][0].update(segmentation=whole))
+    assert int(CocoFolder(tmp_path / "runs", masks=True)[0][1]["masks"][0].sum()) == 128 * 128
 
 
 def test_masks_need_outlines_and_missing_areas_are_those_of_boxes(tmp_path: Path) -> None:

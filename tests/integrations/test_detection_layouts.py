@@ -145,6 +145,8 @@ def test_yolos_outlines_and_images_without_boxes(drawn: Path, tmp_path: Path) ->
         ("1 0.5 0.5 0.1", r"'0\.5 0\.5 0\.1'; expected center x, center y"),
         ("1 32 16 8 8", r"'32 16 8 8'; expected .* shares of the image from 0 to 1"),
         ("1 0.5 0.5 nan 0.1", r"expected center x"),
+        ("1 0.5 0.5 0.1 0.1 0.9", r"'0\.5 0\.5 0\.1 0\.1 0\.9'; expected center x"),
+        ("1,0.5,0.5,0.1,0.1", r"class is '1,0\.5,0\.5,0\.1,0\.1'; expected 0 to 1"),
     ],
 )
 def test_a_faulty_line_of_yolo_is_named(drawn: Path, tmp_path: Path, line: str, said: str) -> None:
@@ -159,12 +161,28 @@ def test_a_faulty_line_of_yolo_is_named(drawn: Path, tmp_path: Path, line: str, 
     [
         ("train: images/train\nnames: {1: box}\n", r"`names` is \{1: 'box'\}; expected a list"),
         ("train: [\n", r"data.yaml is not valid YAML"),
-        ("train: photos\nnames: [a]\n", r"`train` is 'photos', which is in none of"),
+        ("train: photos\nnames: [a]\n", r"`train` is 'photos'; there is no .*photos; correct it"),
+        ("train: images/train\nnames: [a, a]\n", r"`names` has 'a' twice; expected different"),
+        ("names: [a]\n", r"data.yaml has none of train, val, test; expected folders of images"),
     ],
 )
 def test_a_faulty_head_of_yolo_is_named(drawn: Path, tmp_path: Path, head: str, said: str) -> None:
     folder = yolo(drawn, tmp_path / "yolo", head)
     with pytest.raises((ValueError, FileNotFoundError), match=said):
+        CocoFolder(folder)
+
+
+def test_odd_files_of_yolo_are_the_boxes_that_they_mean(drawn: Path, tmp_path: Path) -> None:
+    head = "\ufefftrain: images/train\r\nkpt_shape: [1, 3]\r\nnames: [box, disc]\r\n"
+    folder = yolo(drawn, tmp_path / "yolo", head)
+    for path in (folder / "labels" / "train").iterdir():
+        lines = [f"{line} 0.5 0.5 2" for line in path.read_text().splitlines()]
+        path.write_bytes(("\ufeff" + "\r\n".join(lines)).encode())
+    assert_same(CocoFolder(folder), CocoFolder(drawn), atol=1e-4)
+    (folder / "labels" / "train" / "0001.txt").write_text("0 0.5 0.5 1.0000001 0.5\n")
+    assert CocoFolder(folder)[0][1]["boxes"].tolist() == [[0.0, 16.0, 64.0, 48.0]]
+    shutil.rmtree(folder / "labels")
+    with pytest.raises(FileNotFoundError, match=r"no image of `train` has labels; .*0001\.txt for"):
         CocoFolder(folder)
 
 
@@ -210,6 +228,28 @@ def test_vocs_files_are_the_same_boxes(drawn: Path, tmp_path: Path) -> None:
         CocoFolder(folder, split="val")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t.replace(f"<width>{SIDE}</width><height>{SIDE}", "<width>0</width><height>0"),
+        lambda t: t.replace("<size>", "<was>").replace("</size>", "</was>"),
+        lambda t: t.replace(f"<width>{SIDE}", f"<width>{SIDE}.0"),
+        lambda t: t.replace("<difficult>0", "<difficult>"),
+        lambda t: t.replace("<filename>", "<filename>C:\\photos\\"),
+        lambda t: "\ufeff" + t,
+    ],
+)
+def test_odd_files_of_voc_are_the_boxes_that_they_mean(
+    drawn: Path, tmp_path: Path, change: Callable[[str], str]
+) -> None:
+    folder = voc(drawn, tmp_path / "voc", change)
+    assert_same(CocoFolder(folder), CocoFolder(drawn))
+    # As some tools write them.
+    (folder / "Annotations").rename(folder / "annotations")
+    (folder / "JPEGImages").rename(folder / "images")
+    assert_same(CocoFolder(folder), CocoFolder(drawn))
+
+
 def test_difficult_objects_of_voc_are_no_targets(drawn: Path, tmp_path: Path) -> None:
     folder = voc(
         drawn,
@@ -228,8 +268,13 @@ def test_difficult_objects_of_voc_are_no_targets(drawn: Path, tmp_path: Path) ->
         (lambda t: t.replace("ymax>", "top>"), r"`bndbox/ymax` of object '\w+' is missing"),
         (lambda t: t.replace("</size>", ""), r"0001.xml is not valid XML"),
         (lambda t: t.replace("<width>64", "<width>65"), r"are 65 x 64; the file has 64 x 64"),
+        (lambda t: t.replace("<name>box", "<name>"), r"`name` of an object is empty; expected its"),
+        (lambda t: t.replace("name>", "label>"), r"`name` of an object is missing"),
+        (lambda t: t.replace("<difficult>", "<difficult>x"), r"`difficult` .*'x0'; expected 0 or"),
+        (lambda t: t.replace("xmax>", "xmid>").replace("xmin>", "xmax>").replace("xmid>", "xmin>"),
+         r"no image with a box: .* boxes without width or height are left out"),
     ],
-)
+)  # fmt: skip
 def test_a_faulty_file_of_voc_is_named(
     drawn: Path, tmp_path: Path, change: Callable[[str], str], said: str
 ) -> None:
