@@ -110,7 +110,7 @@ def cifar(sources: Path) -> tuple[Pool, None]:
 
 def digits(_sources: Path) -> tuple[Pool, None]:
     """Returns the digits of scikit-learn."""
-    from sklearn.datasets import load_digits  # type: ignore[import-untyped]  # it has no types
+    from sklearn.datasets import load_digits
 
     found = load_digits()
     pixels: NDArray[np.uint8] = (255 - found.images * (255 / 16)).round().astype(np.uint8)
