@@ -155,6 +155,38 @@ def test_images_are_resized_by_whole_numbers(
         assert torch.equal(other["boxes"], target["boxes"])
 
 
+def test_int8_is_scored_and_kept_only_within_the_budget(
+    file: Path, shapes: Path, tmp_path: Path
+) -> None:
+    data = open_scored(shapes)
+    photos = [data.image_path(n) for n in range(len(data))]
+    found = quantize_detector(file, tmp_path / "int8.onnx", photos, data=data)
+    assert found.num_layers > 70
+    assert found.num_bytes < 0.6 * found.num_bytes_float
+    assert found.scores_float is not None
+    assert found.scores is not None
+    assert found.scores.num_images == 6
+    exported, int8 = OnnxDetector(file, num_threads=1), OnnxDetector(tmp_path / "int8.onnx")
+    assert int8.class_names == exported.class_names
+    # Scores are close, and not those of the float file.
+    one, other = (run(photos[0]).scores[:5] for run in (exported, int8))
+    assert not np.array_equal(one, other)
+    assert np.abs(one - other).max() < 0.1
+    with pytest.raises(OverBudget, match=r"int8 costs .* points of AP; expected at most 0"):
+        # Ranges of black images clip everything.
+        black = [np.zeros((64, 64, 3), np.uint8)]
+        quantize_detector(
+            file, tmp_path / "x.onnx", black, data=_Perfect(shapes), max_drop_pct=0.0
+        )
+    assert not (tmp_path / "x.onnx").exists()
+    with pytest.raises(ValueError, match="is int8 already; quantize a float export"):
+        quantize_detector(tmp_path / "int8.onnx", tmp_path / "x.onnx", photos)
+    with pytest.raises(ValueError, match="no calibration images"):
+        quantize_detector(file, tmp_path / "x.onnx", [])
+    with pytest.raises(ValueError, match=r"max_drop_pct is 1; .* annotated images"):
+        quantize_detector(file, tmp_path / "x.onnx", photos, max_drop_pct=1)
+
+
 @pytest.mark.needs("openvino")
 @pytest.mark.slow
 def test_openvino_finds_the_same(detector: BuiltDetector, tmp_path: Path) -> None:
