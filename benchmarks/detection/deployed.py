@@ -5,7 +5,7 @@ r"""Whole detectors in files: parity, average precision and latency per runtime,
         --out benchmarks/results/detection_deployed.jsonl
 
 Each RUN is the output folder of `fbnetv3 detect train`, or of `benchmarks.detection.trained`, whose
-`--work` is W here; FOLDER is what they were trained on. A detector is exported to ONNX and OpenVINO,
+`--work` is W here; FOLDER is what they were trained on. It is exported to ONNX and OpenVINO,
 which compares its boxes with PyTorch's, quantized by training images, and every form is scored on
 the test split. Then all forms of all detectors take turns on one photo, decoded beforehand, from
 its pixels to boxes. `--size` also measures the latency at another size of images, without scores.
