@@ -57,25 +57,26 @@ def exact_float32(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
-@pytest.fixture(scope="session")
-def golden_network() -> Callable[..., FBNetV3]:
-    """Returns a function: a table to a network in evaluation mode with deterministic weights.
+def golden_weights(arch: Arch, **kwargs: Any) -> FBNetV3:
+    """Returns a table's network in evaluation mode with deterministic weights.
 
     They are drawn by the golden data's rule from our own names, so that logits are well spread and
     every batch-norm does something.
     """
     rule = module_of_file(RULE)
+    model = build(arch, device="meta", **kwargs)
+    state = {
+        name: torch.from_numpy(rule.golden_tensor(name, tensor.shape))
+        for name, tensor in model.state_dict().items()
+    }
+    model.load_state_dict(state, assign=True)
+    return model.eval()
 
-    def make(arch: Arch, **kwargs: Any) -> FBNetV3:
-        model = build(arch, device="meta", **kwargs)
-        state = {
-            name: torch.from_numpy(rule.golden_tensor(name, tensor.shape))
-            for name, tensor in model.state_dict().items()
-        }
-        model.load_state_dict(state, assign=True)
-        return model.eval()
 
-    return make
+@pytest.fixture(scope="session")
+def golden_network() -> Callable[..., FBNetV3]:
+    """Returns `golden_weights`."""
+    return golden_weights
 
 
 @pytest.fixture(scope="session")

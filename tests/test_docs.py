@@ -32,14 +32,15 @@ TUTORIALS = sorted((DOCS / "tutorials").glob("*.md"))
 README = ROOT / "README.md"
 # Beside the tests of a wheel there is no folder `search/`.
 OTHERS = [README, *ROOT.glob("search/README.md"), ROOT / "benchmarks" / "data" / "README.md"]
-RUN = [*TUTORIALS, README]
+START = sorted((DOCS / "start").glob("*.md"))
+RUN = [*TUTORIALS, *START, README]
 SITE: dict[str, Any] = tomllib.loads((ROOT / "zensical.toml").read_text())["project"]
 REFERENCE = "\n".join(page.read_text() for page in sorted((DOCS / "reference").glob("*.md")))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", RUN, ids=lambda page: f"{page.parent.name}/{page.stem}")
 def test_a_page_does_what_it_shows(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

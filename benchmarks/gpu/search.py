@@ -34,12 +34,13 @@ from fbnetv3.arch.counts import count
 from fbnetv3.models.model import build
 from fbnetv3.search.data.image_set import ImageSet
 from fbnetv3.search.data.splitting import hold_out
-from fbnetv3.search.training.batches import default_preprocess, derive_seed
+from fbnetv3.search.training.batches import default_preprocess
 from fbnetv3.search.training.config import Hardware, TrainConfig
 from fbnetv3.search.training.logbook import EpochLog
 from fbnetv3.search.training.loop import Loop
 from fbnetv3.search.training.recipe import SCHEMA, Recipe
 from fbnetv3.search.training.scoring import score
+from fbnetv3.search.training.seeds import derive_seed
 
 from .cifar10 import open_cifar10
 

@@ -10,6 +10,8 @@ import numpy.typing as npt
 
 from fbnetv3.search.predictors.gp import GpPredictor
 
+from .fidelity_peers import curve_gp, pbt
+from .library_peers import ask, optuna_single, smac
 from .nars_on_table import Nars, early, within
 from .table_task import POOL, Method, SpentError, Task, run
 
@@ -66,19 +68,6 @@ def local(task: Task) -> None:
                     break
 
 
-def _ask(task: Task, trial: Any) -> int:
-    """Returns the candidate of an Optuna trial, the nearest one where the table is a sample."""
-    space = task.table.space
-    row = np.zeros(len(space.genes), np.int16)
-    for column, gene in enumerate(space.genes):
-        if gene.kind == "choice":
-            row[column] = trial.suggest_categorical(gene.name, list(range(len(gene.values))))
-        else:
-            row[column] = trial.suggest_int(gene.name, 0, len(gene.values) - 1)
-    place = int(task.table.find(row[None])[0])
-    return place if place >= 0 else int((task.rows != row).sum(1).argmin())
-
-
 def _study(task: Task, sampler: str, directions: list[Any]) -> Any:
     import optuna
 
@@ -99,7 +88,7 @@ def tpe(task: Task, *, free: bool) -> None:
     worst = float(np.nanmin(task.drawn))
     for _ in range(40 * task.budget):
         trial = study.ask()
-        index = _ask(task, trial)
+        index = ask(task, trial)
         bounds = {name: value[[index]] for name, value in task.table.known.items()}
         trial.set_constraint("limit", float(task.limits[0].violation(bounds)[0]))
         if not free or (task.feasible[index] and index not in task.known):
@@ -130,7 +119,7 @@ def halving(task: Task, *, pruner: str) -> None:
     study = optuna.create_study(direction="maximize", sampler=sampler, pruner=made)
     for _ in range(40 * task.budget):
         trial = study.ask()
-        index = _ask(task, trial)
+        index = ask(task, trial)
         if not task.feasible[index]:
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
             continue
@@ -153,7 +142,7 @@ def optuna_many(task: Task, *, sampler: str) -> None:
     name = next(iter(task.limits[0].bounds))
     while True:
         trial = study.ask()
-        index = _ask(task, trial)
+        index = ask(task, trial)
         study.tell(trial, [task.train(index), float(task.table.known[name][index])])
 
 
@@ -208,6 +197,10 @@ METHODS: Mapping[str, Method] = {
     "local": local,
     "tpe": lambda task: tpe(task, free=False),
     "tpe_free": lambda task: tpe(task, free=True),
+    "optuna_tpe_multivariate": lambda task: optuna_single(task, sampler="tpe"),
+    "optuna_gp": lambda task: optuna_single(task, sampler="gp"),
+    "smac": smac,
+    "gp_ei_1": lambda task: gp_ei(task, batch=1),
     "gp_ei_8": lambda task: gp_ei(task, batch=8),
     "gp_ei_48": lambda task: gp_ei(task, batch=48),
     "nars": Nars(),
@@ -227,15 +220,17 @@ METHODS: Mapping[str, Method] = {
     "arch_then_recipe": within(("arch", "recipe")),
     "asha": lambda task: halving(task, pruner="asha"),
     "hyperband": lambda task: halving(task, pruner="hyperband"),
+    "pbt": pbt,
+    "curve_gp": curve_gp,
     "nars_early": early,
     "nars_confirmed": confirmed(Nars()),
     "evolution_confirmed": confirmed(evolution),
     "gp_ei_48_confirmed": confirmed(lambda task: gp_ei(task, batch=48)),
 }
 # These plan for their budget, so that each budget is a run of its own.
-PLANNED = ("nars_early", "nars_confirmed", "evolution_confirmed", "gp_ei_48_confirmed")
+PLANNED = ("pbt", "nars_early", "nars_confirmed", "evolution_confirmed", "gp_ei_48_confirmed")
 # For tables with curves, with recipe genes, and with several seeds of each candidate.
-CURVES = ("asha", "hyperband", "nars_early")
+CURVES = ("asha", "hyperband", "pbt", "curve_gp", "nars_early")
 JOINT = ("arch_only", "recipe_only", "arch_then_recipe")
 SEEDS = tuple(name for name in METHODS if name.endswith("_confirmed"))
 MANY: Mapping[str, Method] = {

@@ -1,6 +1,7 @@
 """How the search's machinery holds out: kills, 100,000 trials, 1,000 workers.
 
     python -m benchmarks.search.scale kills --out benchmarks/results/search/kill9.json
+    python -m benchmarks.search.scale kills --plan rungs --out .../search/kill9_rungs.json
     python -m benchmarks.search.scale nodes --out benchmarks/results/search/ray_nodes.json
     python -m benchmarks.search.scale store --out benchmarks/results/search/store.json
     python -m benchmarks.search.scale workers --out benchmarks/results/search/workers.json
@@ -45,17 +46,19 @@ def kills(args: argparse.Namespace) -> dict[str, Any]:
     sys.path.insert(0, str(TOYS))
     from killing import undergo  # type: ignore[import-not-found]  # not on mypy's path
 
+    how = {"sleep_s": args.sleep, "plan": args.plan}
     with tempfile.TemporaryDirectory() as folder:
-        plain = undergo(Path(folder) / "plain", kills=0, seed=0, sleep_s=args.sleep)
-        killed = undergo(Path(folder) / "killed", kills=args.kills, seed=1, sleep_s=args.sleep)
+        plain = undergo(Path(folder) / "plain", kills=0, seed=0, **how)
+        killed = undergo(Path(folder) / "killed", kills=args.kills, seed=1, **how)
     trials = len(plain.summary["trials"])
     return {
+        "plan": args.plan,
         "coordinator_kills": killed.coordinator_kills,
         "worker_kills": killed.worker_kills,
         "starts": killed.starts,
         "identical_trials_order_and_answer": killed.summary == plain.summary,
         "trials": trials,
-        "labels_lost": sum(t[-2] != "done" for t in killed.summary["trials"]),
+        "labels_lost": sum(t[7] != "done" for t in killed.summary["trials"]),
         "attempts_beyond_the_first": killed.attempts - trials,
         "attempts_at_finished_trials": killed.needless,
         "seconds": round(killed.seconds, 1),
@@ -251,6 +254,9 @@ def main() -> None:
     parser.add_argument("what", choices=["kills", "nodes", "store", "workers"])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument(
+        "--plan", default="paper", choices=["paper", "rungs"], help="rungs: two rungs and a prior"
+    )
     parser.add_argument("--sleep", type=float, default=0.15, help="seconds of an epoch")
     parser.add_argument("--trials", type=int, default=100_000)
     parser.add_argument("--predictor", default="mlp_ensemble")

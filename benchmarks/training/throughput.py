@@ -89,14 +89,21 @@ class _Pictures(Dataset[tuple[Any, int]]):
         return self.transform(image.convert("RGB")), int(self.images.labels[index])
 
 
-def ours(arch: Arch, images: ImageSet, recipe: Recipe, hardware: Hardware) -> _Side:
+def ours(
+    arch: Arch,
+    images: ImageSet,
+    recipe: Recipe,
+    hardware: Hardware,
+    *,
+    workers: int = NUM_WORKERS,
+) -> _Side:
     """Returns our loop."""
     torch.manual_seed(0)
     run = TrainConfig(
         recipe=recipe,
         preprocess=default_preprocess(images, arch.resolution),
         hardware=hardware,
-        workers=NUM_WORKERS,
+        workers=workers,
     )
     loop = Loop(build(arch, num_classes=len(images.classes)), images, images, run, None)
     loop.model.train()

@@ -6,6 +6,8 @@ import importlib
 
 # Library -> the arguments of `pip install`; extras pin versions that are known to work.
 INSTALLS = {
+    "ai_edge_litert": '"fbnetv3-zoo[litert]"',
+    "ai_edge_quantizer": '"fbnetv3-zoo[litert]"',
     "coremltools": '"fbnetv3-zoo[coreml]"',
     "detectron2": 'cloudpickle hydra-core iopath omegaconf pycocotools "setuptools<82", then put a '
     "checkout of its repository, which has no release, on PYTHONPATH",
@@ -16,6 +18,7 @@ INSTALLS = {
     "onnxruntime": "onnxruntime",
     "openvino": '"fbnetv3-zoo[openvino]"',
     "optuna": '"fbnetv3-zoo[optuna]"',
+    "pandas": "pandas",
     "pyarrow": "pyarrow",
     "pycocotools": '"fbnetv3-zoo[detection]"',
     "ray": '"fbnetv3-zoo[ray]"',

@@ -32,6 +32,7 @@ _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _LEGACY_PROTOCOL = 1001
 
 _NUM_LISTED = 8
+_COUNTER = "num_batches_tracked"
 # Tied weights are stored once under several names; more copies than this are an attack.
 _MAX_COPIES = 4
 
@@ -81,8 +82,9 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Taken]:
         reason = one_line(str(error) or type(error).__name__)
         raise ValueError(
             f"cannot read checkpoint {path} ({len(content)} bytes): {reason}. Expected a "
-            "safetensors file or a torch checkpoint that maps names to tensors; delete the file "
-            "and download it again, or give another one"
+            "safetensors file or a torch checkpoint that maps names to tensors; a model that was "
+            "pickled whole is not executed: save its state_dict(). If the file is damaged, "
+            "download it again"
         ) from error
 
 
@@ -176,7 +178,8 @@ def load_strict(
 
     Args:
         model: the model to load into; with `assign` it may be on the meta device.
-        tensors: exactly one per parameter and persistent buffer.
+        tensors: exactly one per parameter and persistent buffer; counters of batches, which old
+            checkpoints lack and nothing here depends on, are 0 if they are missing.
         assign: use the tensors themselves as parameters instead of copying their values.
         source: where the tensors come from, for error messages.
 
@@ -184,6 +187,19 @@ def load_strict(
         ValueError: names or shapes differ; the message lists them.
     """
     own = model.state_dict()
+    means = {
+        name: tensors.get(name.removesuffix(_COUNTER) + "running_mean")
+        for name in own
+        if name.endswith(_COUNTER) and name not in tensors
+    }
+    tensors = {
+        **tensors,
+        **{
+            name: torch.zeros((), dtype=torch.int64, device=mean.device)
+            for name, mean in means.items()
+            if mean is not None
+        },
+    }
     findings = [
         _listing("missing", [name for name in own if name not in tensors]),
         _listing("unexpected", [name for name in tensors if name not in own]),
@@ -203,7 +219,7 @@ def load_strict(
             + f". Expected exactly the model's {len(own)} entries; check that the architecture, "
             "the number of classes and the checkpoint layout belong together"
         )
-    model.load_state_dict(dict(tensors), strict=True, assign=assign)
+    model.load_state_dict(tensors, strict=True, assign=assign)
 
 
 def _listing(heading: str, items: list[str]) -> str:

@@ -42,12 +42,23 @@ ENTRIES = (
     Entry("state_dict_ema", True, "timm"),
     Entry("model_ema_state_dict", True, "training loops"),
     Entry("ema_state_dict", True, "training loops"),
+    Entry("ema", True, "training loops"),
+    Entry("ema_model", True, "training loops"),
+    Entry("averaged_model", True, "training loops"),
+    Entry("swa_model", True, "PyTorch's averaging"),
+    Entry("params_ema", True, "BasicSR"),
     Entry("state_dict", False, "timm, Lightning, MMEngine"),
     Entry("model_state_dict", False, "PyTorch's tutorials"),
     Entry("model_state", False, "training loops"),
     Entry("model", False, "torchvision's references, fastai, Ignite"),
     Entry("module", False, "DeepSpeed"),
     Entry("net", False, "training loops"),
+    Entry("network", False, "training loops"),
+    Entry("weights", False, "training loops"),
+    Entry("model_weights", False, "training loops"),
+    Entry("model_dict", False, "training loops"),
+    Entry("best_state_dict", False, "training loops"),
+    Entry("params", False, "BasicSR"),
     Entry("state", False, "Composer"),
 )
 # Components that wrappers put before or between the names of layers.
@@ -71,6 +82,8 @@ _HOLDERS = {
 }
 # Tensors of wrappers and profilers, no part of the model.
 _BOOKKEEPING = frozenset({"n_averaged", "total_ops", "total_params"})
+# In our layout and timm's, and in the official one.
+_CLASSIFIERS = ("classifier.weight", "head.conv.weight")
 # Composer nests one deep; more is no checkpoint.
 _MAX_DEPTH = 3
 
@@ -146,7 +159,7 @@ def _find_entry(found: object) -> tuple[object, Taken]:
         # One that has weights; else the first one, for the error message.
         first = next((e for e in there if _has_weights(found[e.key])), there[0])
         path.append(first.key)
-        averaged = first.averaged
+        averaged = averaged or first.averaged
         passed_over = tuple(e.key for e in there if e is not first and _is_weights(found[e.key]))
         found = found[first.key]
     return found, Taken(".".join(path), averaged, passed_over)
@@ -157,8 +170,8 @@ def plain_names(
 ) -> tuple[dict[str, _Value], Taken]:
     """Returns tensors under the model's own names, and `taken` with what was removed.
 
-    The prefix of the stem's weight is the model's, and tensors without it are left out. Without
-    such a stem the prefix is the one that all names share.
+    The prefix of the stem's weight is the model's, whatever it is if there is one only, and tensors
+    without it are left out. Without such a stem the prefix is the one that all names share.
 
     Args:
         named: name -> tensor.
@@ -209,20 +222,30 @@ def _unwrapped(name: str) -> str:
 
 
 def _is_averaged(prefix: str) -> bool:
-    return any(_HOLDERS[part] for part in prefix.split(".")[:-1])
+    return any(_HOLDERS.get(part, False) for part in prefix.split(".")[:-1])
 
 
 def _stem_prefix(named: Collection[str]) -> str | None:
-    """Returns the prefix of a stem's weight, EMA weights first; None if there is none."""
-    prefixes = [
-        name.removesuffix(stem)
-        for stem in STEM_WEIGHTS
-        for name in named
-        if name.endswith(stem)
-        and all(p in _HOLDERS for p in name.removesuffix(stem).split(".")[:-1])
-    ]
-    whole = [prefix for prefix in prefixes if prefix == "" or prefix.endswith(".")]
-    return min(whole, key=lambda prefix: (not _is_averaged(prefix), len(prefix)), default=None)
+    """Returns the prefix of a stem's weight, EMA weights first; None if there is none.
+
+    Raises:
+        ValueError: there are several, under names that do not tell which is meant.
+    """
+    prefixes = {
+        name.removesuffix(stem) for stem in STEM_WEIGHTS for name in named if name.endswith(stem)
+    }
+    whole = {prefix for prefix in prefixes if prefix == "" or prefix.endswith(".")}
+    # One layout's stem ends like another's: "backbone.stages..." is no "stages..." in a backbone.
+    known = [p for p in whole if all(part in _HOLDERS for part in p.split(".")[:-1])]
+    if known:
+        return min(known, key=lambda prefix: (not _is_averaged(prefix), len(prefix)))
+    # Under a name that is not in the table, only a whole network counts: with its classifier.
+    whole = {p for p in whole if any(f"{p}{name}" in named for name in _CLASSIFIERS)}
+    if len(whole) > 1:
+        raise ValueError(
+            f"it holds several networks, {', '.join(sorted(whole))}; save the one that is meant"
+        )
+    return next(iter(whole), None)
 
 
 def _shared_prefix(named: Collection[str]) -> str:

@@ -31,6 +31,13 @@ def networks(incomplete: str) -> list[str]:
     return sorted(models(incomplete) + weights(incomplete))
 
 
+def published(incomplete: str) -> list[str]:
+    """Returns the networks that `find` compares, without tags."""
+    from fbnetv3.hub.published import published as rows
+
+    return _beginning(sorted({row.model for row in rows()}), incomplete)
+
+
 def licenses(incomplete: str) -> list[str]:
     """Returns what `--license` takes."""
     from fbnetv3.hub.weights import WEIGHTS

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # More images than this say little more about agreement and take minutes.
 _MAX_CALIBRATION = 300
+# A classifier of so many has several gigabytes.
+_MAX_CLASSES = 1_000_000
 # Said where the comparison of logits does not depend on all weights.
 _EVIDENCE = {
     "scaled copy": "the logits do not depend on all weights, so that the export was also checked "
@@ -101,7 +103,8 @@ def export(
 
     Writes OUTPUT (and the .bin beside an .xml) once its answers have been compared with the
     model's; what differs is not written. The file carries its table, labels, preprocessing and
-    licence. OpenVINO and ExecuTorch are optional parts; a .pt2 file is compiled for this machine
+    licence. OpenVINO, LiteRT and ExecuTorch are optional parts; a .tflite file is written in an
+    environment of its own, by a command that is printed; a .pt2 file is compiled for this machine
     and needs a C++ compiler. --triton writes an ONNX file with a configuration for a server that
     makes batches of requests.
 
@@ -129,7 +132,7 @@ def export(
             "--check-target": runtime.written_from == "model" and check_target,
         },
     )
-    need(runtime.library)  # before a model is made
+    runtime.need_writer()  # before a model is made
     from fbnetv3.deploy.describe import preprocess_for
     from fbnetv3.deploy.export import MIN_OPSET, to_onnx
 
@@ -242,8 +245,10 @@ def quantize(
     file: Annotated[
         Path,
         typer.Argument(
-            help="An fp32 file written by `fbnetv3 export`.",
-            autocompletion=completion.files(ONNX.suffix),
+            help="An fp32 file written by `fbnetv3 export`: .onnx, or .tflite for LiteRT.",
+            autocompletion=completion.files(
+                *dict.fromkeys(one.quantized_from.suffix for one in _QUANTIZING)
+            ),
         ),
     ],
     calib: Annotated[
@@ -255,7 +260,7 @@ def quantize(
             "--output",
             "-o",
             help="Output file; its extension selects the runtime: "
-            + " or ".join(f"{one.suffix} ({one.name})" for one in _QUANTIZING)
+            + ", ".join(f"{one.suffix} ({one.name})" for one in _QUANTIZING)
             + ".",
             autocompletion=completion.endings(*(one.suffix for one in _QUANTIZING)),
         ),
@@ -299,6 +304,7 @@ def quantize(
         fbnetv3 quantize nano.onnx --calib photos --evaluate photos \
             -o int8.xml --max-drop 1
     """
+    from fbnetv3.deploy.quantize import open_source
     from fbnetv3.deploy.quantize import quantize as quantized
     from fbnetv3.images.classes import labelled_images
     from fbnetv3.measure.int8_speed import compare_speed
@@ -306,7 +312,7 @@ def quantize(
     by_extension = {one.suffix: one.name for one in _QUANTIZING}
     chosen = quantizing(runtime or by_extension.get(output.suffix, ONNX.name))
     need(str(chosen.quantizer))
-    opened = ONNX.load(file, threads=1)
+    opened = open_source(file, chosen, threads=1)
     names, several = opened.class_names, opened.artefact.multi_label
     images = labelled_images(calib, names, part="train", multi_label=several)
     held_out = labelled_images(evaluate, names, multi_label=several) if evaluate else None
@@ -359,8 +365,10 @@ def created(
 
     Of a bare name it says first which weights these are.
     """
-    if num_classes is not None and num_classes < 1:
-        raise ValueError(f"num_classes is {num_classes}; expected a whole number from 1")
+    if num_classes is not None and not 1 <= num_classes <= _MAX_CLASSES:
+        raise ValueError(
+            f"num_classes is {num_classes}; expected a whole number from 1 to {_MAX_CLASSES}"
+        )
     from fbnetv3.hub.create import create
     from fbnetv3.hub.license_policy import terms
     from fbnetv3.hub.pretrained_cfg import weights_of

@@ -152,7 +152,8 @@ def predict(
                 f"{one['class']} {100 * one['score']:.0f} % {one['box']}"
                 for one in record["objects"]
             ]
-            print(escaped(f"{path}: {'; '.join(objects) or 'nothing'}"))
+            nothing = f"no box with a score of at least {100 * threshold:.0f} % (--threshold)"
+            print(escaped(f"{path}: {'; '.join(objects) or nothing}"))
     if out is not None:
         write_records(out, model, records)
     if json:

@@ -169,7 +169,9 @@ def _code_of(error: Exception) -> int | None:
         return FAILED
     if isinstance(error, ImportError):
         return MISSING
-    if isinstance(error, ValueError | _WRONG_PATH) or _wrong_choice(error):
+    if isinstance(error, ValueError | _WRONG_PATH):
+        return USAGE
+    if _missing(error) or _wrong_choice(error):
         return USAGE
     out_of_memory = isinstance(error, RuntimeError) and "memory" in str(error)
     return FAILED if isinstance(error, OSError | MemoryError) or out_of_memory else None
@@ -177,7 +179,7 @@ def _code_of(error: Exception) -> int | None:
 
 def _line_of(error: Exception) -> str:
     """Returns what an error says, on one line."""
-    text = _wrong_choice(error) or str(error)
+    text = _missing(error) or _wrong_choice(error) or str(error)
     if isinstance(error, OSError) and error.strerror and error.filename:
         text = f"cannot use {error.filename}: {error.strerror}"
     elif isinstance(error, ModuleNotFoundError) and "pip install" not in text:
@@ -186,6 +188,17 @@ def _line_of(error: Exception) -> str:
         # A process that decodes images failed: torch puts its whole traceback into the message.
         text = text.strip().splitlines()[-1].partition(": ")[2]
     return escaped(" ".join(text.split())) or type(error).__name__
+
+
+def _missing(error: Exception) -> str:
+    """Returns the message for an option or argument that must be given; "" for other errors."""
+    if not isinstance(error, typer.BadParameter) or error.param is None or error.message:
+        return ""
+    parameter: Any = error.param
+    is_option = parameter.param_type_name == "option"
+    name = parameter.opts[0] if is_option else str(parameter.name).upper()
+    where = f"; see `{error.ctx.command_path} -h`" if error.ctx is not None else ""
+    return f"{name} is missing: {str(parameter.help).rstrip('.')}{where}"
 
 
 def _wrong_choice(error: Exception) -> str:
@@ -251,7 +264,8 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title:
     # Printed by us, since rich ends the program by itself where nobody reads.
     with console.capture() as printed:
         console.print(table)
-    print(printed.get(), end="")
+    # Without the blanks behind them, which a narrow terminal would break into empty lines.
+    print("\n".join(line.rstrip() for line in printed.get().splitlines()))
 
 
 def _cell(cell: object) -> str:

@@ -165,7 +165,11 @@ def _decision(rows: Sequence[Row]) -> Literal["best", "tie", "too noisy"]:
 
 
 def _way(row: Row) -> str:
-    where = f"with {row.threads} threads" if row.device == "cpu" else f"on {row.device}"
+    where = (
+        f"with {row.threads} {'thread' if row.threads == 1 else 'threads'}"
+        if row.device == "cpu"
+        else f"on {row.device}"
+    )
     return f"{row.model} by {row.backend} {where}, batch {row.batch}"
 
 

@@ -127,9 +127,15 @@ class Artefact:
         schema = metadata.get(PREFIX + "schema")
         if schema != SCHEMA:
             found = f"schema {shown(schema)}" if schema else "no fbnetv3 metadata"
+            cure = "export it with `fbnetv3 export`"
+            if not schema:
+                cure += (
+                    ', or give fbnetv3.Classifier its preprocessing and class names: see "Files of '
+                    'other tools" in docs/tutorials/deploy.md'
+                )
             raise ValueError(
                 f"{source} was not exported by this version of fbnetv3 ({found}, expected "
-                f"{SCHEMA!r}); export it with `fbnetv3 export`"
+                f"{SCHEMA!r}); {cure}"
             )
         try:
             texts = {k.removeprefix(PREFIX): v for k, v in metadata.items() if k.startswith(PREFIX)}

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fbnetv3._internal.processors import available_cpus
 from fbnetv3.hub.license_policy import check_terms
 from fbnetv3.hub.pretrained_cfg import (
     class_names_of,
@@ -207,7 +208,7 @@ class Classifier:
         self.backend = model
         self.batch_size = batch_size
         self.top_k = top_k
-        self.num_workers = num_workers or min(_MAX_WORKERS, os.cpu_count() or 1)
+        self.num_workers = num_workers or min(_MAX_WORKERS, available_cpus())
 
     # Any: whether a path is a folder is known only at run time.
     def __call__(self, inputs: ImageSource | Iterable[ImageSource]) -> Any:

@@ -23,6 +23,9 @@ from fbnetv3.models.model import FBNetV3
 
 from .artefact import MULTI_LABEL, SINGLE_LABEL, Artefact
 
+# Of a file that takes one size only; many more need more memory than machines have.
+_MAX_BATCH_SIZE = 4096
+
 
 def describe(
     model: FBNetV3,
@@ -48,14 +51,18 @@ def describe(
         license: SPDX name of the licence of your own weights; default: that of the model's.
 
     Raises:
-        ValueError: the batch size is not positive, or the number of `class_names` is not that of
+        ValueError: the batch size is out of range, or the number of `class_names` is not that of
             the model's classes.
     """
     import onnx
     import onnxscript
 
-    if isinstance(batch_size, bool) or (batch_size is not None and batch_size < 1):
-        raise ValueError(f"batch_size is {batch_size!r}; expected a whole number from 1")
+    if batch_size is not None and (
+        isinstance(batch_size, bool) or not 1 <= batch_size <= _MAX_BATCH_SIZE
+    ):
+        raise ValueError(
+            f"batch_size is {batch_size!r}; expected a whole number from 1 to {_MAX_BATCH_SIZE}"
+        )
     weights, thresholds = weights_of(model), thresholds_of(model)
     if class_names is None:
         class_names = class_names_of(model)

@@ -1,6 +1,7 @@
 """Quantizes an exported file to int8 and measures agreement, accuracy and size.
 
-Each runtime quantizes in its own way on the user's images: onnxruntime by `qdq`, OpenVINO by NNCF.
+Each runtime quantizes in its own way on the user's images: onnxruntime by `qdq`, OpenVINO by NNCF,
+LiteRT by its own quantizer.
 A file over the accuracy budget is not written. This file needs neither torch nor a data set.
 """
 
@@ -63,7 +64,7 @@ class Quantized:
 
 
 def quantize(
-    onnx_path: str | Path,
+    source: str | Path,
     path: str | Path,
     calibration: Sequence[ImageSource],
     *,
@@ -77,19 +78,19 @@ def quantize(
     """Quantizes an exported fp32 file to int8 and measures its quality.
 
     Args:
-        onnx_path: a file that `fbnetv3 export` wrote.
-        path: the file to write: `.onnx`, or `.xml` for OpenVINO.
+        source: a file that `fbnetv3 export` wrote: ONNX, or `.tflite` for LiteRT.
+        path: the file to write: `.onnx`, `.xml` for OpenVINO, or `.tflite` for LiteRT.
         calibration: a few hundred images like those of later use. They are read one batch at a time
             and not kept (except for OpenVINO, whose tool needs them all).
         evaluation: images to evaluate the result on; default: every fourth of `calibration`, which
             is then not used for calibration.
         labels: the class of each image of `evaluation`; of a multi-label file its classes.
-        runtime: the runtime for the file, "onnxruntime" or "openvino".
+        runtime: the runtime for the file, "onnxruntime", "openvino" or "litert".
         method: one of `calibration.METHODS`, for onnxruntime; default: the one that agrees best.
         max_drop_pct: maximum loss of top-1 accuracy or mAP (without labels: of agreement) on
             `evaluation`, in points. If int8 exceeds it, onnxruntime keeps layers in float, the most
             sensitive first, and OpenVINO uses 7-bit weights, whose sums do not saturate without
-            VNNI.
+            VNNI. For LiteRT only the weights become int8 then.
         sensitivity: quantize each layer alone for the report; one inference pass per layer.
 
     Raises:
@@ -99,15 +100,15 @@ def quantize(
         ImportError: the runtime is not installed.
     """
     path = Path(path)
-    float_model = ONNX.load(onnx_path)
+    chosen = quantizing(runtime)
+    float_model = open_source(source, chosen)
     _check_labels(float_model, labels)
     calibration, evaluation = _split(calibration, evaluation, labels)
-    chosen = quantizing(runtime)
     _check_arguments(float_model, chosen, max_drop_pct, path)
     evaluator = Evaluator(float_model, Reader(float_model.preprocess), evaluation, labels)
     evaluator.check_answers()
     result = chosen.file.quantize(
-        Path(onnx_path),
+        Path(source),
         path,
         calibration,
         evaluator,
@@ -152,6 +153,28 @@ def _split(
         return calibration, calibration
     kept = [image for index, image in enumerate(calibration) if index % 4]
     return kept, list(calibration[::4])
+
+
+def open_source(
+    source: str | Path, runtime: Runtime, *, threads: int | None = None
+) -> ExportedBackend:
+    """Opens a file to quantize.
+
+    Args:
+        source: the file.
+        runtime: the runtime for the int8 file.
+        threads: number of inference threads; default: the runtime's.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is of another format than the runtime quantizes, or damaged.
+    """
+    expected = runtime.quantized_from
+    if Path(source).suffix != expected.suffix:
+        raise ValueError(
+            f"the file to quantize is {source}; for {runtime.name} give a {expected.suffix} file"
+        )
+    return expected.load(source, threads=threads)
 
 
 def _check_labels(float_model: ExportedBackend, labels: Labels | None) -> None:

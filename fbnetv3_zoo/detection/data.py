@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from fbnetv3.integrations.coco_folder import CocoFolder, Target
 from fbnetv3.integrations.coco_records import Annotated
 from fbnetv3.integrations.detection_layouts import find_annotations, read_annotations
-from fbnetv3.search.training.batches import derive_seed
+from fbnetv3.search.training.seeds import derive_seed
 
 AUGMENTATIONS = ("none", "flip", "crop")
 

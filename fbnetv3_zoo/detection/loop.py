@@ -22,9 +22,9 @@ from fbnetv3._internal.files import write_atomically
 from fbnetv3.integrations.coco_folder import CocoFolder, Target
 from fbnetv3.search.training import checkpointing
 from fbnetv3.search.training.average import AveragedWeights, averaging_weight
-from fbnetv3.search.training.batches import derive_seed, seed_all
 from fbnetv3.search.training.optimizers import load_optimizer, optimizer_tensors, set_lr
 from fbnetv3.search.training.parallel import current_world, summed
+from fbnetv3.search.training.seeds import derive_seed, seed_all
 from fbnetv3.search.training.stopping import Stopped, StopRequest
 
 from .data import Augmented

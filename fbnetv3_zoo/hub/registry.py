@@ -196,14 +196,25 @@ def unknown_model(name: str) -> ValueError:
     known = [*_archs(), *WEIGHTS]
     plain = name.lower().replace("-", "_")
     full = f"fbnetv3_{plain}"  # `plain` may be the letter only
-    near = [full] if full in known else difflib.get_close_matches(plain, known, n=1, cutoff=0.4)
+    near = [full] if full in known else difflib.get_close_matches(plain, known, n=1, cutoff=0.6)
     hint = f"; did you mean {near[0]!r}?" if near else "."
     tags = [weights.tag for weights in WEIGHTS.values() if name.startswith(weights.model + ".")]
     if tags:
         hint = f"; its tags are {', '.join(tags)}."
+    if (files := _files_like(name)) and not tags:
+        hint = f"; did you mean the file {files[0]}?"
     if Path(name).is_file():
         hint = ", a file; if it is an exported file: `fbnetv3 latency` and `classify` take it."
     return ValueError(f"unknown model {name!r}{hint} See `fbnetv3 list` or fbnetv3.list_models()")
+
+
+def _files_like(name: str) -> list[str]:
+    """Returns files whose names are nearly that of a path with a suffix."""
+    path = Path(name)
+    if not path.suffix or not path.parent.is_dir():
+        return []
+    names = [entry.name for entry in path.parent.iterdir()]
+    return [str(path.with_name(n)) for n in difflib.get_close_matches(path.name, names, 1, 0.8)]
 
 
 def _archs() -> dict[str, Arch]:

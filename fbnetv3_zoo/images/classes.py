@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,7 @@ def match_classes(
     """
     if not folders:
         return None
-    outputs = _by_name(folders, known or ())
+    outputs = outputs_by_name(folders, known or ())
     missing = [name for name, output in zip(folders, outputs, strict=True) if output is None]
     total = num_classes if known is None else len(known)
     numbered = all(name.isdecimal() for name in folders)
@@ -163,7 +164,13 @@ def _listed_images(
     )
 
 
-def _by_name(folders: Sequence[str], known: Sequence[Sequence[str]]) -> list[int | None]:
+def outputs_by_name(folders: Sequence[str], known: Sequence[Sequence[str]]) -> list[int | None]:
+    """Returns the output that each folder names, compared as in `match_classes`; None of no one.
+
+    Args:
+        folders: names of folders.
+        known: the names of each output.
+    """
     exact: dict[str, int] = {}
     plain: dict[str, set[int]] = {}
     for output, names in enumerate(known):
@@ -178,5 +185,6 @@ def _by_name(folders: Sequence[str], known: Sequence[Sequence[str]]) -> list[int
 
 
 def _plain(name: str) -> str:
-    plain = name.strip().lower().replace("_", " ").replace("-", " ")
+    # A Mac writes accents as characters of their own.
+    plain = unicodedata.normalize("NFC", name).strip().lower().replace("_", " ").replace("-", " ")
     return str(int(plain)) if plain.isdecimal() else plain

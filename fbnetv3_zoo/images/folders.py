@@ -17,6 +17,7 @@ This file opens no image and does not depend on models.
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -31,19 +32,26 @@ SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm"}
     | {".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"}
 )
-# The usual names of the two parts, the likelier first; compared without case and without "_- .".
+# The usual names of the two parts, the likelier first; compared without case, without "_- ." and
+# without the words below: `Training_Set`, `seg_train`, `val images`.
 PART_NAMES: Mapping[Part, tuple[str, ...]] = {
-    "train": ("train", "training", "trainset", "trainingset"),
+    "train": ("train", "training", "trainset", "trainingset", "trainval"),
     "val": (
         *("val", "valid", "validation", "valset", "validset", "validationset", "dev"),
         *("test", "testing", "testset", "testingset", "eval"),
     ),
 }
+_BESIDE_PARTS = frozenset(
+    {"data", "dataset", "folder", "image", "images", "img", "imgs", "part", "photos", "pictures"}
+    | {"samples", "seg", "set", "split"}
+)
 _SYSTEM_FILES = frozenset(
     {"__macosx", "@eadir", "thumbs.db", "desktop.ini", "$recycle.bin", "lost+found"}
     | {"system volume information"}
 )
 _NUM_LISTED = 5
+# A readme or a license beside photos is not worth a remark.
+_TEXTS = frozenset({".md", ".txt"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,10 +69,11 @@ class Found:
     @property
     def notes(self) -> tuple[str, ...]:
         """Remarks for the user, a sentence each."""
-        num = sum(self.others.values())
+        told = Counter({k: n for k, n in self.others.items() if k not in _TEXTS})
+        num = sum(told.values())
         if not num:
             return ()
-        kinds = ", ".join(f"{one_line(k)} {n}" for k, n in self.others.most_common(_NUM_LISTED))
+        kinds = ", ".join(f"{one_line(k)} {n}" for k, n in told.most_common(_NUM_LISTED))
         return (f"{num} file(s) do not have an image's extension and were skipped: {kinds}",)
 
 
@@ -172,7 +181,7 @@ def open_data_folder(folder: Path) -> DataFolder:
     _check_folder(folder)
     root = _unwrapped(folder)
     children = [Path(entry.path) for entry in _entries(root) if _is_folder(entry)]
-    named = {child: part for child in children if (part := _part_of(child.name))}
+    named = {child: part for child in children if (part := part_of(child.name))}
     parts = {child: part for child, part in named.items() if _holds(child, _is_folder)}
     classes = [child for child in children if child not in named]
     if named and not parts and not classes:
@@ -193,7 +202,16 @@ def open_data_folder(folder: Path) -> DataFolder:
     if beside or flat:
         names = ", ".join((flat + beside)[:_NUM_LISTED])
         notes.append(f"folders of {root} beside its train and val folders were skipped: {names}")
-    return DataFolder(root=root, parts=_chosen(parts), notes=tuple(notes))
+    inner = {part: _unwrapped(child, is_part=True) for part, child in _chosen(parts).items()}
+    outer = {part: child for part, child in _chosen(parts).items() if child != inner[part]}
+    notes += [f"{child} only wraps {inner[part]}, which was used" for part, child in outer.items()]
+    return DataFolder(root=root, parts=inner, notes=tuple(notes))
+
+
+def part_of(name: str) -> Part | None:
+    """Returns the part of a data set that a folder's name usually stands for."""
+    word = _part_word(name)
+    return next((part for part, names in PART_NAMES.items() if word in names), None)
 
 
 def class_names_in(folder: Path) -> tuple[str, ...]:
@@ -249,6 +267,12 @@ def read_class_folders(folder: Path, classes: tuple[str, ...] | None = None) -> 
         )
     loose = [entry.name for entry in _entries(folder) if _is_image_file(entry)]
     notes = list(Found(images=(), others=others).notes)
+    lost = [e.name for e in _entries(folder) if e.is_symlink() and not os.path.exists(e.path)]
+    if lost := [name for name in lost if name not in loose]:
+        notes.append(
+            f"{len(lost)} link(s) in {folder} lead nowhere and were skipped: "
+            f"{one_line(', '.join(lost[:_NUM_LISTED]))}"
+        )
     if loose:
         notes.append(
             f"{len(loose)} image(s) beside the class folders of {folder} have no class and were "
@@ -263,13 +287,17 @@ def read_class_folders(folder: Path, classes: tuple[str, ...] | None = None) -> 
     )
 
 
-def _unwrapped(folder: Path) -> Path:
-    """Returns the folder inside all wrappers: folders with one folder of folders and no image."""
+def _unwrapped(folder: Path, *, is_part: bool = False) -> Path:
+    """Returns the folder inside all wrappers: folders with one folder of folders and no image.
+
+    A folder called like a part is no wrapper, unless inside of one: `train/train/cat`.
+    """
     inner, seen = folder, set[str]()
     while os.path.realpath(inner) not in seen:
         seen.add(os.path.realpath(inner))
         folders = [entry for entry in _entries(inner) if _is_folder(entry)]
-        if len(folders) != 1 or _part_of(folders[0].name) or _holds(inner, _is_image_file):
+        named = not is_part and any(part_of(entry.name) for entry in folders)
+        if len(folders) != 1 or named or _holds(inner, _is_image_file):
             break
         only = Path(folders[0].path)
         if not _holds(only, _is_folder) or _holds(only, _is_image_file):
@@ -283,8 +311,8 @@ def _chosen(parts: Mapping[Path, Part]) -> dict[Part, Path]:
     found: dict[Part, Path] = {}
     for part, names in PART_NAMES.items():
         mine = [child for child, kind in parts.items() if kind == part]
-        mine.sort(key=lambda child: names.index(_plain(child.name)))
-        if len(mine) > 1 and _plain(mine[0].name) == _plain(mine[1].name):
+        mine.sort(key=lambda child: names.index(_part_word(child.name)))
+        if len(mine) > 1 and _part_word(mine[0].name) == _part_word(mine[1].name):
             raise ValueError(
                 f"{mine[0]} and {mine[1].name!r} name the same part of a data set; keep one of them"
             )
@@ -326,12 +354,9 @@ def _suffix(name: str) -> str:
     return os.path.splitext(name)[1].lower() or "no extension"
 
 
-def _plain(name: str) -> str:
-    return "".join(c for c in name.lower() if c not in "_- .")
-
-
-def _part_of(name: str) -> Part | None:
-    return next((part for part, names in PART_NAMES.items() if _plain(name) in names), None)
+def _part_word(name: str) -> str:
+    words = [word for word in re.split(r"[_\-. ]+", name.lower()) if word not in _BESIDE_PARTS]
+    return "".join(words)
 
 
 def _ancestors(folder: Path) -> set[str]:

@@ -7,6 +7,7 @@ each class. How a list is read is decided on all of its rows, so that its parts 
 
 from __future__ import annotations
 
+import codecs
 import csv
 import functools
 import os
@@ -94,9 +95,9 @@ def read_list(path: Path, part: Part | None = None, task: Task = "auto") -> Labe
 
     The first line may name the columns: file, label (or labels) and optionally split, or usual
     names for them, or file and a column of zeros and ones for each class; without such names the
-    first two columns are taken. Columns are separated by commas, semicolons or tabs. Files are
-    relative to the list's folder, and may lack the suffix. A file that is listed or linked to twice
-    counts once.
+    first two columns are taken. Columns are separated by commas, semicolons or tabs, or the label
+    from its file by a space. Files are relative to the list's folder, may be written as on Windows,
+    and may lack the suffix. A file that is listed or linked to twice counts once.
 
     Args:
         path: the list.
@@ -161,7 +162,7 @@ def _parsed(path: Path, task: Task, _stamp: tuple[int, int]) -> _Listed:
                 f"{path}, line {line}: expected a file and a label, found {shown(','.join(cells))}"
             )
         part = _part_of(path, line, cells, sheet)
-        rows.append(_Row(line, with_suffix(path.parent / file), labels, part))
+        rows.append(_Row(line, with_suffix(path.parent / _here(path, file)), labels, part))
     kept, repeated = _once(path, rows, several)
     if repeated:
         notes.append(f"{repeated} row(s) of {path} name a file again and count once")
@@ -169,26 +170,55 @@ def _parsed(path: Path, task: Task, _stamp: tuple[int, int]) -> _Listed:
 
 
 def _sheet(path: Path) -> _Sheet:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not text in UTF-8 ({error.reason}); save it as CSV") from None
-    lines = text.splitlines()
+    lines = _lines(path)
     first = next((line for line in lines if line.strip()), "")
     head = max(",;\t", key=first.count)
     named = _named_columns(next(csv.reader([first], delimiter=head), []))
     # Without names the cells may be full of separators: that of the columns comes first.
-    delimiter = head if named else next((c for c in first if c in ",;\t"), ",")
-    reader = csv.reader(lines, delimiter=delimiter)
+    delimiter = head if named else next((c for c in first if c in ",;\t"), "")
+    # Lists of before CSV: a name, which may have spaces, a space, and a number.
+    reader = (
+        csv.reader(lines, delimiter=delimiter)
+        if delimiter
+        else (line.rsplit(maxsplit=1) for line in lines)
+    )
     table = [
         (number, cells) for number, cells in enumerate(reader, 1) if any(map(str.strip, cells))
     ]
     if not table:
         raise ValueError(f"{path} is empty; expected rows of file,label")
     if named is None:
-        return _Sheet({"file": 0, "label": 1}, {}, False, table)
+        file, has_names = _guessed(table)
+        return _Sheet({"file": file, "label": 1 - file}, {}, False, table[has_names:])
     columns, classes, is_valid = named
     return _Sheet(columns, classes, is_valid, table[1:])
+
+
+def _lines(path: Path) -> list[str]:
+    """Returns the lines of a list, those that only programs read as empty ones."""
+    content = path.read_bytes()
+    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    try:
+        lines = content.decode("utf-16" if marked else "utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is not text in UTF-8 ({error.reason}); save it as CSV in UTF-8"
+        ) from None
+    for number, line in enumerate(lines):
+        if line.strip() and not line.startswith(("#", "sep=")):
+            break
+        lines[number] = ""
+    return lines
+
+
+def _guessed(table: Sequence[tuple[int, list[str]]]) -> tuple[int, bool]:
+    """Returns which of two columns without known names is the file, and whether they have names."""
+    columns = [
+        [os.path.splitext(_cell(cells, column))[1].lower() in SUFFIXES for _, cells in table]
+        for column in (0, 1)
+    ]
+    file = int(not any(columns[0]) and any(columns[1]))
+    return file, not columns[file][0] and len(table) > 1 and all(columns[file][1:])
 
 
 def _named_columns(
@@ -294,6 +324,13 @@ def _part_of(path: Path, line: int, cells: list[str], sheet: _Sheet) -> Part | N
     if part is None:
         raise ValueError(f"{path}, line {line}: split is {shown(text)}; expected train or val")
     return part
+
+
+def _here(path: Path, file: str) -> str:
+    """Returns a file's name as this system writes it: a list may come from Windows."""
+    if "\\" not in file or os.sep == "\\" or (path.parent / file).exists():
+        return file
+    return file.replace("\\", "/")
 
 
 class _SuffixFinder:

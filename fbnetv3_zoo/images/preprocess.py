@@ -66,9 +66,7 @@ class Preprocess:
 
     def __post_init__(self) -> None:
         for field in ("resize", "crop"):
-            value = getattr(self, field)
-            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 8192:
-                raise _refuse(field, value, "a whole number of pixels from 1 to 8192")
+            _check_pixels(field, getattr(self, field))
         if self.interpolation not in INTERPOLATIONS:
             raise _refuse("interpolation", self.interpolation, f"one of {INTERPOLATIONS}")
         for field, low in (("mean", -_MAX_SCALE), ("std", 1 / _MAX_SCALE)):
@@ -138,9 +136,9 @@ class Preprocess:
         Raises:
             ValueError: the size is out of range.
         """
-        crop = dataclasses.replace(self, crop=size).crop  # checked before it is used
+        _check_pixels("image_size", size)
         return dataclasses.replace(
-            self, resize=max(1, round(self.resize * crop / self.crop)), crop=crop
+            self, resize=max(1, round(self.resize * size / self.crop)), crop=size
         )
 
     def torchvision(self) -> Any:
@@ -237,6 +235,11 @@ class Preprocess:
             mean=cfg["mean"],
             std=cfg["std"],
         )
+
+
+def _check_pixels(name: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 8192:
+        raise _refuse(name, value, "a whole number of pixels from 1 to 8192")
 
 
 def _refuse(field: str, value: object, expected: str) -> ValueError:

@@ -5,7 +5,8 @@ formats for which Pillow runs another program are not tried. This file needs Pil
 not depend on models, and is the only one that opens images.
 
 JPEGs are decoded at full size: Pillow's draft mode is four times faster on a 12-megapixel image,
-but changes preprocessed pixels by up to 2 of 255.
+but changes preprocessed pixels by up to 2 of 255. Only `open_reduced` uses it, for the random crops
+of training.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ _COMMON_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM")
 _REFUSED_FORMATS = frozenset({"EPS", "WMF"})
 _WITH_ALPHA = frozenset({"RGBA", "RGBa", "LA", "La", "PA"})
 _ORIENTATION = 0x0112  # EXIF tag
+_BITS, _PHOTOMETRIC, _PLANES = 258, 262, 284  # TIFF tags
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -101,6 +103,36 @@ def open_image(source: ImageSource) -> Image.Image:
     )
 
 
+def open_reduced(
+    source: Path | bytes, fraction_for: Callable[[tuple[int, int]], int]
+) -> Image.Image:
+    """Returns the image as `open_image` does, a JPEG decoded at a fraction of its size.
+
+    A JPEG is decoded at 1/8, 1/4 or 1/2 of its size, the smallest that is not below the fraction
+    asked for; a side that does not divide is rounded up. Other formats have their full size.
+
+    Args:
+        source: a path, or the bytes of a file.
+        fraction_for: takes the full size (width, height) of the upright image and returns n, where
+            1/n of it is enough. Called once, before anything is decoded.
+
+    Raises:
+        FileNotFoundError: as `open_image`.
+        ValueError: as `open_image`.
+    """
+
+    def finish(image: Image.Image, name: str) -> Image.Image:
+        width, height = image.size
+        fraction = fraction_for(_upright_size(image))
+        # Does nothing with other formats than JPEG.
+        image.draft(None, (max(1, width // fraction), max(1, height // fraction)))
+        return _from_pillow(image, name)
+
+    if isinstance(source, bytes):
+        return _identified(BytesIO(source), describe(source), finish)
+    return _from_path(source, finish)
+
+
 def check_image(source: Path | bytes) -> tuple[int, int]:
     """Returns (width, height) of a complete image file, before its EXIF rotation.
 
@@ -124,9 +156,7 @@ def upright_size(path: Path) -> tuple[int, int]:
     """
 
     def measured(image: Image.Image, name: str) -> tuple[int, int]:
-        # For a TIFF, Pillow returns the size after rotation.
-        sideways = image.format != "TIFF" and _turn(image) in _SIDEWAYS
-        size = image.size[::-1] if sideways else image.size
+        size = _upright_size(image)
         _checked(image, name)
         return size
 
@@ -244,6 +274,12 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    # For a TIFF, Pillow returns the size after rotation.
+    sideways = image.format != "TIFF" and _turn(image) in _SIDEWAYS
+    return image.size[::-1] if sideways else image.size
+
+
 def _upright(image: Image.Image) -> Image.Image:
     turn = _turn(image)
     return image if turn is None else image.transpose(turn)
@@ -252,6 +288,8 @@ def _upright(image: Image.Image) -> Image.Image:
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         return Image.fromarray(_eight_bits(image)).convert("RGB")
+    if _tiff_tag(image, _PLANES, 1) != 1 and _tiff_tag(image, _BITS, 8) > 8:
+        raise ValueError("a TIFF with planes of 16 bits, which Pillow reads wrongly; save as PNG")
     if image.mode in _WITH_ALPHA or "transparency" in image.info:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), rgba).convert("RGB")
@@ -259,6 +297,21 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> NDArray[np.uint8]:
+    """Returns grey values of 0 to 255, with white where the file names a transparent value."""
+    grey = _scaled(image)
+    if _tiff_tag(image, _PHOTOMETRIC, 1) == 0:  # of these Pillow turns over 8 bits only
+        grey = 255 - grey
+    transparent = image.info.get("transparency")
+    return grey if transparent is None else np.where(np.asarray(image) == transparent, 255, grey)
+
+
+def _tiff_tag(image: Image.Image, tag: int, default: int) -> int:
+    """Returns a tag of a TIFF, of several values the first; the default for other images."""
+    found = getattr(image, "tag_v2", {}).get(tag, default)
+    return int(found[0] if isinstance(found, tuple) else found)
+
+
+def _scaled(image: Image.Image) -> NDArray[np.uint8]:
     values = np.asarray(image)
     low, high = values.min(), values.max()
     if not (low >= 0 and high <= 65535):  # also false for NaN
@@ -270,7 +323,9 @@ def _eight_bits(image: Image.Image) -> NDArray[np.uint8]:
     is_16_bit = image.mode != "I" or image.format == "PPM"
     if high <= 255 and not is_16_bit:
         return values.astype(np.uint8)
-    return ((values.astype(np.uint32) * 255 + 32767) // 65535).astype(np.uint8)
+    bits = _tiff_tag(image, _BITS, 16)
+    top = 2**bits - 1 if bits < 16 else 65535
+    return ((values.astype(np.uint32) * 255 + top // 2) // top).astype(np.uint8)
 
 
 def _from_unit(values: NDArray[Any], what: str) -> NDArray[np.uint8]:

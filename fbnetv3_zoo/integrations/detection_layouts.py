@@ -42,7 +42,7 @@ def find_annotations(location: str | Path) -> dict[str, Callable[[], Annotated]]
             return yolo_folder.find(location)
         return {"": partial(_coco, location)}
     if not location.is_dir():
-        raise FileNotFoundError(f"no {location}; {_EXPECTED}")
+        raise FileNotFoundError(f"no file or folder {location}; {_EXPECTED}")
     found: Mapping[str, Callable[[], Annotated]] = _find_coco(location)
     for find in (yolo_folder.find, voc_folder.find):
         found = found or find(location)

@@ -22,7 +22,7 @@ class SpeedReport:
 
     Attributes:
         rows: the float file and the int8 file in every runtime that is installed.
-        speedup: median of the float file in onnxruntime over that of the int8 file.
+        speedup: median of the float file in the runtime of its format over that of the int8 file.
         operators: milliseconds by operator in the int8 file, where onnxruntime runs it.
         verdict: a sentence for people.
     """
@@ -39,8 +39,8 @@ def compare_speed(
     """Returns how much faster an int8 file is than the float one it was made of, and why not.
 
     Args:
-        float_path: the fp32 ONNX file.
-        small_path: the int8 ONNX or OpenVINO file.
+        float_path: the fp32 file.
+        small_path: the int8 file.
         threads: of each.
         max_seconds: for the measurement.
     """
@@ -48,12 +48,12 @@ def compare_speed(
     tried = entries([float_path, small_path], threads=[threads])
     rows = sweep(tried, artefact, max_seconds=max_seconds)
     int8 = min((r for r in rows if r.precision == "int8"), key=lambda r: r.latency.median_ms)
-    base = next(row for row in rows if row.backend == ONNX.name)
+    base = next(row for row in rows if row.backend == runtime_of(float_path).name)
     speedup = base.latency.median_ms / int8.latency.median_ms
     smaller = (base.num_bytes or 0) / (int8.num_bytes or 1)
     in_onnx = runtime_of(small_path) is ONNX
     operators = operator_times(small_path) if in_onnx else {}
-    text = f"{smaller:.1f}x smaller, {speedup:.2f}x the speed of fp32 in {ONNX.name}"
+    text = f"{smaller:.1f}x smaller, {speedup:.2f}x the speed of fp32 in {base.backend}"
     if speedup < 1.1:
         text = f"SMALLER BUT NOT FASTER: {text}"
         spent = sum(operators.values())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from fbnetv3.search.space.space import Space
 from fbnetv3.search.storage.store import Store
 from fbnetv3.search.storage.trials import Trial
 
+from .optuna_names import no_attribute
 from .records import Best, Finished
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ class Found:
 
     def __repr__(self) -> str:
         return f"Found({str(self.folder)!r})"
+
+    def __getattr__(self, name: str) -> NoReturn:
+        no_attribute("Found", name)
 
     @property
     def finished(self) -> bool:

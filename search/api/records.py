@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
+
+from .optuna_names import no_attribute
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,9 @@ class Asked:
     params: Mapping[str, Any]
     seed: int
     fidelity: float = 1.0
+
+    def __getattr__(self, name: str) -> NoReturn:
+        no_attribute("Asked", name)
 
 
 @dataclass(frozen=True)

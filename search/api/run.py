@@ -67,7 +67,7 @@ def run(
         space: the search space.
         train: trains a candidate.
         folder: the search's folder; made if it does not exist.
-        trainings: number of trainings at most, not counting those that fail. A quarter or less of
+        trainings: number of trainings at most, not counting those that fail. A sixth or less of
             them retrains the best of each limit with more seeds.
         budget: in place of `trainings`, what may be trained in full trainings, of which shorter
             ones cost their share: many short trainings, then rounds in full of what they promise.
@@ -88,7 +88,8 @@ def run(
         prior: a recipe that is believed to be good, as gene -> value with some or all genes, or a
             list of them. Candidates are drawn around it, less and less as values come; the best
             network with exactly this recipe is in every round, and is retrained at the end beside
-            the best of the search. A number between two values of its gene becomes the nearer one.
+            the best of the search. A number between two values of its gene becomes the nearer one,
+            with a warning that has both; one outside the gene's range is refused.
         on_trial: called with every trained trial. An exception stops the search, resumably.
         on_round: called with every finished round, likewise.
         quiet: print no progress to standard error.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -102,13 +103,19 @@ def _priors(space: Space, prior: Priors | None) -> tuple[Prior, ...]:
     if prior is None:
         return ()
     if isinstance(prior, Mapping):
-        return (make_prior(space, prior, name="prior").prior,)
-    if isinstance(prior, str) or not isinstance(prior, Sequence):
+        found = [make_prior(space, prior, name="prior")]
+    elif isinstance(prior, str) or not isinstance(prior, Sequence):
         raise ValueError(f"prior is {shown(prior)}; expected gene -> value, or a list of these")
-    return tuple(
-        make_prior(space, one, name=f"prior {number}").prior
-        for number, one in enumerate(prior, start=1)
-    )
+    else:
+        found = [
+            make_prior(space, one, name=f"prior {number}")
+            for number, one in enumerate(prior, start=1)
+        ]
+    for one in found:
+        if str(one):
+            # Of `run` or `Study`, whose caller should see it.
+            warnings.warn(str(one), stacklevel=4)
+    return tuple(one.prior for one in found)
 
 
 def _amount(

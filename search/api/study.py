@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NoReturn, Self
 
 import numpy as np
 
@@ -23,11 +23,12 @@ from fbnetv3.search.storage.results import write_epoch
 from fbnetv3.search.storage.store import Store
 
 from .found import Found
-from .records import Asked, Best
+from .optuna_names import no_attribute
+from .records import Asked, Best, Finished
 from .setup import POLICY, Priors, prepare
 
-# A round is handed out at once.
-_CAPACITY = 1_000_000
+# A round is handed out at once, unless its trainings are timed.
+_ALL = 1_000_000
 
 
 class _Stopped(Exception):  # noqa: N818  # ends the thread, no error
@@ -35,12 +36,17 @@ class _Stopped(Exception):  # noqa: N818  # ends the thread, no error
 
 
 class _Desk:
-    """The engine whose trials are asked for and told by another thread."""
+    """The engine whose trials are asked for and told by another thread.
+
+    Args:
+        most: number of trials that are open at a time.
+    """
 
     name = "ask"
     heartbeats = False
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
+        self._most = most
         self._changed = threading.Condition()
         self._open: dict[int, Task] = {}
         self._unasked: list[int] = []
@@ -54,7 +60,8 @@ class _Desk:
     # The search's thread
 
     def capacity(self) -> int:
-        return _CAPACITY
+        with self._changed:
+            return self._most - len(self._open)
 
     def submit(self, task: Task) -> None:
         with self._changed:
@@ -148,7 +155,12 @@ class Study:
         trainings: number of trainings at most, not counting those that fail.
         budget: in place of `trainings`, what may be trained in full trainings, see `run`. Trials
             then have a `fidelity`.
-        rungs: with `budget`, the lengths of the short trainings, see `run`.
+        time: in place of `trainings`, how long the search may take, see `run`. The time counts
+            while there is a study, and a training takes from when it can be asked for until it is
+            told.
+        workers: with `time`, the number of trainings at a time, which is also the most that `ask`
+            returns; None: 1. Without it a whole round can be asked for at once.
+        rungs: with `budget` or `time`, the lengths of the short trainings, see `run`.
         cost: returns a candidate's costs, see `run`.
         limits: limits on costs, see `run`.
         seed: random seed of the search and of the trainings.
@@ -169,6 +181,8 @@ class Study:
         folder: str | Path,
         trainings: int | None = None,
         budget: float | None = None,
+        time: str | float | None = None,
+        workers: int | None = None,
         rungs: Sequence[float] | None = None,
         cost: CostFunction | None = None,
         limits: str | Sequence[str] = (),
@@ -180,6 +194,10 @@ class Study:
     ) -> None:
         self._objective = FunctionObjective(space, None, cost, target=target)
         path = Path(folder)
+        if workers is not None and time is None:
+            raise ValueError(f"workers is {workers} without time; expected both, or neither")
+        if workers is not None and workers < 1:
+            raise ValueError(f"workers is {workers}; expected 1 or more")
         problem = prepare(
             self._objective,
             path,
@@ -189,11 +207,12 @@ class Study:
             predictor=predictor,
             pool=pool,
             budget=budget,
+            time=time,
             rungs=rungs,
             prior=prior,
         )
         self._found = Found(path)
-        self._desk = _Desk()
+        self._desk = _Desk(_ALL if time is None else workers or 1)
         self._thread = threading.Thread(
             target=_search, args=(path, problem, self._desk), daemon=True
         )
@@ -217,6 +236,14 @@ class Study:
     def best(self) -> dict[str, Best]:
         """Limit -> the best candidate within it so far, see `Found.best`."""
         return self.found.best
+
+    @property
+    def trials(self) -> list[Finished]:
+        """All trained trials, in the order in which they were proposed."""
+        return self.found.trials
+
+    def __getattr__(self, name: str) -> NoReturn:
+        no_attribute("Study", name)
 
     def ask(self, num: int = 1) -> list[Asked]:
         """Returns up to `num` trials to train; waits while the search works on its next round.

@@ -8,6 +8,7 @@ from __future__ import annotations
 from fbnetv3.cli.group import Program
 
 from . import ask as cli_ask
+from . import existing as cli_existing
 from . import finish as cli_finish
 from . import run as cli_run
 from . import scale as cli_scale
@@ -26,8 +27,8 @@ app = Program(
 )
 for _command in (
     cli_run.run,
-    cli_run.resume,
-    cli_run.status,
+    cli_existing.resume,
+    cli_existing.status,
     cli_ask.predict,
     cli_ask.evolve,
     cli_ask.report,
@@ -39,7 +40,7 @@ for _command in (
 ):
     app.command()(_command)
 app.command("latency-table")(cli_spaces.latency_table)
-app.command()(cli_run.rebuild)
+app.command()(cli_existing.rebuild)
 
 
 def main() -> None:

@@ -274,7 +274,7 @@ def _print_damaged(num_damaged: int, damaged: Sequence[str]) -> None:
         typer.echo(escaped(f"not counted: {text}"))
     total = num_damaged + len(damaged)
     if total:
-        typer.echo(f"{total} more could not be read and were not counted")
+        typer.echo(f"{total} image(s) could not be read and were not counted")
 
 
 def _print_trust(record: dict[str, Any]) -> None:

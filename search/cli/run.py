@@ -1,20 +1,18 @@
-"""The commands of `fbnetv3-search` that carry a search out: run, resume, status, rebuild."""
+"""The command `run` of `fbnetv3-search`: from options to the config of a search."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
-from fbnetv3._internal.optional import need
 from fbnetv3.cli import completion
 from fbnetv3.cli.group import note
 
+from .carrying_out import carry_out, engine_maker, learn_from, policy_of
+from .objectives import EPOCHS, bare_settings, objective_settings, table_space
 from .words import (
     A_SPACE,
     TABLES,
@@ -38,12 +36,8 @@ from .words import (
     Timeout,
     Trainings,
     Workers,
-    parse_setting,
     read_latency_table,
 )
-
-# Of a full training on --data; enough to rank networks on images of CIFAR-10's size.
-_EPOCHS = 10
 
 
 def _presets(incomplete: str) -> list[str]:
@@ -144,7 +138,7 @@ def run(
     epochs: Annotated[
         int,
         typer.Option(
-            help=f"Epochs of a full training; 0: the objective's default, for --data {_EPOCHS}."
+            help=f"Epochs of a full training; 0: the objective's default, for --data {EPOCHS}."
         ),
     ] = 0,
     early_stop: Annotated[
@@ -232,14 +226,14 @@ def run(
         epochs = JOINT["epochs"] if _is_default(ctx, "epochs") else epochs
         given = [f"{name}={value}" for name, value in DATA.items()] if data is not None else []
         set_ = [*given, *(set_ or [])]
-    spec = _objective(space, table, data, objective, set_, folder, epochs)
-    made = _table_space(space) if table is not None else open_space(space)
+    spec = objective_settings(space, table, data, objective, set_, folder, epochs)
+    made = table_space(space) if table is not None else open_space(space)
     if model is not None:
         if data is None:
             raise ValueError(f"--model is {model} without --data; expected images to train it on")
         spec["model"], made = model, recipes_of(made, model)
     priors = [read_prior(made, source) for source in prior or ()]
-    names = cost_names(problem_of(_bare_settings(made, spec)))
+    names = cost_names(problem_of(bare_settings(made, spec)))
     plan = SearchConfig(
         seed=seed,
         pool=pool,
@@ -277,95 +271,11 @@ def run(
         note(text)
     for path in labels or ():
         read_labels(made, path)  # what is wrong with them shows before there is a folder
-    make = _engine_maker(engine, workers, gpus, address, max_running, cpus, gpus_each)
-    policy = _policy(straggler, attempts, timeout)
+    make = engine_maker(engine, workers, gpus, address, max_running, cpus, gpus_each)
+    policy = policy_of(straggler, attempts, timeout)
     with create_search(folder, space=made, objective=spec, config=plan, latency=timed) as store:
-        _learn_from(store, labels)
-        _carry_out(store, make, policy, as_json)
-
-
-def resume(
-    folder: Folder,
-    labels: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="CSV of more labels to learn from.", autocompletion=completion.files(".csv")
-        ),
-    ] = None,
-    workers: Workers = 1,
-    gpus: Gpus = "",
-    engine: EngineName = "local",
-    address: Address = None,
-    max_running: MaxRunning = None,
-    cpus: Cpus = 1.0,
-    gpus_each: GpusEach = 0.0,
-    straggler: Straggler = None,
-    attempts: Attempts = 3,
-    timeout: Timeout = None,
-    as_json: AsJson = False,
-) -> None:
-    """Resume a search that was stopped, was killed or has failed.
-
-    The result is the one of an undisturbed search. Options of the engine are not remembered: give
-    them again. Writes FOLDER, as `run` does; of a finished search only answers and report, again.
-
-    Examples:
-        fbnetv3-search resume runs/t
-        fbnetv3-search resume runs/s --workers 2 --labels more.csv
-    """
-    from fbnetv3.search.storage.store import Store
-
-    with Store.open(folder) as store:
-        _learn_from(store, labels)
-        make = _engine_maker(engine, workers, gpus, address, max_running, cpus, gpus_each)
-        _carry_out(store, make, _policy(straggler, attempts, timeout), as_json)
-
-
-def status(folder: Folder, as_json: AsJson = False) -> None:
-    """Show the progress of a search, also while it runs.
-
-    Rounds, trials, and the best label within each limit so far. Writes nothing.
-
-    Examples:
-        fbnetv3-search status runs/t
-        fbnetv3-search status runs/t --json
-    """
-    from fbnetv3.search.nars.status import status_of
-    from fbnetv3.search.storage.store import Store
-
-    with Store.read(folder) as store:
-        found = status_of(store)
-    if as_json:
-        typer.echo(json.dumps(found, indent=2))
-        return
-    counts = found["trials"]
-    typer.echo(
-        f"{found['state']}: round {found['rounds']} of {found['of_rounds']}, "
-        f"{counts['done']} done, {counts['leased']} running, {counts['queued']} waiting, "
-        f"{counts['failed']} failed"
-    )
-    for one in found["best"]:
-        value = "none yet" if one["label"] is None else f"{one['label']:.3f}"
-        typer.echo(f"best within {one['limit'] or 'no limit'}: {value}")
-    if found["coordinator"]:
-        typer.echo(f"coordinator: {found['coordinator']}")
-
-
-def rebuild(folder: Folder) -> None:
-    """Make the database again from the search's other files.
-
-    For a lost or damaged search.sqlite; writes FOLDER/search.sqlite. Nothing is trained again.
-
-    Examples:
-        fbnetv3-search rebuild runs/t
-    """
-    from fbnetv3.search.storage.store import Store
-
-    with Store.rebuild(folder) as store:
-        counts = store.counts()
-        for message in store.messages:
-            typer.echo(message, err=True)
-    typer.echo(f"{sum(counts.values())} trials, {counts['done']} of them with a label")
+        learn_from(store, labels)
+        carry_out(store, make, policy, as_json)
 
 
 def _rung_sizes(
@@ -379,139 +289,3 @@ def _is_default(ctx: typer.Context, name: str) -> bool:
     """Returns whether an option of `run` was left out; `limits` are of `--limit`."""
     source = ctx.get_parameter_source({"limits": "limit"}.get(name, name))
     return source is not None and source.name == "DEFAULT"
-
-
-def _bare_settings(space: Any, spec: Mapping[str, Any]) -> dict[str, Any]:
-    return {"space": space.to_dict(), "objective": dict(spec), "num_classes": 1000}
-
-
-def _table_space(path: str) -> Any:
-    from fbnetv3._internal.json_record import read_json
-    from fbnetv3.search.space.space import Space
-
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"no space at {path}; a table needs its space as JSON")
-    fields = read_json(Path(path).read_bytes(), Path(path).name)
-    own = fields.get("space", fields) if isinstance(fields, dict) else fields
-    return Space.from_json(json.dumps(own))
-
-
-def _objective(
-    space: str,
-    table: Path | None,
-    data: Path | None,
-    target: str | None,
-    settings: list[str] | None,
-    folder: Path,
-    epochs: int,
-) -> dict[str, Any]:
-    """Returns the settings of the one objective that was asked for."""
-    given = [name for name, value in (("--table", table), ("--data", data),
-                                      ("--objective", target)) if value is not None]  # fmt: skip
-    if len(given) != 1:
-        raise ValueError(
-            f"{' and '.join(given) or 'no objective'} given; expected one of --table, --data, "
-            "--objective"
-        )
-    fields = dict(parse_setting(text) for text in settings or ())
-    if table is not None:
-        return {"kind": "table", "space": str(Path(space).resolve()),
-                "table": str(table.resolve())}  # fmt: skip
-    if data is not None:
-        where = str(Path(space).resolve()) if space.endswith(".json") else space
-        return {
-            "kind": "train",
-            "space": where,
-            "data": str(data.resolve()),
-            "checkpoints": str((folder / "checkpoints").resolve()),
-            "epochs": epochs or _EPOCHS,
-            **fields,
-        }
-    assert target is not None
-    file, colon, name = target.rpartition(":")
-    absolute = f"{Path(file).resolve()}{colon}{name}" if file.endswith(".py") else target
-    return {"kind": "python", "target": absolute, "arguments": fields}
-
-
-def _learn_from(store: Any, labels: list[Path] | None) -> None:
-    """Imports files of labels into a search, and says what of them it left out."""
-    from fbnetv3.search.nars.export import import_labels, label_epochs
-    from fbnetv3.search.nars.problem import problem_of
-
-    if not labels:
-        return
-    problem, epochs = problem_of(store.settings), label_epochs(store)
-    for path in labels:
-        found = import_labels(store, problem.space, problem.costs, path, epochs=epochs)
-        if found.left_out:
-            note(
-                f"{path}: learning from {found.taken} labels; left out {found.left_out} of "
-                f"trainings of another length than {epochs} epochs"
-            )
-
-
-def _policy(straggler: float | None, attempts: int, timeout: float | None) -> Any:
-    from fbnetv3.search.execution.coordinator import Policy
-
-    return Policy(straggler_factor=straggler, max_attempts=attempts, timeout_s=timeout)
-
-
-def _engine_maker(
-    name: str,
-    workers: int,
-    gpus: str,
-    address: str | None,
-    max_running: int | None,
-    cpus: float,
-    gpus_each: float,
-) -> Callable[[Any], Any]:
-    """Returns what makes the engine for a store; the words are looked at here, before any work."""
-    if workers < 1:
-        raise ValueError(f"--workers is {workers}; expected 1 or more")
-    if name == "ray":
-        need("ray")
-    others = {"--address": address, "--max-running": max_running, "--gpus-each": gpus_each or None}
-    wrong = [option for option, value in others.items() if value is not None]
-    if name == "local" and wrong:
-        raise ValueError(f"{', '.join(wrong)}: for --engine ray; --gpus is for this machine's")
-    if name == "ray" and gpus:
-        raise ValueError(f"--gpus is {gpus}, for --engine local; on Ray give --gpus-each 1")
-
-    def make(store: Any) -> Any:
-        spec = store.settings["objective"]
-        if name == "ray":
-            from fbnetv3.search.execution.ray_engine import RayEngine
-
-            return RayEngine(spec, store.folder, address=address, max_running=max_running,
-                             cpus=cpus, gpus=gpus_each)  # fmt: skip
-        from fbnetv3.search.execution.engine import LocalEngine
-
-        devices = [device for device in gpus.split(",") if device]
-        return LocalEngine(spec, store.folder, gpus=devices, workers=len(devices) or workers)
-
-    return make
-
-
-def _carry_out(store: Any, make: Callable[[Any], Any], policy: Any, as_json: bool) -> None:
-    from fbnetv3.search.execution.spec import space_of
-    from fbnetv3.search.nars.answers import describe
-    from fbnetv3.search.nars.run import run_search as carry_out
-    from fbnetv3.search.report.live import Live, round_line
-    from fbnetv3.search.report.page import write_report
-
-    try:
-        with contextlib.closing(make(store)) as engine, Live(store, quiet=as_json) as live:
-            answers = carry_out(store, engine, policy=policy, notify=live.note)
-    except KeyboardInterrupt:
-        note(f"stopped; with the same engine, go on: fbnetv3-search resume {store.folder}")
-        raise
-    for message in store.messages:
-        typer.echo(message, err=True)
-    write_report(store, store.folder / "report.html")
-    space = space_of(store.settings)
-    if as_json:
-        typer.echo(json.dumps([describe(space, one) for one in answers], indent=2))
-        return
-    for number, answer in enumerate(answers):
-        typer.echo(round_line(number, answer))
-    typer.echo(f"report: {store.folder / 'report.html'}")

@@ -68,6 +68,10 @@ def bench(
         typer.Option(help="Space of the table, as JSON.", autocompletion=completion.files(".json")),
     ],
     seeds: Annotated[int, typer.Option(help="Number of searches, each with its own seed.")] = 20,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(help="Rows to take, as column=value, such as steps=250; repeatable."),
+    ] = None,
     limit: Limits = None,
     pool: Annotated[
         int | None, typer.Option(help="Size of the pool; default: every candidate of the table.")
@@ -88,6 +92,8 @@ def bench(
         fbnetv3-search bench --table labels.csv --space space.json
         fbnetv3-search bench --table labels.csv --space space.json --seeds 1 \
             --batch 8 --rounds 1 --predictor gp --limit "macs<=110" --json
+        fbnetv3-search bench --table trainings.parquet --space space.json \
+            --where space=cifar_joint --where steps=248 --trainings 48
     """
     from fbnetv3.search.execution.objective import load_table
     from fbnetv3.search.nars.config import SearchConfig
@@ -95,7 +101,7 @@ def bench(
     from fbnetv3.search.nars.problem import Problem
     from fbnetv3.search.nars.regret import bench_table
 
-    made = load_table(space, table)
+    made = load_table(space, table, _where(where or []))
     names = cost_names(Problem(made.space, made.costs, made.allowed, made.rows))
     plan = SearchConfig(
         pool=len(made.rows) if pool is None else pool,
@@ -120,6 +126,21 @@ def bench(
                 f"  {row['trials']:>5} trials: regret {row['median']:.3f} "
                 f"[{row['q25']:.3f} {row['q75']:.3f}], mean {row['mean']:.3f}  {row['stage']}"
             )
+
+
+def _where(parts: list[str]) -> dict[str, str]:
+    """Returns column -> value.
+
+    Raises:
+        ValueError: one has another form.
+    """
+    found = {}
+    for part in parts:
+        column, equals, value = part.partition("=")
+        if not column or not equals:
+            raise ValueError(f"--where is {part!r}; expected column=value, such as steps=250")
+        found[column.strip()] = value.strip()
+    return found
 
 
 def latency_table(

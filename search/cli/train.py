@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
 import errno
-import logging
 import os
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,16 +14,18 @@ from fbnetv3._internal.optional import need
 from fbnetv3.cli import completion
 from fbnetv3.cli.group import Command, note
 from fbnetv3.search.training.presets import PRESETS
-from fbnetv3.search.training.recipe import BALANCES, OPTIMIZERS, Recipe
+from fbnetv3.search.training.recipe import BALANCES, OPTIMIZERS
 
 from .progress import Progress, stoppable
+from .training_images import opened
 from .training_plan import plan_lines
-from .words import DEVICES, TaskOption, parse_setting, workers_of
+from .training_recipe import fitting, recipe_of
+from .training_result import fit_confidence, print_result
+from .words import DEVICES, TaskOption, workers_of
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from fbnetv3.images.listing import Task
     from fbnetv3.search.data.image_set import ImageSet
     from fbnetv3.search.training.config import TrainConfig
     from fbnetv3.search.training.logbook import EpochLog
@@ -197,7 +195,7 @@ def train(
 
     hardware = Hardware.of(device, precision=precision, compile=compile_)
     with joined(hardware.device) as world:
-        images, val_images = _opened(data, val_share, seed, task, silent=world.rank > 0)
+        images, val_images = opened(data, val_share, seed, task, silent=world.rank > 0)
         small = images.pixels is not None and images.pixels.shape[1] <= 48
         start = None
         if pretrained is None and recipe in (None, "fine-tune"):
@@ -221,9 +219,9 @@ def train(
         if images.multi_label and recipe is None:
             # Scores that are to be compared with thresholds had better not be drawn to one half.
             set_ = ["label_smoothing=0.0", *(set_ or [])]
-        plan = _recipe(preset, fields, set_)
+        plan = recipe_of(preset, fields, set_)
         if batch_size is None and recipe is None:
-            plan = _fitting(plan, len(images))
+            plan = fitting(plan, len(images))
         torch.manual_seed(seed)
         network = open_network(
             model,
@@ -272,41 +270,10 @@ def train(
         with written_to(log or () if world.rank == 0 else (), out, settings) as write:
             result = _trained(network.model, images, val_images, run, taught, shown, write)
         if world.rank == 0:
-            _print_result(result, out, plot=plot, metric="mAP" if images.multi_label else "top1")
+            print_result(result, out, plot=plot, metric="mAP" if images.multi_label else "top1")
     # Alone: the others are done, and would be waited for.
     if world.rank == 0 and current_world().size == 1 and not images.multi_label:
-        _fit_confidence(out, val_images, run, same=result.best_epoch is result.curve[-1])
-
-
-def _opened(
-    data: Path, val_share: float, seed: int, task: Task, *, silent: bool
-) -> tuple[ImageSet, ImageSet]:
-    """Returns the images to train and to validate on, and says what is odd about them."""
-    from fbnetv3.search.data.datasets import open_train_val
-    from fbnetv3.search.data.overview import remarks
-
-    images, val_images = open_train_val(
-        data, val_share=val_share, seed=seed, task=task, on_check=_CheckLines(silent=silent)
-    )
-    if not silent:
-        noted = dict.fromkeys([*images.notes, *val_images.notes])
-        for text in [*noted, *remarks(images, val_images)]:
-            note(text)
-    return images, val_images
-
-
-class _CheckLines:
-    """Prints how many files are checked, a line every few seconds."""
-
-    def __init__(self, *, silent: bool, line_seconds: float = 5.0) -> None:
-        self._silent, self._line_seconds = silent, line_seconds
-        self._last_line = time.monotonic()
-
-    def __call__(self, done: int, total: int) -> None:
-        now = time.monotonic()
-        if not self._silent and done < total and now - self._last_line >= self._line_seconds:
-            self._last_line = now
-            typer.echo(f"checked {done:,} of {total:,} images", err=True)
+        fit_confidence(out, val_images, run, same=result.best_epoch is result.curve[-1])
 
 
 def _trained(
@@ -338,36 +305,6 @@ def _trained(
         )
 
 
-def _fit_confidence(out: Path, val_images: ImageSet, run: TrainConfig, *, same: bool) -> None:
-    """Stores the temperature and the threshold of the last and of the best weights' answers."""
-    from fbnetv3.deploy.confidence import MIN_IMAGES
-    from fbnetv3.hub.pretrained import CONFIG, write_confidence
-    from fbnetv3.search.training.answers import fit_on
-    from fbnetv3.search.training.networks import open_network
-
-    if not (out / CONFIG).is_file():
-        return  # a network of another library, which has no such folder
-    if len(val_images) < MIN_IMAGES:
-        note(
-            f"probabilities are not calibrated: {len(val_images)} validation images, at least "
-            f"{MIN_IMAGES} are needed; see `fbnetv3 eval --calibrate`"
-        )
-        return
-    found = None
-    for folder in (out, out / "best"):
-        if (folder / CONFIG).is_file():
-            if found is None or not same:
-                network = open_network(f"local-dir:{folder}", pretrained=True)
-                found = fit_on(network, val_images, hardware=run.hardware, workers=run.workers)
-            write_confidence(folder, found)
-    assert found is not None
-    typer.echo(
-        f"probabilities calibrated on {found.num_images} validation images: temperature "
-        f"{found.temperature:g}; {found.true_accept_pct:.1f} % of them pass the threshold for "
-        "images of none of the classes"
-    )
-
-
 def _license(given: str | None, name: str, model: nn.Module, *, tuned: bool) -> str | None:
     if given is None:
         return None
@@ -375,21 +312,6 @@ def _license(given: str | None, name: str, model: nn.Module, *, tuned: bool) -> 
     from fbnetv3.hub.pretrained_cfg import license_of
 
     return own_license(given, known=license_of(model) if tuned else "", source=name)
-
-
-def _print_result(result: Trained, out: Path, *, plot: bool | None, metric: str) -> None:
-    if plot is not False:
-        from fbnetv3.search.training.logbook import plot_curve
-
-        # Its notice of a home that cannot be written is about its cache, not about the picture.
-        logging.getLogger("matplotlib").setLevel(logging.ERROR)
-        with contextlib.suppress(*(() if plot else (ImportError,))):
-            plot_curve(out / "curve.png", result.curve)
-    weights = out / "model.safetensors"
-    typer.echo(f"{metric} {result.accuracy_pct:.2f} %, weights in {weights}")
-    best = result.best_epoch
-    if best is not result.curve[-1]:
-        typer.echo(f"{metric} {best.accuracy_pct:.2f} % after epoch {best.epoch}: {out / 'best'}")
 
 
 def _check_words(
@@ -422,36 +344,6 @@ def _taught(name: str, cache: Path | None, images: ImageSet, run: TrainConfig) -
     return cached_teacher(
         teacher, images, run.preprocess, cache, hardware=run.hardware, workers=run.workers
     )
-
-
-def _recipe(name: str, given: Mapping[str, Any], others: list[str] | None) -> Recipe:
-    """Returns a preset or a file's recipe with the fields replaced that are not None.
-
-    A file's recipe was found at its own length, so that other epochs lengthen or shorten it.
-    """
-    from fbnetv3.search.training.presets import get_recipe
-
-    if not name.endswith(".json"):
-        found = get_recipe(name)
-    elif not Path(name).is_file():
-        raise FileNotFoundError(f"no recipe at {name}; expected a preset or a recipe's JSON")
-    else:
-        found = Recipe.from_json(Path(name).read_bytes())
-    fields = {key: value for key, value in given.items() if value is not None}
-    if name.endswith(".json"):
-        found = found.lengthened(fields.get("epochs", found.epochs))
-    if found.warmup_epochs > fields.get("epochs", found.epochs):
-        fields["warmup_epochs"] = 0.0
-    fields |= dict(map(parse_setting, others or ()))
-    return Recipe.from_dict({**found.to_dict(), **fields})
-
-
-def _fitting(recipe: Recipe, num_images: int) -> Recipe:
-    """Returns the recipe with a batch of at most an eighth of a small set, the rate with it."""
-    batch = recipe.batch_size
-    while batch > 2 and batch * 8 > num_images:
-        batch //= 2
-    return dataclasses.replace(recipe, batch_size=batch, lr=recipe.lr * batch / recipe.batch_size)
 
 
 def main() -> None:

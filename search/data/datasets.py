@@ -18,9 +18,11 @@ from pathlib import Path
 import torch
 
 from fbnetv3.arch.arch import Arch
+from fbnetv3.images.classes import outputs_by_name
 from fbnetv3.images.folders import (
     PART_NAMES,
     DataFolder,
+    LabelledImages,
     Part,
     class_names_in,
     open_data_folder,
@@ -132,9 +134,9 @@ def open_train_val(
 ) -> tuple[ImageSet, ImageSet]:
     """Returns (training images, validation images) of a folder.
 
-    A folder that has no parts of its own is split by `seed`, with `val_share` of every class, and
-    at least one image of it, going to validation. A class that a validation part lacks is named in
-    its notes.
+    A folder that has no parts of its own, or only `train`, is split by `seed`, with `val_share` of
+    every class, and at least one image of it, going to validation. A class that a validation part
+    lacks is named in its notes.
 
     Args:
         folder: see `open_images`.
@@ -147,8 +149,12 @@ def open_train_val(
         FileNotFoundError: see `open_images`.
         ValueError: see `open_images`; or validation has a class that training has not.
     """
-    if _has_no_parts(folder):
-        images = open_images(folder, task=task, on_check=on_check)
+    only = _only_train(folder)
+    if only is not None or _has_no_parts(folder):
+        images = open_images(folder, only and "train", task=task, on_check=on_check)
+        if only is not None:
+            note = f"{folder} has no validation folder: part of {only} validates"
+            images = _with_notes(images, (note,))
         train, val = split_by_class(images, share=val_share, seed=seed)
         return train, _with_missing_noted(val) if val.multi_label else val
     train, val = (
@@ -260,6 +266,17 @@ def _has_no_parts(folder: Path) -> bool:
     return not open_data_folder(folder).parts
 
 
+def _only_train(folder: Path) -> Path | None:
+    """Returns the train folder of images that have no other part."""
+    if is_list(folder) or is_shards(folder):
+        return None
+    check_folder(folder)
+    if _cifar10_in(folder) is not None or _has_parquet(folder):
+        return None
+    parts = open_data_folder(folder).parts
+    return parts["train"] if set(parts) == {"train"} else None
+
+
 def _read_part(data: DataFolder, part: Part, on_check: OnCheck, *, any_damaged: bool) -> ImageSet:
     """Returns the images of a part; validation has training's classes, unless it has others too."""
     if part not in data.parts:
@@ -271,7 +288,28 @@ def _read_part(data: DataFolder, part: Part, on_check: OnCheck, *, any_damaged: 
         if set(classes) <= set(of_training):
             classes = of_training
     found = read_class_folders(folder, classes)
+    if part == "val" and "train" in data.parts:
+        found = _named_as(found, class_names_in(data.parts["train"]))
     return _with_notes(read_labelled(found, on_check, any_damaged=any_damaged), data.notes)
+
+
+def _named_as(val: LabelledImages, classes: tuple[str, ...]) -> LabelledImages:
+    """Returns validation images with training's names of classes, if these differ in spelling."""
+    outputs = outputs_by_name(val.classes, [(name,) for name in classes])
+    found = [output for output in outputs if output is not None]
+    if val.classes == classes or not len(set(found)) == len(found) == len(val.classes):
+        return val
+    pairs = [
+        (o, n) for o, n in zip(val.classes, (classes[i] for i in found), strict=True) if o != n
+    ]
+    listed = ", ".join(f"{own!r} as {name!r}" for own, name in pairs[:_NUM_LISTED])
+    note = f"classes of {val.name} are spelt otherwise than for training, and taken: {listed}"
+    return dataclasses.replace(
+        val,
+        classes=classes,
+        labels=tuple(found[label] for label in val.labels),
+        notes=(*val.notes, note) if pairs else val.notes,
+    )
 
 
 def _no_part(data: DataFolder, part: Part) -> str:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 
 from fbnetv3._internal.messages import shown
-from fbnetv3.images.folders import SUFFIXES
+from fbnetv3.images.folders import SUFFIXES, part_of
 
 from .image_set import ImageSet, OnCheck, read_images
 from .member import Member
@@ -37,10 +37,13 @@ class _Sample(NamedTuple):
 
 
 def is_shards(location: Path) -> bool:
-    """Returns whether a path is a shard, a range of them, or a folder that holds some."""
+    """Returns whether a path is a shard, a range of them, or a folder that holds some.
+
+    They lie in the folder, or in folders in it that are called like train and val parts.
+    """
     if location.suffix.lower() == ".tar":
         return True
-    return location.is_dir() and next(location.glob("*.tar"), None) is not None
+    return location.is_dir() and bool(_in_folder(location))
 
 
 def find_shards(location: Path, starts: Sequence[str] = ("",)) -> list[Path]:
@@ -48,17 +51,28 @@ def find_shards(location: Path, starts: Sequence[str] = ("",)) -> list[Path]:
 
     Args:
         location: one shard, a range such as `data-{000..099}.tar`, or a folder.
-        starts: with what the name of a folder's shard begins, in lower case.
+        starts: with what the name of a folder's shard begins, in lower case, or `train/` or `val/`
+            if it lies in such a folder.
 
     Raises:
         FileNotFoundError: a shard is missing.
     """
     if location.is_dir():
-        return sorted(p for p in location.glob("*.tar") if p.name.lower().startswith(tuple(starts)))
+        return sorted(p for p, n in _in_folder(location).items() if n.startswith(tuple(starts)))
     found = [Path(name) for name in _expanded(str(location))]
     gone = [path for path in found if not path.is_file()]
     if gone:
         raise FileNotFoundError(f"no shard {gone[0]} ({len(gone)} of {len(found)} are missing)")
+    return found
+
+
+def _in_folder(location: Path) -> dict[Path, str]:
+    """Returns the shards of a folder and its part folders, and how their names tell the part."""
+    found = {path: path.name.lower() for path in location.glob("*.tar")}
+    for path in location.glob("*/*.tar"):
+        part = part_of(path.parent.name)
+        if part is not None:
+            found[path] = f"{part}/{path.name.lower()}"
     return found
 
 
@@ -81,7 +95,7 @@ def read_shards(
 
     A sample is the files whose names are equal up to the first point: an image, and its label as a
     number or a name in `.cls`, or in `.json` under "label", "cls" or "class". The numbers' names
-    may be in `classnames.txt` or `classes.txt` beside the shards.
+    may be in `classnames.txt` or `classes.txt` beside the shards or their folder.
 
     Args:
         shards: tar files, not compressed.
@@ -117,7 +131,7 @@ def read_shards(
 
 
 def _class_names(folder: Path, highest: int, name: str) -> tuple[str, ...]:
-    for path in (folder / file for file in _CLASS_FILES):
+    for path in (place / file for place in (folder, folder.parent) for file in _CLASS_FILES):
         if path.is_file():
             names = tuple(path.read_text(encoding="utf-8").splitlines())
             if highest >= len(names) or len(set(names)) < len(names):

@@ -17,6 +17,8 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import IO, Any, Protocol
 
+from fbnetv3._internal.processors import available_cpus
+
 from .objective import Objective
 from .worker import Outcome, Task, run_task
 
@@ -86,7 +88,8 @@ class LocalEngine:
         folder: the search's folder; each worker's output goes to `workers/<slot>.log` there.
         workers: number of processes.
         gpus: device of each worker, as in CUDA_VISIBLE_DEVICES; empty for the CPU.
-        threads: number of CPU threads per worker; None divides this machine's cores.
+        threads: number of CPU threads per worker; None divides the processors that this process may
+            use, or is what OMP_NUM_THREADS says if that is less.
     """
 
     name = "local"
@@ -106,7 +109,7 @@ class LocalEngine:
         if gpus and len(gpus) != workers:
             raise ValueError(f"{len(gpus)} GPUs for {workers} workers; expected one for each")
         self._objective, self._folder, self._gpus = dict(objective), folder, tuple(gpus)
-        self._threads = threads or max(1, (os.cpu_count() or 1) // workers)
+        self._threads = threads or _threads_of_each(workers)
         self._workers: list[Worker | None] = [None] * workers
 
     def capacity(self) -> int:
@@ -242,6 +245,12 @@ class InlineEngine:
     def close(self) -> None:
         """Drops all queued tasks."""
         self._waiting = []
+
+
+def _threads_of_each(workers: int) -> int:
+    share = max(1, available_cpus() // workers)
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return min(share, int(asked)) if asked.isdigit() and int(asked) else share
 
 
 def _send(worker: Worker, line: str) -> None:

@@ -7,6 +7,10 @@ space, whose cells may hold anything where the gene has no meaning, and any of t
 * `label`, or `label:SEED`, or `label:SEED:EPOCH`: the label of a training, higher is better. Seeds
   are integers from 0, epochs count from 1. An empty cell is a training that was not run.
 * in an npz, `label` may be an array (rows, seeds) or (rows, seeds, epochs) instead.
+* `steps`: the length of a row's training, in optimiser steps. Labels of trainings of different
+  lengths cannot be compared, so that one length must be chosen.
+
+Any other column can choose rows. A candidate may have several rows, as further seeds.
 
 Labels are accuracies in percent unless the space's file sets another target:
 `{"space": {...}, "target": "raw"}`.
@@ -217,19 +221,25 @@ def _repeats(back: npt.NDArray[np.int64], first: npt.NDArray[np.int64], labels: 
     return out
 
 
-def load_table(space: Path, table: Path) -> TableObjective:
+def load_table(space: Path, table: Path, where: Mapping[str, str] | None = None) -> TableObjective:
     """Returns the objective of a space's JSON file and a table (format: see the module).
+
+    Args:
+        space: the space's file.
+        table: the table's file.
+        where: column -> value; only rows with all of these are taken.
 
     Raises:
         FileNotFoundError: a file does not exist.
-        ValueError: a column is missing, or a cell is not a value of its gene.
+        ValueError: a column is missing, a cell is not a value of its gene, no row is chosen, or
+            the chosen rows are trainings of several lengths.
         ImportError: the table is a Parquet file, and pyarrow is not installed.
     """
     for path in (space, table):
         if not path.is_file():
             raise FileNotFoundError(f"no file {path}")
     made, target = _read_space(space)
-    columns = _read_columns(table)
+    columns = _chosen(_read_columns(table), where or {}, table.name)
     rows = np.empty((len(next(iter(columns.values()), ())), len(made.genes)), np.int16)
     for column, gene in enumerate(made.genes):
         if gene.name not in columns:
@@ -249,6 +259,37 @@ def load_table(space: Path, table: Path) -> TableObjective:
         if name.startswith("cost:")
     }
     return TableObjective(made, rows, _labels(columns, table.name), known, target=target)
+
+
+def _chosen(
+    columns: dict[str, npt.NDArray[Any]], where: Mapping[str, str], name: str
+) -> dict[str, npt.NDArray[Any]]:
+    """Returns the rows of a table with given values, all of one length."""
+    for column, wanted in where.items():
+        if column not in columns:
+            raise ValueError(
+                f"{name} has no column {column!r}; expected one of {_some(list(columns))}"
+            )
+        cells = np.array([_cell(value) for value in columns[column].tolist()])
+        keep = cells == _cell(wanted)
+        if not keep.any():
+            raise ValueError(
+                f"{name} has no row where {column} is {wanted!r}; it has "
+                f"{_some(sorted({str(value) for value in columns[column].tolist()}))}"
+            )
+        columns = {one: value[keep] for one, value in columns.items()}
+    lengths = {_cell(value) for value in columns.get("steps", np.array([])).tolist()}
+    if len(lengths) > 1:
+        shown = ", ".join(f"{float(one):g}" for one in sorted(lengths, key=float))
+        raise ValueError(
+            f"{name} has trainings of {shown} steps, whose labels cannot be compared; choose one "
+            "length, such as --where steps=" + shown.split(", ")[0]
+        )
+    return columns
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if names[8:] else "")
 
 
 def _read_space(path: Path) -> tuple[Space, str]:

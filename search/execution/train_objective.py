@@ -127,7 +127,7 @@ class TrainObjective:
             raise ValueError(
                 f"{data} has {len(self._train)} images to train on, less than one batch of "
                 f"{largest}; give a smaller batch, as an eighth of the images: "
-                f'recipe={{"batch_size": {2 * max(1, len(self._train) // 16)}}}'
+                f"--set 'recipe={{\"batch_size\": {2 * max(1, len(self._train) // 16)}}}'"
             )
         steps = len(self._train) // largest
         if steps < _FEW_STEPS:
@@ -223,9 +223,9 @@ class TrainObjective:
         import torch
 
         from fbnetv3._internal.errors import Diverged
-        from fbnetv3.search.training.batches import derive_seed
         from fbnetv3.search.training.foreign import is_foreign, write_record
         from fbnetv3.search.training.networks import preprocess_for
+        from fbnetv3.search.training.seeds import derive_seed
         from fbnetv3.search.training.train import Hardware, TrainConfig, train_epochs
 
         recipe = self.recipe(row)

@@ -15,12 +15,16 @@ import fbnetv3
 from fbnetv3._internal.errors import OverBudget
 from fbnetv3._internal.files import write_atomically
 from fbnetv3.arch.counts import count
+from fbnetv3.deploy.confidence import MIN_IMAGES
 from fbnetv3.deploy.export import to_onnx
 from fbnetv3.deploy.quantize import Quantized, quantize
+from fbnetv3.hub.confidence import Confidence
+from fbnetv3.hub.pretrained import CONFIG, write_confidence
 from fbnetv3.images.reader import ImageSource
 from fbnetv3.models.model import FBNetV3
 from fbnetv3.search.data.image_set import ImageSet
 from fbnetv3.search.storage.results import write_json
+from fbnetv3.search.training.answers import fit_on
 from fbnetv3.search.training.config import Hardware
 from fbnetv3.search.training.evaluate import evaluate, wilson_pct
 from fbnetv3.search.training.networks import load_raw, open_network
@@ -86,6 +90,7 @@ def deliver(folder: Path, final: Final, how: Delivery) -> dict[str, Any]:
         OSError: the disk is full or not writable.
     """
     name = f"local-dir:{folder}"
+    confidence = _fit_confidence(name, folder, how)
     model = open_network(name, pretrained=True).model
     files = [WEIGHTS]
     result: dict[str, Any] = {
@@ -97,6 +102,7 @@ def deliver(folder: Path, final: Final, how: Delivery) -> dict[str, Any]:
         "seed": how.seed,
         "data": _name(how.val_images),
         "accuracy": _accuracy(name, final, how),
+        "confidence": None if confidence is None else confidence.to_dict(),
         "versions": {"fbnetv3": fbnetv3.__version__, "torch": torch.__version__},
     }
     if isinstance(model, FBNetV3):
@@ -115,6 +121,19 @@ def deliver(folder: Path, final: Final, how: Delivery) -> dict[str, Any]:
     write_atomically(folder / CARD, card(result, final.recipe))
     write_json(folder / RESULT, result)
     return result
+
+
+def _fit_confidence(name: str, folder: Path, how: Delivery) -> Confidence | None:
+    """Stores temperature and threshold with the weights, from where exported files have them.
+
+    None of another library's network, or where there are too few images to fit on.
+    """
+    if not (folder / CONFIG).is_file() or len(how.val_images) < MIN_IMAGES:
+        return None
+    network = open_network(name, pretrained=True)
+    found = fit_on(network, how.val_images, hardware=how.hardware, workers=how.workers)
+    write_confidence(folder, found)
+    return found
 
 
 def _accuracy(name: str, final: Final, how: Delivery) -> dict[str, Any]:

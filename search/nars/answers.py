@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from fbnetv3._internal.json_record import read_json
 from fbnetv3.search.space.space import Space
 from fbnetv3.search.storage.results import write_json
 from fbnetv3.search.storage.store import Store
@@ -89,6 +90,25 @@ def write_answers(store: Store, space: Space, answers: Sequence[Answer]) -> list
                 write_json(folder / f"{name}.json", content)
                 files.append(folder / f"{name}.json")
     return files
+
+
+def restore_answers(store: Store) -> bool:
+    """Reads the results of a finished search in again, after `Store.rebuild` has lost them.
+
+    Returns:
+        Whether the search has finished: there is a result for every limit, and no trial is open.
+    """
+    num = len(store.settings.get("plan", {}).get("limits", ()))
+    paths = [store.folder / "answers" / str(number) / "candidate.json" for number in range(num)]
+    counts = store.counts()
+    ended = any(batch.kind == "final" for batch in store.batches())
+    if not paths or not ended or counts["queued"] + counts["leased"]:
+        return False
+    if not all(path.is_file() for path in paths):
+        return False
+    found = [read_json(path.read_bytes(), str(path)) for path in paths]
+    store.set_stage("answers", {"answers": found})
+    return True
 
 
 def _recipe(fields: Mapping[str, Any], objective: Mapping[str, Any]) -> dict[str, Any]:

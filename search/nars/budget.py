@@ -2,7 +2,7 @@
 
 A budget is a number of full trainings, or a time and what a training of each rung was measured to
 take. Most of it goes to full trainings: a tenth at most to the rungs, which show where they are
-worth while, and a quarter at most to retraining the best with more seeds.
+worth while, and a sixth at most to retraining the best with more seeds.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 from .config import FEWEST, SearchConfig
 
-# A quarter of all trainings or less retrains the best.
-_LAST = 4
+# At most one of so many trainings retrains the best.
+LAST = 6
 _TOP, _SEEDS = 5, 3
 # At most this share of the budget goes to rungs, and at most so many trainings to each of them; a
 # large budget gets as many as full trainings.
@@ -85,7 +85,7 @@ def divide(
     def last(top: int, seeds: int) -> int:
         return num_limits * (top + num_priors) * seeds
 
-    fitting = [c for c in choices if last(*c) <= trainings // _LAST]
+    fitting = [c for c in choices if last(*c) <= trainings // LAST]
     top, seeds = max(fitting, key=lambda c: (last(*c), c[1]), default=(1, 1))
     rest = trainings - last(top, seeds)
     if rest < FEWEST:

@@ -33,7 +33,7 @@ class Imported:
     """What was read of a file of labels.
 
     Attributes:
-        new: number of candidates whose labels the search did not have.
+        new: number of labels that the search did not have.
         taken: number of lines that were used.
         left_out: number of lines that are of trainings of another length.
     """
@@ -48,66 +48,84 @@ def import_labels(
 ) -> Imported:
     """Imports labels from a CSV into the store as a finished round.
 
-    Their trainings must be like the search's own, because the predictor is fitted to both. Lines
-    with another number in the column `epochs`, or of a rung, are left out. Several labels of one
-    candidate count as their mean.
+    Their trainings must be like the search's own, because the predictor is fitted to both. Labels
+    of a rung count where the search has this very rung. Lines of any other length are left out.
+    Several labels of one candidate and length count as their mean.
 
     Args:
         store: the search, opened for writing.
         space: its space.
         costs: known costs of candidates.
         path: the CSV.
-        epochs: length of the trainings whose labels the search compares, see `label_epochs`.
+        epochs: length of the full trainings whose labels the search compares, see `label_epochs`.
 
     Raises:
         ValueError: a column, a gene's value or a label is wrong; the message has the line. Or no
-            label is of a training of `epochs` epochs, or the labels' lengths are not given although
-            the search has stopped trainings early.
+            label is of a training of a length that the search has, or the labels' lengths are not
+            given although the search has stopped trainings early.
         FileNotFoundError: the file does not exist.
     """
     lines = read_labels(space, path)
-    if store.stage("early_stop") is not None and any(one.epochs is None for one in lines):
-        full = store.settings["plan"]["epochs"]
-        if epochs < full:
-            raise ValueError(
-                f"{path} has no column {EPOCHS!r}, and this search compares labels after {epochs} "
-                f"of {full} epochs; add the column, with the epochs of each training"
-            )
-    taken = [one for one in lines if one.epochs in (None, epochs) and one.fidelity == 1]
-    if not taken and all(one.fidelity < 1 for one in lines):
+    full = store.settings["plan"]["epochs"]
+    unknown = any(one.epochs is None for one in lines)
+    if store.stage("early_stop") is not None and unknown and epochs < full:
         raise ValueError(
-            f"{path} has only labels of rungs, shorter than the final training; expected labels "
-            "with fidelity 1"
+            f"{path} has no column {EPOCHS!r}, and this search compares labels after {epochs} "
+            f"of {full} epochs; add the column, with the epochs of each training"
         )
+    lengths = {1.0: epochs, **_rungs_of(store)}
+    taken = [
+        one
+        for one in lines
+        if one.fidelity in lengths and one.epochs in (None, lengths[one.fidelity])
+    ]
     if not taken:
-        full = [one for one in lines if one.fidelity == 1]
-        found = sorted({one.epochs for one in full if one.epochs is not None})
-        raise ValueError(
-            f"{path} has labels of trainings of {', '.join(map(str, found))} epochs; expected "
-            f"{epochs}, as in this search"
-        )
+        raise ValueError(f"{path} {_other_lengths(lines, epochs, list(lengths)[1:])}")
     target = store.settings["plan"].get("target") or "log_error"
     check_percent(np.array([one.label for one in taken]), target)
-    values: dict[tuple[int, ...], list[float]] = {}
+    values: dict[tuple[tuple[int, ...], float], list[float]] = {}
     for one in taken:
-        values.setdefault(one.genes, []).append(one.label)
-    matrix = np.array(list(values), np.int16)
+        values.setdefault((one.genes, one.fidelity), []).append(one.label)
+    matrix = np.array([genes for genes, _ in values], np.int16)
     known = {name: np.asarray(cost, np.float64) for name, cost in costs(matrix).items()}
     proposals = [
         Proposal(
             genes=genes,
             costs={name: float(cost[row]) for name, cost in known.items()},
-            epochs=epochs,
+            epochs=lengths[fidelity],
             seed=-1,
             origin=path.name,
             value=float(np.mean(labels)),
+            fidelity=fidelity,
         )
-        for row, (genes, labels) in enumerate(values.items())
+        for row, ((genes, fidelity), labels) in enumerate(values.items())
     ]
     batches = store.batches()
     number = batches[-1].number + 1 if batches else 0
     new = store.add_batch(Batch(number, "import", {}, ""), proposals)
     return Imported(new, len(taken), len(lines) - len(taken))
+
+
+def _rungs_of(store: Store) -> dict[float, int]:
+    """Returns share of the final training -> number of labels, of the rungs of a search."""
+    plan = store.settings["plan"]
+    return dict(zip(plan.get("rungs", ()), plan.get("rung_epochs", ()), strict=True))
+
+
+def _other_lengths(lines: Sequence[LabelLine], epochs: int, rungs: Sequence[float]) -> str:
+    """Returns why no line of a file of labels can be used."""
+    own = f", or of its rungs {', '.join(f'{share:g}' for share in rungs)}" if rungs else ""
+    full = [one for one in lines if one.fidelity == 1]
+    if not full:
+        return (
+            "has only labels of rungs, shorter than the final training; expected labels with "
+            f"fidelity 1{own}"
+        )
+    found = sorted({one.epochs for one in full if one.epochs is not None})
+    return (
+        f"has labels of trainings of {', '.join(map(str, found))} epochs; expected {epochs}, as in "
+        f"this search{own}"
+    )
 
 
 def label_epochs(store: Store) -> int:

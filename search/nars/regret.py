@@ -23,8 +23,8 @@ from fbnetv3.search.storage.store import Store
 from .answers import Answer
 from .budget import planned
 from .config import SearchConfig
+from .labels import SEARCH_KINDS
 from .problem import Problem
-from .rounds import SEARCH_KINDS
 from .run import search_problem, with_rungs
 
 

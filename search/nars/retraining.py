@@ -13,9 +13,10 @@ from .answers import Answer, Contender
 from .config import SearchConfig
 from .evolution import Evolved
 from .held import best_with_prior
+from .labels import SEARCH_KINDS
 from .prior import has
 from .problem import Problem
-from .rounds import SEARCH_KINDS, Notify, Optimizer
+from .rounds import Notify, Optimizer
 
 
 def ranking(problem: Problem, optimizer: Optimizer, config: SearchConfig, found: Evolved) -> Matrix:

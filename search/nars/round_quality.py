@@ -30,7 +30,7 @@ def round_quality(
     """Returns figures of five-fold cross-validation as plain JSON types; empty for too few labels.
 
     Args:
-        predictor: left fitted to a part of the labels.
+        predictor: fitted; it is left as it was.
         unpretrained: the same predictor without pretraining, for comparison.
         rows: (n, num_genes) the labelled candidates.
         values: (n,) their labels.
@@ -48,7 +48,9 @@ def round_quality(
     recipe = np.array([gene.group == "recipe" for gene in predictor.space.genes])
     both = recipe.any() and not recipe.all()
     parts = {"network": ~recipe, "recipe": recipe} if both else None
+    state = predictor.state()
     found = cross_validate(predictor, rows, values, seed=seed, shares=shares, parts=parts)
+    predictor.restore(*state)
     figures: dict[str, Any] = {
         "tau": found.tau,
         "spearman": found.spearman,

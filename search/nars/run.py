@@ -34,6 +34,7 @@ from .answers import Answer, describe, write_answers
 from .budget import planned
 from .config import SearchConfig
 from .evolution import Evolved
+from .fitting import PREDICTOR
 from .gene_effects import unresolved
 from .held import evolve_held, held_genes
 from .latency_margin import with_margins
@@ -43,7 +44,7 @@ from .pool import check, draw
 from .prior_pool import draw_around, share_of
 from .problem import Problem, problem_of
 from .retraining import answers_of, ranking, retrain, with_prior_candidates
-from .rounds import PREDICTOR, Notify, Optimizer
+from .rounds import Notify, Optimizer
 from .schedule import Schedule, TimedSchedule, describe_plan
 from .spending import Spending
 

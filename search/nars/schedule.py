@@ -8,14 +8,18 @@ from typing import Any
 
 from fbnetv3.search.storage.store import Store
 
-from .budget import divide, planned
+from .budget import LAST, divide, planned
 from .config import SearchConfig
 from .spending import Spending
 
 # The duration of the latest full trainings says what the next ones take.
 _LATEST = 50
-# Beside trainings, the end of a search takes about so many times as long as a round.
-_END = 2
+# Beside trainings, what follows a round if it is the last takes about so many times as long as the
+# wait between two rounds: its fit, and evolution.
+_END = 1.5
+# What a round takes beside trainings is not known before the first one: this share of the time that
+# is left, at most.
+_GUESS = 0.05
 
 
 def describe_plan(config: SearchConfig) -> dict[str, Any]:
@@ -90,12 +94,20 @@ class TimedSchedule(Schedule):
         self._seconds, self._parallel = seconds, parallel
         found = spending.kept("plan")
         if found is None:
-            left = config.time_s - spending.spent_s() - _END * spending.overhead_s()
+            left = config.time_s - spending.spent_s()
+            left -= _END * spending.overhead_s(_GUESS * left)
             prices = {share: seconds[share] / seconds[1.0] for share in config.rungs}
             cost = max(left, 0.0) / seconds[1.0] * parallel
             untimed = dataclasses.replace(config, cost=cost or 1e-9, time_s=0.0)
-            plan = dataclasses.replace(planned(untimed, prices), cost=0.0, time_s=config.time_s)
-            found = plan.to_dict()
+            try:
+                plan = planned(untimed, prices)
+            except ValueError as error:
+                raise ValueError(
+                    f"the time of {config.time_s:.0f} s is too short: a full training takes "
+                    f"{seconds[1.0]:.3g} s, {parallel} at a time, and {max(left, 0.0):.0f} s are "
+                    f"left for them; {error}"
+                ) from None
+            found = dataclasses.replace(plan, cost=0.0, time_s=config.time_s).to_dict()
             spending.keep(plan=found)
         super().__init__(SearchConfig.from_dict(found))
         self._time_s = config.time_s
@@ -108,7 +120,7 @@ class TimedSchedule(Schedule):
             return self.config.rung_sizes[index]
         contenders = self.config.top + len(self.config.priors)
         last = contenders * self.config.final_seeds * len(self.config.limits)
-        num = self._fitting(1 + _END) - last
+        num = self._fitting(_END) - last
         first = index == len(self.config.rungs)
         sizes = self.config.sizes
         batch = self.config.batch if self.config.rungs else sizes[min(index, 1)]
@@ -122,9 +134,9 @@ class TimedSchedule(Schedule):
         kept = self._spending.kept("last")
         if kept is None:
             limits, priors = len(self.config.limits), len(self.config.priors)
-            # `divide` spends a quarter of what it is given on the last stage.
+            # `divide` spends a part of what it is given on the last stage.
             budget = divide(
-                max(4 * self._fitting(0), 8 + limits * (1 + priors)),
+                max(LAST * self._fitting(0), 8 + limits * (1 + priors)),
                 limits,
                 priors,
                 top=self.config.top,
@@ -136,7 +148,8 @@ class TimedSchedule(Schedule):
 
     def _fitting(self, overheads: float) -> int:
         """Returns how many full trainings fit into the time that is left."""
-        left = self._time_s - self._spending.spent_s() - overheads * self._spending.overhead_s()
+        left = self._time_s - self._spending.spent_s()
+        left -= overheads * self._spending.overhead_s(_GUESS * left)
         return max(0, int(left / self._full_s() * self._parallel))
 
     def _full_s(self) -> float:

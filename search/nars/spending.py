@@ -8,6 +8,7 @@ plan; what a kill costs since the file was last written, less than `SAVED_S`, is
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,6 +19,8 @@ from fbnetv3.search.storage.results import write_json
 
 BUDGET = "budget.json"
 SAVED_S = 10.0
+# The slower of so many waits between rounds is expected again; they grow with the labels.
+_LATEST = 2
 
 
 class Spending:
@@ -30,30 +33,43 @@ class Spending:
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.monotonic) -> None:
         self._path, self._clock = folder / BUDGET, clock
-        self._content: dict[str, Any] = {"spent_s": 0.0, "training_s": 0.0, "rounds": 0}
+        self._content: dict[str, Any] = {"spent_s": 0.0, "setup_s": 0.0, "between_s": []}
         if self._path.is_file():
-            self._content = dict(read_json(self._path.read_bytes(), str(self._path)))
+            self._content |= read_json(self._path.read_bytes(), str(self._path))
         self._spent_s = float(self._content["spent_s"])
         self._since = self._saved = clock()
+        # When the trainings of the round before ended; None if this process has not seen it.
+        self._ended: float | None = None
 
     def spent_s(self) -> float:
         """Returns the seconds that the search has taken so far."""
         return self._spent_s + self._clock() - self._since
 
-    def overhead_s(self) -> float:
-        """Returns the seconds beside training that a round has taken, on average."""
-        training_s, rounds = float(self._content["training_s"]), int(self._content["rounds"])
-        return (self.spent_s() - training_s) / max(1, rounds)
+    def overhead_s(self, most: float = math.inf) -> float:
+        """Returns the seconds between the trainings of two rounds, as they have taken of late.
+
+        Before there were any, those that the search took to start, or `most` if that is less.
+        """
+        between = self._content["between_s"][-_LATEST:]
+        return float(max(between, default=min(most, self._content["setup_s"])))
+
+    @contextlib.contextmanager
+    def measuring(self) -> Iterator[None]:
+        """Counts the time inside as that of trainings to which nothing is fitted afterwards."""
+        if not self._content["setup_s"]:
+            self.keep(setup_s=self.spent_s())
+        yield
+        self.keep()
 
     @contextlib.contextmanager
     def training(self) -> Iterator[None]:
         """Counts the time inside as that of a round's trainings."""
-        begun = self._clock()
-        try:
-            yield
-        finally:
-            self._content["training_s"] += self._clock() - begun
-        self.keep(rounds=self._content["rounds"] + 1)
+        if self._ended is not None:
+            gap = self._clock() - self._ended
+            self.keep(between_s=[*self._content["between_s"][-_LATEST:], gap])
+        yield
+        self._ended = self._clock()
+        self.keep()
 
     def beat(self) -> None:
         """Writes the time spent, if that was not done lately."""

@@ -10,8 +10,8 @@ from fbnetv3.search.storage.lock import coordinator_of
 from fbnetv3.search.storage.store import Store
 
 from .config import SearchConfig
+from .labels import SEARCH_KINDS
 from .limit import limit_text
-from .rounds import SEARCH_KINDS
 from .spending import spent_of
 
 

@@ -13,14 +13,14 @@ from fbnetv3.search.space.space import CostsOf, Floats, Matrix, Space
 from .gp import GpPredictor
 from .mlp import mlp_ensemble
 from .protocol import Arrays, Prediction, Predictor, Pretraining, fit_to
-from .quality import FOLDS, cross_validate
+from .quality import FOLDS, folds, tau
 
 # With more labels a Gaussian process, whose cost is cubic, has no advantage left.
 MOST_COMPARED = 1000
 
 
 class AutoPredictor(Predictor):
-    """Whichever of two predictors ranks the labels better; the ensemble before the first fit.
+    """Whichever of two predictors ranks the labels better; with few labels the Gaussian process.
 
     Its `kind` is that of the chosen predictor.
     """
@@ -35,9 +35,9 @@ class AutoPredictor(Predictor):
     ) -> None:
         self.space, self.seed = space, seed
         self.ensemble = mlp_ensemble(space, target=target, seed=seed)
-        gp = GpPredictor(space, target=target, costs=costs)
-        self.members: dict[str, Predictor] = {one.kind: one for one in (self.ensemble, gp)}
-        self.kind = self.ensemble.kind
+        self.gp = GpPredictor(space, target=target, costs=costs)
+        self.members: dict[str, Predictor] = {one.kind: one for one in (self.gp, self.ensemble)}
+        self.kind = self.gp.kind
 
     @property
     def chosen(self) -> Predictor:
@@ -56,20 +56,25 @@ class AutoPredictor(Predictor):
     def fit(self, rows: Matrix, labels: Floats) -> None:
         """Compares both by five-fold tau, then fits the better one to all labels.
 
-        With too few labels for cross-validation, keeps the current choice.
+        With too few labels for cross-validation, takes the Gaussian process.
         """
         self.fit_rungs(rows, labels, np.ones(len(labels)))
 
     def fit_rungs(self, rows: Matrix, labels: Floats, shares: Floats) -> None:
         """Compares both by how they rank the longest trainings, then fits the better one."""
+        longest = shares == shares.max(initial=0.0)
         if len(labels) > MOST_COMPARED:
             self.kind = self.ensemble.kind
-        elif (shares == shares.max(initial=0.0)).sum() >= 2 * FOLDS:
+        elif longest.sum() < 2 * FOLDS:
+            self.kind = self.gp.kind
+        else:
+            fold = folds(longest, self.seed)
             taus = {
-                kind: cross_validate(member, rows, labels, seed=self.seed, shares=shares).tau
+                kind: tau(member.fit_held_out(rows, labels, shares, fold)[longest], labels[longest])
                 for kind, member in self.members.items()
             }
             self.kind = max(taus, key=lambda kind: taus[kind])
+            return
         fit_to(self.chosen, rows, labels, shares)
 
     def predict(self, rows: Matrix) -> Prediction:

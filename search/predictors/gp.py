@@ -21,7 +21,7 @@ After Rasmussen and Williams, Gaussian Processes for Machine Learning, chapters 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,12 +29,13 @@ import numpy.typing as npt
 
 from fbnetv3.search.space.space import CostsOf, Floats, Matrix, Space
 
-from .protocol import Arrays, Prediction, Predictor
+from .gp_inputs import Inputs, distances
+from .protocol import Arrays, Ints, Prediction, Predictor, fit_to
 from .targets import Scale
 
 _JITTER = 1e-8
-# An ordered gene with at most this many values is also an input as a choice.
-_FEW = 4
+# Candidates that are predicted at a time.
+_CHUNK = 2048
 
 
 class GpModel:
@@ -45,40 +46,48 @@ class GpModel:
     """
 
     def __init__(self, space: Space, costs: CostsOf | None = None) -> None:
-        self.space, self.costs = space, costs
+        self.space, self.inputs = space, Inputs(space, costs)
         self.theta: Floats = np.zeros(0)
         self.rows: Matrix = np.zeros((0, len(space.genes)), np.int16)
         self.length: Floats | None = None
         self.alpha: Floats = np.zeros(0)
         self.lower: npt.NDArray[np.floating[Any]] = np.zeros((0, 0))
 
-    def fit(self, rows: Matrix, targets: Floats, length: Floats | None = None) -> None:
+    def fit(
+        self,
+        rows: Matrix,
+        targets: Floats,
+        length: Floats | None = None,
+        *,
+        near: Floats | None = None,
+    ) -> None:
         """Fits hyperparameters and posterior to standardised targets (n,).
 
         Args:
             rows: (n, num_genes) candidates.
             targets: (n,).
             length: (n,) a further input, 0 for what is predicted; None: there is none.
+            near: hyperparameters to start from, of nearly the same labels, from which a few
+                iterations are enough; None: the prior's.
         """
         from scipy.linalg import cho_solve
         from scipy.optimize import minimize
 
         self.rows = self.space.canonical(rows)
         self.length = length
-        gaps = self._all_gaps(self.rows, np.zeros(0) if length is None else length)
+        gaps = self._all_gaps(self.rows)
         num = gaps.shape[0]
-        start = np.concatenate([np.full(num, -math.log(num)), [0.0, -1.0, -3.0]])
+        prior = np.concatenate([np.full(num, -math.log(num)), [0.0, -1.0, -3.0]])
         best = minimize(
-            _loss,
-            start,
-            args=(gaps, targets, start),
+            Posterior(gaps, targets, prior),
+            prior if near is None else near,
             jac=True,
             method="L-BFGS-B",
-            bounds=[(-9.0, 4.0)] * len(start),
-            options={"maxiter": 60},
+            bounds=[(-9.0, 4.0)] * len(prior),
+            options={"maxiter": _ITERATIONS if near is None else _FEW_ITERATIONS},
         )
         self.theta = np.asarray(best.x)
-        matrix = _kernel(gaps, self.theta)[0] + (math.exp(self.theta[-1]) + _JITTER) * np.eye(
+        matrix = _kernel(gaps, self.theta) + (math.exp(self.theta[-1]) + _JITTER) * np.eye(
             len(targets)
         )
         self.lower = np.linalg.cholesky(matrix)
@@ -92,113 +101,129 @@ class GpModel:
 
         means, stds = [], []
         prior = math.exp(self.theta[-3]) + math.exp(self.theta[-2])
-        for start in range(0, len(rows), 2048):
-            part = self.space.canonical(rows[start : start + 2048])
-            cross = _kernel(self._all_gaps(part, np.zeros(len(part))), self.theta)[0]
+        cross_of = self._cross()
+        for start in range(0, len(rows), _CHUNK):
+            cross = cross_of(self.space.canonical(rows[start : start + _CHUNK]))
             means.append(cross @ self.alpha)
             shrink = solve_triangular(self.lower, cross.T, lower=True, check_finite=False)
-            stds.append(np.sqrt(np.maximum(prior - (shrink**2).sum(0), 1e-12)))
+            stds.append(np.sqrt(np.maximum(prior - np.einsum("np,np->p", shrink, shrink), 1e-12)))
         if not means:
             return np.zeros(0), np.zeros(0)
         return np.concatenate(means), np.concatenate(stds)
 
-    def _all_gaps(self, rows: Matrix, length: Floats) -> Floats:
-        """Returns (inputs, P, n): squared distances to the labelled candidates.
-
-        Args:
-            rows: (P, num_genes) candidates.
-            length: (P,) lengths of their trainings.
-        """
-        gaps = self._gaps(rows, self.rows)
+    def _all_gaps(self, rows: Matrix) -> Floats:
+        """Returns (inputs, n, n): squared distances of the labelled candidates."""
+        gaps = self.inputs.gaps(rows, rows, rows)
         if self.length is None:
             return gaps
-        return np.concatenate([gaps, (length[:, None] - self.length[None, :])[None] ** 2])
+        return np.concatenate([gaps, (self.length[:, None] - self.length[None, :])[None] ** 2])
 
-    def _gaps(self, first: Matrix, second: Matrix) -> Floats:
-        """Returns (inputs, P, Q): squared distances, 1 between unequal choices.
+    def _cross(self) -> Callable[[Matrix], Floats]:
+        """Returns a function from candidates (P, num_genes) to their covariances (P, n)."""
+        inputs, genes = self.inputs, self.inputs.num_genes
+        weights, share = _weights(self.theta)
+        matern, added = math.exp(self.theta[-3]), math.exp(self.theta[-2])
+        squared, plain = inputs.weighted(self.rows, weights[:genes], share[:genes])
+        own = inputs.known(self.rows, self.rows)
 
-        An ordered gene with few values gives two inputs: a distance, and equal or not.
-        """
-        gaps = []
-        for column, gene in enumerate(self.space.genes):
-            a, b = first[:, column], second[:, column]
-            if len(gene.values) <= _FEW:
-                gaps.append((a[:, None] != b[None, :]).astype(np.float64))
-            if gene.kind != "choice":
-                offset = int(self.space.offsets[column])
-                block = self.space.encoding[offset : offset + len(gene.values)]
-                position = block[:, block.any(axis=0)].sum(axis=1)
-                gaps.append((position[a][:, None] - position[b][None, :]) ** 2)
-        if self.costs is not None:
-            for x, y in zip(self._inputs(first), self._inputs(second), strict=True):
-                gaps.append((x[:, None] - y[None, :]) ** 2)
-        return np.stack(gaps)
+        def cross(rows: Matrix) -> Floats:
+            first, second = inputs.weighted(rows, weights[:genes], share[:genes])
+            far, near = distances(first, squared), distances(second, plain)
+            number = genes
+            for x, y in zip(inputs.known(rows, self.rows), own, strict=True):
+                apart = np.abs(x[:, None] - y[None, :])
+                far += weights[number] * apart**2
+                near += share[number] * np.minimum(apart, 1.0)
+                number += 1
+            if self.length is not None:
+                far += weights[-1] * self.length[None, :] ** 2
+                near += share[-1] * np.minimum(np.abs(self.length), 1.0)[None, :]
+            return matern * _matern(far)[0] + added * (1 - near)
 
-    def _inputs(self, rows: Matrix) -> list[Floats]:
-        """Returns the logarithms of the known costs, scaled to [0, 1] over the labelled rows."""
-        assert self.costs is not None
-        found = []
-        for known, own in zip(
-            self.costs(self.rows).values(), self.costs(rows).values(), strict=True
-        ):
-            base = np.log(np.maximum(np.asarray(known, np.float64), 1e-12))
-            values = np.log(np.maximum(np.asarray(own, np.float64), 1e-12))
-            found.append((values - base.min()) / max(float(np.ptp(base)), 1e-12))
-        return found
+        return cross
 
 
-def _kernel(gaps: Floats, theta: Floats) -> tuple[Floats, dict[str, Any]]:
-    """Returns the kernel matrix, and the terms that its gradient needs."""
+_ITERATIONS, _FEW_ITERATIONS = 60, 12
+
+
+def _weights(theta: Floats) -> tuple[Floats, Floats]:
+    """Returns the weight of each input, and its share in the additive part."""
     weights = np.exp(theta[:-3])
-    distance = np.tensordot(weights, gaps, 1)
+    return weights, weights / weights.sum()
+
+
+def _matern(distance: Floats) -> tuple[Floats, Floats]:
+    """Returns the Matern 5/2 kernel of squared distances, and its slope."""
     root = np.sqrt(5 * distance + 1e-12)
     decay = np.exp(-root)
-    matern = (1 + root + 5 * distance / 3) * decay
-    share = weights / weights.sum()
+    return (1 + root + 5 * distance / 3) * decay, -(5 / 6) * (1 + root) * decay
+
+
+def _near(gaps: Floats) -> Floats:
     # The distance itself, not its square, keeps this a valid kernel (triangular in each gene).
-    near = np.minimum(np.sqrt(gaps), 1.0)
-    added = 1 - np.tensordot(share, near, 1)
-    matrix = math.exp(theta[-3]) * matern + math.exp(theta[-2]) * added
-    return matrix, {
-        "weights": weights,
-        "matern": matern,
-        "added": added,
-        "slope": -(5 / 6) * (1 + root) * decay,
-        "share": share,
-        "near": near,
-    }
+    return np.minimum(np.sqrt(gaps), 1.0)
 
 
-def _loss(theta: Floats, gaps: Floats, y: Floats, prior: Floats) -> tuple[float, Floats]:
-    """Returns the negative log posterior of the hyperparameters and its gradient."""
-    from scipy.linalg import cho_solve
+def _kernel(gaps: Floats, theta: Floats) -> Floats:
+    """Returns the kernel matrix (n, n) of squared distances (inputs, n, n)."""
+    weights, share = _weights(theta)
+    added = 1 - np.tensordot(share, _near(gaps), 1)
+    matern = _matern(np.tensordot(weights, gaps, 1))[0]
+    return np.asarray(math.exp(theta[-3]) * matern + math.exp(theta[-2]) * added)
 
-    kernel, part = _kernel(gaps, theta)
-    noise = math.exp(theta[-1])
-    matrix = kernel + (noise + _JITTER) * np.eye(len(y))
-    lower = np.linalg.cholesky(matrix)
-    # The gradient needs K^-1 itself: the trace of its product with the derivative of K.
-    inverse = cho_solve((lower, True), np.eye(len(y)), check_finite=False)
-    alpha = inverse @ y
-    spread = np.concatenate([np.full(len(theta) - 3, 1.5), [1.5, 1.5, 1.5]])
-    off = (theta - prior) / spread
-    value = 0.5 * y @ alpha + np.log(np.diag(lower)).sum() + 0.5 * (off @ off)
-    outer = 0.5 * (inverse - np.outer(alpha, alpha))
-    slope = math.exp(theta[-3]) * np.tensordot(gaps, outer * part["slope"], 2)
-    weighted = np.tensordot(part["near"], outer, 2)
-    mean = part["share"] @ weighted
-    added = -math.exp(theta[-2]) * part["share"] * (weighted - mean)
-    gradient = np.concatenate(
-        [
-            part["weights"] * slope + added,
+
+class Posterior:
+    """The negative log posterior of the hyperparameters, with its gradient.
+
+    Args:
+        gaps: (inputs, n, n) squared distances.
+        y: (n,) standardised targets.
+        prior: the hyperparameters' prior means; their deviation is 1.5.
+    """
+
+    def __init__(self, gaps: Floats, y: Floats, prior: Floats) -> None:
+        self._y, self._prior = y, prior
+        # The upper triangle has all of a symmetric matrix but its diagonal, whose distances are 0.
+        self._upper = np.triu_indices(len(y), 1)
+        self._gaps = np.ascontiguousarray(gaps[:, self._upper[0], self._upper[1]])
+        self._near = _near(self._gaps)
+
+    def __call__(self, theta: Floats) -> tuple[float, Floats]:
+        """Returns the value and the gradient."""
+        from scipy.linalg.lapack import dpotrf, dpotri
+
+        y, num = self._y, len(self._y)
+        weights, share = _weights(theta)
+        large, small, noise = np.exp(theta[-3:])
+        matern, slope = _matern(weights @ self._gaps)
+        added = 1 - share @ self._near
+        matrix = np.zeros((num, num), order="F")
+        matrix[self._upper] = large * matern + small * added
+        np.fill_diagonal(matrix, large + small + noise + _JITTER)
+        factor, failed = dpotrf(matrix, lower=0)
+        if failed:
+            raise np.linalg.LinAlgError("the kernel matrix is not positive definite")
+        # The gradient needs K^-1 itself: the trace of its product with the derivative of K.
+        inverse = dpotri(factor, lower=0)[0]
+        inverse = np.triu(inverse) + np.triu(inverse, 1).T
+        alpha = inverse @ y
+        off = (theta - self._prior) / 1.5
+        value = 0.5 * y @ alpha + np.log(np.diag(factor)).sum() + 0.5 * (off @ off)
+        outer = 0.5 * (inverse - np.outer(alpha, alpha))
+        trace, outer = float(np.trace(outer)), 2 * outer[self._upper]
+        weighted = self._near @ outer
+        gradient = np.concatenate(
             [
-                math.exp(theta[-3]) * (outer * part["matern"]).sum(),
-                math.exp(theta[-2]) * (outer * part["added"]).sum(),
-                noise * np.trace(outer),
-            ],
-        ]
-    )
-    return float(value), gradient + off / spread
+                weights * large * (self._gaps @ (outer * slope))
+                - small * share * (weighted - share @ weighted),
+                [
+                    large * (outer @ matern + trace),
+                    small * (outer @ added + trace),
+                    noise * trace,
+                ],
+            ]
+        )
+        return float(value), gradient + off / 1.5
 
 
 class GpPredictor(Predictor):
@@ -220,15 +245,36 @@ class GpPredictor(Predictor):
         costs: CostsOf | None = None,
     ) -> None:
         del seed  # the fit is deterministic
-        self.space, self.scale, self.model = space, Scale(target), GpModel(space, costs)
+        self.space, self.scale, self.model = (
+            space,
+            Scale(target, warped=True),
+            GpModel(space, costs),
+        )
+        self.near: Floats | None = None
 
     def fit(self, rows: Matrix, labels: Floats) -> None:
         """Fits labels (n,) of candidates (n, num_genes)."""
-        self.model.fit(rows, self.scale.learn(labels))
+        self.model.fit(rows, self.scale.learn(labels), near=self.near)
 
     def fit_rungs(self, rows: Matrix, labels: Floats, shares: Floats) -> None:
         """Fits labels of trainings of several lengths, to predict those of the longest."""
-        self.model.fit(rows, *self.scale.learn_rungs(labels, shares))
+        targets, length = self.scale.learn_rungs(labels, shares)
+        self.model.fit(rows, targets, length, near=self.near)
+
+    def fit_held_out(self, rows: Matrix, labels: Floats, shares: Floats, fold: Ints) -> Floats:
+        """Fits all labels and returns (n,) the predictions of those held out.
+
+        The fits of folds start from the hyperparameters of all labels.
+        """
+        fit_to(self, rows, labels, shares)
+        predicted = np.full(len(labels), np.nan)
+        part = GpPredictor(self.space, target=self.scale.target, costs=self.model.inputs.costs)
+        part.near = self.model.theta
+        for number in np.unique(fold[fold >= 0]):
+            held = fold == number
+            fit_to(part, rows[~held], labels[~held], shares[~held])
+            predicted[held] = part.predict(rows[held]).mean
+        return predicted
 
     def predict(self, rows: Matrix) -> Prediction:
         """Returns the posterior's mean and standard deviation, of the longest trainings."""
@@ -253,6 +299,12 @@ class GpPredictor(Predictor):
         for key in ("theta", "rows", "alpha"):
             setattr(self.model, key, arrays[key])
         self.model.length = arrays.get("length")
+        inputs = self.model.inputs.count + (self.model.length is not None)
+        if len(self.model.theta) != inputs + 3:
+            raise ValueError(
+                f"the Gaussian process has {len(self.model.theta) - 3} inputs; expected {inputs}: "
+                "it was fitted by an older version or with other costs, so fit it again"
+            )
         # Files of 0.1.0 store the inverse of the factor.
         old = "lower" not in arrays
         self.model.lower = np.linalg.inv(arrays["inverse"]) if old else arrays["lower"]

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from fbnetv3.search.space.space import CostsOf, Floats, Matrix, Space
 
-from .protocol import Arrays, Prediction, Predictor, Pretraining
+from .protocol import Arrays, Ints, Prediction, Predictor, Pretraining
 from .targets import Scale
 
 WIDTH = 24
@@ -88,7 +88,9 @@ class MlpModel:
         cut = max(1, int(0.8 * len(arch)))
         train, test = order[:cut], order[cut:]
         layers = self._layers(
-            {"encode": (arch.shape[1], WIDTH), "proxy": (WIDTH, len(self.proxies))}, rng
+            {"encode": (arch.shape[1], WIDTH), "proxy": (WIDTH, len(self.proxies))},
+            rng,
+            self.members,
         )
         steps = _PRETRAIN_STEPS
         optimizer = _optimizer(layers.values(), _RATE)
@@ -108,7 +110,6 @@ class MlpModel:
             found = _linear(hidden, self.encoder, "proxy").mean(0)
         return _report(self.proxies, target[test], found)
 
-    @_one_thread()
     def fit(
         self, rows: Matrix, targets: Floats, *, epochs: int = 50, length: Floats | None = None
     ) -> None:
@@ -120,25 +121,67 @@ class MlpModel:
             epochs: number of epochs of each of the two phases.
             length: (n,) a further input, 0 for what is predicted; None: there is none.
         """
+        known = np.ones((1, len(targets)), np.bool_)
+        self.head = self._fit(rows, targets[None], known, epochs=epochs, length=length)
+
+    def fit_folds(
+        self,
+        rows: Matrix,
+        targets: Floats,
+        known: npt.NDArray[np.bool_],
+        *,
+        epochs: int = 50,
+        length: Floats | None = None,
+    ) -> Floats:
+        """Fits one ensemble to each fold, all at once, and keeps the first.
+
+        Args:
+            rows: (n, num_genes) candidates.
+            targets: (folds, n).
+            known: (folds, n) which targets a fold is fitted to; all of the first.
+            epochs: see `fit`.
+            length: see `fit`.
+
+        Returns:
+            (folds, n) what each fold predicts without the further input, mean over its members.
+        """
+        head = self._fit(rows, targets, known, epochs=epochs, length=length)
+        wide = MlpModel(self.space, members=len(known) * self.members, seed=self.seed)
+        wide.head = head
+        self.head = {key: value[: self.members].clone() for key, value in head.items()}
+        return np.asarray(wide.predict(rows).reshape(len(known), self.members, -1).mean(1))
+
+    @_one_thread()
+    def _fit(
+        self,
+        rows: Matrix,
+        targets: Floats,
+        known: npt.NDArray[np.bool_],
+        *,
+        epochs: int,
+        length: Floats | None,
+    ) -> dict[str, Tensor]:
+        """Returns the layers of the members of all folds, see `fit_folds`."""
         rng = torch.Generator().manual_seed(self.seed + 1)
         arch, recipe = self._inputs(rows)
         if length is not None:
             recipe = torch.cat([recipe, torch.from_numpy(length).float()[:, None]], 1)
-        label = torch.from_numpy(targets).float()
+        label = torch.from_numpy(targets).float().repeat_interleave(self.members, 0)
         sizes = {"hidden": (WIDTH + recipe.shape[1], WIDTH), "out": (WIDTH, 1)}
         if not self.encoder:
             sizes = {"encode": (arch.shape[1], WIDTH), **sizes}
-        layers = self._layers(sizes, rng)
+        layers = self._layers(sizes, rng, len(label))
         for key, value in self.encoder.items():
             if key.startswith("encode"):
-                layers[key] = value.clone().requires_grad_()
+                layers[key] = value.repeat(len(known), 1, 1).requires_grad_()
         frozen = self.freeze and bool(self.encoder)
+        own = [torch.from_numpy(np.flatnonzero(one)) for one in known for _ in range(self.members)]
         for phase in range(2):
             fixed = frozen and phase == 0
             trained = [v for k, v in layers.items() if not (fixed and k.startswith("encode"))]
             rate = _RATE if phase == 0 else _RATE / _SLOWER
-            self._train(layers, _optimizer(trained, rate), arch, recipe, label, epochs, rng)
-        self.head = {key: value.detach() for key, value in layers.items()}
+            self._train(layers, _optimizer(trained, rate), arch, recipe, label, own, epochs, rng)
+        return {key: value.detach() for key, value in layers.items()}
 
     def predict(self, rows: Matrix) -> Floats:
         """Returns each member's prediction (members, P) in standardised units."""
@@ -180,23 +223,25 @@ class MlpModel:
         arch: Tensor,
         recipe: Tensor,
         label: Tensor,
+        own: Sequence[Tensor],
         epochs: int,
         rng: torch.Generator,
     ) -> None:
+        """Trains members (M,) on the labels (M, n) of their own candidates."""
         # About 64 steps per epoch at most, or a fit of thousands of labels would take minutes.
-        size = min(max(_BATCH, len(label) // 64), len(label))
-        steps = math.ceil(len(label) / size)
+        num = label.shape[1]
+        size = min(max(_BATCH, num // 64), num)
+        steps = math.ceil(num / size)
         for _ in range(epochs):
-            order = torch.stack(
-                [torch.randperm(len(label), generator=rng) for _ in range(self.members)]
-            )
+            order = torch.stack([_order(one, num, rng) for one in own])
             for step in range(steps):
                 pick = order[:, step * size : (step + 1) * size]
                 embedding = F.relu(_linear(arch[pick], layers, "encode"))
                 hidden = F.relu(_linear(torch.cat([embedding, recipe[pick]], 2), layers, "hidden"))
                 found = _linear(hidden, layers, "out").squeeze(-1)
                 # Summed over members, so that each has the gradient it would have alone.
-                loss = F.huber_loss(found, label[pick], reduction="none").mean(1).sum()
+                wanted = label.gather(1, pick)
+                loss = F.huber_loss(found, wanted, reduction="none").mean(1).sum()
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()  # type: ignore[no-untyped-call]  # torch publishes no type here
                 optimizer.step()
@@ -207,16 +252,27 @@ class MlpModel:
         return parts[0], parts[1]
 
     def _layers(
-        self, sizes: Mapping[str, tuple[int, int]], rng: torch.Generator
+        self,
+        sizes: Mapping[str, tuple[int, int]],
+        rng: torch.Generator,
+        members: int,
     ) -> dict[str, Tensor]:
         """Returns initial weights, uniform within 1 / sqrt(inputs) as in torch's linear layers."""
         layers = {}
         for name, (inputs, outputs) in sizes.items():
             bound = 1 / math.sqrt(max(inputs, 1))
             for key, shape in (("w", (inputs, outputs)), ("b", (1, outputs))):
-                value = torch.empty(self.members, *shape).uniform_(-bound, bound, generator=rng)
+                value = torch.empty(members, *shape).uniform_(-bound, bound, generator=rng)
                 layers[f"{name}.{key}"] = value.requires_grad_()
         return layers
+
+
+def _order(own: Tensor, num: int, rng: torch.Generator) -> Tensor:
+    """Returns (num,) indices in random order: all of `own`, some of them again to fill up."""
+    order = own[torch.randperm(len(own), generator=rng)]
+    if len(own) == num:
+        return order
+    return torch.cat([order, own[torch.randint(len(own), (num - len(own),), generator=rng)]])
 
 
 def _linear(x: Tensor, layers: Mapping[str, Tensor], name: str) -> Tensor:
@@ -249,8 +305,9 @@ class MlpPredictor(Predictor):
         members: int = 5,
         seed: int = 0,
         freeze: bool = True,
+        warped: bool = True,
     ) -> None:
-        self.kind, self.space, self.scale = kind, space, Scale(target)
+        self.kind, self.space, self.scale = kind, space, Scale(target, warped=warped)
         self.model = MlpModel(space, members=members, seed=seed, freeze=freeze)
 
     def pretrain(self, pool: Matrix, costs: Mapping[str, npt.NDArray[Any]]) -> Pretraining:
@@ -270,6 +327,28 @@ class MlpPredictor(Predictor):
         """Fits labels of several lengths, with the logarithm of the share as one more input."""
         targets, length = self.scale.learn_rungs(labels, shares)
         self.model.fit(rows, targets, length=length)
+
+    def fit_held_out(self, rows: Matrix, labels: Floats, shares: Floats, fold: Ints) -> Floats:
+        """Fits all labels and returns (n,) the predictions of those held out, in one training."""
+        numbers = [-1, *np.unique(fold[fold >= 0])]
+        known = np.stack([(fold != number) | (number < 0) for number in numbers])
+        scales = [Scale(self.scale.target, warped=self.scale.warped) for _ in numbers]
+        targets, length = np.zeros(known.shape), None
+        for one, scale, target in zip(known, scales, targets, strict=True):
+            if (shares == shares.max()).all():
+                target[one] = scale.learn(labels[one])
+            else:
+                target[one], found = scale.learn_rungs(labels[one], shares[one])
+                length = found if length is None else length
+        self.scale = scales[0]
+        predicted, means = (
+            np.full(len(labels), np.nan),
+            self.model.fit_folds(rows, targets, known, length=length),
+        )
+        for number, scale, mean in zip(numbers[1:], scales[1:], means[1:], strict=True):
+            held = fold == number
+            predicted[held] = scale.invert(mean[held], np.zeros(held.sum())).mean
+        return predicted
 
     def predict(self, rows: Matrix) -> Prediction:
         """Returns the mean and standard deviation over the members."""
@@ -307,7 +386,7 @@ def single_mlp(
 ) -> MlpPredictor:
     """Returns the paper's predictor: one network on raw labels, whatever the target."""
     del target, costs
-    return MlpPredictor(space, kind="mlp", target="raw", members=1, seed=seed)
+    return MlpPredictor(space, kind="mlp", target="raw", members=1, seed=seed, warped=False)
 
 
 def mlp_ensemble(

@@ -21,11 +21,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 import numpy.typing as npt
 
 from fbnetv3.search.space.space import CostsOf, Floats, Matrix, Space
 
 Arrays = dict[str, npt.NDArray[Any]]
+Ints = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,28 @@ class Predictor(Protocol):
         """
         longest = shares == shares.max()
         self.fit(rows[longest], labels[longest])
+
+    def fit_held_out(self, rows: Matrix, labels: Floats, shares: Floats, fold: Ints) -> Floats:
+        """Fits all labels, and returns what is predicted of those that are held out.
+
+        By default as many fits as there are folds, and one more.
+
+        Args:
+            rows: (n, num_genes) candidates.
+            labels: (n,).
+            shares: (n,) share of the final training's steps of each; only the longest are judged.
+            fold: (n,) number of the fold that each label is held out in; -1 for none.
+
+        Returns:
+            (n,) the prediction of a fit without the label's fold; NaN where it has none.
+        """
+        predicted = np.full(len(labels), np.nan)
+        for number in np.unique(fold[fold >= 0]):
+            held = fold == number
+            fit_to(self, rows[~held], labels[~held], shares[~held])
+            predicted[held] = self.predict(rows[held]).mean
+        fit_to(self, rows, labels, shares)
+        return predicted
 
     @abstractmethod
     def predict(self, rows: Matrix) -> Prediction:

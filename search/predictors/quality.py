@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from fbnetv3.search.space.space import Floats, Matrix
+from fbnetv3.search.space.space import Floats, Mask, Matrix
 
-from .protocol import Predictor, fit_to
+from .protocol import Ints, Predictor, fit_to
 
 FOLDS = 5
 # Labelled candidates whose other genes a part's prediction is averaged over.
@@ -69,7 +69,7 @@ def cross_validate(
     what the other part predicts alone. No further fit is needed.
 
     Args:
-        predictor: left fitted to four fifths of the labels.
+        predictor: left fitted to all labels or, with parts, to four fifths of them.
         rows: (n, num_genes) candidates.
         labels: (n,).
         seed: random seed of the split.
@@ -85,20 +85,30 @@ def cross_validate(
     judged = np.flatnonzero(shares == shares.max(initial=0.0))
     if len(judged) < 2 * FOLDS:
         raise ValueError(f"{len(judged)} labels; expected at least {2 * FOLDS} to cross-validate")
-    fold = np.full(len(values), -1)
-    fold[judged] = np.random.default_rng(seed).permutation(len(judged)) % FOLDS
-    predicted = np.empty(len(values))
-    rng = np.random.default_rng([seed, 1])
-    alone = {name: np.empty(len(values)) for name in parts or {}}
-    for number in range(FOLDS):
-        held_out = fold == number
-        fit_to(predictor, rows[~held_out], values[~held_out], shares[~held_out])
-        predicted[held_out] = predictor.predict(rows[held_out]).mean
-        for name, genes in (parts or {}).items():
-            alone[name][held_out] = _alone(predictor, rows[held_out], rows[~held_out], genes, rng)
+    fold = folds(shares == shares.max(initial=0.0), seed)
+    predicted, alone = np.empty(len(values)), dict[str, Floats]()
+    if parts is None:
+        predicted = predictor.fit_held_out(rows, values, shares, fold)
+    else:
+        rng = np.random.default_rng([seed, 1])
+        alone = {name: np.empty(len(values)) for name in parts}
+        for number in range(FOLDS):
+            held = fold == number
+            fit_to(predictor, rows[~held], values[~held], shares[~held])
+            predicted[held] = predictor.predict(rows[held]).mean
+            for name, genes in parts.items():
+                alone[name][held] = _alone(predictor, rows[held], rows[~held], genes, rng)
     found = quality(predicted[judged], values[judged])
     own = {name: one[judged] for name, one in alone.items()}
     return dataclasses.replace(found, tau_alone=_taus_alone(own, values[judged]))
+
+
+def folds(judged: Mask, seed: int) -> Ints:
+    """Returns (n,) the fold that each label is held out in, -1 for those that are not judged."""
+    fold = np.full(len(judged), -1)
+    num = int(judged.sum())
+    fold[judged] = np.random.default_rng(seed).permutation(num) % FOLDS
+    return fold
 
 
 def _alone(

@@ -17,6 +17,9 @@ TARGETS = ("raw", "log_error")
 
 # Fewer labels between 0 and 1 may be bad trainings.
 _FRACTIONS = 3
+# The distance of this quantile to the median is the unit of warped targets; and the least one that
+# is converted back.
+_BEST, _LEAST = 0.9, -20.0
 
 
 def check_percent(labels: Floats, target: str) -> None:
@@ -37,12 +40,20 @@ def check_percent(labels: Floats, target: str) -> None:
 
 
 class Scale:
-    """Converts between labels and standardised targets."""
+    """Converts between labels and standardised targets.
 
-    def __init__(self, target: str) -> None:
+    Args:
+        target: "raw", or "log_error" of labels in percent.
+        warped: whether differences among the worse half of the labels are compressed, to their
+            logarithm. Bad trainings can be far worse than good ones are good, and would take all of
+            a predictor's attention.
+    """
+
+    def __init__(self, target: str, *, warped: bool = False) -> None:
         if target not in TARGETS:
             raise ValueError(f"target is {target!r}; expected one of {', '.join(TARGETS)}")
-        self.target, self.mean, self.std = target, 0.0, 1.0
+        self.target, self.warped, self.mean, self.std = target, warped, 0.0, 1.0
+        self.centre, self.unit = 0.0, 1.0
 
     def learn(self, labels: Floats) -> Floats:
         """Fits the scale to labels (n,) and returns their standardised targets.
@@ -61,6 +72,12 @@ class Scale:
                 raise ValueError("log_error expects labels in percent, 0 to 100; use target 'raw'")
             check_percent(values, self.target)
             values = -np.log(100 - np.minimum(values, 99.99))
+        if self.warped:
+            self.centre = float(np.median(values))
+            upper = float(np.quantile(values, _BEST) - self.centre)
+            self.unit = max(upper or float(values.std()), 1e-9)
+            values = (values - self.centre) / self.unit
+            values = np.where(values < 0, -np.log1p(-np.minimum(values, 0)), values)
         self.mean, self.std = float(values.mean()), float(max(values.std(), 1e-9))
         return np.asarray((values - self.mean) / self.std)
 
@@ -84,7 +101,8 @@ class Scale:
         targets = np.zeros(len(labels))
         for share in np.unique(shares):
             own = shares == share
-            scale = self if share == shares.max() else Scale(self.target)
+            longest = share == shares.max()
+            scale = self if longest else Scale(self.target, warped=self.warped)
             if scale is self or own.sum() > 1:
                 targets[own] = scale.learn(labels[own])
         length = np.log(shares / shares.max())
@@ -93,6 +111,10 @@ class Scale:
     def invert(self, mean: Floats, std: Floats) -> Prediction:
         """Returns a standardised mean and standard deviation in the labels' unit."""
         value, spread = mean * self.std + self.mean, std * self.std
+        if self.warped:
+            lower = np.clip(value, _LEAST, 0)
+            value = self.centre + self.unit * np.where(value < 0, -np.expm1(-lower), value)
+            spread = self.unit * np.exp(-lower) * spread
         if self.target == "raw":
             return Prediction(value, spread)
         error = np.exp(-value)
@@ -100,11 +122,13 @@ class Scale:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the scale as plain JSON types."""
-        return {"target": self.target, "mean": self.mean, "std": self.std}
+        found: dict[str, Any] = {"target": self.target, "mean": self.mean, "std": self.std}
+        return {**found, "warp": [self.centre, self.unit]} if self.warped else found
 
     @staticmethod
     def from_dict(fields: Mapping[str, Any]) -> Scale:
         """Returns the scale of a mapping that `to_dict` returned."""
-        scale = Scale(fields["target"])
+        scale = Scale(fields["target"], warped="warp" in fields)
+        scale.centre, scale.unit = fields.get("warp", (0.0, 1.0))
         scale.mean, scale.std = fields["mean"], fields["std"]
         return scale

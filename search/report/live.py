@@ -44,6 +44,9 @@ class Live:
             return
         if name == "progress":
             self._progress(fields)
+        elif name == "measuring":
+            self._round = "measuring"
+            self._say(_measuring(fields))
         elif name == "round":
             last = fields["index"] > fields["rounds"]
             self._round = "last" if last else f"round {fields['index']} of {fields['rounds']}"
@@ -151,7 +154,6 @@ _TEXTS: dict[str, Any] = {
         "stage 1: encoder pretrained, "
         + ", ".join(f"R2 of {name} {value:.4f}" for name, value in fields.items())
     ),
-    "measuring": _measuring,
     "plan": _plan,
     "early_stop": _early_stop,
     "closed": _closed,

@@ -11,8 +11,8 @@ import numpy as np
 from fbnetv3._internal.files import write_atomically
 from fbnetv3.measure.plot import pareto
 from fbnetv3.search.execution.spec import plan_of, space_of
+from fbnetv3.search.nars.labels import SEARCH_KINDS
 from fbnetv3.search.nars.limit import limit_text
-from fbnetv3.search.nars.rounds import SEARCH_KINDS
 from fbnetv3.search.nars.status import status_of
 from fbnetv3.search.space.space import Space
 from fbnetv3.search.storage.store import Store
@@ -96,7 +96,7 @@ class _Report:
             ("training time", duration(spent)),
         ]
 
-    def answers(self) -> list[dict[str, str]]:
+    def answers(self) -> list[dict[str, Any]]:
         rows = []
         for answer in self.found:
             limit = limit_text(answer["limit"], short) or "none"
@@ -116,7 +116,7 @@ class _Report:
                     "won": _winner_text(best),
                     "with_prior": _with_prior_text(with_prior),
                     "costs": _costs_text(best["costs"]),
-                    "genes": ", ".join(f"{k}={v}" for k, v in best["genes"].items()),
+                    "genes": [f"{k}={v}" for k, v in best["genes"].items()],
                 }
             )
         return rows

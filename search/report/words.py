@@ -4,7 +4,9 @@ from __future__ import annotations
 
 
 def short(value: float) -> str:
-    """Returns a number with at most four digits and a unit: 1.2M, 340k, 0.05."""
+    """Returns a number with at most four digits and a unit: 1.2M, 340k, 0.05; 5.68e+16."""
+    if abs(value) >= 1e13:
+        return f"{value:.3g}"
     for unit, size in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(value) >= size:
             return f"{value / size:.4g}{unit}"

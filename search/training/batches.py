@@ -8,18 +8,15 @@ out normalised, (n, 3, side, side) float32, channels last.
 from __future__ import annotations
 
 import errno
-import hashlib
-import random
 import signal
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from fbnetv3.images.preprocess import (
     CIFAR10_MEAN,
@@ -28,21 +25,20 @@ from fbnetv3.images.preprocess import (
     IMAGENET_STD,
     Preprocess,
 )
-from fbnetv3.images.reader import open_image
 from fbnetv3.search.data.augment import NUM_DRAWS, augment
 from fbnetv3.search.data.constants import constant
-from fbnetv3.search.data.image_set import ImageSet, named_error, readable, too_many_damaged
+from fbnetv3.search.data.image_set import ImageSet, too_many_damaged
 
 from .balance import balanced_order
 from .parallel import World
+from .photos import DecodedPhotos, Photo, PhotoTransform, normalised_photos
 from .recipe import Recipe
+from .seeds import derive_seed
 from .workers import usable_workers
 
 # What a training batch is made of: positions in the set and uniform draws of augmentation where the
 # pixels are in memory, else the tensors of a finished `Batch`.
 Sample = Sequence[Tensor]
-# An image's position in its set, and the seed of its augmentation; None is for evaluation.
-_Photo = tuple[int, int | None]
 # Steps whose draws are made, and copied to the device, at once.
 _CHUNK_STEPS = 64
 # How long a process that decodes images lives on after SIGTERM.
@@ -67,19 +63,6 @@ def default_preprocess(images: ImageSet, resolution: int) -> Preprocess:
         mean=CIFAR10_MEAN if small else IMAGENET_MEAN,
         std=CIFAR10_STD if small else IMAGENET_STD,
     )
-
-
-def derive_seed(seed: int, *words: object) -> int:
-    """Returns a seed for one use, unrelated to that of every other use: below 2 ** 63."""
-    digest = hashlib.sha256(repr((seed, *words)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
-
-
-def seed_all(seed: int) -> None:
-    """Seeds the global generators of torch, numpy and Python."""
-    random.seed(seed)
-    np.random.seed(seed % (1 << 32))
-    torch.manual_seed(seed)
 
 
 class TrainBatches:
@@ -129,11 +112,14 @@ class TrainBatches:
         self._images, self._recipe, self._preprocess = images, recipe, preprocess
         self._seed, self._device = seed, device
         share = self.total // world.size
-        self._workers = usable_workers(workers, _bytes_of(share, preprocess.crop))
+        self._transform = None if images.sources is None else PhotoTransform(recipe, preprocess)
+        self._workers = 0
+        if self._transform is not None:
+            self._workers = usable_workers(workers, self._transform.bytes_of(share))
         self._mine = slice(world.rank * share, (world.rank + 1) * share)
         self._labels = images.labels.to(device)
         self._pixels = None if images.pixels is None else images.pixels.to(device)
-        self._samples: list[list[_Photo]] = []
+        self._samples: list[list[Photo]] = []
         self._loader: DataLoader[Any] | None = None
 
     def close(self) -> None:
@@ -195,12 +181,9 @@ class TrainBatches:
             for step in range(first_step, self.steps)
         ]
         if self._loader is None:
+            assert self._transform is not None
             self._loader = DataLoader(
-                _Decoding(
-                    self._images,
-                    photo_transform(self._recipe, self._preprocess),
-                    self._preprocess.crop,
-                ),
+                DecodedPhotos(self._images, self._transform, self._preprocess.crop),
                 # Filled again for every epoch, so that its processes live as long as the run.
                 batch_sampler=self._samples,
                 num_workers=self._workers,
@@ -211,7 +194,8 @@ class TrainBatches:
         for decoded, indices, asked, reasons in _undisturbed(self._loader):
             self._count(_damaged(asked, reasons))
             labels = self._images.labels[indices].to(self._device, non_blocking=True)
-            x = decoded.to(self._device, non_blocking=True, memory_format=torch.channels_last)
+            on_device = decoded.to(self._device, non_blocking=True)
+            x = normalised_photos(on_device, self._preprocess)
             yield Batch(x, labels, indices.to(self._device))
 
     def _count(self, damaged: dict[int, str]) -> None:
@@ -246,10 +230,11 @@ def eval_batches(
             x = _as_preprocessed(images.pixels.index_select(0, indices), preprocess, device)
             yield Batch(x, images.labels[indices].to(device), indices.to(device))
         return
+    transform = PhotoTransform(None, preprocess)
     loader = DataLoader(
-        _Decoding(images, photo_transform(None, preprocess), preprocess.crop),
+        DecodedPhotos(images, transform, preprocess.crop),
         batch_sampler=[[(i, None) for i in part] for part in _lists(mine, batch_size)],
-        num_workers=usable_workers(workers, _bytes_of(batch_size, preprocess.crop)),
+        num_workers=usable_workers(workers, transform.bytes_of(batch_size)),
         worker_init_fn=_outlive_sigterm,
     )
     for batch in _undisturbed(loader):
@@ -261,7 +246,7 @@ def eval_batches(
             kept = torch.tensor([index not in damaged for index in indices.tolist()])
             decoded, indices = decoded[kept], indices[kept]
         if len(indices):
-            x = decoded.to(device, memory_format=torch.channels_last)
+            x = normalised_photos(decoded.to(device), preprocess)
             yield Batch(x, images.labels[indices].to(device), indices.to(device))
 
 
@@ -341,75 +326,6 @@ def normalised(pixels: Tensor, preprocess: Preprocess, side: int) -> Tensor:
     mean = constant(preprocess.mean, x.device).view(1, 3, 1, 1) * 255
     scale_by = 1 / (constant(preprocess.std, x.device).view(1, 3, 1, 1) * 255)
     return x.sub_(mean).mul_(scale_by)
-
-
-def photo_transform(recipe: Recipe | None, preprocess: Preprocess) -> Callable[[Any], Tensor]:
-    """Returns what turns a PIL image into a normalised (3, crop, crop); None is for evaluation."""
-    from timm.data.transforms_factory import create_transform
-    from torchvision import transforms
-
-    kind = "none" if recipe is None else recipe.augment
-    if kind in ("none", "flip"):
-        steps = [transforms.RandomHorizontalFlip()] if kind == "flip" else []
-        return transforms.Compose([*steps, _Plain(preprocess)])  # type: ignore[no-any-return]  # untyped
-    made: Any = create_transform(
-        preprocess.crop,
-        is_training=True,
-        interpolation=preprocess.interpolation,
-        mean=preprocess.mean,
-        std=preprocess.std,
-        color_jitter=0.0,
-        auto_augment="original" if kind == "autoaugment" else None,
-        re_prob=0.25 if kind == "cutout" else 0.0,
-        re_mode="pixel",
-    )
-    if kind == "trivial":
-        # Behind the resized crop and the flip, before the image becomes a tensor.
-        made.transforms.insert(2, transforms.TrivialAugmentWide())
-    return made  # type: ignore[no-any-return]  # a list of transforms, called with an image
-
-
-class _Plain:
-    """The preprocessing as a step of a transform; a class, as it has to reach other processes."""
-
-    def __init__(self, preprocess: Preprocess) -> None:
-        self._preprocess = preprocess
-
-    def __call__(self, image: Any) -> Tensor:
-        return torch.from_numpy(self._preprocess(image))
-
-
-class _Decoding(Dataset[tuple[Tensor, int, int, str]]):
-    """Decodes and transforms one image.
-
-    Its item is (image, index used, index asked for, why that cannot be read or ""). In training
-    another image takes a damaged one's place, in evaluation a blank one that is not to be counted.
-    """
-
-    def __init__(self, images: ImageSet, transform: Callable[[Any], Tensor], side: int) -> None:
-        self._images, self._transform, self._side = images, transform, side
-
-    def __getitem__(self, sample: _Photo) -> tuple[Tensor, int, int, str]:
-        index, seed = sample
-        assert self._images.sources is not None
-        why = ""
-        for tried in range(len(self._images)):
-            use = (index + tried) % len(self._images)
-            try:
-                image = open_image(readable(self._images.sources[use]))
-            except (OSError, ValueError) as error:
-                why = why or named_error(self._images, use, error)
-                if seed is None:
-                    return torch.zeros(3, self._side, self._side), index, index, why
-                continue
-            if seed is not None:
-                seed_all(seed)
-            return self._transform(image), use, index, why
-        raise ValueError(f"no image of {self._images.name} can be read; the first: {why}")
-
-
-def _bytes_of(num_images: int, side: int) -> int:
-    return 4 * 3 * side * side * num_images
 
 
 def _lists(indices: Tensor, size: int) -> list[list[int]]:

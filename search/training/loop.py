@@ -27,7 +27,7 @@ from fbnetv3.search.data.image_set import ImageSet
 from . import checkpointing
 from .average import AveragedWeights, averaging_weight
 from .balance import balancing_weights, positive_weights
-from .batches import Batch, Sample, TrainBatches, derive_seed, seed_all
+from .batches import Batch, Sample, TrainBatches
 from .config import TrainConfig
 from .depthwise import QuickDepthwise, helps
 from .freezing import frozen_parts
@@ -40,6 +40,7 @@ from .optimizers import load_optimizer, make_optimizer, optimizer_tensors, set_l
 from .parallel import World, current_world, summed
 from .recipe import Recipe
 from .scoring import BATCH_SIZE, Score, default_batch_size, score
+from .seeds import derive_seed, seed_all
 from .stopping import Stopped, StopRequest
 
 # Where reading the loss would wait for the device, it is looked at every so many steps.

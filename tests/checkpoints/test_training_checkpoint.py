@@ -92,6 +92,29 @@ DIALECTS: dict[str, tuple[Callable[[], Any], bool]] = {
         },
         True,
     ),
+    "under another name in a Lightning module": (
+        lambda: {"state_dict": {"loss.weight": torch.ones(4), **under("student.", raw())}},
+        False,
+    ),
+    "official layout under another name": (
+        lambda: under("student.", from_fbnetv3(raw(), ARCH, "official")),
+        False,
+    ),
+    "a loop's EMA with its settings": (
+        lambda: {"model": raw(), "ema": {"module": averaged(), "decay": 0.99}},
+        True,
+    ),
+    "PyTorch's SWA": (
+        lambda: {
+            "model": raw(),
+            "swa_model": {"n_averaged": torch.tensor(2), **under("module.", averaged())},
+        },
+        True,
+    ),
+    "of before batches were counted": (
+        lambda: {n: t for n, t in raw().items() if not n.endswith("num_batches_tracked")},
+        False,
+    ),
     "EMA not kept": (lambda: {"state_dict": raw(), "state_dict_ema": None}, False),
 }
 
@@ -152,6 +175,25 @@ def test_wrapped_names_in_safetensors_are_read_too(tmp_path: Path) -> None:
     tensors, taken = read_checkpoint(path)
     assert tensors.keys() == raw().keys()
     assert taken.removed == "module._orig_mod."
+
+
+def test_several_networks_under_names_that_tell_nothing_are_refused(tmp_path: Path) -> None:
+    torch.save({**under("student.", raw()), **under("teacher.", averaged())}, tmp_path / "m.pth")
+    with pytest.raises(ValueError, match=r"several networks, student\., teacher\.; save the one"):
+        read_checkpoint(tmp_path / "m.pth")
+
+
+def test_a_backbone_in_another_network_is_not_taken_out_of_it(tmp_path: Path) -> None:
+    trunk = {n: t for n, t in raw().items() if not n.startswith("classifier.")}
+    torch.save({**under("trunk.", trunk), "roi.weight": torch.ones(1)}, tmp_path / "m.pth")
+    assert "roi.weight" in read_checkpoint(tmp_path / "m.pth")[0]
+
+
+def test_a_model_pickled_whole_is_not_executed_and_the_cure_is_said(tmp_path: Path) -> None:
+    # As Ultralytics does, `ema` being the model itself.
+    torch.save({"model": None, "ema": network(0), "epoch": 1}, tmp_path / "m.pt")
+    with pytest.raises(ValueError, match=r"'ema' holds an object of class .*state_dict\(\)"):
+        read_checkpoint(tmp_path / "m.pt")
 
 
 def test_names_that_become_the_same_are_refused(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import fbnetv3
-from fbnetv3.cli.app import classify
+from fbnetv3.cli.classify import classify
 from fbnetv3.cli.deploy import export, quantize
 from fbnetv3.cli.group import CommandGroup
 from fbnetv3.cli.latency import _best_line, latency

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import sys
 import threading
 import zipfile
@@ -36,6 +38,7 @@ from fbnetv3.images.labels import example_photos
 from fbnetv3.images.preprocess import Preprocess
 from fbnetv3.measure.bench import entries, sweep
 from fbnetv3.models.model import FBNetV3
+from tests.deploy import tiny_litert
 from tests.shell import APPS
 
 CARD = "fbnetv3/extra/fbnetv3.json"
@@ -43,13 +46,20 @@ NAMES = [f"thing {n}" for n in range(10)]
 REFERENCE = Runtime(
     "reference", (".onnx",), "onnx", "onnx", module="tests.deploy.reference_runtime"
 )
-NEEDED = {"openvino": "openvino", "executorch": "executorch", "aotinductor": "g++"}
+NEEDED = {
+    "openvino": "openvino",
+    "litert": "ai_edge_litert",
+    "executorch": "executorch",
+    "aotinductor": "g++",
+}
+# Written in another environment, so that a file is committed, of a smaller network.
+COMMITTED = {"litert": tiny_litert.TINY}
 
 
 def parameter(runtime: Runtime) -> ParameterSet:
     marks = [pytest.mark.needs(NEEDED[runtime.name])] if runtime.name in NEEDED else []
     # These exporters take ten seconds or more.
-    if runtime.written_from == "model":
+    if runtime.written_from == "model" and runtime.name not in COMMITTED:
         marks += [pytest.mark.slow, pytest.mark.timeout(900)]
     return pytest.param(runtime, id=runtime.name, marks=marks)
 
@@ -72,6 +82,7 @@ def written(
 ) -> Callable[[Runtime], Path]:
     """Returns a function: `small_model` as a file of a runtime's own format."""
     made: dict[str, Path] = {ONNX.suffix: small_export.path}
+    made |= {RUNTIMES[name].suffix: path for name, path in COMMITTED.items()}
 
     def write(runtime: Runtime) -> Path:
         if runtime.suffix not in made:
@@ -101,17 +112,39 @@ def runtime(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture
+def model(
+    runtime: Runtime, small_model: FBNetV3, golden_network: Callable[..., FBNetV3]
+) -> FBNetV3:
+    """The network of a runtime's file."""
+    if runtime.name in COMMITTED:
+        return golden_network(tiny_litert.ARCH, num_classes=10)
+    return small_model
+
+
+@pytest.fixture
+def exported(
+    runtime: Runtime,
+    model: FBNetV3,
+    small_export: Exported,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Exported:
+    """The network of a runtime's file as ONNX."""
+    if runtime.name not in COMMITTED:
+        return small_export
+    path = tmp_path_factory.mktemp("tiny") / "tiny.onnx"
+    return to_onnx(model, path, preprocess=tiny_litert.PREPROCESS, class_names=tiny_litert.NAMES)
+
+
+@pytest.fixture
 def path(runtime: Runtime, written: Callable[[Runtime], Path]) -> Path:
     return written(runtime)
 
 
-def test_a_file_gives_the_logits_of_its_model(
-    runtime: Runtime, path: Path, small_model: FBNetV3
-) -> None:
+def test_a_file_gives_the_logits_of_its_model(runtime: Runtime, path: Path, model: FBNetV3) -> None:
     backend = runtime.load(path, threads=1)
     for number in (1, 3):
         with torch.inference_mode():
-            expected = small_model(torch.from_numpy(noise(number))).numpy()
+            expected = model(torch.from_numpy(noise(number))).numpy()
         got = backend.run_batch(noise(number))
         assert got.dtype == np.float32
         assert error_of_std(got, expected).max() < 1e-4
@@ -120,10 +153,10 @@ def test_a_file_gives_the_logits_of_its_model(
 
 
 def test_a_file_says_what_is_needed_to_classify_with_it(
-    runtime: Runtime, path: Path, small_export: Exported
+    runtime: Runtime, path: Path, exported: Exported
 ) -> None:
     backend = runtime.load(path)
-    found, expected = backend.artefact, small_export.artefact
+    found, expected = backend.artefact, exported.artefact
     size = backend.input_shape[0]
     assert found.batch_size == (size if isinstance(size, int) else None)
     differing: dict[str, object] = {"parity": {}, "exported_with": {}, "batch_size": None}
@@ -132,7 +165,7 @@ def test_a_file_says_what_is_needed_to_classify_with_it(
     answers = Classifier(runtime.load(path, threads=1), top_k=10)(photos)
     assert answers == fbnetv3.load(path, num_threads=1, top_k=10)(photos) or runtime is REFERENCE
     for answer, other in zip(
-        answers, Classifier(load(small_export.path), top_k=10)(photos), strict=True
+        answers, Classifier(load(exported.path), top_k=10)(photos), strict=True
     ):
         assert answer.labels == other.labels
         np.testing.assert_allclose(answer.probabilities, other.probabilities, atol=1e-5)
@@ -186,11 +219,24 @@ def test_what_cannot_be_honoured_is_refused(runtime: Runtime, path: Path, tmp_pa
 
 @pytest.mark.parametrize("runtime", TABLE)
 def test_a_file_of_another_kind_is_refused(runtime: Runtime, tmp_path: Path) -> None:
-    text = tmp_path / f"text{runtime.suffix}"
-    text.write_text("no model")
-    with pytest.raises(ValueError, match=re.escape(f"text{runtime.suffix}")) as caught:
-        load(text)
-    assert str(caught.value).isprintable()
+    for name, content in (("text", b"no model"), ("empty", b"")):
+        other = tmp_path / f"{name}{runtime.suffix}"
+        other.write_bytes(content)
+        with pytest.raises(ValueError, match=re.escape(other.name)) as caught:
+            load(other)
+        assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("runtime", TABLE, indirect=True)
+def test_a_file_that_was_cut_short_is_refused(runtime: Runtime, path: Path, tmp_path: Path) -> None:
+    for share in (0.01, 0.5, 0.99):
+        for part in runtime.parts(path):
+            shutil.copy(part, tmp_path)
+        cut = tmp_path / runtime.parts(path)[-1].name  # weights, if they are apart
+        os.truncate(cut, int(share * cut.stat().st_size))
+        with pytest.raises(ValueError, match=re.escape(path.stem)) as caught:
+            load(tmp_path / path.name)
+        assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES.values(), ids=lambda runtime: runtime.name)
@@ -206,9 +252,11 @@ def test_the_table_is_asked_by_name_and_by_ending() -> None:
     assert suffixes() == tuple(runtime.suffix for runtime in RUNTIMES.values())
     assert is_exported("a/b.onnx")
     assert not is_exported("fbnetv3_b.ra2_in1k")
-    with pytest.raises(ValueError, match=r"x\.tflite; expected a name that ends in \.onnx, \.xml"):
-        runtime_of("x.tflite")
-    with pytest.raises(ValueError, match="'tensorrt'; expected 'onnxruntime' or 'openvino'"):
+    with pytest.raises(ValueError, match=r"x\.engine; expected a name that ends in \.onnx, \.xml"):
+        runtime_of("x.engine")
+    with pytest.raises(
+        ValueError, match="'tensorrt'; expected one of onnxruntime, openvino, litert"
+    ):
         quantizing("tensorrt")
 
 

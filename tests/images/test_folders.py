@@ -42,7 +42,17 @@ def test_list_images_is_recursive_sorted_and_by_suffix(tmp_path: Path) -> None:
 
 
 def test_files_that_are_no_images_are_counted_and_told(tmp_path: Path) -> None:
-    touch(tmp_path, "a.avif", "a.jfif", "a.webp", "x.heic", "y.HEIC", "z/labels.csv", "README")
+    touch(
+        tmp_path,
+        "a.avif",
+        "a.jfif",
+        "a.webp",
+        "x.heic",
+        "y.HEIC",
+        "z/labels.csv",
+        "README",
+        "LICENSES.txt",
+    )
     found = find_images(tmp_path)
     assert relative(tmp_path, found.images) == ["a.avif", "a.jfif", "a.webp"]
     assert found.notes == (
@@ -99,6 +109,10 @@ def test_a_link_to_nowhere_is_listed_so_that_its_reader_names_it(tmp_path: Path)
         ("training_set", "test_set"),
         ("train", "test"),
         ("Train", "dev"),
+        ("train_images", "Val Images"),
+        ("seg_train", "seg_test"),
+        ("trainval", "test"),
+        ("dataset-train", "dataset-valid"),
     ],
 )
 def test_parts_are_known_by_their_usual_names(tmp_path: Path, train: str, val: str) -> None:
@@ -130,6 +144,24 @@ def test_a_wrapper_is_passed_through_and_said(tmp_path: Path) -> None:
         tmp_path / "w", *(f"data/{p}/{c}/1.jpg" for p in ("train", "val") for c in "ab")
     )
     assert set(open_data_folder(wrapped).parts) == {"train", "val"}
+
+
+def test_a_wrapper_inside_a_part_is_passed_through_and_said(tmp_path: Path) -> None:
+    parts = ("training_set/training_set", "test_set/images")
+    touch(tmp_path, *(f"{part}/{name}/1.jpg" for part in parts for name in ("cats", "dogs")))
+    found = open_data_folder(tmp_path)
+    assert found.parts == {"train": tmp_path / parts[0], "val": tmp_path / parts[1]}
+    assert found.notes == tuple(
+        f"{(tmp_path / part).parent} only wraps {tmp_path / part}, which was used" for part in parts
+    )
+
+
+def test_a_class_folder_that_leads_nowhere_is_told(tmp_path: Path) -> None:
+    touch(tmp_path, "cat/1.jpg", "dog/1.jpg")
+    (tmp_path / "frog").symlink_to(tmp_path / "nowhere")
+    found = read_class_folders(tmp_path)
+    assert found.classes == ("cat", "dog")
+    assert found.notes == (f"1 link(s) in {tmp_path} lead nowhere and were skipped: frog",)
 
 
 def test_one_class_is_refused(tmp_path: Path) -> None:

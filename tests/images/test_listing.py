@@ -37,6 +37,13 @@ def listed(folder: Path, text: str) -> Path:
         "file,label\n0.png,cat\n1.png,dog\n2.png,cat\n",
         "\ufeffID;Class;Path\r\n7;cat;0.png\r\n8;dog;1.png\r\n\r\n9;cat;2.png\r\n",
         'image\tlabel\n"0.png"\tcat\n1.png\tdog\n2.png\tcat\n',
+        # Names of columns that nobody knows; the label first; what programs write above.
+        "photo_no,kind\n0.png,cat\n1.png,dog\n2.png,cat\n",
+        "cat,0.png\ndog,1.png\ncat,2.png\n",
+        "sep=;\n# by hand\n\nfile;label\n0.png;cat\n1.png;dog\n2.png;cat\n",
+        # Without separators, and from Windows.
+        "0.png cat\n1.png dog\n2.png cat\n",
+        ".\\0.png,cat\n.\\1.png,dog\n.\\2.png,cat\n",
     ],
 )
 def test_columns_are_found_by_name_or_are_the_first_two(photos: Path, text: str) -> None:
@@ -44,6 +51,12 @@ def test_columns_are_found_by_name_or_are_the_first_two(photos: Path, text: str)
     assert found.classes == ("cat", "dog")
     assert found.paths == tuple(photos / f"{number}.png" for number in range(3))
     assert found.labels == (0, 1, 0)
+
+
+def test_excels_unicode_text_is_read(photos: Path) -> None:
+    path = photos / "list.txt"
+    path.write_text("file\tlabel\n0.png\tcaf\u00e9\n1.png\tdog\n", encoding="utf-16")
+    assert read_list(path).classes == ("caf\u00e9", "dog")
 
 
 def test_the_split_column_tells_training_from_validation(photos: Path) -> None:
@@ -100,7 +113,7 @@ def test_what_is_wrong_with_a_list_is_said_with_its_line(
 
 def test_a_list_that_is_no_text_is_refused(photos: Path) -> None:
     path = photos / "list.csv"
-    path.write_bytes(b"\xff\xfe0\x00")
+    path.write_bytes("0.png,caf\u00e9".encode("latin-1"))
     with pytest.raises(ValueError, match="not text in UTF-8"):
         read_list(path)
 

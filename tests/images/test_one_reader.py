@@ -72,7 +72,12 @@ def saved(make: Callable[[Pixels], Image.Image], **options: Any) -> Callable[[Pa
     return write
 
 
-def png_by_hand(depth: int, rows: Callable[[Pixels], NDArray[Any]], colour: int) -> Any:
+def png_by_hand(
+    depth: int,
+    rows: Callable[[Pixels], NDArray[Any]],
+    colour: int,
+    transparent: Callable[[Pixels], bytes] = lambda _: b"",
+) -> Any:
     """Returns a writer that no encoder of Pillow's has a say in."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
@@ -83,10 +88,42 @@ def png_by_hand(depth: int, rows: Callable[[Pixels], NDArray[Any]], colour: int)
     def write(path: Path, rgb: Pixels) -> None:
         header = struct.pack(">IIBBBBB", rgb.shape[1], rgb.shape[0], depth, colour, 0, 0, 0)
         lines = b"".join(b"\0" + row.astype(f">u{depth // 8}").tobytes() for row in rows(rgb))
-        body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+        body = chunk(b"IHDR", header)
+        if transparent(rgb):
+            body += chunk(b"tRNS", transparent(rgb))
+        body += chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
         path.write_bytes(b"\x89PNG\r\n\x1a\n" + body)
 
     return write
+
+
+def tiff_by_hand(bits: int, photometric: int, packed: Callable[[Pixels], bytes]) -> Any:
+    """Returns a writer of grey TIFFs in one strip."""
+
+    def write(path: Path, rgb: Pixels) -> None:
+        data, (height, width, _) = packed(rgb), rgb.shape
+        # Width, height, bits, compression, meaning, offset, samples, rows, length, format.
+        numbers = (256, 257, 258, 259, 262, 273, 277, 278, 279, 339)
+        values = (width, height, bits, 1, photometric, 8, 1, height, len(data), 1)
+        tags = b"".join(
+            struct.pack("<HHII", tag, 4, 1, value)
+            for tag, value in zip(numbers, values, strict=True)
+        )
+        head = b"II*\0" + struct.pack("<I", 8 + len(data))
+        path.write_bytes(head + data + struct.pack("<H", len(numbers)) + tags + bytes(4))
+
+    return write
+
+
+def twelve_bits(rgb: Pixels) -> bytes:
+    """Returns pairs of 12-bit numbers in three bytes each; 0 to 4095 for 0 to 255."""
+    first, second = (grey(rgb).astype(np.uint32) * 4095 // 255).reshape(-1, 2).T
+    packed = (first >> 4, (first & 15) << 4 | second >> 8, second & 255)
+    return np.stack(packed, axis=1).astype(np.uint8).tobytes()
+
+
+def without_corner(rgb: Pixels) -> NDArray[Any]:
+    return thrice(np.where(grey(rgb) == grey(rgb)[0, 0], 255, grey(rgb)))
 
 
 def with_orientation(number: int, kind: str) -> Kind:
@@ -182,6 +219,15 @@ KINDS = {
         ".png", png_by_hand(16, lambda rgb: rgb.astype(np.uint16) * 257, 2), itself
     ),
     "16-bit grey tiff": Kind(".tif", saved(lambda rgb: Image.fromarray(i16(rgb))), grey_right),
+    "16-bit grey png with a transparent value": Kind(
+        ".png",
+        png_by_hand(16, i16, 0, lambda rgb: struct.pack(">H", int(i16(rgb)[0, 0]))),
+        without_corner,
+    ),
+    "12-bit grey tiff": Kind(".tif", tiff_by_hand(12, 1, twelve_bits), grey_right),
+    "16-bit tiff where 0 is white": Kind(
+        ".tif", tiff_by_hand(16, 0, lambda rgb: (65535 - i16(rgb)).tobytes()), grey_right
+    ),
     "32-bit tiff of 0-255": Kind(
         ".tif", saved(lambda rgb: Image.fromarray(grey(rgb).astype(np.int32))), grey_right
     ),

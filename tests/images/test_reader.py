@@ -16,7 +16,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from fbnetv3.images.labels import example_photos
-from fbnetv3.images.reader import check_image, describe, open_image, upright_size
+from fbnetv3.images.reader import (
+    check_image,
+    describe,
+    open_image,
+    open_reduced,
+    upright_size,
+)
 
 WIDTH, HEIGHT = 37, 23
 
@@ -173,6 +179,22 @@ def test_grey_values_outside_every_range_are_refused(values: list[float]) -> Non
         open_image(encoded(Image.fromarray(np.array([values], np.float32)), "TIFF"))
     with pytest.raises(ValueError, match="grey values from -1 to 70000; expected 0 to 65535"):
         open_image(Image.fromarray(np.array([[-1, 70_000]], dtype=np.int32)))
+
+
+def test_planes_of_16_bits_are_refused_not_misread() -> None:
+    # Bits and planes as three shorts each behind the tags: Pillow takes the bytes for pixels.
+    data = gradient().astype("<u2").transpose(2, 0, 1).tobytes()
+    end = 8 + len(data)
+    behind = end + 2 + 10 * 12 + 4
+    tags = [(256, 1, WIDTH), (257, 1, HEIGHT), (258, 3, behind), (259, 1, 1), (262, 1, 2)]
+    tags += [(273, 3, behind + 12), (277, 1, 3), (278, 1, HEIGHT), (279, 3, behind + 24)]
+    tags += [(284, 1, 2)]
+    plane = len(data) // 3
+    extra = struct.pack("<9I", *[16] * 3, *[8 + n * plane for n in range(3)], *[plane] * 3)
+    entries = b"".join(struct.pack("<HHII", tag, 4, *rest) for tag, *rest in tags)
+    file = b"II*\0" + struct.pack("<I", end) + data + struct.pack("<H", len(tags)) + entries
+    with pytest.raises(ValueError, match="planes of 16 bits, which Pillow reads wrongly"):
+        open_image(file + bytes(4) + extra)
 
 
 def test_transparency_is_laid_on_white() -> None:
@@ -401,3 +423,41 @@ def test_a_message_about_a_hostile_name_is_one_short_line() -> None:
         open_image(image)
     assert str(caught.value).isprintable()
     assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("fraction", "size"), [(1, (400, 300)), (3, (200, 150)), (4, (100, 75)), (8, (50, 38))]
+)
+def test_a_jpeg_is_reduced_to_no_less_than_is_asked_for(
+    fraction: int, size: tuple[int, int], tmp_path: Path
+) -> None:
+    photo = open_image(example_photos()[0]).resize((400, 300))
+    path = tmp_path / "photo.jpg"
+    photo.save(path, quality=95)
+    for source in (path, path.read_bytes()):
+        reduced = open_reduced(source, lambda _: fraction)
+        assert reduced.size == size
+        expected = np.asarray(open_image(path).resize(size, Image.Resampling.BOX), dtype=float)
+        assert np.abs(np.asarray(reduced, dtype=float) - expected).mean() < 4
+
+
+def test_a_reduced_photo_stands_upright_and_other_formats_keep_their_size(tmp_path: Path) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6  # a quarter turn
+    asked = []
+
+    def half(size: tuple[int, int]) -> int:
+        asked.append(size)
+        return 2
+
+    photo = open_image(example_photos()[0]).resize((400, 300))
+    photo.save(tmp_path / "a.jpg", exif=turned)
+    photo.save(tmp_path / "a.png", exif=turned)
+    assert open_reduced(tmp_path / "a.jpg", half).size == (150, 200)
+    assert open_reduced(tmp_path / "a.png", half).size == (300, 400)
+    assert asked == [(300, 400), (300, 400)]
+    with pytest.raises(FileNotFoundError, match="no image file"):
+        open_reduced(tmp_path / "none.jpg", half)
+    whole = (tmp_path / "a.jpg").read_bytes()
+    with pytest.raises(ValueError, match="cannot read image"):
+        open_reduced(whole[: len(whole) // 2], half)

@@ -1,6 +1,6 @@
 """A whole search on the toy problem, as a program to be killed; prints its answer as JSON.
 
-python killable.py FOLDER [SLEEP_S] [ENGINE_ADDRESS]
+python killable.py FOLDER [SLEEP_S] [PLAN] [ENGINE_ADDRESS]
 """
 
 import json
@@ -11,6 +11,7 @@ from typing import Any
 from fbnetv3.search.execution.coordinator import Policy
 from fbnetv3.search.execution.engine import Engine, LocalEngine
 from fbnetv3.search.nars.config import SearchConfig
+from fbnetv3.search.nars.prior import Prior
 from fbnetv3.search.nars.run import create_search, run_search
 from fbnetv3.search.space.gene import Gene
 from fbnetv3.search.space.space import Space
@@ -28,6 +29,21 @@ PLAN = SearchConfig(
     top=2,
     final_seeds=2,
 )
+# Two rungs and then rounds in full, around a prior.
+RUNGS = SearchConfig(
+    pool=400,
+    batch=8,
+    rounds=2,
+    epochs=4,
+    predictor="gp",
+    limits=PLAN.limits,
+    top=2,
+    final_seeds=2,
+    rungs=(0.1, 0.5),
+    rung_sizes=(16, 8),
+    priors=(Prior("person", {"g4": 2, "g5": 1}),),
+)
+PLANS = {"paper": PLAN, "rungs": RUNGS}
 TOY = f"{Path(__file__).with_name('toy_objective.py')}:make"
 
 
@@ -42,7 +58,7 @@ def summary(store: Store) -> dict[str, Any]:
     return {
         "trials": [
             [t.id, t.batch, t.slot, list(t.genes), t.epochs, t.seed, t.predicted, t.state,
-             store.curve(t.seq)]
+             store.curve(t.seq), t.fidelity]
             for t in store.trials()
         ],
         "batches": [[b.number, b.kind, b.rng_state] for b in store.batches()],
@@ -56,14 +72,15 @@ def main() -> None:
     spec = toy(sleep_s=float(sys.argv[2]) if len(sys.argv) > 2 else 0.0)
     fresh = not (folder / "search.json").exists()
     if fresh:
-        store = create_search(folder, space=SPACE, objective=spec, config=PLAN)
+        config = PLANS[sys.argv[3] if len(sys.argv) > 3 else "paper"]
+        store = create_search(folder, space=SPACE, objective=spec, config=config)
     else:
         store = Store.open(folder)
     engine: Engine
-    if len(sys.argv) > 3:
+    if len(sys.argv) > 4:
         from fbnetv3.search.execution.ray_engine import RayEngine
 
-        engine = RayEngine(spec, folder, address=sys.argv[3], max_running=4)
+        engine = RayEngine(spec, folder, address=sys.argv[4], max_running=4)
     else:
         engine = LocalEngine(spec, folder, workers=2, threads=1)
     with store:

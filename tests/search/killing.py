@@ -41,15 +41,15 @@ class Ordeal:
     seconds: float
 
 
-def undergo(folder: Path, *, kills: int, seed: int, sleep_s: float) -> Ordeal:
-    """Runs the search of `killable`, with so many kills at random moments, half of workers."""
+def undergo(folder: Path, *, kills: int, seed: int, sleep_s: float, plan: str = "paper") -> Ordeal:
+    """Runs a search of `killable`, with so many kills at random moments, half of workers."""
     rng, begun = random.Random(seed), time.monotonic()
     counts = {"coordinator": 0, "worker": 0}
     starts = 0
     while True:
         starts += 1
         process = subprocess.Popen(
-            [sys.executable, str(PROGRAM), str(folder), str(sleep_s)],
+            [sys.executable, str(PROGRAM), str(folder), str(sleep_s), plan],
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1"},

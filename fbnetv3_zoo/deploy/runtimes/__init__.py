@@ -60,6 +60,23 @@ class Runtime:
         module = importlib.import_module(self.module or f"{__name__}.{self.name}")
         return cast("RuntimeFile", module)
 
+    @property
+    def quantized_from(self) -> Runtime:
+        """The runtime of the files that it quantizes."""
+        return ONNX if self.written_from == "onnx" else self
+
+    def need_writer(self) -> None:
+        """Checks that its files can be written here.
+
+        Raises:
+            ImportError: they cannot; the message says what is missing.
+        """
+        check = getattr(self.file, "need_writer", None)
+        if check is None:
+            need(self.library)
+        else:
+            check()
+
     def available(self) -> bool:
         """Returns whether its library is installed, on a system that runs its files."""
         if self.only_on not in ("", sys.platform):
@@ -126,6 +143,7 @@ _TABLE = (
     #       name           suffixes            library       written from
     Runtime("onnxruntime", (".onnx",), "onnxruntime", "onnx", quantizer="onnxruntime"),
     Runtime("openvino", (".xml", ".onnx"), "openvino", "onnx", quantizer="nncf", companion=".bin"),
+    Runtime("litert", (".tflite",), "ai_edge_litert", "model", quantizer="ai_edge_quantizer"),
     Runtime("executorch", (".pte",), "executorch", "model"),
     Runtime("aotinductor", (".pt2",), "torch", "model"),
     Runtime("coreml", (".mlpackage",), "coremltools", "model", only_on="darwin"),
@@ -167,7 +185,7 @@ def quantizing(name: str) -> Runtime:
     """
     able = {runtime.name: runtime for runtime in RUNTIMES.values() if runtime.quantizer}
     if name not in able:
-        raise ValueError(f"runtime is {name!r}; expected {' or '.join(map(repr, able))}")
+        raise ValueError(f"runtime is {name!r}; expected one of {', '.join(able)}")
     return able[name]
 
 

@@ -184,7 +184,7 @@ def export(
     from ..describe import describe
     from ..gate import proved
 
-    _need_compiler()
+    need_writer()
     artefact = describe(
         model,
         preprocess=preprocess,
@@ -207,7 +207,12 @@ def export(
     return parity
 
 
-def _need_compiler() -> None:
+def need_writer() -> None:
+    """Checks that there is a C++ compiler.
+
+    Raises:
+        ImportError: there is none.
+    """
     named = os.environ.get("CXX")
     tried = (named,) if named else _COMPILERS
     if not any(shutil.which(name) for name in tried):

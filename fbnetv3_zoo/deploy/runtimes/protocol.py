@@ -62,7 +62,10 @@ class Session(Protocol):
 
 
 class RuntimeFile(Protocol):
-    """The module of a runtime. `convert`, `export` and `quantize` are optional."""
+    """The module of a runtime.
+
+    `need_writer`, `convert`, `export` and `quantize` are optional.
+    """
 
     def precisions(self) -> tuple[str, ...]:
         """Returns the precisions in which it runs a float32 file on this machine; "fp32" first."""
@@ -79,6 +82,13 @@ class RuntimeFile(Protocol):
 
         Raises:
             ValueError: the file cannot be read, or an option is not supported.
+        """
+
+    def need_writer(self) -> None:
+        """Checks that files can be written here, if that needs more than the runtime's library.
+
+        Raises:
+            ImportError: they cannot; the message says what is missing.
         """
 
     def convert(self, onnx_path: str | Path, path: str | Path) -> Parity:
@@ -106,7 +116,7 @@ class RuntimeFile(Protocol):
 
     def quantize(
         self,
-        onnx_path: Path,
+        source: Path,
         path: Path,
         calibration: Sequence[ImageSource],
         evaluator: Evaluator,
@@ -115,7 +125,9 @@ class RuntimeFile(Protocol):
         max_drop_pct: float | None,
         sensitivity: bool,
     ) -> Int8Result:
-        """Quantizes an exported fp32 ONNX file to int8; see `quantize.quantize`.
+        """Quantizes an exported fp32 file to int8; see `quantize.quantize`.
+
+        The source is a file of the format that the runtime's files are written from.
 
         Raises:
             ValueError: an argument is wrong, or the budget cannot be met; nothing is written then.

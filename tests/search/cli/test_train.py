@@ -22,6 +22,8 @@ from fbnetv3.hub.create import create
 from fbnetv3.search.cli import eval as cli_eval
 from fbnetv3.search.cli import train as cli_train
 from fbnetv3.search.cli.progress import Progress
+from fbnetv3.search.cli.training_images import CheckLines
+from fbnetv3.search.cli.training_recipe import recipe_of
 from fbnetv3.search.training.presets import get_recipe
 from tests.search.tiny import TINY, tiny_images
 
@@ -202,11 +204,11 @@ def test_a_recipe_from_a_file_is_adapted_to_other_epochs_unless_a_field_is_given
     path = tmp_path / "recipe.json"
     found = dataclasses.replace(get_recipe("short"), epochs=4, warmup_epochs=1.0)
     path.write_text(found.to_json())
-    assert cli_train._recipe(str(path), {"epochs": 8}, None) == found.lengthened(8)
-    assert cli_train._recipe(str(path), {"epochs": None}, None) == found
-    kept = cli_train._recipe(str(path), {"epochs": 8}, ["weight_decay=5e-4"])
+    assert recipe_of(str(path), {"epochs": 8}, None) == found.lengthened(8)
+    assert recipe_of(str(path), {"epochs": None}, None) == found
+    kept = recipe_of(str(path), {"epochs": 8}, ["weight_decay=5e-4"])
     assert kept == dataclasses.replace(found.lengthened(8), weight_decay=5e-4)
-    preset = cli_train._recipe("short", {"epochs": 8}, None)
+    preset = recipe_of("short", {"epochs": 8}, None)
     assert preset == dataclasses.replace(get_recipe("short"), epochs=8)
 
 
@@ -232,11 +234,11 @@ def test_without_a_terminal_lines_within_an_epoch_tell_the_time_left(
 
 
 def test_a_long_check_of_files_tells_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    shown = cli_train._CheckLines(silent=False, line_seconds=0.0)
+    shown = CheckLines(silent=False, line_seconds=0.0)
     for done in (256, 1024, 1200):
         shown(done, 1200)
-    cli_train._CheckLines(silent=True, line_seconds=0.0)(1, 2)
-    cli_train._CheckLines(silent=False)(1, 2)
+    CheckLines(silent=True, line_seconds=0.0)(1, 2)
+    CheckLines(silent=False)(1, 2)
     assert capsys.readouterr().err.splitlines() == [
         "checked 256 of 1,200 images",
         "checked 1,024 of 1,200 images",

@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.data.transforms_factory import create_transform
 
 from fbnetv3.arch.tables import ARCHS
+from fbnetv3.images.labels import example_photos
+from fbnetv3.images.reader import open_image
 from fbnetv3.search.data.datasets import (
     cifar_arch,
     open_images,
@@ -25,9 +28,10 @@ from fbnetv3.search.training.batches import (
     TrainBatches,
     default_preprocess,
     eval_batches,
-    photo_transform,
 )
 from fbnetv3.search.training.parallel import World
+from fbnetv3.search.training.photos import PhotoTransform
+from fbnetv3.search.training.seeds import seed_all
 from tests.search.tiny import tiny_images, tiny_recipe
 
 CPU = torch.device("cpu")
@@ -186,6 +190,34 @@ def test_a_class_that_only_validation_has_is_refused(tmp_path: Path) -> None:
     write_folders(tmp_path / "val", {"c": 2})
     with pytest.raises(ValueError, match=r"only in validation \['c'\]; give both the same"):
         open_train_val(tmp_path)
+
+
+def test_classes_that_validation_spells_otherwise_are_the_same_and_said(tmp_path: Path) -> None:
+    write_folders(tmp_path / "train", {"Ant": 2, "caf\u00e9": 2, "hot dog": 2})
+    write_folders(tmp_path / "val", {"ant": 1, "cafe\u0301": 2, "hot_dog": 3})
+    train, val = open_train_val(tmp_path)
+    assert val.classes == train.classes == ("Ant", "caf\u00e9", "hot dog")
+    assert val.labels.tolist() == [0, 1, 1, 2, 2, 2]
+    assert any("taken: 'ant' as 'Ant'" in note for note in val.notes)
+
+
+def test_classes_that_could_be_two_of_training_are_refused(tmp_path: Path) -> None:
+    write_folders(tmp_path / "train", {"Cat": 2, "cat": 2, "dog": 2})
+    write_folders(tmp_path / "val", {"CAT": 1, "dog": 2})
+    with pytest.raises(ValueError, match=r"only in validation \['CAT'\]"):
+        open_train_val(tmp_path)
+
+
+def test_a_train_folder_alone_is_split_for_training_and_refused_for_evaluation(
+    tmp_path: Path,
+) -> None:
+    write_folders(tmp_path / "train", {"a": 6, "b": 4})
+    train, val = open_train_val(tmp_path, val_share=0.5)
+    assert (train.counts, val.counts) == ([3, 2], [3, 2])
+    note = f"{tmp_path} has no validation folder: part of {tmp_path / 'train'} validates"
+    assert note in train.notes
+    with pytest.raises(FileNotFoundError, match="has no val part"):
+        open_images(tmp_path)
 
 
 def test_parts_under_other_usual_names_and_in_a_wrapper_are_found(tmp_path: Path) -> None:
@@ -395,9 +427,8 @@ def test_photos_are_augmented_the_same_way_each_time(tmp_path: Path, augment: st
 def test_transforms_reach_processes_that_start_anew(augment: str) -> None:
     preprocess = default_preprocess(tiny_images(), 16)
     for recipe in (None, tiny_recipe(augment=augment)):
-        again = pickle.loads(pickle.dumps(photo_transform(recipe, preprocess)))
-        image = Image.fromarray(np.zeros((40, 40, 3), dtype=np.uint8))
-        assert again(image).shape == (3, 16, 16)
+        again = pickle.loads(pickle.dumps(PhotoTransform(recipe, preprocess)))
+        assert again(example_photos()[0]).shape == (16, 16, 3)
 
 
 def test_decoding_processes_give_the_batches_of_none_and_live_over_epochs(tmp_path: Path) -> None:
@@ -469,3 +500,42 @@ def test_the_check_of_files_tells_how_far_it_is(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     open_train_val(tmp_path, on_check=lambda done, total: seen.append((done, total)))
     assert seen == [(256, 300), (300, 300)] * 2
+
+
+def test_a_large_photo_is_cropped_at_random_as_timm_does_it(tmp_path: Path) -> None:
+    preprocess = default_preprocess(tiny_images(), 32)
+    recipe = tiny_recipe(augment="crop")
+    transform = PhotoTransform(recipe, preprocess)
+    theirs = create_transform(
+        32, is_training=True, interpolation=preprocess.interpolation, color_jitter=0.0
+    ).transforms[:2]
+    path = tmp_path / "photo.jpg"
+    open_image(example_photos()[0]).resize((800, 600)).save(path, quality=95)
+    apart = []
+    for seed in range(20):
+        seed_all(seed)
+        ours = transform(path).numpy().astype(float)
+        seed_all(seed)
+        image = open_image(path)
+        for step in theirs:
+            image = step(image)
+        apart.append(np.abs(ours - np.asarray(image, dtype=float)).mean())
+    # The same part of the photo, flipped alike: of another part it would be tens of 255.
+    assert max(apart) < 6
+    assert np.mean(apart) < 3
+
+
+def test_a_photo_smaller_than_twice_its_crop_has_the_very_pixels_of_timm(tmp_path: Path) -> None:
+    preprocess = default_preprocess(tiny_images(), 32)
+    theirs = create_transform(
+        32, is_training=True, interpolation=preprocess.interpolation, color_jitter=0.0
+    ).transforms[:2]
+    path = tmp_path / "photo.jpg"
+    open_image(example_photos()[0]).resize((60, 45)).save(path)
+    seed_all(3)
+    ours = PhotoTransform(tiny_recipe(augment="crop"), preprocess)(path)
+    seed_all(3)
+    image = open_image(path)
+    for step in theirs:
+        image = step(image)
+    np.testing.assert_array_equal(ours.numpy(), np.asarray(image))

@@ -17,7 +17,7 @@ from fbnetv3.images.reader import open_image
 from fbnetv3.search.data.datasets import check_folder, open_images, open_train_val
 from fbnetv3.search.data.image_set import readable
 from fbnetv3.search.data.overview import duplicates
-from fbnetv3.search.data.shards import find_shards
+from fbnetv3.search.data.shards import find_shards, is_shards
 
 
 def picture(seed: int, side: int = 120) -> bytes:
@@ -77,6 +77,22 @@ def test_parts_are_known_by_the_shards_names(tmp_path: Path) -> None:
     assert (len(train), len(val)) == (3, 2)
     assert val.classes == train.classes == ("0", "1", "2")
     assert duplicates(train, val) == {0: 2}
+
+
+def test_parts_may_be_folders_of_shards(tmp_path: Path) -> None:
+    shard(tmp_path / "Train" / "000.tar", samples(0, [0, 1, 2]))
+    shard(tmp_path / "dev" / "000.tar", samples(2, [1, 0]))
+    shard(tmp_path / "old" / "000.tar", samples(9, [1, 0]))
+    (tmp_path / "classes.txt").write_text("ant\nbee\ncow\n")
+    train, val = open_train_val(tmp_path)
+    assert train.labels.tolist() == [0, 1, 2]
+    assert val.labels.tolist() == [1, 0]
+    assert val.classes == train.classes == ("ant", "bee", "cow")
+
+
+def test_a_tar_in_a_class_folder_makes_no_shards_of_it(tmp_path: Path) -> None:
+    shard(tmp_path / "cat" / "backup.tar", samples(0, [0]))
+    assert not is_shards(tmp_path)
 
 
 def test_shards_without_parts_are_split_by_class(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from fbnetv3._internal.errors import StoreError, TrialError
+from fbnetv3._internal.processors import available_cpus
 from fbnetv3.search.execution.coordinator import OVERDUE_S, Coordinator, Policy, Progress
 from fbnetv3.search.execution.engine import Engine, LocalEngine
 from fbnetv3.search.execution.spec import load_objective
@@ -33,6 +34,22 @@ def toy(**arguments: Any) -> dict[str, Any]:
 
 def local(objective: dict[str, Any], folder: Path, workers: int = 2) -> Engine:
     return LocalEngine(objective, folder, workers=workers, threads=1)
+
+
+@pytest.mark.parametrize("asked", ["1", "999"])
+def test_a_worker_has_its_share_of_processors_or_the_threads_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: str
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", asked)
+    engine = LocalEngine(toy(), tmp_path, workers=1)
+    try:
+        engine.submit(Task(str(tmp_path), "t", 1, (0, 0), 0, 1))
+        (worker,) = engine.pids()
+        words = ["ps", "eww", "-o", "command=", "-p", str(worker)]
+        environment = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    finally:
+        engine.close()
+    assert f" OMP_NUM_THREADS={min(int(asked), available_cpus())} " in environment
 
 
 @pytest.fixture(scope="module")

@@ -122,6 +122,30 @@ def test_space_file_may_state_the_target(files: tuple[Path, Path]) -> None:
     assert load_table(space, table).target == "raw"
 
 
+def test_rows_are_chosen_by_columns(files: tuple[Path, Path]) -> None:
+    space, table = files
+    kept = [{k: v for k, v in one.items() if not k.startswith("label")} for one in RECORDS]
+    write(
+        table,
+        [
+            {**one, "label": 10 * steps + n, "steps": steps, "study": study}
+            for n, one in enumerate(kept)
+            for steps, study in ((2, "short"), (3, "long"))
+        ],
+    )
+    with pytest.raises(ValueError, match=r"trainings of 2, 3 steps.*--where steps=2"):
+        load_table(space, table)
+    for where in ({"steps": "3"}, {"study": "long"}, {"steps": "3.0", "study": "long"}):
+        made = load_table(space, table, where)
+        assert sorted(made.labels.ravel().tolist()) == [30 + n for n in range(len(kept))]
+    with pytest.raises(ValueError, match="no row where steps is '4'; it has 2, 3"):
+        load_table(space, table, {"steps": "4"})
+    with pytest.raises(ValueError, match="no row where steps is '2'"):
+        load_table(space, table, {"study": "long", "steps": "2"})
+    with pytest.raises(ValueError, match="no column 'stepps'"):
+        load_table(space, table, {"stepps": "3"})
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -20,7 +20,9 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 import fbnetv3
+from fbnetv3.deploy.confidence import fit_confidence
 from fbnetv3.deploy.runtimes import ONNX
+from fbnetv3.hub.pretrained_cfg import confidence_of
 from fbnetv3.images.preprocess import Preprocess
 from fbnetv3.search.cli.app import app
 from fbnetv3.search.data.datasets import open_train_val
@@ -55,7 +57,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished search of tiny networks with two limits, and its images in `data` beside it."""
     folder = tmp_path_factory.mktemp("finish")
     write_images(folder / "data" / "train", 160, 0)
-    write_images(folder / "data" / "val", 40, 1)
+    write_images(folder / "data" / "val", 60, 1)
     arch = TINY.to_dict()
     arch["rows"][1]["channels"] = "$width"
     recipe = {**tiny_recipe(weight_decay=1e-3).to_dict(), "batch_size": 16, "lr": "$lr"}
@@ -98,8 +100,8 @@ def test_each_result_becomes_a_model_with_figures_files_and_a_card(
         assert found["params"] == params
         for kind in ("raw", "ema"):
             one = found["accuracy"][kind]
-            low, high = wilson_pct(round(one["top1_pct"] * 0.4), 40)
-            assert (one["num_images"], one["top1_interval"]) == (40, [low, high])
+            low, high = wilson_pct(round(one["top1_pct"] * 0.6), 60)
+            assert (one["num_images"], one["top1_interval"]) == (60, [low, high])
         assert found["int8"]["written"]
         assert set(found["sha256"]) == {"model.safetensors", "model.onnx", "model_int8.onnx"}
         card = (out / name / "README.md").read_text()
@@ -122,6 +124,18 @@ def test_a_model_is_what_its_files_say(finished: tuple[Path, str], searched: Pat
     np.testing.assert_allclose(
         ONNX.load(folder / "model.onnx").run_batch(batch), logits, rtol=1e-3, atol=1e-4
     )
+    # Temperature and threshold are fitted on the validation images, and go with every file.
+    known = fit_confidence(logits, val_images.labels.numpy())
+    for found in (
+        confidence_of(model),
+        *(
+            ONNX.load(folder / name).artefact.confidence
+            for name in ("model.onnx", "model_int8.onnx")
+        ),
+    ):
+        assert found is not None
+        assert found.temperature == pytest.approx(known.temperature, rel=1e-2)
+        assert found.threshold == pytest.approx(known.threshold, rel=1e-2)
     right = 100 * float(np.mean(logits.argmax(1) == val_images.labels.numpy()))
     assert result_of(folder)["accuracy"]["ema"]["top1_pct"] == pytest.approx(right)
 

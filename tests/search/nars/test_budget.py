@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from fbnetv3.search.execution.coordinator import Coordinator, Policy
+from fbnetv3.search.execution.engine import InlineEngine
 from fbnetv3.search.nars.budget import parse_time, planned
 from fbnetv3.search.nars.config import SearchConfig
+from fbnetv3.search.nars.measuring import measure
+from fbnetv3.search.nars.problem import Problem
+from fbnetv3.search.nars.rounds import Optimizer
 from fbnetv3.search.nars.schedule import Schedule, TimedSchedule, describe_plan
 from fbnetv3.search.nars.spending import BUDGET, Spending
 from fbnetv3.search.storage.store import Store
+from tests.search.killable import SPACE
 
 LIMITS = ({"macs": (0.0, 1.0)}, {"macs": (0.0, 2.0)})
 
@@ -174,7 +183,7 @@ def test_a_resumed_search_keeps_its_plan_and_the_time_spent(tmp_path: Path) -> N
 
 
 def test_a_time_that_is_too_short_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"the budget is 4 full trainings; expected 11 or more"):
+    with pytest.raises(ValueError, match="takes 10 s, 2 at a time, and 20 s are left"):
         timed(tmp_path, Clock(), 20.0)
 
 
@@ -182,3 +191,58 @@ def test_a_fixed_schedule_has_the_rounds_of_its_config() -> None:
     config = dataclasses.replace(SearchConfig(), batch=6, rounds=2)
     sizes = [Schedule(config).size(index, free=9) for index in range(4)]
     assert sizes == [6, 6, 6, None]
+
+
+def test_only_waits_between_rounds_count_as_their_overhead(tmp_path: Path) -> None:
+    clock = Clock()
+    spending = Spending(tmp_path, clock)
+    clock.now += 70.0
+    with spending.measuring():
+        clock.now += 30.0
+    clock.now += 1.0
+    assert (spending.overhead_s(), spending.overhead_s(5.0)) == (70.0, 5.0)
+    for wait in (4.0, 9.0, 6.0, 5.0):
+        with spending.training():
+            clock.now += 100.0
+        clock.now += wait
+    with spending.training():
+        pass
+    assert spending.overhead_s() == 6.0
+    # Another process goes on: what was between them is no wait.
+    again = Spending(tmp_path, clock)
+    clock.now += 50.0
+    with again.training():
+        pass
+    assert again.overhead_s() == 6.0
+
+
+class WarmingUp:
+    """Trains for seconds of a clock that are its share; the first training takes 50 s more."""
+
+    epochs = 1
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock, self._begun = clock, False
+
+    def evaluate(self, genes: Any, *, seed: int, epochs: int, fidelity: float) -> Iterator[float]:
+        self._clock.now += 100 * fidelity + (0 if self._begun else 50)
+        self._begun = True
+        yield 50.0 + genes[0]
+
+
+def test_what_a_worker_takes_to_start_is_not_taken_for_the_length_of_a_rung(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("fbnetv3.search.storage.store.time", SimpleNamespace(time=clock))
+    config = SearchConfig(
+        time_s=1e4, rungs=(0.01, 0.1), rung_epochs=(1, 1), pool=50, target="raw", predictor="gp"
+    )
+    settings = {"plan": config.to_dict(), "space": SPACE.to_dict()}
+    with Store.create(tmp_path / "s", settings) as store:
+        engine = InlineEngine(WarmingUp(clock), tasks_per_poll=1)
+        coordinator = Coordinator(store, engine, Policy())
+        problem = Problem(SPACE, lambda _rows: {})
+        optimizer = Optimizer(problem, config, store, coordinator)
+        found = measure(optimizer, Spending(store.folder, clock), parallel=1)
+    assert found == pytest.approx({0.01: 1.0, 0.1: 10.0, 1.0: 100.0})

@@ -7,13 +7,19 @@ import numpy as np
 import pytest
 
 from fbnetv3.search.cost.cost import costs as exact
+from fbnetv3.search.execution.coordinator import Coordinator, Policy
+from fbnetv3.search.execution.engine import InlineEngine
+from fbnetv3.search.execution.spec import load_objective
+from fbnetv3.search.nars.budget import planned
 from fbnetv3.search.nars.config import SearchConfig
 from fbnetv3.search.nars.pool import check, draw, evolve_inside, pool_of
 from fbnetv3.search.nars.problem import Problem
+from fbnetv3.search.nars.rounds import Optimizer
 from fbnetv3.search.nars.run import create_search
 from fbnetv3.search.space.gene import Gene
 from fbnetv3.search.space.space import Matrix, Space
 from fbnetv3.search.space.spaces import get_space
+from fbnetv3.search.storage.store import Store
 from tests.search.killable import INFINITE, PLAN, SPACE, toy
 
 
@@ -56,6 +62,28 @@ def test_each_limit_has_its_share_of_the_pool() -> None:
     pool = pool_of(problem, SearchConfig(pool=1000, limits=limits))
     found = problem.costs(pool)["macs_paper"]
     assert (found <= ends[0]).sum() >= 500
+    assert (found <= ends[1]).all()
+
+
+@pytest.mark.parametrize("budget", [{"cost": 40.0}, {"time_s": 3600.0}])
+def test_the_first_rung_is_within_a_limit_that_random_draws_hardly_ever_keep(
+    budget: dict[str, Any], tmp_path: Path
+) -> None:
+    problem = problem_in("cifar_joint", 10)
+    ends = (7.5e5, 3e6)
+    limits = tuple({"macs_paper": (-INFINITE, end)} for end in ends)
+    plan = planned(
+        SearchConfig(
+            pool=500, limits=limits, predictor="gp", target="raw", rung_epochs=(1,), **budget
+        )
+    )
+    check(problem, plan)
+    with Store.create(tmp_path / "s", {"plan": plan.to_dict()}) as store:
+        coordinator = Coordinator(store, InlineEngine(load_objective(toy())), Policy())
+        Optimizer(problem, plan, store, coordinator).propose(0, 24)
+        found = np.array([trial.costs["macs_paper"] for trial in store.trials()])
+        assert {trial.fidelity for trial in store.trials()} == {1 / 32}
+    assert (found <= ends[0]).sum() >= 12
     assert (found <= ends[1]).all()
 
 

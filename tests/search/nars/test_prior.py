@@ -237,10 +237,15 @@ def test_the_same_call_resumes_and_another_prior_is_another_search(found: search
         search.run(SPACE, never, **call)
     with pytest.raises(ValueError, match="prior is 'search'; expected gene -> value"):
         search.run(SPACE, never, **call, prior="search")  # type: ignore[arg-type]  # a mistake
+    with pytest.raises(ValueError, match=r"gene 'lr' cannot be 3; expected 0\.0001 to 0\.1"):
+        search.run(SPACE, never, **call, prior={"lr": 3})
 
 
 def test_a_search_with_a_prior_repeats_itself(found: search.Found, tmp_path: Path) -> None:
-    again = run(tmp_path / "s", prior={**GOOD, "lr": 3e-3}, trainings=32)
+    moved = r"prior prior: the nearest values of the space: lr 0\.00316\d* for 0\.003"
+    with pytest.warns(UserWarning, match=moved) as said:
+        again = run(tmp_path / "s", prior={**GOOD, "lr": 3e-3}, trainings=32)
+    assert said[0].filename == __file__
     assert [t.params for t in found.trials] == [t.params for t in again.trials]
     plan = SearchConfig.from_dict(json.loads((tmp_path / "s/search.json").read_text())["plan"])
     assert plan.priors == (Prior("prior", GOOD),)

@@ -12,9 +12,10 @@ from fbnetv3.search.execution.engine import InlineEngine
 from fbnetv3.search.execution.spec import load_objective
 from fbnetv3.search.nars.config import SearchConfig
 from fbnetv3.search.nars.early_stop import find_early_stop
+from fbnetv3.search.nars.labels import usable
 from fbnetv3.search.nars.pool import check
 from fbnetv3.search.nars.problem import Problem
-from fbnetv3.search.nars.rounds import Optimizer, usable
+from fbnetv3.search.nars.rounds import Optimizer
 from fbnetv3.search.space.gene import Gene
 from fbnetv3.search.space.space import Matrix, Space
 from fbnetv3.search.storage.store import Store

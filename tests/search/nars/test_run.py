@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from fbnetv3.arch.arch import Arch
 from fbnetv3.search.execution.engine import InlineEngine
 from fbnetv3.search.execution.objective import TableObjective
 from fbnetv3.search.execution.spec import load_objective
-from fbnetv3.search.nars.answers import Answer
+from fbnetv3.search.nars.answers import Answer, restore_answers
 from fbnetv3.search.nars.config import SearchConfig
 from fbnetv3.search.nars.export import (
     LABEL,
@@ -170,6 +171,29 @@ def test_lost_database_gives_the_same_answer(finished: Path, tmp_path: Path) -> 
     with Store.rebuild(tmp_path / "s") as store:
         assert store.counts()["queued"] == 0
         assert carry_out(store) == expected
+
+
+def test_a_finished_search_is_finished_after_a_rebuild_and_an_unfinished_one_is_not(
+    finished: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "s"
+    shutil.copytree(finished, folder)
+    with Store.read(folder) as store:
+        before = status_of(store)
+    assert before["state"] == "finished"
+    with Store.rebuild(folder) as store:
+        assert restore_answers(store)
+    with Store.read(folder) as store:
+        after = status_of(store)
+    assert {**after, "early_stop": None} == {**before, "early_stop": None}
+    # A trial of the last stage whose results are lost has to be trained again.
+    with Store.read(folder) as store:
+        last = store.trials()[-1]
+    shutil.rmtree(folder / "trials" / last.id)
+    with Store.rebuild(folder) as store:
+        assert not restore_answers(store)
+    with Store.read(folder) as store:
+        assert status_of(store)["state"] == "stopped"
 
 
 @pytest.mark.slow

@@ -15,9 +15,10 @@ from fbnetv3.search.execution.objective import TableObjective
 from fbnetv3.search.execution.spec import load_objective
 from fbnetv3.search.nars.config import SearchConfig
 from fbnetv3.search.nars.export import import_labels, write_csv
+from fbnetv3.search.nars.labels import compared
+from fbnetv3.search.nars.prior import Prior
 from fbnetv3.search.nars.problem import problem_of
 from fbnetv3.search.nars.regret import bench_table
-from fbnetv3.search.nars.rounds import compared
 from fbnetv3.search.nars.run import create_search, run_search
 from fbnetv3.search.nars.selection import shuffled_best
 from fbnetv3.search.nars.status import status_of
@@ -35,6 +36,7 @@ RUNGS = SearchConfig(
         "batch": 8,
         "policy": "rungs",
         "final_seeds": 1,
+        "priors": (Prior("person", {"g4": 2, "g5": 1}),),
     }
 )
 
@@ -103,6 +105,31 @@ def test_the_predictor_learns_from_all_rungs(finished: Path) -> None:
     assert np.abs(error).mean() < 1.0
 
 
+def test_labels_of_rungs_are_learnt_from_where_the_search_has_the_rung(
+    finished: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "trials.csv"
+    with Store.read(finished) as store:
+        write_csv(store, SPACE, path)
+        known = {(t.genes, t.fidelity) for t in store.trials()}
+    fewer = SearchConfig(**{**vars(RUNGS), "rungs": (0.5,), "rung_sizes": (8,), "rung_epochs": ()})
+    with create_search(
+        tmp_path / "other", space=SPACE, objective=toy(early=0.5), config=fewer
+    ) as store:
+        found = import_labels(store, SPACE, problem_of(store.settings).costs, path, epochs=4)
+        # The sixteen trainings of a tenth are of no length of this search.
+        assert found.left_out == 16
+        imported = {(t.genes, t.fidelity) for t in store.trials()}
+        assert imported == {(genes, share) for genes, share in known if share >= 0.5}
+        assert len(store.labels(fidelity=0.5).values) == 8
+        carry_out(store)
+        own = [t for t in store.trials() if t.origin == "search" and t.fidelity == 0.5]
+        assert len(own) == 8
+        # What is known at this length is not trained at it again.
+        assert not {(t.genes, t.fidelity) for t in own} & imported
+        assert store.stage("answers") is not None
+
+
 def test_exports_say_the_fidelity_and_rungs_are_not_imported_as_full(
     finished: Path, tmp_path: Path
 ) -> None:
@@ -114,7 +141,8 @@ def test_exports_say_the_fidelity_and_rungs_are_not_imported_as_full(
         lines = list(csv.DictReader(file))
     assert len(lines) == num
     assert {line["fidelity"] for line in lines} == {"0.1", "0.5", "1.0"}
-    with start(tmp_path / "other") as store:
+    without = create_search(tmp_path / "other", space=SPACE, objective=toy(), config=PLAN)
+    with without as store:
         problem = problem_of(store.settings)
         found = import_labels(store, SPACE, problem.costs, path, epochs=4)
         assert found.new == len({line.genes for line in store.trials()})
@@ -256,6 +284,6 @@ def test_a_database_of_a_version_without_rungs_is_read_and_opened(
     for open_ in (Store.read, Store.open):
         with open_(folder) as store:
             labels = store.labels()
-            assert len(labels.values) == len(store.trials()) == 18
+            assert len(labels.values) == len(store.trials()) == 20
             assert (labels.fidelity == 1).all()
             assert {t.fidelity for t in store.trials()} == {1.0}

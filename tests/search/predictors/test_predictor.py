@@ -9,11 +9,11 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 from scipy.optimize import approx_fprime
-from scipy.stats import kendalltau, spearmanr
+from scipy.stats import kendalltau, multivariate_normal, spearmanr
 
 from fbnetv3.search.cost.cost import costs
 from fbnetv3.search.predictors.auto import AutoPredictor
-from fbnetv3.search.predictors.gp import GpModel, GpPredictor, _kernel, _loss
+from fbnetv3.search.predictors.gp import GpModel, GpPredictor, Posterior, _kernel
 from fbnetv3.search.predictors.mlp import MlpPredictor
 from fbnetv3.search.predictors.protocol import Predictor
 from fbnetv3.search.predictors.quality import cross_validate, quality, spearman, tau
@@ -227,7 +227,8 @@ def test_cross_validation_never_shows_a_label_that_it_asks_for() -> None:
             super().fit(rows, labels)
 
     found = cross_validate(Spy(SPACE, target="raw"), TRAIN[:50], np.arange(50.0))
-    assert [len(held) for held in seen] == [40] * 5
+    # Five folds, and all labels at last.
+    assert [len(held) for held in seen] == [40] * 5 + [50]
     assert set.intersection(*seen) == set()
     assert len(found.predicted) == 50
     with pytest.raises(ValueError, match="at least 10"):
@@ -238,8 +239,8 @@ def test_gp_posterior_equals_the_textbook_and_its_gradient_finite_differences() 
     model = GpModel(SPACE, toy_costs)
     rows, y = TRAIN[:30], np.random.default_rng(0).normal(size=30)
     model.fit(rows, y)
-    kernel = _kernel(model._gaps(rows, rows), model.theta)[0]
-    cross = _kernel(model._gaps(TEST, rows), model.theta)[0]
+    kernel = _kernel(model.inputs.gaps(rows, rows, rows), model.theta)
+    cross = _kernel(model.inputs.gaps(TEST, rows, rows), model.theta)
     noisy = kernel + (np.exp(model.theta[-1]) + 1e-8) * np.eye(30)
     mean, std = model.predict(TEST)
     assert mean == pytest.approx(cross @ np.linalg.solve(noisy, y), abs=1e-8)
@@ -248,10 +249,52 @@ def test_gp_posterior_equals_the_textbook_and_its_gradient_finite_differences() 
     assert std**2 == pytest.approx(variance, abs=1e-8)
     assert np.linalg.eigvalsh(kernel).min() > -1e-9
 
-    gaps = model._gaps(rows, rows)
     point = np.random.default_rng(1).normal(size=len(model.theta)) * 0.3 - 1
-    slope = approx_fprime(point, lambda t: _loss(t, gaps, y, np.zeros_like(t))[0], 1e-6)
-    assert _loss(point, gaps, y, np.zeros_like(point))[1] == pytest.approx(slope, abs=1e-3)
+    loss = Posterior(model.inputs.gaps(rows, rows, rows), y, np.zeros_like(point))
+    slope = approx_fprime(point, lambda t: loss(t)[0], 1e-6)
+    assert loss(point)[1] == pytest.approx(slope, abs=1e-3)
+    noisy = _kernel(model.inputs.gaps(rows, rows, rows), point) + np.exp(point[-1]) * np.eye(30)
+    normal = multivariate_normal(np.zeros(30), noisy + 1e-8 * np.eye(30)).logpdf(y)
+    constant = 15 * np.log(2 * np.pi) - 0.5 * (point**2).sum() / 1.5**2
+    assert loss(point)[0] == pytest.approx(-normal - constant)
+
+
+@pytest.mark.parametrize("kind", ["choice", "ordered"])
+@pytest.mark.parametrize("num", [2, 4, 5, 9])
+def test_gp_learns_a_gene_with_any_number_of_values(kind: Any, num: int) -> None:
+    space = Space("one", (Gene("op", tuple(range(num)), kind=kind), Gene.grid("width", 1, 3)))
+    rows = space.unique(space.sample(200, np.random.default_rng(0)))
+    labels = np.random.default_rng(1).permutation(num)[rows[:, 0]].astype(float)
+    predictor = GpPredictor(space, target="raw")
+    predictor.fit(rows, labels)
+    assert tau(predictor.predict(rows).mean, labels) > 0.9
+
+
+def test_a_gp_of_other_inputs_is_refused() -> None:
+    predictor = GpPredictor(SPACE, target="raw", costs=toy_costs)
+    predictor.fit(TRAIN, accuracy(TRAIN))
+    with pytest.raises(ValueError, match="has 9 inputs; expected 7"):
+        GpPredictor(SPACE, target="raw").restore(*predictor.state())
+
+
+@pytest.mark.parametrize("kind", ["gp", "mlp_ensemble", "nearest"])
+@pytest.mark.parametrize("rungs", [False, True])
+def test_held_out_predictions_are_those_of_fits_without_them(kind: str, rungs: bool) -> None:
+    labels, fold = accuracy(TRAIN), np.arange(64) % 6 - 1
+    shares = np.where(rungs & (fold < 0), 0.25, 1.0)
+    predictor = make_predictor(kind, SPACE, costs=toy_costs)
+    found = predictor.fit_held_out(TRAIN, labels, shares, fold)
+    assert np.array_equal(np.isnan(found), fold < 0)
+    assert tau(found[fold >= 0], labels[fold >= 0]) > 0.4
+    # The labels that are held out do not matter to their own predictions.
+    other = np.where(fold == 2, labels.min(), labels)
+    again = make_predictor(kind, SPACE, costs=toy_costs)
+    same = again.fit_held_out(TRAIN, other, shares, fold)[fold == 2]
+    assert same == pytest.approx(found[fold == 2], abs=0.5 if kind == "gp" else 1e-3)
+    # All labels are fitted at last.
+    whole = make_predictor(kind, SPACE, costs=toy_costs)
+    whole.fit_rungs(TRAIN, labels, shares) if rungs else whole.fit(TRAIN, labels)
+    assert tau(predictor.predict(TEST).mean, whole.predict(TEST).mean) > 0.7
 
 
 def test_members_of_an_ensemble_are_trained_as_if_alone() -> None:
@@ -364,3 +407,28 @@ def test_cross_validation_judges_the_longest_trainings_and_knows_the_others() ->
     assert found.tau > alone.tau
     with pytest.raises(ValueError, match="9 labels; expected at least 10"):
         cross_validate(predictor, TRAIN[:53], labels[:53], shares=shares[:53])
+
+
+@pytest.mark.parametrize("target", ["raw", "log_error"])
+def test_warped_targets_keep_ranks_and_are_converted_back(target: str) -> None:
+    labels = np.array([90.0, 91.0, 92.0, 93.0, 94.0, 10.0, 0.1, 89.0])
+    scale = Scale(target, warped=True)
+    targets = scale.learn(labels)
+    assert tau(targets, labels) == pytest.approx(1)
+    assert targets.mean() == pytest.approx(0, abs=1e-9)
+    plain = Scale(target).learn(labels)
+    # The worst are a smaller part of the range than they were.
+    assert np.ptp(targets[:5]) > 1.5 * np.ptp(plain[:5])
+    again = Scale.from_dict(json.loads(json.dumps(scale.to_dict())))
+    found = again.invert(targets, np.full(8, 1e-6))
+    assert found.mean == pytest.approx(labels)
+    # The standard deviation is that of a small step.
+    step = again.invert(targets + 1e-6, np.zeros(8)).mean - found.mean
+    assert found.std == pytest.approx(step, rel=1e-3)
+
+
+def test_labels_of_which_most_are_equal_can_be_warped() -> None:
+    scale = Scale("raw", warped=True)
+    targets = scale.learn(np.array([1.0, 1.0, 1.0, 1.0, 0.0]))
+    assert np.isfinite(targets).all()
+    assert scale.invert(targets, np.ones(5)).mean == pytest.approx([1.0, 1.0, 1.0, 1.0, 0.0])

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fbnetv3.search.report import templates
 from fbnetv3.search.report.page import render, write_report
 from fbnetv3.search.report.plots import Series, bars, chart
 from fbnetv3.search.report.words import short
@@ -278,10 +279,36 @@ def test_numbers_that_are_none_are_left_out() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(1.2e6, "1.2M"), (0, "0"), (512, "512"), (2.5e9, "2.5G"), (0.05, "0.05")]
+    ("value", "text"),
+    [
+        (1.2e6, "1.2M"),
+        (0, "0"),
+        (512, "512"),
+        (2.5e9, "2.5G"),
+        (0.05, "0.05"),
+        (5.681e16, "5.68e+16"),
+    ],
 )
 def test_numbers_are_short(value: float, text: str) -> None:
     assert short(value) == text
+
+
+def brightness(colour: str) -> float:
+    """Returns the relative luminance of "#rrggbb", as WCAG defines it."""
+    parts = [int(colour[n : n + 2], 16) / 255 for n in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+
+@pytest.mark.parametrize(("number", "card"), [(0, "#ffffff"), (1, "#1c232a")])
+def test_what_is_drawn_stands_out_from_a_light_and_from_a_dark_card(number: int, card: str) -> None:
+    style = (Path(templates.__file__).with_name("html") / "style.css").read_text()
+    assert f"--card:{card[:4] if number == 0 else card}" in style
+    for name, pair in templates.COLOURS.items():
+        light, dark = sorted((brightness(pair[number]), brightness(card)))[::-1]
+        # WCAG asks for 3 of what is drawn, for 4.5 of text; lines of a grid may be faint.
+        least = {"line": 1.2, "ink": 4.5, "soft": 4.5}.get(name, 3.0)
+        assert (light + 0.05) / (dark + 0.05) >= least, name
 
 
 def test_spans_reach_from_one_end_to_the_other() -> None:

@@ -61,7 +61,7 @@ def test_processes_whose_sockets_would_have_too_long_paths_are_not_started(
 def test_images_are_decoded_below_a_temporary_folder_of_any_length(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_folders(tmp_path / "data", {"a": 8, "b": 8}, side=40)
+    write_folders(tmp_path / "data", {"a": 8, "b": 8}, side=100)  # too large to be held in memory
     images = open_images(tmp_path / "data")
     deep = tmp_path.joinpath(*["folder"] * 20)
     deep.mkdir(parents=True)
@@ -102,7 +102,7 @@ def test_validation_does_not_take_more_shared_memory_than_there_is(
     write_folders(tmp_path, {"a": 8, "b": 8}, side=100)  # too large to be held in memory
     images = open_images(tmp_path)
     monkeypatch.setattr(workers, "_SHARED_MEMORY", str(tmp_path))
-    monkeypatch.setattr(workers, "_free_shared_bytes", lambda: 4 * 3 * 100 * 100 * 20)
+    monkeypatch.setattr(workers, "_free_shared_bytes", lambda: 3 * 100 * 100 * 20)
     preprocess = default_preprocess(images, 100)
     where: dict[str, Any] = {"world": World(), "device": torch.device("cpu"), "workers": 1}
     with pytest.warns(UserWarning, match="by 0 processes instead of 1"):

@@ -1,0 +1,113 @@
+"""The commands on a search that exists: resume, status, rebuild."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fbnetv3.cli import completion
+
+from .carrying_out import carry_out, engine_maker, learn_from, policy_of
+from .words import (
+    Address,
+    AsJson,
+    Attempts,
+    Cpus,
+    EngineName,
+    Folder,
+    Gpus,
+    GpusEach,
+    MaxRunning,
+    Straggler,
+    Timeout,
+    Workers,
+)
+
+
+def resume(
+    folder: Folder,
+    labels: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="CSV of more labels to learn from.", autocompletion=completion.files(".csv")
+        ),
+    ] = None,
+    workers: Workers = 1,
+    gpus: Gpus = "",
+    engine: EngineName = "local",
+    address: Address = None,
+    max_running: MaxRunning = None,
+    cpus: Cpus = 1.0,
+    gpus_each: GpusEach = 0.0,
+    straggler: Straggler = None,
+    attempts: Attempts = 3,
+    timeout: Timeout = None,
+    as_json: AsJson = False,
+) -> None:
+    """Resume a search that was stopped, was killed or has failed.
+
+    The result is the one of an undisturbed search. Options of the engine are not remembered: give
+    them again. Writes FOLDER, as `run` does; of a finished search only answers and report, again.
+
+    Examples:
+        fbnetv3-search resume runs/t
+        fbnetv3-search resume runs/s --workers 2 --labels more.csv
+    """
+    from fbnetv3.search.storage.store import Store
+
+    with Store.open(folder) as store:
+        learn_from(store, labels)
+        make = engine_maker(engine, workers, gpus, address, max_running, cpus, gpus_each)
+        carry_out(store, make, policy_of(straggler, attempts, timeout), as_json)
+
+
+def status(folder: Folder, as_json: AsJson = False) -> None:
+    """Show the progress of a search, also while it runs.
+
+    Rounds, trials, and the best label within each limit so far. Writes nothing.
+
+    Examples:
+        fbnetv3-search status runs/t
+        fbnetv3-search status runs/t --json
+    """
+    from fbnetv3.search.nars.status import status_of
+    from fbnetv3.search.storage.store import Store
+
+    with Store.read(folder) as store:
+        found = status_of(store)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    counts = found["trials"]
+    typer.echo(
+        f"{found['state']}: round {found['rounds']} of {found['of_rounds']}, "
+        f"{counts['done']} done, {counts['leased']} running, {counts['queued']} waiting, "
+        f"{counts['failed']} failed"
+    )
+    for one in found["best"]:
+        value = "none yet" if one["label"] is None else f"{one['label']:.3f}"
+        typer.echo(f"best within {one['limit'] or 'no limit'}: {value}")
+    if found["coordinator"]:
+        typer.echo(f"coordinator: {found['coordinator']}")
+
+
+def rebuild(folder: Folder) -> None:
+    """Make the database again from the search's other files.
+
+    For a lost or damaged search.sqlite; writes FOLDER/search.sqlite. Nothing is trained again.
+
+    Examples:
+        fbnetv3-search rebuild runs/t
+    """
+    from fbnetv3.search.nars.answers import restore_answers
+    from fbnetv3.search.storage.store import Store
+
+    with Store.rebuild(folder) as store:
+        restore_answers(store)
+        counts = store.counts()
+        for message in store.messages:
+            typer.echo(message, err=True)
+    typer.echo(f"{sum(counts.values())} trials, {counts['done']} of them with a label")
