@@ -37,7 +37,9 @@ class AnswerFile:
 
     def __init__(self, path: Path, identity: str) -> None:
         if path.suffix.lower() not in SUFFIXES:
-            raise ValueError(f"output is {path}; expected a name ending in {' or '.join(SUFFIXES)}")
+            raise ValueError(
+                f"output is {path}; expected a name ending in .csv, .jsonl or .parquet, or a folder"
+            )
         if path.is_dir():
             raise ValueError(f"output {path} is a folder; expected a file's name")
         digest = hashlib.sha256(identity.encode(errors="surrogateescape")).hexdigest()[:12]

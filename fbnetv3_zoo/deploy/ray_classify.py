@@ -83,8 +83,9 @@ def classify_on_ray(
     Raises:
         ValueError: a node cannot see the folders of the photos.
     """
-    import ray
+    import ray as untyped
 
+    ray: Any = untyped  # its functions are not typed strictly
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)

@@ -151,7 +151,9 @@ def open_train_val(
     """
     only = _only_train(folder)
     if only is not None or _has_no_parts(folder):
-        images = open_images(folder, only and "train", task=task, on_check=on_check)
+        images = open_images(
+            folder, None if only is None else "train", task=task, on_check=on_check
+        )
         if only is not None:
             note = f"{folder} has no validation folder: part of {only} validates"
             images = _with_notes(images, (note,))

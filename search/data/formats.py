@@ -11,10 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from fbnetv3._internal.messages import one_line, shown
 from fbnetv3._internal.optional import missing
 from fbnetv3.images.folders import LabelledImages
 
 from .image_set import ImageSet, OnCheck, Source, read_images
+
+# Usual names of label columns in parquet files, the likelier first.
+_LABELS = ("label", "labels", "fine_label", "class", "category", "target", "cls", "class_name")
+_NUM_LISTED = 8
 
 
 def read_labelled(
@@ -63,7 +68,7 @@ def label_matrix(label_sets: Sequence[Sequence[int]], num_classes: int) -> torch
 
 
 def read_parquet(folder: Path, parts: Sequence[str], *, any_damaged: bool = False) -> ImageSet:
-    """Returns the images of a Hugging Face data set's parquet files.
+    """Returns the images of parquet files, as Hugging Face's datasets library or others write them.
 
     A file belongs to a part where its name or a folder above it starts with the part's name, as in
     `data/train-00000-of-00001.parquet`. Needs pyarrow.
@@ -71,7 +76,7 @@ def read_parquet(folder: Path, parts: Sequence[str], *, any_damaged: bool = Fals
     Raises:
         ImportError: pyarrow is not installed.
         FileNotFoundError: no file belongs to `parts`.
-        ValueError: the columns are not an image column and a label column with class names.
+        ValueError: there is no column of images or none of labels, or a file is damaged.
     """
     try:
         import pyarrow.parquet as pq
@@ -84,26 +89,87 @@ def read_parquet(folder: Path, parts: Sequence[str], *, any_damaged: bool = Fals
     ]
     if not files:
         raise FileNotFoundError(f"{folder} has no parquet file named {' or '.join(parts)}-*")
-    features = _features(files[0], pq.read_schema(files[0]).metadata or {})
-    image = next((k for k, v in features.items() if v.get("_type") == "Image"), None)
-    labels = {k: names for k, v in features.items() if (names := _names_of(v))}
-    usual: list[str] = [k for k in ("label", "labels", "fine_label") if k in labels]
-    label = next(iter([*usual, *labels]), None)
-    if image is None or label is None:
-        raise ValueError(
-            f"{files[0]} has features {sorted(features)}; expected one of type Image and one of "
-            "type ClassLabel or a list of those, as Hugging Face writes them"
-        )
-    classes = labels[label]
-    several = features[label].get("_type") != "ClassLabel"
+    image, label, classes, several = _columns(files[0])
     sources: list[Source] = []
-    numbers: list[Any] = []
+    values: list[Any] = []
     for file in files:
         table = pq.read_table(file, columns=[image, label])
-        sources += [row["bytes"] for row in table.column(image).to_pylist()]
-        numbers += table.column(label).to_pylist()
-    made = label_matrix(numbers, len(classes)) if several else torch.tensor(numbers)
+        sources += [_source(row, file) for row in table.column(image).to_pylist()]
+        values += table.column(label).to_pylist()
+    if not classes:
+        # Of all parts, so that these agree.
+        everywhere = [
+            value
+            for file in sorted(folder.rglob("*.parquet"))
+            for value in pq.read_table(file, columns=[label]).column(label).to_pylist()
+        ]
+        classes, index = _classes_of(everywhere, files[0], label)
+        values = [index[value] for value in values]
+    made = label_matrix(values, len(classes)) if several else torch.tensor(values)
     return read_images(f"{folder} ({parts[0]})", classes, sources, made, any_damaged=any_damaged)
+
+
+def _columns(file: Path) -> tuple[str, str, tuple[str, ...], bool]:
+    """Returns the image column, the label column, the class names, and whether these are lists.
+
+    The names are () where the file says nothing about them, as one that pandas wrote.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        schema = pq.read_schema(file)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{file} is no parquet file, or damaged: {one_line(str(error))}") from None
+    features = _features(schema.metadata or {})
+    image = next((k for k, v in features.items() if v.get("_type") == "Image"), None)
+    image = image or next((f.name for f in schema if _holds_images(f.type)), None)
+    named = {k: names for k, v in features.items() if (names := _names_of(v))}
+    label = next(iter([*(k for k in _LABELS if k in named), *named]), None)
+    if image is not None and label is not None:
+        return image, label, named[label], features[label].get("_type") != "ClassLabel"
+    label = next((name for name in _LABELS if name in schema.names), None)
+    if image is None or label is None:
+        raise ValueError(
+            f"{file} has columns {schema.names[:_NUM_LISTED]}; expected one of encoded images "
+            f"(bytes, or a struct with bytes), and one of labels called {', '.join(_LABELS)}"
+        )
+    return image, label, (), False
+
+
+def _holds_images(kind: Any) -> bool:
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        return any(kind.field(n).name == "bytes" for n in range(kind.num_fields))
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _source(row: Any, file: Path) -> Source:
+    """Returns the image of a row: its bytes, or the file that stands for them."""
+    if not isinstance(row, Mapping):
+        return b"" if row is None else row
+    if row.get("bytes") is None and row.get("path"):
+        return file.parent / str(row["path"])
+    return row.get("bytes") or b""
+
+
+def _classes_of(
+    values: Sequence[object], file: Path, label: str
+) -> tuple[tuple[str, ...], dict[object, int]]:
+    """Returns the class names that values of labels stand for, and the label of each value."""
+    known = set(values)
+    if all(isinstance(value, str) for value in known):
+        names = sorted(map(str, known))
+        return tuple(names), {name: number for number, name in enumerate(names)}
+    wrong = [v for v in known if isinstance(v, bool) or not isinstance(v, int) or v < 0]
+    if wrong:
+        raise ValueError(
+            f"{file}: column {label!r} has {shown(wrong[0])}; expected names of classes, or "
+            "numbers from 0"
+        )
+    total = max(int(str(value)) for value in known) + 1
+    return tuple(map(str, range(total))), {number: number for number in range(total)}
 
 
 def _names_of(feature: Mapping[str, Any]) -> tuple[str, ...]:
@@ -114,15 +180,13 @@ def _names_of(feature: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(str(name) for name in inner["names"])
 
 
-def _features(file: Path, metadata: dict[bytes, bytes]) -> dict[str, Any]:
+def _features(metadata: dict[bytes, bytes]) -> dict[str, Any]:
+    """Returns what the datasets library says about columns, {} where it did not write the file."""
     try:
         found = json.loads(metadata[b"huggingface"])["info"]["features"]
         return {str(key): value for key, value in found.items() if isinstance(value, dict)}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(
-            f"{file} does not say which column is the image and which the label; expected the "
-            "'huggingface' entry that the datasets library writes"
-        ) from error
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return {}
 
 
 class _ArrayUnpickler(pickle.Unpickler):

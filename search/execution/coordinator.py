@@ -105,7 +105,7 @@ class Coordinator:
         self._owner = f"{engine.name}:{os.getpid()}"
         self._running: dict[str, _Running] = {}
         self._waiting: deque[Trial] = deque()
-        self._durations: list[float] = []
+        self._took: dict[float, list[float]] = {}  # fidelity -> seconds of its trials
         self._checked = 0.0
 
     def complete(self, replace: Replace, report: Report | None = None) -> None:
@@ -180,7 +180,8 @@ class Coordinator:
         """Returns None if the trial is done, else the trial in its state after the failure."""
         running = self._running.pop(outcome.trial)
         if self._store.ingest(running.trial):
-            self._durations.append(time.monotonic() - running.started)
+            took = self._took.setdefault(running.trial.fidelity, [])
+            took.append(time.monotonic() - running.started)
             return None
         if outcome.fatal == "objective":
             raise ValueError(outcome.error)
@@ -243,24 +244,41 @@ class Coordinator:
 
     def _progress(self, done: int, failed: int) -> Progress:
         left = None
-        if self._durations:
+        unfinished = [*self._waiting, *(one.trial for one in self._running.values())]
+        if unfinished and (usual := self._usual_s(unfinished[0])):
             slots = max(1, len(self._running) + self._engine.capacity())
             rounds = math.ceil(len(self._waiting) / slots) + 0.5 * bool(self._running)
-            left = rounds * statistics.median(self._durations[-1000:])
+            left = rounds * usual
         return Progress(
             done, failed, len(self._running), len(self._waiting), left, self._overdue_s()
         )
 
     def _overdue_s(self) -> float:
         now = time.monotonic()
-        slowest = max((now - one.started for one in self._running.values()), default=0.0)
-        usual = statistics.median(self._durations[-1000:]) if self._durations else 0.0
-        return slowest if slowest > max(OVERDUE_S, OVERDUE_FACTOR * usual) else 0.0
+        late = [
+            now - one.started
+            for one in self._running.values()
+            if now - one.started > max(OVERDUE_S, OVERDUE_FACTOR * self._usual_s(one.trial))
+        ]
+        return max(late, default=0.0)
+
+    def _usual_s(self, trial: Trial) -> float:
+        """Returns how long such a trial takes; 0 if none has ended.
+
+        Those of another length are scaled by their share of the final steps.
+        """
+        took = self._took.get(trial.fidelity)
+        if took:
+            return statistics.median(took[-1000:])
+        others = {share: statistics.median(seconds) for share, seconds in self._took.items()}
+        return max((s * trial.fidelity / share for share, s in others.items()), default=0.0)
 
     def _may_close(self, done: int, wanted: int) -> bool:
         factor = self._policy.straggler_factor
         if factor is None or self._waiting or done < math.ceil(ENOUGH * wanted):
             return False
-        limit = factor * statistics.median(self._durations)
         now = time.monotonic()
-        return all(now - running.started > limit for running in self._running.values())
+        return all(
+            now - running.started > factor * self._usual_s(running.trial)
+            for running in self._running.values()
+        )

@@ -19,6 +19,7 @@ from fbnetv3.deploy.confidence import MIN_IMAGES
 from fbnetv3.deploy.export import to_onnx
 from fbnetv3.deploy.quantize import Quantized, quantize
 from fbnetv3.hub.confidence import Confidence
+from fbnetv3.hub.create import create
 from fbnetv3.hub.pretrained import CONFIG, write_confidence
 from fbnetv3.images.reader import ImageSource
 from fbnetv3.models.model import FBNetV3
@@ -106,7 +107,8 @@ def deliver(folder: Path, final: Final, how: Delivery) -> dict[str, Any]:
         "versions": {"fbnetv3": fbnetv3.__version__, "torch": torch.__version__},
     }
     if isinstance(model, FBNetV3):
-        to_onnx(model, folder / ONNX)
+        # `open_network` leaves out what was fitted, with which nothing is to be trained.
+        to_onnx(create(name, pretrained=True), folder / ONNX)
         files.append(ONNX)
         result["int8"] = _int8(folder, how)
         files += [INT8] if result["int8"]["written"] else []

@@ -93,7 +93,9 @@ class Live:
             for one in best
             if one["label"] is not None
         ]
-        return f"best so far {', '.join(shown)}" if shown else "no label yet"
+        if shown:
+            return f"best so far {', '.join(shown)}"
+        return "no full training yet" if self._store.counts()["done"] else "no label yet"
 
 
 def _closed(fields: Mapping[str, Any]) -> str:

@@ -81,7 +81,7 @@ def test_another_model_begins_anew(tmp_path: Path) -> None:
 
 
 def test_other_suffixes_and_folders_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"expected a name ending in \.csv or \.jsonl"):
+    with pytest.raises(ValueError, match=r"expected a name ending in \.csv, \.jsonl or"):
         AnswerFile(tmp_path / "answers.txt", "model")
     (tmp_path / "a.csv").mkdir()
     with pytest.raises(ValueError, match="is a folder"):

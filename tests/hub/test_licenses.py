@@ -211,12 +211,38 @@ DOORS: dict[str, Callable[[Path, Path], object]] = {
     "quantize": _by_command("quantize", "{file}", "--calib", PHOTO, "-o", "{folder}/x.onnx"),
     "demo": _by_command("demo", "--model", "{file}", "--out", "{folder}/demo", "--no-serve"),
     "latency": _by_command("latency", "{file}"),
+    "load": lambda _, file: fbnetv3.load(file),
+    "classify --engine ray": _by_command(
+        *("classify", PHOTO, "--model", "{file}", "--engine", "ray", "-o", "{folder}/x.parquet")
+    ),
+    "explain": _by_command(
+        "explain", PHOTO, "--model", "local-dir:{folder}", "-o", "{folder}/x.png"
+    ),
+    "eval of a file": _by_command("eval", "{file}", "--data", str(example_photos()[0].parent)),
+    "eval of a folder": _by_command(
+        "eval", "local-dir:{folder}", "--data", str(example_photos()[0].parent)
+    ),
+    "export to a compiled package": _by_command(
+        "export", "local-dir:{folder}", "-o", "{folder}/x.pt2"
+    ),
+    "export to Core ML": _by_command("export", "local-dir:{folder}", "-o", "{folder}/x.mlpackage"),
+    "export for Triton": _by_command("export", "local-dir:{folder}", "--triton", "{folder}/models"),
+    "latency of a folder": _by_command("latency", "local-dir:{folder}"),
+    "demo of a folder": _by_command(
+        "demo", "--model", "local-dir:{folder}", "--out", "{folder}/demo", "--no-serve"
+    ),
     "torchvision's detectors": _torchvision,
     "a detector's checkpoint": _detector_checkpoint,
 }
 
 
-@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize(
+    "door",
+    [
+        pytest.param(door, marks=pytest.mark.needs("coremltools") if "Core ML" in door else ())
+        for door in DOORS
+    ],
+)
 def test_every_door_is_closed_by_the_policy(
     door: str, folder: Path, exported: Exported, monkeypatch: pytest.MonkeyPatch
 ) -> None:

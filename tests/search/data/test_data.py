@@ -152,6 +152,61 @@ def test_parquet_with_lists_of_labels_is_multi_label(tmp_path: Path, kind: str) 
 
 
 @pytest.mark.needs("pyarrow")
+@pytest.mark.parametrize("images", ["bytes", "structs", "paths"])
+@pytest.mark.parametrize("names", [True, False])
+def test_parquet_that_says_nothing_about_its_columns_is_read(
+    tmp_path: Path, images: str, names: bool
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    write_folders(tmp_path / "png", {"x": 3})
+    files = sorted((tmp_path / "png").rglob("*.png"))
+    column: Any = {
+        "bytes": [f.read_bytes() for f in files],
+        "structs": [{"bytes": f.read_bytes(), "path": None} for f in files],
+        "paths": [{"bytes": None, "path": str(f.relative_to(tmp_path))} for f in files],
+    }[images]
+    if images == "paths":
+        struct = pa.struct({"bytes": pa.binary(), "path": pa.string()})
+        column = pa.array(column, struct)
+    for part, labels in (("train", [2, 0, 2]), ("val", [0, 1, 0])):
+        values = [("ant", "bee", "cow")[label] for label in labels] if names else labels
+        table = pa.table({"id": [1, 2, 3], "jpg": column, "target": values})
+        pq.write_table(table, tmp_path / f"{part}.parquet")
+    train, val = open_train_val(tmp_path)
+    assert train.classes == val.classes == (("ant", "bee", "cow") if names else ("0", "1", "2"))
+    assert (train.labels.tolist(), val.labels.tolist()) == ([2, 0, 2], [0, 1, 0])
+    assert train.pixels is not None
+    plain = np.stack([np.asarray(Image.open(f)) for f in files])
+    assert torch.equal(train.pixels, torch.from_numpy(plain))
+
+
+@pytest.mark.needs("pyarrow")
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"label": [0, 1]}, r"has columns \['label'\]; expected one of encoded images"),
+        ({"image": [b"a", b"b"], "y": [0, 1]}, "one of labels called label, labels"),
+        ({"image": [b"a", b"b"], "label": [0, None]}, "'label' has None; expected names"),
+        ({"image": [b"a", b"b"], "label": [0.0, 0.5]}, "'label' has 0.[05]; expected names"),
+    ],
+)
+def test_parquet_without_images_or_labels_is_refused(
+    tmp_path: Path, columns: dict[str, Any], message: str
+) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table(columns), tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match=message):
+        open_images(tmp_path, "train")
+    (tmp_path / "train.parquet").write_bytes(b"PAR1")
+    with pytest.raises(ValueError, match=r"train\.parquet is no parquet file, or damaged"):
+        open_images(tmp_path, "train")
+
+
+@pytest.mark.needs("pyarrow")
 def test_parquet_of_other_parts_names_those_expected(tmp_path: Path) -> None:
     (tmp_path / "unlabelled-00000-of-00001.parquet").write_bytes(b"PAR1")
     with pytest.raises(FileNotFoundError, match=r"no parquet file named .*train"):

@@ -281,6 +281,37 @@ def test_hanging_trial_is_reported_and_ends_nothing(tmp_path: Path, clock: Simpl
         assert store.counts()["failed"] == 0
 
 
+def test_a_full_training_is_not_late_because_rungs_are_short(
+    tmp_path: Path, clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fbnetv3.search.execution.coordinator.POLL_S", 0.05)
+    folder = tmp_path / "s"
+    seen: list[Progress] = []
+    step_s = 5.0
+
+    class Timed(LocalEngine):
+        def poll(self, timeout_s: float) -> list[Outcome]:
+            ended = super().poll(timeout_s)
+            clock.now += step_s
+            return ended
+
+    with make_store(folder) as store:
+        engine = Timed(toy(sleep_s=0.1), folder, workers=1, threads=1)
+        coordinator = Coordinator(store, engine, Policy(lease_s=1e6))
+        rung = Proposal((0, 1), {"macs": 1.0}, 1, 0, fidelity=1 / 32)
+        full = Proposal((0, 1), {"macs": 1.0}, EPOCHS, 0)
+        store.add_batch(Batch(1, "random", {}, ""), [rung])
+        coordinator.complete(no_replacement)
+        took_s, step_s = clock.now, 1000.0
+        store.add_batch(Batch(2, "random", {}, ""), [full])
+        coordinator.complete(no_replacement, seen.append)
+        engine.close()
+    lefts = [one.seconds_left for one in seen if one.running and one.seconds_left]
+    assert lefts
+    assert all(left >= 0.5 * took_s * 32 for left in lefts)
+    assert not any(one.overdue_s for one in seen)
+
+
 def test_straggler_rule_closes_a_round_and_the_late_label_still_comes(tmp_path: Path) -> None:
     folder = tmp_path / "s"
     genes = [(n, 1) for n in range(24)]
