@@ -60,7 +60,9 @@ def parts_of(model: nn.Module) -> dict[str, dict[str, int]]:
     def counted(path: str) -> dict[str, int]:
         module = model.get_submodule(path)
         params = sum(p.numel() for p in module.parameters())
-        return {"macs": macs.get(f"{root}.{path}", 0), "params": params}
+        # torchvision's SSDlite calls the sequences inside its features one by one.
+        inside = sum(macs.get(f"{root}.{path}.{name}", 0) for name, _ in module.named_children())
+        return {"macs": macs.get(f"{root}.{path}", inside), "params": params}
 
     trunk, backbone = counted(f"backbone.{inner}"), counted("backbone")
     two_stages = hasattr(model, "rpn")
