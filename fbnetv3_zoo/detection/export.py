@@ -169,7 +169,9 @@ def _write_onnx(module: nn.Module, path: Path, metadata: dict[str, str]) -> None
     free: dict[str, dict[int, str]] = {INPUT: {0: "height", 1: "width"}}
     free |= {name: {0: "boxes"} for name in OUTPUTS}
     with quiet():
-        # torch's newer exporter does not trace torchvision's detectors.
+        # torch's newer exporter captures one path by `torch.export`, which torchvision's detectors
+        # end: `batched_nms` chooses its way by the number of boxes (torch 2.15: "Could not guard on
+        # data-dependent expression"). Runtimes that begin with it, as ExecuTorch, have none either.
         torch.onnx.export(
             _Pixels(module).eval(),
             (example,),

@@ -69,9 +69,10 @@ class DetectionRecipe:
             if not (value > 0 and math.isfinite(value)):
                 raise ValueError(f"{name} is {value!r}; expected a number above 0")
         highest = {"weight_decay": (0, 1), "ema_decay": (0, 0.999999), "layer_decay": (0.01, 1)}
-        for name, (least, most) in highest.items():
-            if not least <= getattr(self, name) <= most:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected {least} to {most}")
+        for name, (low_end, high_end) in highest.items():
+            if not low_end <= getattr(self, name) <= high_end:
+                given = getattr(self, name)
+                raise ValueError(f"{name} is {given!r}; expected {low_end} to {high_end}")
 
     @staticmethod
     def fitting(

@@ -68,7 +68,7 @@ def read_coco(path: Path) -> dict[str, Any]:
                 )
     for image in content["images"]:
         image["file_name"] = image["file_name"].replace("\\", "/")
-    return content
+    return dict(content)
 
 
 def _with_whole_ids(path: Path, items: list[Any], kind: str) -> list[dict[str, Any]]:

@@ -125,6 +125,23 @@ _RETINANET: dict[str, Any] = {
     "DATASETS.TRAIN": ("coco_2017_train",),
     "DATASETS.TEST": ("coco_2017_val",),
 }
+# Detectron2's own ResNets and their settings: BGR without a standard deviation, and with the first
+# two stages and all batch-norms frozen. Only EMA and the cosine differ from its RetinaNet.
+_RETINANET_RESNET: dict[str, Any] = {
+    **{key: value for key, value in _RETINANET.items() if not key.startswith("MODEL.FBNETV3")},
+    "MODEL.FBNETV3.EMA_DECAY": 0.9998,
+    "MODEL.BACKBONE.NAME": "build_retinanet_resnet_fpn_backbone",
+    "MODEL.BACKBONE.FREEZE_AT": 2,
+    "MODEL.RESNETS.OUT_FEATURES": ["res3", "res4", "res5"],
+    "MODEL.PIXEL_MEAN": [103.53, 116.28, 123.675],
+    "MODEL.PIXEL_STD": [1.0, 1.0, 1.0],
+    "INPUT.FORMAT": "BGR",
+}
+
+
+def _resnet(depth: int) -> dict[str, Any]:
+    weights = f"detectron2://ImageNetPretrained/MSRA/R-{depth}.pkl"
+    return {"MODEL.RESNETS.DEPTH": depth, "MODEL.WEIGHTS": weights}
 
 
 def _model(name: str) -> dict[str, Any]:
@@ -139,6 +156,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "faster_rcnn_fbnetv3_g_fpn": {**_FPN, **_PAPER_TRAINING, **_model("fbnetv3_g")},
     "mask_rcnn_fbnetv3_g_fpn": {**_FPN, **_MASK, **_PAPER_TRAINING, **_model("fbnetv3_g")},
     "retinanet_fbnetv3_g_fpn": {**_RETINANET, **_model("fbnetv3_g")},
+    "retinanet_resnet50_fpn": {**_RETINANET_RESNET, **_resnet(50)},
+    "retinanet_resnet101_fpn": {**_RETINANET_RESNET, **_resnet(101)},
 }
 
 
@@ -206,7 +225,16 @@ def get_config(name: str, *, nms: str = PAPER_NMS, license: str | None = None) -
 
 def _licensed(name: str, license: str) -> dict[str, Any]:
     """Returns the settings of a configuration's most accurate weights with a license."""
-    found = {other: _weights(CONFIGS[other]["MODEL.FBNETV3.ARCH"], license) for other in CONFIGS}
+    found = {
+        other: _weights(settings["MODEL.FBNETV3.ARCH"], license)
+        for other, settings in CONFIGS.items()
+        if "MODEL.FBNETV3.ARCH" in settings
+    }
+    if name not in found:
+        raise ValueError(
+            f"license is {license!r}; {name} starts from Detectron2's own weights, whose license "
+            "is not known here: set cfg.MODEL.WEIGHTS"
+        )
     best = max(found[name], key=lambda weights: weights.top1_pct, default=None)
     if best is None:
         others = ", ".join(other for other in found if found[other])

@@ -7,8 +7,11 @@ The seven official models are `meta_fbnetv3_a` to `meta_fbnetv3_g`. `fbnetv3_a`,
 which timm does not use, are aliases. `same_fbnetv3_a` to `same_fbnetv3_g` are the same models
 padded so that maps halve exactly, which feature pyramids and U-Nets of other libraries expect;
 every name takes `pad_type="same"` too. With the official weights they compute a slightly
-different function, which fine-tuning corrects. timm's own `fbnetv3_b`, `d` and `g` are different
-models (same padding) and are kept. Weights come from `fbnetv3.hub`: verified, never unpickled.
+different function, which fine-tuning corrects. The other architectures of this package, such as
+`fbnetv3_nano`, have their own names and no weights here; a saved one loads from its folder,
+`local-dir:FOLDER`, also as transformers' `TimmWrapper`. timm's own `fbnetv3_b`, `d` and `g` are
+different models (same padding) and are kept. Weights come from `fbnetv3.hub`: verified, never
+unpickled.
 """
 
 from __future__ import annotations
@@ -36,15 +39,15 @@ from fbnetv3.hub.pretrained_cfg import pretrained_cfg
 from fbnetv3.hub.weights import WEIGHTS
 from fbnetv3.models.model import FBNetV3, build
 
-NAMES = (
+_TAG = "meta_in1k"
+OFFICIAL_NAMES = (
     *(f"meta_fbnetv3_{x}" for x in "abcdefg"),
     *(f"fbnetv3_{x}" for x in "acef"),
     *(f"same_fbnetv3_{x}" for x in "abcdefg"),
 )
+NAMES = (*OFFICIAL_NAMES, *(name for name in ARCHS if f"{name}.{_TAG}" not in WEIGHTS))
 # timm's `register_model` appends to it.
 __all__: list[str] = []
-
-_TAG = "meta_in1k"
 
 
 def _zoo_name(name: str) -> str:
@@ -52,13 +55,15 @@ def _zoo_name(name: str) -> str:
 
 
 def _timm_cfg(name: str) -> dict[str, Any]:
-    weights = WEIGHTS[f"{_zoo_name(name)}.{_TAG}"]
-    cfg = pretrained_cfg(name, weights.arch, weights)
+    weights = WEIGHTS.get(f"{_zoo_name(name)}.{_TAG}")
+    cfg = pretrained_cfg(name, weights.arch if weights else ARCHS[name], weights)
     # timm's registry adds these two itself.
     return {key: value for key, value in cfg.items() if key not in ("architecture", "tag")}
 
 
-default_cfgs = generate_default_cfgs({f"{name}.{_TAG}": _timm_cfg(name) for name in NAMES})
+default_cfgs = generate_default_cfgs(
+    {f"{name}.{_TAG}" if name in OFFICIAL_NAMES else name: _timm_cfg(name) for name in NAMES}
+)
 
 
 def register_timm(
@@ -125,11 +130,11 @@ def _entrypoint(name: str) -> Callable[..., nn.Module]:
 def _create(name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
     pad_type = kwargs.pop("pad_type", None) or ("same" if name.startswith("same_") else "")
     arch = ARCHS[_zoo_name(name)].with_pad_type(pad_type)
-    weights = WEIGHTS[f"{_zoo_name(name)}.{_TAG}"]
+    weights = WEIGHTS.get(f"{_zoo_name(name)}.{_TAG}")
     overlay = dict(kwargs.pop("pretrained_cfg_overlay", None) or {})
     given = kwargs.get("pretrained_cfg")
     own = _is_ours(given) and not {"file", "url", "hf_hub_id", "state_dict"} & set(overlay)
-    if pretrained and own:
+    if pretrained and own and weights is not None:
         cached = CachedWeights(weights, cache_dir=kwargs.get("cache_dir"))
         overlay["state_dict"] = cached.tensors()
 

@@ -40,7 +40,7 @@ def find(location: Path) -> dict[str, Callable[[], Annotated]]:
         if not isinstance(content, dict) or "names" not in content:
             continue
         names = _names(path, content["names"])
-        found = {
+        found: dict[str, Callable[[], Annotated]] = {
             split: partial(_read, path, names, content, split)
             for split in _SPLITS
             if content.get(split)

@@ -184,6 +184,7 @@ def test_a_broken_photo_is_named_and_the_others_go_on(trained: Path, tmp_path: P
         (("export", "none", "-o", "x.pt"), 2, "expected the output folder"),
         (("export", "RUN", "-o", "x.pt"), 2, "expected a name that ends in .onnx or .xml"),
         (("eval", "RUN", "--data", "SHAPES", "--split", "val"), 2, "split is 'val'; "),
+        (("quantize", "RUN", "-o", "x.onnx", "--data", "SHAPES"), 2, "is no ONNX file; quantize a"),
         (("eval", "RUN", "--data", "SHAPES", "--threads", "2"), 2, "--threads is for exported"),
     ],
 )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,17 +15,20 @@ import torch
 from torch import nn
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from fbnetv3._internal.errors import OverBudget
 from fbnetv3.detection import export
-from fbnetv3.detection.data import open_train_val
+from fbnetv3.detection.data import open_scored, open_train_val
 from fbnetv3.detection.detections import agreement
 from fbnetv3.detection.detectors import BuiltDetector, TorchDetector, new_detector
 from fbnetv3.detection.export import export_detector
 from fbnetv3.detection.exported import ExportedDetector, OnnxDetector
+from fbnetv3.detection.quantize import quantize_detector
 from fbnetv3.detection.recipe import DetectionRecipe
 from fbnetv3.detection.resizing import ExactTransform
 from fbnetv3.detection.training import DetectionRun, train
 from fbnetv3.images.labels import example_photos
 from fbnetv3.images.reader import ImageSource
+from fbnetv3.integrations.coco_folder import CocoFolder
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +157,54 @@ def test_images_are_resized_by_whole_numbers(
     if theirs.shape == resized.shape:
         assert torch.equal(theirs, resized)
         assert torch.equal(other["boxes"], target["boxes"])
+
+
+def as_truth(detector: OnnxDetector, shapes: Path, folder: Path) -> CocoFolder:
+    """Returns the images with the likeliest boxes of a detector as annotations."""
+    shutil.copytree(shapes, folder)
+    content = json.loads((folder / "annotations.json").read_text())
+    content["annotations"] = []
+    for image in content["images"]:
+        found = detector(folder / "images" / image["file_name"])
+        rows = zip(found.boxes[:3].tolist(), found.labels[:3].tolist(), strict=True)
+        for (x1, y1, x2, y2), label in rows:
+            box = [x1, y1, x2 - x1, y2 - y1]
+            content["annotations"].append(
+                {"image_id": image["id"], "category_id": label, "bbox": box}
+            )
+    (folder / "annotations.json").write_text(json.dumps(content))
+    return CocoFolder(folder)
+
+
+def test_int8_is_scored_and_kept_only_within_the_budget(
+    file: Path, shapes: Path, tmp_path: Path
+) -> None:
+    data = open_scored(shapes)
+    photos = [data.image_path(n) for n in range(len(data))]
+    found = quantize_detector(file, tmp_path / "int8.onnx", photos, data=data)
+    assert found.num_layers > 70
+    assert found.num_bytes < 0.6 * found.num_bytes_float
+    assert found.scores_float is not None
+    assert found.scores is not None
+    assert found.scores.num_images == 6
+    exported, int8 = OnnxDetector(file, num_threads=1), OnnxDetector(tmp_path / "int8.onnx")
+    assert int8.class_names == exported.class_names
+    # Scores are close, and not those of the float file.
+    one, other = (run(photos[0]).scores[:5] for run in (exported, int8))
+    assert not np.array_equal(one, other)
+    assert np.abs(one - other).max() < 0.1
+    # What the float file itself finds is the truth, so that it scores all, and int8 less.
+    own = as_truth(exported, shapes, tmp_path / "own")
+    black = [np.zeros((64, 64, 3), np.uint8)]  # ranges that clip everything
+    with pytest.raises(OverBudget, match=r"int8 costs .* points of AP; expected at most 1"):
+        quantize_detector(file, tmp_path / "x.onnx", black, data=own, max_drop_pct=1.0)
+    assert not (tmp_path / "x.onnx").exists()
+    with pytest.raises(ValueError, match="is int8 already; quantize a float export"):
+        quantize_detector(tmp_path / "int8.onnx", tmp_path / "x.onnx", photos)
+    with pytest.raises(ValueError, match="no calibration images"):
+        quantize_detector(file, tmp_path / "x.onnx", [])
+    with pytest.raises(ValueError, match=r"max_drop_pct is 1; .* annotated images"):
+        quantize_detector(file, tmp_path / "x.onnx", photos, max_drop_pct=1)
 
 
 @pytest.mark.needs("openvino")

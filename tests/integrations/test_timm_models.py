@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import subprocess
 import sys
@@ -23,7 +24,7 @@ from fbnetv3.arch.tables import ARCHS
 from fbnetv3.checkpoints.convert import from_fbnetv3
 from fbnetv3.hub.weights import WEIGHTS
 from fbnetv3.integrations import timm_entrypoints
-from fbnetv3.integrations.timm_entrypoints import NAMES, register_timm
+from fbnetv3.integrations.timm_entrypoints import NAMES, OFFICIAL_NAMES, register_timm
 from fbnetv3.models.model import FBNetV3, build
 from tests.taught import teach
 
@@ -89,8 +90,9 @@ def official_a(golden_network: Make, tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_all_seven_are_listed_under_our_names_and_the_free_ones() -> None:
     letters = "abcdefg"
     assert timm.list_models("meta_fbnetv3*") == [f"meta_fbnetv3_{x}" for x in letters]
-    # "fbnetv3" is any architecture, for saved folders.
-    assert timm.list_models("fbnetv3*") == ["fbnetv3", *(f"fbnetv3_{x}" for x in letters)]
+    # "fbnetv3" is any architecture, for saved folders; the others have no official weights.
+    others = {"fbnetv3", "fbnetv3_nano", "fbnetv3_a0", "fbnetv3_20g"}
+    assert set(timm.list_models("fbnetv3*")) == {*others, *(f"fbnetv3_{x}" for x in letters)}
     trained = timm.list_models("*fbnetv3*", pretrained=True)
     assert {f"meta_fbnetv3_{x}.meta_in1k" for x in letters} <= set(trained)
     assert {f"fbnetv3_{x}.meta_in1k" for x in "acef"} <= set(trained)
@@ -98,7 +100,7 @@ def test_all_seven_are_listed_under_our_names_and_the_free_ones() -> None:
     assert set(timm.list_models(module="timm_entrypoints")) == {"fbnetv3", *NAMES}
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OFFICIAL_NAMES)
 def test_every_name_makes_the_official_network(name: str) -> None:
     model = made(name, device="meta")
     own_name = name.removeprefix("meta_").removeprefix("same_")
@@ -329,6 +331,38 @@ def test_a_saved_network_goes_to_timm_and_comes_back(
         assert back.num_classes == 4
         assert back.arch.same_padding() == model.arch.same_padding()
         assert torch.equal(logits(back), logits(theirs))
+
+
+@pytest.mark.parametrize("name", ["fbnetv3_nano", "nars_cifar_s"])
+def test_a_saved_network_outside_a_to_g_has_a_name_in_timm(
+    golden_network: Make, tmp_path: Path, name: str
+) -> None:
+    model = golden_network(ARCHS[name], num_classes=3)
+    fbnetv3.save_pretrained(model, tmp_path, labels=["a", "b", "c"])
+    back = made(f"local-dir:{tmp_path}", pretrained=True)
+    assert back.pretrained_cfg["architecture"] == name
+    x = images(side=ARCHS[name].resolution)
+    assert torch.equal(logits(back, x), logits(model, x))
+    with pytest.raises(RuntimeError, match="No pretrained weights exist"):
+        made(name, pretrained=True)
+
+
+@pytest.mark.needs("transformers")
+@pytest.mark.parametrize("name", ["fbnetv3_nano", "nars_cifar_s", "own"])
+def test_transformers_loads_a_saved_network(
+    golden_network: Make, tmp_path: Path, name: str
+) -> None:
+    import transformers
+
+    nano = ARCHS["fbnetv3_nano"]
+    arch = ARCHS.get(name, dataclasses.replace(nano, stem_channels=24))
+    model = golden_network(arch, num_classes=3)
+    fbnetv3.save_pretrained(model, tmp_path, labels=["a", "b", "c"])
+    back = transformers.AutoModelForImageClassification.from_pretrained(tmp_path).eval()
+    x = images(side=arch.resolution)
+    with torch.inference_mode():
+        assert torch.equal(back(x).logits, logits(model, x))
+    assert list(back.config.id2label.values()) == ["a", "b", "c"]
 
 
 @pytest.mark.skipif(

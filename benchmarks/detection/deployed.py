@@ -1,0 +1,135 @@
+r"""Whole detectors in files: parity, average precision and latency per runtime, float and int8.
+
+    python -m benchmarks.detection.deployed W/ssdlite-fbnetv3_a-160-20-0 \
+        W/ssdlite-torchvision-mobilenet_v3_large-160-20-0 --data FOLDER --work X \
+        --out benchmarks/results/detection_deployed.jsonl
+
+Each RUN is the output folder of `fbnetv3 detect train`, or of `benchmarks.detection.trained`, whose
+`--work` is W here; FOLDER is what they were trained on. It is exported to ONNX and OpenVINO,
+which compares its boxes with PyTorch's, quantized by training images, and every form is scored on
+the test split. Then all forms of all detectors take turns on one photo, decoded beforehand, from
+its pixels to boxes. `--size` also measures the latency at another size of images, without scores.
+Under five minutes for two detectors on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks.conditions import conditions
+from benchmarks.records import append
+from fbnetv3.detection.data import open_scored
+from fbnetv3.detection.detections import Detections, Detector
+from fbnetv3.detection.detectors import CONFIG, WEIGHTS_FILE, TorchDetector, load_detector
+from fbnetv3.detection.export import export_detector
+from fbnetv3.detection.exported import ExportedDetector
+from fbnetv3.detection.quantize import quantize_detector
+from fbnetv3.detection.scoring import evaluate
+from fbnetv3.images.labels import example_photos
+from fbnetv3.images.reader import open_image
+from fbnetv3.integrations.coco_folder import CocoFolder
+from fbnetv3.measure.latency import Contestant, measure
+
+FORMS = ("torch", "onnxruntime", "onnxruntime int8", "openvino", "openvino int8")
+NUM_CALIBRATION = 50
+
+
+def at_size(run: Path, size: int | None, work: Path) -> Path:
+    """Returns the folder of a detector for another size of images; None is its own."""
+    if size is None:
+        return run
+    folder = work / f"{run.name}-at-{size}"
+    folder.mkdir(parents=True, exist_ok=True)
+    content = json.loads((run / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps({**content, "size": size}))
+    shutil.copy(run / WEIGHTS_FILE, folder / WEIGHTS_FILE)
+    return folder
+
+
+def forms_of(
+    run: Path, data: Path, work: Path, threads: int
+) -> tuple[dict[str, Detector], dict[str, Any]]:
+    """Returns a detector in all forms, and the parity of the files."""
+    built = load_detector(run)
+    images = CocoFolder(data, split="train")
+    photos = [images.image_path(n) for n in range(min(NUM_CALIBRATION, len(images)))]
+    work.mkdir(parents=True, exist_ok=True)
+    paths = {
+        "onnxruntime": work / "float.onnx",
+        "onnxruntime int8": work / "int8.onnx",
+        "openvino": work / "float.xml",
+        "openvino int8": work / "int8.xml",
+    }
+    parity = {}
+    for form in ("onnxruntime", "openvino"):
+        parity[form] = dataclasses.asdict(export_detector(built, paths[form]).agreement)
+        int8 = paths[f"{form} int8"]
+        quantize_detector(paths["onnxruntime"], int8, photos)
+    found: dict[str, Detector] = {"torch": TorchDetector(built)}
+    found |= {name: ExportedDetector(path, num_threads=threads) for name, path in paths.items()}
+    return found, parity
+
+
+def runner(detector: Detector, pixels: NDArray[np.uint8]) -> Callable[[], Detections]:
+    """Returns what runs a detector on decoded pixels."""
+    if isinstance(detector, ExportedDetector):
+        return partial(detector.run, pixels)
+    return partial(detector, pixels)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Exports, scores, measures and appends rows."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="JSON Lines, appended to")
+    parser.add_argument("--size", type=int, help="pixels, in place of what was trained on")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--seconds", type=float, default=60.0, help="of measuring latency")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    test = open_scored(options.data, "test")
+    rows: dict[str, dict[str, Any]] = {}
+    contestants = []
+    pixels = np.array(open_image(example_photos()[0]))
+    for run in options.runs:
+        work = options.work / f"{run.name}-{options.size or 'own'}"
+        folder = at_size(run, options.size, options.work)
+        found, parity = forms_of(folder, options.data, work, options.threads)
+        for form, detector in found.items():
+            name = f"{run.name}, {form}"
+            rows[name] = {
+                "run": run.name,
+                "size": options.size or load_detector(run).config.size,
+                "form": form,
+                "threads": options.threads,
+                "parity": parity.get(form),
+                # Of weights at a size that they were not trained for nothing follows.
+                "scores": None if options.size else evaluate(detector, test).values,
+            }
+            contestants.append(Contestant(name, runner(detector, pixels)))
+    for latency in measure(contestants, min_runs=20, max_seconds=options.seconds):
+        rows[latency.name]["latency"] = latency.to_dict()
+    about = conditions()
+    append(options.out, ({**row, "conditions": about} for row in rows.values()))
+    for name, row in rows.items():
+        ap = "" if row["scores"] is None else f" AP {100 * row['scores']['AP']:5.1f} %"
+        print(f"{name:70} {row['latency']['median_ms']:8.2f} ms{ap}")
+
+
+if __name__ == "__main__":
+    main()
