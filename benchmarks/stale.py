@@ -43,6 +43,10 @@ MEASURED: dict[str, tuple[str, ...]] = {
     "search/latency.json": ("benchmarks/search/speed.py", "search/cost"),
     "search/costs.json": ("benchmarks/search/speed.py", "search/cost", "fbnetv3_zoo/arch"),
     "search/*": ("benchmarks/search", *_SEARCH),
+    "nars_cifar/final/*": (
+        *("benchmarks/studies/nars_cifar_final.py", "search/execution"),
+        *(*_SEARCH, *_TRAINING),
+    ),
     "nars_cifar/*": ("benchmarks/studies", *_SEARCH, *_TRAINING),
     "training/*": ("benchmarks/training", *_MODEL, *_TRAINING),
     "fuzz.json": (
@@ -55,7 +59,7 @@ MEASURED: dict[str, tuple[str, ...]] = {
     "parity.*": ("benchmarks/release/parity.py", *_MODEL, *_RUNTIMES),
     "imagenet_loss.*": ("benchmarks/release/imagenet_loss.py", *_RUNTIMES),
     "int8_*": ("benchmarks/release/int8_cifar10.py", "fbnetv3_zoo/deploy/quantize.py", *_RUNTIMES),
-    "confidence.json": ("benchmarks/release/confidence.py", "fbnetv3_zoo/deploy/confidence.py"),
+    "confidence*": ("benchmarks/release/confidence.py", "fbnetv3_zoo/deploy/confidence.py"),
     "coverage.json": ("fbnetv3_zoo", "search", "tests"),
 }
 # Written from a result beside it, or about all of them.

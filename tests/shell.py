@@ -47,8 +47,8 @@ def own_words(line: str) -> tuple[str, list[str]]:
     words = shlex.split(line.rpartition("|")[2], comments=True)
     if words[0] == "torchrun":
         module, *rest = words[words.index("-m") + 1 :]
-        if module == "fbnetv3.search":
-            return "fbnetv3-search", rest
+        if module in ("fbnetv3", "fbnetv3.search"):
+            return module.replace(".", "-"), rest
         assert module == "fbnetv3.search.cli_train"
         return "fbnetv3", ["train", *rest]
     return words[0], words[1:]

@@ -70,7 +70,7 @@ def classify(
     address: Annotated[str | None, typer.Option(help="Address of the Ray cluster.")] = None,
     json: JsonOption = False,
 ) -> None:
-    """Classify images.
+    r"""Classify images.
 
     A multi-label model shows the classes whose scores reach their thresholds, which may be none.
     An image that cannot be read is reported and skipped; the exit code is then 1. Weights with a
@@ -86,7 +86,8 @@ def classify(
         fbnetv3 classify photos/ --model fbnetv3_b.ra2_in1k --top-k 1 --json
         fbnetv3 classify photos/ --model nano.onnx -o answers.csv
         fbnetv3 classify photos/ --embedded --device cuda
-        fbnetv3 classify /shared/photos --model nano.onnx --engine ray -o answers.parquet
+        fbnetv3 classify /shared/photos --model nano.onnx --engine ray \
+            -o answers.parquet
     """
     _check_words(embedded, model, output, json, engine, address, device)
     asked = EMBEDDED if embedded else model

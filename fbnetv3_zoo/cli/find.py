@@ -72,8 +72,8 @@ def find(
         fbnetv3 find --against efficientnet_b0
         fbnetv3 find --against efficientnet_b0 --license commercial --json
         fbnetv3 find --max-macs 600 --license commercial
-        fbnetv3 find --against mobilenetv3_small_050 --latency here --most 2 --seconds 5 \
-            --output rows.jsonl
+        fbnetv3 find --against mobilenetv3_small_050 --latency here \
+            --most 2 --seconds 5 --output rows.jsonl
     """
     from fbnetv3.hub.license_policy import effective_policy
     from fbnetv3.hub.published import named, published

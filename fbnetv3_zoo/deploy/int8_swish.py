@@ -12,6 +12,7 @@ Add and Mul have integer kernels. The result is rounded once more, to 1/255 of t
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 _THREE = "fbnetv3/three"
@@ -19,13 +20,14 @@ _THREE = "fbnetv3/three"
 _RANGE = (0.0, 6.0)
 
 
-def split_activations(model: Any) -> dict[str, tuple[float, float]]:
-    """Replaces all hard-swishes and hard-sigmoids in place by operators to be quantized.
+def split_activations(model: Any, without: Collection[str] = ()) -> dict[str, tuple[float, float]]:
+    """Replaces hard-swishes and hard-sigmoids in place by operators to be quantized.
 
     The graph is no longer that of the model until `rescale` has been called on its int8 form.
 
     Args:
         model: an `onnx.ModelProto` in float.
+        without: layers that stay in float, and with them the functions of their outputs.
 
     Returns:
         The tensors before the division by six, each with its range.
@@ -34,8 +36,9 @@ def split_activations(model: Any) -> dict[str, tuple[float, float]]:
 
     ranges: dict[str, tuple[float, float]] = {}
     nodes = []
+    in_float = {node.output[0] for node in model.graph.node if node.name in without}
     for node in model.graph.node:
-        if node.op_type != "HardSwish" and not _is_sixth(node):
+        if (node.op_type != "HardSwish" and not _is_sixth(node)) or node.input[0] in in_float:
             nodes.append(node)
             continue
         (x,), (y,) = node.input, node.output

@@ -79,7 +79,7 @@ class QdqSearch:
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
         # A single layer is tried in the float graph.
-        gates = split_activations(model) if only is None else {}
+        gates = split_activations(model, without) if only is None else {}
         found = {name: seen.range(method) for name, seen in self.statistics.items()} | gates
         ranges = {
             name: tuple(np.array(edge, np.float32) for edge in edges)

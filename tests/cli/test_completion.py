@@ -84,7 +84,7 @@ def test_commands_and_options_are_completed(shell: str) -> None:
         ("fbnetv3 train --recipe ", PRESETS),
         ("fbnetv3 latency x --backend ", TORCH_BACKENDS),
         ("fbnetv3 quantize x.onnx --method ", METHODS),
-        ("fbnetv3 quantize x.onnx --runtime ", {"onnxruntime", "openvino"}),
+        ("fbnetv3 quantize x.onnx --runtime ", {"litert", "onnxruntime", "openvino"}),
         ("fbnetv3 export x --precision ", {"fp32", "fp16"}),
         ("fbnetv3 export x --dynamic ", {"batch", "batch+size", "none"}),
         ("fbnetv3 detect train --detector ", DETECTORS),

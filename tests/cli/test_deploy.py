@@ -215,7 +215,7 @@ def row_of(threads: int, latency: Latency) -> Row:
         (
             [latency_of(1.1), latency_of(1.0), latency_of(1.3)],
             "a tie of nano by onnxruntime with 2 threads, batch 1 and "
-            "nano by onnxruntime with 1 threads, batch 1",
+            "nano by onnxruntime with 1 thread, batch 1",
         ),
         ([latency_of(2.0), latency_of(1.0, verdict="noisy")], "too noisy to say; "),
         ([latency_of(2.0, verdict="noisy"), latency_of(1.0)], "nano by onnxruntime with 2"),
@@ -284,7 +284,7 @@ def test_damaged_photos_are_named_and_the_others_go_on(
     ("arguments", "message"),
     [
         (("export", "fbnetv3_h", "-o", "x.onnx"), "unknown model 'fbnetv3_h'"),
-        (("export", "fbnetv3_a", "-o", "x.tflite"), "expected a name that ends in .onnx, .xml"),
+        (("export", "fbnetv3_a", "-o", "x.caffemodel"), "expected a name that ends in .onnx, .xml"),
         (
             ("export", "fbnetv3_nano", "--no-pretrained", "-o", "no/x.onnx"),
             "cannot write no/x.onnx: No such file",

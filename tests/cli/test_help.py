@@ -109,10 +109,11 @@ def test_an_example_names_a_command_and_options_that_exist(
 # Needed things that a test has not got -> examples that need them.
 ABROAD = {
     "weights from the hub": ("fbnetv3_b.ra2_in1k", "fbnetv3_e.meta_in1k", "fetch --all"),
-    "a whole data set": ("imagenet", "cifar-10-batches-py", "timm:", "runs/s"),
+    "a whole data set": ("imagenet", "cifar-10-batches-py", "timm:", "runs/s", "--data coco"),
     "a browser's runtime, or a server that goes on": ("fbnetv3 demo",),
     "a GPU": ("--device cuda",),
-    "minutes on an idle machine": ("latency-table", "bench --table labels.csv --space space.json"),
+    "a cluster": ("--engine ray",),
+    "minutes on an idle machine": ("latency-table", "bench --table", "torchrun"),
     "all of a large network": ("fbnetv3_a fbnetv3_b",),
 }
 # `info` and `flops` need no weights.
