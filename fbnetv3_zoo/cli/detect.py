@@ -249,8 +249,8 @@ def quantize(
     Writes OUTPUT (and the .bin beside an .xml).
 
     Examples:
-        fbnetv3 detect quantize detector.onnx -o detector-int8.onnx --data shapes
-        fbnetv3 detect quantize detector.onnx -o detector-int8.onnx --data coco --max-drop 0.5
+        fbnetv3 detect quantize detector.onnx -o int8.onnx --data shapes
+        fbnetv3 detect quantize detector.onnx -o int8.onnx --data shapes --max-drop 50
     """
     need("pycocotools")
     if output.suffix == ".xml":
