@@ -119,7 +119,8 @@ def stated_commits(path: Path) -> Iterator[str]:
             for inner in value:
                 yield from walk(inner)
 
-    for line in path.read_text().splitlines() if path.suffix == ".jsonl" else [path.read_text()]:
+    text = path.read_text(errors="replace")  # some are archives
+    for line in text.splitlines() if path.suffix == ".jsonl" else [text]:
         try:
             yield from walk(json.loads(line))
         except ValueError:

@@ -340,7 +340,8 @@ def render() -> str:
         "# Accuracy against cost, beside other networks",
         "Which network to take within a budget, and whether it is an FBNetV3. The command answers "
         "for yours, with latencies of your machine if you like:",
-        "<!-- not run: tests/cli/test_find.py runs it -->\n```sh\nfbnetv3 find --against efficientnet_b0 --license commercial\n```",
+        "<!-- not run: tests/cli/test_find.py runs it -->\n"
+        "```sh\nfbnetv3 find --against efficientnet_b0 --license commercial\n```",
         "![Top-1 against MACs, parameters, latency and GPU time, one line for each family]"
         "(frontier.svg)",
         "A line joins the networks of a family that no other one of the family beats. Left of and "

@@ -122,6 +122,8 @@ def rows(folder: Path) -> Iterator[dict[str, Any]]:
         if macs > _MAX_MACS:
             continue
         cfg, default = get_pretrained_cfg(name), get_pretrained_cfg(model)
+        assert cfg is not None
+        assert default is not None
         yield {
             "name": name,
             "family": family,

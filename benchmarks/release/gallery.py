@@ -121,6 +121,7 @@ def pages(work: Path, runtime: Path | None) -> None:
         more = "--rounds 2 --predictor gp --top 2 --final-seeds 2"
         limits = ("--limit", "macs<=1.5e6", "--limit", "macs<=3e6")
         program("fbnetv3-search", *words.split(), *more.split(), *limits, work=work)
+    program("fbnetv3-search", "report", "runs/s", work=work)  # as it is now
     report = (work / "runs" / "s" / "report.html").resolve().as_uri()
     profile = work / f"profile-{time.time_ns()}"
     profile.mkdir()
@@ -129,7 +130,7 @@ def pages(work: Path, runtime: Path | None) -> None:
         picture = screenshot(page, f"{url}?auto=chelsea", DESKTOP, dark=False, wait_for=answered)
         save(picture, "demo")
         shown = [
-            screenshot(page, f"{url}?auto=coffee", (390, 1200), dark=dark, wait_for=answered)
+            screenshot(page, f"{url}?auto=coffee", (390, 1100), dark=dark, wait_for=answered)
             for dark in (False, True)
         ]
         save(beside(shown), "demo_phone")

@@ -126,7 +126,6 @@ def runs_of(model: nn.Module, path: Path, calibration: list[Path]) -> dict[str, 
             calibration,
             evaluation=calibration[:BATCH],
             runtime=runtime,
-            method="percentile_99.99" if runtime == "onnxruntime" else None,
             sensitivity=False,
         )
     runs: dict[str, Run] = {
@@ -193,8 +192,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         "calibrated on (at most one per class). Errors are the largest of a photo's logits, in "
         "standard deviations of its logits, against torch in float32. The photos are easier than "
         "ImageNet's validation set and may be of its training set, so that only the differences "
-        "say something. Of onnxruntime's calibration methods only percentile_99.99 was tried, "
-        "where `fbnetv3 quantize` by itself tries all, and no layer was kept in float.",
+        "say something. No layer was kept in float.",
         "",
         "| network | run by | photos | top-1 % | lost, points | same top-1 % | median error "
         "| largest |",

@@ -1,8 +1,9 @@
-"""One OnnxClassifier under many threads for long: no wrong label, flat memory, broken images told.
+"""One exported file under many threads for long: no wrong label, flat memory, broken images told.
 
     python -m benchmarks.release.soak MODEL.onnx --requests 20000 --out benchmarks/results/soak.json
 
-One request in a hundred is a broken image. About 5 ms a request for A on one core.
+The file may be of any format that `fbnetv3.load` opens. One request in a hundred is a broken image.
+About 5 ms a request for A on one core.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from benchmarks.records import write
-from fbnetv3.deploy.onnx_model import OnnxClassifier
+from fbnetv3.deploy.classify import load
 from fbnetv3.images.labels import example_photos
 
 
@@ -46,7 +47,7 @@ def crops(number: int) -> list[bytes]:
 
 def soak(path: Path, num_requests: int, num_threads: int) -> dict[str, Any]:
     """Runs the requests and returns what went wrong and how memory went."""
-    classifier = OnnxClassifier(path, num_threads=1, num_workers=1)
+    classifier = load(path, num_threads=1, num_workers=1)
     images = crops(64)
     broken = [images[0][: len(images[0]) // 3], b"", b"no image at all"]
     expected = [classifier(image) for image in images]

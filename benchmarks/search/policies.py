@@ -144,7 +144,8 @@ class Truth:
         deficit = self._rate[self._is_kind(rows).argmax(1)] - self._rate.max()
         much = np.maximum(np.log10(rate * decay * FULL / MOST_DECAY), 0)
         rest = self._scaled(rows)[:, :3]
-        return np.c_[self._arch(rows) @ self._gene, np.maximum(deficit, -25), much, rest]
+        network = self._arch(rows) @ self._gene
+        return np.asarray(np.c_[network, np.maximum(deficit, -25), much, rest])
 
     def _scaled(self, rows: Matrix) -> Floats:
         """Returns (P, 4): stochastic depth, dropout, mixup and EMA from 0 to 1."""

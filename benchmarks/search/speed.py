@@ -1,7 +1,8 @@
-"""How fast and how exact the search's own arithmetic is: costs, stage 3, latency tables.
+"""How fast and how exact the search's own arithmetic is: costs, stage 3, fits, latency tables.
 
     python -m benchmarks.search.speed costs --out benchmarks/results/search/costs.json
     python -m benchmarks.search.speed stage3 --out benchmarks/results/search/stage3.json
+    python -m benchmarks.search.speed fit --out benchmarks/results/search/fit.json
     python -m benchmarks.search.speed latency --out benchmarks/results/search/latency.json
 
 All but `latency` count processor time of one thread, which other programs disturb little. Set
@@ -15,6 +16,7 @@ import json
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,8 @@ from fbnetv3.search.cost.operator_timing import calibrate, measure_operators
 from fbnetv3.search.cost.operators import operators_of
 from fbnetv3.search.nars.evolution import EvolutionSettings, evolve
 from fbnetv3.search.nars.limit import Limit
+from fbnetv3.search.nars.selection import Optimism, select_batch
+from fbnetv3.search.predictors.protocol import Predictor
 from fbnetv3.search.predictors.registry import make_predictor
 from fbnetv3.search.space.space import Matrix, Space
 from fbnetv3.search.space.spaces import get_space, recipe_only
@@ -138,6 +142,44 @@ def stage3(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def fit(args: argparse.Namespace) -> dict[str, Any]:
+    """Times a round's decisions at 240 labels: choosing the predictor, fitting, proposing."""
+    found = {}
+    for name in ("cifar_joint", "paper_joint"):
+        space = get_space(name)
+        pool = space.pool(20_000, seed=0)
+
+        def known(rows: Matrix, space: Space = space) -> dict[str, Any]:
+            return exact(space, rows).as_dict()
+
+        costs = known(pool)
+        rng = np.random.default_rng(0)
+        gains = rng.normal(size=space.encoding.shape[1]) / 4
+        labels = 70 + space.encode(pool[:240]) @ gains + rng.normal(scale=0.3, size=240)
+        predictor = make_predictor("auto", space, costs=known)
+        begun = time.process_time()
+        predictor.pretrain(pool, {"macs_paper": costs["macs_paper"], "params": costs["params"]})
+        pretrained = time.process_time() - begun
+
+        decide = partial(_decide, predictor, pool, labels, costs["macs_paper"])
+        seconds = _fastest(decide)
+        found[name] = {
+            "genes": len(space.genes),
+            "chosen": predictor.chosen.kind,
+            "pretrain_once_cpu_s": round(pretrained, 2),
+            "choose_fit_propose_cpu_s": round(seconds, 2),
+        }
+    return {"labels": 240, "pool": 20_000, "spaces": found}
+
+
+def _decide(predictor: Predictor, pool: Matrix, labels: Any, cost: Any) -> None:
+    predictor.fit(pool[: len(labels)], labels)
+    predicted = predictor.predict(pool)
+    taken = np.arange(len(pool)) < len(labels)
+    optimism = Optimism(predicted.std)
+    select_batch(predicted.mean, cost, num=20, taken=taken, optimism=optimism)
+
+
 def _hits(seeds: int) -> dict[str, Any]:
     """Counts how often stage 3 finds the predictor's best of all 3969 networks within a limit."""
     table = load("macro")
@@ -193,7 +235,7 @@ def latency(args: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     """Parses, measures, writes."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("what", choices=["costs", "stage3", "latency"])
+    parser.add_argument("what", choices=["costs", "stage3", "fit", "latency"])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--networks", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=25)
@@ -201,7 +243,7 @@ def main() -> None:
     parser.add_argument("--archs", type=int, default=40)
     parser.add_argument("--seconds", type=float, default=0.2, help="for each operator")
     args = parser.parse_args()
-    measure = {"costs": costs, "stage3": stage3, "latency": latency}[args.what]
+    measure = {"costs": costs, "stage3": stage3, "fit": fit, "latency": latency}[args.what]
     found = {"what": args.what, "conditions": conditions(), **measure(args)}
     print(json.dumps(found, indent=1))
     if args.out is not None:

@@ -66,7 +66,7 @@ class _Side(NamedTuple):
     made: Callable[[Any], object]
 
 
-class _Pictures(Dataset[tuple[Any, int]]):
+class Pictures(Dataset[tuple[Any, int]]):
     """The set as timm's loader reads one: a PIL image and a label at a time."""
 
     def __init__(self, images: ImageSet) -> None:
@@ -127,7 +127,7 @@ def timms(arch: Arch, images: ImageSet, recipe: Recipe, hardware: Hardware) -> _
     model = build(arch, num_classes=len(images.classes)).to(device).train()
     preprocess = default_preprocess(images, arch.resolution)
     loader: Any = create_loader(
-        _Pictures(images),  # type: ignore[arg-type]  # timm asks for its own class, uses no more
+        Pictures(images),  # type: ignore[arg-type]  # timm asks for its own class, uses no more
         input_size=(3, arch.resolution, arch.resolution),
         batch_size=recipe.batch_size,
         is_training=True,

@@ -1,6 +1,7 @@
 """Quantizes an ONNX graph to int8 in onnxruntime's QDQ format, with different settings.
 
 Weights are int8 per channel, activations uint8, with ranges from one pass over the images.
+Hard-swish and the channel gates are integers too, see `int8_swish`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from fbnetv3.images.reader import ImageSource
 from .artefact import Artefact
 from .backend import ExportedBackend
 from .calibration import Statistics, collect
+from .int8_swish import rescale, split_activations
 from .parity import as_pixels, error_of_std
 from .quantize_score import Evaluator, LayerError, Score, over_budget
 from .runtimes import ONNX
@@ -74,12 +76,15 @@ class QdqSearch:
         from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData
         from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-        ranges = {
-            name: tuple(np.array(edge, np.float32) for edge in found.range(method))
-            for name, found in self.statistics.items()
-        }
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
+        # A single layer is tried in the float graph.
+        gates = split_activations(model) if only is None else {}
+        found = {name: seen.range(method) for name, seen in self.statistics.items()} | gates
+        ranges = {
+            name: tuple(np.array(edge, np.float32) for edge in edges)
+            for name, edges in found.items()
+        }
         quantizer = QDQQuantizer(
             model,
             True,  # weights per channel
@@ -94,6 +99,7 @@ class QdqSearch:
         )
         quantizer.quantize_model()
         quantizer.model.topological_sort()
+        rescale(quantizer.model.model, gates)
         onnx.save(quantizer.model.model, self.part)
         return ONNX.load(self.part)
 

@@ -13,15 +13,16 @@ import typer
 from fbnetv3._internal.optional import need
 from fbnetv3.cli import completion
 from fbnetv3.cli.group import Command, note
+from fbnetv3.search.training.fitting import fitted
 from fbnetv3.search.training.presets import PRESETS
 from fbnetv3.search.training.recipe import BALANCES, OPTIMIZERS
 
 from .progress import Progress, stoppable
 from .training_images import opened
 from .training_plan import plan_lines
-from .training_recipe import fitting, recipe_of
+from .training_recipe import recipe_of
 from .training_result import fit_confidence, print_result
-from .words import DEVICES, TaskOption, workers_of
+from .words import DEVICES, TaskOption, parse_setting, workers_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -178,11 +179,12 @@ def train(
     import torch
 
     from fbnetv3.search.training.config import Hardware, TrainConfig
-    from fbnetv3.search.training.foreign import is_foreign, write_record
+    from fbnetv3.search.training.foreign import foreign_name, write_record
     from fbnetv3.search.training.log_writers import written_to
     from fbnetv3.search.training.networks import (
         check_input,
         has_weights,
+        knows_classes,
         open_network,
         preprocess_for,
         weights_for,
@@ -220,8 +222,6 @@ def train(
             # Scores that are to be compared with thresholds had better not be drawn to one half.
             set_ = ["label_smoothing=0.0", *(set_ or [])]
         plan = recipe_of(preset, fields, set_)
-        if batch_size is None and recipe is None:
-            plan = fitting(plan, len(images))
         torch.manual_seed(seed)
         network = open_network(
             model,
@@ -231,11 +231,22 @@ def train(
             dropout=plan.dropout,
             drop_path=plan.drop_path,
         )
+        if recipe is None or preset == "fine-tune":
+            chosen = {name for name, value in fields.items() if value is not None}
+            chosen |= {name for name, _ in map(parse_setting, set_ or ())}
+            plan = fitted(
+                preset,
+                plan,
+                len(images),
+                knows_classes=tuned and knows_classes(network, images.classes),
+                given=chosen,
+            )
         preprocess = preprocess_for(network, images, plan.resolution)
         check_input(network.model, preprocess.crop, model)
-        if is_foreign(model) and world.rank == 0:
-            write_record(out, model)
-            write_record(out / "best", model)
+        foreign = foreign_name(model)
+        if foreign and world.rank == 0:
+            write_record(out, foreign)
+            write_record(out / "best", foreign)
         shown = Progress(plan.epochs, silent=world.rank > 0)
         run = TrainConfig(
             recipe=plan,

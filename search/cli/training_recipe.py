@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,11 +31,3 @@ def recipe_of(name: str, given: Mapping[str, Any], others: list[str] | None) -> 
         fields["warmup_epochs"] = 0.0
     fields |= dict(map(parse_setting, others or ()))
     return Recipe.from_dict({**found.to_dict(), **fields})
-
-
-def fitting(recipe: Recipe, num_images: int) -> Recipe:
-    """Returns the recipe with a batch of at most an eighth of a small set, the rate with it."""
-    batch = recipe.batch_size
-    while batch > 2 and batch * 8 > num_images:
-        batch //= 2
-    return dataclasses.replace(recipe, batch_size=batch, lr=recipe.lr * batch / recipe.batch_size)

@@ -13,10 +13,13 @@ from fbnetv3.search.space.space import CostsOf, Floats, Matrix, Space
 from .gp import GpPredictor
 from .mlp import mlp_ensemble
 from .protocol import Arrays, Prediction, Predictor, Pretraining, fit_to
-from .quality import FOLDS, folds, tau
+from .quality import folds, tau
 
 # With more labels a Gaussian process, whose cost is cubic, has no advantage left.
 MOST_COMPARED = 1000
+# With fewer labels, the standard error of a cross-validated tau is 0.1 and more, larger than the
+# difference of the two, and a Gaussian process is fitted in a hundredth of the time.
+FEWEST_COMPARED = 48
 
 
 class AutoPredictor(Predictor):
@@ -56,7 +59,7 @@ class AutoPredictor(Predictor):
     def fit(self, rows: Matrix, labels: Floats) -> None:
         """Compares both by five-fold tau, then fits the better one to all labels.
 
-        With too few labels for cross-validation, takes the Gaussian process.
+        With few labels, takes the Gaussian process.
         """
         self.fit_rungs(rows, labels, np.ones(len(labels)))
 
@@ -65,7 +68,7 @@ class AutoPredictor(Predictor):
         longest = shares == shares.max(initial=0.0)
         if len(labels) > MOST_COMPARED:
             self.kind = self.ensemble.kind
-        elif longest.sum() < 2 * FOLDS:
+        elif longest.sum() < FEWEST_COMPARED:
             self.kind = self.gp.kind
         else:
             fold = folds(longest, self.seed)

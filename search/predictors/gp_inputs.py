@@ -153,7 +153,7 @@ def _features(gene: Gene, positions: Floats) -> Features:
         blocks.append((same, same))
     if gene.kind != "choice":
         steps = np.sort(positions)
-        above = positions[:, None] > steps[None, :-1]
+        above = (positions[:, None] > steps[None, :-1]).astype(np.float64)
         blocks.append((positions[:, None], above * np.sqrt(np.diff(steps))))
     squared, plain = ([block[kind] for block in blocks] for kind in (0, 1))
     return Features(

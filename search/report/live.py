@@ -172,8 +172,9 @@ def round_line(number: int, answer: Answer) -> str:
         nearest = ", ".join(f"{name} {value:g}" for name, value in answer.nearest.items())
         return f"{where}: out of reach; the nearest has {nearest}"
     best = answer.contenders[0]
-    costs = ", ".join(f"{name} {value:.6g}" for name, value in best.costs.items())
-    line = f"{where}: {best.mean:.3f} +- {best.sd:.3f} over {len(best.labels)} seed(s), {costs}"
+    costs = [f"{name} {value:.6g}" for name, value in best.costs.items()]
+    mean = f"{where}: {best.mean:.3f} +- {best.sd:.3f} over {len(best.labels)} seed(s)"
+    line = ", ".join([mean, *costs])
     with_prior = [one for one in answer.contenders if one.prior]
     if best.prior:
         return f"{line}; it has prior {best.prior}"

@@ -97,7 +97,7 @@ class _Report:
         ]
 
     def answers(self) -> list[dict[str, Any]]:
-        rows = []
+        rows: list[dict[str, Any]] = []
         for answer in self.found:
             limit = limit_text(answer["limit"], short) or "none"
             if not answer["contenders"]:

@@ -23,6 +23,7 @@ from fbnetv3.images.labels import class_ids, class_names
 from fbnetv3.images.preprocess import Preprocess
 
 TIMM, TORCHVISION = "timm:", "torchvision:"
+LOCAL_DIR = "local-dir:"
 # In a run's folder: which network the weights beside it are of.
 RECORD, _WEIGHTS = "network.json", "model.safetensors"
 _IMAGENET = 1000
@@ -34,6 +35,21 @@ Opened = tuple[nn.Module, Preprocess | None, Names | None]
 def is_foreign(name: str) -> bool:
     """Returns whether a name is one of timm's or torchvision's, with its prefix."""
     return name.startswith((TIMM, TORCHVISION))
+
+
+def foreign_name(name: str) -> str | None:
+    """Returns timm's or torchvision's name of a network, also of a run's; None of one of ours.
+
+    Args:
+        name: as `networks.open_network` takes it.
+    """
+    if is_foreign(name):
+        return name
+    record = Path(name.removeprefix(LOCAL_DIR)) / RECORD
+    if not name.startswith(LOCAL_DIR) or not record.is_file():
+        return None
+    network: str = json.loads(record.read_bytes())["network"]
+    return network
 
 
 def open_foreign(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,12 +23,10 @@ from fbnetv3.search.data.datasets import cifar_arch
 from fbnetv3.search.data.image_set import ImageSet
 
 from .batches import default_preprocess
-from .foreign import RECORD, is_foreign, open_foreign, open_run, run_thresholds
+from .foreign import LOCAL_DIR, RECORD, is_foreign, open_foreign, open_run, run_thresholds
 
 if TYPE_CHECKING:
     from fbnetv3.deploy.backend import ExportedBackend
-
-LOCAL_DIR = "local-dir:"
 
 
 class Network(NamedTuple):
@@ -153,6 +152,14 @@ def weights_for(name: str, *, small_images: bool) -> str | None:
     fitting = [weights for weights in known if (weights.model, weights.labels) == (name, labels)]
     best = max(fitting, key=lambda weights: (weights.commercial, weights.top1_pct), default=None)
     return None if best is None else best.name
+
+
+def knows_classes(network: Network, classes: Sequence[str]) -> bool:
+    """Returns whether a network's outputs stand for these classes, in this order, by name."""
+    labels = network.labels or ()
+    return len(labels) == len(classes) and all(
+        name in names for name, names in zip(classes, labels, strict=True)
+    )
 
 
 @torch.no_grad()

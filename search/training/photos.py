@@ -115,7 +115,7 @@ class PhotoTransform:
                 alike, self._crop.scale, self._crop.ratio
             )
             box = (left, top, left + width, top + height)
-            return max(1, min(height, width) // side)
+            return int(max(1, min(height, width) // side))
 
         image = open_reduced(source, drawn)
         if image.size != full:

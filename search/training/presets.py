@@ -171,7 +171,7 @@ PRESETS: dict[str, Preset] = {
     "fine-tune": Preset(
         Recipe(
             optimizer="sgd",
-            lr=0.0025,
+            lr=0.02,
             batch_size=64,
             epochs=20,
             schedule="cosine",
@@ -182,7 +182,10 @@ PRESETS: dict[str, Preset] = {
             augment="crop",
         ),
         "trained weights on a data set of your own",
-        dict.fromkeys(("optimizer", "lr", "epochs", "schedule", "weight_decay"), "ours"),
+        {
+            **dict.fromkeys(("optimizer", "epochs", "schedule", "weight_decay"), "ours"),
+            "lr": "ours: for a new classifier; `fitting.fitted` says what else goes into it",
+        },
     ),
 }
 

@@ -158,7 +158,9 @@ class Recipe:
         * an exponential schedule ends at the rate that it ended at, as in the paper, whose decay
           per epoch is 0.963 for 150 epochs and 0.9875 for 400.
 
-        Learning rate, regularisation and augmentation are not changed.
+        Learning rate, regularisation and augmentation are not changed: all recorded trainings of
+        one network with several rates are of one length, so that there is nothing to fit a shift
+        of the rate to.
 
         Args:
             epochs: of the other training.

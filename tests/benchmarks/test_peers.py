@@ -1,10 +1,12 @@
 """The benchmark's rules hold for every method: budgets, shares of trainings, what answers are."""
 
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import ttest_ind
 
 from fbnetv3.search.execution.objective import TableObjective
 from fbnetv3.search.nars.limit import Limit
@@ -19,7 +21,9 @@ SPACE = Space(
         Gene(f"g{n}", tuple(range(4)), kind="ordered", group=group) for n, group in enumerate(NAMES)
     ),
 )
-NEEDS_OPTUNA = ("tpe", "tpe_free", "asha", "hyperband", "optuna_tpe", "optuna_nsga2")
+NEEDS_OPTUNA = ("tpe", "tpe_free", "asha", "hyperband", "optuna_tpe", "optuna_nsga2",
+                "optuna_tpe_multivariate")  # fmt: skip
+SHORT = (*NEEDS_OPTUNA, "curve_gp")
 SHARES = (0.25, 0.5, 1.0)
 
 
@@ -51,10 +55,11 @@ def task(peers: ModuleType, budget: int, *limits: float, seed: int = 0) -> Any:
 
 @pytest.mark.parametrize("name", methods("random", "evolution", "local", "tpe_free", "asha",
                                          "hyperband", "gp_ei_48", "nars_gp", "nars_early",
-                                         "nars_confirmed", "arch_only",
+                                         "nars_confirmed", "arch_only", "pbt", "curve_gp",
+                                         "optuna_tpe_multivariate",
                                          "arch_then_recipe"))  # fmt: skip
 def test_methods_keep_budget_and_limit_and_beat_bad_luck(peers: ModuleType, name: str) -> None:
-    budget = 40 if name in NEEDS_OPTUNA else 110
+    budget = 40 if name in SHORT else 110
     one = task(peers, budget, 17)
     peers.run(peers.METHODS[name], one)
     assert one.spent <= budget + 1e-6
@@ -105,3 +110,33 @@ def test_arch_only_keeps_one_recipe_after_its_ten(peers: ModuleType) -> None:
     recipes = one.rows[one.trained[10:]][:, [2, 3]]
     assert (recipes == recipes[0]).all()
     assert len(one.trained) == 40
+
+
+def test_the_product_keeps_to_a_number_of_trainings_and_says_what_it_spent() -> None:
+    product = benchmark("search.product")
+    held = table()
+    found = product.search(held, [Limit({"macs": (-np.inf, 17)})], 24, 0, shares=SHARES)
+    assert 18 <= found.spent <= 24
+    assert found.distinct <= 24
+    truth, inside = held.truth(), held.known["macs"] <= 17
+    assert inside[found.answers[0]]
+    assert truth[found.answers[0]] > np.median(truth[inside])
+
+
+def test_a_lead_has_the_interval_of_welch(tmp_path: Path) -> None:
+    report = benchmark("search.budget_report")
+    rng = np.random.default_rng(0)
+    drawn = {"ours": rng.normal(1, 0.2, 8), "random": rng.normal(3, 0.5, 6)}
+    lines = [
+        {"table": "t", "problem": "U", "method": m, "budget": 24, "seed": n, "regret": float(x)}
+        for m, values in drawn.items()
+        for n, x in enumerate(values)
+    ]
+    gap, half = report.lead(lines, ("t", "U", "ours", 24), ("t", "U", "random", 24))
+    found = ttest_ind(drawn["random"], drawn["ours"], equal_var=False).confidence_interval()
+    assert (gap - half, gap + half) == pytest.approx((found.low, found.high))
+    report.write_report(tmp_path, lines)
+    text = (tmp_path / "budgets.md").read_text()
+    assert "| ahead |" in text
+    assert "| ours, `run(trainings=N)` | 0." in text
+    assert "</svg>" in (tmp_path / "budgets.svg").read_text()

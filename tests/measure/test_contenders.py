@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from fbnetv3.measure.contenders import (
 )
 
 
-def row(name: str, top1: float, macs: int, **more: object) -> Published:
+def row(name: str, top1: float, macs: int, **more: Any) -> Published:
     return Published(name, "Toy", 224, True, top1, macs, 1, "timm", "MIT")._replace(**more)
 
 
@@ -64,6 +65,7 @@ def test_a_bare_name_is_the_default_of_timm() -> None:
 
     for name in ("efficientnet_b0", "resnet50", "mobilenetv4_conv_medium", "repvit_m1_0"):
         cfg = timm.models.get_pretrained_cfg(name)
+        assert cfg is not None
         found = named(name)
         assert (found.name, found.resolution) == (f"{name}.{cfg.tag}", cfg.input_size[1])
     assert named("fbnetv3_a").source == "Meta"

@@ -275,6 +275,7 @@ def test_a_database_of_a_version_without_rungs_is_read_and_opened(
     folder = tmp_path / "s"
     with start(folder) as store:
         carry_out(store)
+        full = sum(trial.fidelity == 1 for trial in store.trials())
     database = sqlite3.connect(folder / "search.sqlite")
     database.execute("DELETE FROM metric WHERE trial IN (SELECT seq FROM trial WHERE fidelity<1)")
     database.execute("DELETE FROM trial WHERE fidelity<1")
@@ -284,6 +285,6 @@ def test_a_database_of_a_version_without_rungs_is_read_and_opened(
     for open_ in (Store.read, Store.open):
         with open_(folder) as store:
             labels = store.labels()
-            assert len(labels.values) == len(store.trials()) == 20
+            assert len(labels.values) == len(store.trials()) == full > 16
             assert (labels.fidelity == 1).all()
             assert {t.fidelity for t in store.trials()} == {1.0}

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from fbnetv3.search.report.live import Live
+from fbnetv3.search.nars.answers import Answer, Contender
+from fbnetv3.search.report.live import Live, round_line
 from fbnetv3.search.storage.store import Store
 from tests.search.killable import PLAN
 
@@ -33,3 +34,10 @@ def test_early_stopping_says_why_it_did_not_happen(
         live.note("early_stop", fields)
     expected = "early stopping: labels hardly change; training all 9 epochs"
     assert expected in capsys.readouterr().err
+
+
+def test_a_result_without_costs_has_none_in_its_line() -> None:
+    best = Contender((0,), (70.0,), {}, 70.0)
+    assert round_line(0, Answer({}, (best,), {})).endswith("70.000 +- 0.000 over 1 seed(s)")
+    costly = Contender((0,), (70.0,), {"macs": 1e6, "params": 5.0}, 70.0)
+    assert round_line(0, Answer({}, (costly,), {})).endswith("seed(s), macs 1e+06, params 5")

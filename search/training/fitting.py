@@ -1,0 +1,60 @@
+"""How a preset is fitted to a set of images: batch and learning rate by clear rules.
+
+Numbers only: no torch. `benchmarks/training/finetune.py` compares the outcome with the defaults of
+other scripts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection
+
+from .recipe import Recipe
+
+# The statistics of smaller batches are too noisy for batch-norm, where more images are to be had.
+_LEAST_BATCH = 16
+# How much slower weights learn that know the classes already: at the full rate a few hundred images
+# took more from them than they gave.
+_KNOWN_CLASSES = 0.1
+# The preset's rate is SGD's; what RMSProp and AdamW take of it.
+_ADAPTIVE = 0.1
+
+
+def fitted(
+    preset: str,
+    recipe: Recipe,
+    num_images: int,
+    *,
+    knows_classes: bool,
+    given: Collection[str] = (),
+) -> Recipe:
+    """Returns the recipe of a preset with a batch and a rate for a set of images.
+
+    The batch is at most an eighth of the images, and the rate is proportional to it. To go on from
+    trained weights ("fine-tune"), the batch is 16 at least where that leaves four steps an epoch,
+    and the rate is a tenth where the weights know the classes, and for RMSProp and AdamW.
+
+    Args:
+        preset: name of the preset.
+        recipe: for larger sets, with what a user has chosen.
+        num_images: to train on.
+        knows_classes: whether the weights were trained on these classes.
+        given: fields of the recipe that a user has chosen, which stay as they are.
+    """
+    if preset != "fine-tune":
+        return _with_batch(recipe, num_images // 8, given)
+    found = _with_batch(recipe, max(num_images // 8, min(_LEAST_BATCH, num_images // 4)), given)
+    if "lr" in given:
+        return found
+    adapts = recipe.optimizer != "sgd"
+    slower = (_KNOWN_CLASSES if knows_classes else 1) * (_ADAPTIVE if adapts else 1)
+    return dataclasses.replace(found, lr=found.lr * slower)
+
+
+def _with_batch(recipe: Recipe, most: int, given: Collection[str]) -> Recipe:
+    """Returns the recipe with its batch halved until it is small enough, down to two images."""
+    batch = recipe.batch_size
+    while "batch_size" not in given and batch > 2 and batch > most:
+        batch //= 2
+    lr = recipe.lr if "lr" in given else recipe.lr * batch / recipe.batch_size
+    return dataclasses.replace(recipe, batch_size=batch, lr=lr)
