@@ -144,7 +144,7 @@ AT_THE_TOP = {
     "integrations.detectron2_weights",
     "timm": "integrations.timm_entrypoints",
     "torchvision": "integrations.torchvision_backbone integrations.detector_options "
-    "detection.resizing",
+    "detection.optimizer detection.resizing detection.torchvision_trunks",
 }
 # Required, but slow to import. The rooms of commands are about typer.
 SLOW = {"fvcore", "huggingface_hub", "matplotlib", "onnx", "onnxruntime", "onnxscript"} | {

@@ -243,15 +243,14 @@ def quantize(
     ] = None,
     json: Json = False,
 ) -> None:
-    r"""Quantize an exported detector to int8, and measure the loss of average precision.
+    """Quantize an exported detector to int8, and measure the loss of average precision.
 
     Backbone and heads become int8, by the ranges of training images; boxes are computed in float.
     Writes OUTPUT (and the .bin beside an .xml).
 
     Examples:
-        fbnetv3 detect quantize detector.onnx -o detector-int8.onnx --data shapes
-        fbnetv3 detect quantize detector.onnx -o detector-int8.onnx \
-            --data coco --max-drop 0.5
+        fbnetv3 detect quantize detector.onnx -o int8.onnx --data shapes
+        fbnetv3 detect quantize detector.onnx -o int8.onnx --data shapes --max-drop 50
     """
     need("pycocotools")
     if output.suffix == ".xml":

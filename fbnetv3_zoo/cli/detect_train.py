@@ -126,16 +126,14 @@ def train(
 
     All annotations and images are checked first. Writes the folder --out: averaged weights
     (model.safetensors), detector.json, a log, checkpoints, and in best/ the weights of the epoch
-    with the highest AP. After a stop or a crash the same command goes on where it was.
+    with the highest AP. After a stop or a crash the same command goes on where it was. For several
+    GPUs start it by torchrun, as `torchrun --nproc-per-node 4 -m fbnetv3 detect train ...`.
 
     Examples:
         fbnetv3 detect train --data shapes --model fbnetv3_nano --epochs 2 \
             --size 96 --out detector
         fbnetv3 detect train --data coco --model fbnetv3_b.ra2_in1k \
             --detector retinanet
-        fbnetv3 detect train --data coco --model torchvision:resnet50 \
-            --detector retinanet --optimizer sgd
-        torchrun --nproc-per-node 4 -m fbnetv3 detect train --data coco
     """
     need("pycocotools")
     if out.exists() and not out.is_dir():

@@ -14,7 +14,7 @@ from tests.paths import ROOT
 
 @pytest.fixture(scope="module")
 def stale() -> ModuleType:
-    return benchmark("stale")
+    return benchmark("release.stale")
 
 
 def test_every_result_says_what_it_depends_on(stale: ModuleType) -> None:

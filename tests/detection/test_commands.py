@@ -166,7 +166,7 @@ def test_a_broken_photo_is_named_and_the_others_go_on(trained: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        (("train", "--data", "none"), 2, "error: no none; expected COCO"),
+        (("train", "--data", "none"), 2, "none; expected COCO"),
         (("train", "--data", "SHAPES", "--detector", "yolo"), 2, "detector is 'yolo'; expected"),
         (("train", "--data", "SHAPES", "--size", "3", "--model", "fbnetv3_nano"), 2,
          "size is 3; expected a number of pixels from 32"),

@@ -293,12 +293,12 @@ def test_a_study_hands_out_a_round_then_waits_and_shows_the_best_so_far(tmp_path
         with pytest.raises(ValueError, match="num is 0; expected 1 or more"):
             study.ask(0)
         trials = study.ask(100)
-        assert [t.number for t in trials] == [1, 2, 3, 4]
+        assert [t.number for t in trials] == [1, 2, 3, 4, 5]
         assert study.ask() == []
         for trial in trials:
             study.tell(trial.number, accuracy(dict(trial.params)))
         [following] = study.ask()
-        assert following.number == 5
+        assert following.number == 6
         inside = [t for t in trials if cost(dict(t.params))["macs"] <= 8e8]
         assert inside
         best = max(inside, key=lambda t: accuracy(dict(t.params)))
@@ -311,7 +311,7 @@ def test_a_study_hands_out_a_round_then_waits_and_shows_the_best_so_far(tmp_path
 
 def test_a_trial_is_told_once_and_in_percent_and_a_failed_one_is_replaced(tmp_path: Path) -> None:
     with search.Study(SPACE, folder=tmp_path / "s", cost=cost, **STUDY) as study:
-        first, second, *others = study.ask(4)
+        first, second, *others = study.ask(100)
         with pytest.raises(ValueError, match="trial 1 gave 120; expected an accuracy in percent"):
             study.tell(first, 120.0)
         study.tell(first, 80.0)
@@ -320,7 +320,7 @@ def test_a_trial_is_told_once_and_in_percent_and_a_failed_one_is_replaced(tmp_pa
         with pytest.raises(ValueError, match="trial 99 is not open"):
             study.tell(99, 81.0)
         study.fail(second, "the node died")
-        [replacement] = study.ask(4)
+        [replacement] = study.ask(100)
         assert replacement.number > others[-1].number
         assert replacement.params != second.params
         study.tell(replacement, math.nan)
@@ -348,9 +348,9 @@ def test_callbacks_get_every_trial_and_round_once_also_over_a_stop(
     found = run(tmp_path / "s", on_trial=trials.append, on_round=rounds.append)
     assert summary(found) == summary(undisturbed)
     assert trials == found.trials
-    assert [one.index for one in rounds] == list(range(8))
-    assert [one.trainings for one in rounds] == list(range(4, 19, 2))
-    assert rounds[0].best == max(t.value for t in trials[:4])
+    assert [one.index for one in rounds] == list(range(9))
+    assert [one.trainings for one in rounds] == list(range(5, 22, 2))
+    assert rounds[0].best == max(t.value for t in trials[:5])
     assert rounds[0].tau is None
     assert rounds[-1].tau is not None
 
@@ -631,7 +631,7 @@ def test_the_commands_resume_importable_functions_and_report_any(
     stopped(folder, train)
     code, text = command("status", str(folder))
     assert code == 0
-    assert "stopped: round 1 of 8, 2 done" in text
+    assert "stopped: round 1 of 9, 2 done" in text
     assert command("report", str(folder), "--out", str(tmp_path / "r.html"))[0] == 0
     assert command("resume", str(folder))[0] == 0
     assert summary(search.Found(folder)) == summary(undisturbed)

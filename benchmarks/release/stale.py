@@ -1,7 +1,7 @@
 """Which results were measured before the code that they measure last changed?
 
-    python -m benchmarks.stale
-    python -m benchmarks.stale --write
+    python -m benchmarks.release.stale
+    python -m benchmarks.release.stale --write
 
 For each file in `results/` it lists the commit that the result was made at (the one that its
 conditions name, otherwise the one that committed the file) and the later commits that touched
