@@ -102,5 +102,6 @@ def test_the_limit_leaves_what_was_done_and_names_what_ran(checkout: Path) -> No
     found = KIT.run(checkout, 15, root=checkout)
     assert found["limit_hit"]
     assert found["exit_code"] is None
-    assert found["passed"] == ["tests.test_one::test_right"]
+    # By pytest's report, or by its log where it had no time to write one.
+    assert found["passed"] in (["tests.test_one::test_right"], ["tests/test_one.py::test_right"])
     assert found["running"] == ["tests/test_one.py::test_endless"]

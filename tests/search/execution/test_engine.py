@@ -287,7 +287,7 @@ def test_a_full_training_is_not_late_because_rungs_are_short(
     monkeypatch.setattr("fbnetv3.search.execution.coordinator.POLL_S", 0.05)
     folder = tmp_path / "s"
     seen: list[Progress] = []
-    step_s = 5.0
+    step_s = 100.0
 
     class Timed(LocalEngine):
         def poll(self, timeout_s: float) -> list[Outcome]:

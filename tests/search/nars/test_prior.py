@@ -186,14 +186,14 @@ def test_share_around_priors_falls_with_labels_and_own_candidates_come_first() -
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> search.Found:
-    return run(tmp_path_factory.mktemp("priors") / "s", prior=GOOD, trainings=32)
+    return run(tmp_path_factory.mktemp("priors") / "s", prior=GOOD, trainings=48)
 
 
 def test_every_round_has_a_candidate_with_the_prior_and_the_last_stage_one_per_limit(
     found: search.Found,
 ) -> None:
     trials = found.trials
-    assert len(trials) <= 32
+    assert len(trials) <= 48
     rounds = {trial.round for trial in trials if trial.kind in ("random", "bins")}
     for index in rounds:
         assert any(recipe(t) == GOOD for t in trials if t.round == index)
@@ -229,7 +229,7 @@ def test_the_same_call_resumes_and_another_prior_is_another_search(found: search
         "cost": cost,
         **CALL,
         "pool": 600,
-        "trainings": 32,
+        "trainings": 48,
         "folder": found.folder,
     }
     assert search.run(SPACE, never, **call, prior=GOOD).best == found.best
@@ -244,7 +244,7 @@ def test_the_same_call_resumes_and_another_prior_is_another_search(found: search
 def test_a_search_with_a_prior_repeats_itself(found: search.Found, tmp_path: Path) -> None:
     moved = r"prior prior: the nearest values of the space: lr 0\.00316\d* for 0\.003"
     with pytest.warns(UserWarning, match=moved) as said:
-        again = run(tmp_path / "s", prior={**GOOD, "lr": 3e-3}, trainings=32)
+        again = run(tmp_path / "s", prior={**GOOD, "lr": 3e-3}, trainings=48)
     assert said[0].filename == __file__
     assert [t.params for t in found.trials] == [t.params for t in again.trials]
     plan = SearchConfig.from_dict(json.loads((tmp_path / "s/search.json").read_text())["plan"])
