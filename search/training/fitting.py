@@ -13,9 +13,9 @@ from .recipe import Recipe
 
 # The statistics of smaller batches are too noisy for batch-norm, where more images are to be had.
 _LEAST_BATCH = 16
-# How much slower weights learn that know the classes already: at the full rate a few hundred images
-# took more from them than they gave.
-_KNOWN_CLASSES = 0.1
+# How much slower weights learn that know the classes already: at a tenth of the rate, 430 images
+# still took 4 points from them (benchmarks/results/training/finetune.md).
+_KNOWN_CLASSES = 1 / 80
 # The preset's rate is SGD's; what RMSProp and AdamW take of it.
 _ADAPTIVE = 0.1
 
@@ -32,7 +32,8 @@ def fitted(
 
     The batch is at most an eighth of the images, and the rate is proportional to it. To go on from
     trained weights ("fine-tune"), the batch is 16 at least where that leaves four steps an epoch,
-    and the rate is a tenth where the weights know the classes, and for RMSProp and AdamW.
+    and the rate is an eightieth where the weights know the classes, and a tenth for RMSProp and
+    AdamW.
 
     Args:
         preset: name of the preset.
