@@ -361,7 +361,8 @@ def test_transformers_loads_a_saved_network(
     back = transformers.AutoModelForImageClassification.from_pretrained(tmp_path).eval()
     x = images(side=arch.resolution)
     with torch.inference_mode():
-        assert torch.equal(back(x).logits, logits(model, x))
+        # Another build of the same layers may add in another order.
+        torch.testing.assert_close(back(x).logits, logits(model, x), rtol=1e-4, atol=1e-5)
     assert list(back.config.id2label.values()) == ["a", "b", "c"]
 
 
