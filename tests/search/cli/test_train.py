@@ -90,8 +90,8 @@ def test_one_command_fine_tunes_weights_on_a_folder_without_parts(
     done = called(*command, "--device", "cpu", "--epochs", "1")
     assert done.exit_code == 0, done.output
     recipe = json.loads((second / "recipe.json").read_text())
-    # The fine-tuning preset for 88 images; a tenth of its rate, as the weights know the classes.
-    assert (recipe["batch_size"], recipe["lr"]) == (16, pytest.approx(0.02 * 16 / 64 / 10))
+    # The preset for 88 images; an eightieth of its rate, as the weights know the classes.
+    assert (recipe["batch_size"], recipe["lr"]) == (16, pytest.approx(0.02 * 16 / 64 / 80))
     before, after = (read_tensors(folder / "model.safetensors") for folder in (first, second))
     name = "stem.conv.weight"
     assert 0 < (before[name] - after[name]).abs().max() < 0.1
