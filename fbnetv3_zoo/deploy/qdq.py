@@ -22,6 +22,7 @@ from .backend import ExportedBackend
 from .calibration import Statistics, collect
 from .int8_swish import rescale, split_activations
 from .parity import as_pixels, error_of_std
+from .qdq_graph import quantized_graph
 from .quantize_score import Evaluator, LayerError, Score, over_budget
 from .runtimes import ONNX
 
@@ -72,35 +73,17 @@ class QdqSearch:
             without: nodes to keep in float.
         """
         import onnx
-        from onnxruntime.quantization import QuantType
-        from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData
-        from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
         # A single layer is tried in the float graph.
         gates = split_activations(model, without) if only is None else {}
-        found = {name: seen.range(method) for name, seen in self.statistics.items()} | gates
-        ranges = {
-            name: tuple(np.array(edge, np.float32) for edge in edges)
-            for name, edges in found.items()
-        }
-        quantizer = QDQQuantizer(
-            model,
-            True,  # weights per channel
-            False,  # eight-bit weights, not seven-bit
-            QuantType.QInt8,
-            QuantType.QUInt8,
-            TensorsData(CalibrationMethod.MinMax, ranges),
-            list(only or ()),
-            [*self.in_front, *without],
-            _OPERATORS,
-            {"MinimumRealRange": 1e-6},
+        ranges = {name: seen.range(method) for name, seen in self.statistics.items()} | gates
+        quantized = quantized_graph(
+            model, ranges, _OPERATORS, only=only or (), without=[*self.in_front, *without]
         )
-        quantizer.quantize_model()
-        quantizer.model.topological_sort()
-        rescale(quantizer.model.model, gates)
-        onnx.save(quantizer.model.model, self.part)
+        rescale(quantized, gates)
+        onnx.save(quantized, self.part)
         return ONNX.load(self.part)
 
     def compare_methods(self, methods: Sequence[str]) -> dict[str, tuple[float, float]]:

@@ -18,6 +18,7 @@ from fbnetv3._internal.errors import OverBudget
 from fbnetv3._internal.files import replacing
 from fbnetv3.deploy.artefact import PREFIX
 from fbnetv3.deploy.calibration import METHODS, Statistics
+from fbnetv3.deploy.qdq_graph import quantized_graph
 from fbnetv3.images.reader import ImageSource, open_image
 
 from .exported import INPUT, ExportedDetector
@@ -244,31 +245,12 @@ def _collected(
 
 def _quantized(model: Any, nodes: list[str], statistics: dict[str, Statistics], method: str) -> Any:
     import onnx
-    from onnxruntime.quantization import QuantType
-    from onnxruntime.quantization.calibrate import CalibrationMethod, TensorsData
-    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-    ranges = {
-        name: tuple(np.array(edge, np.float32) for edge in one.range(method))
-        for name, one in statistics.items()
-    }
     copied = onnx.ModelProto()
     copied.CopyFrom(model)
-    quantizer = QDQQuantizer(
-        copied,
-        True,  # weights per channel
-        False,  # eight-bit weights, not seven-bit
-        QuantType.QInt8,
-        QuantType.QUInt8,
-        TensorsData(CalibrationMethod.MinMax, ranges),
-        nodes,
-        [],
-        sorted({op for ops in _OPERATORS.values() for op in ops}),
-        {"MinimumRealRange": 1e-6},
-    )
-    quantizer.quantize_model()
-    quantizer.model.topological_sort()
-    made = quantizer.model.model
+    ranges = {name: one.range(method) for name, one in statistics.items()}
+    operators = sorted({op for ops in _OPERATORS.values() for op in ops})
+    made = quantized_graph(copied, ranges, operators, only=nodes)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     del made.metadata_props[:]
     onnx.helper.set_model_props(made, {**metadata, PREFIX + "precision": "int8"})
