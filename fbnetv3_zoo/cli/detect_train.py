@@ -15,7 +15,15 @@ from fbnetv3._internal.optional import need
 
 from . import completion
 from .group import note
-from .options import TABLES, Policy
+from .options import (
+    TABLES,
+    CheckpointSteps,
+    LoadingProcesses,
+    Policy,
+    RunFolder,
+    Seed,
+    ValidateEpochs,
+)
 
 if TYPE_CHECKING:
     from fbnetv3.search.training.parallel import World
@@ -39,10 +47,7 @@ def train(
             autocompletion=TABLES,
         ),
     ] = "fbnetv3_a",
-    out: Annotated[
-        Path,
-        typer.Option(help="Output folder; a run in it is resumed, also with more --epochs."),
-    ] = Path("run"),
+    out: RunFolder = Path("run"),
     detector: Annotated[
         str,
         typer.Option(
@@ -99,14 +104,10 @@ def train(
     val_share: Annotated[
         float, typer.Option(help="Share of the images held out if there is no val split.")
     ] = 0.1,
-    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
-    checkpoint_steps: Annotated[
-        int, typer.Option(help="Also save a checkpoint every N steps; 0: after epochs only.")
-    ] = 0,
-    validate_epochs: Annotated[int, typer.Option(help="Validate every N epochs.")] = 1,
-    workers: Annotated[
-        str, typer.Option(help="Number of image loading processes, or auto.")
-    ] = "auto",
+    seed: Seed = 0,
+    checkpoint_steps: CheckpointSteps = 0,
+    validate_epochs: ValidateEpochs = 1,
+    workers: LoadingProcesses = "auto",
     device: Annotated[
         str | None,
         typer.Option(

@@ -41,6 +41,16 @@ Offline = Annotated[bool | None, typer.Option(help="Do not access the network.")
 CacheDir = Annotated[
     Path | None, typer.Option(help="Cache folder of weights, in place of the default one.")
 ]
+# Of the commands that train, `train` and `detect train`.
+RunFolder = Annotated[
+    Path, typer.Option(help="Output folder; a run in it is resumed, also with more --epochs.")
+]
+Seed = Annotated[int, typer.Option(help="Random seed.")]
+CheckpointSteps = Annotated[
+    int, typer.Option(help="Also save a checkpoint every N steps; 0: after epochs only.")
+]
+ValidateEpochs = Annotated[int, typer.Option(help="Validate every N epochs.")]
+LoadingProcesses = Annotated[str, typer.Option(help="Number of image loading processes, or auto.")]
 
 _UNITS = {"": 1e6, "k": 1e3, "m": 1e6, "g": 1e9}
 # No model of the zoo has so many millions; such a number is the count itself.

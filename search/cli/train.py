@@ -13,6 +13,13 @@ import typer
 from fbnetv3._internal.optional import need
 from fbnetv3.cli import completion
 from fbnetv3.cli.group import Command, note
+from fbnetv3.cli.options import (
+    CheckpointSteps,
+    LoadingProcesses,
+    RunFolder,
+    Seed,
+    ValidateEpochs,
+)
 from fbnetv3.search.training.fitting import fitted
 from fbnetv3.search.training.presets import PRESETS
 from fbnetv3.search.training.recipe import BALANCES, OPTIMIZERS
@@ -51,10 +58,7 @@ def train(
             autocompletion=_NETWORKS,
         ),
     ] = "fbnetv3_a",
-    out: Annotated[
-        Path,
-        typer.Option(help="Output folder; a run in it is resumed, also with more --epochs."),
-    ] = Path("run"),
+    out: RunFolder = Path("run"),
     resume_from: Annotated[
         Path | None,
         typer.Option(help="Go on from the run in this folder, which is left as it is."),
@@ -113,22 +117,18 @@ def train(
         typer.Option(help="Cache of the teacher's logits; needs augment=none."),
     ] = None,
     task: TaskOption = "auto",
-    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+    seed: Seed = 0,
     val_share: Annotated[
         float, typer.Option(help="Share of each class held out if there is no val folder.")
     ] = 0.1,
     checkpoint_every: Annotated[int, typer.Option(help="Save a checkpoint every N epochs.")] = 1,
-    checkpoint_steps: Annotated[
-        int, typer.Option(help="Also save a checkpoint every N steps; 0: after epochs only.")
-    ] = 0,
-    validate_epochs: Annotated[int, typer.Option(help="Validate every N epochs.")] = 1,
+    checkpoint_steps: CheckpointSteps = 0,
+    validate_epochs: ValidateEpochs = 1,
     patience: Annotated[
         int | None, typer.Option(help="End after N epochs without a higher accuracy.")
     ] = None,
     accumulate: Annotated[int, typer.Option(help="Gradient accumulation steps.")] = 1,
-    workers: Annotated[
-        str, typer.Option(help="Number of image loading processes, or auto.")
-    ] = "auto",
+    workers: LoadingProcesses = "auto",
     device: Annotated[
         str | None,
         typer.Option(help="cpu or cuda; default: cuda if available.", autocompletion=DEVICES),
