@@ -50,8 +50,8 @@ ARMS: dict[str, list[str]] = {
 }
 TRAINING = ["--epochs", "10", "--set", "num_train=45000", "--set", "num_val=5000"]
 TRAINING += ["--set", 'recipe={"batch_size": 64}', "--limit", f"macs<={LIMITS['m']:g}"]
-# Files of a search that its others are not made from.
-_FILES = ("search.json", "pretrained.safetensors", "batches", "trials")
+# What a search is made again from, beside its settings.
+_FILES = ("pretrained.safetensors", "batches", "trials")
 # Stands for a folder of the machine in what is kept.
 _ELSEWHERE = "."
 
@@ -87,7 +87,7 @@ def pack(folder: Path, path: Path) -> None:
         info = tarfile.TarInfo("search.json")
         info.size = len(content)
         tar.addfile(info, io.BytesIO(content))
-        for name in _FILES[1:]:
+        for name in _FILES:
             for one in sorted((folder / name).rglob("*")) or [folder / name]:
                 if one.is_file() and one.name != "heartbeat":
                     tar.add(one, one.relative_to(folder), filter=_anonymous)

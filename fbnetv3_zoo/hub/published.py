@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterable
 from functools import cache
 from importlib import resources
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from fbnetv3.arch.counts import count
 
@@ -81,8 +81,7 @@ COLUMNS = Published._fields
 @cache
 def published() -> tuple[Published, ...]:
     """Returns all rows, by family and name."""
-    text = resources.files("fbnetv3").joinpath("data", FILE).read_text(encoding="utf-8")
-    content = json.loads(text)
+    content = _content()
     found = [
         Published(**dict(zip(content["columns"], row, strict=True))) for row in content["rows"]
     ]
@@ -92,9 +91,13 @@ def published() -> tuple[Published, ...]:
 
 def about() -> dict[str, str]:
     """Returns where each kind of figure is from."""
-    text = resources.files("fbnetv3").joinpath("data", FILE).read_text(encoding="utf-8")
-    found: dict[str, str] = json.loads(text)["about"]
+    found: dict[str, str] = _content()["about"]
     return found
+
+
+def _content() -> Any:
+    text = resources.files("fbnetv3").joinpath("data", FILE).read_text(encoding="utf-8")
+    return json.loads(text)
 
 
 def _official() -> Iterable[Published]:

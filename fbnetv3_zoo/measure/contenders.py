@@ -6,6 +6,7 @@ machine. The edge of this file: `hub.published` has the figures, `runners` runs.
 
 from __future__ import annotations
 
+import functools
 import json
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -51,7 +52,11 @@ class Choice:
 
     def cost(self, row: Published) -> float:
         """Returns milliseconds where they were measured, otherwise MACs."""
-        return float(row.macs) if self.latency_ms is None else self.latency_ms[key(row)]
+        return _cost(row, self.latency_ms)
+
+
+def _cost(row: Published, latency_ms: Latencies | None) -> float:
+    return float(row.macs) if latency_ms is None else latency_ms[key(row)]
 
 
 def key(row: Published) -> tuple[str, int]:
@@ -79,10 +84,7 @@ def choose(
                 f"no latency of {against.model} at {against.resolution} pixels; measured: {timed}"
             )
         rows = [row for row in rows if key(row) in latency_ms]
-
-    def cost(row: Published) -> float:
-        return float(row.macs) if latency_ms is None else latency_ms[key(row)]
-
+    cost = functools.partial(_cost, latency_ms=latency_ms)
     budget = float("inf") if against is None else cost(against)
     within = [row for row in rows if cost(row) <= budget]
     if not within:

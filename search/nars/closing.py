@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from fbnetv3.search.predictors.protocol import Predictor
-from fbnetv3.search.space.space import Floats
 from fbnetv3.search.storage.store import Store
 from fbnetv3.search.storage.trials import Batch, Labels
 
@@ -67,7 +66,7 @@ def figures_of(
         problem: the problem.
         config: config of the search.
         known: all labels up to this round.
-        predictor: the predictor; left fitted to a part of the labels.
+        predictor: the predictor, fitted; it is left as it was.
         unpretrained: the same without pretraining, for comparison.
         bin_by: name of the cost that the predictor should outrank; empty for none.
     """
@@ -75,21 +74,21 @@ def figures_of(
     known = known.where(known.fidelity <= share)
     labels = known.where(known.fidelity == share)
     values = usable(labels)
-    costs = {k: np.asarray(v, np.float64) for k, v in problem.costs(labels.matrix).items()}
-    cost: Floats | None = None
-    if bin_by:
-        cost = np.asarray(problem.costs(known.matrix)[bin_by], np.float64)
+    costs = {k: np.asarray(v, np.float64) for k, v in problem.costs(known.matrix).items()}
+    longest = known.fidelity == share
     return {
         "trials": len(values),
         "best": float(values.max()),
-        "effects": gene_effects(problem.space, labels.matrix, values, costs),
+        "effects": gene_effects(
+            problem.space, labels.matrix, values, {k: v[longest] for k, v in costs.items()}
+        ),
         **({"fidelity": share} if config.rungs else {}),
         **round_quality(
             predictor,
             unpretrained,
             known.matrix,
             usable(known),
-            cost,
+            costs[bin_by] if bin_by else None,
             seed=config.seed,
             shares=known.fidelity,
         ),

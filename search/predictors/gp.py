@@ -245,11 +245,8 @@ class GpPredictor(Predictor):
         costs: CostsOf | None = None,
     ) -> None:
         del seed  # the fit is deterministic
-        self.space, self.scale, self.model = (
-            space,
-            Scale(target, warped=True),
-            GpModel(space, costs),
-        )
+        self.space, self.scale = space, Scale(target, warped=True)
+        self.model = GpModel(space, costs)
         self.near: Floats | None = None
 
     def fit(self, rows: Matrix, labels: Floats) -> None:

@@ -14,14 +14,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from fbnetv3.search.space.gene import Gene
 from fbnetv3.search.space.space import CostsOf, Floats, Matrix, Space
 
+from .protocol import Ints
+
 # An ordered gene with at most this many values is also an input as a choice.
 _FEW = 4
-Ints = npt.NDArray[np.int64]
 
 
 class Features(NamedTuple):

@@ -341,10 +341,8 @@ class MlpPredictor(Predictor):
                 target[one], found = scale.learn_rungs(labels[one], shares[one])
                 length = found if length is None else length
         self.scale = scales[0]
-        predicted, means = (
-            np.full(len(labels), np.nan),
-            self.model.fit_folds(rows, targets, known, length=length),
-        )
+        predicted = np.full(len(labels), np.nan)
+        means = self.model.fit_folds(rows, targets, known, length=length)
         for number, scale, mean in zip(numbers[1:], scales[1:], means[1:], strict=True):
             held = fold == number
             predicted[held] = scale.invert(mean[held], np.zeros(held.sum())).mean
