@@ -343,7 +343,7 @@ def test_an_archive_that_is_no_package_is_refused_before_torch_sees_it(
         raw[directory + place : directory + place + 1] = byte
         damaged = tmp_path / "damaged.pt2"
         damaged.write_bytes(raw)
-        _refused(damaged, "")
+        _refused(damaged, "export")
 
 
 def _refused(path: Path, reason: str) -> None:
