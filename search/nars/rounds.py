@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from itertools import count
 from typing import Any
 
@@ -118,9 +117,11 @@ class Optimizer:
                     return
                 self.propose(index, size)
             batch = self._rounds()[index]
-            self.notify("round", self._about(index))
-            with training():
-                self.coordinator.complete(partial(self._replacement, index), self.report)
+            # After a resume, open trials belong to what was proposed last.
+            if not any(b.number > batch.number and b.kind != "import" for b in self.store.batches()):
+                self.notify("round", self._about(index))
+                with training():
+                    self.coordinator.complete(self._replacement, self.report)
             if index == 0:
                 found = early_stop_of(self.store, self.config, batch, self._rng(1))
                 if found is not None:
@@ -237,8 +238,12 @@ class Optimizer:
             for batch in self._rounds()[:index]
         ]
 
-    def _replacement(self, index: int, trial: Trial) -> Proposal:
-        """Returns the replacement of a failed trial: the next best of its bin."""
+    def _replacement(self, trial: Trial) -> Proposal | None:
+        """Returns the replacement of a failed trial: the next best of its bin, in its own round."""
+        numbers = [batch.number for batch in self._rounds()]
+        if trial.batch not in numbers:
+            return None
+        index = numbers.index(trial.batch)
         taken = self._taken(index)
         if index:
             self.fit(index)
