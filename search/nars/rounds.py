@@ -23,6 +23,7 @@ from fbnetv3.search.space.space import Floats, Mask, Matrix, Space
 from fbnetv3.search.storage.store import Store
 from fbnetv3.search.storage.trials import Batch, Labels, Proposal, Trial
 
+from .acquisition import Acquisition, ExpectedImprovement, Optimism
 from .choosing import Choosing
 from .closing import early_stop_of, figures_of
 from .config import IN_TURN, SearchConfig
@@ -118,7 +119,9 @@ class Optimizer:
                 self.propose(index, size)
             batch = self._rounds()[index]
             # After a resume, open trials belong to what was proposed last.
-            if not any(b.number > batch.number and b.kind != "import" for b in self.store.batches()):
+            if not any(
+                b.number > batch.number and b.kind != "import" for b in self.store.batches()
+            ):
                 self.notify("round", self._about(index))
                 with training():
                     self.coordinator.complete(self._replacement, self.report)
@@ -214,8 +217,23 @@ class Optimizer:
         )
 
     def _best(self, index: int, num: int, taken: Mask) -> Selection:
-        scores, std = self._fitting.scores, self._fitting.std
-        return self._choosing.best(self._sizes(index), num, scores=scores, std=std, taken=taken)
+        sizes, scores = self._sizes(index), self._fitting.scores
+        return self._choosing.best(
+            sizes, num, scores=scores, acquisition=self._acquisition(sum(sizes)), taken=taken
+        )
+
+    def _acquisition(self, start: int) -> Acquisition:
+        """Returns what scores the picks of a round that is chosen after `start` trials."""
+        posterior = self._fitting.posterior() if self.config.bins == IN_TURN else None
+        if posterior is None:
+            return Optimism(self._fitting.scores, self._fitting.std, start)
+        rows, values = self._fitting.compared
+        found = posterior.scaled(values)
+        best = [
+            found[within].max() if within.any() else found.min()
+            for within in (self._problem.feasible(limit)(rows) for limit in self.config.limits)
+        ]
+        return ExpectedImprovement(posterior, np.array(best))
 
     def _taken(self, index: int, *, upto: int | None = None) -> Mask:
         """Returns (P,): which candidates cannot be trained again for as long as in a round.
