@@ -47,7 +47,7 @@ def resume(
     timeout: Timeout = None,
     as_json: AsJson = False,
 ) -> None:
-    """Resume a search that was stopped, was killed or has failed.
+    """Resume a search that was stopped, killed or failed.
 
     The result is the one of an undisturbed search. Options of the engine are not remembered: give
     them again. Writes FOLDER, as `run` does; of a finished search only answers and report, again.
