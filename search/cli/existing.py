@@ -81,9 +81,11 @@ def status(folder: Folder, as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
-    counts = found["trials"]
+    counts, rounds = found["trials"], "no round yet"
+    if found["rounds"]:
+        rounds = f"{found['rounds']} of {found['of_rounds']} rounds"
     typer.echo(
-        f"{found['state']}: round {found['rounds']} of {found['of_rounds']}, "
+        f"{found['state']}: {rounds}, "
         f"{counts['done']} done, {counts['leased']} running, {counts['queued']} waiting, "
         f"{counts['failed']} failed"
     )
