@@ -99,7 +99,7 @@ def export(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Write a network to a file for another runtime, and compare both.
+    """Write a network to a file for another runtime.
 
     Writes OUTPUT (and the .bin beside an .xml) once its answers have been compared with the
     model's; what differs is not written. The file carries its table, labels, preprocessing and
@@ -293,7 +293,7 @@ def quantize(
     threads: Annotated[int, typer.Option(help="Number of threads of the speed measurement.")] = 1,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    r"""Quantize an exported model to int8; measure accuracy and speed.
+    r"""Quantize an exported model to int8, and measure its loss.
 
     Writes OUTPUT. It is calibrated on images, compared with fp32 on others, and its speed measured
     on this machine; with --max-drop the most sensitive layers stay in float if necessary.

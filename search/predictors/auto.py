@@ -40,7 +40,8 @@ class AutoPredictor(Predictor):
         self.ensemble = mlp_ensemble(space, target=target, seed=seed)
         self.gp = GpPredictor(space, target=target, costs=costs)
         self.members: dict[str, Predictor] = {one.kind: one for one in (self.gp, self.ensemble)}
-        self.kind = self.gp.kind
+        # Before there are labels: the one that pretraining teaches and a search stores.
+        self.kind = self.ensemble.kind
 
     @property
     def chosen(self) -> Predictor:

@@ -129,6 +129,23 @@ def test_file_gives_the_same_predictions(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_what_pretraining_taught_is_stored_before_there_are_labels(
+    kind: str, tmp_path: Path
+) -> None:
+    first, again = (make_predictor(kind, SPACE, seed=0, costs=toy_costs) for _ in range(2))
+    if first.pretrain(TEST, toy_costs(TEST)) is None:
+        assert not first.pretrained
+        return
+    path = tmp_path / "pretrained.safetensors"
+    save_predictor(first, path)
+    again.restore(*load_predictor(path).state())
+    assert again.pretrained
+    for predictor in (first, again):
+        predictor.fit(TRAIN, accuracy(TRAIN))
+    assert np.array_equal(first.predict(TEST).mean, again.predict(TEST).mean)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_impossible_labels_are_refused(kind: str) -> None:
     predictor = make_predictor(kind, SPACE, target="log_error")
     with pytest.raises(ValueError, match="no labels yet"):
