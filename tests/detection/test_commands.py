@@ -182,7 +182,7 @@ def test_a_broken_photo_is_named_and_the_others_go_on(trained: Path, tmp_path: P
         (("eval", "none", "--data", "SHAPES"), 2, "expected the output folder of `fbnetv3 detect"),
         (("predict", "none.jpg", "--model", "none"), 2, "no such file or folder: none.jpg"),
         (("export", "none", "-o", "x.pt"), 2, "expected the output folder"),
-        (("export", "RUN", "-o", "x.pt"), 2, "expected a name that ends in .onnx or .xml"),
+        (("export", "RUN", "-o", "x.pt"), 2, "that ends in .onnx, .xml, .pte or .tflite"),
         (("eval", "RUN", "--data", "SHAPES", "--split", "val"), 2, "split is 'val'; "),
         (("quantize", "RUN", "-o", "x.onnx", "--data", "SHAPES"), 2, "is no ONNX file; quantize a"),
         (("eval", "RUN", "--data", "SHAPES", "--threads", "2"), 2, "--threads is for exported"),
