@@ -23,9 +23,7 @@ from tests.detection.tiny_litert import NAMES, TINY, tiny
 @pytest.mark.parametrize("shape", [(37, 91), (64, 64), (20, 9), (200, 64), (1, 3)])
 def test_images_are_resized_as_torch_does(shape: tuple[int, int]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    outside = Outside(
-        size=64, score_threshold=0, nms_threshold=0.5, num_candidates=1, num_boxes=1
-    )
+    outside = Outside(size=64, score_threshold=0, nms_threshold=0.5, num_candidates=1, num_boxes=1)
     image = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
     expected = torch.nn.functional.interpolate(image, (64, 64), mode="bilinear")
     got = outside.square(pixels)
