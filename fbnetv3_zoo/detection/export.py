@@ -180,17 +180,24 @@ class _Pixels(nn.Module):
 
 def _write(module: nn.Module, path: Path, metadata: dict[str, str]) -> None:
     if path.suffix == ".onnx":
-        _write_onnx(module, path, metadata)
+        write_onnx(module, path, metadata)
         return
     from fbnetv3.deploy.runtimes import openvino
 
     with tempfile.TemporaryDirectory() as folder:
         onnx_path = Path(folder) / "detector.onnx"
-        _write_onnx(module, onnx_path, metadata)
+        write_onnx(module, onnx_path, metadata)
         openvino.write_ir(onnx_path, path, metadata)
 
 
-def _write_onnx(module: nn.Module, path: Path, metadata: dict[str, str]) -> None:
+def write_onnx(module: nn.Module, path: Path, metadata: dict[str, str]) -> None:
+    """Writes a torchvision detector as ONNX, unchecked.
+
+    Args:
+        module: in evaluation mode.
+        path: the `.onnx` file.
+        metadata: string pairs.
+    """
     import onnx
 
     example = torch.zeros(_EXAMPLE, dtype=torch.uint8)

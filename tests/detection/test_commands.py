@@ -179,6 +179,8 @@ def test_a_broken_photo_is_named_and_the_others_go_on(trained: Path, tmp_path: P
         (("train", "--data", "SHAPES", "--set", "ema_decay=x"), 2, "=x is not understood; expec"),
         (("train", "--data", "SHAPES", "--model", "torchvision:vgg16"), 2,
          "ssdlite has no backbone 'torchvision:vgg16'; expected torchvision:mobilenet_v3_large"),
+        (("train", "--data", "SHAPES", "--detector", "faster_rcnn_320_lite", "--model",
+          "torchvision:mobilenet_v3_large"), 2, "faster_rcnn_320_lite is for our backbones, not"),
         (("eval", "none", "--data", "SHAPES"), 2, "expected the output folder of `fbnetv3 detect"),
         (("predict", "none.jpg", "--model", "none"), 2, "no such file or folder: none.jpg"),
         (("export", "none", "-o", "x.pt"), 2, "expected the output folder"),
