@@ -340,8 +340,8 @@ def test_rounds_adapt_to_the_budget(trainings: int) -> None:
 def test_budget_and_paper_give_the_same_kind_of_plan() -> None:
     assert SearchConfig().sizes == (48,) * 6
     plan = SearchConfig(trainings=48, batch=6)
-    assert plan.sizes == (6, *(4,) * 10, 2)
-    assert plan.rounds == 11
+    assert plan.sizes == (6, *(2,) * 21)
+    assert plan.rounds == 21
     assert SearchConfig.from_dict(plan.to_dict()) == plan
     with pytest.raises(ValueError, match="trainings is 7; expected at least 8"):
         SearchConfig(trainings=7)
