@@ -97,7 +97,7 @@ def quantize(
     threads: Annotated[int, typer.Option(help="Number of threads of the speed measurement.")] = 1,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    r"""Quantize an exported model to int8; measure accuracy and speed.
+    r"""Quantize an exported model to int8, and measure its loss.
 
     Writes OUTPUT. It is calibrated on images, compared with fp32 on others, and its speed measured
     on this machine; with --max-drop the most sensitive layers stay in float if necessary. With

@@ -64,10 +64,10 @@ class OnnxSession:
         """Returns the logits of a batch in the graph's input layout."""
         return np.asarray(self._run([self.outputs[0].name], batch)[0])
 
-    def run_named(self, batch: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        """Returns all outputs by name."""
+    def run_all(self, batch: NDArray[Any]) -> list[NDArray[Any]]:
+        """Returns all outputs, in the order of `outputs`."""
         names = [info.name for info in self.outputs]
-        return dict(zip(names, map(np.asarray, self._run(names, batch)), strict=True))
+        return [np.asarray(found) for found in self._run(names, batch)]
 
     def _run(self, names: Sequence[str], batch: NDArray[Any]) -> list[Any]:
         try:
