@@ -66,7 +66,7 @@ class Engine:
         self._engine = self._runtime.deserialize_cuda_engine(content)
         self._context = self._engine.create_execution_context()
         self._num_classes = num_classes
-        self._stream = torch.cuda.Stream()
+        self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch has no type
 
     def bind(self, batch: NDArray[Any]) -> Callable[[], torch.Tensor]:
         """Returns a function that runs a batch that is on the GPU already."""

@@ -70,7 +70,7 @@ def main() -> None:
     paths = {way: options.work / f"{way}.onnx" for way in ("float", "ptq", "qat")}
     artefact = to_onnx(model, paths["float"]).artefact
     recipe = recipe_for(len(training), epochs=options.epochs, lr=options.lr)
-    common = {"evaluation": test, "labels": labels, "sensitivity": False}
+    common: dict[str, Any] = {"evaluation": test, "labels": labels, "sensitivity": False}
     quantize(paths["float"], paths["ptq"], training[:512], **common)
     found = quantize_aware(
         paths["float"],

@@ -139,7 +139,7 @@ def quantize(
         labels = held_out.label_sets if several else held_out.labels
     for text in dict.fromkeys(images.notes + (held_out.notes if held_out else ())):
         note(text)
-    common = {
+    common: dict[str, Any] = {
         "evaluation": held_out.paths if held_out else None,
         "labels": labels,
         "max_drop_pct": max_drop,

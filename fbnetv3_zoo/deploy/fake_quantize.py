@@ -66,7 +66,7 @@ class TrainableGraph(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns logits (N, num_classes)."""
-        values = dict(zip(self._names, self.constants, strict=True))
+        values: dict[str, Tensor] = dict(zip(self._names, self.constants, strict=True))
         ranges = self.ranges.unbind()
         values[self._start] = self._round(self._start, x, ranges)
         for node in self._nodes:

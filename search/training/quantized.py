@@ -11,13 +11,13 @@ knows that of `int8_swish`; the ranges that it trains would not be those of this
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from fbnetv3.deploy.quantize import Quantized, open_source, quantize, split, thinned
@@ -40,9 +40,6 @@ if TYPE_CHECKING:
     from fbnetv3.deploy.artefact import Artefact
     from fbnetv3.deploy.fake_quantize import TrainableGraph
 
-# Files, their contents, or pixels (H, W, 3) uint8 of one size.
-TrainingImages: TypeAlias = Sequence[str | Path] | Sequence[bytes] | Sequence[NDArray[np.uint8]]
-
 RECIPE = Recipe(
     optimizer="adamw",
     lr=1e-4,
@@ -61,7 +58,7 @@ _NUM_CALIBRATION, _NUM_VALIDATION = 256, 500
 def quantize_aware(
     source: str | Path,
     path: str | Path,
-    images: TrainingImages,
+    images: Sequence[ImageSource],
     *,
     folder: Path,
     evaluation: Sequence[ImageSource] | None = None,
@@ -80,7 +77,8 @@ def quantize_aware(
     Args:
         source: a file that `fbnetv3 export` wrote.
         path: the `.onnx` file to write.
-        images: images like those of later use, without labels; the more the better.
+        images: images like those of later use, without labels; the more the better. Files, their
+            contents, or pixels (H, W, 3) uint8 of one size.
         folder: where the training keeps its checkpoints and log; the same call goes on from there.
         evaluation: images to evaluate the result on; default: every fourth of `images`, which is
             then not trained on.
@@ -158,7 +156,7 @@ def recipe_for(
     batch_size: int | None = None,
 ) -> Recipe:
     """Returns the recipe for a number of images, with what a user has chosen."""
-    fields = {"epochs": epochs, "lr": lr, "batch_size": batch_size}
+    fields: dict[str, Any] = {"epochs": epochs, "lr": lr, "batch_size": batch_size}
     given = {name: value for name, value in fields.items() if value is not None}
     recipe = fitted(
         "quantized",
@@ -178,10 +176,18 @@ def _image_set(name: str, images: Sequence[ImageSource], artefact: Artefact) -> 
     classes = artefact.class_names or tuple(map(str, range(artefact.num_classes)))
     shape = (len(images), len(classes)) if artefact.multi_label else (len(images),)
     labels = torch.zeros(shape, dtype=torch.bool if artefact.multi_label else torch.long)
-    if all(isinstance(image, np.ndarray) for image in images):
-        pixels = torch.from_numpy(np.stack(images))
+    arrays = [image for image in images if isinstance(image, np.ndarray)]
+    if len({image.shape for image in arrays}) == 1 and len(arrays) == len(images):
+        pixels = torch.from_numpy(np.stack(arrays))
         return ImageSet(name=name, classes=classes, labels=labels, pixels=pixels)
-    sources = [image if isinstance(image, bytes) else Path(image) for image in images]
+    sources: list[Path | bytes] = []
+    for image in images:
+        if not isinstance(image, str | os.PathLike | bytes):
+            raise ValueError(
+                f"{name} have a {type(image).__name__}; expected files, their contents, or arrays "
+                "(H, W, 3) of one size"
+            )
+        sources.append(image if isinstance(image, bytes) else Path(image))
     return read_images(name, classes, sources, labels)
 
 

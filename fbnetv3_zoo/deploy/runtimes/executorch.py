@@ -19,6 +19,7 @@ from fbnetv3._internal.files import replacing
 from fbnetv3._internal.json_record import read_json
 from fbnetv3._internal.messages import one_line
 from fbnetv3._internal.optional import need
+from fbnetv3._internal.quiet import quiet_stderr
 from fbnetv3.images.preprocess import Preprocess
 
 from ..artefact import INPUT, OUTPUT
@@ -77,10 +78,11 @@ class ExecuTorchSession:
         """The file's string pairs."""
         if _METADATA not in self._program.method_names:
             return {}
-        text = self._program.load_method(_METADATA).execute([])[0]
         try:
-            pairs: dict[str, str] = dict(read_json(text, "JSON"))
-        except (TypeError, ValueError) as error:
+            with quiet_stderr():
+                text = self._program.load_method(_METADATA).execute([])[0]
+            pairs: dict[str, str] = dict(read_json(text, "the text"))
+        except (RuntimeError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{self._path} has damaged metadata ({one_line(str(error))}); export it again"
             ) from error
@@ -92,6 +94,12 @@ class ExecuTorchSession:
 
     def run_all(self, batch: NDArray[Any]) -> list[NDArray[Any]]:
         """Returns all outputs, in the order of `outputs`."""
+        taken, dtype = self.inputs[0].shape, self.inputs[0].dtype
+        if batch.shape != taken or str(batch.dtype) != dtype:
+            raise ValueError(
+                f"{self._path} cannot be run on an input of shape {batch.shape}, {batch.dtype}; it "
+                f"takes {taken}, {dtype}"
+            )
         run = self.bind(batch)
         with self._lock:
             try:
@@ -99,9 +107,8 @@ class ExecuTorchSession:
                 return [np.array(found.numpy()) for found in run()]
             except RuntimeError as error:
                 raise ValueError(
-                    f"{self._path} cannot be run on an input of shape {batch.shape}, "
-                    f"{batch.dtype}; it takes {self.inputs[0].shape}, {self.inputs[0].dtype} "
-                    f"({one_line(str(error))})"
+                    f"{self._path} cannot be run on an input of shape {batch.shape}: "
+                    f"{one_line(str(error))}; export it again with `fbnetv3 export`"
                 ) from error
 
     def bind(self, batch: NDArray[Any]) -> Callable[[], Any]:
@@ -142,7 +149,9 @@ def open_session(
     if not content:
         raise ValueError(f"{path} is empty; make one with `fbnetv3 export`")
     try:
-        return ExecuTorchSession(path, content, threads)
+        # ExecuTorch logs every refusal, and what it cannot know of the CPU.
+        with quiet_stderr():
+            return ExecuTorchSession(path, content, threads)
     except RuntimeError as error:
         raise ValueError(
             f"{path} is not an ExecuTorch program that can be run: {one_line(str(error))}; make "

@@ -17,10 +17,7 @@ import hashlib
 import io
 import json
 import logging
-import os
 import queue
-import tempfile
-import threading
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,6 +32,7 @@ from fbnetv3._internal.json_record import read_json
 from fbnetv3._internal.messages import one_line
 from fbnetv3._internal.optional import need
 from fbnetv3._internal.processors import available_cpus
+from fbnetv3._internal.quiet import quiet_stderr
 from fbnetv3.images.preprocess import Preprocess
 from fbnetv3.images.reader import ImageSource
 
@@ -62,9 +60,6 @@ _RECIPES = {
 # kernel, and a network with them in int8 takes longer than in float32.
 _IN_FLOAT = ("HARD_SWISH",)
 
-# Who redirects standard error must be the one who restores it.
-_stderr_lock = threading.RLock()
-
 
 class _Interpreters:
     """The interpreters of a file: none is used by two threads at once, and one per core is enough.
@@ -91,7 +86,7 @@ class _Interpreters:
         Raises:
             ValueError: LiteRT cannot read the model.
         """
-        with _quiet_stderr():
+        with quiet_stderr():
             try:
                 from ai_edge_litert.interpreter import Interpreter
 
@@ -423,25 +418,12 @@ def _quiet() -> Iterator[None]:
             warnings.catch_warnings(),
             contextlib.redirect_stdout(io.StringIO()),
             contextlib.redirect_stderr(io.StringIO()),
-            _quiet_stderr(),
+            quiet_stderr(),
         ):
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(before)
-
-
-@contextlib.contextmanager
-def _quiet_stderr() -> Iterator[None]:
-    """Silences what compiled code writes to file descriptor 2; LiteRT has no setting for it."""
-    with _stderr_lock, tempfile.TemporaryFile() as nowhere:
-        kept = os.dup(2)
-        try:
-            os.dup2(nowhere.fileno(), 2)
-            yield
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
 
 
 def _info(name: str, detail: Mapping[str, Any]) -> TensorInfo:
