@@ -109,7 +109,7 @@ def quantize(
         fbnetv3 quantize nano.onnx --calib photos -o i8.onnx --method minmax
         fbnetv3 quantize nano.onnx --calib photos --evaluate photos \
             -o int8.xml --max-drop 1
-        fbnetv3 quantize nano.onnx --calib photos -o qat.onnx --qat
+        fbnetv3 quantize nano.onnx --calib photos -o qat.onnx --qat --epochs 2
     """
     from fbnetv3.deploy.quantize import open_source, thinned
     from fbnetv3.deploy.quantize import quantize as quantized
@@ -214,6 +214,8 @@ def _trained(
     )
 
     def on_epoch(log: EpochLog) -> None:
+        if log.accuracy_pct is None:
+            return
         shown.plan(
             [
                 f"epoch {log.epoch}: loss {log.loss:.4f}, same answers as fp32 on "

@@ -49,8 +49,10 @@ RECIPE = Recipe(
     ema=False,
     augment="flip",
 )
-# An image set is trained on until so many steps are made, and at least once.
-_STEPS = 500
+# An image set is trained on until so many steps are made, from once to so many times.
+_STEPS, _MOST_EPOCHS = 500, 100
+# How often a training looks at its held-out images and saves a checkpoint, at most once an epoch.
+_NUM_LOOKS = 10
 # Images for the ranges that training begins with, and for the agreement after an epoch.
 _NUM_CALIBRATION, _NUM_VALIDATION = 256, 500
 
@@ -88,7 +90,8 @@ def quantize_aware(
         recipe: of the training; default: `recipe_for`.
         hardware: what to compute on, in float32; default: the GPU where there is one.
         workers: processes that decode images.
-        on_epoch: called after each epoch; its accuracy is agreement with the float file.
+        on_epoch: called after each epoch; its accuracy, where it has one, is agreement with the
+            float file.
         on_step: called with epoch, steps done in it and steps of an epoch.
         stop: asked after each step whether to stop.
 
@@ -108,10 +111,13 @@ def quantize_aware(
         training = _image_set("the training images", images, artefact)
         held_out = _image_set("the held-out images", thinned(evaluation, _NUM_VALIDATION), artefact)
         chosen = recipe or recipe_for(len(training))
+        every = max(1, chosen.epochs // _NUM_LOOKS)
         config = TrainConfig(
             recipe=chosen,
             preprocess=artefact.preprocess,
             folder=folder,
+            checkpoint_epochs=every,
+            validate_epochs=every,
             workers=workers,
             hardware=hardware,
             license=artefact.license or None,
@@ -168,7 +174,7 @@ def recipe_for(
     if epochs is not None:
         return recipe
     steps = max(1, num_images // recipe.batch_size)
-    return dataclasses.replace(recipe, epochs=-(-_STEPS // steps))
+    return dataclasses.replace(recipe, epochs=min(-(-_STEPS // steps), _MOST_EPOCHS))
 
 
 def _image_set(name: str, images: Sequence[ImageSource], artefact: Artefact) -> ImageSet:

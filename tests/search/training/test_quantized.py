@@ -80,6 +80,7 @@ def test_epochs_make_500_steps_unless_given() -> None:
     assert recipe_for(6_400).epochs == 5
     few = recipe_for(100)
     assert (few.batch_size, few.epochs) == (8, 42)
+    assert recipe_for(3).epochs == 100
     assert recipe_for(100, epochs=3, lr=0.5).epochs == 3
     assert recipe_for(100, lr=0.5).lr == 0.5
 
