@@ -51,6 +51,17 @@ def test_a_gradient_passes_within_the_range_and_moves_the_end_that_clips() -> No
     assert ends.grad.tolist() == pytest.approx([2 - stretch, 5 + stretch], abs=1e-5)
 
 
+def test_a_range_that_clips_too_much_grows() -> None:
+    x = torch.linspace(-3, 3, 601)
+    ends = torch.tensor([-1.0, 1.0], requires_grad=True)
+    optimizer = torch.optim.SGD([ends], lr=0.5)
+    for _ in range(100):
+        optimizer.zero_grad()
+        (rounded(x, ends) - x).square().mean().backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    assert ends.tolist() == pytest.approx([-3, 3], abs=0.3)
+
+
 def test_weights_have_a_step_for_each_channel() -> None:
     weight = torch.tensor([[1.27, -0.014], [0.127, 0.0001], [0.0, 0.0]])
     got = rounded_weight(weight)
