@@ -1,4 +1,4 @@
-"""Quantization-aware training: it changes what is in the file, and a killed one ends in the same."""
+"""Quantization-aware training changes the file, and a killed one ends in the same file."""
 
 from __future__ import annotations
 
