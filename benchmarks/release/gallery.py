@@ -3,8 +3,9 @@
     python -m benchmarks.release.gallery --data cifar-10-batches-py --work /tmp/gallery
 
 Needs Chromium, and the network once, for the demo's runtime (`--runtime` takes its tarball). Trains
-a detector on drawn shapes, in minutes, and a classifier on 300 images, and runs a search on a formula;
-what is in the work folder already is not made again. The pictures are WebP files of at most 60 kB.
+a detector on drawn shapes and a classifier on 600 images, in minutes, and runs a search on a
+formula; what is in the work folder already is not made again. The pictures are WebP files of at
+most 60 kB.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ OUT = ROOT / "docs" / "gallery"
 MAX_BYTES = 60_000
 MODEL = "fbnetv3_nano.cifar10"
 # Of each class of a user's own data.
-NUM_PHOTOS = 100
+NUM_PHOTOS = 200
 DESKTOP, PHONE = (1280, 1000), (390, 844)
 # A stand-in for trainings, as in docs/tutorials/search.md.
 _OBJECTIVE = """
