@@ -270,6 +270,7 @@ def add_neighbours() -> None:
     from . import explain as cli_explain
     from . import find as cli_find
     from . import latency as cli_latency
+    from . import quantize as cli_quantize
     from . import weights as cli_weights
 
     app.command("classify")(cli_classify.classify)
@@ -278,7 +279,7 @@ def add_neighbours() -> None:
     app.command("convert")(cli_weights.convert)
     app.command("verify")(cli_weights.verify)
     app.command("export")(cli_deploy.export)
-    app.command("quantize")(cli_deploy.quantize)
+    app.command("quantize")(cli_quantize.quantize)
     app.command("latency")(cli_latency.latency)
     app.command("demo")(cli_demo.demo)
     app.command("explain")(cli_explain.explain)
