@@ -27,7 +27,7 @@ from fbnetv3._internal.errors import FetchError
 from fbnetv3.cli.app import add_neighbours, app
 from fbnetv3.cli.options import EMBEDDED
 from fbnetv3.demo.server import address_of, open_server
-from fbnetv3.demo.site import build_demo, folder_of
+from fbnetv3.demo.site import build_demo, folder_of, title_of
 from fbnetv3.demo.web_runtime import WebRuntime, fetch_runtime
 from fbnetv3.deploy.export import Exported
 from fbnetv3.deploy.multi_label import sigmoid
@@ -163,6 +163,19 @@ def test_non_commercial_weights_are_marked_or_refused(
 )
 def test_every_model_has_a_folder_of_its_own(model: str, name: str, tmp_path: Path) -> None:
     assert folder_of(model, tmp_path) == tmp_path / "demo" / name
+
+
+@pytest.mark.parametrize(
+    ("model", "title"),
+    [
+        ("local-dir:runs/mine", "mine"),
+        ("hf-hub:me/flowers", "flowers"),
+        ("fbnetv3_nano.cifar10", "saved"),
+        ("nano.onnx", "saved"),
+    ],
+)
+def test_a_network_of_ones_own_is_called_as_its_folder(model: str, title: str) -> None:
+    assert title_of(model, "saved") == title
 
 
 def test_mistakes_end_in_one_line_with_the_next_step(
