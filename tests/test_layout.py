@@ -70,6 +70,7 @@ TORCH_FREE = [
     "deploy.runtimes",
     "detection.detections",
     "detection.exported",
+    "detection.outside",
     "detection.pictures",
     "demo.server",
     "demo.web_runtime",
@@ -84,6 +85,7 @@ TORCH_FREE = [
     "cli.group",
     "cli.latency",
     "cli.options",
+    "cli.quantize",
     "cli.weights",
     "search.space",
     "search.storage",
@@ -144,7 +146,7 @@ AT_THE_TOP = {
     "integrations.detectron2_weights",
     "timm": "integrations.timm_entrypoints",
     "torchvision": "integrations.torchvision_backbone integrations.detector_options "
-    "detection.optimizer detection.resizing detection.torchvision_trunks",
+    "detection.fixed detection.optimizer detection.resizing detection.torchvision_trunks",
 }
 # Required, but slow to import. The rooms of commands are about typer.
 SLOW = {"fvcore", "huggingface_hub", "matplotlib", "onnx", "onnxruntime", "onnxscript"} | {

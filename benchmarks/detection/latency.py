@@ -3,15 +3,18 @@
     python -m benchmarks.detection.latency --out benchmarks/results/detection_latency.jsonl
 
 Every group is one kind of detector at one input size with one number of proposals; its contestants
-take turns, in torch as it comes (eager, float32). Weights are random, for none of ours are trained
-on boxes, and accuracy is not compared. Random heads leave more boxes to sort than trained ones do;
-`num_regions` says how many the box head had to look at. A stopped run goes on with the groups that
-are not in the file yet. At most ten minutes a group and number of threads.
+take turns, in torch as it comes (eager, float32) or, with `--runtime onnxruntime`, exported whole.
+Weights are random, for none of ours are trained on boxes, and accuracy is not compared. Random
+heads leave more boxes to sort than trained ones do; `num_regions` says how many the box head had to
+look at. A stopped run goes on with the groups that are not in the file yet. At most ten minutes a
+group and number of threads; those of 320 pixels, `--groups "SSDlite 320" "Faster R-CNN 320"`, are
+the ones to choose a small detector by.
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -24,6 +27,8 @@ from torchvision.models import detection
 
 from benchmarks.conditions import conditions
 from benchmarks.records import append, read_lines
+from fbnetv3.deploy.runtimes import RUNTIMES
+from fbnetv3.detection.export import write_onnx
 from fbnetv3.integrations import torchvision_backbone as ours
 from fbnetv3.measure.latency import Contestant, measure
 
@@ -58,6 +63,11 @@ GROUPS: dict[str, dict[str, Make]] = {
         # torchvision's mobile detector takes its two coarsest maps only.
         "fbnetv3_a res4-5": ours_of(ours.faster_rcnn, "a", features=("res4", "res5"), **SMALL),
         "fbnetv3_e res4-5": ours_of(ours.faster_rcnn, "e", features=("res4", "res5"), **SMALL),
+        # The last is `--detector faster_rcnn_320_lite`.
+        "fbnetv3_a0 res4-5": ours_of(ours.faster_rcnn, "a0", features=("res4", "res5"), **SMALL),
+        "fbnetv3_a0 res4-5, 128 channels": ours_of(
+            ours.faster_rcnn, "a0", features=("res4", "res5"), out_channels=128, **SMALL
+        ),
         "fbnetv3_a C4": ours_of(ours.faster_rcnn_c4, "a", **SMALL),
         "fbnetv3_e C4": ours_of(ours.faster_rcnn_c4, "e", **SMALL),
         "mobilenet_v3_large 320": theirs_of(detection.fasterrcnn_mobilenet_v3_large_320_fpn),
@@ -77,6 +87,7 @@ GROUPS: dict[str, dict[str, Make]] = {
         "resnet50": theirs_of(detection.retinanet_resnet50_fpn),
     },
     "SSDlite 320": {
+        "fbnetv3_a0": ours_of(ours.ssdlite, "a0"),
         "fbnetv3_a": ours_of(ours.ssdlite, "a"),
         "fbnetv3_e": ours_of(ours.ssdlite, "e"),
         "mobilenet_v3_large": theirs_of(detection.ssdlite320_mobilenet_v3_large),
@@ -116,8 +127,17 @@ def facts_of(model: nn.Module, image: Tensor) -> Facts:
     )
 
 
-def contestant(name: str, model: nn.Module, image: Tensor, threads: int) -> Contestant:
+def contestant(
+    name: str, model: nn.Module, image: Tensor, threads: int, runtime: str
+) -> Contestant:
     """Returns a detector ready to be timed."""
+    if runtime == "onnxruntime":
+        pixels = (255 * image.permute(1, 2, 0)).to(torch.uint8).contiguous().numpy()
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "detector.onnx"
+            write_onnx(model, path, {})
+            session = RUNTIMES[runtime].open(path, threads=threads)
+        return Contestant(name, session.bind(pixels))
 
     def run() -> object:
         with torch.inference_mode():
@@ -127,7 +147,7 @@ def contestant(name: str, model: nn.Module, image: Tensor, threads: int) -> Cont
 
 
 def measure_group(
-    group: str, threads: int, *, min_runs: int, seconds: float
+    group: str, threads: int, *, min_runs: int, seconds: float, runtime: str
 ) -> list[dict[str, Any]]:
     """Returns a row for each detector of a group, all measured in turns."""
     # A photo of 480 x 640, COCO's usual shape; each detector resizes it.
@@ -138,7 +158,7 @@ def measure_group(
         models[name] = make().eval()
     facts = {name: facts_of(model, image) for name, model in models.items()}
     timed = measure(
-        [contestant(name, model, image, threads) for name, model in models.items()],
+        [contestant(name, model, image, threads, runtime) for name, model in models.items()],
         min_runs=min_runs,
         max_seconds=seconds,
     )
@@ -146,6 +166,7 @@ def measure_group(
         {
             "group": group,
             "threads": threads,
+            "runtime": runtime,
             "detector": latency.name,
             **facts[latency.name]._asdict(),
             "latency": latency.to_dict(),
@@ -159,16 +180,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--groups", nargs="+", choices=GROUPS, default=list(GROUPS))
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--runtime", choices=("torch", "onnxruntime"), default="torch")
     parser.add_argument("--min-runs", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=600.0, help="for each group")
     parser.add_argument("--out", type=Path, required=True, help="JSON Lines, appended to")
     options = parser.parse_args(arguments)
-    done = {(row["group"], row["threads"]) for row in read_lines(options.out)}
+    rows = read_lines(options.out)
+    done = {(row["group"], row["threads"], row.get("runtime", "torch")) for row in rows}
     for group in options.groups:
         for threads in options.threads:
-            if (group, threads) in done:
+            if (group, threads, options.runtime) in done:
                 continue
-            rows = measure_group(group, threads, min_runs=options.min_runs, seconds=options.seconds)
+            rows = measure_group(
+                group,
+                threads,
+                min_runs=options.min_runs,
+                seconds=options.seconds,
+                runtime=options.runtime,
+            )
             about = conditions()
             append(options.out, ({**row, "conditions": about} for row in rows))
             show(rows)
@@ -180,7 +209,7 @@ def show(rows: list[dict[str, Any]]) -> None:
         latency = row["latency"]
         regions = "" if row["num_regions"] is None else f"{row['num_regions']:5} regions"
         print(
-            f"{row['group']:22} threads {row['threads']} {row['detector']:24} "
+            f"{row['group']:22} {row['runtime']} threads {row['threads']} {row['detector']:32} "
             f"{latency['median_ms']:9.1f} ms [{latency['low_ms']:.1f}, {latency['high_ms']:.1f}] "
             f"n {latency['num_runs']:3} {row['macs'] / 1e9:7.2f} G {row['params'] / 1e6:6.2f} M "
             f"{regions} {latency['verdict']}",

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from fbnetv3.detection.detections import Detections, Detector
 
 # Of exported detectors, see `fbnetv3.detection.exported`, which is imported where it is used.
-SUFFIXES = (".onnx", ".xml")
+SUFFIXES = (".onnx", ".xml", ".pte", ".tflite")
+_INT8 = (".onnx", ".xml")
 _RUN = completion.files(*SUFFIXES)
 _Model = Annotated[
     str,
@@ -174,25 +175,29 @@ def export(
         typer.Option(
             "--output",
             "-o",
-            help="Output file: .onnx, or .xml for OpenVINO.",
+            help="Output file: .onnx, .xml for OpenVINO, .pte for ExecuTorch, or .tflite for "
+            "LiteRT.",
             autocompletion=completion.endings(*SUFFIXES),
         ),
     ],
     license: Policy = None,
     json: Json = False,
 ) -> None:
-    """Write a whole detector to ONNX or OpenVINO, and compare both.
+    """Write a whole detector to a file for another runtime.
 
     Writes OUTPUT (and the .bin beside an .xml) once its boxes have been compared with PyTorch's on
-    photos of several sizes; what differs is not written. The file takes pixels of any size and
-    gives boxes: resizing and non-maximum suppression are inside.
+    photos of several sizes; what differs is not written. An .onnx or .xml file takes pixels of any
+    size and gives boxes: resizing and non-maximum suppression are inside. Of SSDlite, a .pte or
+    .tflite file has the rest, and `detect predict` and `detect eval` do these two.
 
     Examples:
         fbnetv3 detect export detector -o detector.onnx
         fbnetv3 detect export detector -o detector.xml
     """
-    if output.suffix == ".xml":
-        need("openvino")
+    from fbnetv3.deploy.runtimes import runtime_of
+
+    if output.suffix in SUFFIXES:
+        runtime_of(output).need_writer()
     from fbnetv3.detection.detectors import load_detector
     from fbnetv3.detection.export import export_detector
 
@@ -219,7 +224,7 @@ def quantize(
             "--output",
             "-o",
             help="Output file: .onnx, or .xml for OpenVINO.",
-            autocompletion=completion.endings(*SUFFIXES),
+            autocompletion=completion.endings(*_INT8),
         ),
     ],
     data: DataOption,
@@ -243,7 +248,7 @@ def quantize(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Quantize an exported detector to int8, and measure the loss of average precision.
+    """Quantize an exported detector to int8, and measure its loss.
 
     Backbone and heads become int8, by the ranges of training images; boxes are computed in float.
     Writes OUTPUT (and the .bin beside an .xml).

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from fbnetv3.search.training.parallel import World
 
 # Of `fbnetv3.detection.detectors`, which is imported where it is used.
-KINDS = ("ssdlite", "faster_rcnn_320", "faster_rcnn", "retinanet")
+KINDS = ("ssdlite", "faster_rcnn_320", "faster_rcnn_320_lite", "faster_rcnn", "retinanet")
 DataOption = Annotated[
     Path,
     typer.Option(

@@ -67,6 +67,17 @@ def _sides(longest: float) -> Callable[[int], dict[str, Any]]:
     return lambda size: {"min_size": size, "max_size": round(size * longest)}
 
 
+def _mobile(size: int) -> dict[str, Any]:
+    """Returns the arguments of torchvision's mobile Faster R-CNN at 320 pixels."""
+    return {
+        **_sides(2)(size),
+        "features": ("res4", "res5"),
+        "rpn_pre_nms_top_n_test": 150,
+        "rpn_post_nms_top_n_test": 150,
+        "rpn_score_thresh": 0.05,
+    }
+
+
 DETECTORS: dict[str, Kind] = {
     "ssdlite": Kind(
         make=ssdlite,
@@ -79,17 +90,19 @@ DETECTORS: dict[str, Kind] = {
     "faster_rcnn_320": Kind(
         make=faster_rcnn,
         size=320,
-        # As torchvision's for MobileNetV3 at 320 pixels.
-        arguments=lambda size: {
-            **_sides(2)(size),
-            "features": ("res4", "res5"),
-            "rpn_pre_nms_top_n_test": 150,
-            "rpn_post_nms_top_n_test": 150,
-            "rpn_score_thresh": 0.05,
-        },
+        arguments=_mobile,
         freezes=True,
         threshold="roi_heads.score_thresh",
         about="two stages, shorter side 320 pixels",
+    ),
+    "faster_rcnn_320_lite": Kind(
+        make=faster_rcnn,
+        size=320,
+        # The pyramid's width is that of the proposals and of the box head, which cost most.
+        arguments=lambda size: {**_mobile(size), "out_channels": 128},
+        freezes=True,
+        threshold="roi_heads.score_thresh",
+        about="the same with a pyramid of 128 channels in place of 256",
     ),
     "faster_rcnn": Kind(
         make=faster_rcnn,

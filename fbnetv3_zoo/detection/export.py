@@ -1,7 +1,8 @@
-"""Writes a whole detector to ONNX or OpenVINO, if it finds the same as PyTorch.
+"""Writes a whole detector to a file, if it finds the same as PyTorch.
 
-The graph takes uint8 pixels (height, width, 3) of any size and gives boxes in these pixels, labels
-and scores: resizing, normalisation and non-maximum suppression are inside.
+A graph of ONNX or OpenVINO takes uint8 pixels (height, width, 3) of any size and gives boxes in
+these pixels, labels and scores: resizing, normalisation and non-maximum suppression are inside.
+Those of ExecuTorch and LiteRT have fixed shapes, see `outside` and `fixed`.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ from torch import Tensor, nn
 
 from fbnetv3._internal.files import replacing, sha256_of
 from fbnetv3.deploy.export import quiet
+from fbnetv3.deploy.runtimes import runtime_of
 from fbnetv3.images.labels import example_photos
 from fbnetv3.images.reader import open_image
 
 from .detections import Agreement, Detections, agreement
 from .detectors import DETECTORS, BuiltDetector, TorchDetector
 from .exported import INPUT, OUTPUTS, SUFFIXES, ExportedDetector, metadata_of
+from .fixed import FIXED, FixedGraph, check_fixed, outside_of
 
 OPSET = 18
 # Of all boxes; a score at the threshold, or an overlap at that of the suppression, may round
@@ -64,7 +67,7 @@ class ExportedFile:
 
 
 def export_detector(built: BuiltDetector, path: str | Path) -> ExportedFile:
-    """Writes a detector as ONNX, or as OpenVINO's format if the path ends in .xml.
+    """Writes a detector as ONNX, or for OpenVINO (.xml), ExecuTorch (.pte) or LiteRT (.tflite).
 
     Args:
         built: the detector; it is not changed.
@@ -73,11 +76,16 @@ def export_detector(built: BuiltDetector, path: str | Path) -> ExportedFile:
     Raises:
         ValueError: the path cannot be written, the file finds other boxes than PyTorch, or the
             detector finds nothing at any threshold; nothing is written then.
-        ImportError: OpenVINO is not installed.
+        ImportError: what writes such files is not installed.
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
-        raise ValueError(f"output is {path}; expected a name that ends in {' or '.join(SUFFIXES)}")
+        *others, last = SUFFIXES
+        raise ValueError(
+            f"output is {path}; expected a name that ends in {', '.join(others)} or {last}"
+        )
+    check_fixed(built.config.detector, path)
+    runtime_of(path).need_writer()
     module = copy.deepcopy(built.module).cpu().float().eval()
     config = built.config.to_dict()
     attribute = DETECTORS[built.config.detector].threshold
@@ -85,25 +93,45 @@ def export_detector(built: BuiltDetector, path: str | Path) -> ExportedFile:
     images = _images()
     lowered, expected = _compared_threshold(BuiltDetector(module, built.config), own, images)
     with replacing(path) as part, tempfile.TemporaryDirectory() as folder:
-        # Only the constant of the threshold differs in the file that is compared.
-        compared = Path(folder) / f"compared{path.suffix}"
-        _set_threshold(module, attribute, lowered)
-        _write(module, compared, metadata_of(config, {}))
-        run = ExportedDetector(compared, num_threads=1).run
-        pairs = [(truth, run(image)) for truth, image in zip(expected, images, strict=True)]
-        found = agreement(pairs)
-        if found.share < MIN_SHARE:
-            raise ValueError(
-                f"{100 * (1 - found.share):.1f} % of {found.num_boxes} boxes differ from "
-                f"PyTorch's; expected at most {100 * (1 - MIN_SHARE):.0f} %. Nothing was written"
-            )
-        _set_threshold(module, attribute, own)
-        parity = {**dataclasses.asdict(found), "threshold": lowered}
-        _write(module, part, metadata_of(config, parity))
-        _check_kept(run(images[0]).above(own), part, images[0])
+        if path.suffix in FIXED:
+            # The threshold is outside the graph; the metadata are fixed before the comparison.
+            _set_threshold(module, attribute, own)
+            _write_fixed(module, part, metadata_of(config, {}, outside_of(module)))
+            detector = ExportedDetector(part, num_threads=1)
+            detector.outside = dataclasses.replace(outside_of(module), score_threshold=lowered)
+            found = _compared(expected, images, detector)
+        else:
+            # Only the constant of the threshold differs in the file that is compared.
+            _set_threshold(module, attribute, lowered)
+            compared = Path(folder) / f"compared{path.suffix}"
+            _write(module, compared, metadata_of(config, {}))
+            detector = ExportedDetector(compared, num_threads=1)
+            found = _compared(expected, images, detector)
+            _set_threshold(module, attribute, own)
+            parity = {**dataclasses.asdict(found), "threshold": lowered}
+            _write(module, part, metadata_of(config, parity))
+            _check_kept(detector.run(images[0]).above(own), part, images[0])
     files = [path, path.with_suffix(".bin")] if path.suffix == ".xml" else [path]
     size = sum(file.stat().st_size for file in files)
     return ExportedFile(path, sha256_of(path), size, found, lowered)
+
+
+def _compared(
+    expected: list[Detections], images: list[NDArray[np.uint8]], detector: ExportedDetector
+) -> Agreement:
+    """Returns how far a file finds the same as PyTorch.
+
+    Raises:
+        ValueError: too little.
+    """
+    pairs = [(truth, detector.run(image)) for truth, image in zip(expected, images, strict=True)]
+    found = agreement(pairs)
+    if found.share < MIN_SHARE:
+        raise ValueError(
+            f"{100 * (1 - found.share):.1f} % of {found.num_boxes} boxes differ from PyTorch's; "
+            f"expected at most {100 * (1 - MIN_SHARE):.0f} %. Nothing was written"
+        )
+    return found
 
 
 def _compared_threshold(
@@ -152,17 +180,24 @@ class _Pixels(nn.Module):
 
 def _write(module: nn.Module, path: Path, metadata: dict[str, str]) -> None:
     if path.suffix == ".onnx":
-        _write_onnx(module, path, metadata)
+        write_onnx(module, path, metadata)
         return
     from fbnetv3.deploy.runtimes import openvino
 
     with tempfile.TemporaryDirectory() as folder:
         onnx_path = Path(folder) / "detector.onnx"
-        _write_onnx(module, onnx_path, metadata)
+        write_onnx(module, onnx_path, metadata)
         openvino.write_ir(onnx_path, path, metadata)
 
 
-def _write_onnx(module: nn.Module, path: Path, metadata: dict[str, str]) -> None:
+def write_onnx(module: nn.Module, path: Path, metadata: dict[str, str]) -> None:
+    """Writes a torchvision detector as ONNX, unchecked.
+
+    Args:
+        module: in evaluation mode.
+        path: the `.onnx` file.
+        metadata: string pairs.
+    """
     import onnx
 
     example = torch.zeros(_EXAMPLE, dtype=torch.uint8)
@@ -171,7 +206,7 @@ def _write_onnx(module: nn.Module, path: Path, metadata: dict[str, str]) -> None
     with quiet():
         # torch's newer exporter captures one path by `torch.export`, which torchvision's detectors
         # end: `batched_nms` chooses its way by the number of boxes (torch 2.15: "Could not guard on
-        # data-dependent expression"). Runtimes that begin with it, as ExecuTorch, have none either.
+        # data-dependent expression"). Runtimes that begin with it have that outside, see `fixed`.
         torch.onnx.export(
             _Pixels(module).eval(),
             (example,),
@@ -187,6 +222,12 @@ def _write_onnx(module: nn.Module, path: Path, metadata: dict[str, str]) -> None
     onnx.helper.set_model_props(proto, metadata)
     path.write_bytes(proto.SerializeToString(deterministic=True))
     onnx.checker.check_model(str(path))
+
+
+def _write_fixed(module: nn.Module, path: Path, metadata: dict[str, str]) -> None:
+    runtime: Any = runtime_of(path).file
+    graph = FixedGraph(module).eval()
+    runtime.write(graph, (torch.zeros(1, 3, *graph.size),), path, metadata)
 
 
 def _check_kept(expected: Detections, part: Path, image: NDArray[np.uint8]) -> None:

@@ -1,33 +1,45 @@
-"""Detectors in exported files, without torch: ONNX in onnxruntime, and OpenVINO's own format."""
+"""Detectors in exported files, run by the runtime of their format.
+
+ExecuTorch needs torch for it, the others do not.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fbnetv3._internal.json_record import read_json
 from fbnetv3.deploy.artefact import PREFIX
+from fbnetv3.deploy.runtimes import ONNX, runtime_of
 from fbnetv3.hub.license_policy import check_terms
 from fbnetv3.images.reader import ImageSource, open_image
 
 from .detections import Detections
+from .outside import Outside
+
+if TYPE_CHECKING:
+    from fbnetv3.deploy.runtimes.protocol import SessionOfAll
 
 SCHEMA = "fbnetv3-detector-file/1"
 INPUT, OUTPUTS = "image", ("boxes", "labels", "scores")
-SUFFIXES = (".onnx", ".xml")
+# The first two hold the whole detector; see `outside` for the others.
+SUFFIXES = (".onnx", ".xml", ".pte", ".tflite")
 
 
-def metadata_of(config: Mapping[str, Any], parity: Mapping[str, Any]) -> dict[str, str]:
+def metadata_of(
+    config: Mapping[str, Any], parity: Mapping[str, Any], outside: Outside | None = None
+) -> dict[str, str]:
     """Returns the string pairs of a file.
 
     Args:
         config: a `DetectorConfig` as plain JSON types.
-        parity: figures of the comparison with PyTorch.
+        parity: figures of the comparison with PyTorch, where they are known.
+        outside: what is outside the graph; None if nothing is.
     """
     fields = {
         "schema": SCHEMA,
@@ -38,16 +50,19 @@ def metadata_of(config: Mapping[str, Any], parity: Mapping[str, Any]) -> dict[st
         "detector": json.dumps(config, sort_keys=True),
         "parity": json.dumps(parity, sort_keys=True),
     }
+    if outside is not None:
+        fields["outside"] = json.dumps(outside.to_dict(), sort_keys=True)
     return {PREFIX + key: value for key, value in fields.items()}
 
 
 class ExportedDetector:
-    """A `Detector` in a file that `fbnetv3 detect export` wrote, run without torch; thread-safe.
+    """A `Detector` in a file that `fbnetv3 detect export` wrote; thread-safe.
 
-    The file holds everything from the image's pixels to the boxes after non-maximum suppression.
+    An `.onnx` or `.xml` file holds everything from the image's pixels to the boxes after
+    non-maximum suppression. Of the others, `outside` has what is done here instead.
 
     Args:
-        path: an `.onnx` file, or an `.xml` with its `.bin` beside it.
+        path: an `.onnx`, `.pte` or `.tflite` file, or an `.xml` with its `.bin` beside it.
         num_threads: number of inference threads; default: the runtime's.
         license: "commercial" refuses a file whose weights forbid commercial use; None reads
             FBNETV3_LICENSE.
@@ -69,7 +84,10 @@ class ExportedDetector:
     ) -> None:
         self.path = Path(path)
         if self.path.suffix not in SUFFIXES:
-            raise ValueError(f"{path} is no detector's file; expected {' or '.join(SUFFIXES)}")
+            *others, last = SUFFIXES
+            raise ValueError(
+                f"{path} is no detector's file; expected {', '.join(others)} or {last}"
+            )
         if not self.path.is_file():
             raise FileNotFoundError(f"no {path}; write it with `fbnetv3 detect export`")
         self._session = _opened(self.path, num_threads, providers)
@@ -80,6 +98,11 @@ class ExportedDetector:
             )
         names = read_json(found[PREFIX + "labels"], f"{path}: labels")
         self.class_names: tuple[str, ...] = tuple(map(str, names))
+        self.outside: Outside | None = None
+        if PREFIX + "outside" in found:
+            where = f"{path}: outside"
+            fields = read_json(found[PREFIX + "outside"], where)
+            self.outside = Outside.from_dict(fields, where=where)
         self.license = found.get(PREFIX + "license", "")
         if found.get(PREFIX + "weights"):
             check_terms(str(path), self.license, license)
@@ -95,8 +118,11 @@ class ExportedDetector:
 
     def run(self, pixels: NDArray[np.uint8]) -> Detections:
         """Returns the objects in an upright RGB image (H, W, 3)."""
-        found = self._session.run_named(pixels)
-        boxes, labels, scores = (found[name] for name in OUTPUTS)
+        if self.outside is None:
+            boxes, labels, scores = self._session.run_all(pixels)
+        else:
+            of_anchors = self._session.run_all(self.outside.square(pixels))
+            boxes, labels, scores = self.outside.found(*of_anchors, *pixels.shape[:2])
         return Detections(
             boxes.reshape(-1, 4).astype(np.float32),
             labels.astype(np.int64),
@@ -117,13 +143,11 @@ class OnnxDetector(ExportedDetector):
         super().__init__(path, **options)
 
 
-def _opened(path: Path, threads: int | None, providers: Sequence[str] | None) -> Any:
-    if path.suffix == ".onnx":
-        from fbnetv3.deploy.runtimes import onnxruntime
-
-        return onnxruntime.open_session(path, threads=threads, providers=providers)
-    if providers is not None:
-        raise ValueError(f"providers are onnxruntime's; {path} is run by OpenVINO")
-    from fbnetv3.deploy.runtimes import openvino
-
-    return openvino.open_session(path, threads=threads)
+def _opened(path: Path, threads: int | None, providers: Sequence[str] | None) -> SessionOfAll:
+    runtime = runtime_of(path)
+    options: dict[str, Any] = {"threads": threads}
+    if runtime is ONNX:
+        options["providers"] = providers
+    elif providers is not None:
+        raise ValueError(f"providers are onnxruntime's; {path} is run by {runtime.name}")
+    return cast("SessionOfAll", runtime.open(path, **options))

@@ -160,7 +160,10 @@ def _check(
     if source.suffix != ".onnx":
         raise ValueError(f"{source} is no ONNX file; quantize a detector that ends in .onnx")
     if path.suffix not in (".onnx", ".xml"):
-        raise ValueError(f"output is {path}; expected a name that ends in .onnx or .xml")
+        raise ValueError(
+            f"output is {path}; expected a name that ends in .onnx or .xml, the formats of int8 "
+            "detectors"
+        )
     if path.exists() and source.exists() and path.samefile(source):
         raise ValueError(f"output is {path}, the file to quantize; give another name")
     if method not in METHODS:

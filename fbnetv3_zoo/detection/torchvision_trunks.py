@@ -24,7 +24,9 @@ _MOBILE_LAYERS = 6
 
 
 def known_trunks(detector: str) -> tuple[str, ...]:
-    """Returns the names of torchvision's backbones that a detector of ours can have."""
+    """Returns the names of torchvision's backbones that a detector of ours can have, if any."""
+    if detector == "faster_rcnn_320_lite":
+        return ()
     if detector == "ssdlite":
         return (_MOBILE,)
     patterns = ("resnet*", "resnext*", "wide_resnet*")
@@ -60,6 +62,11 @@ def with_torchvision_trunk(
     """
     plain = name.removeprefix(TORCHVISION)
     known = known_trunks(detector)
+    if not known:
+        raise ValueError(
+            f"{detector} is for our backbones, not {name!r}; give another --detector, such as "
+            "faster_rcnn_320"
+        )
     if plain not in known:
         raise ValueError(
             f"{detector} has no backbone {name!r}; expected "

@@ -110,7 +110,8 @@ def checked(annotated: Annotated, *, masks: bool) -> tuple[Annotated, tuple[str,
     known = {category["id"] for category in content["categories"]}
     items, flat, without_area = [], [], 0
     seen, twice = set(), []
-    for number, item in enumerate(content["annotations"], start=1):
+    for number, given_item in enumerate(content["annotations"], start=1):
+        item = _with_box(given_item)
         what = _check_annotation(path, item, names, known)
         width, height = item["bbox"][2:]
         if min(width, height) <= 0:
@@ -126,6 +127,11 @@ def checked(annotated: Annotated, *, masks: bool) -> tuple[Annotated, tuple[str,
         given = {key: value for key, value in item.items() if key != "area" or value is not None}
         without_area += "area" not in given
         items.append({"iscrowd": 0, "area": width * height, **given, "id": number})
+    if items and all(0 <= side <= 1 for item in items for side in item["bbox"]):
+        raise ValueError(
+            f"{path}: no `bbox` has a number above 1; expected [x, y, width, height] in pixels, "
+            "not shares of the image"
+        )
     remarks = [
         f"{path}: {len(found)} boxes {why} are left out, such as {found[0]}"
         for found, why in ((flat, "without width or height"), (twice, "that stand twice"))
@@ -134,6 +140,27 @@ def checked(annotated: Annotated, *, masks: bool) -> tuple[Annotated, tuple[str,
     if without_area:
         remarks.append(f"{path}: {without_area} annotations have no `area`; their boxes' are taken")
     return Annotated(path, {**content, "annotations": items}, annotated.folder), tuple(remarks)
+
+
+def _with_box(item: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Returns the annotation, with the box of its outline where it has no other."""
+    if item.get("bbox") is not None:
+        return item
+    outline = item.get("segmentation")
+    if isinstance(outline, list) and outline and all(map(_is_polygon, outline)):
+        points = [value for polygon in outline for value in polygon]
+        (left, top), (right, bottom) = (
+            (end(points[0::2]), end(points[1::2])) for end in (min, max)
+        )
+        return {**item, "bbox": [left, top, right - left, bottom - top]}
+    size = outline.get("size") if isinstance(outline, Mapping) else None
+    if isinstance(size, list) and len(size) == 2 and all(map(_is_number_of_64_bits, size)):
+        from pycocotools import mask
+
+        counts = outline.get("counts")
+        runs = mask.frPyObjects(outline, *size) if isinstance(counts, list) else outline
+        return {**item, "bbox": [float(side) for side in mask.toBbox(runs)]}
+    return item
 
 
 def _check_annotation(

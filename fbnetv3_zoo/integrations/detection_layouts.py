@@ -2,15 +2,17 @@
 
 - COCO: `annotations/instances_train.json` (also `..._train2017.json`) with the images in `train/`,
   `train2017/`, `images/train/` or `images/`; `annotations.json` with `images/`;
-  `train/_annotations.coco.json` beside the images; or a JSON file itself.
-- YOLO: `data.yaml` and text files in `labels/`; see `yolo_folder`.
+  `train/_annotations.coco.json` beside the images; a JSON file itself; or, where there is none of
+  the following, JSON files beside `images/` or `data/` (Label Studio's `result.json`, FiftyOne's
+  `labels.json`).
+- YOLO: `data.yaml` or `classes.txt`, and text files in `labels/`; see `yolo_folder`.
 - Pascal VOC: `Annotations/*.xml`, `JPEGImages/`, `ImageSets/Main/`; see `voc_folder`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,10 @@ from . import voc_folder, yolo_folder
 from .coco_records import Annotated, read_coco
 
 ANNOTATIONS, IMAGES = "annotations.json", "images"
+_IMAGE_FOLDERS = (IMAGES, "data")
 _EXPECTED = (
     "expected COCO (annotations/instances_train.json, or annotations.json with images/), YOLO "
-    "(data.yaml) or Pascal VOC (Annotations/*.xml)"
+    "(data.yaml or classes.txt) or Pascal VOC (Annotations/*.xml)"
 )
 _SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
@@ -44,7 +47,7 @@ def find_annotations(location: str | Path) -> dict[str, Callable[[], Annotated]]
     if not location.is_dir():
         raise FileNotFoundError(f"no file or folder {location}; {_EXPECTED}")
     found: Mapping[str, Callable[[], Annotated]] = _find_coco(location)
-    for find in (yolo_folder.find, voc_folder.find):
+    for find in (yolo_folder.find, voc_folder.find, _find_json):
         found = found or find(location)
     if not found:
         raise FileNotFoundError(f"{location} has no annotations; {_EXPECTED}")
@@ -82,6 +85,15 @@ def _find_coco(folder: Path) -> dict[str, Callable[[], Annotated]]:
     files = files or sorted((folder / "annotations").glob("*.json"))
     files = files or sorted(folder.glob("*/_annotations.coco.json"))
     files = files or sorted(folder.glob("_annotations.coco.json"))
+    return _by_split(files)
+
+
+def _find_json(folder: Path) -> dict[str, Callable[[], Annotated]]:
+    with_images = any((folder / name).is_dir() for name in _IMAGE_FOLDERS)
+    return _by_split(sorted(folder.glob("*.json")) if with_images else [])
+
+
+def _by_split(files: Sequence[Path]) -> dict[str, Callable[[], Annotated]]:
     found: dict[str, Callable[[], Annotated]] = {}
     named: dict[str, Path] = {}
     for path in files:
@@ -117,7 +129,7 @@ def _image_folder(path: Path, content: Mapping[str, Any]) -> Path:
     subset = _subset(path)
     splits = dict.fromkeys([subset, split_named(subset), "valid" if "val" in subset else ""])
     tried = [root / IMAGES / name for name in splits if name]
-    tried += [root / name for name in splits if name] + [root / IMAGES, root]
+    tried += [root / name for name in (*filter(None, splits), *_IMAGE_FOLDERS)] + [root]
     if not content["images"]:
         return root / IMAGES
     names = [image["file_name"] for image in content["images"]]

@@ -1,9 +1,10 @@
 """Reads Pascal VOC's XML files as COCO records.
 
 The files are in `Annotations/` with the images in `JPEGImages/` and the splits in
-`ImageSets/Main/`, in `annotations/` with `images/`, or beside the images, for instance in `train/`
-and `valid/`. Corners count pixels from 1 and include the last one, as in VOC. Objects marked
-`difficult` become crowds, which neither count as missed nor as false alarms and are not trained on.
+`ImageSets/Main/`, in `annotations/` or `labels/` with `images/`, or beside the images, for instance
+in `train/` and `valid/`; folders inside them are the same on both sides. Corners count pixels from
+1 and include the last one, as in VOC. Objects marked `difficult` become crowds, which neither count
+as missed nor as false alarms and are not trained on.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from fbnetv3.images.reader import upright_size
 
 from .coco_records import Annotated
 
+_FOLDERS = ("Annotations", "annotations", "labels")
 _SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
 
@@ -32,8 +34,9 @@ def find(folder: Path) -> dict[str, Callable[[], Annotated]]:
     ]
     if len(nested) == 1:
         folder = nested[0]
-    files = sorted((folder / "Annotations").glob("*.xml"))
-    files = files or sorted((folder / "annotations").glob("*.xml"))
+    files: list[Path] = []
+    for name in _FOLDERS:
+        files = files or sorted((folder / name).rglob("*.xml"))
     parts = _splits_by_list(folder, files) if files else _splits_by_folder(folder)
     if not parts and not files:
         files = sorted(folder.glob("*.xml"))
@@ -43,7 +46,7 @@ def find(folder: Path) -> dict[str, Callable[[], Annotated]]:
 
 
 def _splits_by_list(folder: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
-    by_stem = {path.stem: path for path in files}
+    by_stem = {_stem(folder, path): path for path in files}
     parts: dict[str, list[Path]] = {}
     for split in _SPLITS:
         listed = folder / "ImageSets" / "Main" / f"{split}.txt"
@@ -57,6 +60,11 @@ def _splits_by_list(folder: Path, files: Sequence[Path]) -> dict[str, list[Path]
             )
         parts[split] = [by_stem[stem] for stem in stems]
     return parts
+
+
+def _stem(folder: Path, path: Path) -> str:
+    """Returns the name of a file in the lists: with the folders inside `Annotations/`."""
+    return Path(*path.relative_to(folder).parts[1:]).with_suffix("").as_posix()
 
 
 def _splits_by_folder(folder: Path) -> dict[str, list[Path]]:
@@ -97,7 +105,7 @@ def _read(folder: Path, files: Sequence[Path], every: Sequence[Path]) -> Annotat
     annotations: list[dict[str, Any]] = []
     for number, path in enumerate(files, start=1):
         root = _parsed(path)
-        image = _image_of(path, root.findtext("filename") or "")
+        image = _image_of(folder, path, root.findtext("filename") or "")
         width, height = upright_size(image)
         size = {side: _number(path, root, f"size/{side}", 0) for side in ("width", "height")}
         images.append(
@@ -123,15 +131,21 @@ def _read(folder: Path, files: Sequence[Path], every: Sequence[Path]) -> Annotat
     )
 
 
-def _image_of(path: Path, name: str) -> Path:
-    folders = [path.parent, path.parent.parent / "JPEGImages", path.parent.parent / "images"]
+def _image_of(folder: Path, path: Path, name: str) -> Path:
+    inside = Path(*path.relative_to(folder).parts[1:]).parent
+    folders = [path.parent]
+    for images in ("JPEGImages", "images"):
+        # The second is of a name that has the inner folders itself.
+        folders += [folder / images / inside, folder / images]
+        folders.append(path.parent.parent / images)
     names = [name] if name else []
     names += [path.stem + suffix for suffix in sorted(SUFFIXES)]
     for candidate in (folder / one for folder in folders for one in names):
         if candidate.is_file():
             return candidate
     raise FileNotFoundError(
-        f"{path}: image {name or path.stem!r} is in none of {', '.join(map(str, folders))}"
+        f"{path}: image {name or path.stem!r} is in none of "
+        f"{', '.join(map(str, dict.fromkeys(folders)))}"
     )
 
 

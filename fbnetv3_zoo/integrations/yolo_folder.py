@@ -1,9 +1,10 @@
 """Reads YOLO's text files as COCO records.
 
-`data.yaml` names the classes and the folders (or lists) of images; the boxes of
-`.../images/a.jpg` are in `.../labels/a.txt`, a line each: class, then center, width and height as
-shares of the upright image. Lines of polygons give their bounding boxes and outlines. An image
-without a text file, or with an empty one, has no boxes.
+`data.yaml` names the classes and the folders (or lists) of images; `classes.txt` (LabelImg, Label
+Studio) or `obj.names` (CVAT) has a class a line, and all images of the folder belong to it. The
+boxes of `.../images/a.jpg` are in `.../labels/a.txt`, those of other images beside them, a line
+each: class, then center, width and height as shares of the upright image. Lines of polygons give
+their bounding boxes and outlines. An image without a text file, or with an empty one, has no boxes.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from fbnetv3.images.reader import upright_size
 
 from .coco_records import Annotated
 
-_SPLITS = ("train", "val", "test")
+# Name of a split -> its names in `data.yaml`.
+_SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+# Files with a class a line -> the folder of the images, from theirs.
+_LISTS = {"classes.txt": ".", "obj.names": ".", "labels/classes.txt": ".."}
 # By so much exporters' shares may lie outside of 0 to 1.
 _ROUNDING = 1e-3
 
@@ -41,15 +45,22 @@ def find(location: Path) -> dict[str, Callable[[], Annotated]]:
             continue
         names = _names(path, content["names"])
         found: dict[str, Callable[[], Annotated]] = {
-            split: partial(_read, path, names, content, split)
-            for split in _SPLITS
-            if content.get(split)
+            split: partial(_read, path, names, content, word)
+            for split, words in _SPLITS.items()
+            for word in words
+            if content.get(word)
         }
         if not found:
             raise ValueError(f"{path} has none of {', '.join(_SPLITS)}; expected folders of images")
         return found
     if location.is_file():
         raise ValueError(f"{location} has no `names`; expected YOLO's data.yaml")
+    for name, images in _LISTS.items():
+        path = location / name
+        if path.is_file():
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            given = _names(path, [line.strip() for line in lines if line.strip()])
+            return {"": partial(_read, path, given, {"images": images}, "images")}
     return {}
 
 
@@ -108,9 +119,10 @@ def _images(path: Path, content: dict[str, Any], split: str) -> list[Path]:
     root = path.parent / str(content.get("path") or "")
     found: list[Path] = []
     for entry in given if isinstance(given, list) else [given]:
-        # Exporters write "../train/images", which is meant from the file's own folder.
-        tried = [root / str(entry), path.parent / str(entry)]
-        tried.append(path.parent / str(entry).removeprefix("../"))
+        # Exporters write "../train/images", which is meant from the file's own folder, and on
+        # Windows with its separators.
+        plain = str(entry).replace("\\", "/")
+        tried = [root / plain, path.parent / plain, path.parent / plain.removeprefix("../")]
         place = next((one for one in tried if one.exists()), None)
         if place is None:
             raise FileNotFoundError(
@@ -121,7 +133,9 @@ def _images(path: Path, content: dict[str, Any], split: str) -> list[Path]:
             found += sorted(p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES)
         else:
             lines = place.read_text().splitlines()
-            found += [place.parent / line.strip() for line in lines if line.strip()]
+            found += [
+                place.parent / line.strip().replace("\\", "/") for line in lines if line.strip()
+            ]
     return [image.absolute() for image in found]
 
 

@@ -108,11 +108,15 @@ def test_detectors_of_a_group_are_timed_in_turns(
     given = ["--threads", "1", "--min-runs", "1", "--seconds", "1", "--out", str(out)]
     script.main(given)
     script.main(given)
-    rows = {row["detector"]: row for row in map(json.loads, out.read_text().splitlines())}
-    assert list(rows) == ["two stages", "one"]
-    assert rows["one"]["num_regions"] is None
-    assert 1 < rows["two stages"]["num_regions"] <= 1000
-    assert all(row["latency"]["num_runs"] >= 1 and row["macs"] > 1e6 for row in rows.values())
+    del group["two stages"]
+    script.main([*given, "--runtime", "onnxruntime"])
+    both, one, exported = map(json.loads, out.read_text().splitlines())
+    assert [row["detector"] for row in (both, one, exported)] == ["two stages", "one", "one"]
+    assert [row["runtime"] for row in (one, exported)] == ["torch", "onnxruntime"]
+    assert one["num_regions"] is None
+    assert 1 < both["num_regions"] <= 1000
+    assert exported["macs"] == one["macs"] > 1e6
+    assert all(row["latency"]["num_runs"] >= 1 for row in (both, one, exported))
 
 
 def test_groups_have_our_trunk_and_torchvisions_own() -> None:

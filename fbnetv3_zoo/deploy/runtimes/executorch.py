@@ -26,6 +26,8 @@ from ..parity import Parity, Run
 from .protocol import TensorInfo, check_threads
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from fbnetv3.models.model import FBNetV3
 
 _METADATA = "fbnetv3_metadata"
@@ -81,11 +83,15 @@ class ExecuTorchSession:
 
     def run(self, batch: NDArray[Any]) -> NDArray[Any]:
         """Returns the logits of a batch in the graph's input layout."""
+        return self.run_all(batch)[0]
+
+    def run_all(self, batch: NDArray[Any]) -> list[NDArray[Any]]:
+        """Returns all outputs, in the order of `outputs`."""
         run = self.bind(batch)
         with self._lock:
             try:
-                # Copy: the result is in the program's memory.
-                return np.array(run()[0].numpy())
+                # Copies: the results are in the program's memory.
+                return [np.array(found.numpy()) for found in run()]
             except RuntimeError as error:
                 raise ValueError(
                     f"{self._path} cannot be run on an input of shape {batch.shape}: "
@@ -157,8 +163,6 @@ def export(
     """
     need("executorch")
     import torch
-    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
-    from executorch.exir import to_edge_transform_and_lower
 
     from ..describe import describe
     from ..export_graph import inference_graph
@@ -177,17 +181,38 @@ def export(
 
         def build(model: FBNetV3) -> Run:
             example = (torch.zeros(batch_size, model.in_chans, size, size),)
-            program = torch.export.export(inference_graph(model, artefact), example)
-            lowered = to_edge_transform_and_lower(
-                program,
-                partitioner=[XnnpackPartitioner()],
-                # Fixed before the comparison, so that the metadata lack its figures.
-                constant_methods={_METADATA: json.dumps(artefact.to_metadata())},
-            )
-            part.write_bytes(lowered.to_executorch().buffer)
+            # Fixed before the comparison, so that the metadata lack its figures.
+            write(inference_graph(model, artefact), example, part, artefact.to_metadata())
             return open_session(part).run
 
         return proved(build, model, artefact)
+
+
+def write(
+    module: nn.Module, example: tuple[Tensor, ...], path: Path, metadata: Mapping[str, str]
+) -> None:
+    """Writes a module as a program for XNNPACK, unchecked.
+
+    Args:
+        module: in evaluation mode.
+        example: what it takes; all shapes are those of these.
+        path: the `.pte` file.
+        metadata: string pairs.
+
+    Raises:
+        ImportError: ExecuTorch is not installed.
+    """
+    need("executorch")
+    import torch
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+    from executorch.exir import to_edge_transform_and_lower
+
+    lowered = to_edge_transform_and_lower(
+        torch.export.export(module, example),
+        partitioner=[XnnpackPartitioner()],
+        constant_methods={_METADATA: json.dumps(dict(metadata))},
+    )
+    path.write_bytes(lowered.to_executorch().buffer)
 
 
 def _info(name: str, meta: Any) -> TensorInfo:

@@ -38,7 +38,7 @@ from fbnetv3._internal.processors import available_cpus
 from fbnetv3.images.preprocess import Preprocess
 from fbnetv3.images.reader import ImageSource
 
-from ..artefact import INPUT, OUTPUT, Artefact
+from ..artefact import INPUT, OUTPUT, PREFIX, Artefact
 from ..backend import ExportedBackend
 from ..forks import Reopened
 from ..parity import Parity, Run
@@ -46,6 +46,8 @@ from ..quantize_score import Evaluator, Int8Result, over_budget
 from .protocol import TensorInfo, check_threads
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from fbnetv3.models.model import FBNetV3
 
 _CARD, _LABELS = "fbnetv3.json", "labels.txt"
@@ -132,6 +134,13 @@ class LiteRtSession:
         """Returns the logits of a batch in the graph's input layout."""
         with self._opened.get().taken() as interpreter:
             return np.array(self._bound(interpreter, batch)())
+
+    def run_all(self, batch: NDArray[Any]) -> list[NDArray[Any]]:
+        """Returns all outputs, in the order of `outputs`."""
+        with self._opened.get().taken() as interpreter:
+            self._bound(interpreter, batch)()
+            indices = [detail["index"] for detail in interpreter.get_output_details()]
+            return [np.array(interpreter.get_tensor(index)) for index in indices]
 
     def bind(self, batch: NDArray[Any]) -> Callable[[], Any]:
         """Returns a function that runs the graph on this batch."""
@@ -243,13 +252,8 @@ def export(
         written: list[bytes] = []
 
         def build(model: FBNetV3) -> Run:
-            import litert_torch
-
             example = (torch.zeros(artefact.batch_size or 1, model.in_chans, size, size),)
-            with _quiet():
-                converted = litert_torch.convert(inference_graph(model, artefact), example)
-                converted.export(str(part))
-            written[:] = [part.read_bytes()]
+            written[:] = [_converted(inference_graph(model, artefact), example, part)]
             _write(part, written[0], artefact)
             return open_session(part, threads=1).run
 
@@ -257,6 +261,34 @@ def export(
         _write(part, written[0], dataclasses.replace(artefact, parity=parity.to_dict()))
         open_session(part, threads=1)
     return parity
+
+
+def write(
+    module: nn.Module, example: tuple[Tensor, ...], path: Path, metadata: Mapping[str, str]
+) -> None:
+    """Writes a module as a LiteRT file, unchecked.
+
+    Args:
+        module: in evaluation mode.
+        example: what it takes; all shapes are those of these.
+        path: the `.tflite` file.
+        metadata: string pairs; `fbnetv3.labels` has the class names as JSON.
+
+    Raises:
+        ImportError: litert-torch is not installed.
+    """
+    need_writer()
+    labels = read_json(metadata[PREFIX + "labels"], "labels")
+    _write_pairs(path, _converted(module, example, path), metadata, labels)
+
+
+def _converted(module: nn.Module, example: tuple[Tensor, ...], path: Path) -> bytes:
+    """Returns a module as LiteRT's bytes, which are at `path` then."""
+    import litert_torch
+
+    with _quiet():
+        litert_torch.convert(module, example).export(str(path))
+    return path.read_bytes()
 
 
 def quantize(
@@ -334,9 +366,16 @@ def _quantized(model: bytes, fed: Sequence[NDArray[Any]], recipe_name: str) -> b
 
 
 def _write(path: Path, model: bytes, artefact: Artefact) -> None:
+    """Writes a classifier with its archive."""
+    _write_pairs(path, model, artefact.to_metadata(), artefact.class_names)
+
+
+def _write_pairs(
+    path: Path, model: bytes, metadata: Mapping[str, str], labels: Sequence[str]
+) -> None:
     """Writes a model with its archive."""
     card = {
-        "metadata": artefact.to_metadata(),
+        "metadata": dict(metadata),
         "num_bytes": len(model),
         "sha256": hashlib.sha256(model).hexdigest(),
     }
@@ -344,7 +383,7 @@ def _write(path: Path, model: bytes, artefact: Artefact) -> None:
     with zipfile.ZipFile(path, "a", zipfile.ZIP_STORED) as archive:
         for name, text in (
             (_CARD, json.dumps(card, sort_keys=True, indent=1)),
-            (_LABELS, "".join(f"{label}\n" for label in artefact.class_names)),
+            (_LABELS, "".join(f"{label}\n" for label in labels)),
         ):
             # A `ZipInfo` is of 1980 unless told otherwise, so that the bytes repeat.
             archive.writestr(zipfile.ZipInfo(name), text)

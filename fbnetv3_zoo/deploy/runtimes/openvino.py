@@ -72,8 +72,8 @@ class OpenVinoSession:
                 f"{one_line(str(error))}"
             ) from error
 
-    def run_named(self, batch: NDArray[Any]) -> dict[str, NDArray[Any]]:
-        """Returns all outputs by name."""
+    def run_all(self, batch: NDArray[Any]) -> list[NDArray[Any]]:
+        """Returns all outputs, in the order of `outputs`."""
         try:
             found = self._request().infer({0: batch})
         except RuntimeError as error:
@@ -81,7 +81,7 @@ class OpenVinoSession:
                 f"{self._path} cannot be run on an input of shape {batch.shape}: "
                 f"{one_line(str(error))}"
             ) from error
-        return {info.name: np.array(found[n]) for n, info in enumerate(self.outputs)}
+        return [np.array(found[n]) for n in range(len(self.outputs))]
 
     def bind(self, batch: NDArray[Any]) -> Callable[[], object]:
         """Returns a function that runs the graph on this batch."""

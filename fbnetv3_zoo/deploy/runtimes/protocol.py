@@ -61,6 +61,17 @@ class Session(Protocol):
         """
 
 
+class SessionOfAll(Session, Protocol):
+    """A session of a runtime that also runs graphs with several outputs, as detectors have."""
+
+    def run_all(self, batch: NDArray[Any]) -> list[NDArray[Any]]:
+        """Returns all outputs, in the order of `outputs`; thread-safe.
+
+        Raises:
+            ValueError: the graph does not accept the batch.
+        """
+
+
 class RuntimeFile(Protocol):
     """The module of a runtime.
 

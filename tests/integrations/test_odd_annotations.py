@@ -1,0 +1,215 @@
+"""What annotation tools write beside the published layouts: the same boxes, or one clear line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pycocotools import mask
+
+from fbnetv3.integrations.coco_folder import CocoFolder
+from fbnetv3.integrations.detection_layouts import find_annotations
+from fbnetv3.integrations.drawn_shapes import draw_shapes
+
+SIDE = 64
+Content = dict[str, Any]
+
+
+@pytest.fixture
+def drawn(tmp_path: Path) -> Path:
+    """Two drawn images in COCO's format."""
+    return draw_shapes(tmp_path / "drawn", num_images=2, side=SIDE, rng=np.random.default_rng(1))
+
+
+def changed(drawn: Path, change: Callable[[Content], object]) -> Path:
+    path = drawn / "annotations.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    return drawn
+
+
+def boxes(folder: Path, **options: Any) -> dict[str, list[list[float]]]:
+    """Returns the boxes and labels of each image, by its path in the folder of images."""
+    data = CocoFolder(folder, **options)
+    found = {}
+    for index in range(len(data)):
+        target = data[index][1]
+        rows = torch.cat([target["boxes"], target["labels"][:, None]], 1)
+        found[data.image_path(index).name] = rows.round().tolist()
+    return found
+
+
+def _runs(item: Content, *, packed: bool) -> None:
+    """Gives an annotation run lengths in place of its box."""
+    x, y, width, height = map(round, item.pop("bbox"))
+    pixels = np.zeros((SIDE, SIDE), np.uint8, order="F")
+    pixels[y : y + height, x : x + width] = 1
+    found = mask.encode(pixels)
+    item["segmentation"] = {"size": found["size"], "counts": found["counts"].decode()}
+    if not packed:
+        flat = np.concatenate([[0], pixels.ravel(order="F"), [2]])
+        ends = np.flatnonzero(np.diff(flat))
+        lengths = np.diff(ends, prepend=0).tolist()
+        item["segmentation"]["counts"] = lengths if not flat[1] else [0, *lengths]
+
+
+def _category_ids(content: Content, ids: dict[int, int]) -> None:
+    for category in content["categories"]:
+        category["id"] = ids[category["id"]]
+    for item in content["annotations"]:
+        item["category_id"] = ids[item["category_id"]]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: [_runs(item, packed=True) for item in c["annotations"]],
+        lambda c: [_runs(item, packed=False) for item in c["annotations"]],
+        lambda c: _category_ids(c, {1: 0, 2: 90}),
+    ],
+    ids=["packed run lengths only", "run lengths only", "category 0 and a gap"],
+)
+def test_odd_cocos_are_the_boxes_that_they_mean(
+    drawn: Path, change: Callable[[Content], object]
+) -> None:
+    expected = boxes(drawn)
+    changed(drawn, change)
+    assert boxes(drawn) == expected
+    data = CocoFolder(drawn)
+    perfect = {
+        int(target["image_id"]): {**target, "scores": torch.ones(len(target["labels"]))}
+        for target in (data[n][1] for n in range(len(data)))
+    }
+    assert data.evaluate(perfect).values["AP"] == 1.0
+
+
+def test_a_polygon_without_a_box_gives_its_own(drawn: Path) -> None:
+    def change(content: Content) -> None:
+        item = content["annotations"][0]
+        item.update(bbox=None, segmentation=[[4, 6, 10, 6, 10, 9], [12, 20, 14, 20, 14, 22]])
+
+    data = CocoFolder(changed(drawn, change))
+    assert data.coco.loadAnns(1)[0]["bbox"] == [4, 6, 10, 16]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda c: [item.pop(key) for item in c["annotations"] for key in ("bbox", "segmentation")],
+         r"annotation 1 of image '0001\.png': `bbox` is missing; expected \[x, y, width, height\]"),
+        (lambda c: [item.update(bbox=[side / SIDE for side in item["bbox"]])
+                    for item in c["annotations"]],
+         r"no `bbox` has a number above 1; expected .* in pixels, not shares of the image"),
+        (lambda c: c["images"][0].update(file_name="0001"), r"image '0001': there is no file"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_meant_is_named(
+    drawn: Path, change: Callable[[Content], object], said: str
+) -> None:
+    with pytest.raises((ValueError, FileNotFoundError), match=said):
+        CocoFolder(changed(drawn, change))
+
+
+def test_images_without_an_ending_are_read(drawn: Path) -> None:
+    expected = boxes(drawn)
+    (drawn / "images" / "0001.png").rename(drawn / "images" / "0001")
+    changed(drawn, lambda c: c["images"][0].update(file_name="0001"))
+    assert boxes(drawn) == {"0001": expected["0001.png"], "0002.png": expected["0002.png"]}
+
+
+@pytest.mark.parametrize(("name", "images"), [("result.json", "images"), ("labels.json", "data")])
+def test_a_coco_file_of_any_name_beside_its_images(drawn: Path, name: str, images: str) -> None:
+    expected = boxes(drawn)
+    (drawn / "annotations.json").rename(drawn / name)
+    (drawn / "images").rename(drawn / images)
+    assert list(find_annotations(drawn)) == [""]
+    assert boxes(drawn) == expected
+
+
+def yolo(drawn: Path, images: str, labels: str) -> Path:
+    """Moves the images, and writes the boxes as YOLO's text files."""
+    content = json.loads((drawn / "annotations.json").read_text())
+    folder = drawn.parent / "yolo"
+    (folder / labels).mkdir(parents=True)
+    shutil.copytree(drawn / "images", folder / images, dirs_exist_ok=True)
+    for image in content["images"]:
+        lines = []
+        for item in content["annotations"]:
+            if item["image_id"] == image["id"]:
+                x, y, width, height = (side / SIDE for side in item["bbox"])
+                numbers = (x + width / 2, y + height / 2, width, height)
+                lines.append(" ".join(map(str, (item["category_id"] - 1, *numbers))))
+        path = folder / labels / image["file_name"].replace(".png", ".txt")
+        path.write_text("\n".join(lines))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "names"),
+    [
+        (".", ".", "classes.txt"),
+        ("images", "labels", "classes.txt"),
+        ("images", "labels", "labels/classes.txt"),
+        ("obj_train_data", "obj_train_data", "obj.names"),
+    ],
+    ids=["LabelImg", "Label Studio", "LabelImg in labels", "CVAT"],
+)
+def test_yolo_without_a_yaml(drawn: Path, images: str, labels: str, names: str) -> None:
+    folder = yolo(drawn, images, labels)
+    (folder / names).write_text("box\ndisc\n\n")
+    assert list(find_annotations(folder)) == [""]
+    assert boxes(folder) == boxes(drawn)
+
+
+def test_yamls_with_other_words_and_separators(drawn: Path) -> None:
+    folder = yolo(drawn, "valid/images", "valid/labels")
+    (folder / "data.yaml").write_text(
+        "train: ..\\train\\images\nvalid: ..\\valid\\images\nnc: 2\nnames: {'0': box, '1': disc}\n"
+    )
+    assert list(find_annotations(folder)) == ["train", "val"]
+    assert boxes(folder, split="val") == boxes(drawn)
+    (folder / "list.txt").write_text("valid\\images\\0001.png\nvalid\\images\\0002.png\n")
+    (folder / "data.yaml").write_text("train: list.txt\nnames: [box, disc]\n")
+    assert boxes(folder) == boxes(drawn)
+
+
+def test_percents_of_yolo_are_refused(drawn: Path) -> None:
+    folder = yolo(drawn, "images", "labels")
+    (folder / "classes.txt").write_text("box\ndisc\n")
+    (folder / "labels" / "0001.txt").write_text("0 50 50 12.5 12.5")
+    with pytest.raises(ValueError, match=r"'50 50 12\.5 12\.5'; expected .* from 0 to 1"):
+        CocoFolder(folder)
+
+
+@pytest.mark.parametrize(
+    ("annotations", "images"),
+    [("Annotations", "JPEGImages"), ("annotations", "images"), ("labels", "images")],
+)
+def test_vocs_images_of_one_name_in_two_folders(drawn: Path, annotations: str, images: str) -> None:
+    folder = drawn.parent / "voc"
+    lists = folder / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    (lists / "train.txt").write_text("b/1\n")
+    for number, (part, name) in enumerate((("a", "1.png"), ("b", "b/1.png")), start=1):
+        (folder / annotations / part).mkdir(parents=True)
+        (folder / images / part).mkdir(parents=True)
+        shutil.copy(drawn / "images" / f"000{number}.png", folder / images / part / "1.png")
+        (folder / annotations / part / "1.xml").write_text(
+            f"<annotation><filename>{name}</filename><object><name>disc</name><bndbox><xmin>"
+            f"{number}</xmin><ymin>2</ymin><xmax>9</xmax><ymax>9</ymax></bndbox></object>"
+            "</annotation>"
+        )
+    train = CocoFolder(folder)
+    assert train.image_path(0) == (folder / images / "b" / "1.png").absolute()
+    assert train[0][1]["boxes"].tolist() == [[1, 1, 9, 9]]
+    (lists / "train.txt").unlink()
+    every = CocoFolder(folder)
+    assert [every.image_path(n).parent.name for n in range(2)] == ["a", "b"]
+    assert every[0][1]["boxes"].tolist() == [[0, 1, 9, 9]]
