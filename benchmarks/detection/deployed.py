@@ -7,9 +7,10 @@ r"""Whole detectors in files: parity, average precision and latency per runtime,
 Each RUN is the output folder of `fbnetv3 detect train`, or of `benchmarks.detection.trained`, whose
 `--work` is W here; FOLDER is what they were trained on. It is exported to ONNX and OpenVINO, and an
 SSDlite to ExecuTorch and LiteRT where what writes them is installed, which compares its boxes with
-PyTorch's; it is quantized by training images, and every form is scored on the test split. Then all forms of all detectors take turns on one photo, decoded beforehand, from
-its pixels to boxes. `--size` also measures the latency at another size of images, without scores.
-Under five minutes for two detectors on two cores.
+PyTorch's; it is quantized by training images, and every form is scored on the test split. Then all
+forms of all detectors take turns on one photo, decoded beforehand, from its pixels to boxes.
+`--size` also measures the latency at another size of images, without scores. Ten minutes for two
+detectors on two cores.
 """
 
 from __future__ import annotations
