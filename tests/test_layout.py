@@ -85,6 +85,7 @@ TORCH_FREE = [
     "cli.group",
     "cli.latency",
     "cli.options",
+    "cli.quantize",
     "cli.weights",
     "search.space",
     "search.storage",

@@ -30,9 +30,10 @@ from fbnetv3.models.model import build
 from fbnetv3.search.cost.cost import costs as exact
 from fbnetv3.search.cost.operator_timing import calibrate, measure_operators
 from fbnetv3.search.cost.operators import operators_of
+from fbnetv3.search.nars.acquisition import Acquisition, ExpectedImprovement, Optimism
 from fbnetv3.search.nars.evolution import EvolutionSettings, evolve
 from fbnetv3.search.nars.limit import Limit
-from fbnetv3.search.nars.selection import Optimism, select_batch
+from fbnetv3.search.nars.selection import select_in_turn
 from fbnetv3.search.predictors.protocol import Predictor
 from fbnetv3.search.predictors.registry import make_predictor
 from fbnetv3.search.space.space import Matrix, Space
@@ -161,7 +162,7 @@ def fit(args: argparse.Namespace) -> dict[str, Any]:
         predictor.pretrain(pool, {"macs_paper": costs["macs_paper"], "params": costs["params"]})
         pretrained = time.process_time() - begun
 
-        decide = partial(_decide, predictor, pool, labels, costs["macs_paper"])
+        decide = partial(_decide, predictor, pool, labels)
         seconds = _fastest(decide)
         found[name] = {
             "genes": len(space.genes),
@@ -172,12 +173,17 @@ def fit(args: argparse.Namespace) -> dict[str, Any]:
     return {"labels": 240, "pool": 20_000, "spaces": found}
 
 
-def _decide(predictor: Predictor, pool: Matrix, labels: Any, cost: Any) -> None:
+def _decide(predictor: Predictor, pool: Matrix, labels: Any) -> None:
     predictor.fit(pool[: len(labels)], labels)
     predicted = predictor.predict(pool)
     taken = np.arange(len(pool)) < len(labels)
-    optimism = Optimism(predicted.std)
-    select_batch(predicted.mean, cost, num=20, taken=taken, optimism=optimism)
+    posterior = predictor.posterior(pool)
+    acquisition: Acquisition = Optimism(predicted.mean, predicted.std)
+    if posterior is not None:
+        acquisition = ExpectedImprovement(posterior, posterior.scaled(labels.max(keepdims=True)))
+    select_in_turn(
+        predicted.mean, np.ones((1, len(pool))), num=20, taken=taken, acquisition=acquisition
+    )
 
 
 def _hits(seeds: int) -> dict[str, Any]:

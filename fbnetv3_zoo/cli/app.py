@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from fbnetv3.arch.arch import Arch
 
 app = Program(
-    "FBNetV3-A..G exactly as published: classify, export, quantize, measure, train. Everything "
-    "works offline with the small weights inside the package, fbnetv3_nano.cifar10.",
+    "FBNetV3-A to G as published: use, train, export and measure image models.",
     {
-        "Models and weights": ("list", "find", "info", "fetch", "convert", "verify"),
-        "Classify": ("classify", "explain", "demo"),
+        "Classify": ("classify", "demo", "explain"),
+        "Models": ("list", "find", "info", "fetch", "convert", "verify"),
         "Train": ("train", "eval"),
         "Detect": ("detect",),
         "Deploy": ("export", "quantize"),
         "Measure": ("latency", "flops"),
-        "Installation": ("doctor",),
+        "Install": ("doctor",),
     },
+    "Everything works offline with the small weights inside the package, fbnetv3_nano.cifar10.",
 )
 
 
@@ -118,7 +118,7 @@ def info(
     ],
     json: Json = False,
 ) -> None:
-    """Show a model's architecture, cost, weights and their licenses.
+    """Show a model's architecture, cost, weights and licenses.
 
     The architecture is the published one, row by row; weights come with their
     accuracy, who measured it, the license and the source. Writes nothing.
@@ -199,7 +199,7 @@ def flops(
     layers: Annotated[bool, typer.Option(help="Show every layer.")] = False,
     json: Json = False,
 ) -> None:
-    """Count multiply-adds, as the paper does and as fvcore does.
+    """Count multiply-adds, as the paper and as fvcore do.
 
     Both come from fvcore's trace of the network; the paper leaves batch-norm out. Writes nothing.
 
@@ -270,6 +270,7 @@ def add_neighbours() -> None:
     from . import explain as cli_explain
     from . import find as cli_find
     from . import latency as cli_latency
+    from . import quantize as cli_quantize
     from . import weights as cli_weights
 
     app.command("classify")(cli_classify.classify)
@@ -278,7 +279,7 @@ def add_neighbours() -> None:
     app.command("convert")(cli_weights.convert)
     app.command("verify")(cli_weights.verify)
     app.command("export")(cli_deploy.export)
-    app.command("quantize")(cli_deploy.quantize)
+    app.command("quantize")(cli_quantize.quantize)
     app.command("latency")(cli_latency.latency)
     app.command("demo")(cli_demo.demo)
     app.command("explain")(cli_explain.explain)

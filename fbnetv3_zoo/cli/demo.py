@@ -36,7 +36,7 @@ def demo(
     offline: Offline = None,
     cache_dir: CacheDir = None,
 ) -> None:
-    """Build and serve a page that classifies images in the browser.
+    """Serve a page that classifies images in the browser.
 
     No photo leaves the browser: the page runs the network itself. Writes a folder of static files,
     about 43 MB, nearly all of it onnxruntime-web, which is fetched once. Ctrl-C ends the serving.

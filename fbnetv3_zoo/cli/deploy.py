@@ -1,4 +1,4 @@
-"""The commands `export` and `quantize`: parsing and printing around the library."""
+"""The command `export`: parsing and printing around the library."""
 
 from __future__ import annotations
 
@@ -11,19 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from fbnetv3._internal.files import sha256_of
-from fbnetv3._internal.optional import need
-from fbnetv3.deploy.runtimes import ONNX, RUNTIMES, quantizing, runtime_of, suffixes
-from fbnetv3.deploy.words import CalibrationMethod, Dynamic, Precision
+from fbnetv3.deploy.runtimes import ONNX, RUNTIMES, runtime_of, suffixes
+from fbnetv3.deploy.words import Dynamic, Precision
 
 from . import completion
 from .group import note, print_json, print_table
 
 if TYPE_CHECKING:
-    from fbnetv3.deploy.quantize_score import Labels
     from fbnetv3.models.model import FBNetV3
 
-# More images than this say little more about agreement and take minutes.
-_MAX_CALIBRATION = 300
 # A classifier of so many has several gigabytes.
 _MAX_CLASSES = 1_000_000
 # Said where the comparison of logits does not depend on all weights.
@@ -33,7 +29,6 @@ _EVIDENCE = {
     "none": "the logits do not depend on the image, so that this comparison proves nothing about "
     "the weights",
 }
-_QUANTIZING = [runtime for runtime in RUNTIMES.values() if runtime.quantizer]
 
 
 def export(
@@ -99,7 +94,7 @@ def export(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Write a network to a file for another runtime, and compare both.
+    """Write a network to a file for another runtime.
 
     Writes OUTPUT (and the .bin beside an .xml) once its answers have been compared with the
     model's; what differs is not written. The file carries its table, labels, preprocessing and
@@ -241,123 +236,6 @@ def _print_export(
         )
 
 
-def quantize(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            help="An fp32 file written by `fbnetv3 export`: .onnx, or .tflite for LiteRT.",
-            autocompletion=completion.files(
-                *dict.fromkeys(one.quantized_from.suffix for one in _QUANTIZING)
-            ),
-        ),
-    ],
-    calib: Annotated[
-        Path, typer.Option(help="Folder of calibration images, like those seen in use.")
-    ],
-    output: Annotated[
-        Path,
-        typer.Option(
-            "--output",
-            "-o",
-            help="Output file; its extension selects the runtime: "
-            + ", ".join(f"{one.suffix} ({one.name})" for one in _QUANTIZING)
-            + ".",
-            autocompletion=completion.endings(*(one.suffix for one in _QUANTIZING)),
-        ),
-    ],
-    evaluate: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of evaluation images, whose class folders give the labels, or a CSV list."
-        ),
-    ] = None,
-    runtime: Annotated[
-        str | None,
-        typer.Option(
-            help="Target runtime; default: by the output's extension.",
-            autocompletion=completion.choices(*(one.name for one in _QUANTIZING)),
-        ),
-    ] = None,
-    method: Annotated[
-        CalibrationMethod | None,
-        typer.Option(help="Calibration method; default: the one that agrees best."),
-    ] = None,
-    max_drop: Annotated[
-        float | None,
-        typer.Option(help="Maximum drop of top-1 accuracy, or of a multi-label mAP, in points."),
-    ] = None,
-    sensitivity: Annotated[
-        bool, typer.Option(help="Measure the accuracy lost by each layer.")
-    ] = True,
-    latency: Annotated[bool, typer.Option(help="Measure the speedup over fp32.")] = True,
-    threads: Annotated[int, typer.Option(help="Number of threads of the speed measurement.")] = 1,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-) -> None:
-    r"""Quantize an exported model to int8; measure accuracy and speed.
-
-    Writes OUTPUT. It is calibrated on images, compared with fp32 on others, and its speed measured
-    on this machine; with --max-drop the most sensitive layers stay in float if necessary.
-
-    Examples:
-        fbnetv3 quantize nano.onnx --calib photos -o nano_int8.onnx
-        fbnetv3 quantize nano.onnx --calib photos -o i8.onnx --method minmax
-        fbnetv3 quantize nano.onnx --calib photos --evaluate photos \
-            -o int8.xml --max-drop 1
-    """
-    from fbnetv3.deploy.quantize import open_source
-    from fbnetv3.deploy.quantize import quantize as quantized
-    from fbnetv3.images.classes import labelled_images
-    from fbnetv3.measure.int8_speed import compare_speed
-
-    by_extension = {one.suffix: one.name for one in _QUANTIZING}
-    chosen = quantizing(runtime or by_extension.get(output.suffix, ONNX.name))
-    need(str(chosen.quantizer))
-    opened = open_source(file, chosen, threads=1)
-    names, several = opened.class_names, opened.artefact.multi_label
-    images = labelled_images(calib, names, part="train", multi_label=several)
-    held_out = labelled_images(evaluate, names, multi_label=several) if evaluate else None
-    labels: Labels | None = None
-    if held_out is not None:
-        labels = held_out.label_sets if several else held_out.labels
-    for text in dict.fromkeys(images.notes + (held_out.notes if held_out else ())):
-        note(text)
-    found = quantized(
-        file,
-        output,
-        thinned(images.paths),
-        evaluation=held_out.paths if held_out else None,
-        labels=labels,
-        runtime=chosen.name,
-        method=method,
-        max_drop_pct=max_drop,
-        sensitivity=sensitivity,
-    )
-    speed = compare_speed(file, output, threads=threads) if latency else None
-    if json:
-        print_json({"quantized": found, "speed": speed})
-        return
-    print(
-        f"{output}: {found.num_bytes / 1e6:.2f} MB of {found.num_bytes_float / 1e6:.2f}; ranges by "
-        f"{found.method} over {found.num_calibration} images"
-    )
-    if found.num_unreadable:
-        listed = "; ".join(found.unreadable[:5])
-        note(f"{found.num_unreadable} images could not be read and were skipped: {listed}")
-    answer = "classes" if several else "top-1"
-    print(f"same {answer} as fp32 on {found.agreement_pct:.2f} % of {found.num_evaluation} images")
-    if found.top1_pct is not None:
-        print(f"top-1 {found.top1_pct:.2f} %, fp32 {found.top1_float_pct:.2f} %")
-    if found.map_pct is not None:
-        print(f"mAP {found.map_pct:.2f} %, fp32 {found.map_float_pct:.2f} %")
-    if found.layers:
-        rows = [
-            (la.node, la.error_of_std, "float" if la.in_float else "int8") for la in found.layers
-        ]
-        print_table(("layer", "error alone", "kept in"), rows[:10], "the ten most sensitive layers")
-    if speed:
-        print(speed.verdict)
-
-
 def created(
     model: str, pretrained: bool | None, checkpoint: Path | None, num_classes: int | None = None
 ) -> FBNetV3:
@@ -394,9 +272,3 @@ def created(
     if num_classes is not None and weights is not None and weights.num_classes != num_classes:
         note(f"{model}: the classifier of {num_classes} classes is new, not trained")
     return made
-
-
-def thinned(images: Sequence[Path]) -> list[Path]:
-    """Returns as many images as calibration is worth, evenly taken."""
-    step = max(1, -(-len(images) // _MAX_CALIBRATION))
-    return list(images[::step])

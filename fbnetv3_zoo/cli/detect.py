@@ -183,7 +183,7 @@ def export(
     license: Policy = None,
     json: Json = False,
 ) -> None:
-    """Write a whole detector to ONNX or another format, and compare both.
+    """Write a whole detector to a file for another runtime.
 
     Writes OUTPUT (and the .bin beside an .xml) once its boxes have been compared with PyTorch's on
     photos of several sizes; what differs is not written. An .onnx or .xml file takes pixels of any
@@ -248,7 +248,7 @@ def quantize(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Quantize an exported detector to int8, and measure the loss of average precision.
+    """Quantize an exported detector to int8, and measure its loss.
 
     Backbone and heads become int8, by the ranges of training images; boxes are computed in float.
     Writes OUTPUT (and the .bin beside an .xml).

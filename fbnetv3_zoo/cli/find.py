@@ -61,7 +61,7 @@ def find(
     ] = None,
     json: Json = False,
 ) -> None:
-    r"""Find the most accurate network within a budget, FBNetV3 or not.
+    r"""Find the most accurate network within a budget.
 
     Compares published ImageNet accuracies of FBNetV3, EfficientNet, MobileNetV3 and V4, RepViT,
     ResNet, ... by MACs, or with --latency by milliseconds per image. Below stand the networks of

@@ -20,7 +20,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, cast
 
 import typer
 import typer.core
@@ -35,6 +35,7 @@ _EXIT_CODES = (
     "130 interrupted. FBNETV3_DEBUG=1 shows where an error comes from."
 )
 _EXAMPLES = "Examples:"
+_NEVER_CUT = 1000
 _IN_A_WORKER = "Original Traceback (most recent call last)"
 _WRONG_PATH = FileNotFoundError | FileExistsError | IsADirectoryError | NotADirectoryError
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -78,26 +79,38 @@ class Command(_PlainEnds, typer.core.TyperCommand):
 
 
 class CommandGroup(_PlainEnds, typer.core.TyperGroup):
-    """Commands that end plainly, listed by task.
+    """Commands that end plainly. `--help` lists them on one screen, by task; `--help-all` says all.
 
     Attributes:
         tasks: heading -> names of its commands.
+        summary: one line that fits a terminal.
     """
 
     tasks: Mapping[str, Sequence[str]] = {}
+    summary = ""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Writes what fits a screen of 24 lines: the commands, and where to read on."""
+        path = ctx.command_path
+        formatter.write(f"Usage: {path} COMMAND [OPTIONS]\n\n{self.summary}\n")
+        self.format_commands(ctx, formatter)
+        formatter.write(f"\nMore: {path} COMMAND --help; options: {path} --help-all\n")
+
+    def full_help(self, ctx: Any) -> str:
+        """Returns the help with what the program is for, its options and its exit codes."""
+        formatter = ctx.make_formatter()
+        super().format_help(ctx, formatter)
+        return str(formatter.getvalue()).rstrip("\n")
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Writes the commands, those of a task under its heading."""
-        width = max(map(len, self.commands))
-        limit = formatter.width - 6 - width
-        for task, names in self.tasks.items():
-            rows = [
-                (name.ljust(width), self.commands[name].get_short_help_str(limit))
-                for name in names
-                if name in self.commands
-            ]
-            with formatter.section(task):
-                formatter.write_dl(rows)
+        """Writes the commands, the heading of a task in front of its first one."""
+        heads, names = (max(map(len, x)) for x in (self.tasks, self.commands))
+        formatter.write("\n")
+        for task, members in self.tasks.items():
+            found = [name for name in members if name in self.commands]
+            for head, name in zip([task, *[""] * len(found)], found, strict=False):
+                about = self.commands[name].get_short_help_str(_NEVER_CUT).rstrip(".")
+                formatter.write(f"{head.ljust(heads)}  {name.ljust(names)}  {about}\n")
 
 
 class Program(typer.Typer):
@@ -106,14 +119,15 @@ class Program(typer.Typer):
     The help is plain text: rich's table cuts the names of options where a terminal has 80 columns.
 
     Args:
-        about: what the program is for, one sentence.
+        summary: what the program is for, one line.
+        more: what else to know first.
         tasks: heading -> names of its commands, each command once.
     """
 
-    def __init__(self, about: str, tasks: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, summary: str, tasks: Mapping[str, Sequence[str]], more: str = "") -> None:
         super().__init__(
-            cls=type("Group", (CommandGroup,), {"tasks": tasks}),
-            help=about,
+            cls=type("Group", (CommandGroup,), {"tasks": tasks, "summary": summary}),
+            help=f"{summary} {more}".strip(),
             epilog=_EXIT_CODES,
             no_args_is_help=True,
             rich_markup_mode=None,
@@ -133,10 +147,22 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+def _help_all(ctx: typer.Context, wanted: bool) -> None:
+    if wanted:
+        print(cast(CommandGroup, ctx.command).full_help(ctx))
+        raise typer.Exit
+
+
 def _options(
     version: Annotated[
         bool,
         typer.Option("--version", callback=_version, is_eager=True, help="Print it and stop."),
+    ] = False,
+    help_all: Annotated[
+        bool,
+        typer.Option(
+            "--help-all", callback=_help_all, is_eager=True, help="Show all options and stop."
+        ),
     ] = False,
 ) -> None:
     pass

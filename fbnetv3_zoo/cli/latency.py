@@ -17,7 +17,7 @@ from fbnetv3.deploy.words import TorchBackend
 from fbnetv3.images.folders import list_images
 
 from . import completion
-from .deploy import created, thinned
+from .deploy import created
 from .group import note, print_json, print_table
 from .options import Device
 
@@ -254,6 +254,7 @@ def _prepared(
 def _int8(float_path: Path, place: Path, images: Sequence[Path]) -> list[Path]:
     """Writes int8 files for every runtime there is; the images are judged on by `sweep`."""
     from fbnetv3.deploy.quantize import quantize as quantized
+    from fbnetv3.deploy.quantize import thinned
 
     made = []
     for runtime in RUNTIMES.values():

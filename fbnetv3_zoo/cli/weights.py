@@ -89,7 +89,7 @@ def convert(
         bool, typer.Option(help="Write timm's layout even if timm's model computes differently.")
     ] = False,
 ) -> None:
-    r"""Convert a checkpoint to our layout, the official or timm's.
+    r"""Convert a checkpoint between timm's, Meta's and our layout.
 
     The layout of SOURCE is recognised; a published pickle is decoded without running it. Writes
     TARGET, once all tensors have been proved to fit the model.
@@ -133,7 +133,7 @@ def verify(
     cache_dir: CacheDir = None,
     json: Json = False,
 ) -> None:
-    """Check networks by published outputs, weights by hash and photos.
+    """Check networks and weights against what is published.
 
     A model is compared with the published counts and with logits of the official implementation.
     Weights must have their SHA-256 and know the package's photos. What was not checked is named.

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +22,15 @@ from .backend import ExportedBackend
 from .calibration import Statistics, collect
 from .int8_swish import rescale, split_activations
 from .parity import as_pixels, error_of_std
-from .qdq_graph import quantized_graph
+from .qdq_graph import quantized_graph, quantized_tensors
 from .quantize_score import Evaluator, LayerError, Score, over_budget
 from .runtimes import ONNX
+
+if TYPE_CHECKING:
+    from .fake_quantize import TrainableGraph
+
+# Trains a graph that rounds, given the float graph to learn from.
+Trainer: TypeAlias = Callable[["TrainableGraph", "TrainableGraph"], None]
 
 logger = logging.getLogger("fbnetv3")
 
@@ -54,6 +60,7 @@ class QdqSearch:
         self.in_front = [node.name for node in every]
         fed = (self._fed(batch) for batch in evaluator.reader.batches(calibration))
         self.statistics: dict[str, Statistics] = collect(self.model, fed)
+        self.trained: dict[str, tuple[float, float]] = {}
         compared = list(itertools.islice(calibration, _NUM_COMPARED))
         self.batches = list(evaluator.reader.batches(compared))
         self.expected = [evaluator.float_model.run_batch(batch) for batch in self.batches]
@@ -78,13 +85,51 @@ class QdqSearch:
         model.CopyFrom(self.model)
         # A single layer is tried in the float graph.
         gates = split_activations(model, without) if only is None else {}
-        ranges = {name: seen.range(method) for name, seen in self.statistics.items()} | gates
+        ranges = self._ranges(method) | self.trained | gates
         quantized = quantized_graph(
             model, ranges, _OPERATORS, only=only or (), without=[*self.in_front, *without]
         )
         rescale(quantized, gates)
         onnx.save(quantized, self.part)
         return ONNX.load(self.part)
+
+    def _ranges(self, method: str) -> dict[str, tuple[float, float]]:
+        return {name: seen.range(method) for name, seen in self.statistics.items()}
+
+    def train(self, method: str, trainer: Trainer) -> None:
+        """Trains weights and ranges; what `build` writes has them from then on.
+
+        Args:
+            method: calibration method, for the ranges that the training begins with.
+            trainer: trains.
+
+        Raises:
+            ValueError: the graph has an operator that cannot be trained.
+        """
+        import onnx
+
+        from .fake_quantize import TrainableGraph
+
+        self.build(method)
+        split = onnx.ModelProto()
+        split.CopyFrom(self.model)
+        gates = split_activations(split)
+        ranges = self._ranges(method) | gates
+        # What comes before the first layer is left to the preprocessing of training.
+        first = next(node for node in self.model.graph.node if node.op_type in _WEIGHTED)
+        graph = TrainableGraph(
+            split,
+            first.input[0],
+            {name: ranges[name] for name in quantized_tensors(onnx.load(self.part))},
+            gates,
+        )
+        trainer(graph, TrainableGraph(self.model, first.input[0], {}))
+        _set_constants(self.model, graph.trained_constants())
+        self.trained = graph.trained_ranges()
+        # What layers are compared with from now on.
+        onnx.save(self.model, self.part)
+        float_model = ONNX.load(self.part)
+        self.expected = [float_model.run_batch(batch) for batch in self.batches]
 
     def compare_methods(self, methods: Sequence[str]) -> dict[str, tuple[float, float]]:
         """Returns method -> (agreement with the float file in percent, mean error)."""
@@ -142,3 +187,12 @@ class QdqSearch:
         self.part.write_bytes(model.SerializeToString(deterministic=True))
         onnx.checker.check_model(str(self.part))
         ONNX.load(self.part)
+
+
+def _set_constants(model: Any, values: Mapping[str, NDArray[Any]]) -> None:
+    """Replaces constants of an `onnx.ModelProto`."""
+    import onnx
+
+    for tensor in model.graph.initializer:
+        if tensor.name in values:
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values[tensor.name], tensor.name))

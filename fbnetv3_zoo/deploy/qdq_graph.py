@@ -54,3 +54,14 @@ def quantized_graph(
     quantizer.quantize_model()
     quantizer.model.topological_sort()
     return quantizer.model.model
+
+
+def quantized_tensors(model: Any) -> list[str]:
+    """Returns the names, in the float graph, of the activations that an int8 graph quantizes."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return [
+        # The graph's output keeps its name in front of nothing but the last DequantizeLinear.
+        node.input[0].removesuffix("_QuantizeLinear_Input")
+        for node in model.graph.node
+        if node.op_type == "QuantizeLinear" and node.input[0] not in constants
+    ]

@@ -7,9 +7,11 @@ A file over the accuracy budget is not written. This file needs neither torch no
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from fbnetv3.images.reader import ImageSource
 
@@ -17,6 +19,13 @@ from .artefact import Artefact
 from .backend import ExportedBackend
 from .quantize_score import Evaluator, Labels, LayerError, Reader
 from .runtimes import ONNX, Runtime, quantizing
+
+if TYPE_CHECKING:
+    from .qdq import Trainer
+
+_Image = TypeVar("_Image")
+# More images than this say little more about ranges and agreement, and take minutes.
+MAX_CALIBRATION = 300
 
 
 @dataclass(frozen=True)
@@ -74,6 +83,7 @@ def quantize(
     method: str | None = None,
     max_drop_pct: float | None = None,
     sensitivity: bool = True,
+    trainer: Trainer | None = None,
 ) -> Quantized:
     """Quantizes an exported fp32 file to int8 and measures its quality.
 
@@ -92,6 +102,8 @@ def quantize(
             sensitive first, and OpenVINO uses 7-bit weights, whose sums do not saturate without
             VNNI. For LiteRT only the weights become int8 then.
         sensitivity: quantize each layer alone for the report; one inference pass per layer.
+        trainer: trains weights and ranges first, for onnxruntime; see
+            `fbnetv3.search.training.quantized.quantize_aware`.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -103,11 +115,18 @@ def quantize(
     chosen = quantizing(runtime)
     float_model = open_source(source, chosen)
     _check_labels(float_model, labels)
-    calibration, evaluation = _split(calibration, evaluation, labels)
+    calibration, evaluation = split(calibration, evaluation, labels)
     _check_arguments(float_model, chosen, max_drop_pct, path)
+    make = chosen.file.quantize
+    if trainer is not None:
+        from .runtimes import onnxruntime
+
+        if chosen is not ONNX:
+            raise ValueError(f"runtime is {runtime!r}; int8 files are trained for {ONNX.name} only")
+        make = functools.partial(onnxruntime.quantize, trainer=trainer)
     evaluator = Evaluator(float_model, Reader(float_model.preprocess), evaluation, labels)
     evaluator.check_answers()
-    result = chosen.file.quantize(
+    result = make(
         Path(source),
         path,
         calibration,
@@ -137,11 +156,16 @@ def quantize(
     )
 
 
-def _split(
+def split(
     calibration: Sequence[ImageSource],
     evaluation: Sequence[ImageSource] | None,
     labels: Labels | None,
 ) -> tuple[Sequence[ImageSource], Sequence[ImageSource]]:
+    """Returns the images to calibrate or train on, and those to evaluate on; see `quantize`.
+
+    Raises:
+        ValueError: there are none, or `labels` are not those of `evaluation`.
+    """
     if not len(calibration):
         raise ValueError("no calibration images; give at least one, a few hundred are better")
     if labels is not None and (evaluation is None or len(labels) != len(evaluation)):
@@ -153,6 +177,12 @@ def _split(
         return calibration, calibration
     kept = [image for index, image in enumerate(calibration) if index % 4]
     return kept, list(calibration[::4])
+
+
+def thinned(images: Sequence[_Image], most: int = MAX_CALIBRATION) -> list[_Image]:
+    """Returns at most so many images, evenly taken."""
+    step = max(1, -(-len(images) // most))
+    return list(images[::step])
 
 
 def open_source(

@@ -15,15 +15,16 @@ from . import scale as cli_scale
 from . import spaces as cli_spaces
 
 app = Program(
-    "NARS (Neural Architecture-Recipe Search): search a network and its training recipe together, "
-    "within limits on its cost. A search is a folder; it can be stopped at any moment and resumed.",
+    "Neural Architecture-Recipe Search (NARS): find a network and its recipe.",
     {
         "Search": ("run", "resume", "status", "report"),
-        "Results": ("export", "finish", "scale"),
+        "Results": ("finish", "export", "scale"),
         "Predictor": ("predict", "evolve"),
-        "Spaces and costs": ("space", "latency-table"),
-        "Benchmarks and repair": ("bench", "rebuild"),
+        "Spaces": ("space", "latency-table"),
+        "Other": ("bench", "rebuild"),
     },
+    "Both are searched together, within limits on the network's cost. A search is a folder; it "
+    "can be stopped at any moment and resumed.",
 )
 for _command in (
     cli_run.run,

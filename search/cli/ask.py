@@ -26,7 +26,7 @@ def predict(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Predict the accuracy of candidates, without training.
+    """Predict the accuracy of candidates without training.
 
     The search's predictor answers with a mean, its uncertainty and the costs of each candidate.
     Writes nothing.
@@ -143,9 +143,10 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Write one HTML page about a search; it may be running.
+    """Write one HTML page about a search.
 
     Writes FOLDER/report.html, or --out: one file with its pictures, which needs no network.
+    The search may still be running.
 
     Examples:
         fbnetv3-search report runs/t

@@ -47,7 +47,7 @@ def resume(
     timeout: Timeout = None,
     as_json: AsJson = False,
 ) -> None:
-    """Resume a search that was stopped, was killed or has failed.
+    """Resume a search that was stopped, killed or failed.
 
     The result is the one of an undisturbed search. Options of the engine are not remembered: give
     them again. Writes FOLDER, as `run` does; of a finished search only answers and report, again.
@@ -81,9 +81,11 @@ def status(folder: Folder, as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
-    counts = found["trials"]
+    counts, rounds = found["trials"], "no round yet"
+    if found["rounds"]:
+        rounds = f"{found['rounds']} of {found['of_rounds']} rounds"
     typer.echo(
-        f"{found['state']}: round {found['rounds']} of {found['of_rounds']}, "
+        f"{found['state']}: {rounds}, "
         f"{counts['done']} done, {counts['leased']} running, {counts['queued']} waiting, "
         f"{counts['failed']} failed"
     )

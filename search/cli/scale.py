@@ -57,7 +57,7 @@ def scale(
     num_classes: Annotated[int, typer.Option(help="Number of classes, for the counts.")] = 1000,
     as_json: AsJson = False,
 ) -> None:
-    r"""Scale an architecture in width, depth and resolution.
+    r"""Scale a network in width, depth and resolution.
 
     Writes the architecture --output, which `fbnetv3 train --model` takes, and prints its MACs
     (multiply-adds) and parameters. The examples are the paper's A from B, F from E and G from E.

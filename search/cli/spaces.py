@@ -30,7 +30,7 @@ def space(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Show a space: its genes, and how many candidates it has.
+    """Show a space, its genes and number of candidates.
 
     Each gene comes with its range and, where the source of that is not sure, how sure it is.
     Writes nothing; --json prints the form that space.json has.

@@ -11,10 +11,10 @@ import numpy as np
 
 from fbnetv3.search.space.space import Floats, Mask
 
+from .acquisition import Acquisition
 from .config import IN_TURN
 from .prior_pool import PriorPicks
 from .selection import (
-    Optimism,
     Selection,
     Wish,
     best_within,
@@ -84,27 +84,32 @@ class Choosing:
         return select_in_turn(shuffled, self._inside, num=num, taken=taken, wishes=wishes)
 
     def best(
-        self, sizes: Sequence[int], num: int, *, scores: Floats, std: Floats, taken: Mask
+        self,
+        sizes: Sequence[int],
+        num: int,
+        *,
+        scores: Floats,
+        acquisition: Acquisition,
+        taken: Mask,
     ) -> Selection:
-        """Returns a round of what is predicted to be best or of which little is known.
+        """Returns a round of what is most worth a training.
 
         Args:
             sizes: number of trials of each earlier round.
             num: number of candidates.
             scores: (P,) predicted values.
-            std: (P,) their standard deviations.
+            acquisition: scores each pick.
             taken: (P,) candidates that cannot be chosen.
         """
-        before = sum(sizes)
-        optimism, wishes = Optimism(std, start=before), self._wishes(sizes, num, taken)
+        wishes = self._wishes(sizes, num, taken)
         if self._in_turn:
             return select_in_turn(
                 scores,
                 self._inside,
                 num=num,
                 taken=taken,
-                optimism=optimism,
-                first=before % len(self._inside),
+                acquisition=acquisition,
+                first=sum(sizes) % len(self._inside),
                 wishes=wishes,
             )
         return select_batch(
@@ -114,7 +119,7 @@ class Choosing:
             bins=self._bins,
             limits=self._ends,
             taken=taken,
-            optimism=optimism,
+            acquisition=acquisition,
             wishes=wishes,
         )
 

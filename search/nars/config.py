@@ -46,8 +46,8 @@ class SearchConfig:
         threshold: rank correlation with the last epoch from which on an epoch's ranking will do.
         bin_by: the cost that the bins divide; empty: the first known cost.
         bins: "equal" (the paper), "quantile" or "none", see `selection.select_batch`; or "limits",
-            the best within each limit in turn. Empty: "limits" with several limits, or with one
-            and `trainings`, else "equal".
+            the best within each limit in turn. Empty: "limits" with several limits or with a
+            budget, else "equal".
         within: bounds on every candidate, as cost -> (lowest, highest). Rounds also train no
             candidate that exceeds every limit.
         predictor: "mlp" (the paper's), "mlp_ensemble", "gp", or "auto", the better of the last two
@@ -136,9 +136,8 @@ class SearchConfig:
                 )
             object.__setattr__(self, "rounds", len(self.sizes) - 1)
         if not self.bins:
-            # Without any limit, bins of cost keep the small rounds of a budget diverse.
             budget = self.trainings or self._budget or self.rungs
-            in_turn = len(self.limits) > 1 or bool(budget and self.limits[0])
+            in_turn = len(self.limits) > 1 or bool(budget)
             object.__setattr__(self, "bins", IN_TURN if in_turn else BINS[0])
         if self.bins not in get_args(Bins):
             known = ", ".join(get_args(Bins))
@@ -206,7 +205,7 @@ class SearchConfig:
     def sizes(self) -> tuple[int, ...]:
         """Number of trials of each round, the random first one included.
 
-        With `trainings`, a quarter of them is random and each later round is a twelfth, both at
+        With `trainings`, a quarter of them is random and each later round is a twentieth, both at
         most `batch`: labels are few at first, and each round is chosen by all labels before it.
 
         With rungs, these come first, and every later round is a `batch`. Without a plan for a
@@ -219,7 +218,7 @@ class SearchConfig:
             return (*self.rung_sizes, *(self.batch,) * full, *((some,) if some else ()))
         if not self.trainings:
             return (self.batch,) * (self.rounds + 1)
-        first, later = (max(2, min(self.batch, self.trainings // parts)) for parts in (4, 12))
+        first, later = (max(2, min(self.batch, self.trainings // parts)) for parts in (4, 20))
         left = self.trainings - first
         rest = (left % later,) if left % later else ()
         return (first, *(later,) * (left // later), *rest)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fbnetv3.search.predictors.protocol import Predictor, fit_to
+from fbnetv3.search.predictors.protocol import Posterior, Predictor, fit_to
 from fbnetv3.search.predictors.registry import load_predictor, make_predictor, save_predictor
 from fbnetv3.search.space.space import CostsOf, Floats, Matrix, Space
 from fbnetv3.search.storage.store import Store
@@ -31,6 +31,8 @@ class Fitting:
         predictor: the predictor.
         scores: (P,) predicted values of the pool.
         std: (P,) their standard deviations.
+        compared: the longest trainings that it was fitted to: (n, num_genes) candidates, and (n,)
+            labels.
 
     Args:
         space: the search space.
@@ -54,6 +56,7 @@ class Fitting:
         self.predictor = self.made(config.predictor)
         self.scores: Floats = np.zeros(0)
         self.std: Floats = np.zeros(0)
+        self.compared: tuple[Matrix, Floats] = pool[:0], np.zeros(0)
         self._fitted = -1
 
     def made(self, kind: str) -> Predictor:
@@ -95,10 +98,17 @@ class Fitting:
         """Returns whether the predictor is fitted to the labels before a round."""
         return self._fitted == index
 
+    def posterior(self) -> Posterior | None:
+        """Returns the distributions of the pool, None if the predictor knows none."""
+        return self.predictor.posterior(self._pool)
+
     def fit(self, index: int, labels: Labels) -> None:
         """Fits the predictor to the labels before a round, and predicts the pool."""
-        labels = labels.where(labels.fidelity <= compared(labels.fidelity))
+        share = compared(labels.fidelity)
+        labels = labels.where(labels.fidelity <= share)
         values = usable(labels)
+        longest = labels.fidelity == share
+        self.compared = labels.matrix[longest], values[longest]
         some = np.linspace(0, len(values) - 1, min(len(values), MOST_FITTED)).astype(int)
         fit_to(self.predictor, labels.matrix[some], values[some], labels.fidelity[some])
         self._fitted = index

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from itertools import count
 from typing import Any
 
@@ -24,6 +23,7 @@ from fbnetv3.search.space.space import Floats, Mask, Matrix, Space
 from fbnetv3.search.storage.store import Store
 from fbnetv3.search.storage.trials import Batch, Labels, Proposal, Trial
 
+from .acquisition import Acquisition, ExpectedImprovement, Optimism
 from .choosing import Choosing
 from .closing import early_stop_of, figures_of
 from .config import IN_TURN, SearchConfig
@@ -118,9 +118,13 @@ class Optimizer:
                     return
                 self.propose(index, size)
             batch = self._rounds()[index]
-            self.notify("round", self._about(index))
-            with training():
-                self.coordinator.complete(partial(self._replacement, index), self.report)
+            # After a resume, open trials belong to what was proposed last.
+            if not any(
+                b.number > batch.number and b.kind != "import" for b in self.store.batches()
+            ):
+                self.notify("round", self._about(index))
+                with training():
+                    self.coordinator.complete(self._replacement, self.report)
             if index == 0:
                 found = early_stop_of(self.store, self.config, batch, self._rng(1))
                 if found is not None:
@@ -213,8 +217,23 @@ class Optimizer:
         )
 
     def _best(self, index: int, num: int, taken: Mask) -> Selection:
-        scores, std = self._fitting.scores, self._fitting.std
-        return self._choosing.best(self._sizes(index), num, scores=scores, std=std, taken=taken)
+        sizes, scores = self._sizes(index), self._fitting.scores
+        return self._choosing.best(
+            sizes, num, scores=scores, acquisition=self._acquisition(sum(sizes)), taken=taken
+        )
+
+    def _acquisition(self, start: int) -> Acquisition:
+        """Returns what scores the picks of a round that is chosen after `start` trials."""
+        posterior = self._fitting.posterior() if self.config.bins == IN_TURN else None
+        if posterior is None:
+            return Optimism(self._fitting.scores, self._fitting.std, start)
+        rows, values = self._fitting.compared
+        found = posterior.scaled(values)
+        best = [
+            found[within].max() if within.any() else found.min()
+            for within in (self._problem.feasible(limit)(rows) for limit in self.config.limits)
+        ]
+        return ExpectedImprovement(posterior, np.array(best))
 
     def _taken(self, index: int, *, upto: int | None = None) -> Mask:
         """Returns (P,): which candidates cannot be trained again for as long as in a round.
@@ -237,8 +256,12 @@ class Optimizer:
             for batch in self._rounds()[:index]
         ]
 
-    def _replacement(self, index: int, trial: Trial) -> Proposal:
-        """Returns the replacement of a failed trial: the next best of its bin."""
+    def _replacement(self, trial: Trial) -> Proposal | None:
+        """Returns the replacement of a failed trial: the next best of its bin, in its own round."""
+        numbers = [batch.number for batch in self._rounds()]
+        if trial.batch not in numbers:
+            return None
+        index = numbers.index(trial.batch)
         taken = self._taken(index)
         if index:
             self.fit(index)

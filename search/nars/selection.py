@@ -1,17 +1,11 @@
 """Which candidates to train next: the best of each limit in turn, or of each bin of cost.
 
-"Best" is by predicted quality plus a multiple of its standard deviation. Each pick has a multiple
-of its own, so that a batch has candidates that are expected to be good and candidates of which
-little is known, and does not consist of near-copies of one.
-
-Pure functions over arrays, independent of spaces and predictors. The multiples are drawn from an
-exponential distribution, after Hutter, Hoos and Leyton-Brown, Parallel algorithm configuration,
-2012.
+Pure functions over arrays, independent of spaces and predictors. What is "best" is up to the scores
+that they are given, or to an `Acquisition`, which scores anew for each pick.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -19,11 +13,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from .acquisition import Acquisition
+
 BINS = ("equal", "quantile", "none")
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
-_GOLDEN = (math.sqrt(5) - 1) / 2
 # Of the candidates within a limit, those that the first round of the next rung draws from.
 BEST = 0.25
 
@@ -41,27 +36,6 @@ class Selection:
     indices: Indices
     bins: Indices
     edges: Floats
-
-
-@dataclass(frozen=True)
-class Optimism:
-    """How many standard deviations each pick of a batch adds to the predicted quality.
-
-    Attributes:
-        std: (P,) standard deviation of each candidate's prediction; 0 where it is not known.
-        start: number of picks of earlier batches, at which the sequence of multiples goes on.
-    """
-
-    std: Floats
-    start: int = 0
-
-    def bonus(self, pick: int) -> Floats:
-        """Returns (P,) what pick number 0, 1, ... of the batch adds to the scores.
-
-        The multiples are exponentially distributed with mean 1, and evenly so in every stretch of
-        the sequence, because they come from multiples of the golden ratio.
-        """
-        return -math.log(1 - (self.start + pick + 0.5) * _GOLDEN % 1) * self.std
 
 
 class Wish(NamedTuple):
@@ -84,7 +58,7 @@ def select_batch(
     bins: str = "equal",
     limits: tuple[float, float] | None = None,
     taken: npt.ArrayLike | None = None,
-    optimism: Optimism | None = None,
+    acquisition: Acquisition | None = None,
     wishes: Sequence[Wish | None] = (),
 ) -> Selection:
     """Returns the best candidate of each of `num` bins of cost.
@@ -101,7 +75,7 @@ def select_batch(
         limits: lowest and highest cost of the bins; None: the range of the pool. Candidates
             outside are never chosen.
         taken: (P,) true for candidates that were trained or have failed: never chosen.
-        optimism: what each pick adds to the scores; None: nothing.
+        acquisition: scores each pick, in place of `scores`.
         wishes: what picks should be, from the first on; None or missing: anything.
 
     Raises:
@@ -128,8 +102,9 @@ def select_batch(
         wish = wishes[pick] if pick < len(wishes) else None
         if wish is not None:
             inside = _narrowed(np.ones_like(free) if wish.any_bin else inside, wish, free)
-        bonus = 0.0 if optimism is None else optimism.bonus(number)
-        chosen.append(best_within(score + bonus, inside, ~free))
+        if acquisition is not None:
+            score = acquisition.scores(number, 0)
+        chosen.append(best_within(score, inside, ~free))
         numbers.append(number)
         free[chosen[-1]] = False
     order = np.argsort(numbers)
@@ -142,7 +117,7 @@ def select_in_turn(
     *,
     num: int,
     taken: npt.ArrayLike | None = None,
-    optimism: Optimism | None = None,
+    acquisition: Acquisition | None = None,
     first: int = 0,
     wishes: Sequence[Wish | None] = (),
 ) -> Selection:
@@ -155,7 +130,7 @@ def select_in_turn(
         inside: (limits, P) whether each candidate is within each limit.
         num: number of candidates.
         taken: (P,) true for candidates that were trained or have failed: never chosen.
-        optimism: what each pick adds to the scores; None: nothing.
+        acquisition: scores each pick, in place of `scores`.
         first: the limit that is served first, so that small batches serve all of them by and by.
         wishes: what picks should be, from the first on; None or missing: anything.
 
@@ -172,10 +147,13 @@ def select_in_turn(
         wish = wishes[turn] if turn < len(wishes) else None
         if wish is not None:
             inside_it = _narrowed(inside_it, wish, free)
-        bonus = 0.0 if optimism is None else optimism.bonus(turn)
-        chosen.append(best_within(score + bonus, inside_it, ~free))
+        if acquisition is not None:
+            score = acquisition.scores(turn, number)
+        chosen.append(best_within(score, inside_it, ~free))
         limits.append(number)
         free[chosen[-1]] = False
+        if acquisition is not None:
+            acquisition.add(chosen[-1])
     return Selection(np.array(chosen, np.int64), np.array(limits, np.int64), np.zeros(0))
 
 

@@ -12,7 +12,7 @@ from fbnetv3.search.space.space import CostsOf, Floats, Matrix, Space
 
 from .gp import GpPredictor
 from .mlp import mlp_ensemble
-from .protocol import Arrays, Prediction, Predictor, Pretraining, fit_to
+from .protocol import Arrays, Posterior, Prediction, Predictor, Pretraining, fit_to
 from .quality import folds, tau
 
 # With more labels a Gaussian process, whose cost is cubic, has no advantage left.
@@ -40,7 +40,8 @@ class AutoPredictor(Predictor):
         self.ensemble = mlp_ensemble(space, target=target, seed=seed)
         self.gp = GpPredictor(space, target=target, costs=costs)
         self.members: dict[str, Predictor] = {one.kind: one for one in (self.gp, self.ensemble)}
-        self.kind = self.gp.kind
+        # Before there are labels: the one that pretraining teaches and a search stores.
+        self.kind = self.ensemble.kind
 
     @property
     def chosen(self) -> Predictor:
@@ -83,6 +84,10 @@ class AutoPredictor(Predictor):
     def predict(self, rows: Matrix) -> Prediction:
         """Returns the better predictor's predictions."""
         return self.chosen.predict(rows)
+
+    def posterior(self, rows: Matrix) -> Posterior | None:
+        """Returns the better predictor's distributions."""
+        return self.chosen.posterior(rows)
 
     def state(self) -> tuple[Arrays, dict[str, Any]]:
         """Returns the better predictor's state."""

@@ -79,7 +79,7 @@ class GpModel:
         num = gaps.shape[0]
         prior = np.concatenate([np.full(num, -math.log(num)), [0.0, -1.0, -3.0]])
         best = minimize(
-            Posterior(gaps, targets, prior),
+            NegativeLogPosterior(gaps, targets, prior),
             prior if near is None else near,
             jac=True,
             method="L-BFGS-B",
@@ -101,7 +101,7 @@ class GpModel:
 
         means, stds = [], []
         prior = math.exp(self.theta[-3]) + math.exp(self.theta[-2])
-        cross_of = self._cross()
+        cross_of = self.covariances()
         for start in range(0, len(rows), _CHUNK):
             cross = cross_of(self.space.canonical(rows[start : start + _CHUNK]))
             means.append(cross @ self.alpha)
@@ -118,13 +118,23 @@ class GpModel:
             return gaps
         return np.concatenate([gaps, (self.length[:, None] - self.length[None, :])[None] ** 2])
 
-    def _cross(self) -> Callable[[Matrix], Floats]:
-        """Returns a function from candidates (P, num_genes) to their covariances (P, n)."""
+    def covariances(self, others: Matrix | None = None) -> Callable[[Matrix], Floats]:
+        """Returns a function from canonical candidates (P, num_genes) to covariances (P, n).
+
+        Args:
+            others: (n, num_genes) canonical candidates of the longest length; None: the labelled
+                ones.
+        """
         inputs, genes = self.inputs, self.inputs.num_genes
         weights, share = _weights(self.theta)
         matern, added = math.exp(self.theta[-3]), math.exp(self.theta[-2])
-        squared, plain = inputs.weighted(self.rows, weights[:genes], share[:genes])
-        own = inputs.known(self.rows, self.rows)
+        length = self.length
+        if others is None:
+            others = self.rows
+        elif length is not None:
+            length = np.zeros(len(others))
+        squared, plain = inputs.weighted(others, weights[:genes], share[:genes])
+        own = inputs.known(others, self.rows)
 
         def cross(rows: Matrix) -> Floats:
             first, second = inputs.weighted(rows, weights[:genes], share[:genes])
@@ -135,9 +145,9 @@ class GpModel:
                 far += weights[number] * apart**2
                 near += share[number] * np.minimum(apart, 1.0)
                 number += 1
-            if self.length is not None:
-                far += weights[-1] * self.length[None, :] ** 2
-                near += share[-1] * np.minimum(np.abs(self.length), 1.0)[None, :]
+            if length is not None:
+                far += weights[-1] * length[None, :] ** 2
+                near += share[-1] * np.minimum(np.abs(length), 1.0)[None, :]
             return matern * _matern(far)[0] + added * (1 - near)
 
         return cross
@@ -172,7 +182,7 @@ def _kernel(gaps: Floats, theta: Floats) -> Floats:
     return np.asarray(math.exp(theta[-3]) * matern + math.exp(theta[-2]) * added)
 
 
-class Posterior:
+class NegativeLogPosterior:
     """The negative log posterior of the hyperparameters, with its gradient.
 
     Args:
@@ -226,6 +236,50 @@ class Posterior:
         return float(value), gradient + off / 1.5
 
 
+class GpPosterior:
+    """The posterior of P candidates, and what it will be when some of them have been trained.
+
+    Their means stay: the label that is expected of a candidate is its own mean (after Ginsbourger,
+    Le Riche and Carraro, Kriging is well-suited to parallelize optimization, 2010).
+
+    Args:
+        model: the model, fitted.
+        scale: what its targets were standardised with.
+        rows: (P, num_genes) the candidates.
+    """
+
+    def __init__(self, model: GpModel, scale: Scale, rows: Matrix) -> None:
+        from scipy.linalg import solve_triangular
+
+        self._model, self._scale, self._rows = model, scale, model.space.canonical(rows)
+        chunks = [self._rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)]
+        cross_of = model.covariances()
+        cross = np.concatenate([cross_of(chunk) for chunk in chunks])
+        self.mean: Floats = cross @ model.alpha
+        # Covariances given the labels are prior ones less products of columns of this.
+        self._shrink = solve_triangular(model.lower, cross.T, lower=True, check_finite=False)
+        prior = math.exp(model.theta[-3]) + math.exp(model.theta[-2])
+        self._variance = prior - np.einsum("np,np->p", self._shrink, self._shrink)
+
+    @property
+    def std(self) -> Floats:
+        """(P,) standard deviations of the noiseless targets."""
+        return np.asarray(np.sqrt(np.maximum(self._variance, 1e-12)))
+
+    def scaled(self, labels: Floats) -> Floats:
+        """Returns labels (n,) as standardised targets."""
+        return self._scale.apply(labels)
+
+    def add(self, index: int) -> None:
+        """Narrows the distributions as a training of a candidate will."""
+        prior = self._model.covariances(self._rows[[index]])(self._rows)[:, 0]
+        covariance = prior - self._shrink.T @ self._shrink[:, index]
+        noise = math.exp(self._model.theta[-1]) + _JITTER
+        column = covariance / math.sqrt(max(float(covariance[index]), 0.0) + noise)
+        self._shrink = np.concatenate([self._shrink, column[None]])
+        self._variance = self._variance - column**2
+
+
 class GpPredictor(Predictor):
     """A `GpModel` that is fitted to labels and predicts in their unit.
 
@@ -277,8 +331,12 @@ class GpPredictor(Predictor):
         """Returns the posterior's mean and standard deviation, of the longest trainings."""
         return self.scale.invert(*self.model.predict(rows))
 
+    def posterior(self, rows: Matrix) -> GpPosterior:
+        """Returns the distributions of candidates (P, num_genes), of the longest trainings."""
+        return GpPosterior(self.model, self.scale, rows)
+
     def state(self) -> tuple[Arrays, dict[str, Any]]:
-        """Returns the posterior."""
+        """Returns the fitted posterior."""
         model = self.model
         arrays: Arrays = {
             "theta": model.theta,

@@ -43,6 +43,26 @@ class Prediction:
     std: Floats
 
 
+class Posterior(Protocol):
+    """Normal distributions of what P candidates reach, on the scale of a predictor's targets.
+
+    Attributes:
+        mean: (P,) their means.
+    """
+
+    mean: Floats
+
+    @property
+    def std(self) -> Floats:
+        """(P,) their standard deviations, without the noise of a training."""
+
+    def scaled(self, labels: Floats) -> Floats:
+        """Returns labels (n,) on the scale of the distributions."""
+
+    def add(self, index: int) -> None:
+        """Narrows the distributions as a training of a candidate will, whatever its label."""
+
+
 @dataclass(frozen=True)
 class Pretraining:
     """How well a predictor predicts the costs that it was pretrained on.
@@ -114,6 +134,13 @@ class Predictor(Protocol):
     @abstractmethod
     def predict(self, rows: Matrix) -> Prediction:
         """Returns the predicted labels of candidates (P, num_genes)."""
+
+    def posterior(self, rows: Matrix) -> Posterior | None:
+        """Returns the distributions of candidates (P, num_genes), to choose a round by.
+
+        By default returns None: the predictor knows no more than `predict` returns.
+        """
+        return None
 
     @abstractmethod
     def state(self) -> tuple[Arrays, dict[str, Any]]:

@@ -71,15 +71,27 @@ class Scale:
             if values.max() > 100 or values.min() < 0:
                 raise ValueError("log_error expects labels in percent, 0 to 100; use target 'raw'")
             check_percent(values, self.target)
-            values = -np.log(100 - np.minimum(values, 99.99))
+        values = self._transformed(values)
         if self.warped:
             self.centre = float(np.median(values))
             upper = float(np.quantile(values, _BEST) - self.centre)
             self.unit = max(upper or float(values.std()), 1e-9)
-            values = (values - self.centre) / self.unit
-            values = np.where(values < 0, -np.log1p(-np.minimum(values, 0)), values)
+            values = self._compressed(values)
         self.mean, self.std = float(values.mean()), float(max(values.std(), 1e-9))
         return np.asarray((values - self.mean) / self.std)
+
+    def apply(self, labels: Floats) -> Floats:
+        """Returns standardised targets (n,) of labels, as those that were learned have them."""
+        values = self._transformed(np.asarray(labels, np.float64))
+        values = self._compressed(values) if self.warped else values
+        return np.asarray((values - self.mean) / self.std)
+
+    def _transformed(self, labels: Floats) -> Floats:
+        return -np.log(100 - np.minimum(labels, 99.99)) if self.target == "log_error" else labels
+
+    def _compressed(self, values: Floats) -> Floats:
+        values = (values - self.centre) / self.unit
+        return np.where(values < 0, -np.log1p(-np.minimum(values, 0)), values)
 
     def learn_rungs(self, labels: Floats, shares: Floats) -> tuple[Floats, Floats]:
         """Fits the scale to the labels (n,) of the longest trainings.

@@ -159,7 +159,7 @@ _TEXTS: dict[str, Any] = {
     "plan": _plan,
     "early_stop": _early_stop,
     "closed": _closed,
-    "evolved": lambda fields: f"stage 3: found the best candidates for {fields['limits']} limit(s)",
+    "evolved": lambda _fields: "stage 3: found the best candidates for each limit",
 }
 
 
@@ -173,7 +173,8 @@ def round_line(number: int, answer: Answer) -> str:
         return f"{where}: out of reach; the nearest has {nearest}"
     best = answer.contenders[0]
     costs = [f"{name} {value:.6g}" for name, value in best.costs.items()]
-    mean = f"{where}: {best.mean:.3f} +- {best.sd:.3f} over {len(best.labels)} seed(s)"
+    seeds = "1 seed" if len(best.labels) == 1 else f"{len(best.labels)} seeds"
+    mean = f"{where}: {best.mean:.3f} +- {best.sd:.3f} over {seeds}"
     line = ", ".join([mean, *costs])
     with_prior = [one for one in answer.contenders if one.prior]
     if best.prior:

@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 
 import fbnetv3
 from fbnetv3.cli.classify import classify
-from fbnetv3.cli.deploy import export, quantize
+from fbnetv3.cli.deploy import export
 from fbnetv3.cli.group import CommandGroup
 from fbnetv3.cli.latency import _best_line, latency
+from fbnetv3.cli.quantize import quantize
 from fbnetv3.deploy.answer_file import AnswerFile
 from fbnetv3.deploy.backend import ExportedBackend
 from fbnetv3.deploy.classify import Classifier, Prediction

@@ -53,19 +53,32 @@ EXAMPLES = [
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_both_programs_have_the_same_options(program: str) -> None:
     assert shown(program, "--version") == f"fbnetv3-zoo {__version__}\n"
-    for option in ("-h", "--help"):
-        text = shown(program, option)
-        assert "Exit codes: 0 done, 1 failed, 2 wrong usage" in text
-        assert {"--version", "--install-completion", "--show-completion"} <= set(text.split())
+    assert shown(program, "-h") == shown(program, "--help")
+    assert f"options: {program} --help-all" in shown(program, "--help")
+    text = shown(program, "--help-all")
+    assert "Exit codes: 0 done, 1 failed, 2 wrong usage" in text
+    assert {"--version", "--install-completion", "--show-completion"} <= set(text.split())
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_the_list_of_commands_is_not_cut(program: str) -> None:
-    text = shown(program, "-h")
-    assert "..." not in text.partition("\nOptions:")[2]
-    assert all(text.count(f"\n  {name} ") == 1 for name in PROGRAMS[program].commands)
-    # A tall terminal window.
-    assert len(text.splitlines()) <= 50
+GROUPS = {**PROGRAMS, "fbnetv3 detect": PROGRAMS["fbnetv3"].commands["detect"]}
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_the_list_of_commands_fits_a_screen(name: str) -> None:
+    program, *words = name.split()
+    lines = shown(program, *words, "--help").splitlines()
+    # A terminal of 24 lines, the last of which is the next prompt.
+    assert len(lines) < 24
+    assert max(map(len, lines)) <= 80
+    assert not any(line.endswith(("...", " ")) for line in lines)
+    # Task, command and what it does.
+    listed = [re.fullmatch(r"([A-Z]\w+)? +([a-z-]+)  +([A-Z].*\w)", line) for line in lines]
+    named = [found[2] for found in listed if found]
+    assert sorted(named) == sorted(GROUPS[name].commands)
+    full = shown(program, *words, "--help-all").splitlines()
+    assert [line for line in full if line in lines and line] == [
+        line for line, found in zip(lines, listed, strict=True) if found
+    ]
 
 
 @pytest.mark.parametrize(("program", "command"), COMMANDS)

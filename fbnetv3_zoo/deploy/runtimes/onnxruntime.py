@@ -18,7 +18,7 @@ from fbnetv3.images.reader import ImageSource
 
 from ..calibration import METHODS
 from ..forks import Reopened
-from ..qdq import QdqSearch
+from ..qdq import QdqSearch, Trainer
 from ..quantize_score import Evaluator, Int8Result
 from .protocol import TensorInfo, check_threads
 
@@ -136,10 +136,12 @@ def quantize(
     method: str | None,
     max_drop_pct: float | None,
     sensitivity: bool,
+    trainer: Trainer | None = None,
 ) -> Int8Result:
     """Writes an int8 file by the calibration method that agrees best with the float file.
 
-    If int8 exceeds the budget, layers stay in float, the most sensitive first.
+    If int8 exceeds the budget, layers stay in float, the most sensitive first. With a `trainer`
+    weights and ranges are trained first.
     """
     if method is not None and method not in METHODS:
         raise ValueError(f"method is {method!r}; expected one of {', '.join(METHODS)}")
@@ -147,6 +149,8 @@ def quantize(
         search = QdqSearch(onnx_path, part, evaluator, calibration)
         methods = search.compare_methods([method] if method else list(METHODS))
         best = max(methods, key=lambda name: (methods[name][0], -methods[name][1]))
+        if trainer is not None:
+            search.train(best, trainer)
         layers = search.layer_errors(best) if sensitivity or max_drop_pct is not None else []
         score, num_float = search.within_budget(best, layers, max_drop_pct)
         layers = [
@@ -162,6 +166,7 @@ def quantize(
                 "format": "QDQ, weights int8 per channel, activations uint8",
                 "calibration": best,
                 "num_images": evaluator.reader.num_read[0],
+                "trained": trainer is not None,
                 "in_float": [layer.node for layer in layers if layer.in_float],
                 "agreement_pct": round(score.agreement_pct, 2),
             },

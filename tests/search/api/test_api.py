@@ -603,7 +603,7 @@ def test_a_search_shows_its_progress_unless_it_is_to_be_quiet(
     run(tmp_path / "b", trainings=10, quiet=False)
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert "stage 3: found the best candidates for 2 limit(s)" in shown.err
+    assert "stage 3: found the best candidates for each limit" in shown.err
 
 
 def command(*words: str) -> tuple[int, str]:
@@ -631,7 +631,7 @@ def test_the_commands_resume_importable_functions_and_report_any(
     stopped(folder, train)
     code, text = command("status", str(folder))
     assert code == 0
-    assert "stopped: round 1 of 9, 2 done" in text
+    assert "stopped: 1 of 9 rounds, 2 done" in text
     assert command("report", str(folder), "--out", str(tmp_path / "r.html"))[0] == 0
     assert command("resume", str(folder))[0] == 0
     assert summary(search.Found(folder)) == summary(undisturbed)

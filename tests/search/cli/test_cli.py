@@ -59,7 +59,7 @@ def test_finished_search_has_answers_and_a_report(finished: Path) -> None:
 def test_status_says_how_far(finished: Path) -> None:
     shown = call("status", finished)
     assert shown.exit_code == 0
-    assert "finished: round 2 of 2" in shown.stdout
+    assert "finished: 2 of 2 rounds" in shown.stdout
     found = json.loads(call("status", finished, "--json").stdout)
     with Store.read(finished) as store:
         assert found["trials"] == store.counts()

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +153,27 @@ def test_status_of_a_search_whose_coordinator_was_killed_is_stopped(tmp_path: Pa
         assert status_of(store)["state"] == "running"
         os.utime(owner, (0, 0))
         assert status_of(store)["state"] == "stopped"
+
+
+def test_a_search_that_stopped_before_its_first_label_resumes_with_its_predictor(
+    tmp_path: Path,
+) -> None:
+    def stop(name: str, fields: Mapping[str, Any]) -> None:
+        if name == "round":
+            raise KeyboardInterrupt
+
+    config = plan(predictor="auto", pool=150, batch=6, rounds=1, top=1)
+    with start(tmp_path / "plain", config) as store:
+        carry_out(store)
+        undisturbed = summary(store)
+    with start(tmp_path / "s", config) as store:
+        engine = InlineEngine(load_objective(store.settings["objective"]))
+        with pytest.raises(KeyboardInterrupt):
+            run_search(store, engine, notify=stop)
+        assert store.stage("pretraining") is not None
+    with Store.open(tmp_path / "s") as store:
+        carry_out(store)
+        assert summary(store) == undisturbed
 
 
 def test_resumed_search_that_has_ended_trains_nothing_and_answers_the_same(

@@ -219,6 +219,34 @@ def test_a_failed_rung_is_replaced_and_not_trained_at_another_length(
         assert len(store.trials("done", batch=0)) == 16
 
 
+def test_a_trial_that_fails_after_a_resume_is_replaced_in_its_own_round(
+    finished: Path, tmp_path: Path
+) -> None:
+    with Store.read(finished) as store:
+        bad = store.trials(batch=2)[7]
+    trouble = {",".join(map(str, bad.genes)): "raise"}
+    shown = []
+
+    class Stop(Exception):  # noqa: N818  # no error
+        pass
+
+    def stop(name: str, fields: Any) -> None:
+        if name == "round":
+            shown.append(fields["fidelity"])
+            if fields["index"] == 2 and len(shown) == 3:
+                raise Stop
+
+    with start(tmp_path / "s", trouble=trouble) as store:
+        objective = load_objective(store.settings["objective"])
+        with pytest.raises(Stop):
+            run_search(store, InlineEngine(objective), notify=stop)
+        run_search(store, InlineEngine(objective), notify=stop)
+        assert shown[:4] == [0.1, 0.5, 1.0, 1.0]
+        assert bad.genes in [t.genes for t in store.trials("failed")]
+        assert {t.fidelity for t in store.trials(batch=2)} == {1.0}
+        assert len(store.trials("done", batch=2)) == 8
+
+
 def test_an_objective_without_rungs_is_refused_at_the_start(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
         "class Mine:\n    def evaluate(self, genes, *, seed, epochs):\n        yield 50.0\n"

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fbnetv3.search.nars.selection import Optimism, next_best, select_batch, select_in_turn
+from fbnetv3.search.nars.acquisition import ExpectedImprovement, Optimism
+from fbnetv3.search.nars.selection import next_best, select_batch, select_in_turn
 
 
 def test_one_best_of_each_equal_bin() -> None:
@@ -105,7 +106,7 @@ def test_limits_take_turns_and_an_empty_one_gives_its_turn_away() -> None:
 
 def test_optimism_is_exponential_with_mean_one_in_every_stretch() -> None:
     for start in (0, 37, 1000):
-        drawn = np.sort([Optimism(np.ones(1), start).bonus(n)[0] for n in range(200)])
+        drawn = np.sort([Optimism(np.zeros(1), np.ones(1), start).scores(n)[0] for n in range(200)])
         quantiles = -np.log(1 - (np.arange(200) + 0.5) / 200)
         assert drawn.mean() == pytest.approx(1, abs=0.05)
         assert np.abs(drawn - quantiles)[:180].max() < 0.1
@@ -116,15 +117,18 @@ def test_batch_has_the_best_expected_and_the_least_known_candidates() -> None:
     everywhere = np.ones((1, 6), bool)
     plain = select_in_turn(scores, everywhere, num=4)
     assert plain.indices.tolist() == [0, 1, 2, 3]
-    bold = select_in_turn(scores, everywhere, num=4, optimism=Optimism(std))
+    bold = select_in_turn(scores, everywhere, num=4, acquisition=Optimism(scores, std))
     assert {0, 5} < set(bold.indices.tolist())
-    binned = select_batch(scores, np.arange(6.0), num=4, bins="none", optimism=Optimism(std))
+    binned = select_batch(
+        scores, np.arange(6.0), num=4, bins="none", acquisition=Optimism(scores, std)
+    )
     assert sorted(binned.indices.tolist()) == sorted(bold.indices.tolist())
 
 
 def test_predictor_without_uncertainty_gives_the_best_expected() -> None:
     scores = np.random.default_rng(0).random(50)
-    chosen = select_in_turn(scores, np.ones((1, 50)), num=7, optimism=Optimism(np.zeros(50)))
+    optimism = Optimism(scores, np.zeros(50))
+    chosen = select_in_turn(scores, np.ones((1, 50)), num=7, acquisition=optimism)
     assert chosen.indices.tolist() == np.argsort(-scores)[:7].tolist()
 
 
@@ -132,3 +136,43 @@ def test_small_batches_serve_every_limit_by_and_by() -> None:
     found = select_in_turn(np.zeros(4), np.eye(4), num=2, first=3)
     assert found.bins.tolist() == [3, 0]
     assert found.indices.tolist() == [3, 0]
+
+
+class Independent:
+    """Distributions that know nothing of each other."""
+
+    def __init__(self, mean: list[float], std: list[float]) -> None:
+        self.mean, self.std = np.array(mean), np.array(std)
+
+    def scaled(self, labels: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+        return labels
+
+    def add(self, index: int) -> None:
+        self.std[index] = 1e-6
+
+
+def test_expected_improvement_is_that_of_a_normal_distribution() -> None:
+    draws = np.random.default_rng(0).normal(size=1_000_000)
+    mean, std = [0.0, 1.0, -1.0], [1.0, 0.5, 2.0]
+    found = ExpectedImprovement(Independent(mean, std), np.array([0.5])).scores(0, 0)
+    sampled = [np.maximum(m + s * draws - 0.5, 0).mean() for m, s in zip(mean, std, strict=True)]
+    assert np.exp(found) == pytest.approx(sampled, rel=0.01)
+
+
+def test_hopeless_candidates_are_ranked_by_expected_improvement_too() -> None:
+    steps = np.linspace(-30, -20, 1000)
+    posterior = Independent(steps.tolist(), [1.0] * 1000)
+    scores = ExpectedImprovement(posterior, np.zeros(1)).scores(0, 0)
+    assert np.isfinite(scores).all()
+    # d log EI / d mean is about the distance; there is no step where the formula changes.
+    assert np.diff(scores) / np.diff(steps) == pytest.approx(-steps[1:], rel=0.02)
+
+
+def test_picks_of_a_round_count_as_trained_and_each_limit_has_its_own_best() -> None:
+    posterior = Independent([1.0, 0.9, 0.0, 0.0], [0.1, 0.1, 1.0, 0.01])
+    inside = np.array([[True, True, True, True], [False, False, True, True]])
+    improvement = ExpectedImprovement(posterior, np.array([1.0, -1.0]))
+    found = select_in_turn(np.zeros(4), inside, num=4, acquisition=improvement)
+    # The first is little known; then the one sure to improve on the worse best of limit 1.
+    assert found.indices.tolist() == [2, 3, 0, 1]
+    assert found.bins.tolist() == [0, 1, 0, 1]

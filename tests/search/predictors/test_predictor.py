@@ -13,9 +13,9 @@ from scipy.stats import kendalltau, multivariate_normal, spearmanr
 
 from fbnetv3.search.cost.cost import costs
 from fbnetv3.search.predictors.auto import AutoPredictor
-from fbnetv3.search.predictors.gp import GpModel, GpPredictor, Posterior, _kernel
+from fbnetv3.search.predictors.gp import GpModel, GpPredictor, NegativeLogPosterior, _kernel
 from fbnetv3.search.predictors.mlp import MlpPredictor
-from fbnetv3.search.predictors.protocol import Predictor
+from fbnetv3.search.predictors.protocol import Predictor, fit_to
 from fbnetv3.search.predictors.quality import cross_validate, quality, spearman, tau
 from fbnetv3.search.predictors.registry import (
     ALIASES,
@@ -129,6 +129,23 @@ def test_file_gives_the_same_predictions(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_what_pretraining_taught_is_stored_before_there_are_labels(
+    kind: str, tmp_path: Path
+) -> None:
+    first, again = (make_predictor(kind, SPACE, seed=0, costs=toy_costs) for _ in range(2))
+    if first.pretrain(TEST, toy_costs(TEST)) is None:
+        assert not first.pretrained
+        return
+    path = tmp_path / "pretrained.safetensors"
+    save_predictor(first, path)
+    again.restore(*load_predictor(path).state())
+    assert again.pretrained
+    for predictor in (first, again):
+        predictor.fit(TRAIN, accuracy(TRAIN))
+    assert np.array_equal(first.predict(TEST).mean, again.predict(TEST).mean)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_impossible_labels_are_refused(kind: str) -> None:
     predictor = make_predictor(kind, SPACE, target="log_error")
     with pytest.raises(ValueError, match="no labels yet"):
@@ -237,6 +254,41 @@ def test_cross_validation_never_shows_a_label_that_it_asks_for() -> None:
         cross_validate(GpPredictor(SPACE), TRAIN[:9], np.arange(9.0))
 
 
+@pytest.mark.parametrize("rungs", [False, True])
+def test_gp_posterior_narrows_as_if_picks_had_been_trained(rungs: bool) -> None:
+    predictor = GpPredictor(SPACE, target="raw", costs=toy_costs)
+    labels = np.random.default_rng(0).normal(size=30)
+    shares = np.where(np.arange(30) < 20, 0.1, 1.0) if rungs else np.ones(30)
+    fit_to(predictor, TRAIN[:30], labels, shares)
+    posterior, model = predictor.posterior(TEST), predictor.model
+    mean, std = model.predict(TEST)
+    assert posterior.mean == pytest.approx(mean)
+    assert posterior.std == pytest.approx(std, abs=1e-6)
+    assert predictor.predict(TEST).mean.argmax() == mean.argmax()
+    longest = shares == 1
+    own = (labels[longest] - labels[longest].mean()) / labels[longest].std()
+    scaled = posterior.scaled(labels[longest])
+    assert np.argsort(scaled).tolist() == np.argsort(own).tolist()
+    assert (scaled.mean(), scaled.std()) == pytest.approx((0, 1))
+
+    for pick in (3, 8):
+        posterior.add(pick)
+    # The textbook's posterior with two rows more, for the same hyperparameters.
+    length = np.zeros(32) if model.length is None else np.append(model.length, [0.0, 0.0])
+    rows = np.concatenate([model.rows, TEST[[3, 8]]])
+    base = model.inputs.gaps(rows, rows, model.rows)
+    cross = model.inputs.gaps(TEST, rows, model.rows)
+    if rungs:
+        base = np.concatenate([base, (length[:, None] - length)[None] ** 2])
+        cross = np.concatenate([cross, np.broadcast_to(length**2, cross.shape[1:])[None]])
+    noisy = _kernel(base, model.theta) + (np.exp(model.theta[-1]) + 1e-8) * np.eye(32)
+    found = _kernel(cross, model.theta)
+    prior = np.exp(model.theta[-3]) + np.exp(model.theta[-2])
+    variance = prior - np.einsum("pn,np->p", found, np.linalg.solve(noisy, found.T))
+    assert posterior.std**2 == pytest.approx(variance, abs=1e-6)
+    assert posterior.mean == pytest.approx(mean)
+
+
 def test_gp_posterior_equals_the_textbook_and_its_gradient_finite_differences() -> None:
     model = GpModel(SPACE, toy_costs)
     rows, y = TRAIN[:30], np.random.default_rng(0).normal(size=30)
@@ -252,7 +304,7 @@ def test_gp_posterior_equals_the_textbook_and_its_gradient_finite_differences() 
     assert np.linalg.eigvalsh(kernel).min() > -1e-9
 
     point = np.random.default_rng(1).normal(size=len(model.theta)) * 0.3 - 1
-    loss = Posterior(model.inputs.gaps(rows, rows, rows), y, np.zeros_like(point))
+    loss = NegativeLogPosterior(model.inputs.gaps(rows, rows, rows), y, np.zeros_like(point))
     slope = approx_fprime(point, lambda t: loss(t)[0], 1e-6)
     assert loss(point)[1] == pytest.approx(slope, abs=1e-3)
     noisy = _kernel(model.inputs.gaps(rows, rows, rows), point) + np.exp(point[-1]) * np.eye(30)

@@ -38,6 +38,6 @@ def test_early_stopping_says_why_it_did_not_happen(
 
 def test_a_result_without_costs_has_none_in_its_line() -> None:
     best = Contender((0,), (70.0,), {}, 70.0)
-    assert round_line(0, Answer({}, (best,), {})).endswith("70.000 +- 0.000 over 1 seed(s)")
+    assert round_line(0, Answer({}, (best,), {})).endswith("70.000 +- 0.000 over 1 seed")
     costly = Contender((0,), (70.0,), {"macs": 1e6, "params": 5.0}, 70.0)
-    assert round_line(0, Answer({}, (costly,), {})).endswith("seed(s), macs 1e+06, params 5")
+    assert round_line(0, Answer({}, (costly,), {})).endswith("seed, macs 1e+06, params 5")

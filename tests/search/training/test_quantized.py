@@ -1,0 +1,89 @@
+"""Quantization-aware training: it helps, and a killed one ends in the same file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fbnetv3.deploy.export import to_onnx
+from fbnetv3.deploy.export_graph import scaled_copy
+from fbnetv3.deploy.parity import error_of_std
+from fbnetv3.deploy.quantize import quantize
+from fbnetv3.deploy.runtimes import ONNX
+from fbnetv3.images.reader import open_image
+from fbnetv3.models.model import build
+from fbnetv3.search.training.config import Hardware
+from fbnetv3.search.training.quantized import quantize_aware, recipe_for
+from tests.deploy.test_quantize import ARCH, NUM_CLASSES, PREPROCESS, pictures
+
+CPU = Hardware(device=torch.device("cpu"))
+TRAINING, HELD_OUT = pictures(96, seed=1)[0], pictures(32, seed=2)[0]
+
+
+class Killed(Exception):  # noqa: N818  # stands for a kill
+    """Ends a training in the middle of an epoch."""
+
+
+@pytest.fixture(scope="module")
+def float_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    model = scaled_copy(build(ARCH, num_classes=NUM_CLASSES), 32)
+    path = tmp_path_factory.mktemp("float") / "float.onnx"
+    to_onnx(model, path, preprocess=PREPROCESS)
+    return path
+
+
+def trained(float_path: Path, folder: Path, **options: Any) -> Path:
+    """Returns the file of a training of two epochs."""
+    recipe = recipe_for(len(TRAINING), epochs=2, batch_size=16, lr=1e-3)
+    path = folder / "int8.onnx"
+    options = {"recipe": recipe, "hardware": CPU, "evaluation": HELD_OUT, **options}
+    quantize_aware(float_path, path, TRAINING, folder=folder / "run", **options)
+    return path
+
+
+def test_a_killed_training_ends_in_the_same_file_which_is_closer_to_the_float_one(
+    float_path: Path, tmp_path: Path
+) -> None:
+    curve: list[Any] = []
+    whole = trained(float_path, tmp_path / "whole", on_epoch=curve.append)
+
+    def kill(epoch: int, step: int, _steps: int) -> None:
+        if (epoch, step) == (2, 3):
+            raise Killed
+
+    with pytest.raises(Killed):
+        trained(float_path, tmp_path / "killed", on_step=kill)
+    assert not (tmp_path / "killed" / "int8.onnx").exists()
+    resumed = trained(float_path, tmp_path / "killed")
+    assert resumed.read_bytes() == whole.read_bytes()
+    assert [log.epoch for log in curve] == [1, 2]
+
+    plain = tmp_path / "plain.onnx"
+    quantize(float_path, plain, TRAINING, evaluation=HELD_OUT, sensitivity=False)
+    batch = np.stack([PREPROCESS(open_image(image)) for image in HELD_OUT])
+    expected = ONNX.load(float_path).run_batch(batch)
+    before, after = (
+        float(error_of_std(ONNX.load(path).run_batch(batch), expected).mean())
+        for path in (plain, whole)
+    )
+    assert after < 0.8 * before
+
+
+def test_epochs_make_500_steps_unless_given() -> None:
+    assert (recipe_for(64_000).epochs, recipe_for(64_000).batch_size) == (1, 64)
+    assert recipe_for(6_400).epochs == 5
+    few = recipe_for(100)
+    assert (few.batch_size, few.epochs) == (8, 42)
+    assert recipe_for(100, epochs=3, lr=0.5).epochs == 3
+    assert recipe_for(100, lr=0.5).lr == 0.5
+
+
+def test_half_precision_is_refused(float_path: Path, tmp_path: Path) -> None:
+    half = Hardware(device=torch.device("cpu"), bf16=True)
+    with pytest.raises(ValueError, match="trained in float32"):
+        trained(float_path, tmp_path, hardware=half)
