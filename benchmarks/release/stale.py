@@ -68,6 +68,10 @@ MEASURED: dict[str, tuple[str, ...]] = {
     "parity.*": ("benchmarks/release/parity.py", *_MODEL, *_RUNTIMES),
     "imagenet_loss.*": ("benchmarks/release/imagenet_loss.py", *_RUNTIMES),
     "int8_*": ("benchmarks/release/int8_cifar10.py", "fbnetv3_zoo/deploy/quantize.py", *_RUNTIMES),
+    "qat_*": (
+        *("benchmarks/release/qat_cifar10.py", "search/training/quantized.py"),
+        *("fbnetv3_zoo/deploy/fake_quantize.py", "fbnetv3_zoo/deploy/qdq.py"),
+    ),
     "confidence*": ("benchmarks/release/confidence.py", "fbnetv3_zoo/deploy/confidence.py"),
     "coverage.json": ("fbnetv3_zoo", "search", "tests"),
 }
