@@ -165,7 +165,7 @@ def own_photos(work: Path, data: Path, runtime: Path | None) -> None:
     with chromium(profile) as page, served(work / "demo_mine") as url:
         shown = [
             screenshot(
-                page, f"{url}?auto={photo}", (390, 1100), dark=dark, wait_for=("result", "error")
+                page, f"{url}?auto={photo}", (390, 1060), dark=dark, wait_for=("result", "error")
             )
             for photo, dark in (("chelsea", False), ("rocket", True))
         ]
