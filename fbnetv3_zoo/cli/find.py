@@ -66,7 +66,8 @@ def find(
     Compares published ImageNet accuracies of FBNetV3, EfficientNet, MobileNetV3 and V4, RepViT,
     ResNet, ... by MACs, or with --latency by milliseconds per image. Names one, and lists its
     neighbors on the Pareto front: no other network is more accurate at no more cost. With --against
-    these are from half to twice its cost. Needs no weights and no network access. Writes only --output.
+    these are from half to twice its cost. Needs no weights and no network access. Writes only
+    --output.
 
     Examples:
         fbnetv3 find --against efficientnet_b0
