@@ -361,8 +361,8 @@ def test_callbacks_get_every_trial_and_round_once_also_over_a_stop(
     found = run(tmp_path / "s", on_trial=trials.append, on_round=rounds.append)
     assert summary(found) == summary(undisturbed)
     assert trials == found.trials
-    assert [one.index for one in rounds] == list(range(9))
-    assert [one.trainings for one in rounds] == [5, 7, 9, 11, 13, 15, 17, 19, 20]
+    assert [one.index for one in rounds] == list(range(10))
+    assert [one.trainings for one in rounds] == [5, 7, 9, 11, 13, 15, 17, 19, 21, 22]
     assert rounds[0].best == max(t.value for t in trials[:5])
     assert rounds[0].tau is None
     assert rounds[-1].tau is not None
