@@ -27,7 +27,7 @@ FEWEST_ON_A_RUNG = 12
 # A rung that costs more than this share of a full training is left out.
 WORTH_WHILE = 0.25
 # Rounds of full trainings, as long as that makes them no larger than `batch`.
-ROUNDS = 5
+ROUNDS = 10
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 

@@ -64,7 +64,7 @@ class SearchConfig:
         final_seeds: number of seeds per retrained candidate, the search's own included; the best
             mean wins.
         priors: recipes to draw candidates around; the best network of each limit with each of them
-            is in every round and is retrained at the end.
+            is in every round but the smallest and is retrained at the end.
         policy: "early_stop", the paper's: the first round is random and trained in full; or
             "rungs": many short trainings come first, each with a schedule of its own, and all
             rounds after them are trained in full. Empty: "rungs" with a budget, else "early_stop".

@@ -644,7 +644,7 @@ def test_the_commands_resume_importable_functions_and_report_any(
     stopped(folder, train)
     code, text = command("status", str(folder))
     assert code == 0
-    assert "stopped: 1 of 9 rounds, 2 done" in text
+    assert "stopped: 1 of 10 rounds, 2 done" in text
     assert command("report", str(folder), "--out", str(tmp_path / "r.html"))[0] == 0
     assert command("resume", str(folder))[0] == 0
     assert summary(search.Found(folder)) == summary(undisturbed)
