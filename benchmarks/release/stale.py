@@ -32,9 +32,18 @@ _SEARCH = ("search/nars", "search/predictors", "search/space")
 MEASURED: dict[str, tuple[str, ...]] = {
     "latency*": ("benchmarks/latency/networks.py", *_MODEL, *_RUNTIMES, "fbnetv3_zoo/measure"),
     "startup.json": ("benchmarks/latency/startup.py", "fbnetv3_zoo/__init__.py", "fbnetv3_zoo/cli"),
+    "first_use.json": (
+        *("benchmarks/latency/first_use.py", "benchmarks/latency/published_files.py"),
+        *("fbnetv3_zoo/hub", "fbnetv3_zoo/checkpoints", "fbnetv3_zoo/models"),
+    ),
     "time_by_part*": ("benchmarks/latency/time_by_part.py", *_MODEL, *_RUNTIMES),
     "gpu/latency*": ("benchmarks/gpu/latency.py", *_MODEL, "fbnetv3_zoo/measure/runners.py"),
     "gpu/*": ("benchmarks/gpu", *_MODEL, *_TRAINING),
+    "detection_cost.json": ("benchmarks/detection/cost.py", "fbnetv3_zoo/arch"),
+    "detection_parts*": (
+        *("benchmarks/detection/parts.py", "fbnetv3_zoo/integrations/torchvision_backbone.py"),
+        *_MODEL,
+    ),
     "detection_*": ("benchmarks/detection", *_MODEL, "fbnetv3_zoo/integrations"),
     "search/kill9.json": ("benchmarks/search/scale.py", "search/execution", "search/storage"),
     "search/ray_nodes.json": ("benchmarks/search/scale.py", "search/execution", "search/storage"),

@@ -19,6 +19,7 @@ from fbnetv3.deploy.backend import ExportedBackend
 from fbnetv3.deploy.runtimes import ONNX
 from fbnetv3.hub import cache
 from fbnetv3.hub.license_policy import is_commercial
+from fbnetv3.hub.registry import FOLDERS
 from fbnetv3.hub.weights import WEIGHTS
 
 from .web_runtime import RUNTIME, WebRuntime, fetch_runtime, unpack_runtime
@@ -50,6 +51,11 @@ def folder_of(model: str, cache_dir: str | Path | None = None) -> Path:
     """Returns the folder of a model's demo in the cache, which may not exist yet."""
     name = Path(model.rpartition(":")[2]).resolve().name.removesuffix(ONNX.suffix)
     return cache.cache_dir(cache_dir) / "demo" / name
+
+
+def title_of(model: str, name: str) -> str:
+    """Returns what the page calls a model: its own name, or that of the folder it was saved in."""
+    return folder_of(model).name if model.startswith(FOLDERS) else name
 
 
 def build_demo(
@@ -88,11 +94,12 @@ def build_demo(
         _copy(_DATA / "demo" / name, root / name)
     for path in sorted((_DATA / "photos").iterdir()):
         _copy(path, root / "photos" / path.name)
-    record = _page_data(backend, runtime, root)
+    name = title_of(model, backend.artefact.name)
+    record = {**_page_data(backend, runtime, root), "name": name}
     write_atomically(root / _RECORD, (json.dumps(record, indent=1) + "\n").encode())
     return Demo(
         folder=root,
-        name=backend.artefact.name,
+        name=name,
         license=backend.artefact.license,
         num_bytes=sum(path.stat().st_size for path in root.rglob("*") if path.is_file()),
     )
@@ -151,7 +158,6 @@ def _page_data(backend: ExportedBackend, runtime: WebRuntime, root: Path) -> dic
     artefact = backend.artefact
     weights = WEIGHTS.get(artefact.name)
     return {
-        "name": artefact.name,
         "labels": list(backend.class_names),
         "thresholds": list(artefact.thresholds) if artefact.multi_label else None,
         "preprocess": artefact.preprocess.to_dict(),

@@ -13,7 +13,7 @@ _ADVICE = {
     "best_trials": _BEST,
     "optimize": _RUN,
     "get_trials": "trials",
-    "enqueue_trial": "prior=PARAMS where the search is made, which is tried in every round",
+    "enqueue_trial": "prior=PARAMS where the search is made, which is tried with the best networks",
     "add_trial": "fbnetv3-search resume FOLDER --labels trials.csv, which imports known values",
     "stop": "close()",
     "set_user_attr": "a record of your own; trials have a number to refer to",

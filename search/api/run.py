@@ -87,9 +87,9 @@ def run(
         pool: number of candidates that rounds choose from.
         prior: a recipe that is believed to be good, as gene -> value with some or all genes, or a
             list of them. Candidates are drawn around it, less and less as values come; the best
-            network with exactly this recipe is in every round, and is retrained at the end beside
-            the best of the search. A number between two values of its gene becomes the nearer one,
-            with a warning that has both; one outside the gene's range is refused.
+            network with exactly this recipe is tried again and again, and is retrained at the end
+            beside the best of the search. A number between two values of its gene becomes the
+            nearer one, with a warning that has both; one outside the gene's range is refused.
         on_trial: called with every trained trial. An exception stops the search, resumably.
         on_round: called with every finished round, likewise.
         quiet: print no progress to standard error.
@@ -112,6 +112,7 @@ def run(
         seed=seed,
         predictor=predictor,
         pool=pool,
+        workers=workers,
         budget=budget,
         time=time,
         rungs=rungs,

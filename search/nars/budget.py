@@ -27,7 +27,7 @@ FEWEST_ON_A_RUNG = 12
 # A rung that costs more than this share of a full training is left out.
 WORTH_WHILE = 0.25
 # Rounds of full trainings, as long as that makes them no larger than `batch`.
-ROUNDS = 5
+ROUNDS = 10
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -149,7 +149,7 @@ def planned(config: SearchConfig, prices: Mapping[float, float] | None = None) -
         rungs=rungs,
         rung_sizes=tuple(found.rungs.values()),
         rung_epochs=tuple(epochs[share] for share in rungs) if epochs else (),
-        batch=max(2, min(config.batch, math.ceil(num / ROUNDS))),
+        batch=max(2, min(config.batch, max(math.ceil(num / ROUNDS), config.parallel))),
         **found.full._asdict(),
     )
 

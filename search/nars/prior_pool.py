@@ -143,7 +143,8 @@ class PriorPicks:
         """Returns what each of `num` picks of a round is restricted to.
 
         The first are the priors' own candidates, one for each prior, at most half of the round;
-        others around priors are spread over the rest of it.
+        others around priors are spread over the rest of it. Rounds of one or two picks have an own
+        candidate as often as every fourth pick.
 
         Args:
             index: number of the round.
@@ -154,8 +155,9 @@ class PriorPicks:
         """
         if not self._exact:
             return []
-        count = min(len(self._exact), max(1, num // 2))
-        masks = [self._exact[(index * count + n) % len(self._exact)] for n in range(count)]
+        turn, between = divmod(index, max(1, 4 // num))
+        count = 0 if between else min(len(self._exact), max(1, num // 2))
+        masks = [self._exact[(turn * count + n) % len(self._exact)] for n in range(count)]
         # A space of recipes only has one candidate with a complete recipe, and then none is left.
         own: list[Wish | None] = [Wish(mask, True) for mask in masks if (mask & ~taken).any()]
         rest = num - len(own)
