@@ -156,7 +156,11 @@ def _with_box(item: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(outline, Mapping):
         return item
     size, counts = outline.get("size"), outline.get("counts")
-    if isinstance(size, list) and len(size) == 2 and all(map(_is_number_of_64_bits, size)):
+    known = isinstance(counts, str) or (
+        isinstance(counts, list) and all(map(_is_number_of_64_bits, counts))
+    )
+    sized = isinstance(size, list) and len(size) == 2 and all(map(_is_number_of_64_bits, size))
+    if known and sized:
         from pycocotools import mask
 
         runs = mask.frPyObjects(outline, *size) if isinstance(counts, list) else outline

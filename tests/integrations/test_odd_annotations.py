@@ -104,6 +104,8 @@ def test_a_polygon_without_a_box_gives_its_own(drawn: Path) -> None:
     [
         (lambda c: [item.pop(key) for item in c["annotations"] for key in ("bbox", "segmentation")],
          r"annotation 1 of image '0001\.png': `bbox` is missing; expected \[x, y, width, height\]"),
+        (lambda c: c["annotations"][0].update(bbox=None, segmentation={"size": [64, 64]}),
+         r"annotation 1 of image '0001\.png': `bbox` is None; expected \[x, y, width, height\]"),
         (lambda c: [item.update(bbox=[side / SIDE for side in item["bbox"]])
                     for item in c["annotations"]],
          r"no `bbox` has a number above 1; expected .* in pixels, not shares of the image"),
