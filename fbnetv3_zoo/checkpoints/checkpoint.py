@@ -184,7 +184,7 @@ def load_strict(
         source: where the tensors come from, for error messages.
 
     Raises:
-        ValueError: names or shapes differ; the message lists them.
+        ValueError: names or shapes differ, or numbers are not finite; the message lists them.
     """
     own = model.state_dict()
     means = {
@@ -219,7 +219,24 @@ def load_strict(
             + f". Expected exactly the model's {len(own)} entries; check that the architecture, "
             "the number of classes and the checkpoint layout belong together"
         )
+    _check_finite(tensors, source)
     model.load_state_dict(tensors, strict=True, assign=assign)
+
+
+def _check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
+    """Refuses NaN and infinity, with which a model's answers mean nothing."""
+    wrong = {
+        name: int((~torch.isfinite(tensor)).sum())
+        for name, tensor in tensors.items()
+        if tensor.is_floating_point() and not tensor.is_meta and not torch.isfinite(tensor).all()
+    }
+    if wrong:
+        items = [f"{name} ({num} of {tensors[name].numel()})" for name, num in wrong.items()]
+        raise ValueError(
+            f"weights from {source} have numbers that are NaN or infinite, in "
+            f"{_listing('tensors', items)}; a training that diverged writes such a file. Take an "
+            "earlier checkpoint, or train with a lower learning rate"
+        )
 
 
 def _listing(heading: str, items: list[str]) -> str:

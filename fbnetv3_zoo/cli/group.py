@@ -15,6 +15,7 @@ import dataclasses
 import inspect
 import io
 import json
+import logging
 import os
 import sys
 import traceback
@@ -52,6 +53,8 @@ class _PlainEnds:
     def invoke(self, ctx: Any) -> Any:
         """Returns what the command returns."""
         warnings.showwarning = _show_warning  # type: ignore[assignment]  # it needs only two
+        # It says at length where it keeps its fonts if there is no home directory.
+        logging.getLogger("matplotlib").setLevel(logging.ERROR)
         if isinstance(sys.stdout, io.TextIOWrapper):
             # A console that cannot show a file's name shows its escaped form.
             sys.stdout.reconfigure(errors="backslashreplace")

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from fbnetv3._internal.messages import escaped
+
 from . import completion
 from .group import FAILED, note, print_json
 from .options import TABLES, CacheDir, Json, License
@@ -25,8 +27,9 @@ def fetch(
     """Download weights and verify them.
 
     Writes to the cache, or --cache-dir, and says where. A download that was cut goes on where it
-    was; a file whose SHA-256 is not the published or recorded one is refused. FBNETV3_MIRROR takes
-    the place of https://dl.fbaipublicfiles.com.
+    was; a file whose SHA-256 is not the published or recorded one is refused, and so is one that
+    does not know the package's photos. FBNETV3_MIRROR takes the place of
+    https://dl.fbaipublicfiles.com.
 
     Examples:
         fbnetv3 fetch fbnetv3_e.meta_in1k
@@ -56,7 +59,7 @@ def fetch(
             failed += 1
             rows.append({"name": name, "path": None, "error": str(error)})
         if not json:
-            print(f"{name}: {rows[-1]['path'] or 'error: ' + str(rows[-1]['error'])}")
+            print(escaped(f"{name}: {rows[-1]['path'] or 'error: ' + str(rows[-1]['error'])}"))
     if json:
         print_json(rows)
     if failed:
@@ -152,7 +155,7 @@ def verify(
             rows.append({"model": name, **vars(result)})
             if not json:
                 mark = {True: "ok  ", False: "FAIL", None: "--  "}[result.ok]
-                print(f"{mark} {name}: {result.name}: {result.detail}")
+                print(escaped(f"{mark} {name}: {result.name}: {result.detail}"))
     if json:
         print_json(rows)
     if any(row["ok"] is False for row in rows):

@@ -49,7 +49,11 @@ class AnswerFile:
         self.done: set[str] = set()
         for record in _whole_lines(self._part):
             self._count(record)
-        self._file: IO[str] = self._part.open("a", encoding="utf-8")
+        try:
+            self._file: IO[str] = self._part.open("a", encoding="utf-8")
+        except OSError as error:
+            error.filename = str(path)  # the name that the caller knows
+            raise
         self._waiting = 0
 
     def _count(self, record: dict[str, Any]) -> None:

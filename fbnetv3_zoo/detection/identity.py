@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fbnetv3.search.training.identity import check_equal
+
 from .detectors import DetectorConfig
 from .recipe import DetectionRecipe
 
@@ -34,27 +36,11 @@ def check_same_run(folder: Path, recorded: Mapping[str, Any], asked: Mapping[str
     }
     for name, theirs in json.loads(json.dumps(former)).items():
         mine = json.loads(json.dumps(asked[name]))
-        if theirs != mine and not (name == "recipe" and _is_longer(theirs, mine)):
-            raise ValueError(
-                f"{folder} holds another run: its {_difference(name, theirs, mine)}; give another "
-                "--out, or the settings that the run began with (only epochs may grow)"
-            )
+        if not (name == "recipe" and _is_longer(theirs, mine)):
+            check_equal(folder, name, theirs, mine, digests=("arch",))
 
 
 def _is_longer(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> bool:
     """Returns whether a recipe differs only by more epochs and what follows from them."""
     same = all(mine[key] == value for key, value in theirs.items() if key not in _LENGTH_FIELDS)
     return same and bool(mine["epochs"] > theirs["epochs"])
-
-
-def _difference(name: str, theirs: Any, mine: Any) -> str:
-    if not isinstance(theirs, dict) or not isinstance(mine, dict):
-        return f"{name} is {theirs!r}, here {mine!r}"
-    keys = [key for key in mine if theirs.get(key) != mine[key]]
-    shown = [
-        f"{key} is different"
-        if key == "arch"
-        else f"{key} is {theirs.get(key)!r}, here {mine[key]!r}"
-        for key in keys
-    ]
-    return ", its ".join(shown)

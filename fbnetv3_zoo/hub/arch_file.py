@@ -7,6 +7,7 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import urlparse
 
+from fbnetv3._internal.messages import one_line
 from fbnetv3.arch.arch import Arch
 
 from .cache import is_offline
@@ -26,7 +27,10 @@ def read_arch(location: str, *, offline: bool | None = None) -> Arch:
         FileNotFoundError: the file does not exist or cannot be fetched.
         ValueError: the file does not hold an architecture.
     """
-    return Arch.from_json(_read(location, offline))
+    try:
+        return Arch.from_json(_read(location, offline))
+    except ValueError as error:
+        raise ValueError(f"{one_line(location)}: {error}") from error
 
 
 def _read(location: str, offline: bool | None) -> bytes:

@@ -3,7 +3,7 @@
 The folder is `FBNETV3_HOME`, else `XDG_CACHE_HOME/fbnetv3`, else `~/.cache/fbnetv3`. Where there is
 no home directory, or one that this user cannot use, a folder of the user's own in the system's
 temporary folder takes its place, with a warning. Files from the Hugging Face hub stay in the hub's
-own cache, which timm shares.
+own cache, which timm shares, or if that cannot be used, in `hub` in this folder.
 """
 
 from __future__ import annotations
@@ -30,17 +30,24 @@ def cache_dir(folder: str | Path | None = None) -> Path:
         return Path(folder)
     home = os.environ.get("FBNETV3_HOME")
     if home:
-        return Path(home)
+        return _expanded(Path(home))  # no shell has expanded it where a Dockerfile sets it
     parent = os.environ.get("XDG_CACHE_HOME")
     try:
         default = (Path(parent) if parent else Path.home() / ".cache") / "fbnetv3"
     except RuntimeError:  # neither HOME nor an entry in the password database
         return _temporary("there is no home directory")
-    return default if _is_usable(default) else _temporary(f"{default} cannot be used")
+    return default if is_usable(default) else _temporary(f"{default} cannot be used")
 
 
-def _is_usable(folder: Path) -> bool:
-    """Whether a folder can be read, or made where it does not exist."""
+def _expanded(folder: Path) -> Path:
+    """Returns a folder with ~ replaced by the home directory, if there is one."""
+    with contextlib.suppress(RuntimeError):
+        return folder.expanduser()
+    return folder
+
+
+def is_usable(folder: Path) -> bool:
+    """Returns whether a folder can be read, or made where it does not exist."""
     if os.access(folder, os.F_OK):
         return os.access(folder, os.R_OK | os.X_OK)
     existing = next(parent for parent in folder.absolute().parents if os.access(parent, os.F_OK))

@@ -7,18 +7,19 @@ For weights named NAME the cache holds
   pickle; written on first use.
 * `NAME.json`: what is required from the first use on: the SHA-256 of each file that the record does
   not state, the commit of a hub file, and the SHA-256 of the tensors, which must be the same from
-  every source. It is written once the weights know the package's photos (`meaning`).
+  every source. It is written once the weights know the package's photos (`meaning`); a download
+  that does not is deleted, so that a proxy's web page never stays in the place of weights.
 
 Weights inside the package need none of these, and no cache folder.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import json
 import os
+import re
 import warnings
 from collections.abc import Mapping
 from importlib import resources
@@ -29,6 +30,7 @@ from urllib.parse import urlparse
 from fbnetv3._internal.errors import FetchError
 from fbnetv3._internal.files import sha256_of, write_atomically
 from fbnetv3._internal.json_record import read_json
+from fbnetv3._internal.messages import shown
 from fbnetv3.checkpoints.checkpoint import read_tensors, write_tensors
 from fbnetv3.checkpoints.convert import to_fbnetv3
 
@@ -124,15 +126,17 @@ class CachedWeights:
     def path(self) -> Path:
         """Returns the published file, verified, after downloading it if necessary.
 
+        Weights whose hash is not published must know the package's photos when they are first used.
         Of several processes that ask at once, one downloads.
 
         Raises:
             FetchError: the file cannot be downloaded; the message says where to put it by hand.
-            ValueError: the hash is not that of the record or of the first download.
+            ValueError: the hash is not that of the record or of the first download, or the file is
+                damaged or does not have the published weights.
         """
         path = self.find()
         if path is not None:
-            self.verify(path)
+            self._accept(path)
             return path
         if cache.is_offline(self._offline):
             raise FetchError(
@@ -141,16 +145,22 @@ class CachedWeights:
             )
         with cache.locked(self._published):
             # Another process may have downloaded it meanwhile.
-            path = self.find() or self._fetch_any()
-            self.verify(path)
+            path = self.find()
+            if path is not None:
+                self._accept(path)
+                return path
+            path = self._fetch_any()
+            try:
+                self._accept(path)
+            except ValueError as error:
+                # What the hub's library has written is its own.
+                if path.parent == self._folder:
+                    path.unlink(missing_ok=True)
+                raise ValueError(f"the download of {self.name} is refused: {error}") from error
             return path
 
-    def verify(self, path: Path, *, record: bool = True) -> str:
-        """Returns the SHA-256 of a published file, checked against record or first use.
-
-        Args:
-            path: a file that `find` returned.
-            record: record the hash if neither is known.
+    def verify(self, path: Path) -> str:
+        """Returns the SHA-256 of a file that `find` returned, checked against record or first use.
 
         Raises:
             ValueError: the hash differs.
@@ -163,9 +173,23 @@ class CachedWeights:
                 f"{'' if origin == PUBLISHED else f' as {origin}'}; delete the file and "
                 "download it again"
             )
-        if record and origin in (NOBODY, HUB):
-            self._write_facts(**{self._fact_of(path): found})
         return found
+
+    def _accept(self, path: Path) -> None:
+        """Checks a file by its hash, and one used for the first time by its tensors; records both.
+
+        Raises:
+            ValueError: as in `path`.
+        """
+        found, fact = self.verify(path), self._fact_of(path)
+        # Of embedded files the whole hash is in the package.
+        if isinstance(self.record.source, Embedded) or self._read_facts().get(fact) == found:
+            return
+        self._recognise(self._read(path), path)
+        self._write_facts(**{fact: found})
+
+    def _read(self, path: Path) -> dict[str, Tensor]:
+        return to_fbnetv3(read_tensors(path), self.arch, self.record.dialect)
 
     def expected_sha256(self, path: Path) -> tuple[str | None, str]:
         """Returns the SHA-256 that a file must have, or its first digits, and who states it.
@@ -199,7 +223,7 @@ class CachedWeights:
         """
         check_terms(self.name, self.record.license, license)
         if isinstance(self.record.source, Embedded):
-            return to_fbnetv3(read_tensors(self.path()), self.arch, self.record.dialect)
+            return self._read(self.path())
         if self._converted.is_file() and self._is_current():
             state = read_tensors(self._converted)
             # Converted before there was a record of tensors.
@@ -207,12 +231,7 @@ class CachedWeights:
                 self._recognise(state, self._converted)
             return state
         path = self.path()
-        try:
-            state = to_fbnetv3(read_tensors(path), self.arch, self.record.dialect)
-        except ValueError:
-            self._forget()
-            raise
-        self._recognise(state, path)
+        state = self._read(path)
         if path.suffix != ".safetensors":
             self._save_converted(state, path)
         return state
@@ -229,14 +248,8 @@ class CachedWeights:
             try:
                 check_meaning(self.record, state)
             except ValueError as error:
-                self._forget()
                 raise ValueError(f"{path}: {error}") from None
             self._write_facts(tensors_sha256=found)
-
-    def _forget(self) -> None:
-        """Deletes the record, so that another file can replace the one it was about."""
-        with contextlib.suppress(OSError):
-            self._facts.unlink(missing_ok=True)
 
     def _second_or_none(self) -> Path | None:
         return None if self.record.second is None else self._second
@@ -286,6 +299,7 @@ class CachedWeights:
             timeout_s=self._timeout_s,
             manual_path=self._published,
         )
+        self._accept(found.path)
         self._write_facts(commit=found.commit)
         return found.path
 
@@ -364,8 +378,17 @@ def tensors_sha256(state: Mapping[str, Tensor]) -> str:
 
 
 def _mirrored(url: str) -> str:
-    """Returns the URL at the mirror of the official host in FBNETV3_MIRROR, if there is one."""
-    mirror = os.environ.get(MIRROR)
+    """Returns the URL at the mirror of the official host in FBNETV3_MIRROR, if there is one.
+
+    Raises:
+        ValueError: the variable is not an address.
+    """
+    mirror = os.environ.get(MIRROR, "").strip()
     if not mirror or not url.startswith(f"{OFFICIAL_HOST}/"):
         return url
+    if not re.match(r"(https?://[^/\s]|file:///)\S*$", mirror):
+        raise ValueError(
+            f"{MIRROR} is {shown(mirror)}; expected an address such as https://host/folder, or "
+            "file:///folder for a folder of this machine"
+        )
     return mirror.rstrip("/") + url.removeprefix(OFFICIAL_HOST)

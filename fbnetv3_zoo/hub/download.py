@@ -13,9 +13,12 @@ import http.client
 import json
 import os
 import socket
+import ssl
+import string
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,10 +26,21 @@ from pathlib import Path
 
 from fbnetv3._internal.errors import FetchError
 from fbnetv3._internal.files import rename, sha256_of
+from fbnetv3._internal.messages import one_line
 
 _CHUNK = 1 << 18
 _NUM_ATTEMPTS = 4
 _PAUSE_S = 0.5
+# What does not change within the retries: no such host or file, nobody listens, a bad URL.
+_FINAL = (
+    socket.gaierror,
+    ConnectionRefusedError,
+    FileNotFoundError,
+    IsADirectoryError,
+    PermissionError,
+    http.client.InvalidURL,
+    str,
+)
 _RETRIED_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 
@@ -105,7 +119,9 @@ def download(
 def _attempt(url: str, part: Path, hash_known: bool, timeout_s: float, progress: bool) -> None:
     """Downloads the rest of `part`, or all of it."""
     start, version = _resumable(part, url)
-    request = urllib.request.Request(url, headers={"Accept-Encoding": "identity"})
+    # A mirror's folder may have any name.
+    quoted = urllib.parse.quote(url, safe=string.punctuation)
+    request = urllib.request.Request(quoted, headers={"Accept-Encoding": "identity"})
     if start:
         request.add_header("Range", f"bytes={start}-")
         request.add_header("If-Range", version)
@@ -154,13 +170,17 @@ def _failures(url: str, part: Path) -> Iterator[None]:
         if error.code in _RETRIED_STATUS:
             raise _Retry(f"the server answered {error.code} {error.reason}") from error
         raise FetchError(
-            f"cannot fetch {url}: the server answered {error.code} {error.reason}; check the "
-            "URL, or put the file into the cache by hand"
+            f"cannot fetch {url}: the server answered {error.code} {one_line(str(error.reason))}; "
+            "check the URL, or put the file into the cache by hand"
         ) from error
     except (http.client.HTTPException, OSError) as error:
         reason = error.reason if isinstance(error, urllib.error.URLError) else error
-        # An unknown host or refused connection will not recover within the retries.
-        if isinstance(reason, socket.gaierror | ConnectionRefusedError | str):
+        if isinstance(reason, ssl.SSLCertVerificationError):
+            raise FetchError(
+                f"cannot fetch {url}: {reason.verify_message}; if a proxy of yours replaces "
+                "certificates, name its own in the environment variable SSL_CERT_FILE"
+            ) from error
+        if isinstance(reason, _FINAL):
             raise FetchError(
                 f"cannot fetch {url}: {reason}; check the network, or set FBNETV3_OFFLINE=1 to be "
                 "told where to put the file"

@@ -18,6 +18,8 @@ from fbnetv3._internal.errors import FetchError
 from fbnetv3._internal.files import sha256_of
 from fbnetv3._internal.messages import one_line
 
+from .cache import cache_dir as default_cache
+from .cache import is_usable
 from .weights import HubFile
 
 # Seconds until the hub must have answered the first request; longer ones come once it has.
@@ -49,11 +51,31 @@ def find_hub_file(source: HubFile, revision: str, cache_dir: str | Path | None) 
 
     try:
         found = try_to_load_from_cache(
-            source.repo, source.filename, cache_dir=cache_dir, revision=revision
+            source.repo, source.filename, cache_dir=_hub_cache(cache_dir), revision=revision
         )
     except OSError:  # a cache that this user cannot read
         return None
     return Path(found) if isinstance(found, str) else None
+
+
+def _hub_cache(cache_dir: str | Path | None) -> str | Path | None:
+    """Returns the folder of the hub's files, in our cache if this user cannot use the default."""
+    from huggingface_hub import constants
+
+    if cache_dir is not None or is_usable(Path(constants.HF_HUB_CACHE)):
+        return cache_dir
+    return default_cache() / "hub"
+
+
+def _stored_token() -> bool | None:
+    """Returns False, no token, where this user may not read the stored one; else None."""
+    from huggingface_hub import get_token
+
+    try:
+        get_token()
+    except OSError:
+        return False
+    return None
 
 
 def stated_sha256(path: Path) -> str | None:
@@ -159,7 +181,9 @@ def _check_answers(url: str, endpoint: str | None, timeout_s: float) -> None:
     def ask() -> None:
         try:
             # Its own limit ends later than ours, so that silence has one reason.
-            get_hf_file_metadata(url, timeout=2 * timeout_s, endpoint=endpoint)
+            get_hf_file_metadata(
+                url, timeout=2 * timeout_s, endpoint=endpoint, token=_stored_token()
+            )
             answers.append(None)
         except Exception as error:  # raised below
             answers.append(error)
@@ -188,8 +212,9 @@ def _download(
             source.repo,
             source.filename,
             revision=revision,
-            cache_dir=cache_dir,
+            cache_dir=_hub_cache(cache_dir),
             etag_timeout=timeout_s,
             endpoint=endpoint,
+            token=_stored_token(),
         )
     )

@@ -151,7 +151,7 @@ def _weights(weights: Weights, cache_dir: str | None) -> Iterable[Result]:
         )
     expected, origin = cached.expected_sha256(path)
     try:
-        found = cached.verify(path, record=False)
+        found = cached.verify(path)
     except ValueError as error:
         yield Result("sha256", False, str(error))
         return
@@ -201,7 +201,7 @@ def _second_source(
     if second is None or second == path:
         return
     try:
-        cached.verify(second, record=False)
+        cached.verify(second)
         other = to_fbnetv3(read_tensors(second), cached.arch, cached.record.dialect)
     except ValueError as error:
         yield Result("second source", False, str(error))

@@ -67,7 +67,7 @@ def run(
         space: the search space.
         train: trains a candidate.
         folder: the search's folder; made if it does not exist.
-        trainings: number of trainings at most, not counting those that fail. A sixth or less of
+        trainings: number of trainings at most, not counting those that fail. A tenth or less of
             them retrains the best of each limit with more seeds.
         budget: in place of `trainings`, what may be trained in full trainings, of which shorter
             ones cost their share: many short trainings, then rounds in full of what they promise.
@@ -112,6 +112,7 @@ def run(
         seed=seed,
         predictor=predictor,
         pool=pool,
+        workers=workers,
         budget=budget,
         time=time,
         rungs=rungs,

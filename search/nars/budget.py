@@ -2,7 +2,7 @@
 
 A budget is a number of full trainings, or a time and what a training of each rung was measured to
 take. Most of it goes to full trainings: a tenth at most to the rungs, which show where they are
-worth while, and a sixth at most to retraining the best with more seeds.
+worth while, and a tenth at most to retraining the best with more seeds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import NamedTuple
 from .config import FEWEST, SearchConfig
 
 # At most one of so many trainings retrains the best.
-LAST = 6
+LAST = 10
 _TOP, _SEEDS = 5, 3
 # At most this share of the budget goes to rungs, and at most so many trainings to each of them; a
 # large budget gets as many as full trainings.
@@ -86,7 +86,8 @@ def divide(
         return num_limits * (top + num_priors) * seeds
 
     fitting = [c for c in choices if last(*c) <= trainings // LAST]
-    top, seeds = max(fitting, key=lambda c: (last(*c), c[1]), default=(1, 1))
+    # Further seeds of a single candidate would decide nothing.
+    top, seeds = max(fitting, key=lambda c: (last(*c), c[0] > 1, c[1]), default=(1, 1))
     rest = trainings - last(top, seeds)
     if rest < FEWEST:
         rest, top, seeds = trainings - least, 1, 1
@@ -148,7 +149,7 @@ def planned(config: SearchConfig, prices: Mapping[float, float] | None = None) -
         rungs=rungs,
         rung_sizes=tuple(found.rungs.values()),
         rung_epochs=tuple(epochs[share] for share in rungs) if epochs else (),
-        batch=max(2, min(config.batch, math.ceil(num / ROUNDS))),
+        batch=max(2, min(config.batch, max(math.ceil(num / ROUNDS), config.parallel))),
         **found.full._asdict(),
     )
 

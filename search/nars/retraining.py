@@ -32,7 +32,10 @@ def ranking(problem: Problem, optimizer: Optimizer, config: SearchConfig, found:
     if len(trained):
         best = trained[np.argmax(labels.values[inside])][None]
         if not (chosen == best).all(1).any():
-            chosen = np.concatenate([chosen[: config.top - 1], best]) if config.top > 1 else chosen
+            # Where one label in full decides, this one has it already.
+            free = config.final_seeds == 1 and optimizer.epoch == config.epochs
+            if free or config.top > 1:
+                chosen = np.concatenate([chosen[: config.top - 1 + free], best])
     return chosen
 
 

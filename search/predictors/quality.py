@@ -123,7 +123,10 @@ def _alone(
     mixed = np.where(genes, rows[:, None], drawn[None]).reshape(-1, rows.shape[1])
     mean = predictor.predict(predictor.space.canonical(mixed)).mean.reshape(len(rows), -1)
     # In a table of labels, costs of pairs that it lacks are not known.
-    return np.asarray(np.where(np.isfinite(mean), mean, 0).sum(1) / np.isfinite(mean).sum(1))
+    known = np.isfinite(mean)
+    num = known.sum(1)
+    total: Floats = np.where(known, mean, 0).sum(1)
+    return np.divide(total, num, out=np.full(len(rows), np.nan), where=num > 0)
 
 
 def _taus_alone(alone: Mapping[str, Floats], labels: Floats) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +30,38 @@ def check_same_run(folder: Path, recorded: Mapping[str, Any], asked: Mapping[str
             theirs = Recipe.from_dict(theirs).to_dict()
             if _is_longer(theirs, mine):
                 continue
-        if theirs != mine:
-            raise ValueError(
-                f"the checkpoint in {folder} is of another run: its {name} is "
-                f"{_difference(name, theirs, mine)}; give another --out, or the settings that the "
-                "run began with (only epochs may grow)"
-            )
+        check_equal(folder, name, theirs, mine, digests=_DIGESTS)
+
+
+def check_equal(
+    folder: Path, name: str, theirs: Any, mine: Any, *, digests: Collection[str]
+) -> None:
+    """Refuses the checkpoint of a run that differs in one part of its identity.
+
+    Args:
+        folder: of the checkpoint, for messages.
+        name: of the part.
+        theirs: of the run that wrote the checkpoint.
+        mine: of the run that would resume.
+        digests: parts and fields whose values tell a user nothing.
+
+    Raises:
+        ValueError: they differ; names what, with both values.
+    """
+    if theirs == mine:
+        return
+    if name in digests:
+        shown = "is different"
+    elif isinstance(theirs, Mapping) and isinstance(mine, Mapping):
+        keys = [key for key in mine if theirs.get(key) != mine[key]]
+        fields = [k if k in digests else f"{k} {theirs.get(k)!r}, here {mine[k]!r}" for k in keys]
+        shown = f"is different: {', '.join(fields)}"
+    else:
+        shown = f"is {theirs!r}, here {mine!r}"
+    raise ValueError(
+        f"the checkpoint in {folder} is of another run: its {name} {shown}; give another --out, or "
+        "the settings that the run began with (only epochs may grow)"
+    )
 
 
 def _is_longer(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> bool:
@@ -50,12 +76,3 @@ def _is_longer(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> bool:
         or (key in LENGTH_FIELDS and math.isclose(mine[key], follows[key], rel_tol=1e-9))
         for key, value in theirs.items()
     )
-
-
-def _difference(name: str, theirs: Any, mine: Any) -> str:
-    if name in _DIGESTS:
-        return "different"
-    if isinstance(theirs, Mapping) and isinstance(mine, Mapping):
-        keys = [key for key in mine if theirs.get(key) != mine[key]]
-        return "different: " + ", ".join(f"{k} {theirs.get(k)!r}, here {mine[k]!r}" for k in keys)
-    return f"{theirs!r}, here {mine!r}"

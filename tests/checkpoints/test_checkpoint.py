@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import math
 import os
 import pickle
 import random
@@ -454,6 +455,19 @@ def test_a_strict_load_lists_both_sides() -> None:
     assert "2.weight (5, 8) (model: (4, 8))" in message
     assert "from here" in message
     assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_numbers_that_are_not_finite_are_refused_by_tensor(number: float) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    state["0.weight"][0, :2] = number
+    state["1.running_var"][3] = number
+    before = model[0].weight.clone()
+    found = r"2 tensors: 0\.weight \(2 of 12\), 1\.running_var \(1 of 4\)"
+    with pytest.raises(ValueError, match=f"weights from the test have .* NaN or .*{found}"):
+        load_strict(model, state, source="the test")
+    assert torch.equal(model[0].weight, before)
 
 
 def test_a_meta_model_takes_the_tensors_themselves() -> None:

@@ -86,3 +86,9 @@ def test_other_suffixes_and_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.csv").mkdir()
     with pytest.raises(ValueError, match="is a folder"):
         AnswerFile(tmp_path / "a.csv", "model")
+
+
+def test_a_folder_that_is_not_there_is_told_by_the_name_that_was_given(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        AnswerFile(tmp_path / "none" / "answers.csv", "identity")
+    assert caught.value.filename == str(tmp_path / "none" / "answers.csv")

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import gzip
 import hashlib
 import io
 import json
@@ -322,9 +323,9 @@ def test_a_hostile_pickle_does_not_run(host: Host, tmp_path: Path, whole: bool) 
         host.content = pickle.dumps(hostile)
         with pytest.raises(ValueError, match="cannot read checkpoint"):
             CachedWeights(record(host.url), cache_dir=cache).tensors()
-        # Nor is its hash kept: the right file may take its place.
+        # Neither the file nor its hash is kept: the right one may take its place.
         host.content = checkpoint()
-        (cache / "fbnetv3_nano.test.pth").unlink()
+        assert names(cache) == set()
     else:
         buffer = io.BytesIO()
         official = from_fbnetv3(nano_state(), ARCHS["fbnetv3_nano"], "official")
@@ -332,6 +333,60 @@ def test_a_hostile_pickle_does_not_run(host: Host, tmp_path: Path, whole: bool) 
         host.content = buffer.getvalue()
     assert_loaded(CachedWeights(record(host.url), cache_dir=cache).tensors())
     assert not witness.exists()
+
+
+PAGE = b"<!DOCTYPE html><html><title>Sign in to the network</title></html>"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (PAGE, "it is a web page"),
+        (b"", "the file is empty"),
+        (gzip.compress(PAGE), "it is not a checkpoint"),
+        (b"PK\x05\x06" + bytes(18), "it is not a checkpoint"),
+        (checkpoint()[:-9], "cannot read checkpoint"),
+    ],
+    ids=["web page", "empty", "compressed", "zip", "half"],
+)
+def test_what_a_proxy_sends_in_the_place_of_weights_is_not_kept(
+    content: bytes, said: str, host: Host, tmp_path: Path
+) -> None:
+    host.content = content
+    with pytest.raises(
+        ValueError, match=r"the download of fbnetv3_nano\.test is refused"
+    ) as caught:
+        CachedWeights(record(host.url), cache_dir=tmp_path).path()
+    assert said in str(caught.value)
+    assert names(tmp_path) == set()
+    host.content, host.etag = checkpoint(), '"two"'
+    assert_loaded(CachedWeights(record(host.url), cache_dir=tmp_path).tensors())
+
+
+@pytest.mark.parametrize(
+    "mirror", ["host/folder", "/folder", "ftp://host/x", "http://", "file:folder", "https://a b/c"]
+)
+def test_a_mirror_that_is_no_address_is_named(
+    mirror: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FBNETV3_MIRROR", mirror)
+    weights = CachedWeights(WEIGHTS["fbnetv3_a.meta_in1k"], cache_dir=tmp_path)
+    with pytest.raises(ValueError, match=f"FBNETV3_MIRROR is '{mirror}'; expected an address"):
+        weights.path()
+
+
+def test_a_mirror_without_the_file_is_one_error_that_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: pytest.fail("it is tried again"))
+    monkeypatch.setenv("FBNETV3_MIRROR", f" {tmp_path.as_uri()}/%20/ ")
+    with pytest.raises(FetchError, match="No such file or directory"):
+        CachedWeights(WEIGHTS["fbnetv3_a.meta_in1k"], cache_dir=tmp_path).path()
+
+
+def test_an_address_may_have_any_characters(host: Host, tmp_path: Path) -> None:
+    url = host.url.replace("/FBNetV3_X/", "/ü %41 x/")
+    assert_loaded(CachedWeights(record(url), cache_dir=tmp_path).tensors())
 
 
 def test_weights_of_another_network_are_refused_by_name(host: Host, tmp_path: Path) -> None:
@@ -517,6 +572,8 @@ def test_the_cache_is_where_the_variables_say(
     assert cache_dir() == Path("/xdg/fbnetv3")
     monkeypatch.setenv("FBNETV3_HOME", str(tmp_path))
     assert cache_dir() == tmp_path
+    monkeypatch.setenv("FBNETV3_HOME", "~/weights")
+    assert cache_dir() == Path("/home/someone/weights")
     assert cache_dir("elsewhere") == Path("elsewhere")
 
 

@@ -292,7 +292,7 @@ def test_the_hash_that_the_hub_states_is_required(tmp_path: Path) -> None:
     link.symlink_to(blob)
     assert hub_repo.stated_sha256(link) == blob.name
     weights = dataclasses.replace(WEIGHTS["fbnetv3_b.ra2_in1k"], second=None)
-    CachedWeights(weights, cache_dir=tmp_path / "home").verify(link, record=False)
+    CachedWeights(weights, cache_dir=tmp_path / "home").verify(link)
     blob.write_bytes(b"wrong")
     with pytest.raises(ValueError, match=f"expected {blob.name} as stated by the hub"):
         CachedWeights(weights, cache_dir=tmp_path / "home").verify(link)

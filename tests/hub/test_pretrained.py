@@ -455,6 +455,23 @@ def test_a_newer_commit_of_a_branch_is_loaded_while_the_hub_answers(
     assert torch.equal(logits(back), logits(newer))
 
 
+def test_a_hub_whose_cache_and_token_may_not_be_read_is_used_all_the_same(
+    remote: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A file in the place of the home directory is as closed as another user's folder.
+    home = tmp_path / "home"
+    home.write_text("")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(home / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(home / "token"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setenv("FBNETV3_HOME", str(tmp_path / "own"))
+    model = fbnetv3.create("fbnetv3_nano", num_classes=4)
+    save_pretrained(model, tmp_path / "saved")
+    remote.files["model.safetensors"] = (tmp_path / "saved" / "model.safetensors").read_bytes()
+    assert CachedWeights(hub_record()).path().is_relative_to(tmp_path / "own" / "hub")
+    assert CachedWeights(hub_record(), offline=True).find() is not None
+
+
 def test_a_gated_repository_is_refused_in_the_words_of_the_hub(remote: Hub, tmp_path: Path) -> None:
     words = "Access to model me/tuned is restricted. Visit the model page to ask for access."
     remote.refusals = [(403, {"X-Error-Code": "GatedRepo", "X-Error-Message": words})]

@@ -9,6 +9,7 @@ from fbnetv3.search.nars.gene_effects import gene_effects, unresolved
 from fbnetv3.search.nars.held import held_genes
 from fbnetv3.search.nars.prior import Prior
 from fbnetv3.search.predictors.gp import GpPredictor
+from fbnetv3.search.predictors.protocol import Prediction
 from fbnetv3.search.predictors.quality import cross_validate
 from fbnetv3.search.space.gene import Gene
 from fbnetv3.search.space.space import Floats, Matrix, Space
@@ -105,3 +106,25 @@ def test_rank_of_each_part_shows_what_a_predictor_has_learned(
     assert found.tau > 0.5
     assert found.tau_alone[learned] > 0.5
     assert found.tau_alone[other] < 0.25
+
+
+class OfATable(GpPredictor):
+    """Knows the candidates of a table only, as a predictor on costs that were looked up does."""
+
+    table: frozenset[bytes] = frozenset()
+
+    def predict(self, rows: Matrix) -> Prediction:
+        found = super().predict(rows)
+        known = [row.tobytes() in self.table for row in np.asarray(rows, np.int64)]
+        return Prediction(np.where(known, found.mean, np.nan), found.std)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_part_without_any_known_pair_has_no_rank() -> None:
+    rows, labels = sample(20, seed=2)
+    predictor = OfATable(SPACE, target="raw")
+    predictor.table = frozenset(row.tobytes() for row in np.asarray(rows, np.int64))
+    genes = np.array([gene.group == "recipe" for gene in SPACE.genes])
+    found = cross_validate(predictor, rows, labels, parts={"network": ~genes, "recipe": genes})
+    assert np.isfinite(found.tau)
+    assert found.tau_alone == {"network": 0.0, "recipe": 0.0}
