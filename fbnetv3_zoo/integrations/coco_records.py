@@ -153,11 +153,16 @@ def _with_box(item: Mapping[str, Any]) -> Mapping[str, Any]:
             (end(points[0::2]), end(points[1::2])) for end in (min, max)
         )
         return {**item, "bbox": [left, top, right - left, bottom - top]}
-    size = outline.get("size") if isinstance(outline, Mapping) else None
-    if isinstance(size, list) and len(size) == 2 and all(map(_is_number_of_64_bits, size)):
+    if not isinstance(outline, Mapping):
+        return item
+    size, counts = outline.get("size"), outline.get("counts")
+    known = isinstance(counts, str) or (
+        isinstance(counts, list) and all(map(_is_number_of_64_bits, counts))
+    )
+    sized = isinstance(size, list) and len(size) == 2 and all(map(_is_number_of_64_bits, size))
+    if known and sized:
         from pycocotools import mask
 
-        counts = outline.get("counts")
         runs = mask.frPyObjects(outline, *size) if isinstance(counts, list) else outline
         return {**item, "bbox": [float(side) for side in mask.toBbox(runs)]}
     return item

@@ -46,18 +46,19 @@ def boxes(folder: Path, **options: Any) -> dict[str, list[list[float]]]:
     return found
 
 
-def _runs(item: Content, *, packed: bool) -> None:
-    """Gives an annotation run lengths in place of its box."""
-    x, y, width, height = map(round, item.pop("bbox"))
-    pixels = np.zeros((SIDE, SIDE), np.uint8, order="F")
-    pixels[y : y + height, x : x + width] = 1
-    found = mask.encode(pixels)
-    item["segmentation"] = {"size": found["size"], "counts": found["counts"].decode()}
-    if not packed:
-        flat = np.concatenate([[0], pixels.ravel(order="F"), [2]])
-        ends = np.flatnonzero(np.diff(flat))
-        lengths = np.diff(ends, prepend=0).tolist()
-        item["segmentation"]["counts"] = lengths if not flat[1] else [0, *lengths]
+def _runs(content: Content, *, packed: bool) -> None:
+    """Gives all annotations run lengths in place of their boxes."""
+    for item in content["annotations"]:
+        x, y, width, height = map(round, item.pop("bbox"))
+        pixels = np.zeros((SIDE, SIDE), np.uint8, order="F")
+        pixels[y : y + height, x : x + width] = 1
+        found = mask.encode(pixels)
+        item["segmentation"] = {"size": found["size"], "counts": found["counts"].decode()}
+        if not packed:
+            flat = np.concatenate([[0], pixels.ravel(order="F"), [2]])
+            ends = np.flatnonzero(np.diff(flat))
+            lengths = np.diff(ends, prepend=0).tolist()
+            item["segmentation"]["counts"] = lengths if not flat[1] else [0, *lengths]
 
 
 def _category_ids(content: Content, ids: dict[int, int]) -> None:
@@ -70,8 +71,8 @@ def _category_ids(content: Content, ids: dict[int, int]) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda c: [_runs(item, packed=True) for item in c["annotations"]],
-        lambda c: [_runs(item, packed=False) for item in c["annotations"]],
+        lambda c: _runs(c, packed=True),
+        lambda c: _runs(c, packed=False),
         lambda c: _category_ids(c, {1: 0, 2: 90}),
     ],
     ids=["packed run lengths only", "run lengths only", "category 0 and a gap"],
@@ -104,6 +105,8 @@ def test_a_polygon_without_a_box_gives_its_own(drawn: Path) -> None:
     [
         (lambda c: [item.pop(key) for item in c["annotations"] for key in ("bbox", "segmentation")],
          r"annotation 1 of image '0001\.png': `bbox` is missing; expected \[x, y, width, height\]"),
+        (lambda c: c["annotations"][0].update(bbox=None, segmentation={"size": [64, 64]}),
+         r"annotation 1 of image '0001\.png': `bbox` is None; expected \[x, y, width, height\]"),
         (lambda c: [item.update(bbox=[side / SIDE for side in item["bbox"]])
                     for item in c["annotations"]],
          r"no `bbox` has a number above 1; expected .* in pixels, not shares of the image"),
