@@ -56,7 +56,8 @@ class ExpandedMaps(nn.Module):
 
     def __init__(self, maps: SsdMaps) -> None:
         super().__init__()
-        self.body, self.extra = maps.body, maps.extra
+        self.body: Any = maps.body
+        self.extra = maps.extra
         self.depth = self.body.features[0].depth
         block: Any = self.body.stages[self.depth][0]
         self.channels = [block.expand.conv.out_channels, *maps.channels[1:]]

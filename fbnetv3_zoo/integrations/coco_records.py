@@ -159,8 +159,12 @@ def _with_box(item: Mapping[str, Any]) -> Mapping[str, Any]:
     known = isinstance(counts, str) or (
         isinstance(counts, list) and all(map(_is_number_of_64_bits, counts))
     )
-    sized = isinstance(size, list) and len(size) == 2 and all(map(_is_number_of_64_bits, size))
-    if known and sized:
+    if (
+        known
+        and isinstance(size, list)
+        and len(size) == 2
+        and all(map(_is_number_of_64_bits, size))
+    ):
         from pycocotools import mask
 
         runs = mask.frPyObjects(outline, *size) if isinstance(counts, list) else outline

@@ -41,10 +41,12 @@ def test_the_expanded_map_is_inside_the_block_that_halves_it(script: ModuleType)
 
 def test_variants_change_what_they_say(script: ModuleType) -> None:
     module: Any = ssdlite("fbnetv3_nano", num_classes=3, size=64)
-    blocks = [m for m in module.modules() if isinstance(m, InvertedResidual) and m.has_residual]
+    blocks: list[Any] = [
+        m for m in module.modules() if isinstance(m, InvertedResidual) and m.has_residual
+    ]
     assert all(not block.project.bn.weight.any() for block in blocks)
     script.residuals_from_1(module)
-    assert all(bool((block.project.bn.weight == 1).all()) for block in blocks)
+    assert all((block.project.bn.weight == 1).all() for block in blocks)
     script.norms_and_extras(module)
     assert module.head.classification_head.module_list[0][0][1].momentum == 0.03
     assert module.backbone.body.stem.bn.momentum == 0.1
