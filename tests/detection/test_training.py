@@ -105,9 +105,6 @@ def test_a_stopped_run_that_goes_on_is_the_run_that_did_not_stop(
     built = new_detector("ssdlite", "fbnetv3_nano", images.class_names, pretrained=True, size=64)
     differs = "its recipe is different: augment 'crop', here 'none'; give another --out"
     with pytest.raises(ValueError, match=differs):
-        ValueError,
-        match=r"its recipe is different: augment 'crop', here 'none'; give another --out",
-    ):
         train(built, images, val_images, DetectionRun(recipe=other, folder=tmp_path / "whole"))
 
 
