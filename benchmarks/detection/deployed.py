@@ -5,11 +5,12 @@ r"""Whole detectors in files: parity, average precision and latency per runtime,
         --out benchmarks/results/detection_deployed.jsonl
 
 Each RUN is the output folder of `fbnetv3 detect train`, or of `benchmarks.detection.trained`, whose
-`--work` is W here; FOLDER is what they were trained on. It is exported to ONNX and OpenVINO,
-which compares its boxes with PyTorch's, quantized by training images, and every form is scored on
-the test split. Then all forms of all detectors take turns on one photo, decoded beforehand, from
-its pixels to boxes. `--size` also measures the latency at another size of images, without scores.
-Under five minutes for two detectors on two cores.
+`--work` is W here; FOLDER is what they were trained on. It is exported to ONNX and OpenVINO, and an
+SSDlite to ExecuTorch and LiteRT where what writes them is installed, which compares its boxes with
+PyTorch's; it is quantized by training images, and every form is scored on the test split. Then all
+forms of all detectors take turns on one photo, decoded beforehand, from its pixels to boxes.
+`--size` also measures the latency at another size of images, without scores. Ten minutes for two
+detectors on two cores.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from numpy.typing import NDArray
 
 from benchmarks.conditions import conditions
 from benchmarks.records import append
+from fbnetv3.deploy.runtimes import RUNTIMES
 from fbnetv3.detection.data import open_scored
 from fbnetv3.detection.detections import Detections, Detector
 from fbnetv3.detection.detectors import CONFIG, WEIGHTS_FILE, TorchDetector, load_detector
@@ -41,7 +43,10 @@ from fbnetv3.images.reader import open_image
 from fbnetv3.integrations.coco_folder import CocoFolder
 from fbnetv3.measure.latency import Contestant, measure
 
-FORMS = ("torch", "onnxruntime", "onnxruntime int8", "openvino", "openvino int8")
+# Name of a form -> its file; what is int8 is quantized from the first.
+WHOLE = {"onnxruntime": "float.onnx", "openvino": "float.xml"}
+FIXED = {"executorch": "float.pte", "litert": "float.tflite"}
+INT8 = {"onnxruntime int8": "int8.onnx", "openvino int8": "int8.xml"}
 NUM_CALIBRATION = 50
 
 
@@ -65,17 +70,19 @@ def forms_of(
     images = CocoFolder(data, split="train")
     photos = [images.image_path(n) for n in range(min(NUM_CALIBRATION, len(images)))]
     work.mkdir(parents=True, exist_ok=True)
-    paths = {
-        "onnxruntime": work / "float.onnx",
-        "onnxruntime int8": work / "int8.onnx",
-        "openvino": work / "float.xml",
-        "openvino int8": work / "int8.xml",
-    }
-    parity = {}
-    for form in ("onnxruntime", "openvino"):
+    paths, parity = {}, {}
+    for form, name in {**WHOLE, **(FIXED if built.config.detector == "ssdlite" else {})}.items():
+        try:
+            RUNTIMES[form].need_writer()
+        except ImportError as error:
+            print(f"no {form}: {error}", flush=True)
+            continue
+        paths[form] = work / name
         parity[form] = dataclasses.asdict(export_detector(built, paths[form]).agreement)
-        int8 = paths[f"{form} int8"]
-        quantize_detector(paths["onnxruntime"], int8, photos)
+    for form, name in INT8.items():
+        if form.removesuffix(" int8") in paths:
+            paths[form] = work / name
+            quantize_detector(paths["onnxruntime"], paths[form], photos)
     found: dict[str, Detector] = {"torch": TorchDetector(built)}
     found |= {name: ExportedDetector(path, num_threads=threads) for name, path in paths.items()}
     return found, parity

@@ -4,7 +4,7 @@
 
 The contestants take turns. `wall` is the whole process; `call` is the creation alone, inside it,
 when everything is imported. No trained weights are needed: files of the published layouts and sizes
-are made first, with numbers drawn at random, and put where the real ones would be. timm has no
+are made first (`published_files`) and put where the real ones would be. timm has no
 `fbnetv3_a`; its `fbnetv3_b` is the same network with other paddings.
 """
 
@@ -20,12 +20,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmarks.records import ROOT, with_block, write
 from fbnetv3.checkpoints.checkpoint import write_tensors
 from fbnetv3.checkpoints.convert import from_fbnetv3
 from fbnetv3.hub.create import create
+
+from .published_files import stand_in, write_official
 
 PHOTO = ROOT / "fbnetv3_zoo" / "data" / "photos" / "chelsea.jpg"
 CALL = """
@@ -40,9 +40,8 @@ print(time.perf_counter() - start)
 def make_weights(home: Path) -> None:
     """Writes what Meta and timm published for A and G, with random numbers in it."""
     for letter, peer in (("a", "b"), ("g", "g")):
-        model = create(f"fbnetv3_{letter}")
-        state = from_fbnetv3(model.state_dict(), model.arch, "official")
-        torch.save({"model_ema": state}, home / f"fbnetv3_{letter}.meta_in1k.pth")
+        model = stand_in(f"fbnetv3_{letter}")
+        write_official(model, home / f"fbnetv3_{letter}.meta_in1k.pth")
         theirs = from_fbnetv3(model.state_dict(), model.arch, "timm", force=True)
         write_tensors(home / f"timm_{peer}.safetensors", theirs, {"format": "pt"})
         create(f"fbnetv3_{letter}.meta_in1k", pretrained=True, cache_dir=home, offline=True)

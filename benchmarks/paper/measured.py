@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -74,6 +75,16 @@ def _range(values: Sequence[float]) -> str:
 def wide_less_deep(recipe: str) -> Callable[[Any], str]:
     """Returns the lead of the wide ResNet over the deep one, paired by seed."""
     return lambda lines: mean_of(list(_leads(lines, recipe).values()))
+
+
+def seeds_to_tell(recipe: str) -> Callable[[Any], str]:
+    """Returns how many seeds would tell the lead from chance, if it and its spread stay."""
+
+    def value(lines: Any) -> str:
+        found = spread(list(_leads(lines, recipe).values()))
+        return f"{math.ceil((1.96 * found['sd'] / found['mean']) ** 2)}"
+
+    return value
 
 
 def _leads(lines: Sequence[Mapping[str, Any]], recipe: str) -> dict[int, float]:
@@ -308,6 +319,8 @@ _PRETRAINING, _LARGE, _SMALL = "pretraining helps the search", "large, ", "small
 FIGURES: Mapping[str, Figure] = {
     "resnet_macs": Figure(_RANK, lambda f: f"{f[0]['fvcore_macs'] / 1e6:.1f} million"),
     "wide_short": Figure(_RANK, wide_less_deep("6 epochs")),
+    "wide_short_seeds": Figure(_RANK, seeds_to_tell("6 epochs")),
+    "wide_long_seeds": Figure(_RANK, seeds_to_tell("18 epochs")),
     "wide_long": Figure(_RANK, wide_less_deep("18 epochs")),
     "wide_decay": Figure(_RANK, wide_less_deep("18 epochs, decay 4e-3")),
     "decay_change": Figure(_RANK, change_of_lead("18 epochs", "18 epochs, decay 4e-3")),

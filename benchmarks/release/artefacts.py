@@ -5,8 +5,9 @@ r"""One table of every exported file: size, accuracy, loss, latency, first answe
         --out benchmarks/results/artefacts.jsonl
 
 `prepare` writes the files of `fbnetv3_a.cifar10` in every runtime that is installed, in float32 and
-int8 (each calibrated on training images). A `.tflite` file needs another environment, and is taken
-if W has one; `fbnetv3 export fbnetv3_a.cifar10 -o W/model.tflite` says how. `measure` appends a row
+int8 (each calibrated on training images): install the extras `openvino`, `executorch` and `litert`
+first. A `.tflite` file needs another environment, and is taken if W has one; `fbnetv3 export
+fbnetv3_a.cifar10 -o W/model.tflite` says how. `measure` appends a row
 per file and precision, and skips those that are in the result: accuracy on the first test images of
 CIFAR-10, loss against torch in float32, latency at 1 and 2 threads with all files taking turns,
 the time from a fresh process to its first answer, and the images per second of two threads that
@@ -20,9 +21,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,20 +34,22 @@ from benchmarks.records import append, read_lines
 from benchmarks.release.int8_cifar10 import read
 from fbnetv3.deploy.export import to_onnx
 from fbnetv3.deploy.quantize import quantize
-from fbnetv3.deploy.runtimes import ONNX, RUNTIMES, Runtime, read_artefact
+from fbnetv3.deploy.runtimes import ONNX, RUNTIMES, read_artefact
 from fbnetv3.hub.create import create
 from fbnetv3.images.labels import example_photos
 from fbnetv3.images.reader import open_image
-from fbnetv3.measure.latency import Contestant, Latency, measure
-from fbnetv3.measure.runners import torch_runner
+from fbnetv3.measure.latency import Latency, measure
+from fbnetv3.measure.runners import Runner, file_runner, torch_precision, torch_runner
 from fbnetv3.models.model import FBNetV3
 
 STEM = "model"
+TORCH = ("torch-optimized", "torch-bf16")
 BATCH = 50
 FIRST = """
 import sys
 import fbnetv3
-answer = fbnetv3.load(sys.argv[1], num_threads=1)(sys.argv[2])
+make = fbnetv3.load if "/" in sys.argv[1] else fbnetv3.Classifier
+answer = make(sys.argv[1], num_threads=1)(sys.argv[2])
 assert answer.label, answer.error
 """
 
@@ -85,18 +89,42 @@ def prepare(name: str, data: Path, work: Path, num_calibration: int) -> None:
             print(f"{runtime.name}: {error}", flush=True)
 
 
-def ways(work: Path) -> dict[str, tuple[Path, Runtime, str]]:
-    """Returns name -> file, runtime and precision of its arithmetic."""
+class Way(NamedTuple):
+    """A way to run the network.
+
+    Attributes:
+        path: its file; None for the torch module itself.
+        num_bytes: size of the file with its companions, or of the module's weights.
+        runner: number of threads -> the network made ready.
+    """
+
+    path: Path | None
+    num_bytes: int
+    runner: Callable[[int], Runner]
+
+
+def ways(model: FBNetV3, work: Path) -> dict[str, Way]:
+    """Returns name -> way, of torch and of every file in W."""
+    weights = sum(tensor.nbytes for tensor in model.state_dict().values())
     found = {}
+    for backend in TORCH:
+        run = partial(torch_runner, model, backend)
+        found[f"torch {torch_precision(backend)}"] = Way(None, weights, _with_threads(run))
     for runtime in RUNTIMES.values():
         for path in (work / f"{STEM}{runtime.suffix}", work / f"{STEM}_int8{runtime.suffix}"):
             if not path.exists() or not runtime.available():
                 continue
             own = read_artefact(path).precision
+            num_bytes = sum(part.stat().st_size for part in runtime.parts(path))
             for precision in runtime.precisions() if own == "fp32" else ("fp32",):
                 shown = precision if own == "fp32" else own
-                found[f"{runtime.name} {shown}"] = (path, runtime, precision)
+                run = partial(file_runner, path, runtime, precision=precision)
+                found[f"{runtime.name} {shown}"] = Way(path, num_bytes, _with_threads(run))
     return found
+
+
+def _with_threads(run: Callable[..., Runner]) -> Callable[[int], Runner]:
+    return lambda threads: run(threads=threads)
 
 
 def top1(run: Any, images: NDArray[Any], labels: NDArray[Any]) -> tuple[float, NDArray[Any]]:
@@ -106,12 +134,12 @@ def top1(run: Any, images: NDArray[Any], labels: NDArray[Any]) -> tuple[float, N
     return 100 * float((classes == labels).mean()), classes
 
 
-def first_answer_s(path: Path, times: int) -> float:
-    """Returns the median time from starting Python to the first label."""
+def first_answer_s(model: str, times: int) -> float:
+    """Returns the median time from starting Python to the first label, of a file or a name."""
     taken = []
     for _ in range(times):
         start = time.perf_counter()
-        command = [sys.executable, "-c", FIRST, str(path), str(example_photos()[0])]
+        command = [sys.executable, "-c", FIRST, model, str(example_photos()[0])]
         subprocess.run(command, check=True, capture_output=True)
         taken.append(time.perf_counter() - start)
     return float(np.median(taken))
@@ -140,7 +168,9 @@ def rows(
     network: str, data: Path, work: Path, done: set[str], *, quick: bool
 ) -> Iterator[dict[str, Any]]:
     """Yields a row for each way that is not done; latencies interleaved over all of them."""
-    left = {name: way for name, way in ways(work).items() if name not in done}
+    model = create(network, pretrained=True)
+    assert isinstance(model, FBNetV3)
+    left = {name: way for name, way in ways(model, work).items() if name not in done}
     if not left:
         return
     raw, labels = read(data / "test_batch")
@@ -148,35 +178,33 @@ def rows(
     preprocess = read_artefact(work / f"{STEM}{ONNX.suffix}").preprocess
     images = np.stack([preprocess(open_image(image)) for image in raw[:num]])
     truth = np.array(labels[:num])
-    model = create(network, pretrained=True)
     exact_pct, exact = top1(torch_runner(model, "torch", threads=1).logits, images, truth)
     timed: dict[int, dict[str, Latency]] = {}
     for threads in (1, 2):
-        bound = [
-            Contestant(
-                name,
-                runtime.open(path, threads=threads, precision=precision).bind(images[:1]),
-            )
-            for name, (path, runtime, precision) in left.items()
-        ]
-        found = measure(bound, min_runs=10 if quick else 100, max_seconds=3.0 if quick else 60.0)
+        contestants = [way.runner(threads).contestant(images[:1]) for way in left.values()]
+        found = measure(
+            contestants, min_runs=10 if quick else 100, max_seconds=3.0 if quick else 60.0
+        )
         timed[threads] = dict(zip(left, found, strict=True))
-    for name, (path, runtime, precision) in left.items():
-        backend = runtime.load(path, threads=1, precision=precision)
-        top1_pct, classes = top1(backend.run_batch, images, truth)
+    for name, way in left.items():
+        runner = way.runner(1)
+        runner.prepare()
+        top1_pct, classes = top1(runner.logits, images, truth)
         yield {
             "network": network,
             "way": name,
-            "num_bytes": sum(part.stat().st_size for part in runtime.parts(path)),
+            "num_bytes": way.num_bytes,
             "num_images": num,
             "top1_pct": round(top1_pct, 2),
             "lost_points": round(exact_pct - top1_pct, 2),
             "same_top1_pct": round(100 * float((classes == exact).mean()), 2),
             **{f"latency_{threads}": _latency(one[name]) for threads, one in timed.items()},
-            # A file that runs in several precisions is opened in float32.
-            "first_answer_s": first_answer_s(path, 1 if quick else 5),
+            # A file that runs in several precisions is opened in float32, and torch computes in it.
+            "first_answer_s": first_answer_s(
+                network if way.path is None else str(way.path.absolute()), 1 if quick else 5
+            ),
             "two_streams_images_per_s": two_streams(
-                backend.run_batch, images[:1], 0.5 if quick else 3.0
+                runner.logits, images[:1], 0.5 if quick else 3.0
             ),
         }
 
@@ -189,12 +217,12 @@ def _latency(one: Latency) -> dict[str, Any]:
 def table(found: list[dict[str, Any]]) -> str:
     """Returns rows as a table."""
     out = [
-        f"`{found[0]['network']}` as every file that this package writes, one image at a "
-        "time: size, top-1 on the first test images of CIFAR-10 and the points lost against torch "
-        "in float32, median "
-        "latency at 1 and 2 threads (all files taking turns), time from the start of a Python "
-        "process to its first label, and images per second of two threads that share one session "
-        "of one thread. A latency with * was measured while other programs kept the machine busy.",
+        f"`{found[0]['network']}` in torch and as every file that this package writes, one image "
+        "at a time: size, top-1 on the first test images of CIFAR-10 and the points lost against "
+        "torch in float32, median latency at 1 and 2 threads (all files taking turns), time from "
+        "the start of a Python process to its first label, and images per second of two threads "
+        "that share one session of one thread. A latency with * was measured while other programs "
+        "kept the machine busy.",
         "",
         "| file | MB | images | top-1 % | lost | same % | 1 thread, ms | 2 threads, ms "
         "| first answer, s | two streams, img/s |",

@@ -3,8 +3,9 @@
     python -m benchmarks.release.gallery --data cifar-10-batches-py --work /tmp/gallery
 
 Needs Chromium, and the network once, for the demo's runtime (`--runtime` takes its tarball). Trains
-a detector on drawn shapes, in minutes, and runs a search on a formula; what is in the work folder
-already is not made again. The pictures are WebP files of at most 60 kB.
+a detector on drawn shapes and a classifier on 600 images, in minutes, and runs a search on a
+formula; what is in the work folder already is not made again. The pictures are WebP files of at
+most 60 kB.
 """
 
 from __future__ import annotations
@@ -28,11 +29,14 @@ from fbnetv3.demo.server import address_of, open_server
 from fbnetv3.demo.site import build_demo
 from fbnetv3.images.labels import example_photos
 from fbnetv3.integrations.drawn_shapes import draw_shapes
+from fbnetv3.search.data.datasets import open_training
 from tests.browser import Page, chromium
 
 OUT = ROOT / "docs" / "gallery"
 MAX_BYTES = 60_000
 MODEL = "fbnetv3_nano.cifar10"
+# Of each class of a user's own data.
+NUM_PHOTOS = 200
 DESKTOP, PHONE = (1280, 1000), (390, 844)
 # A stand-in for trainings, as in docs/tutorials/search.md.
 _OBJECTIVE = """
@@ -140,6 +144,34 @@ def pages(work: Path, runtime: Path | None) -> None:
         )
 
 
+def own_photos(work: Path, data: Path, runtime: Path | None) -> None:
+    """Makes the picture of the demo with a network that a user fine-tuned on three classes."""
+    photos = work / "photos"
+    if not photos.exists():
+        images = open_training(data)
+        assert images.pixels is not None
+        for name in ("cat", "dog", "horse"):
+            (photos / name).mkdir(parents=True)
+            of_class = images.pixels[images.labels == images.classes.index(name)]
+            for number, pixels in enumerate(of_class[:NUM_PHOTOS]):
+                Image.fromarray(pixels.numpy()).save(photos / name / f"{number}.png")
+    if not (work / "mine" / "model.safetensors").exists():
+        words = ("train", "--data", "photos", "--model", MODEL, "--epochs", "2", "--out", "mine")
+        program("fbnetv3", *words, work=work)
+    if not (work / "demo_mine").exists():
+        build_demo(f"local-dir:{work / 'mine'}", work / "demo_mine", tarball=runtime)
+    profile = work / f"profile-{time.time_ns()}"
+    profile.mkdir()
+    with chromium(profile) as page, served(work / "demo_mine") as url:
+        shown = [
+            screenshot(
+                page, f"{url}?auto={photo}", (390, 1100), dark=dark, wait_for=("result", "error")
+            )
+            for photo, dark in (("chelsea", False), ("rocket", True))
+        ]
+    save(beside(shown), "demo_mine")
+
+
 def beside(pictures: list[Image.Image]) -> Image.Image:
     """Returns pictures of one height side by side."""
     whole = Image.new("RGB", (sum(p.width + 10 for p in pictures) - 10, pictures[0].height), "grey")
@@ -193,6 +225,7 @@ def main() -> None:
     options.work.mkdir(parents=True, exist_ok=True)
     OUT.mkdir(exist_ok=True)
     pages(options.work, options.runtime)
+    own_photos(options.work, options.data, options.runtime)
     classifier(options.work, options.data)
     detector(options.work)
 

@@ -32,9 +32,18 @@ _SEARCH = ("search/nars", "search/predictors", "search/space")
 MEASURED: dict[str, tuple[str, ...]] = {
     "latency*": ("benchmarks/latency/networks.py", *_MODEL, *_RUNTIMES, "fbnetv3_zoo/measure"),
     "startup.json": ("benchmarks/latency/startup.py", "fbnetv3_zoo/__init__.py", "fbnetv3_zoo/cli"),
+    "first_use.json": (
+        *("benchmarks/latency/first_use.py", "benchmarks/latency/published_files.py"),
+        *("fbnetv3_zoo/hub", "fbnetv3_zoo/checkpoints", "fbnetv3_zoo/models"),
+    ),
     "time_by_part*": ("benchmarks/latency/time_by_part.py", *_MODEL, *_RUNTIMES),
     "gpu/latency*": ("benchmarks/gpu/latency.py", *_MODEL, "fbnetv3_zoo/measure/runners.py"),
     "gpu/*": ("benchmarks/gpu", *_MODEL, *_TRAINING),
+    "detection_cost.json": ("benchmarks/detection/cost.py", "fbnetv3_zoo/arch"),
+    "detection_parts*": (
+        *("benchmarks/detection/parts.py", "fbnetv3_zoo/integrations/torchvision_backbone.py"),
+        *_MODEL,
+    ),
     "detection_*": ("benchmarks/detection", *_MODEL, "fbnetv3_zoo/integrations"),
     "search/kill9.json": ("benchmarks/search/scale.py", "search/execution", "search/storage"),
     "search/ray_nodes.json": ("benchmarks/search/scale.py", "search/execution", "search/storage"),
@@ -59,6 +68,10 @@ MEASURED: dict[str, tuple[str, ...]] = {
     "parity.*": ("benchmarks/release/parity.py", *_MODEL, *_RUNTIMES),
     "imagenet_loss.*": ("benchmarks/release/imagenet_loss.py", *_RUNTIMES),
     "int8_*": ("benchmarks/release/int8_cifar10.py", "fbnetv3_zoo/deploy/quantize.py", *_RUNTIMES),
+    "qat_*": (
+        *("benchmarks/release/qat_cifar10.py", "search/training/quantized.py"),
+        *("fbnetv3_zoo/deploy/fake_quantize.py", "fbnetv3_zoo/deploy/qdq.py"),
+    ),
     "confidence*": ("benchmarks/release/confidence.py", "fbnetv3_zoo/deploy/confidence.py"),
     "coverage.json": ("fbnetv3_zoo", "search", "tests"),
 }

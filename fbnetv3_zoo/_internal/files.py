@@ -10,6 +10,8 @@ import contextlib
 import errno
 import hashlib
 import os
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +20,9 @@ _NO_FOLDER_SYNC = frozenset(
     {errno.EACCES, errno.EBADF, errno.EINVAL, errno.EISDIR, errno.ENOSYS, errno.ENOTSUP}
     | {errno.EPERM}
 )
+
+# What `zipfile` raises at damaged archives and at entries that it cannot read.
+ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:

@@ -12,7 +12,7 @@ from fbnetv3._internal.optional import need
 from fbnetv3.deploy.words import CalibrationMethod
 
 from . import completion
-from .detect_shown import Lines, Pictures, print_scores, write_records
+from .detect_shown import Lines, Pictures, objects_in_words, print_scores, write_records
 from .detect_train import DataOption, train
 from .group import FAILED, Program, note, print_json
 from .options import Device, Json, Policy
@@ -119,7 +119,8 @@ def predict(
 ) -> None:
     """Find objects in images.
 
-    Prints class, score and box (x1, y1, x2, y2 in pixels of the upright image) of each. An image
+    Prints class, score and box (x1, y1, x2, y2 in pixels of the upright image) of the ten with
+    the highest scores of an image; --json and --out have all. An image
     that cannot be read is reported and skipped; the exit code is then 1. Writes nothing but the
     folder --out.
 
@@ -149,12 +150,7 @@ def predict(
             record["picture"] = str(pictures.write(path, found))
         records.append(record)
         if not json:
-            objects = [
-                f"{one['class']} {100 * one['score']:.0f} % {one['box']}"
-                for one in record["objects"]
-            ]
-            nothing = f"no box with a score of at least {100 * threshold:.0f} % (--threshold)"
-            print(escaped(f"{path}: {'; '.join(objects) or nothing}"))
+            print(escaped(f"{path}: {objects_in_words(record['objects'], threshold)}"))
     if out is not None:
         write_records(out, model, records)
     if json:

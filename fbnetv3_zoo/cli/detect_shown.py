@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from fbnetv3.detection.detections import Detections
     from fbnetv3.integrations.coco_scores import Scores
 
+# Objects of an image that are printed.
+_MOST_SHOWN = 10
 _LINE_SECONDS = 10.0
 # A set with more gets no table of its classes unless asked for as JSON.
 _MAX_CLASSES = 100
@@ -73,6 +76,22 @@ class Pictures:
         target = self._folder / f"{name}.jpg"
         with_boxes(open_image(path), found).save(target, quality=92)
         return target
+
+
+def objects_in_words(objects: Sequence[Mapping[str, Any]], threshold: float) -> str:
+    """Returns what was found on an image as one line, from the highest score down.
+
+    Args:
+        objects: class, score and box of each, from the highest score down.
+        threshold: the lowest score, which is named if there is no object.
+    """
+    shown = [
+        f"{one['class']} {100 * one['score']:.0f} % {one['box']}" for one in objects[:_MOST_SHOWN]
+    ]
+    if len(objects) > _MOST_SHOWN:
+        shown.append(f"{len(objects) - _MOST_SHOWN} more")
+    nothing = f"no box with a score of at least {100 * threshold:.0f} % (--threshold)"
+    return "; ".join(shown) or nothing
 
 
 class Lines:

@@ -64,9 +64,10 @@ def find(
     r"""Find the most accurate network within a budget.
 
     Compares published ImageNet accuracies of FBNetV3, EfficientNet, MobileNetV3 and V4, RepViT,
-    ResNet, ... by MACs, or with --latency by milliseconds per image. Below stand the networks of
-    the Pareto front between half and twice the budget: no other one is more accurate at no more
-    cost. Needs no weights and no network access. Writes only --output.
+    ResNet, ... by MACs, or with --latency by milliseconds per image. Names one, and lists its
+    neighbors on the Pareto front: no other network is more accurate at no more cost. With --against
+    these are from half to twice its cost. Needs no weights and no network access. Writes only
+    --output.
 
     Examples:
         fbnetv3 find --against efficientnet_b0

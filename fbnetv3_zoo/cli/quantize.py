@@ -170,7 +170,7 @@ def _check_training(
     """Refuses options that do not belong together, before a file is opened."""
     given = [name for name, value in options.items() if value is not None]
     if given and not qat:
-        raise ValueError(f"{', '.join(given)} is for quantization-aware training; add --qat")
+        raise ValueError(f"{', '.join(given)}: only for quantization-aware training; add --qat")
     if qat and runtime != ONNX.name:
         raise ValueError(
             f"--qat trains for {ONNX.name}, and the output is for {runtime}; give an output that "

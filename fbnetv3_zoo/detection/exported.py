@@ -121,8 +121,9 @@ class ExportedDetector:
         if self.outside is None:
             boxes, labels, scores = self._session.run_all(pixels)
         else:
-            of_anchors = self._session.run_all(self.outside.square(pixels))
-            boxes, labels, scores = self.outside.found(*of_anchors, *pixels.shape[:2])
+            every, probabilities = self._session.run_all(self.outside.square(pixels))
+            height, width = pixels.shape[:2]
+            boxes, labels, scores = self.outside.found(every, probabilities, height, width)
         return Detections(
             boxes.reshape(-1, 4).astype(np.float32),
             labels.astype(np.int64),

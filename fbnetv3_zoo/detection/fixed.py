@@ -7,6 +7,7 @@ SSDlite has no other step whose shapes depend on the image.
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import clip_boxes_to_image
+
+from fbnetv3.integrations.trunk import NETWORK_ID
 
 from .outside import Outside
 
@@ -64,7 +67,11 @@ class FixedGraph(nn.Module):
 
     def __init__(self, module: Any) -> None:
         super().__init__()
-        self.backbone, self.head, self.coder = module.backbone, module.head, module.box_coder
+        self.backbone = copy.deepcopy(module.backbone)
+        for part in self.backbone.modules():
+            if hasattr(part, NETWORK_ID):  # litert-torch has no uint8 constants
+                delattr(part, NETWORK_ID)
+        self.head, self.coder = module.head, module.box_coder
         self.size: tuple[int, int] = module.transform.fixed_size
         for name in ("mean", "std"):
             values = getattr(module.transform, f"image_{name}")

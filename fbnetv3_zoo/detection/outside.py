@@ -76,7 +76,7 @@ class Outside:
             height: of the image.
             width: of the image.
         """
-        kept: list[NDArray[np.int64]] = []
+        kept: list[NDArray[Any]] = []
         labels: list[NDArray[np.int64]] = []
         for label in range(1, probabilities.shape[1]):
             scores = probabilities[:, label]
@@ -90,7 +90,8 @@ class Outside:
         scores = probabilities[index, label_of]
         best = np.argsort(-scores, kind="stable")[: self.num_boxes]
         scale = np.array([width, height, width, height], np.float32) / np.float32(self.size)
-        return boxes[index[best]] * scale, label_of[best], scores[best]
+        scaled = boxes[index[best]] * scale
+        return scaled.astype(np.float32), label_of[best], scores[best]
 
 
 def unsuppressed(boxes: Floats, threshold: float) -> NDArray[np.int64]:
@@ -118,4 +119,4 @@ def _neighbours(length: int, size: int) -> tuple[NDArray[np.int64], NDArray[np.i
     center = (np.arange(size, dtype=np.float32) + np.float32(0.5)) * np.float32(length / size)
     center = np.maximum(center - np.float32(0.5), 0)
     first = np.minimum(center.astype(np.int64), length - 1)
-    return first, np.minimum(first + 1, length - 1), center - first.astype(np.float32)
+    return first, np.minimum(first + 1, length - 1), (center - first).astype(np.float32)

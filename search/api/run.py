@@ -112,6 +112,7 @@ def run(
         seed=seed,
         predictor=predictor,
         pool=pool,
+        workers=workers,
         budget=budget,
         time=time,
         rungs=rungs,

@@ -39,6 +39,7 @@ def prepare(
     seed: int,
     predictor: str,
     pool: int,
+    workers: int = 1,
     budget: float | None = None,
     time: str | float | None = None,
     rungs: Sequence[float] | None = None,
@@ -46,7 +47,8 @@ def prepare(
 ) -> Problem:
     """Creates the search in its folder, or checks that the folder has this very search.
 
-    Exactly one of `trainings`, `budget` and `time` says how much it may train.
+    Exactly one of `trainings`, `budget` and `time` says how much it may train. The number of
+    workers is that of the first call: a later one with more goes on in the same rounds.
 
     Raises:
         ValueError: an argument is wrong, or the folder has another search.
@@ -90,6 +92,7 @@ def prepare(
         epochs=objective.epochs,
         limits=tuple(bounds),
         priors=priors,
+        parallel=workers,
         **amount,
     )
     create_search(

@@ -158,8 +158,8 @@ class Study:
         time: in place of `trainings`, how long the search may take, see `run`. The time counts
             while there is a study, and a training takes from when it can be asked for until it is
             told.
-        workers: with `time`, the number of trainings at a time, which is also the most that `ask`
-            returns; None: 1. Without it a whole round can be asked for at once.
+        workers: number of trainings at a time, so that a round has at least as many; None: 1. With
+            `time`, it is also the most that `ask` returns; else a whole round can be asked for.
         rungs: with `budget` or `time`, the lengths of the short trainings, see `run`.
         cost: returns a candidate's costs, see `run`.
         limits: limits on costs, see `run`.
@@ -194,8 +194,6 @@ class Study:
     ) -> None:
         self._objective = FunctionObjective(space, None, cost, target=target)
         path = Path(folder)
-        if workers is not None and time is None:
-            raise ValueError(f"workers is {workers} without time; expected both, or neither")
         if workers is not None and workers < 1:
             raise ValueError(f"workers is {workers}; expected 1 or more")
         problem = prepare(
@@ -206,6 +204,7 @@ class Study:
             seed=seed,
             predictor=predictor,
             pool=pool,
+            workers=workers or 1,
             budget=budget,
             time=time,
             rungs=rungs,

@@ -244,6 +244,7 @@ def run(
         rungs=tuple(sorted(rung or ())),
         rung_sizes=_rung_sizes(policy, rung, rung_trainings, budget=bool(cost or time)),
         batch=batch,
+        parallel=max(1, max_running or (len(gpus.split(",")) if gpus else workers)),
         rounds=rounds,
         epochs=epochs,
         early_stop=early_stop,

@@ -102,7 +102,8 @@ Trainings = Annotated[
     int,
     typer.Option(
         help="Number of trainings of all rounds, which then adapt to it, with at most --batch "
-        "trials each; 0: --rounds rounds of --batch."
+        "trials each; 0: --rounds rounds of --batch. Retraining the best (--top candidates per "
+        "limit with --final-seeds seeds) is extra."
     ),
 ]
 Batch = Annotated[int, typer.Option(help="Number of trials per round; with --trainings, the most.")]

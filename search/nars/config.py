@@ -39,6 +39,7 @@ class SearchConfig:
         trainings: number of trainings of all rounds, which then adapt to it, see `sizes`; 0:
             `rounds` + 1 rounds of `batch`, as in the paper.
         batch: number of trials per round; with `trainings`, the most.
+        parallel: number of trainings at a time; with a budget, no round after the first is smaller.
         rounds: number of rounds after the random first one; with `trainings`, it follows.
         epochs: epochs of a full training; 0: the objective's default.
         early_stop: shorten trainings after the first round if the ranking of candidates allows it.
@@ -83,6 +84,7 @@ class SearchConfig:
     pool: int = 20_000
     trainings: int = 0
     batch: int = 48
+    parallel: int = 1
     rounds: int = 5
     epochs: int = 0
     early_stop: bool = True
@@ -112,6 +114,7 @@ class SearchConfig:
             "pool": 2,
             "trainings": 0,
             "batch": 2,
+            "parallel": 1,
             "rounds": 0,
             "epochs": 0,
             "population": 2,
@@ -205,8 +208,9 @@ class SearchConfig:
     def sizes(self) -> tuple[int, ...]:
         """Number of trials of each round, the random first one included.
 
-        With `trainings`, a quarter of them is random and each later round is a twentieth, both at
-        most `batch`: labels are few at first, and each round is chosen by all labels before it.
+        With `trainings`, a quarter of them is random and each later round is a twentieth, or as
+        many as are trained at a time, all at most `batch`: labels are few at first, and each round
+        is chosen by all labels before it.
 
         With rungs, these come first, and every later round is a `batch`. Without a plan for a
         budget there are none yet.
@@ -218,7 +222,8 @@ class SearchConfig:
             return (*self.rung_sizes, *(self.batch,) * full, *((some,) if some else ()))
         if not self.trainings:
             return (self.batch,) * (self.rounds + 1)
-        first, later = (max(2, min(self.batch, self.trainings // parts)) for parts in (4, 20))
+        first = max(2, min(self.batch, self.trainings // 4))
+        later = max(2, min(self.batch, max(self.trainings // 20, self.parallel)))
         left = self.trainings - first
         rest = (left % later,) if left % later else ()
         return (first, *(later,) * (left // later), *rest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -296,6 +297,19 @@ def test_damaged_photos_are_named_and_the_others_go_on(
         ),
         (("latency", "missing.onnx"), "no file missing.onnx"),
         (("quantize", "missing.onnx", "--calib", ".", "-o", "x.onnx"), "no file missing.onnx"),
+        (
+            ("quantize", "x.onnx", "--calib", ".", "-o", "y.onnx", "--epochs", "3", "--lr", "1"),
+            "--epochs, --lr: only for quantization-aware training; add --qat",
+        ),
+        (
+            ("quantize", "x.onnx", "--calib", ".", "-o", "y.xml", "--qat"),
+            "--qat trains for onnxruntime, and the output is for openvino; give an output that "
+            "ends in .onnx",
+        ),
+        (
+            ("quantize", "x.onnx", "--calib", ".", "-o", "y.onnx", "--qat", "--method", "mse"),
+            "--method mse and --qat, which trains the ranges; give one of them",
+        ),
     ],
 )
 def test_mistakes_end_in_one_line(
@@ -308,6 +322,23 @@ def test_mistakes_end_in_one_line(
     assert last.startswith("error: ")
     assert message in last
     assert not list(tmp_path.iterdir())
+
+
+def test_an_int8_file_is_trained_beside_its_checkpoints(
+    small_export: Exported, photos: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.onnx"
+    code, out, err = run(
+        *("quantize", small_export.path, "--calib", photos, "-o", path, "--qat", "--epochs", "1"),
+        *("--no-latency", "--no-sensitivity"),
+    )
+    assert code == 0, err
+    assert "9 images to train on, 3 to evaluate on" in err
+    assert "1 epochs of 4 steps, batch 2" in err
+    assert re.search(r"epoch 1: loss \d.*, same answers as fp32 on \d+\.\d\d %", err)
+    assert "images, then trained" in out
+    assert read_artefact(path).quantization["trained"] is True
+    assert (tmp_path / "x.qat" / "log.json").is_file()
 
 
 def test_a_folder_without_images_is_refused(small_export: Exported, tmp_path: Path) -> None:

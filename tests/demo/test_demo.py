@@ -34,6 +34,7 @@ from fbnetv3.deploy.multi_label import sigmoid
 from fbnetv3.deploy.onnx_model import OnnxClassifier
 from fbnetv3.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, INTERPOLATIONS, Preprocess
 from tests.browser import Page, chromium
+from tests.contrast import contrast
 from tests.demo.test_web_runtime import pack, package
 
 PAGE = Path(fbnetv3.__file__).parent / "data" / "demo"
@@ -219,6 +220,40 @@ def test_the_page_loads_nothing_from_elsewhere_and_its_parts_fit() -> None:
     assert set(re.findall(r'\bfor="([^"]+)"', html)) <= set(ids)
 
 
+def test_the_page_can_be_read_aloud_and_used_by_keyboard() -> None:
+    html, style = ((PAGE / name).read_text() for name in ("index.html", "style.css"))
+    assert re.search(r'<html lang="en">.*<title>\w.*<h1 .*<main>', html, re.DOTALL)
+    fields = re.findall(r'<(?:input|select) id="(\w+)"', html)
+    assert fields
+    assert set(fields) <= set(re.findall(r'<label[^>]* for="(\w+)"', html))
+    # Answers and errors are said as they come; pictures have their texts.
+    assert 'id="status" role="status"' in html
+    assert all(
+        ' alt="' in tag or "aria-hidden" in tag for tag in re.findall("<(?:img|canvas).*?>", html)
+    )
+    assert "photo.alt = `The photo ${name}`" in (PAGE / "demo.mjs").read_text()
+    assert not re.search(r'tabindex="[1-9]', html)
+    assert not re.search(r"outline: *(?:none|0)", style)
+    visible = re.search(r"([^}]*)\{\s*outline: 3px", style)
+    assert visible
+    assert {"#file:focus-visible + #drop", "button:focus-visible", "select:focus-visible",
+            "a:focus-visible"} == {one.strip() for one in visible[1].split(",")}  # fmt: skip
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_text_and_controls_stand_out_from_their_background(scheme: str) -> None:
+    style = (PAGE / "style.css").read_text()
+    light, dark, *_ = re.findall(r":root \{(.*?)\}", style, re.DOTALL)
+    colours = dict(re.findall(r"--([\w-]+): (#\w+);", light))
+    if scheme == "dark":
+        colours |= dict(re.findall(r"--([\w-]+): (#\w+);", dark))
+    # WCAG asks for 4.5 of text, for 3 of controls and of what is drawn.
+    texts = [(text, ground) for text in ("ink", "faint", "accent") for ground in ("paper", "card")]
+    for front, ground in (*texts, ("warn", "paper"), ("warn", "warn-paper")):
+        assert contrast(colours[front], colours[ground]) >= 4.5, (front, ground)
+    assert contrast(colours["accent"], colours["track"]) >= 3
+
+
 PREPARE = """
 import { readFileSync, writeFileSync } from "node:fs";
 const [module, folder] = process.argv.slice(1);
@@ -330,6 +365,33 @@ def test_a_file_that_is_no_photo_clears_the_last_answer(
     assert "notes.txt is not an image" in failure["error"]
     assert hidden is True
     assert "result" not in failure
+
+
+_FOCUSED = """(() => {
+  const found = document.activeElement;
+  const seen = found.id === "file" ? document.getElementById("drop") : found;
+  return [found.id || found.textContent, getComputedStyle(seen).outlineStyle];
+})()"""
+
+
+@pytest.mark.needs("chromium")
+def test_the_tabulator_key_goes_through_the_page_in_its_order(
+    page: Page, small_export: Exported, release: tuple[WebRuntime, Path], tmp_path: Path
+) -> None:
+    runtime, tarball = release
+    build_demo(str(small_export.path), tmp_path / "site", tarball=tarball, runtime=runtime)
+    names = [
+        photo["name"]
+        for photo in json.loads((tmp_path / "site" / "demo.json").read_text())["photos"]
+    ]
+    visited = []
+    with served(tmp_path / "site") as url:
+        page.open(url, ["error"])  # this release of the runtime computes nothing
+        for _ in range(2 + len(names)):
+            for kind in ("keyDown", "keyUp"):
+                page.send("Input.dispatchKeyEvent", type=kind, key="Tab", windowsVirtualKeyCode=9)
+            visited.append(page.evaluate(_FOCUSED))
+    assert visited == [[name, "solid"] for name in ("file", *names, "backend")]
 
 
 @pytest.fixture(scope="module")

@@ -67,12 +67,13 @@ def test_the_graph_is_the_file_in_float_and_its_int8_form_within_rounding(
     def trainer(graph: TrainableGraph, float_graph: TrainableGraph) -> None:
         x = torch.from_numpy(batch)
         with torch.no_grad():
+            seen["float"] = float_graph(x).numpy()
             # A trained graph: other weights, other ranges.
-            graph.ranges.mul_(torch.linspace(0.9, 1.1, len(graph.ranges)).unsqueeze(1))
-            for tensor in graph.constants:
+            graph.ranges.mul_(torch.linspace(0.95, 1.05, len(graph.ranges)).unsqueeze(1))
+            for tensor in [*graph.constants, *float_graph.constants]:
                 if tensor.requires_grad:
                     tensor.mul_(1.05)
-            seen["float"], seen["int8"] = float_graph(x).numpy(), graph(x).numpy()
+            seen["changed"], seen["int8"] = float_graph(x).numpy(), graph(x).numpy()
         seen["ranges"], seen["constants"] = graph.trained_ranges(), graph.trained_constants()
 
     path = tmp_path / "int8.onnx"
@@ -81,9 +82,9 @@ def test_the_graph_is_the_file_in_float_and_its_int8_form_within_rounding(
     expected = ONNX.load(float_path).run_batch(batch)
     assert error_of_std(seen["float"], expected).max() < 1e-4
     got = ONNX.load(path).run_batch(batch)
-    # One step of the logits' 255, where a value was rounded the other way.
-    assert error_of_std(got, seen["int8"]).max() < 0.1
-    assert error_of_std(got, expected).mean() > 3 * error_of_std(got, seen["int8"]).mean()
+    # They differ where a value lies between two steps, and by what that grows to.
+    rounding = error_of_std(got, seen["changed"]).mean()
+    assert error_of_std(got, seen["int8"]).mean() < 0.5 * rounding
 
     graph = onnx.load(path).graph
     arrays = {t.name: onnx.numpy_helper.to_array(t) for t in graph.initializer}

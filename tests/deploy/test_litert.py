@@ -134,7 +134,9 @@ def test_without_the_converter_one_line_makes_an_environment(
 ) -> None:
     if importlib.util.find_spec("litert_torch") is not None:
         monkeypatch.setitem(sys.modules, "litert_torch", None)
-    monkeypatch.setattr(sys, "argv", ["/bin/fbnetv3", "export", "a b", "-o", "x.tflite"])
+    options = "--image-size 64 --batch-size 4 --num-classes 7"
+    words = ["export", "a b", "-o", "x.tflite", *options.split()]
+    monkeypatch.setattr(sys, "argv", ["/bin/fbnetv3", *words])
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ImportError, match="in an environment of its own: ") as caught:
         LITERT.need_writer()
@@ -143,13 +145,13 @@ def test_without_the_converter_one_line_makes_an_environment(
     assert make.endswith(" -m venv fbnetv3-env")
     assert install.startswith("fbnetv3-env/bin/pip install ")
     assert install.endswith(" 'litert-torch>=0.10'")
-    assert run == "fbnetv3-env/bin/fbnetv3 export 'a b' -o x.tflite"
+    assert run == f"fbnetv3-env/bin/fbnetv3 export 'a b' -o x.tflite {options}"
     uv = tmp_path / "uv"
     uv.touch()
     uv.chmod(0o755)
     line = elsewhere.command_elsewhere("litert-torch")
     assert line.startswith("uv tool run --from ")
-    assert line.endswith(" --with litert-torch fbnetv3 export 'a b' -o x.tflite")
+    assert line.endswith(f" --with litert-torch fbnetv3 export 'a b' -o x.tflite {options}")
     monkeypatch.setattr(sys, "argv", ["notebook.py", "secret"])
     assert elsewhere.command_elsewhere("x").endswith(" fbnetv3 export NAME -o FILE")
 

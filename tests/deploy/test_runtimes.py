@@ -302,7 +302,7 @@ def test_a_compiled_package_is_checked_before_its_code_runs(
     monkeypatch.setattr("torch._inductor.aoti_load_package", lambda path: pytest.fail("it ran"))
     for name, content, message in (
         (library, b"other code", r"damaged: its code is not what was exported"),
-        (CARD, b"{}", r"not a package that `fbnetv3 export` wrote: 'shape'"),
+        (CARD, b"{}", r"`fbnetv3 export` wrote \('shape' is missing\)"),
         (CARD, contents[CARD].replace(b'"AVX', b'"AVY'), "compiled for a CPU with AVY"),
     ):
         other = tmp_path / "other.pt2"
@@ -316,6 +316,63 @@ def test_a_compiled_package_is_checked_before_its_code_runs(
     again = tmp_path / "again.pt2"
     runtime.file.export(small_model, again, preprocess=small_preprocess, class_names=NAMES)
     assert again.read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("other.txt", b"", "it has no fbnetv3/extra/fbnetv3.json"),
+        (CARD, b"\xff", "invalid start byte"),
+        (CARD, b"[1", "is not valid JSON"),
+        (CARD, b"[]", "not a mapping"),
+        (CARD, b'{"shape": 3}', "not iterable"),
+    ],
+)
+def test_an_archive_that_is_no_package_is_refused_before_torch_sees_it(
+    name: str, content: bytes, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch._inductor.aoti_load_package", lambda path: pytest.fail("it ran"))
+    path = tmp_path / "other.pt2"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(name, content)
+    _refused(path, reason)
+    # Entries that are encrypted, or compressed in a way that nothing reads.
+    for place, byte in ((8, b"\x01"), (10, b"\x63")):
+        raw = bytearray(path.read_bytes())
+        directory = raw.index(b"PK\x01\x02")
+        raw[directory + place : directory + place + 1] = byte
+        damaged = tmp_path / "damaged.pt2"
+        damaged.write_bytes(raw)
+        _refused(damaged, "export")
+
+
+def _refused(path: Path, reason: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(reason)) as caught:
+        fbnetv3.load(path)
+    text = str(caught.value)
+    assert text.startswith(f"{path} is not a package that `fbnetv3 export` wrote (")
+    assert text.endswith("make one with `fbnetv3 export`")
+    assert text.isprintable()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.needs("executorch")
+def test_a_program_names_what_is_wrong_with_it_and_what_it_takes(
+    written: Callable[[Runtime], Path], tmp_path: Path
+) -> None:
+    runtime = RUNTIMES["executorch"]
+    path = written(runtime)
+    with pytest.raises(ValueError, match=r"shape \(2, 3, 32, 32\).*it takes \(1, 3, 32, 32\)"):
+        runtime.open(path).run(noise(2))
+    content = path.read_bytes()
+    start = content.index(b'{"fbnetv3.')
+    for text, reason in ((b"\xff", "damaged metadata"), (b"[", "damaged metadata")):
+        other = tmp_path / "other.pte"
+        other.write_bytes(content[:start] + text + content[start + 1 :])
+        with pytest.raises(ValueError, match=f"other.pte.*{reason}.*export it again") as caught:
+            fbnetv3.load(other)
+        assert str(caught.value).isprintable()
 
 
 def test_a_missing_compiler_is_named(

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fbnetv3._internal.files import replacing
+from fbnetv3._internal.files import ZIP_ERRORS, replacing
 from fbnetv3._internal.json_record import read_json
 from fbnetv3._internal.messages import one_line
 from fbnetv3.images.preprocess import Preprocess
@@ -277,9 +277,13 @@ def _read_card(path: Path) -> _Card:
             fields = read_json(archive.read(_CARD).decode(), _CARD)
             card = _Card(**{**fields, "shape": tuple(fields["shape"])})
             found = hashlib.sha256(archive.read(card.library)).hexdigest()
-    except (zipfile.BadZipFile, KeyError, TypeError, ValueError) as error:
+    except (*ZIP_ERRORS, KeyError, TypeError, ValueError) as error:
+        reason = one_line(str(error))
+        if isinstance(error, KeyError):
+            reason = f"{reason} is missing" if _CARD not in reason else f"it has no {_CARD}"
         raise ValueError(
-            f"{path} is not a package that `fbnetv3 export` wrote: {one_line(str(error))}"
+            f"{path} is not a package that `fbnetv3 export` wrote ({reason}), or is damaged; make "
+            "one with `fbnetv3 export`"
         ) from error
     if found != card.sha256:
         raise ValueError(f"{path} is damaged: its code is not what was exported; export it again")

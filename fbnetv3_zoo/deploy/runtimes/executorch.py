@@ -78,7 +78,12 @@ class ExecuTorchSession:
         if _METADATA not in self._program.method_names:
             return {}
         text = self._program.load_method(_METADATA).execute([])[0]
-        pairs: dict[str, str] = read_json(text, f"the metadata of {self._path}")
+        try:
+            pairs: dict[str, str] = dict(read_json(text, "JSON"))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{self._path} has damaged metadata ({one_line(str(error))}); export it again"
+            ) from error
         return pairs
 
     def run(self, batch: NDArray[Any]) -> NDArray[Any]:
@@ -94,8 +99,9 @@ class ExecuTorchSession:
                 return [np.array(found.numpy()) for found in run()]
             except RuntimeError as error:
                 raise ValueError(
-                    f"{self._path} cannot be run on an input of shape {batch.shape}: "
-                    f"{one_line(str(error))}"
+                    f"{self._path} cannot be run on an input of shape {batch.shape}, "
+                    f"{batch.dtype}; it takes {self.inputs[0].shape}, {self.inputs[0].dtype} "
+                    f"({one_line(str(error))})"
                 ) from error
 
     def bind(self, batch: NDArray[Any]) -> Callable[[], Any]:
@@ -132,10 +138,16 @@ def open_session(
     if precision not in precisions():
         raise ValueError(f"precision is {precision!r}; ExecuTorch runs a float32 program in fp32")
     check_threads(threads)
+    content = path.read_bytes()
+    if not content:
+        raise ValueError(f"{path} is empty; make one with `fbnetv3 export`")
     try:
-        return ExecuTorchSession(path, path.read_bytes(), threads)
+        return ExecuTorchSession(path, content, threads)
     except RuntimeError as error:
-        raise ValueError(f"ExecuTorch cannot read {path}: {one_line(str(error))}") from error
+        raise ValueError(
+            f"{path} is not an ExecuTorch program that can be run: {one_line(str(error))}; make "
+            "one with `fbnetv3 export`"
+        ) from error
 
 
 def export(

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fbnetv3._internal.files import replacing
+from fbnetv3._internal.files import ZIP_ERRORS, replacing
 from fbnetv3._internal.json_record import read_json
 from fbnetv3._internal.messages import one_line
 from fbnetv3._internal.optional import need
@@ -405,7 +405,7 @@ def _parts(path: Path) -> tuple[bytes, dict[str, str]]:
         pairs: dict[str, str] = dict(card["metadata"])
     except zipfile.BadZipFile:
         return content, {}
-    except (KeyError, TypeError, ValueError) as error:
+    except (*ZIP_ERRORS, KeyError, TypeError, ValueError) as error:
         if isinstance(error, KeyError) and _CARD in str(error):
             return content, {}  # another tool's archive
         raise ValueError(

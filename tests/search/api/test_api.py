@@ -256,6 +256,21 @@ def test_a_time_is_kept_by_measuring_first_and_the_call_resumes(
         search.run(SPACE, slow, **{**call, "time": "30s"})
 
 
+def test_rounds_have_work_for_all_workers(tmp_path: Path) -> None:
+    call = {**STUDY, "folder": tmp_path / "s", "cost": cost, "trainings": 32}
+    with search.Study(SPACE, **call, workers=5) as study:
+        sizes = []
+        for _ in range(3):
+            trials = study.ask(100)
+            sizes.append(len(trials))
+            for trial in trials:
+                study.tell(trial, accuracy(dict(trial.params), trial.seed))
+    assert sizes == [7, 5, 5]
+    # The rounds are those of the first call, whoever goes on with it.
+    with search.Study(SPACE, **call) as study:
+        assert len(study.ask(100)) == 5
+
+
 def test_a_study_plans_its_time_from_what_told_trainings_took(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,8 +281,6 @@ def test_a_study_plans_its_time_from_what_told_trainings_took(
     monkeypatch.setattr("fbnetv3.search.storage.store.time", SimpleNamespace(time=lambda: now))
     call = {name: value for name, value in STUDY.items() if name != "trainings"}
     call |= {"folder": tmp_path / "s", "cost": cost, "time": "20m", "rungs": [0.1]}
-    with pytest.raises(ValueError, match="workers is 2 without time"):
-        search.Study(SPACE, **{**call, "time": None, "budget": 24}, workers=2)
     told = 0
     for stop in (10, 1000):
         with search.Study(SPACE, **call, workers=2) as study:
@@ -348,8 +361,8 @@ def test_callbacks_get_every_trial_and_round_once_also_over_a_stop(
     found = run(tmp_path / "s", on_trial=trials.append, on_round=rounds.append)
     assert summary(found) == summary(undisturbed)
     assert trials == found.trials
-    assert [one.index for one in rounds] == list(range(9))
-    assert [one.trainings for one in rounds] == [5, 7, 9, 11, 13, 15, 17, 19, 20]
+    assert [one.index for one in rounds] == list(range(10))
+    assert [one.trainings for one in rounds] == [5, 7, 9, 11, 13, 15, 17, 19, 21, 22]
     assert rounds[0].best == max(t.value for t in trials[:5])
     assert rounds[0].tau is None
     assert rounds[-1].tau is not None

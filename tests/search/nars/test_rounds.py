@@ -10,6 +10,7 @@ import pytest
 from fbnetv3.search.execution.coordinator import Coordinator, Policy
 from fbnetv3.search.execution.engine import InlineEngine
 from fbnetv3.search.execution.spec import load_objective
+from fbnetv3.search.nars.budget import planned
 from fbnetv3.search.nars.config import SearchConfig
 from fbnetv3.search.nars.early_stop import find_early_stop
 from fbnetv3.search.nars.labels import usable
@@ -342,6 +343,8 @@ def test_budget_and_paper_give_the_same_kind_of_plan() -> None:
     plan = SearchConfig(trainings=48, batch=6)
     assert plan.sizes == (6, *(2,) * 21)
     assert plan.rounds == 21
+    assert SearchConfig(trainings=48, parallel=6).sizes == (12, *(6,) * 6)
+    assert planned(SearchConfig(cost=40, parallel=8)).batch == 8
     assert SearchConfig.from_dict(plan.to_dict()) == plan
     with pytest.raises(ValueError, match="trainings is 7; expected at least 8"):
         SearchConfig(trainings=7)

@@ -20,6 +20,7 @@ from fbnetv3.search.space.space import Space
 from fbnetv3.search.storage.store import Store
 from fbnetv3.search.storage.trials import Batch, Proposal
 from tests.browser import chromium
+from tests.contrast import contrast
 from tests.search.killable import PLAN, SPACE, toy
 
 SETTINGS = {"space": SPACE.to_dict(), "plan": PLAN.to_dict(), "objective": toy()}
@@ -129,6 +130,10 @@ def test_pictures_and_tables_can_be_read_aloud(tmp_path: Path) -> None:
     assert heads
     assert all(attrs["scope"] == "col" for attrs in heads)
     assert all(attrs.get("aria-label") for tag, attrs in tags if tag in ("input",))
+    # The number of trials that a filter leaves is said; nothing jumps the order of the page.
+    assert ("span", {"id": "where", "role": "status"}) in tags
+    assert {attrs["tabindex"] for _, attrs in tags if "tabindex" in attrs} == {"0"}
+    assert all(attrs["aria-label"] for _, attrs in tags if attrs.get("role") == "region")
 
 
 def test_colours_are_those_of_a_light_or_a_dark_page(tmp_path: Path) -> None:
@@ -293,22 +298,14 @@ def test_numbers_are_short(value: float, text: str) -> None:
     assert short(value) == text
 
 
-def brightness(colour: str) -> float:
-    """Returns the relative luminance of "#rrggbb", as WCAG defines it."""
-    parts = [int(colour[n : n + 2], 16) / 255 for n in (1, 3, 5)]
-    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
-    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
-
-
 @pytest.mark.parametrize(("number", "card"), [(0, "#ffffff"), (1, "#1c232a")])
 def test_what_is_drawn_stands_out_from_a_light_and_from_a_dark_card(number: int, card: str) -> None:
     style = (Path(templates.__file__).with_name("html") / "style.css").read_text()
     assert f"--card:{card[:4] if number == 0 else card}" in style
     for name, pair in templates.COLOURS.items():
-        light, dark = sorted((brightness(pair[number]), brightness(card)))[::-1]
         # WCAG asks for 3 of what is drawn, for 4.5 of text; lines of a grid may be faint.
         least = {"line": 1.2, "ink": 4.5, "soft": 4.5}.get(name, 3.0)
-        assert (light + 0.05) / (dark + 0.05) >= least, name
+        assert contrast(pair[number], card) >= least, name
 
 
 def test_spans_reach_from_one_end_to_the_other() -> None:

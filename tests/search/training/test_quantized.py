@@ -41,6 +41,7 @@ def trained(float_path: Path, folder: Path, **options: Any) -> Path:
     """Returns the file of a training of two epochs."""
     recipe = recipe_for(len(TRAINING), epochs=2, batch_size=16, lr=1e-3)
     path = folder / "int8.onnx"
+    folder.mkdir(exist_ok=True)
     options = {"recipe": recipe, "hardware": CPU, "evaluation": HELD_OUT, **options}
     quantize_aware(float_path, path, TRAINING, folder=folder / "run", **options)
     return path
