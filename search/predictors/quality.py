@@ -126,7 +126,8 @@ def _alone(
     known = np.isfinite(mean)
     num = known.sum(1)
     total: Floats = np.where(known, mean, 0).sum(1)
-    return np.divide(total, num, out=np.full(len(rows), np.nan), where=num > 0)
+    found: Floats = np.divide(total, num, out=np.full(len(rows), np.nan), where=num > 0)
+    return found
 
 
 def _taus_alone(alone: Mapping[str, Floats], labels: Floats) -> dict[str, float]:
