@@ -56,10 +56,10 @@ class ExpandedMaps(nn.Module):
 
     def __init__(self, maps: SsdMaps) -> None:
         super().__init__()
-        self.body: Any = maps.body
-        self.extra = maps.extra
+        self.body, self.extra = maps.body, maps.extra
         self.depth = self.body.features[0].depth
-        block: Any = self.body.stages[self.depth][0]
+        stages: Any = self.body.stages
+        block = stages[self.depth][0]
         self.channels = [block.expand.conv.out_channels, *maps.channels[1:]]
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:

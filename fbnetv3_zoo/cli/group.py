@@ -53,8 +53,11 @@ class _PlainEnds:
     def invoke(self, ctx: Any) -> Any:
         """Returns what the command returns."""
         warnings.showwarning = _show_warning  # type: ignore[assignment]  # it needs only two
-        # It says at length where it keeps its fonts if there is no home directory.
+        # One says where it keeps its fonts if there is no home directory, the other each wrong tag
+        # of a file that it reads.
         logging.getLogger("matplotlib").setLevel(logging.ERROR)
+        logging.getLogger("PIL").setLevel(logging.CRITICAL)
+        warnings.filterwarnings("ignore", module=r"PIL\.")
         if isinstance(sys.stdout, io.TextIOWrapper):
             # A console that cannot show a file's name shows its escaped form.
             sys.stdout.reconfigure(errors="backslashreplace")

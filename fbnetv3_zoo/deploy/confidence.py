@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,8 +46,6 @@ def fit_confidence(
     Raises:
         ValueError: there are too few images, or a share is out of range or needs `others`.
     """
-    from scipy.optimize import minimize_scalar
-
     if len(logits) < MIN_IMAGES:
         raise ValueError(
             f"there are {len(logits)} images to fit on; expected at least {MIN_IMAGES}"
@@ -68,8 +68,7 @@ def fit_confidence(
         scale = math.exp(-exponent)
         return float((energy(wide * scale) - own * scale).mean())
 
-    low, high = map(math.log, _TEMPERATURES)
-    found = minimize_scalar(cross_entropy, bounds=(low, high), method="bounded")
+    temperature = _least(cross_entropy)
     scores = energy(wide)
     foreign = None if others is None or not len(others) else energy(others)
     if false_accept_pct is None:
@@ -78,7 +77,7 @@ def fit_confidence(
         assert foreign is not None
         threshold = float(np.quantile(foreign, 1 - false_accept_pct / 100))
     return Confidence(
-        temperature=round(math.exp(found.x), 4),
+        temperature=round(temperature, 4),
         threshold=round(threshold, 4),
         true_accept_pct=round(100 * float((scores >= threshold).mean()), 2),
         false_accept_pct=None
@@ -86,6 +85,53 @@ def fit_confidence(
         else round(100 * float((foreign >= threshold).mean()), 2),
         num_images=len(logits),
     )
+
+
+def carried_over(
+    known: Confidence, before: NDArray[np.floating], after: NDArray[np.floating]
+) -> Confidence:
+    """Returns the record of a network that stands in for another, such as int8 for float.
+
+    The temperature is the one at which its probabilities are closest to the other's in
+    cross-entropy. The threshold moves by what the energy of the images near it has changed, so that
+    the same images pass. With fewer than 50 images the record stays as it is.
+
+    Args:
+        known: the record of the other network.
+        before: (N, K) its logits.
+        after: (N, K) logits of the same images.
+    """
+    if len(before) < MIN_IMAGES:
+        return known
+    scores, moved = energy(before), energy(after)
+    calm = before.astype(np.float64) / known.temperature
+    shares = np.exp(calm - energy(calm)[:, None])
+    wide = after.astype(np.float64)
+    expected = (shares * wide).sum(1)
+
+    def cross_entropy(exponent: float) -> float:
+        scale = math.exp(-exponent)
+        return float((energy(wide * scale) - expected * scale).mean())
+
+    temperature = round(_least(cross_entropy), 4)
+    if known.threshold is None:
+        return dataclasses.replace(known, temperature=temperature)
+    near = np.argsort(np.abs(scores - known.threshold))[: max(MIN_IMAGES // 4, len(scores) // 4)]
+    threshold = round(known.threshold + float(np.median((moved - scores)[near])), 4)
+    return Confidence(
+        temperature=temperature,
+        threshold=threshold,
+        true_accept_pct=round(100 * float((moved >= threshold).mean()), 2),
+        num_images=len(before),
+    )
+
+
+def _least(cross_entropy: Callable[[float], float]) -> float:
+    """Returns the temperature, by its logarithm, of the least cross-entropy."""
+    from scipy.optimize import minimize_scalar
+
+    low, high = map(math.log, _TEMPERATURES)
+    return math.exp(minimize_scalar(cross_entropy, bounds=(low, high), method="bounded").x)
 
 
 def reliability(

@@ -11,12 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fbnetv3._internal.errors import OverBudget
+from fbnetv3.hub.confidence import Confidence
 from fbnetv3.images.preprocess import Preprocess
 from fbnetv3.images.reader import ImageSource, open_image
 
 from .artefact import Artefact
 from .backend import ExportedBackend
 from .classify import Backend
+from .confidence import carried_over
 from .multi_label import average_precisions, mean_of_known, sigmoid
 
 # Of each image its class or, for a multi-label model, its classes.
@@ -30,7 +32,8 @@ _MIN_SPREAD = 1e-3
 class Score:
     """Agreement with the float model, and accuracy if labels are known: top-1, or multi-label mAP.
 
-    Multi-label files agree on an image where they give it the same classes.
+    Multi-label files agree on an image where they give it the same classes. `confidence` is the
+    float file's temperature and threshold, moved to the quantized file's logits.
     """
 
     agreement_pct: float
@@ -39,6 +42,7 @@ class Score:
     num_images: int
     map_float_pct: float | None = None
     map_pct: float | None = None
+    confidence: Confidence | None = None
 
     @property
     def drop_pct(self) -> float:
@@ -172,9 +176,11 @@ class Evaluator:
             logits.append((expected, got))
             seen += indices
         before, after = (np.concatenate(each) for each in zip(*logits, strict=True))
+        known = self.float_model.artefact.confidence
         return Score(
             agreement_pct=100 * float(np.mean(agreed)),
             num_images=len(agreed),
+            confidence=None if known is None else carried_over(known, before, after),
             **self._accuracies(before, after, seen),
         )
 

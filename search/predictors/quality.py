@@ -126,8 +126,7 @@ def _alone(
     known = np.isfinite(mean)
     num = known.sum(1)
     total: Floats = np.where(known, mean, 0).sum(1)
-    found: Floats = np.full(len(rows), np.nan)
-    np.divide(total, num, out=found, where=num > 0)
+    found: Floats = np.divide(total, num, out=np.full(len(rows), np.nan), where=num > 0)
     return found
 
 

@@ -410,3 +410,16 @@ def test_limits_are_millions_or_have_a_unit() -> None:
     code, _, err = run("list", "--max-macs", "few")
     assert code == 2
     assert "limit is 'few'; expected millions (600), 600M, 0.6G or 6e8" in err
+
+
+def test_what_the_image_library_deplores_in_a_file_is_not_printed(tmp_path: Path) -> None:
+    # A directory of five entries that ends in the first.
+    exif = b"Exif\0\0II*\0\x08\0\0\0\x05\0\x12\x01\x03\0\x01\0"
+    path = tmp_path / "odd.jpg"
+    Image.new("RGB", (32, 32), "red").save(path, exif=exif)
+    with pytest.warns(UserWarning, match="Corrupt EXIF"), Image.open(path) as opened:
+        opened.getexif()
+    code, out, err = run("classify", path, "--embedded")
+    assert code == 0
+    assert "odd.jpg: " in out
+    assert err == ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from fbnetv3.deploy.confidence import (
     calibration_error_pct,
+    carried_over,
     energy,
     fit_confidence,
     reliability,
@@ -52,6 +54,35 @@ def test_the_threshold_lets_the_chosen_share_through() -> None:
     assert found.true_accept_pct == pytest.approx(
         100 * (energy(logits) >= found.threshold).mean(), abs=0.01
     )
+
+
+def test_what_stands_in_for_a_network_answers_alike() -> None:
+    before = drawn(400, 1.0)[0] * 2
+    known = fit_confidence(before, before.argmax(1), true_accept_pct=90)
+    known = dataclasses.replace(known, temperature=1.3, false_accept_pct=5.0)
+    assert known.threshold is not None
+    shifted = carried_over(known, before, before - 0.7)
+    assert shifted.temperature == pytest.approx(1.3, rel=1e-3)
+    assert shifted.threshold == pytest.approx(known.threshold - 0.7, abs=1e-3)
+    assert shifted.true_accept_pct == pytest.approx(90, abs=0.3)
+    assert (shifted.false_accept_pct, shifted.num_images) == (None, 400)
+    # Noise as that of int8, and logits that are smaller throughout.
+    noise = np.random.default_rng(1).normal(0, 0.05, before.shape)
+    after = 0.8 * before - 1 + noise
+    found = carried_over(known, before, after)
+    assert found.temperature == pytest.approx(0.8 * 1.3, rel=0.03)
+    assert found.threshold is not None
+    accepted = energy(before) >= known.threshold
+    same = (energy(after) >= found.threshold) == accepted
+    unchanged = (energy(after) >= known.threshold) == accepted
+    assert same.mean() > 0.98
+    assert unchanged.mean() < 0.9
+
+
+def test_few_images_change_no_record() -> None:
+    known = Confidence(temperature=1.3, threshold=4.0)
+    before = drawn(49, 1.0)[0]
+    assert carried_over(known, before, before - 1) is known
 
 
 def test_the_calibration_error_is_the_mean_gap_of_bins() -> None:

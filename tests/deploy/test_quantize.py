@@ -20,6 +20,7 @@ from fbnetv3.deploy.onnx_graph import operators
 from fbnetv3.deploy.quantize import Quantized, quantize
 from fbnetv3.deploy.quantize_score import Score
 from fbnetv3.deploy.runtimes import read_artefact
+from fbnetv3.hub.confidence import Confidence
 from fbnetv3.images.preprocess import CIFAR10_MEAN, CIFAR10_STD, Preprocess
 from fbnetv3.models.model import FBNetV3, build
 
@@ -81,6 +82,8 @@ def fitted() -> FBNetV3:
             images, _ = pictures(64, seed=seed)
             x = (torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2) / 255 - mean) / std
             model(x.contiguous())
+    known = Confidence(temperature=1.5, threshold=1.0, true_accept_pct=95.0, false_accept_pct=9.0)
+    model.pretrained_cfg = {**model.pretrained_cfg, "confidence": known.to_dict()}
     return model.eval()
 
 
@@ -151,6 +154,14 @@ def test_the_record_goes_on_in_the_int8_file(exported: Exported, quantized: Quan
     assert artefact.quantization["calibration"] == quantized.method
     assert artefact.arch == exported.artefact.arch
     assert artefact.preprocess == PREPROCESS
+    # Its temperature and threshold are those of its own logits.
+    before, own = exported.artefact.confidence, artefact.confidence
+    assert before is not None
+    assert own is not None
+    assert own.num_images == quantized.num_evaluation
+    assert own.temperature != before.temperature
+    assert own.temperature == pytest.approx(before.temperature, rel=0.2)
+    assert (before.false_accept_pct, own.false_accept_pct) == (9.0, None)
 
 
 def test_layers_are_left_in_float_until_the_budget_holds(

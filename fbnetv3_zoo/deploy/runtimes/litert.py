@@ -329,9 +329,12 @@ def quantize(
                     "num_images": len(fed),
                 },
             )
-            _write(part, _quantized(model, fed, recipe), artefact)
+            quantized = _quantized(model, fed, recipe)
+            _write(part, quantized, artefact)
             score = evaluator.score(ExportedBackend(part, open_session(part)))
             if max_drop_pct is None or score.drop_pct <= max_drop_pct:
+                artefact = dataclasses.replace(artefact, confidence=score.confidence)
+                _write(part, quantized, artefact)
                 return Int8Result(artefact, score, method=form)
         raise over_budget(score, max_drop_pct, "also with activations in float")
 

@@ -161,6 +161,7 @@ def quantize(
             evaluator.float_model.artefact,
             precision="int8",
             parity={},
+            confidence=score.confidence,
             quantization={
                 "runtime": "onnxruntime",
                 "format": "QDQ, weights int8 per channel, activations uint8",

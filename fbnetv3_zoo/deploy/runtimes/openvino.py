@@ -205,29 +205,30 @@ def quantize(
     with replacing(path) as part:
         for half_range in (False, True):
             batches = evaluator.reader.batches(calibration)
-            artefact = _quantize(onnx_path, part, evaluator, batches, half_range=half_range)
+            quantized, artefact = _quantize(onnx_path, evaluator, batches, half_range=half_range)
+            _write(quantized, part, artefact)
             score = evaluator.score(ExportedBackend(part, open_session(part)))
             if max_drop_pct is None or score.drop_pct <= max_drop_pct:
+                artefact = dataclasses.replace(artefact, confidence=score.confidence)
+                _write(quantized, part, artefact)
                 return Int8Result(artefact, score, method="nncf")
         raise over_budget(score, max_drop_pct, "with 8-bit and with 7-bit weights")
 
 
 def _quantize(
     onnx_path: Path,
-    path: Path,
     evaluator: Evaluator,
     batches: Iterable[NDArray[np.float32]],
     *,
     half_range: bool,
-) -> Artefact:
-    """Writes an exported ONNX file as int8 OpenVINO IR; returns its metadata.
+) -> tuple[Any, Artefact]:
+    """Returns an exported ONNX file as an int8 OpenVINO model, and its metadata.
 
     NNCF's post-training quantization: symmetric per-channel weights, activations symmetric if they
     are not negative and otherwise asymmetric ("mixed"), biases corrected.
 
     Args:
         onnx_path: an exported fp32 file.
-        path: the `.xml` file to write.
         evaluator: holds the float file.
         batches: preprocessed calibration images, in batches of any size.
         half_range: 7-bit weights, whose products a CPU without VNNI can sum without saturation;
@@ -265,9 +266,12 @@ def _quantize(
             "num_images": len(fed),
         },
     )
-    with _saved(quantized, path):
-        _set_metadata(quantized, artefact)
-    return artefact
+    return quantized, artefact
+
+
+def _write(model: Any, path: Path, artefact: Artefact) -> None:
+    with _saved(model, path):
+        _set_metadata(model, artefact)
 
 
 def _set_metadata(model: Any, artefact: Artefact) -> None:
