@@ -135,7 +135,7 @@ OPTIONAL = {
     "optuna": "search.nars.export",
     "pandas": "search.api.found",
     "pyarrow": "deploy.answer_table search.data.formats search.execution.objective",
-    "pycocotools": "integrations.coco_folder integrations.coco_scores",
+    "pycocotools": "integrations.coco_folder integrations.coco_records integrations.coco_scores",
     "ray": "deploy.ray_classify search.execution.ray_engine",
     "tensorboard": "",  # by way of torch's own writer
     "wandb": "search.training.log_wandb",

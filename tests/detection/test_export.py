@@ -90,7 +90,7 @@ def test_other_weights_are_no_export(
 def test_files_of_another_kind_are_refused(file: Path, tmp_path: Path) -> None:
     import onnx
 
-    with pytest.raises(ValueError, match=r"expected \.onnx or \.xml"):
+    with pytest.raises(ValueError, match=r"expected \.onnx, \.xml, \.pte or \.tflite"):
         ExportedDetector(tmp_path / "x.pt")
     with pytest.raises(FileNotFoundError, match="write it with `fbnetv3 detect export`"):
         OnnxDetector(tmp_path / "none.onnx")

@@ -169,9 +169,9 @@ def test_a_cost_is_planned_said_and_kept_to(tmp_path: Path, space_file: Path) ->
     assert done.exit_code == 0, done.output
     assert (
         "plan for 16 full trainings, 15.6 of them used: 16 trainings of 1/10 of the final steps; "
-        "4 rounds of 3 in full, 12 in all; 2 to retrain the best" in done.stderr
+        "7 rounds of 2 in full, 13 in all; 1 to retrain the best" in done.stderr
     )
-    assert "round 0 of 4 (rung of 1/10)" in done.stderr
+    assert "round 0 of 7 (rung of 1/10)" in done.stderr
     with Store.read(tmp_path / "s") as store:
         assert sum(trial.fidelity for trial in store.trials()) <= 16
         assert {trial.epochs for trial in store.trials("done") if trial.fidelity < 1} == {1}
