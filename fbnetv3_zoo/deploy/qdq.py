@@ -96,12 +96,15 @@ class QdqSearch:
     def _ranges(self, method: str) -> dict[str, tuple[float, float]]:
         return {name: seen.range(method) for name, seen in self.statistics.items()}
 
-    def train(self, method: str, trainer: Trainer) -> None:
+    def train(self, method: str, trainer: Trainer) -> bool:
         """Trains weights and ranges; what `build` writes has them from then on.
 
         Args:
             method: calibration method, for the ranges that the training begins with.
             trainer: trains.
+
+        Returns:
+            Whether they are kept: not if fewer held-out images then have the float file's answer.
 
         Raises:
             ValueError: the graph has an operator that cannot be trained.
@@ -110,7 +113,9 @@ class QdqSearch:
 
         from .fake_quantize import TrainableGraph
 
-        self.build(method)
+        before = self.evaluator.score(self.build(method)).agreement_pct
+        untrained = onnx.ModelProto()
+        untrained.CopyFrom(self.model)
         split = onnx.ModelProto()
         split.CopyFrom(self.model)
         gates = split_activations(split)
@@ -126,10 +131,21 @@ class QdqSearch:
         trainer(graph, TrainableGraph(self.model, first.input[0], {}))
         _set_constants(self.model, graph.trained_constants())
         self.trained = graph.trained_ranges()
+        after = self.evaluator.score(self.build(method)).agreement_pct
+        if after < before:
+            self.model, self.trained = untrained, {}
+            logger.warning(
+                "training is left out: with it %.2f %% of held-out images have the answer of the "
+                "float file, without it %.2f %%; train on more images, or at a lower rate",
+                after,
+                before,
+            )
+            return False
         # What layers are compared with from now on.
         onnx.save(self.model, self.part)
         float_model = ONNX.load(self.part)
         self.expected = [float_model.run_batch(batch) for batch in self.batches]
+        return True
 
     def compare_methods(self, methods: Sequence[str]) -> dict[str, tuple[float, float]]:
         """Returns method -> (agreement with the float file in percent, mean error)."""

@@ -141,7 +141,7 @@ def quantize(
     """Writes an int8 file by the calibration method that agrees best with the float file.
 
     If int8 exceeds the budget, layers stay in float, the most sensitive first. With a `trainer`
-    weights and ranges are trained first.
+    weights and ranges are trained first, and kept if that does no harm.
     """
     if method is not None and method not in METHODS:
         raise ValueError(f"method is {method!r}; expected one of {', '.join(METHODS)}")
@@ -149,8 +149,7 @@ def quantize(
         search = QdqSearch(onnx_path, part, evaluator, calibration)
         methods = search.compare_methods([method] if method else list(METHODS))
         best = max(methods, key=lambda name: (methods[name][0], -methods[name][1]))
-        if trainer is not None:
-            search.train(best, trainer)
+        trained = trainer is not None and search.train(best, trainer)
         layers = search.layer_errors(best) if sensitivity or max_drop_pct is not None else []
         score, num_float = search.within_budget(best, layers, max_drop_pct)
         layers = [
@@ -167,7 +166,7 @@ def quantize(
                 "format": "QDQ, weights int8 per channel, activations uint8",
                 "calibration": best,
                 "num_images": evaluator.reader.num_read[0],
-                "trained": trainer is not None,
+                "trained": trained,
                 "in_float": [layer.node for layer in layers if layer.in_float],
                 "agreement_pct": round(score.agreement_pct, 2),
             },

@@ -13,6 +13,7 @@ import torch
 from fbnetv3.deploy.export import to_onnx
 from fbnetv3.deploy.export_graph import scaled_copy
 from fbnetv3.deploy.quantize import quantize
+from fbnetv3.deploy.runtimes import ONNX
 from fbnetv3.models.model import build
 from fbnetv3.search.training.config import Hardware
 from fbnetv3.search.training.quantized import quantize_aware, recipe_for
@@ -37,7 +38,7 @@ def float_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def trained(float_path: Path, folder: Path, **options: Any) -> Path:
     """Returns the file of a training of two epochs."""
-    recipe = recipe_for(len(TRAINING), epochs=2, batch_size=16, lr=1e-3)
+    recipe = recipe_for(len(TRAINING), epochs=2, batch_size=16, lr=options.pop("lr", 1e-5))
     path = folder / "int8.onnx"
     folder.mkdir(exist_ok=True)
     options = {"recipe": recipe, "hardware": CPU, "evaluation": HELD_OUT, **options}
@@ -70,6 +71,18 @@ def test_a_killed_training_ends_in_the_same_file_of_other_weights_and_ranges(
     )
     for name in ("stem.conv.weight_quantized", "stem.conv.weight_scale", "logits_scale"):
         assert not np.array_equal(before[name], after[name]), name
+
+
+def test_a_training_that_does_harm_is_left_out(
+    float_path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    harmed = trained(float_path, tmp_path / "harmed", lr=1.0)
+    assert "training is left out: with it" in caplog.text
+    plain = tmp_path / "plain.onnx"
+    quantize(float_path, plain, TRAINING, evaluation=HELD_OUT, sensitivity=False)
+    graphs = [onnx.load(path).graph.SerializeToString() for path in (harmed, plain)]
+    assert graphs[0] == graphs[1]
+    assert ONNX.load(harmed).artefact.quantization["trained"] is False
 
 
 def test_epochs_make_500_steps_unless_given() -> None:
