@@ -14,7 +14,8 @@ others undo one difference to torchvision's `ssdlite320_mobilenet_v3_large` each
   MobileNetV2's paper (720 channels of A in place of 120).
 - `norms and extras`: torchvision's batch-norm (eps 0.001, momentum 0.03) in the head and the
   additional maps, whose convolutions start from a normal distribution of 0.03.
-- `rate`: twice the learning rate.
+
+`--rates` are multiples of the learning rate that `fbnetv3 detect train` would take.
 
 A variant with fbnetv3_a0 and ten epochs takes a core two minutes. A stopped run goes on.
 """
@@ -23,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import shutil
 import statistics
 import time
@@ -114,26 +116,26 @@ VARIANTS: dict[str, tuple[Callable[[Any], None], ...]] = {
     "residuals from 1": (residuals_from_1,),
     "expanded map": (expanded,),
     "norms and extras": (norms_and_extras,),
-    "rate": (),
-    "all but the rate": (residuals_from_1, expanded, norms_and_extras),
+    "all of these": (residuals_from_1, expanded, norms_and_extras),
 }
 
 
-def run_one(options: argparse.Namespace, variant: str, seed: int) -> dict[str, Any]:
+def run_one(options: argparse.Namespace, variant: str, rate: float, seed: int) -> dict[str, Any]:
     """Trains a variant, or the peer, and scores it on the validation split."""
     images, val_images = open_train_val(options.folder)
     recipe = DetectionRecipe.fitting(
         len(images), epochs=options.epochs, batch_size=options.batch_size, seed=seed
     )
-    if variant == "rate":
-        recipe = dataclasses.replace(recipe, lr=2 * recipe.lr)
+    recipe = dataclasses.replace(recipe, lr=rate * recipe.lr)
     torch.manual_seed(seed)
     trunk = PEER if variant == PEER else options.trunk
     built = build(options, trunk, images.class_names)
     for change in VARIANTS.get(variant, ()):
         change(built.module)
     about = cost_of(built)
-    folder = options.work / f"{options.trunk}-{variant}-{options.epochs}-{seed}".replace(":", "-")
+    folder = options.work / f"{options.trunk}-{variant}-{rate:g}-{options.epochs}-{seed}".replace(
+        ":", "-"
+    )
     run = DetectionRun(recipe=recipe, folder=folder, validate_epochs=options.epochs)
     started = time.process_time()
     _, curve = train(
@@ -147,6 +149,8 @@ def run_one(options: argparse.Namespace, variant: str, seed: int) -> dict[str, A
     return {
         "trunk": trunk,
         "variant": variant,
+        "lr": recipe.lr,
+        "rate": rate,
         "seed": seed,
         "size": options.size,
         "epochs": options.epochs,
@@ -161,21 +165,21 @@ def run_one(options: argparse.Namespace, variant: str, seed: int) -> dict[str, A
 def run(options: argparse.Namespace) -> None:
     """Trains what is not in the file yet, seed by seed."""
     torch.set_num_threads(1)
-    for seed in range(options.seeds):
-        for variant in options.variants:
-            trunk = PEER if variant == PEER else options.trunk
-            key = (trunk, variant, seed, options.size, options.epochs)
-            names = ("trunk", "variant", "seed", "size", "epochs")
-            if key in [tuple(row[name] for name in names) for row in read_lines(options.out)]:
-                continue
-            append(options.out, [{**run_one(options, variant, seed), "conditions": conditions()}])
+    names = ("trunk", "variant", "rate", "seed", "size", "epochs")
+    wanted = itertools.product(range(options.seeds), options.variants, options.rates)
+    for seed, variant, rate in wanted:
+        trunk = PEER if variant == PEER else options.trunk
+        key = (trunk, variant, rate, seed, options.size, options.epochs)
+        if key not in [tuple(row[name] for name in names) for row in read_lines(options.out)]:
+            found = run_one(options, variant, rate, seed)
+            append(options.out, [{**found, "conditions": conditions()}])
 
 
 def report(options: argparse.Namespace) -> None:
     """Writes the table beside the results."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in read_lines(options.results):
-        key = (row["size"], row["epochs"], row["trunk"], row["variant"])
+        key = (row["size"], row["epochs"], row["trunk"], row["variant"], row["lr"])
         groups.setdefault(key, []).append(row)
     lines = [
         "# SSDlite after a short training, one change at a time",
@@ -184,18 +188,18 @@ def report(options: argparse.Namespace) -> None:
         "variants. AP in percent on the validation split, the mean over the seeds with the lowest "
         "and highest.",
         "",
-        "| Pixels | Epochs | Trunk | Variant | AP (seeds) | AP50 | Last loss | Seeds "
-        "| Multiply-adds (M) |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| Pixels | Epochs | Trunk | Variant | Learning rate | AP (seeds) | AP50 | Last loss "
+        "| Seeds | Multiply-adds (M) |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for (size, epochs, trunk, variant), group in sorted(groups.items()):
+    for (size, epochs, trunk, variant, lr), group in sorted(groups.items()):
         ap = [100 * row["ap"] for row in group]
         ap50 = statistics.mean(100 * row["ap50"] for row in group)
         loss = statistics.mean(row["losses"][-1] for row in group)
         lines.append(
-            f"| {size} | {epochs} | {trunk} | {variant} | {statistics.mean(ap):.1f} ({min(ap):.1f} "
-            f"to {max(ap):.1f}) | {ap50:.1f} | {loss:.2f} | {len(group)} "
-            f"| {group[0]['macs'] / 1e6:.0f} |"
+            f"| {size} | {epochs} | {trunk} | {variant} | {lr:.3g} "
+            f"| {statistics.mean(ap):.1f} ({min(ap):.1f} to {max(ap):.1f}) | {ap50:.1f} "
+            f"| {loss:.2f} | {len(group)} | {group[0]['macs'] / 1e6:.0f} |"
         )
     page = options.results.with_suffix(".md")
     page.write_text("\n".join([*lines, ""]))
@@ -214,6 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ran.add_argument("--out", type=Path, required=True, help="JSON Lines, appended to")
     ran.add_argument("--trunk", default="fbnetv3_a0")
     ran.add_argument("--variants", nargs="+", default=[*VARIANTS, PEER])
+    ran.add_argument("--rates", type=float, nargs="+", default=[1.0])
     ran.add_argument("--size", type=int, default=160)
     ran.add_argument("--epochs", type=int, default=10)
     ran.add_argument("--batch-size", type=int, default=8)
