@@ -10,10 +10,10 @@ of https://github.com/Shenggan/BCCD_Dataset at d272fb1.
 
 No trunk is pretrained, since trained weights of all of them cannot be had from one source: each
 starts from its own initialisation, sees the same images in the same order under the same recipe
-(the command's defaults), and the last epoch's averaged weights are scored once on the test split,
-which nothing was chosen on. The peer is torchvision's complete `ssdlite320_mobilenet_v3_large`, at
-the same size of images and with the same limits of boxes. What differs between detectors is the
-trunk, its maps and the initialisation.
+(the command's defaults, whose learning rate used to be 0.001), and the last epoch's averaged
+weights are scored once on the test split, which nothing was chosen on. The peer is torchvision's
+complete `ssdlite320_mobilenet_v3_large`, at the same size of images and with the same limits of
+boxes. What differs between detectors is the trunk, its maps and the initialisation.
 
 A run that was stopped goes on; finished ones are not repeated. `cpu_seconds` is time of the
 processor, which a busy machine inflates little.
@@ -69,7 +69,11 @@ def run_one(options: argparse.Namespace, trunk: str, seed: int) -> dict[str, Any
     images, val_images = open_train_val(options.folder)
     test_images = CocoFolder(options.folder, split="test", empty=True)
     recipe = DetectionRecipe.fitting(
-        len(images), epochs=options.epochs, batch_size=options.batch_size, seed=seed
+        len(images),
+        detector=options.detector,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        seed=seed,
     )
     torch.manual_seed(seed)
     built = build(options, trunk, images.class_names)
@@ -110,9 +114,12 @@ def run_one(options: argparse.Namespace, trunk: str, seed: int) -> dict[str, Any
 def run(options: argparse.Namespace) -> None:
     """Trains what is not in the file yet, seed by seed."""
     torch.set_num_threads(options.threads)
+    num = options.batch_size
+    lr = DetectionRecipe.fitting(num, detector=options.detector, batch_size=num).lr
     done = {
         (row["detector"], row["trunk"], row["seed"], row["size"], row["epochs"])
         for row in read_lines(options.out)
+        if row["recipe"]["lr"] == lr
     }
     for seed in range(options.seeds):
         for trunk in options.trunks:
@@ -140,6 +147,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         key = tuple(row[name] for name in ("detector", "size", "epochs", "trunk"))
+        key += (row["recipe"]["lr"],)
         groups.setdefault(key, []).append(row)
     first = rows[0]
     where = first["conditions"]
@@ -152,11 +160,13 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         "and highest, then the mean 95 % interval of one run (a bootstrap over the test photos). "
         "Training time is of one core of a machine that was busy with other work.",
         "",
-        "| Detector | Pixels | Epochs | Trunk | AP (seeds) | 95 % interval | AP50 | Seeds "
-        "| Multiply-adds (M) | Parameters (M) | Training (core minutes) |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| Detector | Pixels | Epochs | Trunk | Learning rate | AP (seeds) | 95 % interval | AP50 "
+        "| Seeds | Multiply-adds (M) | Parameters (M) | Training (core minutes) |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for (detector, size, epochs, trunk), group in sorted(groups.items(), key=lambda g: str(g[0])):
+    for (detector, size, epochs, trunk, lr), group in sorted(
+        groups.items(), key=lambda g: str(g[0])
+    ):
         ap = [100 * row["scores"]["AP"] for row in group]
         low, high = (
             statistics.mean(100 * row["intervals"]["AP"][side] for row in group) for side in (0, 1)
@@ -164,21 +174,26 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         ap50 = statistics.mean(100 * row["scores"]["AP50"] for row in group)
         minutes = statistics.mean(row["cpu_seconds"] for row in group) / 60
         lines.append(
-            f"| {detector} | {size} | {epochs} | {trunk} | {statistics.mean(ap):.1f} "
+            f"| {detector} | {size} | {epochs} | {trunk} | {lr:.3g} | {statistics.mean(ap):.1f} "
             f"({min(ap):.1f} to {max(ap):.1f}) | {low:.1f} to {high:.1f} | {ap50:.1f} "
             f"| {len(group)} | {group[0]['macs'] / 1e6:.0f} | {group[0]['params'] / 1e6:.2f} "
             f"| {minutes:.1f} |"
         )
     classes = list(first["ap_of_classes"])
-    lines += ["", f"| Detector, trunk | {' | '.join(f'AP of {name}' for name in classes)} |"]
+    lines += [
+        "",
+        f"| Detector, trunk, learning rate | {' | '.join(f'AP of {name}' for name in classes)} |",
+    ]
     lines.append("| --- |" + " --- |" * len(classes))
-    for (detector, size, epochs, trunk), group in sorted(groups.items(), key=lambda g: str(g[0])):
+    for (detector, size, epochs, trunk, lr), group in sorted(
+        groups.items(), key=lambda g: str(g[0])
+    ):
         means = [
             statistics.mean(100 * (row["ap_of_classes"][name] or 0) for row in group)
             for name in classes
         ]
         texts = " | ".join(f"{one:.1f}" for one in means)
-        lines.append(f"| {detector} {size}, {epochs} epochs, {trunk} | {texts} |")
+        lines.append(f"| {detector} {size}, {epochs} epochs, {trunk}, {lr:.3g} | {texts} |")
     versions = ", ".join(f"{key} {where[key]}" for key in ("torch", "torchvision") if key in where)
     lines += ["", f"Measured with {versions}; the results hold machine and commit.", ""]
     return "\n".join(lines)

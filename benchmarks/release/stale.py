@@ -68,6 +68,7 @@ MEASURED: dict[str, tuple[str, ...]] = {
     "parity.*": ("benchmarks/release/parity.py", *_MODEL, *_RUNTIMES),
     "imagenet_loss.*": ("benchmarks/release/imagenet_loss.py", *_RUNTIMES),
     "int8_*": ("benchmarks/release/int8_cifar10.py", "fbnetv3_zoo/deploy/quantize.py", *_RUNTIMES),
+    "ssdlite_trunk.jsonl": ("benchmarks/studies/ssdlite_trunk.py", "fbnetv3_zoo/detection"),
     "qat_*": (
         *("benchmarks/release/qat_cifar10.py", "search/training/quantized.py"),
         *("fbnetv3_zoo/deploy/fake_quantize.py", "fbnetv3_zoo/deploy/qdq.py"),

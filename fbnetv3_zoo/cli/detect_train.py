@@ -156,7 +156,7 @@ def train(
                 note(text)
         fields = {"lr": lr, "augment": augment, "seed": seed, "clip_norm": clip_norm}
         given = {"epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, **fields}
-        recipe = _recipe(len(images), given, set_)
+        recipe = _recipe(detector, len(images), given, set_)
         built = _built(model, detector, size, freeze, pretrained, images.class_names, seed, license)
         pixels = max(image["width"] * image["height"] for image in images.coco.imgs.values())
         asked = workers_of(workers, hardware, recipe.batch_size, round(pixels**0.5))
@@ -172,7 +172,9 @@ def train(
         _train(built, images, val_images, run, model, world)
 
 
-def _recipe(num_images: int, given: Mapping[str, Any], settings: list[str] | None) -> Any:
+def _recipe(
+    detector: str, num_images: int, given: Mapping[str, Any], settings: list[str] | None
+) -> Any:
     """Returns the recipe that the options ask for."""
     import dataclasses
 
@@ -190,7 +192,7 @@ def _recipe(num_images: int, given: Mapping[str, Any], settings: list[str] | Non
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"--set {name}={value} is not understood; expected a number")
         named[name] = value
-    return DetectionRecipe.fitting(num_images, **named)
+    return DetectionRecipe.fitting(num_images, detector=detector, **named)
 
 
 def _built(

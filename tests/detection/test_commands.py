@@ -69,7 +69,7 @@ def test_a_complete_run_gets_more_epochs_and_nothing_else(shapes: Path, tmp_path
     assert not any(name.startswith("backbone.body.") for name in changed)
     other = detect(*map(str, [*words, 3, "--lr", 0.5]))
     assert other.code == 2
-    assert "lr 0.00079" in other.err, other.err.split("of another run")[-1]
+    assert "lr 0.0031" in other.err, other.err.split("of another run")[-1]
     assert ", here 0.5; give another --out" in other.err
     assert "(only epochs may grow)" in other.err
 

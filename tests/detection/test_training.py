@@ -33,14 +33,15 @@ from fbnetv3.search.training.stopping import Stopped, StopRequest
 def test_a_recipe_warms_up_and_ends_at_nought() -> None:
     recipe = DetectionRecipe.fitting(800, epochs=10)
     steps = 1000
-    assert (recipe.warmup_steps, recipe.ema_decay, recipe.lr) == (50, 0.98, 1e-3)
-    assert recipe.lr_at(0, steps) == pytest.approx(1e-3 / 51)
-    assert recipe.lr_at(50, steps) == pytest.approx(1e-3)
-    assert recipe.lr_at(525, steps) == pytest.approx(5e-4)
+    assert (recipe.warmup_steps, recipe.ema_decay, recipe.lr) == (50, 0.98, 4e-3)
+    assert recipe.lr_at(0, steps) == pytest.approx(4e-3 / 51)
+    assert recipe.lr_at(50, steps) == pytest.approx(4e-3)
+    assert recipe.lr_at(525, steps) == pytest.approx(2e-3)
     assert recipe.lr_at(steps - 1, steps) < 1e-8
     # SGD's rate grows with the batch, AdamW's with its root; a small set bounds the batch.
     assert DetectionRecipe.fitting(800, batch_size=32, optimizer="sgd").lr == pytest.approx(0.16)
-    assert DetectionRecipe.fitting(800, batch_size=32).lr == pytest.approx(2e-3)
+    assert DetectionRecipe.fitting(800, batch_size=32).lr == pytest.approx(8e-3)
+    assert DetectionRecipe.fitting(800, detector="retinanet").lr == pytest.approx(1e-3)
     assert DetectionRecipe.fitting(5, batch_size=32).batch_size == 5
 
 
