@@ -69,10 +69,19 @@ def engine_maker(
                              cpus=cpus, gpus=gpus_each)  # fmt: skip
         from fbnetv3.search.execution.engine import LocalEngine
 
-        devices = [device for device in gpus.split(",") if device]
-        return LocalEngine(spec, store.folder, gpus=devices, workers=len(devices) or workers)
+        num = trained_at_a_time(workers, gpus)
+        return LocalEngine(spec, store.folder, gpus=_devices(gpus), workers=num)
 
     return make
+
+
+def trained_at_a_time(workers: int, gpus: str, max_running: int | None = None) -> int:
+    """Returns the number of trainings at a time that the options of an engine ask for."""
+    return max_running or len(_devices(gpus)) or workers
+
+
+def _devices(gpus: str) -> list[str]:
+    return [device for device in gpus.split(",") if device]
 
 
 def carry_out(store: Any, make: Callable[[Any], Any], policy: Any, as_json: bool) -> None:

@@ -11,7 +11,7 @@ import typer
 from fbnetv3.cli import completion
 from fbnetv3.cli.group import note
 
-from .carrying_out import carry_out, engine_maker, learn_from, policy_of
+from .carrying_out import carry_out, engine_maker, learn_from, policy_of, trained_at_a_time
 from .objectives import EPOCHS, bare_settings, objective_settings, table_space
 from .words import (
     A_SPACE,
@@ -244,7 +244,7 @@ def run(
         rungs=tuple(sorted(rung or ())),
         rung_sizes=_rung_sizes(policy, rung, rung_trainings, budget=bool(cost or time)),
         batch=batch,
-        parallel=max(1, max_running or (len(gpus.split(",")) if gpus else workers)),
+        parallel=max(1, trained_at_a_time(workers, gpus, max_running)),
         rounds=rounds,
         epochs=epochs,
         early_stop=early_stop,

@@ -149,7 +149,7 @@ def planned(config: SearchConfig, prices: Mapping[float, float] | None = None) -
         rungs=rungs,
         rung_sizes=tuple(found.rungs.values()),
         rung_epochs=tuple(epochs[share] for share in rungs) if epochs else (),
-        batch=max(2, min(config.batch, max(math.ceil(num / ROUNDS), config.parallel))),
+        batch=config.round_size(math.ceil(num / ROUNDS)),
         **found.full._asdict(),
     )
 

@@ -223,10 +223,14 @@ class SearchConfig:
         if not self.trainings:
             return (self.batch,) * (self.rounds + 1)
         first = max(2, min(self.batch, self.trainings // 4))
-        later = max(2, min(self.batch, max(self.trainings // 20, self.parallel)))
+        later = self.round_size(self.trainings // 20)
         left = self.trainings - first
         rest = (left % later,) if left % later else ()
         return (first, *(later,) * (left // later), *rest)
+
+    def round_size(self, num: int) -> int:
+        """Returns the size of a budget's rounds: `num`, within `parallel` and `batch`."""
+        return max(2, min(self.batch, max(num, self.parallel)))
 
     def fidelity(self, index: int) -> float:
         """Returns the share of the final training that the trials of a round are trained for."""

@@ -107,6 +107,8 @@ def select_batch(
         chosen.append(best_within(score, inside, ~free))
         numbers.append(number)
         free[chosen[-1]] = False
+        if acquisition is not None:
+            acquisition.add(chosen[-1])
     order = np.argsort(numbers)
     return Selection(np.array(chosen, np.int64)[order], np.array(numbers, np.int64)[order], edges)
 

@@ -21,7 +21,7 @@ After Rasmussen and Williams, Gaussian Processes for Machine Learning, chapters 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -97,19 +97,25 @@ class GpModel:
         """Returns mean (P,) and standard deviation (P,) of the noiseless target."""
         if not len(self.rows):
             raise ValueError("the predictor has no labels yet; call fit first")
+        means, stds = [np.zeros(0)], [np.zeros(0)]
+        for mean, _, variance in self.conditioned(self.space.canonical(rows)):
+            means.append(mean)
+            stds.append(_root(variance))
+        return np.concatenate(means), np.concatenate(stds)
+
+    def conditioned(self, rows: Matrix) -> Iterator[tuple[Floats, Floats, Floats]]:
+        """Yields mean (p,), `shrink` (n, p) and variance (p,) of parts of canonical candidates.
+
+        Covariances given the labels are the prior ones less products of columns of `shrink`.
+        """
         from scipy.linalg import solve_triangular
 
-        means, stds = [], []
         prior = math.exp(self.theta[-3]) + math.exp(self.theta[-2])
         cross_of = self.covariances()
         for start in range(0, len(rows), _CHUNK):
-            cross = cross_of(self.space.canonical(rows[start : start + _CHUNK]))
-            means.append(cross @ self.alpha)
+            cross = cross_of(rows[start : start + _CHUNK])
             shrink = solve_triangular(self.lower, cross.T, lower=True, check_finite=False)
-            stds.append(np.sqrt(np.maximum(prior - np.einsum("np,np->p", shrink, shrink), 1e-12)))
-        if not means:
-            return np.zeros(0), np.zeros(0)
-        return np.concatenate(means), np.concatenate(stds)
+            yield cross @ self.alpha, shrink, prior - np.einsum("np,np->p", shrink, shrink)
 
     def _all_gaps(self, rows: Matrix) -> Floats:
         """Returns (inputs, n, n): squared distances of the labelled candidates."""
@@ -154,6 +160,11 @@ class GpModel:
 
 
 _ITERATIONS, _FEW_ITERATIONS = 60, 12
+
+
+def _root(variance: Floats) -> Floats:
+    """Returns standard deviations; rounding may leave a variance below 0."""
+    return np.asarray(np.sqrt(np.maximum(variance, 1e-12)))
 
 
 def _weights(theta: Floats) -> tuple[Floats, Floats]:
@@ -249,22 +260,16 @@ class GpPosterior:
     """
 
     def __init__(self, model: GpModel, scale: Scale, rows: Matrix) -> None:
-        from scipy.linalg import solve_triangular
-
         self._model, self._scale, self._rows = model, scale, model.space.canonical(rows)
-        chunks = [self._rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK)]
-        cross_of = model.covariances()
-        cross = np.concatenate([cross_of(chunk) for chunk in chunks])
-        self.mean: Floats = cross @ model.alpha
-        # Covariances given the labels are prior ones less products of columns of this.
-        self._shrink = solve_triangular(model.lower, cross.T, lower=True, check_finite=False)
-        prior = math.exp(model.theta[-3]) + math.exp(model.theta[-2])
-        self._variance = prior - np.einsum("np,np->p", self._shrink, self._shrink)
+        means, shrinks, variances = zip(*model.conditioned(self._rows), strict=True)
+        self.mean: Floats = np.concatenate(means)
+        self._shrink: Floats = np.concatenate(shrinks, axis=1)
+        self._variance: Floats = np.concatenate(variances)
 
     @property
     def std(self) -> Floats:
         """(P,) standard deviations of the noiseless targets."""
-        return np.asarray(np.sqrt(np.maximum(self._variance, 1e-12)))
+        return _root(self._variance)
 
     def scaled(self, labels: Floats) -> Floats:
         """Returns labels (n,) as standardised targets."""
