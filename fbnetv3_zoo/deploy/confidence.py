@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,13 +61,7 @@ def fit_confidence(
             f"{0 if others is None else len(others)}"
         )
     wide = logits.astype(np.float64)
-    own = wide[np.arange(len(wide)), labels]
-
-    def cross_entropy(exponent: float) -> float:
-        scale = math.exp(-exponent)
-        return float((energy(wide * scale) - own * scale).mean())
-
-    temperature = _least(cross_entropy)
+    temperature = _temperature(wide, wide[np.arange(len(wide)), labels])
     scores = energy(wide)
     foreign = None if others is None or not len(others) else energy(others)
     if false_accept_pct is None:
@@ -77,7 +70,7 @@ def fit_confidence(
         assert foreign is not None
         threshold = float(np.quantile(foreign, 1 - false_accept_pct / 100))
     return Confidence(
-        temperature=round(temperature, 4),
+        temperature=temperature,
         threshold=round(threshold, 4),
         true_accept_pct=round(100 * float((scores >= threshold).mean()), 2),
         false_accept_pct=None
@@ -107,13 +100,7 @@ def carried_over(
     calm = before.astype(np.float64) / known.temperature
     shares = np.exp(calm - energy(calm)[:, None])
     wide = after.astype(np.float64)
-    expected = (shares * wide).sum(1)
-
-    def cross_entropy(exponent: float) -> float:
-        scale = math.exp(-exponent)
-        return float((energy(wide * scale) - expected * scale).mean())
-
-    temperature = round(_least(cross_entropy), 4)
+    temperature = _temperature(wide, (shares * wide).sum(1))
     if known.threshold is None:
         return dataclasses.replace(known, temperature=temperature)
     near = np.argsort(np.abs(scores - known.threshold))[: max(MIN_IMAGES // 4, len(scores) // 4)]
@@ -126,12 +113,22 @@ def carried_over(
     )
 
 
-def _least(cross_entropy: Callable[[float], float]) -> float:
-    """Returns the temperature, by its logarithm, of the least cross-entropy."""
+def _temperature(logits: NDArray[np.float64], expected: NDArray[np.float64]) -> float:
+    """Returns the temperature of the least cross-entropy.
+
+    Args:
+        logits: (N, K).
+        expected: (N,) mean logit under what the probabilities should be: that of the right class.
+    """
     from scipy.optimize import minimize_scalar
 
+    def cross_entropy(exponent: float) -> float:
+        scale = math.exp(-exponent)
+        return float((energy(logits * scale) - expected * scale).mean())
+
     low, high = map(math.log, _TEMPERATURES)
-    return math.exp(minimize_scalar(cross_entropy, bounds=(low, high), method="bounded").x)
+    found = minimize_scalar(cross_entropy, bounds=(low, high), method="bounded")
+    return round(math.exp(found.x), 4)
 
 
 def reliability(
