@@ -6,6 +6,8 @@ print.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 MAX_SHOWN = 200
 
 
@@ -22,6 +24,12 @@ def one_line(text: str, limit: int = 2 * MAX_SHOWN) -> str:
     """Returns a text on one line, unprintable characters escaped, truncated at `limit`."""
     line = escaped(" ".join(text[: 4 * limit].split()))
     return line if len(line) <= limit else f"{line[:limit]}..."
+
+
+def either(names: Sequence[str]) -> str:
+    """Returns two names or more as "a, b or c"."""
+    *others, last = names
+    return f"{', '.join(others)} or {last}"
 
 
 def escaped(text: str) -> str:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fbnetv3._internal.files import replacing, sha256_of
+from fbnetv3._internal.messages import either
 from fbnetv3.deploy.export import quiet
 from fbnetv3.deploy.runtimes import runtime_of
 from fbnetv3.images.labels import example_photos
@@ -80,10 +81,7 @@ def export_detector(built: BuiltDetector, path: str | Path) -> ExportedFile:
     """
     path = Path(path)
     if path.suffix not in SUFFIXES:
-        *others, last = SUFFIXES
-        raise ValueError(
-            f"output is {path}; expected a name that ends in {', '.join(others)} or {last}"
-        )
+        raise ValueError(f"output is {path}; expected a name that ends in {either(SUFFIXES)}")
     check_fixed(built.config.detector, path)
     runtime_of(path).need_writer()
     module = copy.deepcopy(built.module).cpu().float().eval()

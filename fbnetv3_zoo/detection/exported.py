@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fbnetv3._internal.json_record import read_json
+from fbnetv3._internal.messages import either
 from fbnetv3.deploy.artefact import PREFIX
 from fbnetv3.deploy.runtimes import ONNX, runtime_of
 from fbnetv3.hub.license_policy import check_terms
@@ -84,10 +85,7 @@ class ExportedDetector:
     ) -> None:
         self.path = Path(path)
         if self.path.suffix not in SUFFIXES:
-            *others, last = SUFFIXES
-            raise ValueError(
-                f"{path} is no detector's file; expected {', '.join(others)} or {last}"
-            )
+            raise ValueError(f"{path} is no detector's file; expected {either(SUFFIXES)}")
         if not self.path.is_file():
             raise FileNotFoundError(f"no {path}; write it with `fbnetv3 detect export`")
         self._session = _opened(self.path, num_threads, providers)

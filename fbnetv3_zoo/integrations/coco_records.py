@@ -12,6 +12,12 @@ from typing import Any
 from fbnetv3._internal.json_record import read_json
 from fbnetv3._internal.messages import shown
 
+# Split -> what exporters call it.
+SPLITS: Mapping[str, tuple[str, ...]] = {
+    "train": ("train",),
+    "val": ("val", "valid", "validation"),
+    "test": ("test",),
+}
 _IDS = {"images": ("id",), "annotations": ("id", "image_id", "category_id"), "categories": ("id",)}
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from . import voc_folder, yolo_folder
-from .coco_records import Annotated, read_coco
+from .coco_records import SPLITS, Annotated, read_coco
 
 ANNOTATIONS, IMAGES = "annotations.json", "images"
 _IMAGE_FOLDERS = (IMAGES, "data")
@@ -26,7 +26,7 @@ _EXPECTED = (
     "expected COCO (annotations/instances_train.json, or annotations.json with images/), YOLO "
     "(data.yaml or classes.txt) or Pascal VOC (Annotations/*.xml)"
 )
-_SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_SPLIT_OF = {name: split for split, names in SPLITS.items() for name in names}
 
 
 def find_annotations(location: str | Path) -> dict[str, Callable[[], Annotated]]:
@@ -74,7 +74,7 @@ def read_annotations(location: str | Path, split: str | None = None) -> Annotate
 
 def split_named(name: str) -> str:
     """Returns the split that a name begins with or is: "train" of "train2017", or ""."""
-    return _SPLITS.get(re.sub(r"[-_]?\d*$", "", name.lower()), "")
+    return _SPLIT_OF.get(re.sub(r"[-_]?\d*$", "", name.lower()), "")
 
 
 def _find_coco(folder: Path) -> dict[str, Callable[[], Annotated]]:

@@ -19,10 +19,9 @@ from fbnetv3._internal.messages import shown
 from fbnetv3.images.folders import SUFFIXES
 from fbnetv3.images.reader import upright_size
 
-from .coco_records import Annotated
+from .coco_records import SPLITS, Annotated
 
 _FOLDERS = ("Annotations", "annotations", "labels")
-_SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
 
 def find(folder: Path) -> dict[str, Callable[[], Annotated]]:
@@ -46,9 +45,9 @@ def find(folder: Path) -> dict[str, Callable[[], Annotated]]:
 
 
 def _splits_by_list(folder: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
-    by_stem = {_stem(folder, path): path for path in files}
+    by_stem = {_inside(folder, path).with_suffix("").as_posix(): path for path in files}
     parts: dict[str, list[Path]] = {}
-    for split in _SPLITS:
+    for split in SPLITS:
         listed = folder / "ImageSets" / "Main" / f"{split}.txt"
         if not listed.is_file():
             continue
@@ -62,14 +61,14 @@ def _splits_by_list(folder: Path, files: Sequence[Path]) -> dict[str, list[Path]
     return parts
 
 
-def _stem(folder: Path, path: Path) -> str:
-    """Returns the name of a file in the lists: with the folders inside `Annotations/`."""
-    return Path(*path.relative_to(folder).parts[1:]).with_suffix("").as_posix()
+def _inside(folder: Path, path: Path) -> Path:
+    """Returns where a file is inside `Annotations/` or another folder of `folder`."""
+    return Path(*path.relative_to(folder).parts[1:])
 
 
 def _splits_by_folder(folder: Path) -> dict[str, list[Path]]:
     parts = {}
-    for split, names in _SPLITS.items():
+    for split, names in SPLITS.items():
         for name in names:
             files = sorted((folder / name).rglob("*.xml"))
             if files:
@@ -132,7 +131,7 @@ def _read(folder: Path, files: Sequence[Path], every: Sequence[Path]) -> Annotat
 
 
 def _image_of(folder: Path, path: Path, name: str) -> Path:
-    inside = Path(*path.relative_to(folder).parts[1:]).parent
+    inside = _inside(folder, path).parent
     folders = [path.parent]
     for images in ("JPEGImages", "images"):
         # The second is of a name that has the inner folders itself.

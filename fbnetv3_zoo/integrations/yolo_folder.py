@@ -19,10 +19,8 @@ from fbnetv3._internal.messages import shown
 from fbnetv3.images.folders import SUFFIXES
 from fbnetv3.images.reader import upright_size
 
-from .coco_records import Annotated
+from .coco_records import SPLITS, Annotated
 
-# Name of a split -> its names in `data.yaml`.
-_SPLITS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 # Files with a class a line -> the folder of the images, from theirs.
 _LISTS = {"classes.txt": ".", "obj.names": ".", "labels/classes.txt": ".."}
 # By so much exporters' shares may lie outside of 0 to 1.
@@ -46,12 +44,12 @@ def find(location: Path) -> dict[str, Callable[[], Annotated]]:
         names = _names(path, content["names"])
         found: dict[str, Callable[[], Annotated]] = {
             split: partial(_read, path, names, content, word)
-            for split, words in _SPLITS.items()
+            for split, words in SPLITS.items()
             for word in words
             if content.get(word)
         }
         if not found:
-            raise ValueError(f"{path} has none of {', '.join(_SPLITS)}; expected folders of images")
+            raise ValueError(f"{path} has none of {', '.join(SPLITS)}; expected folders of images")
         return found
     if location.is_file():
         raise ValueError(f"{location} has no `names`; expected YOLO's data.yaml")

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from fbnetv3._internal.messages import either
 from fbnetv3._internal.optional import need
 
 if TYPE_CHECKING:
@@ -173,8 +174,7 @@ def runtime_of(path: str | Path) -> Runtime:
     for runtime in RUNTIMES.values():
         if runtime.suffix == suffix:
             return runtime
-    *others, last = suffixes()
-    raise ValueError(f"file is {path}; expected a name that ends in {', '.join(others)} or {last}")
+    raise ValueError(f"file is {path}; expected a name that ends in {either(suffixes())}")
 
 
 def quantizing(name: str) -> Runtime:
