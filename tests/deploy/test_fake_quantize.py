@@ -10,24 +10,17 @@ import onnx
 import pytest
 import torch
 
-from fbnetv3.deploy.export import to_onnx
-from fbnetv3.deploy.export_graph import scaled_copy
 from fbnetv3.deploy.fake_quantize import TrainableGraph, rounded, rounded_weight
 from fbnetv3.deploy.parity import error_of_std
 from fbnetv3.deploy.quantize import quantize
 from fbnetv3.deploy.runtimes import ONNX
 from fbnetv3.images.reader import open_image
-from fbnetv3.models.model import build
-from tests.deploy.test_quantize import ARCH, NUM_CLASSES, PREPROCESS, pictures
+from tests.deploy.test_quantize import PREPROCESS, pictures, untrained
 
 
 @pytest.fixture(scope="module")
 def float_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    model = scaled_copy(build(ARCH, num_classes=NUM_CLASSES), 32)
-    path = tmp_path_factory.mktemp("rounds") / "float.onnx"
-    to_onnx(model, path, preprocess=PREPROCESS)
-    return path
+    return untrained(tmp_path_factory.mktemp("rounds"))
 
 
 def test_values_are_rounded_to_the_steps_of_a_range_that_has_zero() -> None:

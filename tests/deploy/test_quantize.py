@@ -16,6 +16,7 @@ from fbnetv3._internal.errors import OverBudget
 from fbnetv3.arch.arch import Arch, Row
 from fbnetv3.deploy.calibration import METHODS, Statistics, collect
 from fbnetv3.deploy.export import Exported, to_onnx
+from fbnetv3.deploy.export_graph import scaled_copy
 from fbnetv3.deploy.onnx_graph import operators
 from fbnetv3.deploy.quantize import Quantized, quantize
 from fbnetv3.deploy.quantize_score import Score
@@ -36,6 +37,14 @@ ARCH = Arch(
     head_expansion=4,
     head_channels=128,
 )
+
+
+def untrained(folder: Path) -> Path:
+    """Returns an exported network with random weights."""
+    torch.manual_seed(0)
+    path = folder / "float.onnx"
+    to_onnx(scaled_copy(build(ARCH, num_classes=NUM_CLASSES), 32), path, preprocess=PREPROCESS)
+    return path
 
 
 def pictures(number: int, seed: int) -> tuple[list[Any], list[int]]:

@@ -10,14 +10,11 @@ import onnx
 import pytest
 import torch
 
-from fbnetv3.deploy.export import to_onnx
-from fbnetv3.deploy.export_graph import scaled_copy
 from fbnetv3.deploy.quantize import quantize
 from fbnetv3.deploy.runtimes import ONNX
-from fbnetv3.models.model import build
 from fbnetv3.search.training.config import Hardware
 from fbnetv3.search.training.quantized import quantize_aware, recipe_for
-from tests.deploy.test_quantize import ARCH, NUM_CLASSES, PREPROCESS, pictures
+from tests.deploy.test_quantize import pictures, untrained
 
 CPU = Hardware(device=torch.device("cpu"))
 TRAINING, HELD_OUT = pictures(96, seed=1)[0], pictures(32, seed=2)[0]
@@ -29,11 +26,7 @@ class Killed(Exception):  # noqa: N818  # stands for a kill
 
 @pytest.fixture(scope="module")
 def float_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    model = scaled_copy(build(ARCH, num_classes=NUM_CLASSES), 32)
-    path = tmp_path_factory.mktemp("float") / "float.onnx"
-    to_onnx(model, path, preprocess=PREPROCESS)
-    return path
+    return untrained(tmp_path_factory.mktemp("float"))
 
 
 def trained(float_path: Path, folder: Path, **options: Any) -> Path:
