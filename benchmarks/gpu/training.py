@@ -51,22 +51,24 @@ PARTS = ("peak", "throughput", "profile", "accuracy", "compiled")
 # Compiling a training step takes this long.
 COMPILE_S = 90.0
 # Epochs, at most and at least, of the accuracy's training.
-MOST, LEAST = 120, 5
+MOST, LEAST = 250, 5
 
 
-def accuracy_recipe(epochs: int) -> Recipe:
-    """Returns how fbnetv3_a is trained from fresh weights in tens of epochs of large batches."""
+def accuracy_recipe(epochs: int, file: Path | None = None) -> Recipe:
+    """Returns how fbnetv3_a is trained from fresh weights: a file's recipe, or the kit's own."""
+    if file is not None:
+        return dataclasses.replace(Recipe.from_dict(json.loads(file.read_text())), epochs=epochs)
     return dataclasses.replace(
         get_recipe("short"),
         lr=0.06,
         batch_size=ACCURACY_BATCH,
         epochs=epochs,
         warmup_epochs=min(5.0, epochs / 4),
-        weight_decay=3e-4,
+        weight_decay=5e-4,
         dropout=0.1,
         drop_path=0.05,
         ema_decay=0.998,
-        augment="cutout",
+        augment="autoaugment",
     )
 
 
@@ -146,15 +148,17 @@ def accuracy(
     most: int,
     out: Path,
     work: Path,
+    recipe_file: Path | None,
 ) -> dict[str, Any]:
     """Trains for as many epochs as fit into the time, at most `most`; a stopped run goes on."""
     arch: Arch = ARCHS[model].small_image(side)
     preprocess = default_preprocess(images, side)
-    batch_size = min(ACCURACY_BATCH, len(images) // 4)
     started = time.monotonic()
 
     def configured(epochs: int, **fields: Any) -> TrainConfig:
-        recipe = dataclasses.replace(accuracy_recipe(epochs), batch_size=batch_size)
+        recipe = accuracy_recipe(epochs, recipe_file)
+        batch_size = min(recipe.batch_size, len(images) // 4)
+        recipe = dataclasses.replace(recipe, batch_size=batch_size)
         return TrainConfig(recipe=recipe, preprocess=preprocess, hardware=hardware, **fields)
 
     def fresh() -> torch.nn.Module:
@@ -231,7 +235,9 @@ def results(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         most, side = (LEAST, 16) if dry else (MOST, options.resolution)
         work = options.work or options.out / "work"
         work.mkdir(parents=True, exist_ok=True)
-        yield accuracy(images, test, hardware, model, left, side, most, options.out, work)
+        yield accuracy(
+            images, test, hardware, model, left, side, most, options.out, work, options.recipe
+        )
     for size in sizes:
         if due("compiled", size) and deadline - time.monotonic() > COMPILE_S:
             yield throughput(images, hardware, model, size, steps, rounds, compiled=True)
@@ -246,6 +252,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=240.0)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--resolution", type=int, default=RESOLUTION, help="of the accuracy")
+    parser.add_argument("--recipe", type=Path, help="of the accuracy; JSON, epochs as time allows")
     parser.add_argument("--dry-run", action="store_true")
     options = parser.parse_args()
     for found in results(options):
