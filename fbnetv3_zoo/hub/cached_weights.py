@@ -386,9 +386,27 @@ def _mirrored(url: str) -> str:
     mirror = os.environ.get(MIRROR, "").strip()
     if not mirror or not url.startswith(f"{OFFICIAL_HOST}/"):
         return url
-    if not re.match(r"(https?://[^/\s]|file:///)\S*$", mirror):
-        raise ValueError(
-            f"{MIRROR} is {shown(mirror)}; expected an address such as https://host/folder, or "
-            "file:///folder for a folder of this machine"
-        )
-    return mirror.rstrip("/") + url.removeprefix(OFFICIAL_HOST)
+    rest = url.removeprefix(OFFICIAL_HOST)
+    if mirror.isprintable():
+        if folder := re.fullmatch(r"file://(?:localhost)?(/.*)", mirror, re.IGNORECASE):
+            # What would end the path of a URL is part of the folder's name.
+            path = folder[1].rstrip("/").replace("?", "%3F").replace("#", "%23")
+            return f"file://{path}{rest}"
+        host = re.fullmatch(r"(https?)(://[^/\s]+(?:/[^?#]*)?)", mirror, re.IGNORECASE)
+        if host and _is_url(mirror):
+            return f"{host[1].lower()}{host[2].rstrip('/')}{rest}"
+    raise ValueError(
+        f"{MIRROR} is {shown(_without_password(mirror))}; expected an address such as "
+        "https://host/folder, or file:///folder for a folder of this machine"
+    )
+
+
+def _is_url(address: str) -> bool:
+    try:
+        return bool(urlparse(address).netloc)
+    except ValueError:  # half an IPv6 address
+        return False
+
+
+def _without_password(address: str) -> str:
+    return re.sub(r"(?<=:)[^:@/]*(?=@)", "***", address)

@@ -8,6 +8,7 @@ every attempt from the first byte.)
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import json
@@ -73,7 +74,7 @@ def download(
     the same target.
 
     Args:
-        url: http, https or file URL.
+        url: http, https or file URL; a name and password in it are sent and never shown.
         target: path to write to; its folder exists.
         sha256: the expected hash or its first digits, None if unknown.
         timeout_s: seconds without data from the server after which an attempt fails.
@@ -85,10 +86,11 @@ def download(
         ValueError: the hash differs from `sha256`.
     """
     part = target.with_name(f"{target.name}.part")
+    url, login = _without_login(url)
     try:
         for attempt in range(1, num_attempts + 1):
             try:
-                _attempt(url, part, sha256 is not None, timeout_s, progress)
+                _attempt(url, login, part, sha256 is not None, timeout_s, progress)
                 break
             except _Retry as failure:
                 if attempt == num_attempts:
@@ -116,21 +118,33 @@ def download(
     return found
 
 
-def _attempt(url: str, part: Path, hash_known: bool, timeout_s: float, progress: bool) -> None:
+def _attempt(
+    url: str, login: str | None, part: Path, hash_known: bool, timeout_s: float, progress: bool
+) -> None:
     """Downloads the rest of `part`, or all of it."""
     start, version = _resumable(part, url)
-    # A mirror's folder may have any name.
-    quoted = urllib.parse.quote(url, safe=string.punctuation)
-    request = urllib.request.Request(quoted, headers={"Accept-Encoding": "identity"})
+    request = _request(url, login)
     if start:
         request.add_header("Range", f"bytes={start}-")
         request.add_header("If-Range", version)
     with _failures(url, part):
         response = urllib.request.urlopen(request, timeout=timeout_s)
     with response:
-        found = _read_headers(response)
-        if found.start not in (0, start):
-            raise _Retry(f"the server sent bytes from {found.start}, asked for {start}")
+        try:
+            found = _read_headers(response)
+            if found.start not in (0, start):
+                raise _Retry(f"the server sent bytes from {found.start}, asked for {start}")
+            if found.start and found.version not in (None, version):
+                raise _Retry("the server resumed another version of the file")
+        except _Retry:
+            _discard(part)  # a server that resumes wrongly once does so again
+            raise
+        encoding = response.headers.get("Content-Encoding", "identity").lower()
+        if encoding != "identity":
+            raise FetchError(
+                f"cannot fetch {url}: the server sent it packed as {one_line(encoding, 40)}, which "
+                "was not asked for; have the server send its files as they are"
+            )
         chunked = response.headers.get("Transfer-Encoding", "").lower() == "chunked"
         if found.size is None and not chunked and not hash_known:
             raise FetchError(
@@ -143,7 +157,8 @@ def _attempt(url: str, part: Path, hash_known: bool, timeout_s: float, progress:
         with part.open("ab") as file, _bar(part, found, progress) as advance:
             while True:
                 with _failures(url, part):
-                    chunk = response.read(_CHUNK)
+                    # What has come so far, so that a slow connection's bytes are kept.
+                    chunk = response.read1(_CHUNK)
                 if not chunk:
                     break
                 file.write(chunk)
@@ -181,11 +196,32 @@ def _failures(url: str, part: Path) -> Iterator[None]:
                 "certificates, name its own in the environment variable SSL_CERT_FILE"
             ) from error
         if isinstance(reason, _FINAL):
+            what = "folder" if url.startswith("file:") else "network"
             raise FetchError(
-                f"cannot fetch {url}: {reason}; check the network, or set FBNETV3_OFFLINE=1 to be "
+                f"cannot fetch {url}: {reason}; check the {what}, or set FBNETV3_OFFLINE=1 to be "
                 "told where to put the file"
             ) from error
-        raise _Retry(str(reason) or type(reason).__name__) from error
+        raise _Retry(one_line(str(reason)) or type(reason).__name__) from error
+
+
+def _without_login(url: str) -> tuple[str, str | None]:
+    """Returns a URL without the name and password in it, and the header that sends these."""
+    scheme, _, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    login, at, host = host.rpartition("@")
+    if not at:
+        return url, None
+    encoded = base64.b64encode(urllib.parse.unquote_to_bytes(login)).decode()
+    return f"{scheme}://{host}{slash}{path}", f"Basic {encoded}"
+
+
+def _request(url: str, login: str | None) -> urllib.request.Request:
+    """Returns the request for a URL whose path may have any characters."""
+    quoted = urllib.parse.quote(url, safe=string.punctuation)
+    request = urllib.request.Request(quoted, headers={"Accept-Encoding": "identity"})
+    if login:
+        request.add_unredirected_header("Authorization", login)  # for no other host
+    return request
 
 
 def _read_headers(response: http.client.HTTPResponse) -> _Response:
@@ -203,7 +239,7 @@ def _read_headers(response: http.client.HTTPResponse) -> _Response:
             raise _Retry("the server resumed without a valid Content-Range")
         return _Response(size, first, version)
     length = headers.get("Content-Length")
-    return _Response(int(length) if length and length.isdigit() else None, 0, version)
+    return _Response(int(length) if length and length.isdecimal() else None, 0, version)
 
 
 def _resumable(part: Path, url: str) -> tuple[int, str]:

@@ -1,5 +1,6 @@
 """Fetching from a web server on loopback that behaves well, badly, and worse."""
 
+import base64
 import contextlib
 import dataclasses
 import functools
@@ -9,6 +10,7 @@ import io
 import json
 import os
 import pickle
+import re
 import resource
 import signal
 import socket
@@ -83,6 +85,10 @@ class Host(ThreadingHTTPServer):
         self.pause_s = 0.0
         self.hang = False
         self.with_length = True
+        self.headers: dict[str, str] = {}  # further ones of all answers
+        self.resumed: dict[str, str] | None = None  # those of a range, in place of right ones
+        self.stall_s = 0.0
+        self.logins: set[str | None] = set()
 
     @property
     def url(self) -> str:
@@ -99,6 +105,7 @@ class Handler(BaseHTTPRequestHandler):
         host = self.server
         asked = self.headers.get("Range")
         host.requests.append(asked)
+        host.logins.add(self.headers.get("Authorization"))
         if host.hang:
             time.sleep(5)
             return
@@ -112,13 +119,18 @@ class Handler(BaseHTTPRequestHandler):
                 self.send_error(416)
                 return
             self.send_response(206)
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+            last, length = len(content) - 1, len(content)
+            right = {"Content-Range": f"bytes {start}-{last}/{length}"}
+            for name, value in (right if host.resumed is None else host.resumed).items():
+                self.send_header(name, value.format(last=last, length=length))
         else:
             self.send_response(200)
         if host.with_length:
             self.send_header("Content-Length", str(len(content) - start))
         if host.etag:
             self.send_header("ETag", host.etag)
+        for name, value in host.headers.items():
+            self.send_header(name, value)
         self.end_headers()
         stop = start + host.cut_at.pop(0) if host.cut_at else len(content)
         step = 1 << 16
@@ -127,6 +139,8 @@ class Handler(BaseHTTPRequestHandler):
                 self.wfile.write(content[position : min(position + step, stop)])
                 self.wfile.flush()
             time.sleep(host.pause_s)
+        if stop < len(content):
+            time.sleep(host.stall_s)
 
 
 @pytest.fixture
@@ -364,15 +378,98 @@ def test_what_a_proxy_sends_in_the_place_of_weights_is_not_kept(
 
 
 @pytest.mark.parametrize(
-    "mirror", ["host/folder", "/folder", "ftp://host/x", "http://", "file:folder", "https://a b/c"]
+    "mirror",
+    [
+        *["host/folder", "/folder", "ftp://host/x", "http://", "file:folder", "https://a b/c"],
+        *["file://host/folder", "file://~/folder", "https://host/x?y", "https://host/x#y", "C:/x"],
+        "http://[::1/x",
+    ],
 )
 def test_a_mirror_that_is_no_address_is_named(
     mirror: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FBNETV3_MIRROR", mirror)
     weights = CachedWeights(WEIGHTS["fbnetv3_a.meta_in1k"], cache_dir=tmp_path)
-    with pytest.raises(ValueError, match=f"FBNETV3_MIRROR is '{mirror}'; expected an address"):
+    said = f"FBNETV3_MIRROR is {mirror!r}; expected an address"
+    with pytest.raises(ValueError, match=re.escape(said)):
         weights.path()
+
+
+@pytest.mark.parametrize(
+    "mirror",
+    ["file://{folder}", "file://localhost{folder}//", "FILE://{folder}/", " {uri}/\n"],
+)
+@pytest.mark.parametrize("name", ["two words", "ü", "100%", "a#b?c"])
+def test_a_mirror_may_be_a_folder_of_any_name(
+    name: str, mirror: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = WEIGHTS["fbnetv3_a.meta_in1k"].source
+    assert isinstance(source, Url)
+    folder = tmp_path / name
+    file = folder / source.url.removeprefix("https://dl.fbaipublicfiles.com/")
+    file.parent.mkdir(parents=True)
+    file.write_bytes(checkpoint())
+    address = mirror.format(folder=folder, uri=folder.as_uri())
+    monkeypatch.setenv("FBNETV3_MIRROR", address)
+    path = CachedWeights(record("", source=source), cache_dir=tmp_path / "cache").path()
+    assert path.read_bytes() == checkpoint()
+
+
+def test_the_password_of_a_mirror_is_sent_and_never_shown(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = host.url.replace("http://", "HTTP://me%40work:se:cret@").removesuffix("/model.pth")
+    monkeypatch.setenv("FBNETV3_MIRROR", address)
+    source = WEIGHTS["fbnetv3_a.meta_in1k"].source
+    weights = CachedWeights(record("", source=source), cache_dir=tmp_path)
+    host.cut_at = [1000, 0, 0, 0]
+    with pytest.raises(FetchError) as caught:
+        weights.path()
+    assert "cret" not in str(caught.value)
+    assert all("cret" not in path.read_text(errors="replace") for path in tmp_path.iterdir())
+    assert weights.path().read_bytes() == host.content
+    assert host.logins == {"Basic " + base64.b64encode(b"me@work:se:cret").decode()}
+    monkeypatch.setenv("FBNETV3_MIRROR", "https://me:cret@host/x?y")
+    with pytest.raises(ValueError, match=r"is 'https://me:\*\*\*@host/x\?y'"):
+        CachedWeights(record("", source=source), cache_dir=tmp_path / "new").path()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Range": "bytes 1000-1999/*"},
+        {"Content-Range": "bytes 500-1999/2000"},
+        {},
+        {"Content-Range": "bytes 1000-{last}/{length}", "ETag": '"another version"'},
+    ],
+)
+def test_a_server_that_resumes_wrongly_sends_all_again(
+    host: Host, tmp_path: Path, headers: dict[str, str]
+) -> None:
+    host.cut_at, host.resumed = [1000], headers
+    assert_loaded(CachedWeights(record(host.url), cache_dir=tmp_path).tensors())
+    assert host.requests == [None, "bytes=1000-", None]
+
+
+def test_a_packed_answer_is_refused(host: Host, tmp_path: Path) -> None:
+    host.headers = {"Content-Encoding": "gzip"}
+    with pytest.raises(FetchError, match="the server sent it packed as gzip"):
+        CachedWeights(record(host.url), cache_dir=tmp_path).path()
+    assert names(tmp_path) == set()
+
+
+@pytest.mark.parametrize("length", ["\xb2", "-5", "many"])
+def test_a_length_that_is_no_number_is_none(host: Host, tmp_path: Path, length: str) -> None:
+    host.with_length, host.headers = False, {"Content-Length": length}
+    with pytest.raises(FetchError, match="has no length or hash"):
+        CachedWeights(record(host.url), cache_dir=tmp_path).path()
+
+
+def test_the_bytes_of_a_connection_that_stalls_are_kept(host: Host, tmp_path: Path) -> None:
+    host.cut_at, host.stall_s = [1000, 1000], 1.0
+    weights = CachedWeights(record(host.url), cache_dir=tmp_path, timeout_s=0.2)
+    assert weights.path().read_bytes() == host.content
+    assert host.requests == [None, "bytes=1000-", "bytes=2000-"]
 
 
 def test_a_mirror_without_the_file_is_one_error_that_is_not_waited_for(
