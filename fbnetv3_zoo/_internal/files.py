@@ -21,8 +21,22 @@ _NO_FOLDER_SYNC = frozenset(
     | {errno.EPERM}
 )
 
+# A disk that is full, or fails: the error of a write does not name the file.
+DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+
 # What `zipfile` raises at damaged archives and at entries that it cannot read.
 ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Names a file in errors of the disk in the body that name none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in DISK_ERRORS and error.filename is None:
+            error.filename = str(path)
+        raise
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -33,7 +47,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """
     part = _neighbour(path)
     try:
-        with part.open("xb") as file:
+        with naming(path), part.open("xb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
@@ -68,7 +82,8 @@ def replacing(path: Path) -> Iterator[Path]:
         ) from error
     try:
         part = folder / path.name
-        yield part
+        with naming(path):
+            yield part
         for file in (*(file for file in folder.iterdir() if file != part), part):
             with file.open("rb+") as opened:
                 os.fsync(opened.fileno())
@@ -102,7 +117,8 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             "is writable"
         ) from error
     try:
-        yield part
+        with naming(path):
+            yield part
         for file in part.rglob("*"):
             if file.is_file():
                 with file.open("rb+") as opened:

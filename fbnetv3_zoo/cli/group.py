@@ -27,6 +27,7 @@ import typer
 import typer.core
 
 from fbnetv3._internal.errors import FBNetV3Error
+from fbnetv3._internal.files import DISK_ERRORS
 from fbnetv3._internal.messages import escaped
 from fbnetv3._version import __version__
 
@@ -78,6 +79,8 @@ class Command(_PlainEnds, typer.core.TyperCommand):
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Writes the examples."""
         super().format_epilog(ctx, formatter)
+        if not self.help:
+            formatter.write("\nThe description is missing: PYTHONOPTIMIZE=2 leaves it out.\n")
         if self.examples:
             with formatter.section(_EXAMPLES.rstrip(":")):
                 for line in self.examples:
@@ -142,6 +145,11 @@ class Program(typer.Typer):
         )
         self.callback()(_options)
 
+    def __call__(self, *arguments: Any, **settings: Any) -> Any:
+        """Runs the program."""
+        _open_standard_streams()
+        return super().__call__(*arguments, **settings)
+
     def command(self, name: str | None = None, **settings: Any) -> Callable[[_Function], _Function]:
         """Returns the decorator that makes a function a command."""
         return super().command(name, cls=Command, **settings)
@@ -172,6 +180,17 @@ def _options(
     ] = False,
 ) -> None:
     pass
+
+
+def _open_standard_streams() -> None:
+    """Opens nothing in the place of streams that the caller has closed, as `>&-` does.
+
+    Otherwise the next file that is opened gets the number of the closed one, and with it all that
+    libraries print.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115  # open to the end
 
 
 @contextlib.contextmanager
@@ -214,6 +233,8 @@ def _line_of(error: Exception) -> str:
     text = _missing(error) or _wrong_choice(error) or str(error)
     if isinstance(error, OSError) and error.strerror and error.filename:
         text = f"cannot use {error.filename}: {error.strerror}"
+    elif isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        text = f"cannot write the output: {error.strerror}"
     elif isinstance(error, ModuleNotFoundError) and "pip install" not in text:
         text += '; pip install --upgrade "fbnetv3-zoo", then see `fbnetv3 doctor`'
     elif _IN_A_WORKER in text:

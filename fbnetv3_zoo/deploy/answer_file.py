@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from fbnetv3._internal.files import rename, write_atomically
+from fbnetv3._internal.files import naming, rename, write_atomically
 
 from .classify import Prediction
 
@@ -64,19 +64,21 @@ class AnswerFile:
         """Appends a prediction; a kill loses the last 64 at most."""
         record = prediction.to_dict()
         # ASCII, so that names with bytes that are no UTF-8 come back as they were.
-        self._file.write(json.dumps(record) + "\n")
-        self._count(record)
-        self._waiting += 1
-        if self._waiting >= _FLUSHED:
-            self._file.flush()
-            self._waiting = 0
+        with naming(self.path):
+            self._file.write(json.dumps(record) + "\n")
+            self._count(record)
+            self._waiting += 1
+            if self._waiting >= _FLUSHED:
+                self._file.flush()
+                self._waiting = 0
 
     def close(self) -> None:
         """Keeps what there is for another run."""
         if not self._file.closed:
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
+            with naming(self.path):
+                self._file.flush()
+                os.fsync(self._file.fileno())
+                self._file.close()
 
     def finish(self, sources: Iterable[str]) -> None:
         """Gives the file its name, with the predictions for these photos in this order.

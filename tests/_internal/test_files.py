@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -22,7 +24,7 @@ def test_a_failed_write_leaves_the_old_file(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=f"No space left on device: '{path}'"):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
@@ -89,6 +91,19 @@ def test_a_half_written_file_vanishes(tmp_path: Path) -> None:
 
     with pytest.raises(StopError):
         interrupted()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_named_by_the_file_that_the_caller_knows(tmp_path: Path) -> None:
+    def write(within: Callable[[Path], AbstractContextManager[Path]], error: OSError) -> None:
+        with within(tmp_path / "x"):
+            raise error
+
+    for within in (replacing, replacing_folder):
+        with pytest.raises(OSError, match=f"No space left on device: '{tmp_path}/x'"):
+            write(within, OSError(errno.ENOSPC, "No space left on device"))
+        with pytest.raises(OSError, match=r"no such host$"):
+            write(within, OSError(errno.ECONNREFUSED, "no such host"))
     assert not list(tmp_path.iterdir())
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -333,6 +334,28 @@ def test_the_program_runs_as_a_module_and_piped(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("error: unknown model 'nonsense'")
     assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="closes streams as a Unix shell does")
+def test_closed_streams_get_nothing_and_a_full_one_is_one_line() -> None:
+    program = f"{shlex.quote(sys.executable)} -m fbnetv3"
+
+    def end(command: str) -> tuple[int, str]:
+        done = subprocess.run(command, shell=True, stderr=subprocess.PIPE, text=True, check=False)
+        return done.returncode, done.stderr
+
+    assert end(f"{program} info fbnetv3_a <&- >&-") == (0, "")
+    assert end(f"{program} info nonsense <&- >&- 2>&-") == (2, "")
+    if Path("/dev/full").exists():
+        said = "error: cannot write the output: No space left on device\n"
+        assert end(f"{program} info fbnetv3_a >/dev/full") == (1, said)
+
+
+def test_help_without_docstrings_says_what_is_missing() -> None:
+    command = [sys.executable, "-OO", "-m", "fbnetv3", "flops", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "--layers" in done.stdout
+    assert done.stdout.endswith("The description is missing: PYTHONOPTIMIZE=2 leaves it out.\n")
 
 
 def test_list_imports_neither_torch_nor_numpy() -> None:
