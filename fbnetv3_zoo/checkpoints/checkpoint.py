@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from fbnetv3._internal.files import write_atomically
 from fbnetv3._internal.messages import one_line
 
+from .other_files import what_archive, what_else
 from .torch_pickle import Machine, Storage, Stored, describe, unpickle
 from .training_checkpoint import Taken, find_weights, plain_names
 
@@ -71,10 +72,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Taken]:
         FileNotFoundError: the file does not exist.
         ValueError: the file is damaged or not a checkpoint; the message says what it contains.
     """
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no checkpoint file at {path}; check the path or download it again"
-        )
+    _check_file(path)
     content = path.read_bytes()
     try:
         return _read_content(content)
@@ -86,6 +84,18 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Taken]:
             "pickled whole is not executed: save its state_dict(). If the file is damaged, "
             "download it again"
         ) from error
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise FileNotFoundError(
+            f"{path} is a folder; expected a checkpoint file in it. A folder that "
+            f"save_pretrained wrote is the model local-dir:{path}"
+        )
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no checkpoint file at {path}; check the path or download it again"
+        )
 
 
 def read_own_tensors(path: Path) -> dict[str, Tensor]:
@@ -132,10 +142,7 @@ def stated_license(path: Path) -> str:
     Raises:
         FileNotFoundError: the file does not exist.
     """
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no checkpoint file at {path}; check the path or download it again"
-        )
+    _check_file(path)
     try:
         return read_metadata(path).get("license", "")
     except ValueError:  # another format
@@ -211,6 +218,14 @@ def load_strict(
                 if name in tensors and tensors[name].shape != own[name].shape
             ],
         ),
+        _listing(
+            "of another kind of numbers",
+            [
+                f"{name} {tensors[name].dtype} (model: {own[name].dtype})"
+                for name in own
+                if name in tensors and not _converts(tensors[name].dtype, own[name].dtype)
+            ],
+        ),
     ]
     if any(findings):
         raise ValueError(
@@ -221,6 +236,11 @@ def load_strict(
         )
     _check_finite(tensors, source)
     model.load_state_dict(tensors, strict=True, assign=assign)
+
+
+def _converts(given: torch.dtype, wanted: torch.dtype) -> bool:
+    """Returns whether numbers of one type mean the same as another's, as those of an int8 don't."""
+    return given.is_floating_point or (not wanted.is_floating_point and not given.is_complex)
 
 
 def _check_finite(tensors: Mapping[str, Tensor], source: str) -> None:
@@ -256,25 +276,30 @@ def _read_content(content: bytes) -> tuple[dict[str, Tensor], Taken]:
         return _read_zip(content)
     if content.startswith(b"\x80"):
         return _read_legacy(content)
-    if not content:
-        raise ValueError("the file is empty")
-    start = content[:256].lstrip().lower()
-    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise ValueError("it is a web page, perhaps an error page of the server")
-    raise ValueError(f"it starts with {content[:16]!r}, so it is not a checkpoint")
+    raise ValueError(what_else(content))
 
 
 def _read_zip(content: bytes) -> tuple[dict[str, Tensor], Taken]:
+    if not zipfile.is_zipfile(io.BytesIO(content)):
+        raise ValueError("it is a zip archive that is cut off or damaged")
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        names = archive.namelist()
         roots = [
             name.removesuffix("/data.pkl")
-            for name in archive.namelist()
+            for name in names
             if name.endswith("/data.pkl") and name.count("/") == 1
         ]
-        if len(roots) != 1:
+        if not roots:
+            raise ValueError(what_archive(names))
+        if len(roots) > 1:
             raise ValueError(f"this zip archive has {len(roots)} data.pkl files; expected 1")
         root = roots[0]
-        if f"{root}/byteorder" in archive.namelist():
+        if f"{root}/constants.pkl" in names:
+            raise ValueError(
+                "it is a TorchScript program; save the state_dict() of the model that it was made "
+                "from"
+            )
+        if f"{root}/byteorder" in names:
             _check_byte_order(_read_stored(archive, f"{root}/byteorder").decode("ascii"))
         found = unpickle(io.BytesIO(_read_stored(archive, f"{root}/data.pkl")))
 

@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from fbnetv3._internal.messages import shown
+
 from .convert import STEM_WEIGHTS
 from .torch_pickle import Stored, describe
 
@@ -61,6 +63,7 @@ ENTRIES = (
     Entry("params", False, "BasicSR"),
     Entry("state", False, "Composer"),
 )
+_USUAL = "'state_dict' or 'model'"
 # Components that wrappers put before or between the names of layers.
 _WRAPPERS = frozenset(
     {
@@ -97,7 +100,7 @@ class Taken:
         averaged: whether it has EMA weights.
         passed_over: other entries with weights.
         removed: prefix that was removed from the names.
-        left_out: number of tensors outside the model, such as those of a loss.
+        left_out: number of tensors and other values outside the model, such as those of a loss.
     """
 
     entry: str = ""
@@ -116,7 +119,7 @@ class Taken:
         if self.removed:
             parts.append(f"names without {self.removed!r}")
         if self.left_out:
-            parts.append(f"{self.left_out} tensors outside the model left out")
+            parts.append(f"{self.left_out} values outside the model left out")
         return f"taken: {'; '.join(parts)}" if parts else ""
 
 
@@ -135,11 +138,21 @@ def find_weights(content: object) -> tuple[dict[str, Any], Taken]:
         raise ValueError(f"{where} holds {describe(found)}; expected a mapping of names to tensors")
     if not found:
         raise ValueError(f"{where} holds no tensor")
+    tensors = {n: v for n, v in found.items() if isinstance(n, str) and isinstance(v, _TENSORS)}
+    if len(tensors) < len(found) and _stem_prefix(tensors) is not None:
+        # A network, and beside its tensors an epoch or the like.
+        named, taken = plain_names(tensors, taken)
+        num_others = len(found) - len(tensors)
+        return named, dataclasses.replace(taken, left_out=taken.left_out + num_others)
     for name, value in found.items():
         if not isinstance(name, str) or not isinstance(value, _TENSORS):
+            cure = ""
+            if "numpy." in describe(value):
+                cure = "; make tensors of numpy's arrays with torch.from_numpy"
             raise ValueError(
-                f"{where} holds {describe(found)}, where {name!r} is {describe(value)}; expected "
-                f"tensors only, or one of {[entry.key for entry in ENTRIES]} with tensors in it"
+                f"{where} holds {describe(found)}, where {name!r} is {describe(value)}{cure}; "
+                "expected "
+                f"tensors only, or an entry with them such as {_USUAL}"
             )
     return plain_names(found, taken)
 
@@ -151,6 +164,16 @@ def _find_entry(found: object) -> tuple[object, Taken]:
     passed_over: tuple[str, ...] = ()
     while isinstance(found, Mapping) and not _is_weights(found) and len(path) < _MAX_DEPTH:
         there = [entry for entry in ENTRIES if isinstance(found.get(entry.key), Mapping)]
+        if not any(_has_weights(found[entry.key]) for entry in there):
+            # Under another name a network is taken if it is the only one.
+            others = [key for key, value in found.items() if _has_network(value)]
+            if len(others) > 1:
+                raise ValueError(
+                    f"it holds several networks, {', '.join(map(shown, others))}; save the one "
+                    "that is meant"
+                )
+            if others and isinstance(others[0], str):
+                there = [Entry(others[0], False, "")]
         if not there:
             unusable = [entry for entry in ENTRIES if found.get(entry.key) is not None]
             if not unusable or path:
@@ -207,6 +230,14 @@ def _is_weights(value: object) -> bool:
         and bool(value)
         and all(isinstance(n, str) and isinstance(v, _TENSORS) for n, v in value.items())
     )
+
+
+def _has_network(value: object) -> bool:
+    """Returns whether an entry, or one in it, has weights with a stem."""
+    if not isinstance(value, Mapping) or not _has_weights(value):
+        return False
+    found, _ = _find_entry(value)
+    return isinstance(found, Mapping) and _stem_prefix(found) is not None
 
 
 def _has_weights(value: object, depth: int = 1) -> bool:

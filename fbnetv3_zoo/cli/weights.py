@@ -95,7 +95,7 @@ def convert(
     r"""Convert a checkpoint between timm's, Meta's and our layout.
 
     The layout of SOURCE is recognised; a published pickle is decoded without running it. Writes
-    TARGET, once all tensors have been proved to fit the model.
+    TARGET, once all tensors have been proved to fit the model, with the license of SOURCE.
 
     Examples:
         fbnetv3 convert model.pth e.safetensors --model fbnetv3_e
@@ -104,6 +104,8 @@ def convert(
     """
     from fbnetv3.checkpoints.checkpoint import load_strict, read_checkpoint, write_tensors
     from fbnetv3.checkpoints.convert import detect_dialect, from_fbnetv3, to_fbnetv3
+    from fbnetv3.hub.file_license import PERHAPS_OFFICIAL, license_of_file
+    from fbnetv3.hub.license_policy import check_terms
     from fbnetv3.hub.loading import STEM, stored_classes
     from fbnetv3.hub.registry import get_arch
     from fbnetv3.models.model import build
@@ -111,10 +113,14 @@ def convert(
     if target.suffix != ".safetensors":
         raise ValueError(f"target is {target}; expected a name that ends in .safetensors")
     arch = get_arch(model)
+    license = license_of_file(source)
+    if license:
+        check_terms(str(source), license)
     tensors, taken = read_checkpoint(source)
-    if str(taken):
-        note(f"{source}: {taken}")
     found = detect_dialect(tensors)
+    for remark in (str(taken), "" if license or found != "official" else PERHAPS_OFFICIAL):
+        if remark:
+            note(f"{source}: {remark}")
     ours = to_fbnetv3(tensors, arch, found)
     chans = ours[STEM].shape[1] if STEM in ours else 3
     load_strict(
@@ -124,7 +130,8 @@ def convert(
         source=str(source),
     )
     written = from_fbnetv3(ours, arch, to, force=force)
-    write_tensors(target, written, {"format": "pt", "fbnetv3.arch_sha256": arch.sha256})
+    metadata = {"format": "pt", "fbnetv3.arch_sha256": arch.sha256}
+    write_tensors(target, written, metadata | ({"license": license} if license else {}))
     print(f"{source} ({found}) -> {target} ({to}): {len(written)} tensors")
 
 

@@ -10,6 +10,7 @@ import torch
 from fbnetv3._version import __version__
 from fbnetv3.arch.counts import count
 from fbnetv3.hub.cached_weights import tensors_sha256
+from fbnetv3.hub.license_policy import stated_anew
 from fbnetv3.hub.pretrained_cfg import (
     class_names_of,
     confidence_of,
@@ -87,7 +88,7 @@ def describe(
         weights_tag=weights.tag if weights else "",
         weights_sha256=getattr(weights and weights.source, "sha256", None)
         or tensors_sha256(model.state_dict()),
-        license=license_of(model) if license is None else license,
+        license=stated_anew(license, known=license_of(model)),
         source_url=weights.origin if weights else str(model.pretrained_cfg.get("origin_url") or ""),
         macs_paper=counts.macs_paper,
         params=sum(parameter.numel() for parameter in model.parameters()),

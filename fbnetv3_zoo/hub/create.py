@@ -5,21 +5,23 @@ from __future__ import annotations
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from fbnetv3.arch.arch import Arch
-from fbnetv3.checkpoints.checkpoint import read_checkpoint, stated_license
-from fbnetv3.checkpoints.convert import detect_dialect, to_fbnetv3
+from fbnetv3.arch.tables import ARCHS
+from fbnetv3.checkpoints.checkpoint import read_checkpoint
+from fbnetv3.checkpoints.convert import Dialect, detect_dialect, to_fbnetv3
 from fbnetv3.models.features import FeaturePyramid
 from fbnetv3.models.model import FBNetV3, build
 
 from .arch_file import read_arch
 from .cached_weights import CachedWeights
+from .file_license import PERHAPS_OFFICIAL, license_of_file
 from .license_policy import check_terms
-from .loading import build_from_state
+from .loading import build_from_state, fitting
 from .pretrained import read_pretrained
 from .pretrained_cfg import pretrained_cfg
 from .registry import FOLDERS, get_arch, get_weights
@@ -165,21 +167,27 @@ def with_checkpoint(source: Source, path: Path, *, license: str | None) -> Sourc
     Args:
         source: the architecture.
         path: a checkpoint.
-        license: the licence policy, as in `create`; only safetensors files can state a licence.
+        license: the licence policy, as in `create`. Of a pickle the licence is known only if it
+            is a copy of one that was downloaded.
 
     Raises:
         ValueError: the licence is refused.
         FileNotFoundError: the file does not exist.
     """
-    stated = stated_license(path)
+    stated = license_of_file(path)
     check_terms(str(path), stated, license)
 
     def load() -> dict[str, Tensor]:
         tensors, taken = read_checkpoint(path)
-        if str(taken) and path not in _said:
+        dialect = detect_dialect(tensors)
+        remarks = [str(taken), PERHAPS_OFFICIAL if dialect == "official" and not stated else ""]
+        if any(remarks) and path not in _said:
             _said.add(path)
-            warnings.warn(f"{path}: {taken}", stacklevel=3)
-        return to_fbnetv3(tensors, source.arch, detect_dialect(tensors))
+            warnings.warn(f"{path}: {'. '.join(filter(None, remarks))}", stacklevel=3)
+        try:
+            return to_fbnetv3(tensors, source.arch, dialect)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}{_hint(tensors, dialect, source.arch)}") from error
 
     cfg = source.cfg or pretrained_cfg(source.name, source.arch, None)
     if stated:
@@ -193,10 +201,22 @@ def build_source(source: Source, **kwargs: Any) -> FBNetV3:
     if source.load is None:
         model = build(source.arch, **kwargs)
     else:
-        model = build_from_state(source.arch, source.load(), source=source.name, **kwargs)
+        state = source.load()
+        try:
+            model = build_from_state(source.arch, state, source=source.name, **kwargs)
+        except ValueError as error:
+            raise ValueError(f"{error}{_hint(state, 'fbnetv3', source.arch)}") from error
     cfg = source.cfg or pretrained_cfg(source.name, source.arch, None)
     model.pretrained_cfg = model.default_cfg = cfg | {"num_classes": model.num_classes}
     return model
+
+
+def _hint(tensors: Mapping[str, Tensor], dialect: Dialect, arch: Arch) -> str:
+    """Returns a sentence about the architectures that tensors fit, "" if they fit `arch`."""
+    if fitting(tensors, dialect, {"": arch}):
+        return ""
+    names = fitting(tensors, dialect, ARCHS)
+    return f". These are weights of {' or '.join(names)}" if names else ""
 
 
 def _untrained(name: str, arch: Arch, pretrained: bool) -> Source:

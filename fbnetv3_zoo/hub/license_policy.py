@@ -169,6 +169,17 @@ def own_license(license: str, *, known: str, source: str) -> str:
     return license
 
 
+def stated_anew(license: str | None, *, known: str) -> str:
+    """Returns the licence that a caller states for weights in the place of `known`; None keeps it.
+
+    Raises:
+        ValueError: it allows what `known` forbids.
+    """
+    if license is None:
+        return known
+    return own_license(license, known=known, source="it") if is_non_commercial(known) else license
+
+
 def effective_policy(policy: str | None) -> str | None:
     """Returns the policy in force; None reads FBNETV3_LICENSE.
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fbnetv3.arch.arch import Arch
 from fbnetv3.checkpoints.checkpoint import load_strict
+from fbnetv3.checkpoints.convert import Dialect, to_fbnetv3
 from fbnetv3.models.model import FBNetV3, build
 
 logger = logging.getLogger("fbnetv3")
@@ -79,6 +80,32 @@ def build_from_state(
         logger.info("%s: stem adapted to %d input channels", source, in_chans)
     load_strict(model, tensors, assign=not custom, source=source)
     return model.to(dtype=dtype) if dtype is not None else model
+
+
+def fitting(
+    tensors: Mapping[str, Tensor], dialect: Dialect, archs: Mapping[str, Arch]
+) -> list[str]:
+    """Returns which architectures have tensors of these names and shapes.
+
+    Args:
+        tensors: name -> tensor.
+        dialect: the layout of the names.
+        archs: name -> architecture, of which to choose.
+    """
+    found = []
+    for name, arch in archs.items():
+        try:
+            state = to_fbnetv3(tensors, arch, dialect)
+        except ValueError:
+            continue
+        own = build(arch, device="meta", num_classes=stored_classes(state)).state_dict()
+        if _shapes(own) == _shapes(state):
+            found.append(name)
+    return found
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: t.shape for name, t in state.items() if not name.endswith("num_batches_tracked")}
 
 
 def stored_classes(state: Mapping[str, Tensor]) -> int:

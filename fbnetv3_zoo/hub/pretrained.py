@@ -30,7 +30,7 @@ from fbnetv3._internal.files import write_atomically
 from fbnetv3._internal.json_record import read_json
 from fbnetv3.arch.arch import Arch
 from fbnetv3.arch.tables import ARCHS
-from fbnetv3.checkpoints.checkpoint import read_tensors, write_tensors
+from fbnetv3.checkpoints.checkpoint import read_tensors, stated_license, write_tensors
 from fbnetv3.checkpoints.convert import Dialect, detect_dialect, from_fbnetv3, to_fbnetv3
 from fbnetv3.images.preprocess import Preprocess
 from fbnetv3.models.model import FBNetV3, build
@@ -38,7 +38,7 @@ from fbnetv3.models.model import FBNetV3, build
 from .cache import is_offline
 from .confidence import Confidence
 from .hub_repo import download_hub_file, find_hub_file
-from .license_policy import check_terms
+from .license_policy import check_terms, is_commercial, stated_anew
 from .loading import STEM, build_from_state, stored_classes
 from .pretrained_cfg import thresholds_of
 from .weights import WEIGHTS, HubFile
@@ -107,7 +107,8 @@ def save_pretrained(
 
     Raises:
         ValueError: the model's layers differ from its architecture, or the number of labels or
-            thresholds from its classes.
+            thresholds from its classes, or the license allows what that of the loaded weights
+            forbids.
     """
     if thresholds is None:
         thresholds = thresholds_of(model) or ()
@@ -139,8 +140,7 @@ def save_pretrained(
         "first_conv": "conv_stem" if dialect == "timm" else "stem.conv",
         "classifier": "classifier",
     }
-    if license is not None:
-        cfg["license"] = license.lower()
+    cfg["license"] = stated_anew(license, known=str(cfg.get("license") or "")).lower()
     config = {
         "architecture": architecture,
         "num_classes": model.num_classes,
@@ -235,6 +235,10 @@ def read_pretrained(
     cfg = dict(_mapping(config.get("pretrained_cfg")))
     license = str(_mapping(config.get("fbnetv3")).get("license") or cfg.get("license") or "")
     license = license or _recorded_license(text)
+    # A copied file keeps its licence, whatever the folder that it was put into says.
+    of_file = stated_license(weights_path)
+    if of_file and not is_commercial(of_file):
+        license = of_file
     if license:
         cfg["license"] = license
     thresholds = _mapping(config.get("fbnetv3")).get("thresholds")

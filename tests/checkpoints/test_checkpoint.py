@@ -1,6 +1,7 @@
 """Reading checkpoints: real torch files in both layouts, hostile, foreign and damaged ones."""
 
 import argparse
+import gzip
 import io
 import math
 import os
@@ -343,6 +344,14 @@ def test_flipped_bytes_are_an_error_or_tensors(tmp_path: Path, layout: str) -> N
     assert time.process_time() - started < 60
 
 
+def _zipped(*names: str) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name in names:
+            archive.writestr(name, b"")
+    return content.getvalue()
+
+
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -351,7 +360,21 @@ def test_flipped_bytes_are_an_error_or_tensors(tmp_path: Path, layout: str) -> N
         (b"\x89PNG\r\n\x1a\n1234567890", "not a checkpoint"),
         (pickle.dumps({"a": 1}, 2), r"not written by torch\.save"),
         (pickle.dumps([1, 2], 4), r"not written by torch\.save"),
-        (b"PK\x03\x04 rest", "zip"),
+        (b"PK\x03\x04 rest", "a zip archive that is cut off or damaged"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "`git lfs pull`"),
+        (b"\xef\xbb\xbf\n<!-- --><html>Sign in</html>", "web page"),
+        (
+            b'{"error": "not\x1b found"}',
+            r'JSON, perhaps an error of the server: {"error": "not\\x1b',
+        ),
+        (b'{"weight_map": {"a": "1.st", "b": "2.st", "c": "2.st"}}', "weights in 2 files; save"),
+        (gzip.compress(b"weights"), "packed with gzip: unpack it first"),
+        (bytes(257) + b"ustar\x0000", "a tar archive: unpack it first"),
+        (b"\x08\n\x12\x07pytorch", "an ONNX file.*`fbnetv3 classify --model`"),
+        (_zipped("stem.weight.npy", "stem.bias.npy"), r"a numpy archive.*torch\.from_numpy"),
+        (_zipped("m/archive_format", "m/models/model.json"), r"a program of torch\.export"),
+        (_zipped("run/best.pth"), r"torch\.save did not write; it has run/best\.pth: unpack it"),
+        (_zipped("m/data.pkl", "m/constants.pkl"), r"a TorchScript program; save the state_dict"),
     ],
 )
 def test_what_is_no_checkpoint_is_named(tmp_path: Path, content: bytes, reason: str) -> None:
@@ -364,6 +387,8 @@ def test_what_is_no_checkpoint_is_named(tmp_path: Path, content: bytes, reason: 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="absent"):
         read_tensors(tmp_path / "absent.pth")
+    with pytest.raises(FileNotFoundError, match=r"is a folder; .* the model local-dir:"):
+        read_tensors(tmp_path)
     with pytest.raises(FileNotFoundError, match="absent"):
         read_metadata(tmp_path / "absent.safetensors")
 
@@ -468,6 +493,16 @@ def test_numbers_that_are_not_finite_are_refused_by_tensor(number: float) -> Non
     with pytest.raises(ValueError, match=f"weights from the test have .* NaN or .*{found}"):
         load_strict(model, state, source="the test")
     assert torch.equal(model.state_dict()["0.weight"], before)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.complex64, torch.bool])
+def test_numbers_of_another_kind_are_refused(dtype: torch.dtype) -> None:
+    model = nn.Linear(2, 1)
+    state = {**model.state_dict(), "weight": torch.ones(1, 2, dtype=dtype)}
+    with pytest.raises(ValueError, match=f"1 of another kind of numbers: weight {dtype} "):
+        load_strict(model, state, source="x")
+    norm = nn.BatchNorm1d(2)
+    load_strict(norm, {n: t.double() for n, t in norm.state_dict().items()}, source="x")
 
 
 def test_a_meta_model_takes_the_tensors_themselves() -> None:

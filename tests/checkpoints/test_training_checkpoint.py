@@ -115,6 +115,11 @@ DIALECTS: dict[str, tuple[Callable[[], Any], bool]] = {
         lambda: {n: t for n, t in raw().items() if not n.endswith("num_batches_tracked")},
         False,
     ),
+    "a name of one's own": (
+        lambda: {"my net": {"model": under("module.", raw())}, "optimizer": {"a": torch.ones(1)}},
+        False,
+    ),
+    "an epoch among the tensors": (lambda: {**raw(), "epoch": 5, "names": ["a"]}, False),
     "EMA not kept": (lambda: {"state_dict": raw(), "state_dict_ema": None}, False),
 }
 
@@ -157,7 +162,7 @@ def test_what_was_taken_is_said_once(tmp_path: Path) -> None:
     torch.save({"state_dict": lightning()}, tmp_path / "lightning.ckpt")
     said = str(read_checkpoint(tmp_path / "lightning.ckpt")[1])
     assert said == (
-        "taken: the weights of its entry 'state_dict'; names without 'model.'; 2 tensors outside "
+        "taken: the weights of its entry 'state_dict'; names without 'model.'; 2 values outside "
         "the model left out"
     )
 
@@ -180,6 +185,18 @@ def test_wrapped_names_in_safetensors_are_read_too(tmp_path: Path) -> None:
 def test_several_networks_under_names_that_tell_nothing_are_refused(tmp_path: Path) -> None:
     torch.save({**under("student.", raw()), **under("teacher.", averaged())}, tmp_path / "m.pth")
     with pytest.raises(ValueError, match=r"several networks, student\., teacher\.; save the one"):
+        read_checkpoint(tmp_path / "m.pth")
+
+
+def test_several_networks_under_names_of_ones_own_are_refused(tmp_path: Path) -> None:
+    torch.save({"student": raw(), "teacher": averaged()}, tmp_path / "m.pth")
+    with pytest.raises(ValueError, match="several networks, 'student', 'teacher'; save the one"):
+        read_checkpoint(tmp_path / "m.pth")
+
+
+def test_arrays_of_numpy_are_refused_with_the_cure(tmp_path: Path) -> None:
+    torch.save({name: tensor.numpy() for name, tensor in raw().items()}, tmp_path / "m.pth")
+    with pytest.raises(ValueError, match=r"class numpy\..*tensors of numpy's arrays with torch\."):
         read_checkpoint(tmp_path / "m.pth")
 
 

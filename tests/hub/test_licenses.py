@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +15,10 @@ import torch
 from typer.testing import CliRunner, Result
 
 import fbnetv3
+from fbnetv3._internal.files import sha256_of
 from fbnetv3.arch.tables import ARCHS
-from fbnetv3.checkpoints.checkpoint import read_metadata, write_tensors
+from fbnetv3.checkpoints.checkpoint import read_metadata, stated_license, write_tensors
+from fbnetv3.checkpoints.convert import from_fbnetv3
 from fbnetv3.cli.app import app
 from fbnetv3.deploy.export import Exported, to_onnx
 from fbnetv3.deploy.quantize import quantize
@@ -111,6 +115,59 @@ def test_the_licence_survives_saving_again(folder: Path, tmp_path: Path) -> None
     again = fbnetv3.save_pretrained(fbnetv3.from_pretrained(folder), tmp_path)
     with pytest.raises(ValueError, match=r"cc-by-nc-sa-4\.0: no commercial use"):
         fbnetv3.from_pretrained(again, license="commercial")
+
+
+@pytest.mark.parametrize("license", ["MIT", ""])
+def test_the_licence_of_others_is_not_replaced_by_another(
+    license: str, folder: Path, tmp_path: Path
+) -> None:
+    model = fbnetv3.from_pretrained(folder)
+    with pytest.raises(ValueError, match=f"license is '{license}'"):
+        fbnetv3.save_pretrained(model, tmp_path, license=license)
+    with pytest.raises(ValueError, match=f"license is '{license}'"):
+        to_onnx(model, tmp_path / "x.onnx", license=license)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_copied_file_keeps_its_licence_in_another_folder(
+    folder: Path, small_model: FBNetV3, tmp_path: Path
+) -> None:
+    fbnetv3.save_pretrained(small_model, tmp_path, license="Apache-2.0")
+    shutil.copy(folder / "model.safetensors", tmp_path)
+    with pytest.raises(ValueError, match=r"cc-by-nc-sa-4\.0: no commercial use"):
+        create(f"local-dir:{tmp_path}", pretrained=True, license="commercial")
+
+
+def test_a_copy_of_a_downloaded_pickle_keeps_its_licence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FBNETV3_HOME", str(tmp_path / "cache"))
+    copy, target = tmp_path / "best.pth", tmp_path / "ours.safetensors"
+    state = dict(build(ARCH, num_classes=3).state_dict())
+    torch.save(from_fbnetv3(state, ARCH, "official", force=True), copy)
+    (tmp_path / "arch.json").write_text(ARCH.to_json())
+    convert = ["convert", str(copy), str(target), "--model", str(tmp_path / "arch.json")]
+    # Of an unknown one in Meta's layout it is said that it may be theirs.
+    with pytest.warns(UserWarning, match="it has Meta's layout .* CC-BY-NC-4.0: non-commercial"):
+        fbnetv3.create(ARCH, checkpoint=copy)
+    done = CliRunner().invoke(APPS["fbnetv3"], convert)
+    assert "it has Meta's layout" in done.output
+    assert stated_license(target) == ""
+    # This machine has downloaded it.
+    (tmp_path / "cache").mkdir()
+    facts = json.dumps({"published_sha256": sha256_of(copy)})
+    (tmp_path / "cache" / "fbnetv3_a.meta_in1k.json").write_text(facts)
+    assert fbnetv3.create(ARCH, checkpoint=copy).pretrained_cfg["license"] == "CC-BY-NC-4.0"
+    done = CliRunner().invoke(APPS["fbnetv3"], convert)
+    assert done.exit_code == 0, done.output
+    assert stated_license(target) == "CC-BY-NC-4.0"
+    monkeypatch.setenv("FBNETV3_LICENSE", "commercial")
+    for source in (copy, target):
+        with pytest.raises(ValueError, match="no commercial use"):
+            fbnetv3.create(ARCH, checkpoint=source)
+        refused = CliRunner().invoke(APPS["fbnetv3"], ["convert", str(source), *convert[2:]])
+        assert refused.exit_code == 2
+        assert "no commercial use" in refused.output
 
 
 def test_own_weights_state_their_licence_on_export(small_model: FBNetV3, tmp_path: Path) -> None:

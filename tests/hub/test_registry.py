@@ -195,6 +195,18 @@ def test_a_checkpoint_of_any_layout_is_loaded(
     torch.testing.assert_close(logits(model), logits(saved), rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize("dialect", ["fbnetv3", "official", "timm"])
+def test_the_weights_of_another_network_are_known(dialect: Any, tmp_path: Path) -> None:
+    arch, path = ARCHS["fbnetv3_nano"], tmp_path / "model.pth"
+    state = dict(fbnetv3.create(arch, num_classes=3).state_dict())
+    torch.save(from_fbnetv3(state, arch, dialect, force=True), path)
+    with pytest.raises(ValueError, match=r"model\.pth.*\. These are weights of fbnetv3_nano$"):
+        fbnetv3.create("fbnetv3_f", checkpoint=path)
+    with pytest.raises(ValueError, match="in_chans") as caught:
+        fbnetv3.create("fbnetv3_nano", checkpoint=path, in_chans=0)
+    assert "These are" not in str(caught.value)
+
+
 def test_a_checkpoint_that_does_not_fit_is_named(golden_network: Make, tmp_path: Path) -> None:
     path = tmp_path / "tiny.pth"
     torch.save(golden_network(TINY).state_dict(), path)
