@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -169,6 +169,13 @@ def find_images(folder: str | os.PathLike[str]) -> Found:
             seen.add(real)
             images.append(entry.path)
     return Found(images=tuple(sorted(map(Path, images))), others=others)
+
+
+def visible(folder: Path, pattern: str) -> Iterator[Path]:
+    """Yields what matches a pattern of `Path.glob`, without hidden and system files and folders."""
+    for path in folder.glob(pattern):
+        if not any(map(_is_hidden, path.relative_to(folder).parts)):
+            yield path
 
 
 def open_data_folder(folder: Path) -> DataFolder:
@@ -331,8 +338,12 @@ def _check_folder(folder: Path) -> None:
 def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
     """Returns the entries of a folder, sorted by name, without hidden and system files."""
     with os.scandir(folder) as entries:
-        kept = [e for e in entries if e.name[0] != "." and e.name.lower() not in _SYSTEM_FILES]
+        kept = [entry for entry in entries if not _is_hidden(entry.name)]
     return sorted(kept, key=lambda entry: entry.name)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name.lower() in _SYSTEM_FILES
 
 
 def _holds(folder: Path, kind: Callable[[os.DirEntry[str]], bool]) -> bool:

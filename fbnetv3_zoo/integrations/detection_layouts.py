@@ -17,6 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from fbnetv3.images.folders import visible
+
 from . import voc_folder, yolo_folder
 from .coco_records import SPLITS, Annotated, read_coco
 
@@ -81,16 +83,16 @@ def _find_coco(folder: Path) -> dict[str, Callable[[], Annotated]]:
     own = folder / ANNOTATIONS
     if own.is_file():
         return {"": partial(_coco, own)}
-    files = sorted((folder / "annotations").glob("instances_*.json"))
-    files = files or sorted((folder / "annotations").glob("*.json"))
-    files = files or sorted(folder.glob("*/_annotations.coco.json"))
-    files = files or sorted(folder.glob("_annotations.coco.json"))
+    files = sorted(visible(folder / "annotations", "instances_*.json"))
+    files = files or sorted(visible(folder / "annotations", "*.json"))
+    files = files or sorted(visible(folder, "*/_annotations.coco.json"))
+    files = files or sorted(visible(folder, "_annotations.coco.json"))
     return _by_split(files)
 
 
 def _find_json(folder: Path) -> dict[str, Callable[[], Annotated]]:
     with_images = any((folder / name).is_dir() for name in _IMAGE_FOLDERS)
-    return _by_split(sorted(folder.glob("*.json")) if with_images else [])
+    return _by_split(sorted(visible(folder, "*.json")) if with_images else [])
 
 
 def _by_split(files: Sequence[Path]) -> dict[str, Callable[[], Annotated]]:

@@ -16,7 +16,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from fbnetv3._internal.messages import shown
-from fbnetv3.images.folders import SUFFIXES
+from fbnetv3.images.folders import SUFFIXES, visible
 from fbnetv3.images.reader import upright_size
 
 from .coco_records import SPLITS, Annotated
@@ -35,10 +35,10 @@ def find(folder: Path) -> dict[str, Callable[[], Annotated]]:
         folder = nested[0]
     files: list[Path] = []
     for name in _FOLDERS:
-        files = files or sorted((folder / name).rglob("*.xml"))
+        files = files or sorted(visible(folder / name, "**/*.xml"))
     parts = _splits_by_list(folder, files) if files else _splits_by_folder(folder)
     if not parts and not files:
-        files = sorted(folder.glob("*.xml"))
+        files = sorted(visible(folder, "*.xml"))
     parts = parts or ({"": files} if files else {})
     every = sorted({path for paths in parts.values() for path in paths})
     return {split: partial(_read, folder, paths, every) for split, paths in parts.items()}
@@ -51,7 +51,8 @@ def _splits_by_list(folder: Path, files: Sequence[Path]) -> dict[str, list[Path]
         listed = folder / "ImageSets" / "Main" / f"{split}.txt"
         if not listed.is_file():
             continue
-        stems = [words[0] for line in listed.read_text().splitlines() if (words := line.split())]
+        lines = listed.read_text(encoding="utf-8-sig").splitlines()
+        stems = [words[0] for line in lines if (words := line.split())]
         unknown = [stem for stem in stems if stem not in by_stem]
         if unknown:
             raise FileNotFoundError(
@@ -70,7 +71,7 @@ def _splits_by_folder(folder: Path) -> dict[str, list[Path]]:
     parts = {}
     for split, names in SPLITS.items():
         for name in names:
-            files = sorted((folder / name).rglob("*.xml"))
+            files = sorted(visible(folder / name, "**/*.xml"))
             if files:
                 parts[split] = files
     return parts

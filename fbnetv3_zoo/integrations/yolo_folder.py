@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fbnetv3._internal.messages import shown
-from fbnetv3.images.folders import SUFFIXES
+from fbnetv3.images.folders import list_images, visible
 from fbnetv3.images.reader import upright_size
 
 from .coco_records import SPLITS, Annotated
@@ -36,7 +36,7 @@ def find(location: Path) -> dict[str, Callable[[], Annotated]]:
     Raises:
         ValueError: the YAML file is not understood.
     """
-    files = [location] if location.is_file() else sorted(location.glob("*.y*ml"))
+    files = [location] if location.is_file() else sorted(visible(location, "*.y*ml"))
     for path in files:
         content = _read_yaml(path)
         if not isinstance(content, dict) or "names" not in content:
@@ -128,9 +128,9 @@ def _images(path: Path, content: dict[str, Any], split: str) -> list[Path]:
                 f"{' or '.join(dict.fromkeys(map(str, tried)))}; correct it or `path`"
             )
         if place.is_dir():
-            found += sorted(p for p in place.rglob("*") if p.suffix.lower() in SUFFIXES)
+            found += list_images(place)
         else:
-            lines = place.read_text().splitlines()
+            lines = place.read_text(encoding="utf-8-sig").splitlines()
             found += [
                 place.parent / line.strip().replace("\\", "/") for line in lines if line.strip()
             ]

@@ -27,6 +27,7 @@ from fbnetv3.images.folders import (
     class_names_in,
     open_data_folder,
     read_class_folders,
+    visible,
 )
 from fbnetv3.images.listing import TASKS, Task, has_split, is_list, read_list
 
@@ -253,7 +254,7 @@ def _cifar10_in(folder: Path) -> Path | None:
 
 
 def _has_parquet(folder: Path) -> bool:
-    return next(folder.rglob("*.parquet"), None) is not None
+    return next(visible(folder, "**/*.parquet"), None) is not None
 
 
 def _has_no_parts(folder: Path) -> bool:

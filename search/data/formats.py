@@ -13,7 +13,7 @@ import torch
 
 from fbnetv3._internal.messages import one_line, shown
 from fbnetv3._internal.optional import missing
-from fbnetv3.images.folders import LabelledImages
+from fbnetv3.images.folders import LabelledImages, visible
 
 from .image_set import ImageSet, OnCheck, Source, read_images
 
@@ -84,7 +84,7 @@ def read_parquet(folder: Path, parts: Sequence[str], *, any_damaged: bool = Fals
         raise missing("pyarrow", error) from error
     files = [
         file
-        for file in sorted(folder.rglob("*.parquet"))
+        for file in sorted(visible(folder, "**/*.parquet"))
         if any(s.lower().startswith(tuple(parts)) for s in file.relative_to(folder).parts)
     ]
     if not files:
@@ -100,7 +100,7 @@ def read_parquet(folder: Path, parts: Sequence[str], *, any_damaged: bool = Fals
         # Of all parts, so that these agree.
         everywhere = [
             value
-            for file in sorted(folder.rglob("*.parquet"))
+            for file in sorted(visible(folder, "**/*.parquet"))
             for value in pq.read_table(file, columns=[label]).column(label).to_pylist()
         ]
         classes, index = _classes_of(everywhere, files[0], label)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 
 from fbnetv3._internal.messages import shown
-from fbnetv3.images.folders import SUFFIXES, part_of
+from fbnetv3.images.folders import SUFFIXES, part_of, visible
 
 from .image_set import ImageSet, OnCheck, read_images
 from .member import Member
@@ -68,8 +68,8 @@ def find_shards(location: Path, starts: Sequence[str] = ("",)) -> list[Path]:
 
 def _in_folder(location: Path) -> dict[Path, str]:
     """Returns the shards of a folder and its part folders, and how their names tell the part."""
-    found = {path: path.name.lower() for path in location.glob("*.tar")}
-    for path in location.glob("*/*.tar"):
+    found = {path: path.name.lower() for path in visible(location, "*.tar")}
+    for path in visible(location, "*/*.tar"):
         part = part_of(path.parent.name)
         if part is not None:
             found[path] = f"{part}/{path.name.lower()}"
@@ -133,7 +133,7 @@ def read_shards(
 def _class_names(folder: Path, highest: int, name: str) -> tuple[str, ...]:
     for path in (place / file for place in (folder, folder.parent) for file in _CLASS_FILES):
         if path.is_file():
-            names = tuple(path.read_text(encoding="utf-8").splitlines())
+            names = tuple(path.read_text(encoding="utf-8-sig").splitlines())
             if highest >= len(names) or len(set(names)) < len(names):
                 raise ValueError(
                     f"{path} has {len(set(names))} different names; expected more than {highest}, "

@@ -124,6 +124,31 @@ def test_yolos_text_files_are_the_same_boxes(drawn: Path, tmp_path: Path, head: 
     assert_same(CocoFolder(folder / "data.yaml", split="train"), CocoFolder(drawn), atol=1e-4)
 
 
+def litter(folder: Path) -> None:
+    """Puts beside every file what macOS and storage servers leave there."""
+    for path in list(folder.rglob("*")):
+        if path.is_file():
+            path.with_name(f"._{path.name}").write_bytes(b"\x00\x05\x16\x07 no such file")
+            (path.parent / "@eaDir").mkdir(exist_ok=True)
+            shutil.copy(path, path.parent / "@eaDir")
+
+
+def test_hidden_and_system_files_are_left_out_everywhere(drawn: Path, tmp_path: Path) -> None:
+    heads = ("train: images/train\nnames: [box, disc]\n", "train: list.txt\nnames: [box, disc]\n")
+    folders = [yolo(drawn, tmp_path / f"yolo{n}", head) for n, head in enumerate(heads)]
+    # As Windows' editors write it.
+    lines = "".join(f"images\\train\\000{n}.png\r\n" for n in (1, 2, 3))
+    (folders[1] / "list.txt").write_text(lines, encoding="utf-8-sig", newline="")
+    folders.append(voc(drawn, tmp_path / "voc"))
+    main = folders[-1] / "ImageSets" / "Main"
+    main.mkdir(parents=True)
+    (main / "train.txt").write_text("0001\n0002\n0003\n", encoding="utf-8-sig")
+    folders.append(moved(drawn, tmp_path / "coco", "annotations/train.json", "train"))
+    for folder in folders:
+        litter(folder)
+        assert_same(CocoFolder(folder, split="train"), CocoFolder(drawn), atol=1e-4)
+
+
 def test_yolos_outlines_and_images_without_boxes(drawn: Path, tmp_path: Path) -> None:
     folder = yolo(drawn, tmp_path / "yolo", "train: images/train\nnames: [box, disc]\n")
     labels = folder / "labels" / "train"

@@ -60,6 +60,15 @@ def test_images_and_labels_are_those_of_the_shards(tmp_path: Path) -> None:
         assert images.described(2) == f"{tmp_path / 's-001.tar'}/0002.png"
 
 
+def test_hidden_files_are_no_shards(tmp_path: Path) -> None:
+    shard(tmp_path / "train" / "s-000.tar", samples(0, [0, 1]))
+    shard(tmp_path / "s-001.tar", samples(2, [1]))
+    for folder in (tmp_path, tmp_path / "train"):
+        (folder / "._s-000.tar").write_bytes(b"\x00\x05\x16\x07")
+    found = find_shards(tmp_path, ("",))
+    assert [path.name for path in found] == ["s-001.tar", "s-000.tar"]
+
+
 def test_labels_may_be_names_in_json(tmp_path: Path) -> None:
     files = {}
     for number, label in enumerate(["dog", "cat", "dog"]):
