@@ -42,13 +42,17 @@ def naming(path: Path) -> Iterator[None]:
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Writes bytes, or text as UTF-8, to a file in an existing folder.
 
+    Names of files in the text that are no UTF-8 are written with the bytes that they have.
+
     Raises:
         OSError: the disk is full or not writable; nothing is left behind.
     """
     part = _neighbour(path)
     try:
         with naming(path), part.open("xb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.write(
+                content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
+            )
             file.flush()
             os.fsync(file.fileno())
         rename(part, path)

@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from fbnetv3._internal.messages import one_line
+from fbnetv3._internal.messages import escaped, one_line
 
 Part = Literal["train", "val"]
 
@@ -160,11 +161,11 @@ def find_images(folder: str | os.PathLike[str]) -> Found:
                 images.append(entry.path)
                 seen.add(os.path.join(real, entry.name))
             else:
-                others[_suffix(entry.name)] += 1
+                others[_other(entry.name)] += 1
     for entry in linked_files:
         real = os.path.realpath(entry.path)
         if not _is_image_file(entry):
-            others[_suffix(entry.name)] += 1
+            others[_other(entry.name)] += 1
         elif real not in seen:
             seen.add(real)
             images.append(entry.path)
@@ -222,8 +223,21 @@ def part_of(name: str) -> Part | None:
 
 
 def class_names_in(folder: Path) -> tuple[str, ...]:
-    """Returns the names of the class folders in a folder, sorted."""
-    return tuple(entry.name for entry in _entries(folder) if _is_folder(entry))
+    """Returns the names of the class folders in a folder, sorted.
+
+    Raises:
+        ValueError: a name is not UTF-8, so that no file of weights could state it.
+    """
+    names = tuple(entry.name for entry in _entries(folder) if _is_folder(entry))
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise ValueError(
+                f"the name of the class folder {escaped(str(folder / name))} is not UTF-8, or not "
+                f"in this locale ({sys.getfilesystemencoding()}); rename it, or set PYTHONUTF8=1"
+            ) from None
+    return names
 
 
 def images_by_class(folder: Path) -> dict[str, Found]:
@@ -363,6 +377,12 @@ def _is_image_file(entry: os.DirEntry[str]) -> bool:
 
 def _suffix(name: str) -> str:
     return os.path.splitext(name)[1].lower() or "no extension"
+
+
+def _other(name: str) -> str:
+    """Returns what to count what is no image file under, by its name."""
+    suffix = _suffix(name)
+    return "not a regular file" if suffix in SUFFIXES else suffix
 
 
 def _part_word(name: str) -> str:

@@ -25,7 +25,7 @@ class CheckCache:
     """
 
     def __init__(self, name: str, folder: Path | None = None) -> None:
-        digest = hashlib.sha256(name.encode()).hexdigest()[:24]
+        digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:24]
         self._path = (folder or cache_dir() / "images") / f"{digest}.json"
         self._known: dict[str, list[int]] = {}
         self._changed = False

@@ -115,7 +115,7 @@ def write_curve(folder: Path, curve: Sequence[EpochLog]) -> None:
     writer.writeheader()
     writer.writerows(rows)
     write_atomically(folder / "log.json", json.dumps(rows, indent=1).encode())
-    write_atomically(folder / "log.csv", text.getvalue().encode())
+    write_atomically(folder / "log.csv", text.getvalue())
 
 
 def write_classes(folder: Path, classes: Sequence[str], score: Score | MultiLabelScore) -> None:
@@ -140,7 +140,7 @@ def write_classes(folder: Path, classes: Sequence[str], score: Score | MultiLabe
     writer.writerow(("class", "images", *names))
     for name, num, *values in zip(classes, counts, *columns, strict=True):
         writer.writerow((name, num, *(f"{value:.4g}" if num else "" for value in values)))
-    write_atomically(folder / "classes.csv", text.getvalue().encode())
+    write_atomically(folder / "classes.csv", text.getvalue())
 
 
 def plot_curve(path: Path, curve: Sequence[EpochLog]) -> None:

@@ -33,6 +33,8 @@ def test_a_failed_write_leaves_the_old_file(
 def test_a_text_is_written_as_it_is(tmp_path: Path) -> None:
     write_atomically(tmp_path / "t", "one\r\ntwo \u00e9\n")
     assert (tmp_path / "t").read_bytes() == b"one\r\ntwo \xc3\xa9\n"
+    write_atomically(tmp_path / "t", os.fsdecode(b"\xff.png"))
+    assert (tmp_path / "t").read_bytes() == b"\xff.png"
 
 
 def test_a_file_has_the_permissions_of_any_other(tmp_path: Path) -> None:

@@ -41,6 +41,19 @@ def test_list_images_is_recursive_sorted_and_by_suffix(tmp_path: Path) -> None:
         list_images(tmp_path / "b.JPG")
 
 
+def test_what_is_called_like_an_image_and_is_none_is_told(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    assert find_images(tmp_path).notes[0].endswith("were skipped: not a regular file 1")
+
+
+def test_a_class_whose_name_is_no_utf_8_is_refused_before_the_work(tmp_path: Path) -> None:
+    for name in (b"cat", b"b\xfft"):
+        (tmp_path / os.fsdecode(name)).mkdir()
+        (tmp_path / os.fsdecode(name) / "1.png").touch()
+    with pytest.raises(ValueError, match=r"b\\udcfft is not UTF-8, .*; rename it"):
+        read_class_folders(tmp_path)
+
+
 def test_files_that_are_no_images_are_counted_and_told(tmp_path: Path) -> None:
     touch(
         tmp_path,
