@@ -28,6 +28,10 @@ def photos(tmp_path: Path) -> list[Path]:
     return paths
 
 
+def test_a_folder_whose_name_is_no_utf_8_has_a_cache(tmp_path: Path) -> None:
+    assert CheckCache(os.fsdecode(b"photos \xff"), tmp_path).size(tmp_path / "1.png") is None
+
+
 def test_a_second_reading_opens_only_what_changed(
     tmp_path: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
