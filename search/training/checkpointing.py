@@ -30,6 +30,8 @@ def save(
 ) -> None:
     """Writes the checkpoint of a step, then removes all but the newest `kept`.
 
+    The license in the record is stated in the head of the tensors too.
+
     Raises:
         OSError: the disk is full or not writable; the checkpoints before are whole.
     """
@@ -37,7 +39,8 @@ def save(
     stem = folder / f"{_STEM}{step:010d}"
     data, head = stem.with_suffix(".safetensors"), stem.with_suffix(".json")
     try:
-        write_tensors(data, tensors, {})
+        license = record.get("license")
+        write_tensors(data, tensors, {"license": license} if license else {})
         content = {**record, "step": step, "sha256": sha256_of(data)}
         write_atomically(head, json.dumps(content, indent=1).encode())
     except OSError as error:

@@ -7,6 +7,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from fbnetv3.hub.license_policy import check_terms, is_non_commercial
+
 from .recipe import LENGTH_FIELDS, Recipe
 
 # Recorded as digests, which tell a user nothing.
@@ -76,3 +78,19 @@ def _is_longer(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> bool:
         or (key in LENGTH_FIELDS and math.isclose(mine[key], follows[key], rel_tol=1e-9))
         for key, value in theirs.items()
     )
+
+
+def check_license_of_run(folder: Path, of_run: str, ours: str) -> None:
+    """Checks that weights with the licence `ours` may go on from a run with that of `of_run`.
+
+    Raises:
+        ValueError: the licence policy refuses the run's, or ours allows what it forbids.
+    """
+    if not of_run:
+        return
+    check_terms(str(folder), of_run)
+    if is_non_commercial(of_run) and not is_non_commercial(ours):
+        raise ValueError(
+            f"{folder} is a run from weights licensed {of_run}: no commercial use, which also "
+            f"holds for what goes on from it; its model is needed again, or --license {of_run}"
+        )

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from fbnetv3._internal.devices import sum_dtype
 from fbnetv3._internal.errors import Diverged
+from fbnetv3.hub.pretrained_cfg import license_of
 from fbnetv3.search.data.image_set import ImageSet
 
 from . import checkpointing
@@ -32,7 +33,7 @@ from .config import TrainConfig
 from .depthwise import QuickDepthwise, helps
 from .freezing import frozen_parts
 from .graphed import GraphedStep
-from .identity import check_same_run
+from .identity import check_license_of_run, check_same_run
 from .logbook import EpochLog, best_of, write_classes, write_curve, write_network, write_setting
 from .mixup import mixed, mixup_share
 from .multi_label import MultiLabelScore, multi_label_loss, score_multi_label
@@ -385,6 +386,9 @@ class Loop:
             "teacher": self.teacher is not None and self.teacher.identity,
         }
 
+    def _license(self) -> str:
+        return self.config.license or license_of(self.model)
+
     def _save(self, folder: Path) -> None:
         state = {f"optimizer.{name}": t for name, t in optimizer_tensors(self.optimizer).items()}
         self._write(folder, state, checkpointing.NUM_KEPT)
@@ -414,6 +418,7 @@ class Loop:
             "curve": [dataclasses.asdict(log) for log in self.curve],
             "damaged": sorted(self.batches.damaged),
             "thresholds": self.thresholds,
+            "license": self._license(),
         }
         step = self.epoch * self.batches.steps + self.step
         checkpointing.save(folder / "checkpoints", step, tensors, record, kept=kept)
@@ -424,6 +429,7 @@ class Loop:
             return
         folder, tensors, record = found
         check_same_run(folder, record["run"], self._identity())
+        check_license_of_run(folder, record.get("license", ""), self._license())
         mine = self.config.folder
         if mine not in (None, folder) and self.config.keep_best and (folder / "best").is_dir():
             shutil.copytree(folder / "best", mine / "best", dirs_exist_ok=True)

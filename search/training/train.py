@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from fbnetv3.hub.pretrained_cfg import license_of
 from fbnetv3.search.data.image_set import ImageSet
 
 from .config import Hardware, TrainConfig
@@ -170,6 +171,7 @@ def _write_results(
     }
     write_network(folder, trained.best, **head)
     if trained.ema is not None:
+        head["license"] = config.license or license_of(trained.model)
         write_weights(folder / "model_raw.safetensors", trained.model.state_dict(), **head)
 
 

@@ -21,7 +21,8 @@ from PIL import Image
 from torch import nn
 
 from fbnetv3._internal.errors import Diverged
-from fbnetv3.checkpoints.checkpoint import read_tensors
+from fbnetv3.checkpoints.checkpoint import read_tensors, stated_license
+from fbnetv3.models.model import FBNetV3
 from fbnetv3.search.data.image_set import ImageSet
 from fbnetv3.search.training import checkpointing, loop
 from fbnetv3.search.training.logbook import EpochLog, plot_curve
@@ -318,6 +319,32 @@ def test_a_complete_run_goes_on_with_more_epochs_on_the_longer_schedule(tmp_path
     grown = tiny_run(tmp_path / "short", tiny_recipe(epochs=4))
     again = train(tiny_model(seed=6), tiny_images(), tiny_images(seed=1), grown)
     assert again.curve[-1].loss == result.curve[-1].loss
+
+
+@pytest.mark.filterwarnings("ignore:.* is licensed")
+def test_the_licence_of_a_run_is_in_its_files_and_kept_by_what_goes_on_from_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def licensed(name: str) -> FBNetV3:
+        model = tiny_model()
+        model.pretrained_cfg = model.default_cfg = {**model.pretrained_cfg, "license": name}
+        return model
+
+    images = (tiny_images(), tiny_images(seed=1))
+    run = tiny_run(tmp_path / "nc", tiny_recipe(epochs=1))
+    train(licensed("cc-by-nc-4.0"), *images, run)
+    files = sorted((tmp_path / "nc").rglob("*.safetensors"))
+    assert {path.name for path in files} > {"model.safetensors", "model_raw.safetensors"}
+    assert {stated_license(path) for path in files} == {"cc-by-nc-4.0"}
+    longer = tiny_run(tmp_path / "on", tiny_recipe(epochs=2), resume_from=tmp_path / "nc")
+    for name in ("apache-2.0", ""):
+        with pytest.raises(ValueError, match=r"nc is a run from weights licensed cc-by-nc-4\.0"):
+            train(licensed(name), *images, longer)
+    train(licensed(""), *images, dataclasses.replace(longer, license="CC-BY-NC-SA-4.0"))
+    assert stated_license(tmp_path / "on" / "model.safetensors") == "cc-by-nc-sa-4.0"
+    monkeypatch.setenv("FBNETV3_LICENSE", "commercial")
+    with pytest.raises(ValueError, match=r"nc is licensed cc-by-nc-4\.0: no commercial use"):
+        train(licensed("cc-by-nc-4.0"), *images, dataclasses.replace(longer, folder=None))
 
 
 def test_fewer_epochs_and_a_folder_without_a_run_are_refused(tmp_path: Path) -> None:
