@@ -163,7 +163,7 @@ def knows_classes(network: Network, classes: Sequence[str]) -> bool:
 
 
 def ready_for(network: Network, classes: Sequence[str]) -> bool:
-    """Returns whether trained weights know these classes; those that do not get a zero classifier."""
+    """Returns whether trained weights know these classes; others get a zero classifier."""
     known = knows_classes(network, classes)
     if not known:
         zero_classifier(network.model, len(classes))
