@@ -10,6 +10,7 @@ from typing import Any
 
 import typer
 
+from fbnetv3._internal.messages import counted
 from fbnetv3._internal.optional import need
 from fbnetv3.cli.group import note
 
@@ -26,8 +27,8 @@ def learn_from(store: Any, labels: list[Path] | None) -> None:
         found = import_labels(store, problem.space, problem.costs, path, epochs=epochs)
         if found.left_out:
             note(
-                f"{path}: learning from {found.taken} labels; left out {found.left_out} of "
-                f"trainings of another length than {epochs} epochs"
+                f"{path}: learning from {counted(found.taken, 'label')}; left out "
+                f"{found.left_out} of trainings of another length than {counted(epochs, 'epoch')}"
                 + (" or a rung of this search" if store.settings["plan"].get("rungs") else "")
             )
 

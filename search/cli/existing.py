@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from fbnetv3._internal.messages import counted
 from fbnetv3.cli import completion
 
 from .carrying_out import carry_out, engine_maker, learn_from, policy_of
@@ -112,4 +113,5 @@ def rebuild(folder: Folder) -> None:
         counts = store.counts()
         for message in store.messages:
             typer.echo(message, err=True)
-    typer.echo(f"{sum(counts.values())} trials, {counts['done']} of them with a label")
+    trials = counted(sum(counts.values()), "trial")
+    typer.echo(f"{trials}, {counts['done']} of them with a label")

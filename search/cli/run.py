@@ -208,12 +208,14 @@ def run(
         fbnetv3-search run runs/r --space recipe_only --model timm:resnet50 \
             --data imagenet --epochs 150 --set num_classes=200
     """
-    from fbnetv3.search.execution.train_objective import recipes_of
+    from fbnetv3.search.execution.objective import TableObjective
+    from fbnetv3.search.execution.spec import load_objective
+    from fbnetv3.search.execution.train_objective import TrainObjective, recipes_of
     from fbnetv3.search.nars.budget import parse_time
     from fbnetv3.search.nars.config import SearchConfig
     from fbnetv3.search.nars.export import read_labels
     from fbnetv3.search.nars.latency_margin import margin_note
-    from fbnetv3.search.nars.limit import cost_names, parse_limit
+    from fbnetv3.search.nars.limit import cost_names, parse_limit, parse_limits
     from fbnetv3.search.nars.paper import DATA, JOINT
     from fbnetv3.search.nars.prior import read_prior
     from fbnetv3.search.nars.problem import problem_of
@@ -253,7 +255,7 @@ def run(
         bin_by=names.get(bin_by, bin_by),
         within=parse_limit(within, names),
         predictor=predictor,
-        limits=tuple(parse_limit(text, names) for text in limit or [""]),
+        limits=parse_limits(limit or (), names),
         population=population,
         children=children,
         keep=keep,
@@ -274,8 +276,19 @@ def run(
         read_labels(made, path)  # what is wrong with them shows before there is a folder
     make = engine_maker(engine, workers, gpus, address, max_running, cpus, gpus_each)
     policy = policy_of(straggler, attempts, timeout)
-    with create_search(folder, space=made, objective=spec, config=plan, latency=timed) as store:
-        learn_from(store, labels)
+    measures = load_objective(spec)
+    if isinstance(measures, TableObjective | TrainObjective):
+        note(str(measures))
+    with create_search(
+        folder, space=made, objective=spec, config=plan, latency=timed, made=measures
+    ) as store:
+        try:
+            learn_from(store, labels)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}; the search in {folder} has no labels yet: correct the file, then "
+                f"fbnetv3-search resume {folder} --labels FILE"
+            ) from None
         carry_out(store, make, policy, as_json)
 
 

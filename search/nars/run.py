@@ -167,7 +167,7 @@ def search_problem(
             notify(
                 "plan", {**describe_plan(schedule.config), "seconds": took, "parallel": parallel}
             )
-        elif config.cost:
+        else:
             notify("plan", describe_plan(config))
         optimizer.run(schedule, nullcontext if spending is None else spending.training)
         found = evolve_for(store, problem, optimizer.predictor, config.limits)

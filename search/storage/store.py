@@ -90,10 +90,12 @@ class Store(Queries):
         """Returns a new, empty store in a folder that has none.
 
         Raises:
-            ValueError: the folder already holds a search.
+            ValueError: the folder already holds a search, or is a file.
         """
         if (folder / SETTINGS).exists():
             raise ValueError(f"{folder} already holds a search; resume it or name another folder")
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{folder} is a file; expected a folder for the search")
         folder.mkdir(parents=True, exist_ok=True)
         with reported(folder):
             write_settings(folder, settings)

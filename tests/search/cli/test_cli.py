@@ -134,7 +134,7 @@ def test_bench_reads_a_table(tmp_path: Path, space_file: Path) -> None:
         (["run", "new", "--space", "SPACE", "--objective", TOY, "--limit", "macs<=10"], 2,
          "the smallest is 100"),
         (["run", "new", "--space", "SPACE", "--objective", TOY, "--within",
-          "macs>=100,macs<=100"], 2, "only 1 candidates are feasible, fewer than a round"),
+          "macs>=100,macs<=100"], 2, "only 1 candidate is feasible, fewer than a round"),
         (["run", "new", "--space", "SPACE", "--objective", TOY, "--set", "sleep"], 2,
          "expected field=value"),
         (["export", "FINISHED"], 2, "nothing to export"),
