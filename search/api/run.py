@@ -53,8 +53,8 @@ def run(
     which the last counts; NaN means that training diverged. `fidelity` is the share of the final
     training's steps, above 0 and up to 1: below 1 train that much, with a learning rate that falls
     to its end within it. A candidate whose training raises an exception, or exits, is replaced by
-    another one. If three fail before the first succeeds, or ten of a round before one does, the search
-    stops.
+    another one. If three fail before the first succeeds, or ten of a round before one does, the
+    search stops.
 
     After Ctrl-C, a crash or a power failure the same call resumes the search, with the same result
     as without the interruption; after the end it returns the results again. `train` and `cost` are

@@ -23,6 +23,7 @@ from fbnetv3.search.predictors.targets import Scale
 from fbnetv3.search.space.layout import is_number
 from fbnetv3.search.space.space import Space
 from fbnetv3.search.storage.files import SETTINGS, read_settings
+from fbnetv3.search.storage.store import DATABASE, Store
 
 # One recipe as gene -> value, or several.
 Priors = Mapping[str, Any] | Sequence[Mapping[str, Any]]
@@ -85,6 +86,9 @@ def prepare(
     problem = problem_of(bare, objective)
     if (folder / SETTINGS).exists():
         _check_same(folder, call)
+        if not (folder / DATABASE).exists():
+            # It was stopped while it was made.
+            Store.open(folder).close()
         return problem
     problem.costs(space.sample(_TRIED, np.random.default_rng(0)))
     bounds = parse_limits(texts, cost_names(problem))

@@ -88,6 +88,8 @@ def evolve(
     from fbnetv3.search.nars.run import evolve_for, open_predictor
     from fbnetv3.search.storage.store import Store
 
+    if show < 1:
+        raise ValueError(f"--show is {show}; expected 1 or more")
     with Store.read(folder) as store:
         problem = problem_of(store.settings)
         predictor = open_predictor(store, problem)

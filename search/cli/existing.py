@@ -11,7 +11,7 @@ import typer
 from fbnetv3._internal.messages import counted
 from fbnetv3.cli import completion
 
-from .carrying_out import carry_out, engine_maker, learn_from, policy_of
+from .carrying_out import carry_out, engine_maker, learn_from, policy_of, resumable
 from .words import (
     Address,
     AsJson,
@@ -59,7 +59,7 @@ def resume(
     """
     from fbnetv3.search.storage.store import Store
 
-    with Store.open(folder) as store:
+    with resumable(folder), Store.open(folder) as store:
         learn_from(store, labels)
         make = engine_maker(engine, workers, gpus, address, max_running, cpus, gpus_each)
         carry_out(store, make, policy_of(straggler, attempts, timeout), as_json)

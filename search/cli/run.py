@@ -11,7 +11,14 @@ import typer
 from fbnetv3.cli import completion
 from fbnetv3.cli.group import note
 
-from .carrying_out import carry_out, engine_maker, learn_from, policy_of, trained_at_a_time
+from .carrying_out import (
+    carry_out,
+    engine_maker,
+    learn_from,
+    policy_of,
+    resumable,
+    trained_at_a_time,
+)
 from .objectives import EPOCHS, bare_settings, objective_settings, table_space
 from .words import (
     A_SPACE,
@@ -279,9 +286,12 @@ def run(
     measures = load_objective(spec)
     if isinstance(measures, TableObjective | TrainObjective):
         note(str(measures))
-    with create_search(
-        folder, space=made, objective=spec, config=plan, latency=timed, made=measures
-    ) as store:
+    with (
+        resumable(folder),
+        create_search(
+            folder, space=made, objective=spec, config=plan, latency=timed, made=measures
+        ) as store,
+    ):
         try:
             learn_from(store, labels)
         except ValueError as error:

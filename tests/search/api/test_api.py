@@ -375,6 +375,8 @@ def test_callbacks_get_every_trial_and_round_once_also_over_a_stop(
 def test_the_report_and_the_front_show_a_search_from_python(
     undisturbed: search.Found, tmp_path: Path
 ) -> None:
+    with pytest.raises(ValueError, match="it is a folder; give a file name in it"):
+        undisturbed.report(tmp_path)
     text = undisturbed.report(tmp_path / "r.html").read_text()
     assert "Space mlp" in text
     assert "width=" in text
@@ -529,6 +531,20 @@ def test_a_training_may_change_its_folder_and_exit(
     assert {one.params["act"] for one in found.trials} == {"gelu"}
     with search.Store.read(tmp_path / "s") as store:
         assert {one.reason for one in store.trials("failed")} == {"SystemExit: not today"}
+
+
+def test_a_search_stopped_while_it_was_made_is_resumed_by_the_same_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(search.Store, "open", staticmethod(stop))
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "s")
+    assert [path.name for path in (tmp_path / "s").iterdir()] == ["search.json"]
+    assert run(tmp_path / "s", trainings=TRAININGS, predictor="gp").finished
 
 
 def test_a_cost_function_that_raises_says_for_which_candidate(tmp_path: Path) -> None:
