@@ -13,6 +13,7 @@ from fbnetv3._internal.checks import whole_number
 from fbnetv3._internal.messages import shown
 from fbnetv3.search.execution.coordinator import Policy
 from fbnetv3.search.execution.function_objective import FunctionObjective
+from fbnetv3.search.execution.spec import check_not_imported
 from fbnetv3.search.nars.budget import divide, parse_time
 from fbnetv3.search.nars.config import SearchConfig
 from fbnetv3.search.nars.limit import cost_names, parse_limits
@@ -56,6 +57,7 @@ def prepare(
     Raises:
         ValueError: an argument is wrong, or the folder has another search.
     """
+    check_not_imported()
     space = objective.space
     Scale(objective.target)  # refuses an unknown one
     seed, pool = whole_number("seed", seed, 0), whole_number("pool", pool, 2)

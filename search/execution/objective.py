@@ -5,7 +5,8 @@ space, whose cells may hold anything where the gene has no meaning, and any of t
 
 * `cost:NAME`: a cost that is known without training, such as `cost:macs`.
 * `label`, or `label:SEED`, or `label:SEED:EPOCH`: the label of a training, higher is better. Seeds
-  are integers from 0, epochs count from 1. An empty cell is a training that was not run.
+  are integers from 0, epochs count from 1. An empty cell is a training that was not run; a row of
+  which none was run to its end is left out.
 * in an npz, `label` may be an array (rows, seeds) or (rows, seeds, epochs) instead.
 * `steps`: the length of a row's training, in optimiser steps. Labels of trainings of different
   lengths cannot be compared, so that one length must be chosen.

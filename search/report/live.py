@@ -78,7 +78,7 @@ class Live:
             f"{self._round}: {fields['done']} done, {fields['running']} running, "
             f"{fields['waiting']} waiting"
             + (f", {fields['failed']} failed" if fields["failed"] else "")
-            + (f", about {duration(left)} left in this round" if left else "")
+            + (f", about {duration(left)} left in this round" if left and left >= 1 else "")
         )
         if self._status is not None:
             self._status.update(f"{text}; {self._best()}")

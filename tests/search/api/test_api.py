@@ -28,6 +28,7 @@ from fbnetv3 import search
 from fbnetv3._internal.errors import StoreError, TrialError
 from fbnetv3.search.cli.app import app
 from fbnetv3.search.execution.function_objective import FunctionObjective, address
+from fbnetv3.search.execution.spec import load_objective
 from fbnetv3.search.nars.budget import divide
 from fbnetv3.search.nars.spending import Spending
 from tests.search.killing import children
@@ -547,6 +548,21 @@ def test_a_search_stopped_while_it_was_made_is_resumed_by_the_same_call(
     assert run(tmp_path / "s", trainings=TRAININGS, predictor="gp").finished
 
 
+def test_a_module_that_starts_a_search_when_a_worker_imports_it_is_told_how_not_to(
+    tmp_path: Path,
+) -> None:
+    source = tmp_path / "unguarded.py"
+    source.write_text(
+        "from fbnetv3 import search\n"
+        "space = search.Space('x', [search.Gene('width', tuple(range(40)))])\n"
+        "def train(params, *, seed, fidelity): return params['width']\n"
+        "search.run(space, train, folder='s', trainings=10)\n"
+    )
+    spec = {"kind": "function", "space": SPACE.to_dict(), "target": "raw", "cost": None}
+    with pytest.raises(ValueError, match=r"unguarded.py starts a search .*__name__ == .__main__"):
+        load_objective({**spec, "train": f"{source}:train"})
+
+
 def test_a_cost_function_that_raises_says_for_which_candidate(tmp_path: Path) -> None:
     with pytest.raises(KeyError) as raised:
         run(tmp_path / "s", cost=lambda params: {"macs": params["depth"]})
@@ -556,7 +572,7 @@ def test_a_cost_function_that_raises_says_for_which_candidate(tmp_path: Path) ->
 
 def test_a_space_with_too_few_candidates_or_a_file_for_a_folder_is_refused(tmp_path: Path) -> None:
     few = search.Space("few", [search.Gene("width", (1, 2, 3, 4, 5))])
-    call = {"cost": None, "limits": (), "trainings": 24, "predictor": "gp", "quiet": True}
+    call: dict[str, Any] = {"limits": (), "trainings": 24, "predictor": "gp", "quiet": True}
     with pytest.raises(ValueError, match=r"has 5 candidates, fewer.*no more: train each of"):
         search.run(few, train, folder=tmp_path / "s", **call)
     with pytest.raises(ValueError, match=r"space is \['width'\]; expected a Space"):
