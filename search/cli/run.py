@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -215,9 +215,7 @@ def run(
         fbnetv3-search run runs/r --space recipe_only --model timm:resnet50 \
             --data imagenet --epochs 150 --set num_classes=200
     """
-    from fbnetv3.search.execution.objective import TableObjective
-    from fbnetv3.search.execution.spec import load_objective
-    from fbnetv3.search.execution.train_objective import TrainObjective, recipes_of
+    from fbnetv3.search.execution.train_objective import recipes_of
     from fbnetv3.search.nars.budget import parse_time
     from fbnetv3.search.nars.config import SearchConfig
     from fbnetv3.search.nars.export import read_labels
@@ -283,13 +281,10 @@ def run(
         read_labels(made, path)  # what is wrong with them shows before there is a folder
     make = engine_maker(engine, workers, gpus, address, max_running, cpus, gpus_each)
     policy = policy_of(straggler, attempts, timeout)
-    measures = load_objective(spec)
-    if isinstance(measures, TableObjective | TrainObjective):
-        note(str(measures))
     with (
         resumable(folder),
         create_search(
-            folder, space=made, objective=spec, config=plan, latency=timed, made=measures
+            folder, space=made, objective=spec, config=plan, latency=timed, on_objective=_say
         ) as store,
     ):
         try:
@@ -300,6 +295,15 @@ def run(
                 f"fbnetv3-search resume {folder} --labels FILE"
             ) from None
         carry_out(store, make, policy, as_json)
+
+
+def _say(objective: Any) -> None:
+    """Says what data a search has."""
+    from fbnetv3.search.execution.objective import TableObjective
+    from fbnetv3.search.execution.train_objective import TrainObjective
+
+    if isinstance(objective, TableObjective | TrainObjective):
+        note(str(objective))
 
 
 def _rung_sizes(

@@ -187,7 +187,7 @@ def test_a_cost_is_planned_said_and_kept_to(tmp_path: Path, space_file: Path) ->
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--cost", "16", "--time", "1h"], "cost is 16 and time_s 3600; expected one above 0"),
+        (["--cost", "16", "--time", "1h"], "cost is 16 and time_s 3600; expected one of them"),
         (["--cost", "16", "--trainings", "9"], "--trainings given with --cost or --time"),
         (["--time", "soon"], "time is 'soon'; expected a time such as 20m, 8h or 2d"),
         (["--rung", "2"], "rungs are 2; expected shares of the final training"),
