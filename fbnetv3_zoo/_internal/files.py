@@ -46,7 +46,10 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
     Raises:
         OSError: the disk is full or not writable; nothing is left behind.
+        ValueError: there is a folder of that name.
     """
+    if path.is_dir():
+        raise ValueError(f"cannot write {path}: it is a folder; give a file name in it")
     part = _neighbour(path)
     try:
         with naming(path), part.open("xb") as file:

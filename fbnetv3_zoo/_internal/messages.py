@@ -20,6 +20,17 @@ def shown(value: object, limit: int = MAX_SHOWN) -> str:
     return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"
 
 
+def counted(num: int, one: str, several: str = "") -> str:
+    """Returns a number with its noun: "1 epoch", "1,000 epochs", "2 classes".
+
+    Args:
+        num: the number.
+        one: the noun of one.
+        several: the noun of several; empty: that of one with an s.
+    """
+    return f"{num:,} {one if num == 1 else several or one + 's'}"
+
+
 def one_line(text: str, limit: int = 2 * MAX_SHOWN) -> str:
     """Returns a text on one line, unprintable characters escaped, truncated at `limit`."""
     line = escaped(" ".join(text[: 4 * limit].split()))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fbnetv3._internal.messages import escaped
+from fbnetv3._internal.messages import counted, escaped
 from fbnetv3._internal.optional import need
 
 from . import completion
@@ -234,8 +234,9 @@ def _plan_lines(built: Any, images: Any, val_images: Any, run: Any, model: str) 
     return [
         f"model   {config.detector} on {model}, {config.size} pixels, from {started}{frozen}",
         f"data    {len(images)} images to train, {len(val_images)} to validate, "
-        f"{len(images.class_names)} classes",
-        f"recipe  {recipe.epochs} epochs of {len(images) // recipe.batch_size} steps, batch "
+        f"{counted(len(images.class_names), 'class', 'classes')}",
+        f"recipe  {counted(recipe.epochs, 'epoch')} of "
+        f"{counted(len(images) // recipe.batch_size, 'step')}, batch "
         f"{recipe.batch_size}, {recipe.optimizer}, lr {recipe.lr:.4g} on a cosine, averaged "
         f"weights (decay {recipe.ema_decay:.4g})",
     ]

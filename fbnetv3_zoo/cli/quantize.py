@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fbnetv3._internal.messages import counted
 from fbnetv3._internal.optional import need
 from fbnetv3.deploy.runtimes import ONNX, RUNTIMES, quantizing
 from fbnetv3.deploy.words import CalibrationMethod
@@ -207,7 +208,8 @@ def _trained(
     shown.plan(
         [
             f"data    {len(training)} images to train on, {len(held_out)} to evaluate on",
-            f"recipe  {chosen.epochs} epochs of {len(training) // chosen.batch_size} steps, batch "
+            f"recipe  {counted(chosen.epochs, 'epoch')} of "
+            f"{counted(len(training) // chosen.batch_size, 'step')}, batch "
             f"{chosen.batch_size}, {chosen.optimizer}, lr {chosen.lr:.4g} on a cosine; "
             f"checkpoints in {folder}",
         ]

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fbnetv3._internal.checks import whole_number
 from fbnetv3.search.execution.engine import Engine, InlineEngine, LocalEngine
 from fbnetv3.search.execution.fork_engine import ForkEngine
 from fbnetv3.search.execution.function_objective import (
@@ -34,7 +35,7 @@ def run(
     time: str | float | None = None,
     rungs: Sequence[float] | None = None,
     cost: CostFunction | None = None,
-    limits: str | Sequence[str] = (),
+    limits: str | Sequence[str] | None = None,
     workers: int = 1,
     seed: int = 0,
     target: str = "log_error",
@@ -51,9 +52,9 @@ def run(
     each gene. It returns the objective value, higher is better, or yields it after every epoch, of
     which the last counts; NaN means that training diverged. `fidelity` is the share of the final
     training's steps, above 0 and up to 1: below 1 train that much, with a learning rate that falls
-    to its end within it. A candidate whose training raises an exception is replaced by another
-    one. If three fail before the first succeeds, or ten of a round before one does, the search
-    stops.
+    to its end within it. A candidate whose training raises an exception, or exits, is replaced by
+    another one. If three fail before the first succeeds, or ten of a round before one does, the
+    search stops.
 
     After Ctrl-C, a crash or a power failure the same call resumes the search, with the same result
     as without the interruption; after the end it returns the results again. `train` and `cost` are
@@ -82,7 +83,8 @@ def run(
             is searched within each.
         workers: number of trainings at a time.
         seed: random seed of the search and of the trainings.
-        target: "log_error" for accuracies in percent; "raw" for any other objective value.
+        target: "log_error" for accuracies in percent; "raw" for any other objective value, of which
+            higher is better too: to minimize a loss, return its negative.
         predictor: "mlp", "mlp_ensemble", "gp" or "auto".
         pool: number of candidates that rounds choose from.
         prior: a recipe that is believed to be good, as gene -> value with some or all genes, or a
@@ -101,9 +103,9 @@ def run(
         TrialError: trainings fail one after another.
     """
     objective = FunctionObjective(space, train, cost, target=target)
-    path = Path(folder)
-    if workers < 1:
-        raise ValueError(f"workers is {workers}; expected 1 or more")
+    workers = whole_number("workers", workers, 1)
+    # `train` may change the working directory.
+    path = Path(folder).absolute()
     problem = prepare(
         objective,
         path,

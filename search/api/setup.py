@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fbnetv3._internal.checks import whole_number
 from fbnetv3._internal.messages import shown
 from fbnetv3.search.execution.coordinator import Policy
 from fbnetv3.search.execution.function_objective import FunctionObjective
+from fbnetv3.search.execution.spec import check_not_imported
 from fbnetv3.search.nars.budget import divide, parse_time
 from fbnetv3.search.nars.config import SearchConfig
-from fbnetv3.search.nars.limit import cost_names, parse_limit
+from fbnetv3.search.nars.limit import cost_names, parse_limits
 from fbnetv3.search.nars.prior import Prior, make_prior
 from fbnetv3.search.nars.problem import Problem, problem_of
 from fbnetv3.search.nars.run import create_search
 from fbnetv3.search.predictors.targets import Scale
+from fbnetv3.search.space.layout import is_number
 from fbnetv3.search.space.space import Space
 from fbnetv3.search.storage.files import SETTINGS, read_settings
+from fbnetv3.search.storage.store import DATABASE, Store
 
 # One recipe as gene -> value, or several.
 Priors = Mapping[str, Any] | Sequence[Mapping[str, Any]]
@@ -35,7 +39,7 @@ def prepare(
     folder: Path,
     *,
     trainings: int | None,
-    limits: str | Sequence[str],
+    limits: str | Sequence[str] | None,
     seed: int,
     predictor: str,
     pool: int,
@@ -53,9 +57,13 @@ def prepare(
     Raises:
         ValueError: an argument is wrong, or the folder has another search.
     """
+    check_not_imported()
     space = objective.space
     Scale(objective.target)  # refuses an unknown one
-    texts = [limits] if isinstance(limits, str) else list(limits)
+    seed, pool = whole_number("seed", seed, 0), whole_number("pool", pool, 2)
+    trainings = trainings if trainings is None else whole_number("trainings", trainings, 1)
+    texts = _texts(limits)
+    rungs = _shares(rungs)
     priors = _priors(space, prior)
     given = {"trainings": trainings, "budget": budget, "time": time}
     chosen = [name for name, value in given.items() if value is not None]
@@ -64,7 +72,7 @@ def prepare(
             f"{' and '.join(chosen) or 'nothing'} given; expected one of trainings, budget (in "
             "full trainings) and time"
         )
-    later: dict[str, Any] = {"budget": budget, "time": time, "rungs": rungs and list(rungs)}
+    later: dict[str, Any] = {"budget": budget, "time": time, "rungs": rungs}
     later["prior"] = [dict(one.values) for one in priors] or None
     call = {
         "space": space.sha256,
@@ -80,17 +88,20 @@ def prepare(
     problem = problem_of(bare, objective)
     if (folder / SETTINGS).exists():
         _check_same(folder, call)
+        if not (folder / DATABASE).exists():
+            # It was stopped while it was made.
+            Store.open(folder).close()
         return problem
     problem.costs(space.sample(_TRIED, np.random.default_rng(0)))
-    bounds = _bounds(problem, texts)
+    bounds = parse_limits(texts, cost_names(problem))
     amount = _amount(trainings, budget, time, rungs, len(bounds), len(priors))
     config = SearchConfig(
         seed=seed,
-        pool=min(pool, space.cardinality() * len(bounds)),
+        pool=max(2, min(pool, space.cardinality() * len(bounds))),
         predictor=predictor,
         target=objective.target,
         epochs=objective.epochs,
-        limits=tuple(bounds),
+        limits=bounds,
         priors=priors,
         parallel=workers,
         **amount,
@@ -125,7 +136,7 @@ def _amount(
     trainings: int | None,
     budget: float | None,
     time: str | float | None,
-    rungs: Sequence[float] | None,
+    rungs: list[float] | None,
     num_limits: int,
     num_priors: int,
 ) -> dict[str, Any]:
@@ -141,18 +152,31 @@ def _amount(
         fields["policy"] = "early_stop"
     if time is not None:
         return {**fields, "time_s": parse_time(time)}
-    if not isinstance(budget, int | float) or budget <= 0:
+    if budget is None or not is_number(budget) or budget <= 0:
         raise ValueError(f"budget is {budget!r}; expected a number of full trainings above 0")
     return {**fields, "cost": float(budget)}
 
 
-def _bounds(problem: Problem, texts: Sequence[str]) -> list[dict[str, tuple[float, float]]]:
-    names = cost_names(problem)
-    if len(set(texts)) < len(texts):
-        raise ValueError(f"limits has one twice: {shown(texts)}")
-    if not all(texts):
-        raise ValueError(f"limits is {shown(texts)}; expected texts such as 'macs<=4e8'")
-    return [parse_limit(text, names) for text in texts] or [{}]
+def _texts(limits: str | Sequence[str] | None) -> list[str]:
+    """Returns limits as a list, of which none is empty."""
+    if limits is None:
+        return []
+    texts = [limits] if isinstance(limits, str | Mapping) else limits
+    if not isinstance(texts, Iterable) or not all(isinstance(t, str) and t for t in texts):
+        raise ValueError(f"limits is {shown(limits)}; expected texts such as 'macs<=4e8'")
+    return list(texts)
+
+
+def _shares(rungs: Sequence[float] | None) -> list[float] | None:
+    """Returns rungs as a list of Python's numbers."""
+    if rungs is None:
+        return None
+    try:
+        return [float(share) for share in rungs]
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"rungs is {shown(rungs)}; expected shares of the final training, such as [1 / 32]"
+        ) from None
 
 
 def _check_same(folder: Path, call: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ The search itself runs in a thread, as it does for `run`; its engine hands trial
 
 from __future__ import annotations
 
+import operator
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -14,6 +15,8 @@ from typing import NoReturn, Self
 
 import numpy as np
 
+from fbnetv3._internal.checks import whole_number
+from fbnetv3._internal.messages import shown
 from fbnetv3.search.execution.function_objective import CostFunction, FunctionObjective
 from fbnetv3.search.execution.worker import Outcome, Task
 from fbnetv3.search.nars.problem import Problem
@@ -185,7 +188,7 @@ class Study:
         workers: int | None = None,
         rungs: Sequence[float] | None = None,
         cost: CostFunction | None = None,
-        limits: str | Sequence[str] = (),
+        limits: str | Sequence[str] | None = None,
         seed: int = 0,
         target: str = "log_error",
         predictor: str = "auto",
@@ -193,9 +196,9 @@ class Study:
         prior: Priors | None = None,
     ) -> None:
         self._objective = FunctionObjective(space, None, cost, target=target)
-        path = Path(folder)
-        if workers is not None and workers < 1:
-            raise ValueError(f"workers is {workers}; expected 1 or more")
+        workers = None if workers is None else whole_number("workers", workers, 1)
+        # The program may change the working directory.
+        path = Path(folder).absolute()
         problem = prepare(
             self._objective,
             path,
@@ -254,8 +257,7 @@ class Study:
             ValueError: `num` is below 1, or the values told so far cannot be used.
             TrialError: trainings failed one after another.
         """
-        if num < 1:
-            raise ValueError(f"num is {num}; expected 1 or more")
+        num = whole_number("num", num, 1)
         space = self._objective.space
         return [
             Asked(task.number, space.values(np.array(task.genes)), task.seed, task.fidelity)
@@ -272,7 +274,7 @@ class Study:
         Raises:
             ValueError: the trial is not open, or the value is no number or not in percent.
         """
-        number = trial.number if isinstance(trial, Asked) else trial
+        number = _number(trial)
         label = self._objective.checked(value, f"trial {number}")
 
         def end(task: Task) -> Outcome:
@@ -291,7 +293,7 @@ class Study:
         Raises:
             ValueError: the trial is not open.
         """
-        number = trial.number if isinstance(trial, Asked) else trial
+        number = _number(trial)
         self._desk.tell(number, lambda task: Outcome(task.trial, task.attempt, reason))
 
     def close(self) -> None:
@@ -308,6 +310,17 @@ class Study:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _number(trial: Asked | int) -> int:
+    if isinstance(trial, Asked):
+        return trial.number
+    try:
+        return operator.index(trial)
+    except TypeError:
+        raise ValueError(
+            f"trial is {shown(trial)}; expected one that was asked for, or its number"
+        ) from None
 
 
 def _search(folder: Path, problem: Problem, desk: _Desk) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fbnetv3._internal.messages import counted
 from fbnetv3.cli import completion
 from fbnetv3.cli.group import note
 
@@ -87,6 +88,8 @@ def evolve(
     from fbnetv3.search.nars.run import evolve_for, open_predictor
     from fbnetv3.search.storage.store import Store
 
+    if show < 1:
+        raise ValueError(f"--show is {show}; expected 1 or more")
     with Store.read(folder) as store:
         problem = problem_of(store.settings)
         predictor = open_predictor(store, problem)
@@ -193,9 +196,9 @@ def export(
         if optuna is None and csv is None and out is None:
             raise ValueError("nothing to export; give --out, --csv or --optuna")
         if optuna is not None:
-            typer.echo(f"{to_optuna(store, space, optuna)} trials in {optuna}")
+            typer.echo(f"{counted(to_optuna(store, space, optuna), 'trial')} in {optuna}")
         if csv is not None:
-            typer.echo(f"{write_csv(store, space, csv)} labels in {csv}")
+            typer.echo(f"{counted(write_csv(store, space, csv), 'label')} in {csv}")
         if out is not None:
             for path in copy_answers(store, space, out):
                 typer.echo(str(path))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from fbnetv3._internal.messages import counted
 from fbnetv3._internal.optional import need
 from fbnetv3.cli.group import note
 
@@ -26,8 +27,8 @@ def learn_from(store: Any, labels: list[Path] | None) -> None:
         found = import_labels(store, problem.space, problem.costs, path, epochs=epochs)
         if found.left_out:
             note(
-                f"{path}: learning from {found.taken} labels; left out {found.left_out} of "
-                f"trainings of another length than {epochs} epochs"
+                f"{path}: learning from {counted(found.taken, 'label')}; left out "
+                f"{found.left_out} of trainings of another length than {counted(epochs, 'epoch')}"
                 + (" or a rung of this search" if store.settings["plan"].get("rungs") else "")
             )
 
@@ -84,6 +85,19 @@ def _devices(gpus: str) -> list[str]:
     return [device for device in gpus.split(",") if device]
 
 
+@contextlib.contextmanager
+def resumable(folder: Path) -> Iterator[None]:
+    """Says after Ctrl-C how the search in a folder goes on, once there is one."""
+    from fbnetv3.search.storage.files import SETTINGS
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        if (folder / SETTINGS).exists():
+            note(f"stopped; with the same engine, go on: fbnetv3-search resume {folder}")
+        raise
+
+
 def carry_out(store: Any, make: Callable[[Any], Any], policy: Any, as_json: bool) -> None:
     """Runs or resumes a search to its end, with its report, and prints the results."""
     from fbnetv3.search.execution.spec import space_of
@@ -92,12 +106,8 @@ def carry_out(store: Any, make: Callable[[Any], Any], policy: Any, as_json: bool
     from fbnetv3.search.report.live import Live, round_line
     from fbnetv3.search.report.page import write_report
 
-    try:
-        with contextlib.closing(make(store)) as engine, Live(store, quiet=as_json) as live:
-            answers = run_search(store, engine, policy=policy, notify=live.note)
-    except KeyboardInterrupt:
-        note(f"stopped; with the same engine, go on: fbnetv3-search resume {store.folder}")
-        raise
+    with contextlib.closing(make(store)) as engine, Live(store, quiet=as_json) as live:
+        answers = run_search(store, engine, policy=policy, notify=live.note)
     for message in store.messages:
         typer.echo(message, err=True)
     write_report(store, store.folder / "report.html")

@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
+from fbnetv3._internal.messages import counted
 from fbnetv3.cli import completion
 
-from .carrying_out import carry_out, engine_maker, learn_from, policy_of
+from .carrying_out import carry_out, engine_maker, learn_from, policy_of, resumable
 from .words import (
     Address,
     AsJson,
@@ -58,7 +59,7 @@ def resume(
     """
     from fbnetv3.search.storage.store import Store
 
-    with Store.open(folder) as store:
+    with resumable(folder), Store.open(folder) as store:
         learn_from(store, labels)
         make = engine_maker(engine, workers, gpus, address, max_running, cpus, gpus_each)
         carry_out(store, make, policy_of(straggler, attempts, timeout), as_json)
@@ -112,4 +113,5 @@ def rebuild(folder: Folder) -> None:
         counts = store.counts()
         for message in store.messages:
             typer.echo(message, err=True)
-    typer.echo(f"{sum(counts.values())} trials, {counts['done']} of them with a label")
+    trials = counted(sum(counts.values()), "trial")
+    typer.echo(f"{trials}, {counts['done']} of them with a label")

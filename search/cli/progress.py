@@ -77,8 +77,10 @@ class Progress:
             )
         elif not self._silent and now - self._last_line >= self._line_seconds and done < steps:
             self._last_line = now
-            left = (total - made) * (now - began) / max(1, made - made_then)
-            text = f"{self.at}, about {datetime.timedelta(seconds=round(left))} left"
+            text = self.at
+            if made > made_then:  # the first step that is seen tells nothing of the time it takes
+                left = (total - made) * (now - began) / (made - made_then)
+                text += f", about {datetime.timedelta(seconds=round(left))} left"
             typer.echo(text, err=True)
 
     def epoch(self, log: Line) -> None:

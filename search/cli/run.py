@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from fbnetv3.cli import completion
 from fbnetv3.cli.group import note
 
-from .carrying_out import carry_out, engine_maker, learn_from, policy_of, trained_at_a_time
+from .carrying_out import (
+    carry_out,
+    engine_maker,
+    learn_from,
+    policy_of,
+    resumable,
+    trained_at_a_time,
+)
 from .objectives import EPOCHS, bare_settings, objective_settings, table_space
 from .words import (
     A_SPACE,
@@ -213,7 +220,7 @@ def run(
     from fbnetv3.search.nars.config import SearchConfig
     from fbnetv3.search.nars.export import read_labels
     from fbnetv3.search.nars.latency_margin import margin_note
-    from fbnetv3.search.nars.limit import cost_names, parse_limit
+    from fbnetv3.search.nars.limit import cost_names, parse_limit, parse_limits
     from fbnetv3.search.nars.paper import DATA, JOINT
     from fbnetv3.search.nars.prior import read_prior
     from fbnetv3.search.nars.problem import problem_of
@@ -253,7 +260,7 @@ def run(
         bin_by=names.get(bin_by, bin_by),
         within=parse_limit(within, names),
         predictor=predictor,
-        limits=tuple(parse_limit(text, names) for text in limit or [""]),
+        limits=parse_limits(limit or (), names),
         population=population,
         children=children,
         keep=keep,
@@ -274,9 +281,29 @@ def run(
         read_labels(made, path)  # what is wrong with them shows before there is a folder
     make = engine_maker(engine, workers, gpus, address, max_running, cpus, gpus_each)
     policy = policy_of(straggler, attempts, timeout)
-    with create_search(folder, space=made, objective=spec, config=plan, latency=timed) as store:
-        learn_from(store, labels)
+    with (
+        resumable(folder),
+        create_search(
+            folder, space=made, objective=spec, config=plan, latency=timed, on_objective=_say
+        ) as store,
+    ):
+        try:
+            learn_from(store, labels)
+        except ValueError as error:
+            raise ValueError(
+                f"{error}; the search in {folder} has no labels yet: correct the file, then "
+                f"fbnetv3-search resume {folder} --labels FILE"
+            ) from None
         carry_out(store, make, policy, as_json)
+
+
+def _say(objective: Any) -> None:
+    """Says what data a search has."""
+    from fbnetv3.search.execution.objective import TableObjective
+    from fbnetv3.search.execution.train_objective import TrainObjective
+
+    if isinstance(objective, TableObjective | TrainObjective):
+        note(str(objective))
 
 
 def _rung_sizes(

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from fbnetv3.cli import completion
+from fbnetv3.cli.group import note
 
 from .words import (
     A_SPACE,
@@ -97,11 +98,12 @@ def bench(
     """
     from fbnetv3.search.execution.objective import load_table
     from fbnetv3.search.nars.config import SearchConfig
-    from fbnetv3.search.nars.limit import cost_names, parse_limit
+    from fbnetv3.search.nars.limit import cost_names, parse_limits
     from fbnetv3.search.nars.problem import Problem
     from fbnetv3.search.nars.regret import bench_table
 
     made = load_table(space, table, _where(where or []))
+    note(str(made))
     names = cost_names(Problem(made.space, made.costs, made.allowed, made.rows))
     plan = SearchConfig(
         pool=len(made.rows) if pool is None else pool,
@@ -110,7 +112,7 @@ def bench(
         rounds=rounds,
         predictor=predictor,
         bins=bins or "",
-        limits=tuple(parse_limit(text, names) for text in limit or [""]),
+        limits=parse_limits(limit or (), names),
         epochs=made.epochs,
         target=made.target,
     )
@@ -139,6 +141,8 @@ def _where(parts: list[str]) -> dict[str, str]:
         column, equals, value = part.partition("=")
         if not column or not equals:
             raise ValueError(f"--where is {part!r}; expected column=value, such as steps=250")
+        if column.strip() in found:
+            raise ValueError(f"--where has {column.strip()!r} twice; expected one value of it")
         found[column.strip()] = value.strip()
     return found
 

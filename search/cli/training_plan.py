@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from fbnetv3._internal.messages import counted
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -42,7 +44,7 @@ def plan_lines(
     side = config.preprocess.crop
     yield (
         f"images  {len(images)} to train on, {len(val_images)} to validate on, "
-        f"{len(images.classes)} classes, {side} x {side} pixels"
+        f"{counted(len(images.classes), 'class', 'classes')}, {side} x {side} pixels"
     )
     if images.multi_label:
         yield "task    multi-label: a score for each class, and its threshold from validation"
@@ -50,10 +52,12 @@ def plan_lines(
     steps = len(images) // recipe.batch_size
     factor = f" (it steps at {recipe.lr_factor:g} x lr)" if recipe.lr_factor != 1 else ""
     yield (
-        f"recipe  {recipe_name}: {recipe.epochs} epochs of {steps} steps of {recipe.batch_size} "
-        f"images, {recipe.optimizer} with lr {recipe.lr:.4g}{factor}, augment {recipe.augment}"
+        f"recipe  {recipe_name}: {counted(recipe.epochs, 'epoch')} of {counted(steps, 'step')} of "
+        f"{counted(recipe.batch_size, 'image')}, {recipe.optimizer} with lr "
+        f"{recipe.lr:.4g}{factor}, augment {recipe.augment}"
     )
     hardware = config.hardware
     precision = "bf16" if hardware.bf16 else "fp16" if hardware.fp16 else "fp32"
-    decoding = "images in memory" if images.pixels is not None else f"{config.workers} workers"
+    loading = counted(config.workers, "worker")
+    decoding = "images in memory" if images.pixels is not None else loading
     yield f"device  {hardware.device}, {precision}, {decoding}"

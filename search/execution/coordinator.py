@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from fbnetv3._internal.errors import StoreError, TrialError
+from fbnetv3._internal.messages import counted
 from fbnetv3.search.storage.results import HEARTBEAT, attempt_folder
 from fbnetv3.search.storage.store import Store
 from fbnetv3.search.storage.trials import Proposal, Trial
@@ -51,11 +52,10 @@ class Policy:
     straggler_factor: float | None = None
 
     def __post_init__(self) -> None:
-        if self.max_attempts < 1 or self.lease_s <= 0:
-            raise ValueError(
-                f"max_attempts is {self.max_attempts}, lease_s {self.lease_s}; expected at least 1 "
-                "and more than 0"
-            )
+        if self.max_attempts < 1:
+            raise ValueError(f"max_attempts is {self.max_attempts}; expected at least 1")
+        if self.lease_s <= 0:
+            raise ValueError(f"lease_s is {self.lease_s}; expected more than 0")
         if self.timeout_s is not None and self.timeout_s <= 0:
             raise ValueError(f"timeout_s is {self.timeout_s}; expected more than 0")
         if self.straggler_factor is not None and self.straggler_factor < 1:
@@ -237,8 +237,9 @@ class Coordinator:
         if hopeless or len(failures) > max(wanted, PATIENCE):
             first, logs = failures[0], self._store.folder / "workers"
             raise TrialError(
-                f"{len(failures)} trials failed after {self._policy.max_attempts} attempt(s) each, "
-                f"{done} succeeded; the first, {first.id[:12]}, failed with: {first.reason}"
+                f"{counted(len(failures), 'trial')} failed after "
+                f"{counted(self._policy.max_attempts, 'attempt')} each, {done} succeeded; the "
+                f"first, {first.id[:12]}, failed with: {first.reason}"
                 + (f"; see {logs} for the workers' output" if logs.exists() else "")
             )
 

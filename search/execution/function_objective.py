@@ -71,6 +71,11 @@ class FunctionObjective:
         *,
         target: str = "log_error",
     ) -> None:
+        if not isinstance(space, Space):
+            raise ValueError(
+                f"space is {shown(space)}; expected a Space, such as "
+                "Space('mlp', [Gene('act', ('relu', 'gelu'))]) or get_space('cifar_joint')"
+            )
         if train is not None:
             _check_call("train", train, {"seed": 0, "fidelity": 1.0})
         if cost is not None:
@@ -131,8 +136,9 @@ class FunctionObjective:
         if value is None:
             raise ObjectiveError(f"{what} returned nothing; expected a number, higher is better")
         try:
-            number = float(value)
-        except (TypeError, ValueError):
+            # Arrays and tensors of one element are numbers too.
+            number = float(value.item() if callable(getattr(value, "item", None)) else value)
+        except (TypeError, ValueError, RuntimeError):
             raise ObjectiveError(
                 f"{what} gave {shown(value)}; expected a number, higher is better"
             ) from None
@@ -158,7 +164,11 @@ class FunctionObjective:
     def _cost_of_genes(self, genes: tuple[int, ...]) -> dict[str, float]:
         assert self._cost is not None
         params = self.space.values(np.array(genes, np.int16))
-        found = self._cost(dict(params))
+        try:
+            found = self._cost(dict(params))
+        except Exception as error:
+            error.add_note(f"in cost({params})")
+            raise
         try:
             costs = {str(name): float(value) for name, value in found.items()}
         except (AttributeError, TypeError, ValueError):
@@ -191,6 +201,11 @@ def _check_call(name: str, function: Callable[..., Any], keywords: Mapping[str, 
     expected = ", ".join(["params", *(f"{key}=..." for key in keywords)])
     if not callable(function):
         raise ValueError(f"{name} is {shown(function)}; expected a function {name}({expected})")
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise ValueError(
+            f"{name} is an async function; expected one that returns its result, for example by "
+            "asyncio.run"
+        )
     try:
         signature = inspect.signature(function)
     except ValueError:  # some functions of C have none

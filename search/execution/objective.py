@@ -5,7 +5,8 @@ space, whose cells may hold anything where the gene has no meaning, and any of t
 
 * `cost:NAME`: a cost that is known without training, such as `cost:macs`.
 * `label`, or `label:SEED`, or `label:SEED:EPOCH`: the label of a training, higher is better. Seeds
-  are integers from 0, epochs count from 1. An empty cell is a training that was not run.
+  are integers from 0, epochs count from 1. An empty cell is a training that was not run; a row of
+  which none was run to its end is left out.
 * in an npz, `label` may be an array (rows, seeds) or (rows, seeds, epochs) instead.
 * `steps`: the length of a row's training, in optimiser steps. Labels of trainings of different
   lengths cannot be compared, so that one length must be chosen.
@@ -18,7 +19,6 @@ Labels are accuracies in percent unless the space's file sets another target:
 
 from __future__ import annotations
 
-import csv
 import inspect
 import json
 import math
@@ -30,7 +30,9 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from fbnetv3._internal.csv_text import read_csv
 from fbnetv3._internal.json_record import read_json
+from fbnetv3._internal.messages import counted, one_line, shown
 from fbnetv3._internal.optional import missing
 from fbnetv3.search.space.space import Floats, Mask, Matrix, Space
 
@@ -107,8 +109,10 @@ class TableObjective:
         space: the search space.
         target: "log_error" for labels that are accuracies in percent, else "raw".
         rows: (N, num_genes) the candidates of the table, canonical and distinct.
-        labels: (N, seeds, epochs), NaN where no training was run.
+        labels: (N, seeds, epochs), NaN where no training was run. Candidates of which none was run
+            to its end are left out.
         known: name -> (N,) costs.
+        left_out: number of rows without a label.
 
     Raises:
         ValueError: sizes do not match, or there is no label.
@@ -126,8 +130,13 @@ class TableObjective:
         wide = labels.reshape(len(labels), -1, 1) if labels.ndim < 3 else labels
         if len(wide) != len(rows) or any(len(value) != len(rows) for value in known.values()):
             raise ValueError(f"{len(rows)} candidates, {len(wide)} labels; expected equal lengths")
-        if not len(rows) or np.isnan(wide).all():
+        made = _have_labels(wide)
+        self.left_out = int((~made).sum())
+        if not made.any():
             raise ValueError("the table has no labels")
+        if not made.all():
+            rows, wide = rows[made], wide[made]
+            known = {name: np.asarray(value)[made] for name, value in known.items()}
         canonical = space.canonical(rows)
         hashes = space.hashes(canonical)
         order, first, back = np.unique(hashes, return_index=True, return_inverse=True)
@@ -137,6 +146,12 @@ class TableObjective:
         self.labels = _repeats(back, first, wide)
         self.known = {name: np.asarray(value)[first] for name, value in known.items()}
         self._hashes = order
+
+    def __str__(self) -> str:
+        """What it has, one line."""
+        text = f"the table has {counted(len(self.rows), 'candidate')}"
+        rows = counted(self.left_out, "row")
+        return f"{text}; {rows} without a label left out" if self.left_out else text
 
     @property
     def epochs(self) -> int:
@@ -152,8 +167,9 @@ class TableObjective:
         epochs = share_of(self.epochs, fidelity)
         if epochs == self.epochs:
             raise ValueError(
-                f"the table has curves of {self.epochs} epoch(s), of which {fidelity:g} are all; "
-                "expected longer curves, a smaller rung, or a search without rungs"
+                f"the table has curves of {counted(self.epochs, 'epoch')}, of which a rung of "
+                f"{fidelity:g} would be all; expected longer curves, a smaller rung, or a search "
+                "without rungs (trainings in place of cost or time)"
             )
         return epochs
 
@@ -203,6 +219,11 @@ class TableObjective:
         return np.asarray(np.nanmean(self.labels[:, :, -1], axis=1))
 
 
+def _have_labels(labels: Floats) -> Mask:
+    """Returns (rows,): whether a training was run to its end, of labels (rows, seeds, epochs)."""
+    return np.asarray(~np.isnan(labels[:, :, -1]).all(axis=1))
+
+
 def _repeats(back: npt.NDArray[np.int64], first: npt.NDArray[np.int64], labels: Floats) -> Floats:
     """Returns labels (N, seeds, epochs) by candidate, those of repeated rows as further seeds."""
     if len(first) == len(back):
@@ -240,10 +261,14 @@ def load_table(space: Path, table: Path, where: Mapping[str, str] | None = None)
             raise FileNotFoundError(f"no file {path}")
     made, target = _read_space(space)
     columns = _chosen(_read_columns(table), where or {}, table.name)
+    if not len(next(iter(columns.values()), ())):
+        raise ValueError(f"{table.name} has no rows; expected one for each training")
     rows = np.empty((len(next(iter(columns.values()), ())), len(made.genes)), np.int16)
     for column, gene in enumerate(made.genes):
         if gene.name not in columns:
-            raise ValueError(f"{table.name} lacks a column for gene {gene.name!r}")
+            raise ValueError(
+                f"{table.name} lacks a column for gene {gene.name!r}; it has {_some(list(columns))}"
+            )
         indices = {_cell(value): index for index, value in enumerate(gene.values)}
         for row, value in enumerate(columns[gene.name].tolist()):
             index = indices.get(_cell(value), -1)
@@ -253,12 +278,19 @@ def load_table(space: Path, table: Path, where: Mapping[str, str] | None = None)
                     f"{', '.join(map(str, gene.values))}"
                 )
             rows[row, column] = max(index, 0)
-    known = {
-        name.removeprefix("cost:"): np.asarray(value, np.float64)
-        for name, value in columns.items()
-        if name.startswith("cost:")
-    }
-    return TableObjective(made, rows, _labels(columns, table.name), known, target=target)
+    labels = _labels(columns, table.name)
+    known = {}
+    for name, value in columns.items():
+        if name.startswith("cost:"):
+            costs = _floats(value, name, table.name)
+            known[name.removeprefix("cost:")] = costs
+            unknown = np.nonzero(np.isnan(costs) & _have_labels(labels))[0]
+            if len(unknown):
+                raise ValueError(
+                    f"{table.name}, row {unknown[0] + 1}: {name} is not given; expected a number "
+                    "in every row that has a label"
+                )
+    return TableObjective(made, rows, labels, known, target=target)
 
 
 def _chosen(
@@ -293,7 +325,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def _read_space(path: Path) -> tuple[Space, str]:
-    text = path.read_text()
+    text = path.read_bytes()
     fields = read_json(text, path.name)
     if isinstance(fields, dict) and "space" in fields:
         return Space.from_json(json.dumps(fields["space"])), fields.get("target", "log_error")
@@ -302,17 +334,8 @@ def _read_space(path: Path) -> tuple[Space, str]:
 
 def _read_columns(path: Path) -> dict[str, npt.NDArray[Any]]:
     if path.suffix == ".csv":
-        with path.open(newline="") as file:
-            reader = csv.reader(file)
-            names = next(reader, [])
-            rows = list(reader)
-        for number, row in enumerate(rows, 2):
-            if len(row) != len(names):
-                raise ValueError(
-                    f"{path.name}, line {number}: {len(row)} cells; expected {len(names)}, one for "
-                    "each column of the header"
-                )
-        return {name: np.array([row[n] for row in rows]) for n, name in enumerate(names)}
+        names, lines = read_csv(path)
+        return {name: np.array([one.cells[n] for one in lines]) for n, name in enumerate(names)}
     if path.suffix == ".npz":
         try:
             with np.load(path, allow_pickle=False) as arrays:
@@ -324,7 +347,10 @@ def _read_columns(path: Path) -> dict[str, npt.NDArray[Any]]:
             from pyarrow import parquet  # type: ignore[import-untyped,unused-ignore]
         except ImportError as error:
             raise missing("pyarrow", error) from error
-        read = parquet.read_table(path)
+        try:
+            read = parquet.read_table(path)
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{path.name} is not a Parquet file: {one_line(str(error))}") from None
         return {name: read[name].to_numpy() for name in read.column_names}
     raise ValueError(f"{path.name} has an unknown format; expected {', '.join(FORMATS)}")
 
@@ -332,14 +358,14 @@ def _read_columns(path: Path) -> dict[str, npt.NDArray[Any]]:
 def _labels(columns: Mapping[str, npt.NDArray[Any]], name: str) -> Floats:
     """Returns labels (rows, seeds, epochs)."""
     if "label" in columns:
-        labels = _floats(columns["label"])
+        labels = _floats(columns["label"], "label", name)
         return labels.reshape(len(labels), -1, 1) if labels.ndim < 3 else labels
     found = {}
     for column, value in columns.items():
         head, *rest = column.split(":")
         if head == "label" and 1 <= len(rest) <= 2 and all(part.isdigit() for part in rest):
             seed, epoch = int(rest[0]), int(rest[1]) if len(rest) == 2 else 1
-            found[seed, epoch] = _floats(value)
+            found[seed, epoch] = _floats(value, column, name)
     if not found:
         raise ValueError(f"{name} has no labels; expected a column label, label:0 or label:0:1")
     seeds = sorted({seed for seed, _ in found})
@@ -351,10 +377,29 @@ def _labels(columns: Mapping[str, npt.NDArray[Any]], name: str) -> Floats:
     return out
 
 
-def _floats(values: npt.NDArray[Any]) -> Floats:
+def _floats(values: npt.NDArray[Any], column: str, name: str) -> Floats:
+    """Returns a column of numbers, NaN for empty cells."""
     if values.dtype.kind in "US":
         values = np.where(np.char.strip(values) == "", "nan", values)
-    return values.astype(np.float64)
+    try:
+        out = values.astype(np.float64)
+    except (TypeError, ValueError):
+        row, cell = next((n, v) for n, v in enumerate(values.tolist(), 1) if not _is_float(v))
+        raise ValueError(
+            f"{name}, row {row}: {column} is {shown(cell)}; expected a number, or an empty cell"
+        ) from None
+    if np.isinf(out).any():
+        row = int(np.argwhere(np.isinf(out))[0, 0]) + 1
+        raise ValueError(f"{name}, row {row}: {column} is infinite; expected a finite number")
+    return out
+
+
+def _is_float(cell: Any) -> bool:
+    try:
+        float("nan" if cell is None else cell)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 def _cell(value: Any) -> str:

@@ -11,12 +11,13 @@ Settings are plain JSON, so that nothing is pickled:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib
 import importlib.util
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -138,10 +139,37 @@ def _named(target: str) -> Any:
     source, _, name = target.rpartition(":")
     if not source or not name:
         raise ValueError(f"target is {target!r}; expected 'module:name' or 'file.py:name'")
-    module = _module_of_file(Path(source)) if source.endswith(".py") else _import(source)
+    with _importing(source):
+        module = _module_of_file(Path(source)) if source.endswith(".py") else _import(source)
     if not hasattr(module, name):
         raise ValueError(f"{source} has no {name!r}; expected a function that makes an objective")
     return getattr(module, name)
+
+
+# What is being imported for its functions, which should start no search of its own.
+_IMPORTED: list[str] = []
+
+
+@contextlib.contextmanager
+def _importing(source: str) -> Iterator[None]:
+    _IMPORTED.append(source)
+    try:
+        yield
+    finally:
+        _IMPORTED.pop()
+
+
+def check_not_imported() -> None:
+    """Checks that no search is started by a module that is imported for its functions.
+
+    Raises:
+        ValueError: one is.
+    """
+    if _IMPORTED:
+        raise ValueError(
+            f"{_IMPORTED[-1]} starts a search when a worker imports it for its functions; put the "
+            'call under if __name__ == "__main__":, or in another file'
+        )
 
 
 def _python(*, target: str, arguments: Mapping[str, Any] | None = None) -> Objective:

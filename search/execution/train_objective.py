@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fbnetv3._internal.messages import counted
 from fbnetv3.search.space.layout import gene_of
 from fbnetv3.search.space.spaces import open_space, with_network
 from fbnetv3.search.training.recipe import SCHEMA, Recipe
@@ -99,7 +100,7 @@ class TrainObjective:
         from fbnetv3.search.data.splitting import hold_out
 
         self.space = open_space(space) if model is None else recipes_of(open_space(space), model)
-        self._model = model
+        self._model, self._data = model, data
         self.epochs, self._device, self._split_seed = epochs, device, split_seed
         self._fixed = {**dict(recipe or {}), "epochs": epochs}
         self._checkpoints = Path(checkpoints) if checkpoints else None
@@ -132,11 +133,19 @@ class TrainObjective:
         steps = len(self._train) // largest
         if steps < _FEW_STEPS:
             warnings.warn(
-                f"an epoch of {len(self._train)} images is {steps} step(s) of {largest}, too few "
-                f"to learn from; set a smaller batch_size in the recipe, or more epochs than "
-                f"{epochs}",
+                f"an epoch of {len(self._train)} images is {counted(steps, 'step')} of {largest}, "
+                "too few to learn from; set a smaller batch_size in the recipe, or more epochs "
+                f"than {epochs}",
                 stacklevel=2,
             )
+
+    def __str__(self) -> str:
+        """What it trains on, one line."""
+        classes = counted(self.num_classes, "class", "classes")
+        return (
+            f"{self._data}: {classes}, {counted(len(self._train), 'image')} to train on, "
+            f"{len(self._val):,} to validate on"
+        )
 
     @property
     def num_classes(self) -> int:

@@ -100,7 +100,7 @@ def run_task(objective: Objective, task: Task) -> Outcome:
         return _failed(task, _describe(error), fatal="disk" if is_disk_full(error) else "")
     except ObjectiveError as error:
         return _failed(task, str(error), fatal="objective")
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # Any exception of the objective fails this attempt only; the worker continues.
         traceback.print_exc()
         return _failed(task, _describe(error))
@@ -110,7 +110,7 @@ def _failed(task: Task, error: str, fatal: Fatal = "") -> Outcome:
     return Outcome(task.trial, task.attempt, error, fatal)
 
 
-def _describe(error: Exception) -> str:
+def _describe(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:500]
 
 

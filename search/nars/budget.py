@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from fbnetv3._internal.messages import counted
+
 from .config import FEWEST, SearchConfig
 
 # At most one of so many trainings retrains the best.
@@ -75,10 +77,10 @@ def divide(
     """
     least = num_limits * (1 + num_priors)
     if trainings < FEWEST + least:
-        more = f" with {num_priors} prior(s)" if num_priors else ""
+        more = f" with {counted(num_priors, 'prior')}" if num_priors else ""
         raise ValueError(
             f"trainings is {trainings}; expected {FEWEST + least} or more, to search within "
-            f"{num_limits} limit(s){more}"
+            f"{counted(num_limits, 'limit')}{more}"
         )
     choices = [(t, s) for t in range(1, top + 1) for s in range(1, seeds + 1)]
 
@@ -118,8 +120,8 @@ def divide_cost(config: SearchConfig, cost: float, prices: Mapping[float, float]
     if left < least:
         raise ValueError(
             f"the budget is {cost:.3g} full trainings; expected {least + 1} or more, "
-            f"to search within {num_limits} limit(s): give more time or cost, or shorten the final "
-            "training"
+            f"to search within {counted(num_limits, 'limit')}: give more time or cost, or shorten "
+            "the final training"
         )
     full = divide(left, num_limits, num_priors, top=config.top, seeds=config.final_seeds)
     return Shares(rungs, full)

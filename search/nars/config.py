@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_args
@@ -153,9 +154,12 @@ class SearchConfig:
             raise ValueError(f"two of the priors {', '.join(names)} have one name; rename one")
 
     def _check_rungs(self) -> None:
-        if min(self.cost, self.time_s) < 0 or (self.cost and self.time_s):
+        for name, budget in (("cost", self.cost), ("time_s", self.time_s)):
+            if not 0 <= budget < math.inf:
+                raise ValueError(f"{name} is {budget:g}; expected a number above 0")
+        if self.cost and self.time_s:
             raise ValueError(
-                f"cost is {self.cost:g} and time_s {self.time_s:g}; expected one above 0 at most"
+                f"cost is {self.cost:g} and time_s {self.time_s:g}; expected one of them"
             )
         policy = self.policy or ("rungs" if self._budget or self.rungs else POLICIES[0])
         if policy not in POLICIES:
@@ -169,7 +173,7 @@ class SearchConfig:
         if not self.rungs and not (self._budget and self.trainings):
             object.__setattr__(self, "rungs", RUNGS)
         shares = (0.0, *self.rungs, 1.0)
-        if any(low >= high for low, high in itertools.pairwise(shares)):
+        if not all(low < high for low, high in itertools.pairwise(shares)):
             raise ValueError(
                 f"rungs are {', '.join(f'{one:g}' for one in self.rungs)}; expected shares of the "
                 "final training, above 0, ascending and below 1"

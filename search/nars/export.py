@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from fbnetv3._internal.csv_text import read_csv
 from fbnetv3._internal.optional import missing
 from fbnetv3.arch.arch import Arch
 from fbnetv3.search.predictors.targets import check_percent
@@ -26,6 +26,7 @@ from fbnetv3.search.storage.store import Store
 from fbnetv3.search.storage.trials import Batch, Proposal
 
 LABEL, EPOCHS, SEED, FIDELITY = "label", "epochs", "seed", "fidelity"
+STEPS = "steps"
 
 
 @dataclass(frozen=True)
@@ -147,9 +148,7 @@ def read_candidates(space: Space, path: Path) -> Matrix:
         raise FileNotFoundError(f"no candidates at {path}; expected a CSV or an architecture JSON")
     if path.suffix == ".json":
         return space.locate(Arch.from_json(path.read_bytes()))[None]
-    rows = [
-        _row(space, fields, f"{path}, line {line}") for line, fields in enumerate(_lines(path), 2)
-    ]
+    rows = [_row(space, fields, f"{path}, line {line}") for line, fields in _lines(path)]
     if not rows:
         raise ValueError(f"{path} holds no candidates")
     return np.stack(rows)
@@ -178,7 +177,7 @@ def write_csv(store: Store, space: Space, path: Path) -> int:
     return count
 
 
-def _row(space: Space, fields: Mapping[str, str | None], where: str) -> Any:
+def _row(space: Space, fields: Mapping[str, str], where: str) -> Any:
     try:
         return space.from_values(
             {
@@ -219,14 +218,15 @@ def read_labels(space: Space, path: Path) -> list[LabelLine]:
     if not path.is_file():
         raise FileNotFoundError(f"no labels at {path}; expected a CSV, see `export --csv`")
     found = []
-    for line, fields in enumerate(_lines(path), 2):
+    lines = _lines(path)
+    _check_steps(path, [fields for _, fields in lines])
+    for line, fields in lines:
         where = f"{path}, line {line}"
         if LABEL not in fields:
             raise ValueError(f"{path} has no column {LABEL!r}; it has {list(fields)}")
         genes = tuple(_row(space, fields, where).tolist())
         try:
-            # DictReader gives None for cells that a short line lacks.
-            value = float(fields[LABEL] or "")
+            value = float(fields[LABEL])
         except ValueError:
             raise ValueError(
                 f"{where}: the label is {fields[LABEL]!r}; expected a number"
@@ -242,17 +242,17 @@ def read_labels(space: Space, path: Path) -> list[LabelLine]:
     return found
 
 
-def _epochs(fields: Mapping[str, str | None], where: str) -> int | None:
+def _epochs(fields: Mapping[str, str], where: str) -> int | None:
     if EPOCHS not in fields:
         return None
-    text = fields[EPOCHS] or ""
+    text = fields[EPOCHS]
     if not text.isdigit() or int(text) < 1:
         raise ValueError(f"{where}: {EPOCHS} is {text!r}; expected a number of epochs, as 3")
     return int(text)
 
 
-def _fidelity(fields: Mapping[str, str | None], where: str) -> float:
-    text = fields.get(FIDELITY, "1") or ""
+def _fidelity(fields: Mapping[str, str], where: str) -> float:
+    text = fields.get(FIDELITY, "1")
     try:
         value = float(text)
     except ValueError:
@@ -265,14 +265,20 @@ def _fidelity(fields: Mapping[str, str | None], where: str) -> float:
     return value
 
 
-def _lines(path: Path) -> list[dict[str, str | None]]:
-    """Returns the lines of a CSV file, or of standard input for `-`, as column -> cell."""
-    source = sys.stdin if str(path) == "-" else path.open(newline="", encoding="utf-8")
-    try:
-        with source as file:
-            return list(csv.DictReader(file))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is not a CSV text file: {error}") from None
+def _lines(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """Returns the lines of a CSV file, or of standard input for `-`: number, column -> cell."""
+    names, lines = read_csv(path)
+    return [(one.number, dict(zip(names, one.cells, strict=True))) for one in lines]
+
+
+def _check_steps(path: Path, lines: Sequence[Mapping[str, str]]) -> None:
+    """Refuses trainings of several lengths that only a table's column `steps` tells apart."""
+    steps = sorted({line[STEPS] for line in lines if STEPS in line and EPOCHS not in line})
+    if len(steps) > 1:
+        raise ValueError(
+            f"{path} has trainings of {', '.join(steps)} steps, whose labels cannot be compared; "
+            f"keep the lines of one length, or add a column {EPOCHS!r}"
+        )
 
 
 def _parse(text: str, values: Sequence[Any]) -> Any:

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fbnetv3._internal.messages import shown
 from fbnetv3.search.space.space import Floats
 
-_LIMIT = re.compile(r"^\s*(\w+)\s*(<=|>=)\s*([0-9.eE+-]+)\s*$")
+_LIMIT = re.compile(r"^\s*([^<>=]*[^<>=\s])\s*(<=|>=)\s*([0-9.eE+-]+)\s*$")
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,9 @@ class Limit:
     def __post_init__(self) -> None:
         for name, (low, high) in self.bounds.items():
             if not low <= high:
-                raise ValueError(f"limit on {name} is {(low, high)}; expected lowest <= highest")
+                raise ValueError(
+                    f"limit {low:g}<={name}<={high:g} leaves nothing; expected lowest <= highest"
+                )
 
     def violation(self, costs: Mapping[str, npt.NDArray[Any]]) -> Floats:
         """Returns (P,) how far outside each candidate is, relative to the bounds; 0 is inside."""
@@ -79,6 +82,8 @@ def parse_limit(
     Raises:
         ValueError: the text has another form.
     """
+    if not isinstance(text, str):
+        raise ValueError(f"limit {shown(text)} is not understood; expected macs<=500e6")
     bounds: dict[str, tuple[float, float]] = {}
     for part in filter(None, text.split(",")):
         match = _LIMIT.match(part)
@@ -86,11 +91,30 @@ def parse_limit(
             name, sign, number = match.groups() if match else ("", "", "")
             value = float(number)
         except ValueError:
-            raise ValueError(f"limit {part!r} is not understood; expected macs<=500e6") from None
+            raise ValueError(
+                f"limit {shown(part)} is not understood; expected macs<=500e6"
+            ) from None
         name = (names or {}).get(name, name)
         low, high = bounds.get(name, (-float("inf"), float("inf")))
         bounds[name] = (low, value) if sign == "<=" else (value, high)
     return bounds
+
+
+def parse_limits(
+    texts: Sequence[str], names: Mapping[str, str] | None = None
+) -> tuple[dict[str, tuple[float, float]], ...]:
+    """Returns the bounds of limits, see `parse_limit`; no limit is one without bounds.
+
+    Raises:
+        ValueError: one has another form, or two have the same bounds.
+    """
+    found: list[dict[str, tuple[float, float]]] = []
+    for text in texts:
+        bounds = parse_limit(text, names)
+        if bounds in found:
+            raise ValueError(f"limits has one twice: {shown(text)}; expected different ones")
+        found.append(bounds)
+    return tuple(found) or ({},)
 
 
 def cost_names(problem: Any) -> dict[str, str]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from fbnetv3._internal.messages import counted
 from fbnetv3.search.space.space import Floats, Matrix, Space
 
 from .config import SearchConfig
@@ -50,8 +51,8 @@ def pool_of(problem: Problem, config: SearchConfig) -> Matrix:
     _check(len(pool), largest, largest, config.within)
     if len(pool) < sum(config.sizes):
         raise ValueError(
-            f"the pool has {len(pool)} candidates, fewer than the {sum(config.sizes)} trainings of "
-            "all rounds; enlarge the pool, widen the limits or use fewer rounds"
+            f"the pool has {counted(len(pool), 'candidate')}, fewer than the {sum(config.sizes)} "
+            f"trainings of all rounds; {_way_out(problem, len(pool))}"
         )
     return with_priors(problem, config, pool) if config.priors else pool
 
@@ -71,9 +72,8 @@ def check(problem: Problem, config: SearchConfig) -> None:
     for bounds in (config.within, *config.limits):
         for name, (low, high) in bounds.items():
             if name not in known:
-                raise ValueError(
-                    f"limit on {name!r}; the known costs are {', '.join(known) or 'none'}"
-                )
+                costs = ", ".join(known) or "none; give a function that returns a candidate's costs"
+                raise ValueError(f"limit on {name!r}; the known costs are {costs}")
             if np.isfinite(high) and (least := problem.extreme(name)) > high:
                 raise ValueError(
                     f"no candidate has {name} of {high:g} or less; the smallest is {least:g}"
@@ -89,10 +89,18 @@ def _check(found: int, needed: int, size: int, bounds: Bounds) -> None:
     if found < needed:
         share = f"the {needed} per limit in " if needed < size else ""
         limit = f"limits ({limit_text(bounds)})" if bounds else "limits"
+        few = counted(found, "candidate is", "candidates are")
         raise ValueError(
-            f"only {found} candidates are feasible, fewer than {share}a round of {size}; "
-            f"widen the {limit} or use smaller rounds"
+            f"only {few} feasible, fewer than {share}a round of {size}; widen the {limit} or use "
+            "smaller rounds"
         )
+
+
+def _way_out(problem: Problem, found: int) -> str:
+    """Returns what to do where candidates are too few for all trainings."""
+    if problem.rows is None and found == problem.space.cardinality():
+        return "the space has no more: train each of them, or plan fewer trainings"
+    return "enlarge the pool, widen the limits or use fewer rounds"
 
 
 def draw(problem: Problem, num: int, *, seed: int, bounds: Bounds) -> Matrix:

@@ -73,9 +73,9 @@ class ReadPrior:
 
 
 def read_prior(space: Space, source: str) -> ReadPrior:
-    """Returns the prior of a preset's name or of a JSON file.
+    """Returns the prior of a preset's name, of a JSON file, or of JSON.
 
-    The file has a complete recipe, as `Recipe.to_json` writes it, or an object of gene -> value
+    JSON has a complete recipe, as `Recipe.to_json` writes it, or an object of gene -> value
     with some genes of the space.
 
     Raises:
@@ -83,6 +83,8 @@ def read_prior(space: Space, source: str) -> ReadPrior:
             there is no preset of this name.
         FileNotFoundError: the file does not exist.
     """
+    if source.lstrip().startswith("{"):
+        return make_prior(space, read_json(source, "the prior"), name="prior")
     path = Path(source)
     if source in PRESETS:
         return make_prior(space, get_recipe(source).to_dict(), name=source)

@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 
 from fbnetv3.search.execution.engine import InlineEngine
 from fbnetv3.search.execution.objective import TableObjective
+from fbnetv3.search.predictors.targets import check_percent
 from fbnetv3.search.storage.store import Store
 
 from .answers import Answer
 from .budget import planned
 from .config import SearchConfig
 from .labels import SEARCH_KINDS
+from .limit import limit_text
 from .problem import Problem
 from .run import search_problem, with_rungs
 
@@ -48,6 +50,7 @@ def bench_table(
     """
     if seeds < 1:
         raise ValueError(f"seeds is {seeds}; expected 1 or more")
+    check_percent(table.labels, config.target or table.target)
     problem = Problem(table.space, table.costs, table.allowed, table.rows)
     truth = table.truth()
     best = [_best(problem, truth, limit) for limit in config.limits]
@@ -92,8 +95,12 @@ def _best(
 ) -> float:
     assert problem.rows is not None
     inside = problem.feasible(limit)(problem.rows)
+    costs = problem.costs(problem.rows)
     if not inside.any():
-        raise ValueError(f"no candidate of the table is within {dict(limit)}")
+        raise ValueError(
+            f"no candidate of the table is within {limit_text(limit)}; the smallest there are: "
+            + ", ".join(f"{name} {np.min(cost):g}" for name, cost in costs.items())
+        )
     return float(truth[inside].max())
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -64,13 +64,15 @@ def create_search(
     latency: LatencyTable | None = None,
     made: Objective | None = None,
     call: Mapping[str, Any] | None = None,
+    on_objective: Callable[[Objective], object] | None = None,
 ) -> Store:
     """Returns the store of a new search, after checking that the search is possible.
 
     If `config` has 0 epochs or no target, the objective's are used. With a latency table,
     candidates also have the cost `latency_ms`, and limits on it get a margin for the table's error.
     `made` is the objective that the settings describe, where it cannot be made from them, and
-    `call` further settings to keep.
+    `call` further settings to keep. `on_objective` is called with the objective before the search
+    is checked, which may take long.
 
     Raises:
         ValueError: space, objective and config do not match, a table's labels are fractions in
@@ -78,6 +80,8 @@ def create_search(
         FileNotFoundError: a file of the objective does not exist.
     """
     made = load_objective(objective) if made is None else made
+    if on_objective is not None:
+        on_objective(made)
     config = config if latency is None else with_margins(config, latency)
     config = planned(with_rungs(config, made))
     settings: dict[str, Any] = {
@@ -167,7 +171,7 @@ def search_problem(
             notify(
                 "plan", {**describe_plan(schedule.config), "seconds": took, "parallel": parallel}
             )
-        elif config.cost:
+        else:
             notify("plan", describe_plan(config))
         optimizer.run(schedule, nullcontext if spending is None else spending.training)
         found = evolve_for(store, problem, optimizer.predictor, config.limits)

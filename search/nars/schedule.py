@@ -23,19 +23,23 @@ _GUESS = 0.05
 
 
 def describe_plan(config: SearchConfig) -> dict[str, Any]:
-    """Returns the plan of a config with a budget, for `notify`.
+    """Returns the plan of a config, for `notify`.
 
-    Its keys are `cost` (in full trainings) or `time_s`, `rungs` (share -> number of trainings),
-    `rounds` (sizes of the rounds of full trainings), and `last` (number of trainings of the last
-    stage).
+    Its keys are `cost` (in full trainings) and `time_s`, 0 where they are no budget, `rungs` (share
+    -> number of trainings), `rounds` (sizes of the rounds of full trainings), and of the last
+    stage, `top` (candidates per limit, with those of priors), `final_seeds` and `last` (number of
+    trainings).
     """
+    top, seeds = config.top + len(config.priors), config.final_seeds
     rungs = len(config.rungs)
     return {
         "cost": config.cost,
         "time_s": config.time_s,
         "rungs": dict(zip(config.rungs, config.rung_sizes, strict=True)),
         "rounds": list(config.sizes[rungs:]),
-        "last": (config.top + len(config.priors)) * config.final_seeds * len(config.limits),
+        "top": top,
+        "final_seeds": seeds,
+        "last": top * seeds * len(config.limits),
     }
 
 

@@ -15,6 +15,10 @@ from .protocol import Prediction
 TARGETS = ("raw", "log_error")
 
 
+_RAW = (
+    "For any other value, higher is better, the target is 'raw': of search.run, of the objective, "
+    'or in a table\'s space file as {"space": {...}, "target": "raw"}'
+)
 # Fewer labels between 0 and 1 may be bad trainings.
 _FRACTIONS = 3
 # The distance of this quantile to the median is the unit of warped targets; and the least one that
@@ -23,19 +27,24 @@ _BEST, _LEAST = 0.9, -20.0
 
 
 def check_percent(labels: Floats, target: str) -> None:
-    """Checks that labels (n,) are not fractions where percent are expected.
+    """Checks that labels (n,) are in percent where this is expected.
 
     Raises:
-        ValueError: all labels are between 0 and 1, and the target is "log_error".
+        ValueError: the target is "log_error", and a label is below 0 or above 100, or all are
+            between 0 and 1.
     """
     known = labels[np.isfinite(labels)]
-    if target != "log_error" or len(known) < _FRACTIONS:
+    if target != "log_error" or not len(known):
         return
-    if known.min() >= 0 and 0 < known.max() <= 1:
+    outside = known[(known < 0) | (known > 100)]
+    if len(outside):
+        raise ValueError(
+            f"a label is {outside[0]:g}; expected accuracies in percent, 0 to 100. {_RAW}"
+        )
+    if len(known) >= _FRACTIONS and 0 < known.max() <= 1:
         raise ValueError(
             f"all {len(known)} labels are between 0 and 1, the largest is {known.max():g}; "
-            "expected accuracies in percent: multiply them by 100, or set target = 'raw' on the "
-            "objective"
+            f"expected accuracies in percent: multiply them by 100. {_RAW}"
         )
 
 
@@ -51,7 +60,10 @@ class Scale:
 
     def __init__(self, target: str, *, warped: bool = False) -> None:
         if target not in TARGETS:
-            raise ValueError(f"target is {target!r}; expected one of {', '.join(TARGETS)}")
+            raise ValueError(
+                f"target is {target!r}; expected one of {', '.join(TARGETS)}, of which higher is "
+                "better: to minimize, give raw and the negative value"
+            )
         self.target, self.warped, self.mean, self.std = target, warped, 0.0, 1.0
         self.centre, self.unit = 0.0, 1.0
 
@@ -67,10 +79,7 @@ class Scale:
             raise ValueError(f"{values.size} labels; expected two or more to learn from")
         if not np.isfinite(values).all():
             raise ValueError(f"{int((~np.isfinite(values)).sum())} labels are NaN or infinite")
-        if self.target == "log_error":
-            if values.max() > 100 or values.min() < 0:
-                raise ValueError("log_error expects labels in percent, 0 to 100; use target 'raw'")
-            check_percent(values, self.target)
+        check_percent(values, self.target)
         values = self._transformed(values)
         if self.warped:
             self.centre = float(np.median(values))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from fbnetv3._internal.messages import counted
 
 from .words import duration, share_text
 
@@ -76,7 +78,7 @@ class Live:
             f"{self._round}: {fields['done']} done, {fields['running']} running, "
             f"{fields['waiting']} waiting"
             + (f", {fields['failed']} failed" if fields["failed"] else "")
-            + (f", about {duration(left)} left in this round" if left else "")
+            + (f", about {duration(left)} left in this round" if left and left >= 1 else "")
         )
         if self._status is not None:
             self._status.update(f"{text}; {self._best()}")
@@ -99,7 +101,9 @@ class Live:
 
 
 def _closed(fields: Mapping[str, Any]) -> str:
-    text = f"round {fields['index']}: {fields['trials']} labels, best {fields['best']:.3f}"
+    text = (
+        f"round {fields['index']}: {counted(fields['trials'], 'label')}, best {fields['best']:.3f}"
+    )
     if fields.get("fidelity", 1.0) < 1:
         text += f" on the rung of {share_text(fields['fidelity'])}"
     if "tau" in fields:
@@ -120,7 +124,7 @@ def _early_stop(fields: Mapping[str, Any]) -> str:
     if fields["found"]:
         return f"early stopping: ranking stable from epoch {fields['epoch']} of {fields['epochs']}"
     why = fields["reason"] or "no stable ranking"
-    return f"early stopping: {why}; training all {fields['epochs']} epochs"
+    return f"early stopping: {why}; training all {counted(fields['epochs'], 'epoch')}"
 
 
 def _measuring(fields: Mapping[str, Any]) -> str:
@@ -137,8 +141,15 @@ def _plan(fields: Mapping[str, Any]) -> str:
         for share, num in fields["rungs"].items()
     ]
     sizes, full = fields["rounds"], each.get(1.0, "")
-    parts.append(f"{len(sizes)} rounds of {max(sizes)} in full{full}, {sum(sizes)} in all")
-    parts.append(f"{fields['last']} to retrain the best")
+    parts.append(
+        f"{counted(len(sizes), 'round')} of {_sizes(sizes)} in full{full}, {sum(sizes)} in all"
+    )
+    parts.append(
+        f"{fields['last']} to retrain the best ({counted(fields['top'], 'candidate')} per limit, "
+        f"{counted(fields['final_seeds'], 'seed')} each)"
+    )
+    if not (seconds or fields["cost"]):
+        return "plan: " + "; ".join(parts)
     if seconds:
         budget = duration(fields["time_s"])
         num = {**fields["rungs"], 1.0: sum(sizes) + fields["last"]}
@@ -149,6 +160,13 @@ def _plan(fields: Mapping[str, Any]) -> str:
         spent = sum(share * num for share, num in fields["rungs"].items())
         budget += f", {spent + sum(sizes) + fields['last']:.1f} of them used"
     return f"plan for {budget}: " + "; ".join(parts)
+
+
+def _sizes(sizes: Sequence[int]) -> str:
+    """Returns sizes of rounds: "5", or "12 and then 2" where the first differs."""
+    first, *others = sizes
+    later = max(others, default=first)
+    return f"{first}" if first == later else f"{first} and then {later}"
 
 
 _TEXTS: dict[str, Any] = {
@@ -173,7 +191,7 @@ def round_line(number: int, answer: Answer) -> str:
         return f"{where}: out of reach; the nearest has {nearest}"
     best = answer.contenders[0]
     costs = [f"{name} {value:.6g}" for name, value in best.costs.items()]
-    seeds = "1 seed" if len(best.labels) == 1 else f"{len(best.labels)} seeds"
+    seeds = counted(len(best.labels), "seed")
     mean = f"{where}: {best.mean:.3f} +- {best.sd:.3f} over {seeds}"
     line = ", ".join([mean, *costs])
     with_prior = [one for one in answer.contenders if one.prior]

@@ -8,9 +8,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from fbnetv3._internal.messages import shown
 
@@ -27,7 +29,8 @@ class Gene:
 
     Attributes:
         name: name, unique in the space.
-        values: all values, in order; for a grid low, low + step, ..., high, inclusive.
+        values: all values, in order, NumPy's too, which become Python's; for a grid low,
+            low + step, ..., high, inclusive.
         kind: "choice" (unordered, one-hot), "ordered" (encoded by position), "int-grid" or
             "float-grid" (encoded by value).
         group: "arch", "recipe" or "shared" (both, or several cells).
@@ -51,7 +54,9 @@ class Gene:
             isinstance(self.name, str) and self.name.isprintable() and 0 < len(self.name) <= 80
         ):
             raise ValueError(f"{where}: expected a printable name of up to 80 characters")
-        object.__setattr__(self, "values", tuple(self.values))
+        if isinstance(self.values, str) or not isinstance(self.values, Iterable):
+            raise ValueError(f"{where}: values is {shown(self.values)}; expected a tuple of values")
+        object.__setattr__(self, "values", tuple(map(_plain, self.values)))
         if not self.values:
             raise ValueError(f"{where} has no values; expected at least one")
         if len(self.values) > _MAX_VALUES:
@@ -127,7 +132,7 @@ class Gene:
         Raises:
             ValueError: the range is empty, too long, or `high` is not on the grid.
         """
-        ends = (low, high, step)
+        low, high, step = ends = (_plain(low), _plain(high), _plain(step))
         if not (all(map(is_number, ends)) and step > 0 and high >= low):
             raise ValueError(
                 f"gene {shown(name)}: {shown(ends)}; expected numbers low <= high and step > 0"
@@ -176,6 +181,7 @@ class Gene:
         Raises:
             ValueError: the range is empty, or neighbours would differ by less than 1 %.
         """
+        low, high = _plain(low), _plain(high)
         if not (is_number(low) and is_number(high) and 0 < low < high):
             raise ValueError(
                 f"gene {shown(name)}: {shown((low, high))}; expected numbers 0 < low < high"
@@ -255,6 +261,11 @@ class Gene:
         if kind == "float-grid":
             ends = [float(end) if is_number(end) else end for end in ends]
         return Gene.grid(name, *ends, **body)
+
+
+def _plain(value: Any) -> Any:
+    """Returns a value of NumPy as one of Python."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _group(recipe: bool) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -60,7 +60,13 @@ class Space:
     version: int = 1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "genes", tuple(self.genes))
+        genes = tuple(self.genes) if isinstance(self.genes, Iterable) else None
+        if genes is None or not all(isinstance(gene, Gene) for gene in genes):
+            raise ValueError(
+                f"space {shown(self.name)}: genes is {shown(self.genes)}; expected a list of "
+                "genes, such as [Gene('act', ('relu', 'gelu'))]"
+            )
+        object.__setattr__(self, "genes", genes)
         check_space(self.name, self.version, self.genes, self.layout, self.packs)
 
     # What the space is

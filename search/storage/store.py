@@ -90,10 +90,12 @@ class Store(Queries):
         """Returns a new, empty store in a folder that has none.
 
         Raises:
-            ValueError: the folder already holds a search.
+            ValueError: the folder already holds a search, or is a file.
         """
         if (folder / SETTINGS).exists():
             raise ValueError(f"{folder} already holds a search; resume it or name another folder")
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{folder} is a file; expected a folder for the search")
         folder.mkdir(parents=True, exist_ok=True)
         with reported(folder):
             write_settings(folder, settings)
@@ -129,7 +131,12 @@ class Store(Queries):
         store = Store(folder, read_settings(folder))
         path = folder / DATABASE
         if not path.exists():
-            raise FileNotFoundError(f"{path} is missing; rebuild it with fbnetv3-search rebuild")
+            made = any((folder / BATCHES).glob("*.json"))
+            raise FileNotFoundError(
+                f"{path} is missing; rebuild it with fbnetv3-search rebuild {folder}"
+                if made
+                else f"the search in {folder} was stopped before its first round; resume it"
+            )
         with reported(folder):
             store._database = sqlite3.connect(
                 f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=30
@@ -146,10 +153,15 @@ class Store(Queries):
     def rebuild(folder: Path) -> Store:
         """Returns the store with its database made again from the folder's other files.
 
-        An existing database is kept as `search.sqlite.old`.
+        An existing database is kept as `search.sqlite.old`, and untouched if a file is damaged.
         """
         settings = read_settings(folder)
         lock = take_lock(folder)
+        try:
+            rounds = [read_batch(path) for path in sorted((folder / BATCHES).glob("*.json"))]
+        except BaseException:
+            give_lock(folder, lock)
+            raise
         for suffix in ("", "-wal", "-shm"):
             old = folder / (DATABASE + suffix)
             if old.exists():
@@ -160,8 +172,8 @@ class Store(Queries):
             with reported(folder):
                 store._connect(rebuilding=True)
                 with store.transaction():
-                    for path in sorted((folder / BATCHES).glob("*.json")):
-                        store._load_batch(path)
+                    for batch, proposals, failed in rounds:
+                        store._load_batch(batch, proposals, failed)
                 store._recover()
         except BaseException:
             store.close()
@@ -316,8 +328,9 @@ class Store(Queries):
         write_batch(self.folder, self.batch(number), trials, imported)
         self._database.execute("UPDATE batch SET filed=1 WHERE number=?", (number,))
 
-    def _load_batch(self, path: Path) -> None:
-        batch, proposals, failed = read_batch(path)
+    def _load_batch(
+        self, batch: Batch, proposals: Sequence[Proposal], failed: Sequence[tuple[Proposal, str]]
+    ) -> None:
         self._insert_batch(batch, filed=True)
         self._insert(batch.number, proposals)
         for proposal, reason in failed:

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fbnetv3._internal.files import write_atomically
+from fbnetv3._internal.messages import counted
 from fbnetv3._internal.optional import need
 from fbnetv3.arch.arch import Arch
 from fbnetv3.checkpoints.checkpoint import write_tensors
@@ -93,7 +94,8 @@ class EpochLog:
         if recall is not None and abs(recall - (self.accuracy_pct or 0.0)) >= _DIFFERENT:
             shown.append(f"macro recall {self.macro_recall_pct:.2f} %")
         shown += [f"lr {self.lr:.4g}", f"{self.images_per_s:.0f} images/s"]
-        return ", ".join(shown + ([f"{self.damaged} images damaged"] if self.damaged else []))
+        damaged = [f"{counted(self.damaged, 'image')} damaged"] if self.damaged else []
+        return ", ".join(shown + damaged)
 
 
 def best_of(curve: Sequence[EpochLog]) -> EpochLog | None:

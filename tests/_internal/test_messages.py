@@ -2,7 +2,7 @@
 
 import pytest
 
-from fbnetv3._internal.messages import one_line, shown
+from fbnetv3._internal.messages import counted, one_line, shown
 
 
 def nested(depth: int) -> list[object]:
@@ -32,3 +32,8 @@ def test_a_text_becomes_one_printable_line_that_ends() -> None:
     assert one_line("caf\u00e9 \x1b[2J \ud800") == "caf\u00e9 \\x1b[2J \\ud800"
     assert one_line("word " * 1000) == "word " * 80 + "..."
     assert one_line("\x00" * 10_000, 8) == r"\x00\x00..."
+
+
+def test_one_of_a_thing_is_counted_in_the_singular() -> None:
+    assert [counted(n, "epoch") for n in (0, 1, 1000)] == ["0 epochs", "1 epoch", "1,000 epochs"]
+    assert [counted(n, "class", "classes") for n in (1, 2)] == ["1 class", "2 classes"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import copy
 import functools
@@ -18,6 +19,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -25,7 +27,8 @@ from typer.testing import CliRunner
 from fbnetv3 import search
 from fbnetv3._internal.errors import StoreError, TrialError
 from fbnetv3.search.cli.app import app
-from fbnetv3.search.execution.function_objective import address
+from fbnetv3.search.execution.function_objective import FunctionObjective, address
+from fbnetv3.search.execution.spec import load_objective
 from fbnetv3.search.nars.budget import divide
 from fbnetv3.search.nars.spending import Spending
 from tests.search.killing import children
@@ -303,7 +306,7 @@ def test_a_study_plans_its_time_from_what_told_trainings_took(
 def test_a_study_hands_out_a_round_then_waits_and_shows_the_best_so_far(tmp_path: Path) -> None:
     with search.Study(SPACE, folder=tmp_path / "s", cost=cost, **STUDY) as study:
         assert study.best == {}
-        with pytest.raises(ValueError, match="num is 0; expected 1 or more"):
+        with pytest.raises(ValueError, match="num is 0; expected a whole number, 1 or more"):
             study.ask(0)
         trials = study.ask(100)
         assert [t.number for t in trials] == [1, 2, 3, 4, 5]
@@ -332,6 +335,8 @@ def test_a_trial_is_told_once_and_in_percent_and_a_failed_one_is_replaced(tmp_pa
             study.tell(first, 81.0)
         with pytest.raises(ValueError, match="trial 99 is not open"):
             study.tell(99, 81.0)
+        with pytest.raises(ValueError, match=r"trial is {.*}; expected one that was asked for"):
+            study.tell(second.params, 81.0)  # type: ignore[arg-type]
         study.fail(second, "the node died")
         [replacement] = study.ask(100)
         assert replacement.number > others[-1].number
@@ -371,6 +376,8 @@ def test_callbacks_get_every_trial_and_round_once_also_over_a_stop(
 def test_the_report_and_the_front_show_a_search_from_python(
     undisturbed: search.Found, tmp_path: Path
 ) -> None:
+    with pytest.raises(ValueError, match="it is a folder; give a file name in it"):
+        undisturbed.report(tmp_path)
     text = undisturbed.report(tmp_path / "r.html").read_text()
     assert "Space mlp" in text
     assert "width=" in text
@@ -497,6 +504,85 @@ def test_told_fractions_are_refused_too(tmp_path: Path) -> None:
         assert 3 <= told <= 4
 
 
+@pytest.mark.parametrize(
+    "value", [80, np.array([80.0]), torch.tensor([80.0], requires_grad=True), np.float32(80)]
+)
+@pytest.mark.filterwarnings("error")
+def test_one_number_of_any_library_is_a_value(value: Any) -> None:
+    objective = FunctionObjective(SPACE, lambda params, *, seed, fidelity: value)
+    assert list(objective.evaluate([0, 0, 0], seed=0, epochs=1)) == [80.0]
+
+
+def test_a_training_may_change_its_folder_and_exit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+
+    def script(params: dict[str, Any], *, seed: int, fidelity: float) -> float:
+        os.chdir(tmp_path / "elsewhere")
+        if params["act"] == "relu":
+            sys.exit("not today")
+        return accuracy(params, seed)
+
+    counts = {"trainings": np.int64(10), "seed": np.int64(0), "workers": np.int64(1)}
+    found = run(Path("s"), script, **counts)
+    assert found.finished
+    assert found.folder == tmp_path / "s"
+    assert {one.params["act"] for one in found.trials} == {"gelu"}
+    with search.Store.read(tmp_path / "s") as store:
+        assert {one.reason for one in store.trials("failed")} == {"SystemExit: not today"}
+
+
+def test_a_search_stopped_while_it_was_made_is_resumed_by_the_same_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(search.Store, "open", staticmethod(stop))
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path / "s")
+    assert [path.name for path in (tmp_path / "s").iterdir()] == ["search.json"]
+    assert run(tmp_path / "s", trainings=TRAININGS, predictor="gp").finished
+
+
+def test_a_module_that_starts_a_search_when_a_worker_imports_it_is_told_how_not_to(
+    tmp_path: Path,
+) -> None:
+    source = tmp_path / "unguarded.py"
+    source.write_text(
+        "from fbnetv3 import search\n"
+        "space = search.Space('x', [search.Gene('width', tuple(range(40)))])\n"
+        "def train(params, *, seed, fidelity): return params['width']\n"
+        "search.run(space, train, folder='s', trainings=10)\n"
+    )
+    spec = {"kind": "function", "space": SPACE.to_dict(), "target": "raw", "cost": None}
+    with pytest.raises(ValueError, match=r"unguarded.py starts a search .*__name__ == .__main__"):
+        load_objective({**spec, "train": f"{source}:train"})
+
+
+def test_a_cost_function_that_raises_says_for_which_candidate(tmp_path: Path) -> None:
+    with pytest.raises(KeyError) as raised:
+        run(tmp_path / "s", cost=lambda params: {"macs": params["depth"]})
+    [note] = raised.value.__notes__
+    assert note.startswith("in cost({'width': ")
+
+
+def test_a_space_with_too_few_candidates_or_a_file_for_a_folder_is_refused(tmp_path: Path) -> None:
+    few = search.Space("few", [search.Gene("width", (1, 2, 3, 4, 5))])
+    call: dict[str, Any] = {"limits": (), "trainings": 24, "predictor": "gp", "quiet": True}
+    with pytest.raises(ValueError, match=r"has 5 candidates, fewer.*no more: train each of"):
+        search.run(few, train, folder=tmp_path / "s", **call)
+    with pytest.raises(ValueError, match=r"space is \['width'\]; expected a Space"):
+        search.run(["width"], train, folder=tmp_path / "s", **call)  # type: ignore[arg-type]
+    (tmp_path / "s").write_text("my thesis")
+    with pytest.raises(ValueError, match="s is a file; expected a folder"):
+        run(tmp_path / "s")
+    assert (tmp_path / "s").read_text() == "my thesis"
+
+
 def test_trainings_that_all_raise_end_the_search_with_the_first_reason(tmp_path: Path) -> None:
     def broken(params: dict[str, Any], *, seed: int, fidelity: float) -> float:
         return float(params["depth"])
@@ -518,9 +604,23 @@ def needs_more(params: dict[str, Any], epochs: int, *, seed: int, fidelity: floa
         ({"limits": ["macs<=4e8", "macs<=4e8"]}, "limits has one twice"),
         ({"limits": ["flops<=4e8"]}, "the known costs are macs, params"),
         ({"limits": ["macs<=1"]}, "no candidate has macs of 1 or less; the smallest is"),
-        ({"trainings": 9}, "trainings is 9; expected 10 or more"),
+        ({"limits": {"macs": 4e8}}, "expected texts such as 'macs<=4e8'"),
+        ({"limits": [{"macs": 4e8}]}, "expected texts such as 'macs<=4e8'"),
+        ({"limits": 4e8}, "limits is 400000000.0; expected texts such as"),
+        ({"limits": ["macs<=4e8", "macs<=400e6"]}, "limits has one twice: 'macs<=400e6'"),
+        ({"cost": None}, "the known costs are none; give a function that returns"),
+        ({"trainings": 9}, "trainings is 9; expected 10 or more, to search within 2 limits"),
+        ({"trainings": "24"}, "trainings is '24'; expected a whole number, 1 or more"),
+        ({"seed": 1.5}, "seed is 1.5; expected a whole number, 0 or more"),
+        ({"pool": None}, "pool is None; expected a whole number, 2 or more"),
+        ({"workers": "2"}, "workers is '2'; expected a whole number, 1 or more"),
+        ({"trainings": None, "budget": 40, "rungs": 0.1}, "rungs is 0.1; expected shares"),
+        ({"trainings": None, "budget": 40, "rungs": [math.nan]}, "rungs are nan; expected shares"),
+        ({"trainings": None, "budget": math.inf}, "budget is inf; expected a number of full"),
+        ({"target": "minimize"}, "to minimize, give raw and the negative value"),
+        ({"function": asyncio.sleep}, "train is an async function; expected one that returns"),
         ({"trainings": 2000}, "fewer than the 1970 trainings of all rounds"),
-        ({"workers": 0}, "workers is 0; expected 1 or more"),
+        ({"workers": 0}, "workers is 0; expected a whole number, 1 or more"),
         ({"predictor": "forest"}, "forest"),
         ({"target": "percent"}, "target is 'percent'; expected one of raw, log_error"),
         ({"function": lambda params: 1.0}, r"called as train\(params, seed=..., fidelity=...\)"),
@@ -618,6 +718,10 @@ def test_a_search_shows_its_progress_unless_it_is_to_be_quiet(
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "stage 3: found the best candidates for each limit" in shown.err
+    assert (
+        "plan: 4 rounds of 2 in full, 8 in all; 2 to retrain the best (1 candidate per limit, "
+        "1 seed each)" in shown.err
+    )
 
 
 def command(*words: str) -> tuple[int, str]:

@@ -240,6 +240,8 @@ def test_without_a_terminal_lines_within_an_epoch_tell_the_time_left(
     silent = Progress(3, silent=True, line_seconds=0.0)
     silent.step(2, 1, 3)
     lines = capsys.readouterr().err.splitlines()
+    # After one step nothing is known of the time.
+    assert lines[0] == "step 1 of 3 of epoch 2"
     assert len(lines) == 2
     assert re.fullmatch(r"step 2 of 3 of epoch 2, about 0:00:\d\d left", lines[1])
 

@@ -153,6 +153,10 @@ def test_rows_are_chosen_by_columns(files: tuple[Path, Path]) -> None:
         ({"width": 12}, "row 1: width"),
         ({"lr": None}, "lacks a column for gene 'lr'"),
         ({"label:0": None, "label:1": None}, "has no labels"),
+        ({"label:0": "NA"}, "row 1: label:0 is 'NA'; expected a number, or an empty cell"),
+        ({"label:1": "inf"}, "row 1: label:1 is infinite; expected a finite number"),
+        ({"cost:macs": ""}, "row 1: cost:macs is not given; expected a number in every row"),
+        ({"cost:macs": "5 M"}, "row 1: cost:macs is '5 M'; expected a number"),
     ],
 )
 def test_wrong_tables_are_refused_in_words(
@@ -162,6 +166,45 @@ def test_wrong_tables_are_refused_in_words(
     records = [{**RECORDS[0], **change}, *RECORDS[1:]]
     dropped = [name for name, value in change.items() if value is None]
     write(table, [{k: v for k, v in record.items() if k not in dropped} for record in records])
+    with pytest.raises(ValueError, match=message):
+        load_table(space, table)
+
+
+def test_rows_without_a_label_are_left_out(files: tuple[Path, Path]) -> None:
+    space, table = files
+    unknown = {"op": "conv", "width": 8, "lr": 0.1, "flag": True, "cost:macs": "", "label:0": ""}
+    write(table, [unknown | {"label:1": ""}, *RECORDS])
+    made = load_table(space, table)
+    assert (len(made.rows), made.left_out) == (len(RECORDS), 1)
+    assert sorted(made.truth()) == [70.5, 80.0, 81.0]
+    assert sorted(made.known["macs"]) == [5, 9, 12]
+    assert str(made) == "the table has 3 candidates; 1 row without a label left out"
+
+
+def test_a_csv_of_a_spreadsheet_is_read(files: tuple[Path, Path]) -> None:
+    space, table = files
+    header, *lines = table.read_text().splitlines()
+    spaced = "\r\n".join([", ".join(header.split(",")), *lines, "", ""])
+    table.write_bytes(b"\xef\xbb\xbf" + spaced.encode())
+    assert load_table(space, table).truth().tolist() == [70.5, 81.0, 80.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"", "is empty; expected a line with the names of its columns"),
+        (b"op,width,lr,flag,label\n", "table.csv has no rows"),
+        (b"op,op\n1,2\n", "has two columns 'op'; expected one"),
+        (b"op,width\nskip,8,9\n", "line 2: 3 cells; expected 2"),
+        (b"op;width\nskip;8\n", "lacks a column for gene 'op'; it has op;width"),
+        (b"\xff\xfeo\x00p\x00", "is not a CSV text file"),
+    ],
+)
+def test_a_file_that_is_no_table_is_refused_in_words(
+    files: tuple[Path, Path], text: bytes, message: str
+) -> None:
+    space, table = files
+    table.write_bytes(text)
     with pytest.raises(ValueError, match=message):
         load_table(space, table)
 

@@ -12,6 +12,7 @@ from fbnetv3.search.execution.engine import InlineEngine
 from fbnetv3.search.execution.spec import load_objective
 from fbnetv3.search.nars.budget import planned
 from fbnetv3.search.nars.config import SearchConfig
+from fbnetv3.search.nars.limit import parse_limits
 from fbnetv3.search.nars.pool import check, draw, evolve_inside, pool_of
 from fbnetv3.search.nars.problem import Problem
 from fbnetv3.search.nars.rounds import Optimizer
@@ -105,6 +106,17 @@ def test_limit_that_contradicts_the_bounds_is_refused() -> None:
     plan = SearchConfig(within={"macs": (130.0, INFINITE)}, limits=({"macs": (0.0, 120.0)},))
     with pytest.raises(ValueError, match="expected lowest <= highest"):
         check(Problem(SPACE, macs), plan)
+
+
+def test_limits_name_any_cost_and_differ() -> None:
+    limits = parse_limits(["gpu-ms (b1)<=4", "macs>=1e3,macs<=2e3"])
+    assert limits == ({"gpu-ms (b1)": (-np.inf, 4.0)}, {"macs": (1e3, 2e3)})
+    assert parse_limits([]) == ({},)
+    with pytest.raises(ValueError, match="limits has one twice: 'macs<=400e6'"):
+        parse_limits(["macs<=4e8", "macs<=400e6"])
+    for text in ("<=4", "macs<4", "macs<=4<=5", "macs<=4M"):
+        with pytest.raises(ValueError, match="is not understood; expected macs<=500e6"):
+            parse_limits([text])
 
 
 def test_same_seed_evolves_the_same_pool_and_another_seed_another_one() -> None:

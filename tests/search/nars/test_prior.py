@@ -118,6 +118,14 @@ def test_a_bad_prior_is_one_error_with_gene_value_and_what_is_allowed(
     assert not (tmp_path / "s").exists()
 
 
+def test_a_prior_is_read_from_json_on_the_command_line() -> None:
+    assert read_prior(SPACE, '{"dropout": 0.1}').prior == Prior("prior", {"dropout": 0.1})
+    with pytest.raises(ValueError, match=r"gene 'lr' cannot be 5; expected 0.0001 to 0.1"):
+        read_prior(SPACE, '{"lr": 5}')
+    with pytest.raises(ValueError, match="the prior is not valid JSON"):
+        read_prior(SPACE, "{lr}")
+
+
 def test_a_name_that_is_neither_file_nor_preset_is_refused() -> None:
     with pytest.raises(ValueError, match=r"neither a file nor a preset; .* one of search"):
         read_prior(SPACE, "mine")

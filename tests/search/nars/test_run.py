@@ -26,6 +26,7 @@ from fbnetv3.search.nars.export import (
     import_labels,
     label_epochs,
     read_candidates,
+    read_labels,
     to_optuna,
     write_csv,
 )
@@ -327,6 +328,8 @@ def test_labels_that_are_fractions_are_refused_in_the_first_round(tmp_path: Path
         ("0,1,2,3,0,1,good", "line 2: the label is 'good'; expected a number"),
         ("0,1,2,9,0,1,70", "line 2: .*g3"),
         ("0,1,2,,0,1,70", "line 2: gene 'g3' is missing"),
+        ("0,1,2,3,0,1,70,5", "line 2: 8 cells; expected 7, one for each column"),
+        ("0,1,2,3,0,1,140", "a label is 140; expected accuracies in percent, 0 to 100"),
     ],
 )
 def test_wrong_labels_are_refused_with_their_line(tmp_path: Path, line: str, message: str) -> None:
@@ -334,6 +337,15 @@ def test_wrong_labels_are_refused_with_their_line(tmp_path: Path, line: str, mes
     path.write_text(f"g0,g1,g2,g3,g4,g5,{LABEL}\n{line}\n")
     with start(tmp_path / "s") as store, pytest.raises(ValueError, match=message):
         import_labels(store, SPACE, problem_of(store.settings).costs, path, epochs=4)
+
+
+def test_labels_of_several_steps_are_not_mixed(tmp_path: Path) -> None:
+    lines = "0,1,2,3,0,1,100,70\n0,1,2,3,0,2,1000,80"
+    path = labels_file(tmp_path / "labels.csv", lines, columns="steps,")
+    with pytest.raises(ValueError, match="has trainings of 100, 1000 steps, whose labels cannot"):
+        read_labels(SPACE, path)
+    path = labels_file(tmp_path / "labels.csv", lines.replace("1000", "100"), columns="steps,")
+    assert [one.label for one in read_labels(SPACE, path)] == [70, 80]
 
 
 def labels_file(path: Path, lines: str, columns: str = "epochs,seed,") -> Path:

@@ -247,6 +247,10 @@ def test_hash_is_exact_in_small_spaces_and_spreads_in_large_ones() -> None:
     [
         (lambda: Space(name="x", genes=()), "empty"),
         (lambda: Gene("a", ()), "no values"),
+        (lambda: Gene("a", "relu"), "values is 'relu'; expected a tuple"),  # type: ignore[arg-type]
+        (lambda: Gene("a", 3), "values is 3; expected a tuple of values"),  # type: ignore[arg-type]
+        (lambda: Space("x", Gene("a", (1,))), "expected a list of genes"),  # type: ignore[arg-type]
+        (lambda: Space("x", {"a": (1, 2)}), "expected a list of genes"),  # type: ignore[arg-type]
         (lambda: Gene("a", (1, 1)), "twice"),
         (lambda: Gene("a", (1,), kind="real"), "kind"),
         (lambda: Gene.grid("a", 3, 1), "low <= high"),
@@ -445,3 +449,19 @@ def test_a_value_that_no_gene_has_is_refused_in_one_line(value: object) -> None:
     with pytest.raises(ValueError, match="no gene") as caught:
         toy().from_values({"x" * 9000: value})
     assert len(str(caught.value)) < 500
+
+
+def test_values_of_numpy_are_those_of_python() -> None:
+    space = Space(
+        "x",
+        [
+            Gene("width", tuple(np.arange(16, 64, 16))),
+            Gene.grid("depth", *np.arange(1, 4)[[0, 2]]),
+            Gene("rate", tuple(np.array([0.25, 0.5], np.float32))),
+            Gene.log("lr", np.float64(0.01), np.float64(0.1), 2),
+        ],
+    )
+    values = [value for gene in space.genes for value in gene.values]
+    assert values == [16, 32, 48, 1, 2, 3, 0.25, 0.5, 0.01, 0.1]
+    assert {type(value) for value in values} == {int, float}
+    assert Space.from_json(space.to_json()) == space

@@ -243,6 +243,33 @@ def test_damaged_database_says_how_to_go_on_and_can_be_rebuilt(store: Store) -> 
     Store.open(store.folder).close()
 
 
+def test_rebuilding_from_a_damaged_round_leaves_the_database_alone(store: Store) -> None:
+    store.add_batch(batch(0), [proposal(1), proposal(2)])
+    finish(store, 0, 60.0, 70.0)
+    store.close()
+    file = store.folder / "batches" / "00000.json"
+    whole = file.read_text()
+    file.write_text(whole[:20])
+    for _ in range(2):
+        with pytest.raises(StoreError, match=r"00000\.json is damaged"):
+            Store.rebuild(store.folder)
+    with Store.read(store.folder) as kept:
+        assert kept.counts()["done"] == 1
+    file.write_text(whole)
+    with Store.rebuild(store.folder) as made:
+        assert made.counts()["done"] == 1
+
+
+def test_search_that_was_stopped_while_it_was_made_is_to_be_resumed(store: Store) -> None:
+    store.close()
+    for path in store.folder.glob("search.sqlite*"):
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match="was stopped before its first round; resume it"):
+        Store.read(store.folder)
+    with Store.open(store.folder) as resumed:
+        assert resumed.trials() == []
+
+
 def test_round_that_a_crash_left_unfiled_is_filed_at_the_next_opening(store: Store) -> None:
     store.add_batch(batch(0), [proposal(1)])
     path = store.folder / "batches" / "00000.json"

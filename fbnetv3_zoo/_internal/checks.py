@@ -1,0 +1,24 @@
+"""Checks of arguments that programs pass, with the value and what is expected in the message."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+from .messages import shown
+
+
+def whole_number(name: str, value: Any, least: int) -> int:
+    """Returns a whole number as an int: one of Python or NumPy, or a float without a fraction.
+
+    Raises:
+        ValueError: it is none, or below `least`.
+    """
+    try:
+        whole = isinstance(value, float) and value.is_integer()
+        number = int(value) if whole else operator.index(value)
+    except TypeError:
+        number = least - 1
+    if isinstance(value, bool) or number < least:
+        raise ValueError(f"{name} is {shown(value)}; expected a whole number, {least} or more")
+    return number
