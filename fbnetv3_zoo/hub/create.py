@@ -18,7 +18,7 @@ from fbnetv3.models.model import FBNetV3, build
 
 from .arch_file import read_arch
 from .cached_weights import CachedWeights
-from .license_policy import check_terms
+from .license_policy import check_terms, effective_policy
 from .loading import build_from_state
 from .pretrained import read_pretrained
 from .pretrained_cfg import pretrained_cfg
@@ -140,6 +140,7 @@ def resolve(
     offline: bool | None,
 ) -> Source:
     """Returns the source that `model` stands for; arguments and errors as in `create`."""
+    effective_policy(license)  # also a policy that no weights are held to may be misspelled
     if isinstance(model, Arch):
         return _untrained("an Arch", model, pretrained)
     if not isinstance(model, str | Path):

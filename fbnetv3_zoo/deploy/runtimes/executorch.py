@@ -1,8 +1,8 @@
 """A model as an ExecuTorch program for XNNPACK. Extra `executorch`.
 
 The program takes a fixed number of images, float32 (N, C, H, W), and returns float32 logits (N,
-num_classes). Its method `fbnetv3_metadata` returns the metadata as JSON, among them the SHA-256 of the
-file: that of its bytes with 64 zeros in the place of the hash. It is compared before a file is run.
+num_classes). Its method `fbnetv3_metadata` returns the metadata as JSON, among them the SHA-256 of
+the file: that of its bytes with 64 zeros in the place of the hash, compared before a file is run.
 """
 
 from __future__ import annotations
@@ -254,7 +254,7 @@ def restate(path: Path, metadata: Mapping[str, str]) -> None:
 
     Args:
         path: the `.pte` file.
-        metadata: string pairs; may be longer than those they replace by the figures of a comparison.
+        metadata: string pairs; longer than those they replace by `_NUM_BLANKS` at most.
     """
     content = path.read_bytes()
     found = re.search(rb'\{"[^\0]*"%b": "[0-9a-f]{64}"[^\0]*\} *(?=\0)' % _SHA256.encode(), content)

@@ -35,7 +35,7 @@ from .protocol import TensorInfo, check_threads
 _SECTION = "fbnetv3"
 # OpenVINO's section for the metadata of an ONNX file.
 _ONNX_SECTION = "framework"
-# The SHA-256 of the .bin, in the .xml: another network's has the same name, and often the same size.
+# In the .xml the SHA-256 of the .bin, as another model's may have the same name and size.
 _BIN_SHA256 = "bin_sha256"
 
 
