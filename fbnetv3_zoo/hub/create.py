@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from fbnetv3._internal.arguments import names_of, refuse_unknown
 from fbnetv3.arch.arch import Arch
 from fbnetv3.checkpoints.checkpoint import read_checkpoint, stated_license
 from fbnetv3.checkpoints.convert import detect_dialect, to_fbnetv3
@@ -92,8 +93,11 @@ def create(
     Raises:
         ValueError: the name is unknown, an argument is out of range, weights do not fit, or the
             licence policy refuses them.
+        TypeError: an argument is unknown.
         FileNotFoundError: a path does not exist, or weights cannot be fetched.
     """
+    taken = names_of(create, FBNetV3, build) - {"arch"} | {"pad_type"}
+    refuse_unknown(kwargs, taken, "fbnetv3.create and FBNetV3")
     kwargs = {key: value for key, value in kwargs.items() if value is not None}
     pad_type = kwargs.pop("pad_type", "")
     if pretrained and checkpoint is not None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
+from fbnetv3._internal.arguments import names_of, refuse_unknown
 from fbnetv3.arch.arch import Arch
 from fbnetv3.models.blocks import NormFactory
 from fbnetv3.models.model import FBNetV3
@@ -121,24 +120,16 @@ def refusing_unknown(
     """
 
     def decorated(builder: Callable[P, R]) -> Callable[P, R]:
-        own = set(inspect.signature(builder).parameters) - {"kwargs"}
-        known = set(inspect.signature(made.__init__).parameters)
-        known -= {"backbone", "self", "kwargs", *built}
-        known |= own | {field.name for field in dataclasses.fields(Options)}
+        known = names_of(builder, made, Options) - {"backbone", *built}
         known |= {"weights", "weights_backbone", "trainable_backbone_layers"}
+        name = builder.__name__
 
         @functools.wraps(builder)
         def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-            for name in kwargs:
-                if name not in known:
-                    near = difflib.get_close_matches(name, known, 1)
-                    hint = f"; did you mean {near[0]!r}?" if near else ""
-                    if name in built:
-                        hint = f"; {builder.__name__} makes its own"
-                    raise TypeError(
-                        f"unknown argument {name!r}; expected those of {builder.__name__}, of "
-                        f"torchvision's {made.__name__} or of Options{hint}"
-                    )
+            for one in set(built) & set(kwargs):
+                raise TypeError(f"{one} is given; {name} makes its own, leave it out")
+            whose = f"{name}, of torchvision's {made.__name__} or of Options"
+            refuse_unknown(kwargs, known, whose)
             return builder(*args, **kwargs)
 
         return checked

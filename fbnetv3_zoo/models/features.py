@@ -23,8 +23,10 @@ def take_indices(num_features: int, indices: int | Sequence[int] | None) -> list
     """
     if indices is None:
         return list(range(num_features))
-    asked = range(-indices, 0) if isinstance(indices, int) else indices
-    if not len(asked) or any(not -num_features <= n < num_features for n in asked):
+    asked = range(-indices, 0) if isinstance(indices, int) else list(indices)
+    if not len(asked) or any(
+        not isinstance(n, int) or not -num_features <= n < num_features for n in asked
+    ):
         raise ValueError(f"feature indices are {indices!r}; there are {num_features} features")
     return [n % num_features for n in asked]
 
