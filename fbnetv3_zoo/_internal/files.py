@@ -21,6 +21,9 @@ _NO_FOLDER_SYNC = frozenset(
     | {errno.EPERM}
 )
 
+_NO_ROOM = frozenset(
+    {errno.ENOSPC, errno.EFBIG, errno.EIO, errno.EROFS, getattr(errno, "EDQUOT", errno.ENOSPC)}
+)
 # What `zipfile` raises at damaged archives and at entries that it cannot read.
 ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
 
@@ -41,8 +44,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     except BaseException as error:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename == str(part):
-            error.filename = str(path)  # the name that the caller knows
+        _name(error, path, part)
         raise
 
 
@@ -59,6 +61,7 @@ def replacing(path: Path) -> Iterator[Path]:
     if path.is_dir():
         raise ValueError(f"cannot write {path}: it is a folder; give a file name in it")
     folder = _neighbour(path)
+    part = folder / path.name
     try:
         folder.mkdir()
     except OSError as error:
@@ -67,12 +70,14 @@ def replacing(path: Path) -> Iterator[Path]:
             "is writable"
         ) from error
     try:
-        part = folder / path.name
         yield part
         for file in (*(file for file in folder.iterdir() if file != part), part):
             with file.open("rb+") as opened:
                 os.fsync(opened.fileno())
             rename(file, path.with_name(file.name))
+    except OSError as error:
+        _name(error, path, part)
+        raise
     finally:
         import shutil
 
@@ -132,6 +137,14 @@ def sha256_of(path: Path) -> str:
     """Returns the SHA-256 of a file as 64 lower-case hex digits, read in chunks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _name(error: BaseException, path: Path, part: Path) -> None:
+    """Gives an error of writing `part` the name that the caller knows; a full disk names no file."""
+    if isinstance(error, OSError) and (
+        error.filename == str(part) or (error.filename is None and error.errno in _NO_ROOM)
+    ):
+        error.filename = str(path)
 
 
 def _neighbour(path: Path) -> Path:
