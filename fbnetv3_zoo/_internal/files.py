@@ -140,7 +140,7 @@ def sha256_of(path: Path) -> str:
 
 
 def _name(error: BaseException, path: Path, part: Path) -> None:
-    """Gives an error of writing `part` the name that the caller knows; a full disk names no file."""
+    """Gives an error of writing `part` the name that the caller knows; a full disk gives none."""
     if isinstance(error, OSError) and (
         error.filename == str(part) or (error.filename is None and error.errno in _NO_ROOM)
     ):

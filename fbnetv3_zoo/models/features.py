@@ -246,7 +246,7 @@ class _DictOfMaps(nn.Module):
     def __init__(self, pyramid: FeaturePyramid) -> None:
         super().__init__()
         self.maps = _ListOfMaps(pyramid)
-        self.names: list[str] = pyramid.feature_info.module_name()
+        self.names = list(map(str, pyramid.feature_info.module_name()))
         self.training = pyramid.training
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:

@@ -227,6 +227,6 @@ def test_a_scripted_pyramid_gives_the_same_maps(
     found, expected = torch.jit.script(pyramid)(x), pyramid(x)
     if as_dict:
         assert list(found) == list(expected)
-        found, expected = list(found.values()), list(expected.values())  # type: ignore[union-attr]
+        found, expected = list(found.values()), list(expected.values())
     assert [level.shape for level in found] == [level.shape for level in expected]
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
