@@ -184,9 +184,9 @@ def train(
     from fbnetv3.search.training.networks import (
         check_input,
         has_weights,
-        knows_classes,
         open_network,
         preprocess_for,
+        ready_for,
         weights_for,
     )
     from fbnetv3.search.training.parallel import current_world, joined
@@ -231,14 +231,16 @@ def train(
             dropout=plan.dropout,
             drop_path=plan.drop_path,
         )
+        knows = tuned and ready_for(network, images.classes)
         if recipe is None or preset == "fine-tune":
-            chosen = {name for name, value in fields.items() if value is not None}
-            chosen |= {name for name, _ in map(parse_setting, set_ or ())}
+            chosen = {name for name, value in fields.items() if value is not None}.union(
+                name for name, _ in map(parse_setting, set_ or ())
+            )
             plan = fitted(
                 preset,
                 plan,
                 len(images),
-                knows_classes=tuned and knows_classes(network, images.classes),
+                knows_classes=knows,
                 given=chosen,
             )
         preprocess = preprocess_for(network, images, plan.resolution)

@@ -97,9 +97,12 @@ class EpochLog:
 
 
 def best_of(curve: Sequence[EpochLog]) -> EpochLog | None:
-    """Returns the first epoch of the highest accuracy, None if none was validated."""
+    """Returns the last epoch of the highest accuracy, None if none was validated.
+
+    A few validation images are soon all answered as well as they will be, long before others are.
+    """
     validated = [log for log in curve if log.accuracy_pct is not None]
-    return max(validated, key=lambda log: log.accuracy_pct or 0.0, default=None)
+    return max(validated, key=lambda log: (log.accuracy_pct or 0.0, log.epoch), default=None)
 
 
 def write_curve(folder: Path, curve: Sequence[EpochLog]) -> None:

@@ -179,12 +179,13 @@ class Loop:
     @property
     def is_over(self) -> bool:
         """Whether nothing is left to train: all epochs are done, or patience has run out."""
+        if self.epoch >= self.config.epochs:
+            return True
         best, patience = best_of(self.curve), self.config.patience
-        waited = 0 if best is None else self.curve[-1].epoch - best.epoch
-        validated = best is not None and self.curve[-1].accuracy_pct is not None
-        return self.epoch >= self.config.epochs or bool(
-            validated and patience and waited >= patience
-        )
+        if best is None or not patience or self.curve[-1].accuracy_pct is None:
+            return False
+        first = next(log for log in self.curve if log.accuracy_pct == best.accuracy_pct)
+        return self.curve[-1].epoch - first.epoch >= patience
 
     def _keep_best(self, folder: Path) -> None:
         if self.config.keep_best and self.world.rank == 0 and best_of(self.curve) is self.curve[-1]:

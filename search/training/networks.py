@@ -162,6 +162,31 @@ def knows_classes(network: Network, classes: Sequence[str]) -> bool:
     )
 
 
+def ready_for(network: Network, classes: Sequence[str]) -> bool:
+    """Returns whether trained weights know these classes; others get a zero classifier."""
+    known = knows_classes(network, classes)
+    if not known:
+        zero_classifier(network.model, len(classes))
+    return known
+
+
+@torch.no_grad()
+def zero_classifier(model: nn.Module, num_classes: int) -> None:
+    """Makes all classes equally likely at first: weights and biases of the last layer are zero.
+
+    A random classifier on trained features answers with large wrong logits (those of timm's
+    EfficientNets began at a loss of 15 for ten classes), whose gradients spoil what is below.
+
+    Args:
+        model: with a classifier, its last linear layer or convolution; another one is left alone.
+        num_classes: of the logits.
+    """
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
+    if layers and layers[-1].weight.shape[0] == num_classes:
+        for parameter in layers[-1].parameters():
+            parameter.zero_()
+
+
 @torch.no_grad()
 def check_input(model: nn.Module, side: int, name: str) -> None:
     """Refuses an input size that a network cannot take; the network is left as it was.

@@ -170,8 +170,8 @@ PRESETS: dict[str, Preset] = {
     ),
     "fine-tune": Preset(
         Recipe(
-            optimizer="sgd",
-            lr=0.02,
+            optimizer="adamw",
+            lr=0.002,
             batch_size=64,
             epochs=20,
             schedule="cosine",
@@ -184,7 +184,7 @@ PRESETS: dict[str, Preset] = {
         "trained weights on a data set of your own",
         {
             **dict.fromkeys(("optimizer", "epochs", "schedule", "weight_decay"), "ours"),
-            "lr": "ours: for a new classifier; `fitting.fitted` says what else goes into it",
+            "lr": "ours: AdamW's, for a new classifier; `fitting.fitted` says the rest",
         },
     ),
 }

@@ -66,7 +66,7 @@ class Trained:
 
     @property
     def best_epoch(self) -> EpochLog:
-        """The first epoch of the highest validation accuracy."""
+        """The last epoch of the highest validation accuracy."""
         found = best_of(self.curve)
         assert found is not None
         return found

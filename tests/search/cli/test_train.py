@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 import signal
 import subprocess
@@ -91,7 +92,7 @@ def test_one_command_fine_tunes_weights_on_a_folder_without_parts(
     assert done.exit_code == 0, done.output
     recipe = json.loads((second / "recipe.json").read_text())
     # The preset for 88 images; an eightieth of its rate, as the weights know the classes.
-    assert (recipe["batch_size"], recipe["lr"]) == (16, pytest.approx(0.02 * 16 / 64 / 80))
+    assert (recipe["batch_size"], recipe["lr"]) == (16, pytest.approx(0.002 / 80))
     before, after = (read_tensors(folder / "model.safetensors") for folder in (first, second))
     name = "stem.conv.weight"
     assert 0 < (before[name] - after[name]).abs().max() < 0.1
@@ -116,6 +117,9 @@ def test_a_bare_name_starts_from_trained_weights_that_fit_unless_asked_otherwise
         for run in ("tuned", "fresh")
     )
     assert near < 1e-3 < far
+    # No class is likelier than another before the first step.
+    (epoch,) = json.loads((tmp_path / "tuned" / "log.json").read_text())
+    assert epoch["loss"] == pytest.approx(math.log(4), abs=0.01)
 
 
 def test_classes_and_the_plan_are_printed_before_the_first_step(

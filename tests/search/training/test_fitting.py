@@ -24,9 +24,10 @@ def tuned(
 )
 def test_a_fine_tunings_batch_is_an_eighth_of_the_images_or_16(num_images: int, batch: int) -> None:
     found = tuned(num_images)
-    assert found.batch_size == batch
-    assert found.lr == pytest.approx(TUNE.lr * batch / 64)
-    assert dataclasses.replace(found, batch_size=64, lr=TUNE.lr) == TUNE
+    assert found == dataclasses.replace(TUNE, batch_size=batch)
+    sgd = tuned(num_images, dataclasses.replace(TUNE, optimizer="sgd"))
+    assert sgd.batch_size == batch
+    assert sgd.lr == pytest.approx(10 * TUNE.lr * batch / 64)
 
 
 @pytest.mark.parametrize(("num_images", "batch"), [(16, 2), (90, 8), (432, 32), (2000, 128)])
@@ -36,11 +37,11 @@ def test_a_training_from_scratch_keeps_its_own_rule(num_images: int, batch: int)
     assert found.lr == pytest.approx(SHORT.lr * batch / 128)
 
 
-def test_weights_that_know_the_classes_and_adaptive_optimizers_learn_slower() -> None:
-    assert tuned(1000, knows=True).lr == pytest.approx(TUNE.lr / 80)
-    adamw = dataclasses.replace(TUNE, optimizer="adamw")
-    assert tuned(1000, adamw).lr == pytest.approx(TUNE.lr / 10)
-    assert tuned(1000, adamw, knows=True).lr == pytest.approx(TUNE.lr / 800)
+@pytest.mark.parametrize(("optimizer", "times"), [("adamw", 1), ("sgd", 10), ("rmsprop", 1)])
+def test_weights_that_know_the_classes_learn_slower(optimizer: str, times: float) -> None:
+    recipe = dataclasses.replace(TUNE, optimizer=optimizer)
+    assert tuned(1000, recipe).lr == pytest.approx(TUNE.lr * times)
+    assert tuned(1000, recipe, knows=True).lr == pytest.approx(TUNE.lr * times / 80)
 
 
 def test_what_a_user_has_chosen_stays() -> None:

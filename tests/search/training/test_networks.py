@@ -20,6 +20,7 @@ from fbnetv3.search.training.networks import (
     open_network,
     preprocess_for,
     weights_for,
+    zero_classifier,
 )
 from tests.search.tiny import tiny_images
 
@@ -156,6 +157,32 @@ def test_a_damaged_record_of_another_librarys_run_is_named(tmp_path: Path) -> No
     record.write_text("{")
     with pytest.raises(ValueError, match="is not a finished training, or is damaged"):
         open_network(f"local-dir:{tmp_path}")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fbnetv3_nano",
+        "timm:tf_efficientnet_lite0",
+        "timm:convnext_atto",
+        "torchvision:squeezenet1_1",
+        "torchvision:mobilenet_v3_small",
+    ],
+)
+def test_a_new_classifier_finds_all_classes_equally_likely(name: str) -> None:
+    model = open_network(name, num_classes=3).model.eval()
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    zero_classifier(model, 3)
+    with torch.no_grad():
+        assert (model(torch.randn(2, 3, 64, 64)) == 0).all()
+    changed = {key for key, tensor in model.state_dict().items() if not tensor.equal(before[key])}
+    assert len({key.rpartition(".")[0] for key in changed}) == 1
+
+
+def test_a_network_without_a_classifier_of_these_classes_is_left_alone() -> None:
+    layer = nn.Linear(2, 4)
+    zero_classifier(layer, 3)
+    assert layer.weight.abs().sum() > 0
 
 
 def test_an_input_that_a_network_cannot_take_is_refused_before_training() -> None:

@@ -373,6 +373,19 @@ def test_the_best_epoch_is_kept_and_patience_ends_a_run(
     )
 
 
+def test_of_equal_epochs_the_last_is_the_best_and_patience_counts_from_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored(monkeypatch, [25, 50, 50, 50, 75])
+    recipe = tiny_recipe(epochs=5, ema=False)
+    run = tiny_run(tmp_path, recipe, keep_best=True, patience=2)
+    result = train(tiny_model(), tiny_images(), tiny_images(100), run)
+    assert len(result.curve) == 4
+    assert result.best_epoch.epoch == 4
+    kept = read_tensors(tmp_path / "best" / "model.safetensors")["classifier.weight"]
+    assert torch.equal(kept, result.model.state_dict()["classifier.weight"])
+
+
 def test_recalls_of_classes_and_their_mean_are_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
