@@ -22,19 +22,20 @@ _NO_FOLDER_SYNC = frozenset(
 )
 
 # A disk that is full, or fails: the error of a write does not name the file.
-DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
 
 # What `zipfile` raises at damaged archives and at entries that it cannot read.
 ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
 
 
 @contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Names a file in errors of the disk in the body that name none."""
+def naming(path: Path, part: Path | None = None) -> Iterator[None]:
+    """Names a file in errors of the disk in the body that name none, or its `part`."""
     try:
         yield
     except OSError as error:
-        if error.errno in DISK_ERRORS and error.filename is None:
+        unnamed = error.errno in DISK_ERRORS and error.filename is None
+        if unnamed or (part is not None and error.filename == str(part)):
             error.filename = str(path)
         raise
 
@@ -52,18 +53,19 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         raise ValueError(f"cannot write {path}: it is a folder; give a file name in it")
     part = _neighbour(path)
     try:
-        with naming(path), part.open("xb") as file:
-            file.write(
-                content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
-            )
-            file.flush()
-            os.fsync(file.fileno())
-        rename(part, path)
-    except BaseException as error:
+        with naming(path, part):
+            with part.open("xb") as file:
+                file.write(
+                    content.encode("utf-8", "surrogateescape")
+                    if isinstance(content, str)
+                    else content
+                )
+                file.flush()
+                os.fsync(file.fileno())
+            rename(part, path)
+    except BaseException:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
-        if isinstance(error, OSError) and error.filename == str(part):
-            error.filename = str(path)  # the name that the caller knows
         raise
 
 
@@ -80,6 +82,7 @@ def replacing(path: Path) -> Iterator[Path]:
     if path.is_dir():
         raise ValueError(f"cannot write {path}: it is a folder; give a file name in it")
     folder = _neighbour(path)
+    part = folder / path.name
     try:
         folder.mkdir()
     except OSError as error:
@@ -88,13 +91,12 @@ def replacing(path: Path) -> Iterator[Path]:
             "is writable"
         ) from error
     try:
-        part = folder / path.name
-        with naming(path):
+        with naming(path, part):
             yield part
-        for file in (*(file for file in folder.iterdir() if file != part), part):
-            with file.open("rb+") as opened:
-                os.fsync(opened.fileno())
-            rename(file, path.with_name(file.name))
+            for file in (*(file for file in folder.iterdir() if file != part), part):
+                with file.open("rb+") as opened:
+                    os.fsync(opened.fileno())
+                rename(file, path.with_name(file.name))
     finally:
         import shutil
 

@@ -21,6 +21,8 @@ from fbnetv3.images.preprocess import Preprocess
 from .multi_label import checked_thresholds
 
 SCHEMA = "fbnetv3-artefact/1"
+# That of the room `detection`, in any version.
+DETECTOR_SCHEMA = "fbnetv3-detector-file"
 PREFIX = "fbnetv3."
 INPUT, OUTPUT = "input", "logits"
 SINGLE_LABEL, MULTI_LABEL = "image-classification", "multi-label-classification"
@@ -128,6 +130,11 @@ class Artefact:
         if schema != SCHEMA:
             found = f"schema {shown(schema)}" if schema else "no fbnetv3 metadata"
             cure = "export it with `fbnetv3 export`"
+            if schema and schema.startswith(DETECTOR_SCHEMA):
+                raise ValueError(
+                    f"{source} is a detector; `fbnetv3 detect` has the commands for it, such as "
+                    "`fbnetv3 detect predict`"
+                )
             if not schema:
                 cure += (
                     ', or give fbnetv3.Classifier its preprocessing and class names: see "Files of '

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from importlib.metadata import version
 
 import torch
 
@@ -38,6 +39,7 @@ def describe(
     opset: int | None = None,
     batch_size: int | None = None,
     license: str | None = None,
+    tools: Sequence[str] = ("onnx", "onnxscript"),
 ) -> Artefact:
     """Returns the metadata of an exported file, without parity.
 
@@ -50,14 +52,12 @@ def describe(
         opset: ONNX opset of the file, if it is ONNX.
         batch_size: the only batch size that the file takes; None for any.
         license: SPDX name of the licence of your own weights; default: that of the model's.
+        tools: distributions beside torch that write the file, whose versions are stated.
 
     Raises:
         ValueError: the batch size is out of range, or the number of `class_names` is not that of
             the model's classes.
     """
-    import onnx
-    import onnxscript
-
     if batch_size is not None and (
         isinstance(batch_size, bool) or not 1 <= batch_size <= _MAX_BATCH_SIZE
     ):
@@ -98,8 +98,7 @@ def describe(
         exported_with={
             "fbnetv3": __version__,
             "torch": torch.__version__,
-            "onnx": onnx.__version__,
-            "onnxscript": onnxscript.__version__,
+            **{tool: version(tool) for tool in tools},
             **({"opset": str(opset)} if opset else {}),
         },
         task=SINGLE_LABEL if thresholds is None else MULTI_LABEL,

@@ -92,12 +92,15 @@ def export_detector(built: BuiltDetector, path: str | Path) -> ExportedFile:
     lowered, expected = _compared_threshold(BuiltDetector(module, built.config), own, images)
     with replacing(path) as part, tempfile.TemporaryDirectory() as folder:
         if path.suffix in FIXED:
-            # The threshold is outside the graph; the metadata are fixed before the comparison.
+            # The threshold is outside the graph.
             _set_threshold(module, attribute, own)
             _write_fixed(module, part, metadata_of(config, {}, outside_of(module)))
             detector = ExportedDetector(part, num_threads=1)
             detector.outside = dataclasses.replace(outside_of(module), score_threshold=lowered)
             found = _compared(expected, images, detector)
+            parity = {**dataclasses.asdict(found), "threshold": lowered}
+            runtime: Any = runtime_of(path).file
+            runtime.restate(part, metadata_of(config, parity, outside_of(module)))
         else:
             # Only the constant of the threshold differs in the file that is compared.
             _set_threshold(module, attribute, lowered)

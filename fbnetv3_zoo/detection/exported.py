@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from fbnetv3._internal.json_record import read_json
 from fbnetv3._internal.messages import either
-from fbnetv3.deploy.artefact import PREFIX
+from fbnetv3.deploy.artefact import DETECTOR_SCHEMA, PREFIX
 from fbnetv3.deploy.runtimes import ONNX, runtime_of
 from fbnetv3.hub.license_policy import check_terms
 from fbnetv3.images.reader import ImageSource, open_image
@@ -26,7 +26,7 @@ from .outside import Outside
 if TYPE_CHECKING:
     from fbnetv3.deploy.runtimes.protocol import SessionOfAll
 
-SCHEMA = "fbnetv3-detector-file/1"
+SCHEMA = f"{DETECTOR_SCHEMA}/1"
 INPUT, OUTPUTS = "image", ("boxes", "labels", "scores")
 # The first two hold the whole detector; see `outside` for the others.
 SUFFIXES = (".onnx", ".xml", ".pte", ".tflite")

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from fbnetv3._internal.arguments import names_of, refuse_unknown
 from fbnetv3.arch.arch import Arch
 from fbnetv3.arch.tables import ARCHS
 from fbnetv3.checkpoints.checkpoint import read_checkpoint
@@ -20,7 +21,7 @@ from fbnetv3.models.model import FBNetV3, build
 from .arch_file import read_arch
 from .cached_weights import CachedWeights
 from .file_license import PERHAPS_OFFICIAL, license_of_file
-from .license_policy import check_terms
+from .license_policy import check_terms, effective_policy
 from .loading import build_from_state, fitting
 from .pretrained import read_pretrained
 from .pretrained_cfg import pretrained_cfg
@@ -94,8 +95,11 @@ def create(
     Raises:
         ValueError: the name is unknown, an argument is out of range, weights do not fit, or the
             licence policy refuses them.
+        TypeError: an argument is unknown.
         FileNotFoundError: a path does not exist, or weights cannot be fetched.
     """
+    taken = names_of(create, FBNetV3, build) - {"arch"} | {"pad_type"}
+    refuse_unknown(kwargs, taken, "fbnetv3.create and FBNetV3")
     kwargs = {key: value for key, value in kwargs.items() if value is not None}
     pad_type = kwargs.pop("pad_type", "")
     if pretrained and checkpoint is not None:
@@ -142,6 +146,7 @@ def resolve(
     offline: bool | None,
 ) -> Source:
     """Returns the source that `model` stands for; arguments and errors as in `create`."""
+    effective_policy(license)  # also a policy that no weights are held to may be misspelled
     if isinstance(model, Arch):
         return _untrained("an Arch", model, pretrained)
     if not isinstance(model, str | Path):

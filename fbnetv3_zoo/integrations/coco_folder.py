@@ -20,7 +20,14 @@ from torch.utils.data import Dataset
 from fbnetv3._internal.optional import missing
 from fbnetv3.images.reader import open_image, upright_size
 
-from .coco_records import Annotated, check_inside, check_outlines, checked, wrong
+from .coco_records import (
+    Annotated,
+    check_inside,
+    check_outlines,
+    checked,
+    remarks_on_sides,
+    wrong,
+)
 from .coco_scores import Kind, Scores, score
 from .detection_layouts import read_annotations
 
@@ -98,6 +105,9 @@ class CocoFolder(Dataset[tuple[Tensor, Target]]):
             check_inside(self.path, image, self._annotations_of(image["id"]))
             if masks:
                 check_outlines(self.path, image, self._annotations_of(image["id"]))
+        items = {image: self._annotations_of(image) for image in self.image_ids}
+        images = self.coco.loadImgs(self.image_ids)
+        self.notes += remarks_on_sides(self.path, images, items)
 
     @property
     def num_classes(self) -> int:
@@ -114,6 +124,8 @@ class CocoFolder(Dataset[tuple[Tensor, Target]]):
         corners = [item["bbox"] for item in annotations]
         boxes = torch.tensor(corners, dtype=torch.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
+        boxes[:, 0::2].clamp_(0, pixels.shape[1])
+        boxes[:, 1::2].clamp_(0, pixels.shape[0])
         target = {
             "boxes": boxes,
             "labels": torch.tensor(

@@ -19,6 +19,10 @@ SPLITS: Mapping[str, tuple[str, ...]] = {
     "test": ("test",),
 }
 _IDS = {"images": ("id",), "annotations": ("id", "image_id", "category_id"), "categories": ("id",)}
+# What annotations call the ids of these.
+_NAMED_BY = {"images": "image_id", "categories": "category_id"}
+# Boxes may end this many pixels outside their image, as rounded ones do, without a remark.
+_TOLERATED_PX = 1.0
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,8 @@ def read_coco(path: Path) -> dict[str, Any]:
         if not isinstance(content, dict) or not isinstance(content.get(name), list):
             raise ValueError(f"{path}: `{name}` is missing; expected a list, as in COCO's files")
     content = {**content, **{kind: _with_whole_ids(path, content[kind], kind) for kind in _IDS}}
+    for kind, field in _NAMED_BY.items():
+        _number_texts(content[kind], content["annotations"], field)
     for kind, text in (("images", "file_name"), ("categories", "name")):
         word = "image" if kind == "images" else "category"
         for item in content[kind]:
@@ -92,6 +98,24 @@ def _with_whole_ids(path: Path, items: list[Any], kind: str) -> list[dict[str, A
         }
         found.append({**item, **whole})
     return found
+
+
+def _number_texts(
+    items: Sequence[dict[str, Any]], annotations: Sequence[dict[str, Any]], field: str
+) -> None:
+    """Replaces ids by numbers from 1, in their order, if all of them are different texts."""
+    texts = [item.get("id") for item in items]
+    if not texts or not all(isinstance(text, str) for text in texts):
+        return
+    if len(set(texts)) != len(texts):
+        return  # refused later
+    numbers = {text: number for number, text in enumerate(sorted(map(str, texts)), start=1)}
+    for item in items:
+        item["id"] = numbers[item["id"]]
+    for annotation in annotations:
+        given = annotation.get(field)
+        if isinstance(given, str):
+            annotation[field] = numbers.get(given, given)
 
 
 def _is_number_of_64_bits(value: object) -> bool:
@@ -211,6 +235,38 @@ def check_inside(path: Path, image: Mapping[str, Any], items: Sequence[Mapping[s
             what = f"annotation {item['id']} of image {image['file_name']!r}"
             expected = f"a box in the image of {image['width']} x {image['height']} pixels"
             raise wrong(path, what, item, "bbox", expected)
+
+
+def remarks_on_sides(
+    path: Path,
+    images: Sequence[Mapping[str, Any]],
+    items: Mapping[int, Sequence[Mapping[str, Any]]],
+) -> tuple[str, ...]:
+    """Returns remarks on boxes that reach outside their image, none if there are none.
+
+    Args:
+        path: the annotations.
+        images: the images, with their sizes.
+        items: image id -> its annotations.
+    """
+    beyond, total, as_corners = [], 0, 0
+    for image in images:
+        for item in items[image["id"]]:
+            x, y, width, height = item["bbox"]
+            right, bottom = image["width"] + _TOLERATED_PX, image["height"] + _TOLERATED_PX
+            total += 1
+            as_corners += x < width <= right and y < height <= bottom
+            if min(x, y) < -_TOLERATED_PX or x + width > right or y + height > bottom:
+                beyond.append(f"annotation {item['id']} of image {image['file_name']!r}")
+    if not beyond:
+        return ()
+    text = f"{path}: {len(beyond)} of {total} boxes reach outside their image, such as {beyond[0]}"
+    if as_corners == total:
+        return (
+            f"{text}; all fit as [left, top, right, bottom]: correct them if they are that, `bbox` "
+            "is [x, y, width, height]",
+        )
+    return (f"{text}; only what is inside is learnt",)
 
 
 def check_outlines(

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import inspect
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
+from fbnetv3._internal.arguments import names_of, refuse_unknown
 from fbnetv3.arch.arch import Arch
 from fbnetv3.models.blocks import NormFactory
 from fbnetv3.models.model import FBNetV3
@@ -25,6 +25,8 @@ NORMS: dict[str, NormFactory | None] = {
     "FrozenBN": FrozenBatchNorm2d,
 }
 Model = str | Arch | Path
+P = ParamSpec("P")
+R = TypeVar("R")
 # torchvision counts the layers that train, of five; `freeze_at` those that do not.
 _LAYERS = 5
 # What torchvision's detectors on ResNet do with pretrained weights.
@@ -104,8 +106,53 @@ class Arguments:
     rest: dict[str, Any]
 
 
+def refusing_unknown(
+    made: type[nn.Module], *, built: Sequence[str] = ()
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Returns a decorator of a builder: unknown arguments are refused by name.
+
+    torchvision's own classes drop them.
+
+    Args:
+        made: torchvision's class, whose arguments are accepted beside those of the builder, of
+            `Options` and `weights_backbone` and `trainable_backbone_layers`.
+        built: arguments of the class that the builder makes itself.
+    """
+
+    def decorated(builder: Callable[P, R]) -> Callable[P, R]:
+        known = names_of(builder, made, Options) - {"backbone", *built}
+        known |= {"weights", "weights_backbone", "trainable_backbone_layers"}
+        name = builder.__name__
+
+        @functools.wraps(builder)
+        def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+            for one in set(built) & set(kwargs):
+                raise TypeError(f"{one} is given; {name} makes its own, leave it out")
+            whose = f"{name}, of torchvision's {made.__name__} or of Options"
+            refuse_unknown(kwargs, known, whose)
+            return builder(*args, **kwargs)
+
+        return checked
+
+    return decorated
+
+
+def check_count(name: str, value: object, of: str = "") -> None:
+    """Refuses what is not a whole number from 1.
+
+    Args:
+        name: of the argument.
+        value: as given.
+        of: what it counts, for the message.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} is {value!r}; expected a whole number from 1{of}")
+
+
 def arguments(
-    made: type[nn.Module],
     num_classes: int,
     pretrained: bool,
     options: Options,
@@ -113,13 +160,12 @@ def arguments(
     *,
     freezes: bool = False,
 ) -> Arguments:
-    """Returns the arguments of a builder, sorted; torchvision's own classes drop unknown ones.
+    """Returns the arguments of a builder, sorted.
 
     Fields of `Options` may be given by themselves. Of torchvision's builders `weights_backbone`
     ("DEFAULT" or None) and `trainable_backbone_layers` (0 to 5) are understood.
 
     Args:
-        made: torchvision's class, whose arguments are accepted.
         num_classes: number of classes, including background.
         pretrained: as given.
         options: as given.
@@ -129,13 +175,8 @@ def arguments(
 
     Raises:
         ValueError: an argument is out of range or contradicts another.
-        TypeError: an argument is unknown.
     """
-    if not isinstance(num_classes, int) or num_classes < 1:
-        raise ValueError(
-            f"num_classes is {num_classes!r}; expected a whole number from 1, which counts the "
-            "background"
-        )
+    check_count("num_classes", num_classes, ", which counts the background")
     if not isinstance(options, Options):
         raise ValueError(
             f"options is a {type(options).__name__}; expected Options(...), or its fields as "
@@ -163,12 +204,13 @@ def arguments(
     if freezes and (pretrained or options.checkpoint is not None):
         unset = {name: v for name, v in _PRETRAINED.items() if getattr(options, name) is None}
         options = dataclasses.replace(options, **unset)
-    _refuse_unknown(made, rest, fields)
     return Arguments(pretrained, options, rest)
 
 
 def _pretrained(pretrained: bool, rest: dict[str, Any]) -> bool:
     """Returns whether trained weights are asked for; takes torchvision's word out of `rest`."""
+    if not isinstance(pretrained, bool):
+        raise ValueError(f"pretrained is {pretrained!r}; expected True or False")
     asked = rest.pop("weights_backbone", None)
     if asked not in (None, True, False, "DEFAULT"):
         raise ValueError(
@@ -176,19 +218,6 @@ def _pretrained(pretrained: bool, rest: dict[str, Any]) -> bool:
             "the model, such as 'fbnetv3_b.ra2_in1k', and pretrained=True"
         )
     return pretrained or bool(asked)
-
-
-def _refuse_unknown(made: type[nn.Module], rest: Mapping[str, Any], fields: set[str]) -> None:
-    builders = {"backbone", "num_classes", "self", "kwargs"}
-    known = (set(inspect.signature(made.__init__).parameters) - builders) | fields
-    known |= {"weights_backbone", "trainable_backbone_layers"}
-    for name in rest:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            raise TypeError(
-                f"unknown argument {name!r}; expected those of torchvision's {made.__name__} or of "
-                "Options" + (f"; did you mean {near[0]!r}?" if near else "")
-            )
 
 
 def _freeze_norms(module: nn.Module) -> nn.Module:

@@ -31,7 +31,16 @@ from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxP
 from fbnetv3.models.blocks import ConvBnAct, NormFactory
 from fbnetv3.models.model import ACTS
 
-from .detector_options import DEFAULT, NORMS, Arguments, Model, Options, arguments
+from .detector_options import (
+    DEFAULT,
+    NORMS,
+    Arguments,
+    Model,
+    Options,
+    arguments,
+    check_count,
+    refusing_unknown,
+)
 from .trunk import ProposalHead, RegionHead, Trunk
 
 __all__ = [
@@ -135,6 +144,7 @@ class SsdMaps(nn.Module):
         return named
 
 
+@refusing_unknown(FasterRCNN)
 def faster_rcnn(
     model: Model,
     *,
@@ -166,7 +176,7 @@ def faster_rcnn(
         TypeError: an argument is unknown.
         ValueError: an argument is out of range, or the licence policy refuses the weights.
     """
-    given = arguments(FasterRCNN, num_classes, pretrained, options, kwargs, freezes=True)
+    given = arguments(num_classes, pretrained, options, kwargs, freezes=True)
     pyramid = _pyramid(model, given, out_channels, LastLevelMaxPool(), features)
     if len(features) < len(PYRAMID) and "rpn_anchor_generator" not in given.rest:
         levels = len(features) + 1
@@ -175,6 +185,7 @@ def faster_rcnn(
     return FasterRCNN(pyramid, num_classes, **given.rest)
 
 
+@refusing_unknown(MaskRCNN)
 def mask_rcnn(
     model: Model,
     *,
@@ -185,11 +196,12 @@ def mask_rcnn(
     **kwargs: Any,
 ) -> MaskRCNN:
     """Returns Mask R-CNN with a feature pyramid; arguments as in `faster_rcnn`."""
-    given = arguments(MaskRCNN, num_classes, pretrained, options, kwargs, freezes=True)
+    given = arguments(num_classes, pretrained, options, kwargs, freezes=True)
     pyramid = _pyramid(model, given, out_channels, LastLevelMaxPool())
     return MaskRCNN(pyramid, num_classes, **given.rest)
 
 
+@refusing_unknown(RetinaNet)
 def retinanet(
     model: Model,
     *,
@@ -203,12 +215,16 @@ def retinanet(
 
     `num_classes` includes the background, as in torchvision.
     """
-    given = arguments(RetinaNet, num_classes, pretrained, options, kwargs, freezes=True)
+    given = arguments(num_classes, pretrained, options, kwargs, freezes=True)
     extra = LastLevelP6P7(out_channels, out_channels)
     pyramid = _pyramid(model, given, out_channels, extra, ("res3", "res4", "res5"))
     return RetinaNet(pyramid, num_classes, **given.rest)
 
 
+@refusing_unknown(
+    FasterRCNN,
+    built=("rpn_anchor_generator", "rpn_head", "box_roi_pool", "box_head", "box_predictor"),
+)
 def faster_rcnn_c4(
     model: Model,
     *,
@@ -230,7 +246,7 @@ def faster_rcnn_c4(
         anchor_sizes: anchor sizes in pixels, each with three aspect ratios.
         **kwargs: arguments of torchvision's `FasterRCNN`.
     """
-    given = arguments(FasterRCNN, num_classes, pretrained, options, kwargs)
+    given = arguments(num_classes, pretrained, options, kwargs)
     options = given.options
     # Three models, because the rows of the proposal head are a copy of the backbone's.
     trunk, box, proposals = (options.network(model, given.pretrained) for _ in range(3))
@@ -252,6 +268,7 @@ def faster_rcnn_c4(
     )
 
 
+@refusing_unknown(SSD, built=("anchor_generator", "head"))
 def ssdlite(
     model: Model,
     *,
@@ -271,7 +288,8 @@ def ssdlite(
         size: height and width in pixels that images are resized to.
         **kwargs: arguments of torchvision's `SSD`.
     """
-    given = arguments(SSD, num_classes, pretrained, options, kwargs)
+    given = arguments(num_classes, pretrained, options, kwargs)
+    check_count("size", size)
     network = given.options.network(model, given.pretrained)
     maps = SsdMaps(given.options.trunk(network, ["res4", "res5"]))
     anchors = DefaultBoxGenerator([[2, 3]] * len(maps.channels), min_ratio=0.2, max_ratio=0.95)
@@ -286,6 +304,7 @@ def ssdlite(
     return SSD(maps, anchors, (size, size), num_classes, head=head, **(defaults | given.rest))
 
 
+@refusing_unknown(DeepLabV3, built=("classifier", "aux_classifier"))
 def deeplab(
     model: Model,
     *,
@@ -307,7 +326,7 @@ def deeplab(
         aux: add an auxiliary classifier on `res4`, for training.
         **kwargs: fields of `options`, and torchvision's words for them, see `faster_rcnn`.
     """
-    given = arguments(DeepLabV3, num_classes, pretrained, options, kwargs)
+    given = arguments(num_classes, pretrained, options, kwargs)
     network = given.options.network(model, given.pretrained, output_stride)
     features = ["res4", "res5"] if aux else ["res5"]
     body = given.options.trunk(network, features, output_stride)
@@ -316,6 +335,7 @@ def deeplab(
     return DeepLabV3(backbone, DeepLabHead(backbone.out_channels, num_classes), second)
 
 
+@refusing_unknown(LRASPP, built=("low_channels", "high_channels"))
 def lraspp(
     model: Model,
     *,
@@ -327,9 +347,10 @@ def lraspp(
     **kwargs: Any,
 ) -> LRASPP:
     """Returns Lite R-ASPP on `res3` and the dilated last map; arguments as in `deeplab`."""
-    given = arguments(LRASPP, num_classes, pretrained, options, kwargs)
+    given = arguments(num_classes, pretrained, options, kwargs)
     network = given.options.network(model, given.pretrained, output_stride)
     body = given.options.trunk(network, ["res3", "res5"], output_stride)
+    check_count("inter_channels", inter_channels)
     low, high = (feature.channels for feature in body.features)
     return LRASPP(Renamed(body, ["low", "high"]), low, high, num_classes, inter_channels)
 
@@ -341,6 +362,7 @@ def _pyramid(
     extra: ExtraFPNBlock,
     features: Sequence[str] = PYRAMID,
 ) -> Pyramid:
+    check_count("out_channels", out_channels)
     body = given.options.trunk(given.options.network(model, given.pretrained), features)
     return Pyramid(body, out_channels=out_channels, extra=extra)
 

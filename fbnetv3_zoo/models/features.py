@@ -23,8 +23,10 @@ def take_indices(num_features: int, indices: int | Sequence[int] | None) -> list
     """
     if indices is None:
         return list(range(num_features))
-    asked = range(-indices, 0) if isinstance(indices, int) else indices
-    if not len(asked) or any(not -num_features <= n < num_features for n in asked):
+    asked = range(-indices, 0) if isinstance(indices, int) else list(indices)
+    if not len(asked) or any(
+        not isinstance(n, int) or not -num_features <= n < num_features for n in asked
+    ):
         raise ValueError(f"feature indices are {indices!r}; there are {num_features} features")
     return [n % num_features for n in asked]
 
@@ -210,3 +212,46 @@ class FeaturePyramid(nn.Module):
         if self.as_dict:
             return dict(zip(self.feature_info.module_name(), maps, strict=True))
         return maps  # type: ignore[no-any-return]  # the return type depends on flags
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Returns what `torch.jit.script` compiles in its place: outputs of one type."""
+        return (_DictOfMaps if self.as_dict else _ListOfMaps)(self)
+
+
+class _ListOfMaps(nn.Module):
+    """The rows of a `FeaturePyramid` as TorchScript can compile them."""
+
+    def __init__(self, pyramid: FeaturePyramid) -> None:
+        super().__init__()
+        self.stem, self.stages = pyramid.model.stem, pyramid.model.stages
+        depths = pyramid.feature_info.depths()
+        selected = [depths[index] for index in pyramid.out_indices]
+        # How often the map after each row is selected, from the stem.
+        self.counts = [selected.count(depth) for depth in range(len(self.stages) + 1)]
+        self.training = pyramid.training
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Returns the selected maps, fine to coarse."""
+        x = self.stem(x)
+        found = [x] * self.counts[0]
+        for row, stage in enumerate(self.stages):
+            x = stage(x)
+            found.extend([x] * self.counts[row + 1])
+        return found
+
+
+class _DictOfMaps(nn.Module):
+    """As `_ListOfMaps`, by the names of their modules."""
+
+    def __init__(self, pyramid: FeaturePyramid) -> None:
+        super().__init__()
+        self.maps = _ListOfMaps(pyramid)
+        self.names = list(map(str, pyramid.feature_info.module_name()))
+        self.training = pyramid.training
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        """Returns the selected maps by name."""
+        found: dict[str, Tensor] = {}
+        for number, level in enumerate(self.maps(x)):
+            found[self.names[number]] = level
+        return found

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from fbnetv3._internal.arguments import names_of, refuse_unknown
 from fbnetv3.arch.arch import Arch, Block
 
 from .blocks import ActFactory, ConvBnAct, Head, InvertedResidual, NormFactory, pointwise
@@ -92,6 +93,11 @@ class FBNetV3(nn.Module):
         if output_stride not in OUTPUT_STRIDES:
             raise ValueError(
                 f"output_stride is {output_stride!r}; expected one of {OUTPUT_STRIDES}"
+            )
+        if norm_layer is not None and not callable(norm_layer):
+            raise ValueError(
+                f"norm_layer is {norm_layer!r}; expected what makes a layer of a number of "
+                "channels, such as torch.nn.BatchNorm2d"
             )
         self.arch = arch
         self.num_classes = num_classes
@@ -341,6 +347,10 @@ class FBNetV3(nn.Module):
         )
 
 
+# Types, not their names: torch.fx copies what stands here, and TorchScript reads the copy.
+FBNetV3.forward.__annotations__ = {"x": Tensor, "return": Tensor}
+
+
 class _NoHead(nn.Module):
     """Replaces the head of a pruned model."""
 
@@ -368,9 +378,14 @@ def build(
         device: device of the parameters; "meta" allocates none, for weights that are loaded later.
         dtype: floating-point type of the parameters.
         **kwargs: arguments of `FBNetV3`.
+
+    Raises:
+        ValueError: an argument is out of range.
+        TypeError: an argument is unknown.
     """
     if not isinstance(arch, Arch):
         raise ValueError(f"arch is a {type(arch).__name__}; expected fbnetv3.Arch")
+    refuse_unknown(kwargs, names_of(FBNetV3, build) - {"arch"}, "fbnetv3.create and FBNetV3")
     with torch.device(device if device is not None else torch.get_default_device()):
         model = FBNetV3(arch, **kwargs)
     return model.to(dtype=dtype) if dtype is not None else model

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import stat
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -156,3 +157,18 @@ def test_a_folder_is_replaced_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
         replacing_folder(folder / "new" / "file"),
     ):
         pass
+
+
+def test_a_full_disk_names_the_file_and_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "x.bin"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))  # as a disk that has no more room
+    try:
+        with pytest.raises(OSError, match=r"x\.bin") as one:
+            write_atomically(path, bytes(2000))
+        with pytest.raises(OSError, match=r"x\.bin") as other, replacing(path) as part:
+            part.write_bytes(bytes(2000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert one.value.filename == other.value.filename == str(path)
+    assert not list(tmp_path.iterdir())

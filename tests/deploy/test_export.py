@@ -304,3 +304,8 @@ def test_a_model_on_a_gpu_is_exported_and_stays_there(
     with torch.inference_mode():
         expected = model(torch.from_numpy(batch).to("cuda")).cpu().numpy()
     assert error_of_std(run(made.path, batch), expected).max() < 1e-3
+
+
+def test_a_detectors_file_is_no_classifier() -> None:
+    with pytest.raises(ValueError, match=r"x\.onnx is a detector; `fbnetv3 detect` has"):
+        Artefact.from_metadata({"fbnetv3.schema": "fbnetv3-detector-file/1"}, source="x.onnx")

@@ -365,11 +365,19 @@ def test_a_program_names_what_is_wrong_with_it_and_what_it_takes(
     path = written(runtime)
     with pytest.raises(ValueError, match=r"shape \(2, 3, 32, 32\).*it takes \(1, 3, 32, 32\)"):
         runtime.open(path).run(noise(2))
+    artefact = runtime.load(path).artefact
+    assert artefact.parity["evidence"] == "weights"
+    assert "executorch" in artefact.exported_with
     content = path.read_bytes()
-    start = content.index(b'{"fbnetv3.')
-    for text, reason in ((b"\xff", "damaged metadata"), (b"[", "damaged metadata")):
+    # Of before the hash.
+    former = content.replace(b"fbnetv3.file_sha256", b"fbnetv3.file_sha000")
+    for source, changed, reason in (
+        (former, former.index(b'{"fbnetv3.'), "damaged metadata"),
+        (content, content.index(b'{"fbnetv3.'), "is damaged: it is not what was exported"),
+        (content, len(content) - 200, "is damaged: it is not what was exported"),
+    ):
         other = tmp_path / "other.pte"
-        other.write_bytes(content[:start] + text + content[start + 1 :])
+        other.write_bytes(source[:changed] + b"\xfe" + source[changed + 1 :])
         with pytest.raises(ValueError, match=f"other.pte.*{reason}.*export it again") as caught:
             fbnetv3.load(other)
         assert str(caught.value).isprintable()
@@ -421,6 +429,20 @@ def test_openvino_runs_a_file_for_single_images_and_one_that_normalises(
     batch = ((pixels - mean) / std).transpose(0, 3, 1, 2)
     expected = load(exported.path).run_batch(batch)
     assert error_of_std(load(xml).run_batch(batch), expected).max() < 1e-4
+
+
+@pytest.mark.needs("openvino")
+def test_weights_of_another_network_beside_an_xml_are_refused(
+    small_export: Exported, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.xml"
+    RUNTIMES["openvino"].file.convert(small_export.path, path)
+    assert "openvino" in load(path).artefact.exported_with
+    weights = bytearray(path.with_suffix(".bin").read_bytes())
+    weights[100] ^= 1
+    path.with_suffix(".bin").write_bytes(weights)
+    with pytest.raises(ValueError, match=r"x\.bin is not what was exported with x\.xml"):
+        load(path)
 
 
 @pytest.mark.needs("openvino")

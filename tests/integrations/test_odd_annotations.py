@@ -216,3 +216,33 @@ def test_vocs_images_of_one_name_in_two_folders(drawn: Path, annotations: str, i
     every = CocoFolder(folder)
     assert [every.image_path(n).parent.name for n in range(2)] == ["a", "b"]
     assert every[0][1]["boxes"].tolist() == [[0, 1, 9, 9]]
+
+
+def test_ids_that_are_texts_are_numbered(drawn: Path, tmp_path: Path) -> None:
+    expected = boxes(drawn)
+
+    def as_texts(content: Content) -> None:
+        for kind in ("images", "categories"):
+            for item in content[kind]:
+                item["id"] = f"no. {item['id']}"
+        for item in content["annotations"]:
+            item["image_id"] = f"no. {item['image_id']}"
+            item["category_id"] = f"no. {item['category_id']}"
+
+    assert boxes(changed(drawn, as_texts)) == expected
+
+
+def test_boxes_outside_their_image_are_cut_off_and_told(drawn: Path) -> None:
+    def give(*sides: float) -> Callable[[Content], object]:
+        return lambda content: [item.update(bbox=list(sides)) for item in content["annotations"]]
+
+    folder = changed(drawn, give(50, 40, 30, 10))
+    assert boxes(folder)["0001.png"][0][:4] == [50, 40, 64, 50]
+    (note,) = CocoFolder(folder).notes[-1:]
+    assert "boxes reach outside their image, such as annotation 1" in note
+    assert note.endswith("only what is inside is learnt")
+    (note,) = CocoFolder(changed(drawn, give(30, 20, 60, 60))).notes[-1:]
+    assert "all fit as [left, top, right, bottom]" in note
+    assert not any(
+        "reach outside" in note for note in CocoFolder(changed(drawn, give(1, 2, 63, 3))).notes
+    )

@@ -157,6 +157,16 @@ def test_frozen_steps_leave_the_rest_to_train() -> None:
         (faster_rcnn, {"trainable_backbone_layers": 6}, ValueError, "from 0 to 5"),
         (faster_rcnn, {"options": {"freeze_at": 2}}, ValueError, "options is a dict"),
         (faster_rcnn, {"num_classes": 0}, ValueError, "num_classes is 0; expected"),
+        (retinanet, {"num_classes": True}, ValueError, "num_classes is True; expected"),
+        (retinanet, {"num_clases": 3}, TypeError, "did you mean 'num_classes'"),
+        (mask_rcnn, {"out_channel": 3}, TypeError, "did you mean 'out_channels'"),
+        (mask_rcnn, {"out_channels": 0}, ValueError, "out_channels is 0; expected"),
+        (deeplab, {"classifier": None}, TypeError, "classifier is given; deeplab makes its own"),
+        (lraspp, {"low_channels": 3}, TypeError, "low_channels is given; lraspp makes"),
+        (faster_rcnn_c4, {"rpn_head": None}, TypeError, "faster_rcnn_c4 makes its own"),
+        (ssdlite, {"size": "a"}, ValueError, "size is 'a'; expected"),
+        (ssdlite, {"pretrained": "no"}, ValueError, "pretrained is 'no'; expected True or False"),
+        (deeplab, {"license": "commercal"}, ValueError, "'commercal'; expected 'commercial'"),
     ],
 )
 def test_an_argument_that_would_be_dropped_is_refused(

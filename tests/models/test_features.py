@@ -213,3 +213,20 @@ def test_a_pyramid_trains_with_checkpointing() -> None:
     for plain, checkpointed in zip(*grads, strict=True):
         assert plain is not None
         torch.testing.assert_close(checkpointed, plain)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script. is deprecated")
+@pytest.mark.parametrize(
+    ("out_indices", "as_dict"), [(None, False), ([0], False), ([1, 1, -1], False), ([-1, 1], True)]
+)
+def test_a_scripted_pyramid_gives_the_same_maps(
+    out_indices: list[int] | None, as_dict: bool
+) -> None:
+    pyramid = FeaturePyramid(build(TINY), out_indices, as_dict=as_dict).eval()
+    x = torch.randn(1, 3, 64, 64)
+    found, expected = torch.jit.script(pyramid)(x), pyramid(x)
+    if as_dict:
+        assert list(found) == list(expected)
+        found, expected = list(found.values()), list(expected.values())
+    assert [level.shape for level in found] == [level.shape for level in expected]
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))

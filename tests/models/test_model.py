@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -20,6 +21,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from fbnetv3.arch.arch import Arch
 from fbnetv3.arch.tables import ARCHS
+from fbnetv3.hub.create import create
 from fbnetv3.hub.pretrained_cfg import pretrained_cfg
 from fbnetv3.models.blocks import DropPath, InvertedResidual
 from fbnetv3.models.features import FeatureInfo
@@ -460,7 +462,11 @@ def test_torchscript_gives_the_same_outputs() -> None:
 
 def test_fx_traces_the_network_and_takes_its_features(tiny: FBNetV3) -> None:
     x = images()
-    assert torch.equal(torch.fx.symbolic_trace(tiny)(x), tiny(x))
+    traced = torch.fx.symbolic_trace(tiny)
+    assert torch.equal(traced(x), tiny(x))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit.script is deprecated
+        assert torch.equal(torch.jit.script(traced)(x), tiny(x))
     assert torch.fx.symbolic_trace(seeded(drop_path_rate=0.5))(x).shape == (2, 10)
     names = tiny.feature_info.module_name()
     found = create_feature_extractor(copy.deepcopy(tiny), return_nodes=names)(x)
@@ -555,11 +561,19 @@ def test_the_first_loss_is_that_of_guessing(name: str) -> None:
         ({"global_pool": "median"}, "global_pool is 'median'; expected one of"),
         ({"global_pool": ""}, "global_pool is '' with 1000 classes; give num_classes=0"),
         ({"act_layer": "tanh"}, "act_layer is 'tanh'; expected a factory or one of"),
+        ({"norm_layer": "bn"}, "norm_layer is 'bn'; expected what makes a layer"),
     ],
 )
 def test_an_argument_out_of_range_is_refused_by_name(kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build(TINY, device="meta", **kwargs)
+
+
+def test_an_unknown_argument_is_refused_with_the_nearest() -> None:
+    with pytest.raises(TypeError, match=r"'drop_rat'; expected those .* did you mean 'drop_rate'"):
+        build(TINY, device="meta", drop_rat=0.1)
+    with pytest.raises(TypeError, match=r"'pretrain'; .* did you mean 'pretrained'"):
+        create("fbnetv3_nano", pretrain=True)
 
 
 def test_only_a_table_is_built() -> None:

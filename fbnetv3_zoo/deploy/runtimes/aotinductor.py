@@ -191,6 +191,7 @@ def export(
         class_names=class_names,
         batch_size=batch_size,
         license=license,
+        tools=(),
     )
     with replacing(Path(path)) as part:
         contents: dict[str, bytes] = {}

@@ -145,6 +145,7 @@ def export(
         class_names=class_names,
         batch_size=1 if batch_size is None else batch_size,
         license=license,
+        tools=("coremltools",),
     )
     with replacing_folder(Path(path)) as part, _quiet():
 

@@ -1,12 +1,16 @@
 """A model as an ExecuTorch program for XNNPACK. Extra `executorch`.
 
 The program takes a fixed number of images, float32 (N, C, H, W), and returns float32 logits (N,
-num_classes). Its method `fbnetv3_metadata` returns the metadata as JSON.
+num_classes). Its method `fbnetv3_metadata` returns the metadata as JSON, among them the SHA-256 of
+the file: that of its bytes with 64 zeros in the place of the hash, compared before a file is run.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +26,7 @@ from fbnetv3._internal.optional import need
 from fbnetv3._internal.quiet import quiet_stderr
 from fbnetv3.images.preprocess import Preprocess
 
-from ..artefact import INPUT, OUTPUT
+from ..artefact import INPUT, OUTPUT, PREFIX
 from ..parity import Parity, Run
 from .protocol import TensorInfo, check_threads
 
@@ -32,6 +36,10 @@ if TYPE_CHECKING:
     from fbnetv3.models.model import FBNetV3
 
 _METADATA = "fbnetv3_metadata"
+_SHA256 = f"{PREFIX}file_sha256"
+_NO_HASH = "0" * 64
+# What the comparison finds is written after it, over these blanks of the text.
+_NUM_BLANKS = 1024
 # ExecuTorch's type codes of our inputs and outputs.
 _DTYPES = {0: "uint8", 6: "float32"}
 
@@ -148,6 +156,7 @@ def open_session(
     content = path.read_bytes()
     if not content:
         raise ValueError(f"{path} is empty; make one with `fbnetv3 export`")
+    _check_hash(path, content)
     try:
         # ExecuTorch logs every refusal, and what it cannot know of the CPU.
         with quiet_stderr():
@@ -196,17 +205,20 @@ def export(
         class_names=class_names,
         batch_size=batch_size,
         license=license,
+        tools=("executorch",),
     )
     size = artefact.preprocess.crop
     with replacing(Path(path)) as part:
 
         def build(model: FBNetV3) -> Run:
             example = (torch.zeros(batch_size, model.in_chans, size, size),)
-            # Fixed before the comparison, so that the metadata lack its figures.
             write(inference_graph(model, artefact), example, part, artefact.to_metadata())
             return open_session(part).run
 
-        return proved(build, model, artefact)
+        parity = proved(build, model, artefact)
+        restate(part, dataclasses.replace(artefact, parity=parity.to_dict()).to_metadata())
+        open_session(part)
+    return parity
 
 
 def write(
@@ -231,9 +243,45 @@ def write(
     lowered = to_edge_transform_and_lower(
         torch.export.export(module, example),
         partitioner=[XnnpackPartitioner()],
-        constant_methods={_METADATA: json.dumps(dict(metadata))},
+        constant_methods={_METADATA: _text(metadata) + " " * _NUM_BLANKS},
     )
     path.write_bytes(lowered.to_executorch().buffer)
+    restate(path, metadata)
+
+
+def restate(path: Path, metadata: Mapping[str, str]) -> None:
+    """Replaces the metadata of a program that `write` wrote, and its hash.
+
+    Args:
+        path: the `.pte` file.
+        metadata: string pairs; longer than those they replace by `_NUM_BLANKS` at most.
+    """
+    content = path.read_bytes()
+    found = re.search(rb'\{"[^\0]*"%b": "[0-9a-f]{64}"[^\0]*\} *(?=\0)' % _SHA256.encode(), content)
+    text = _text(metadata).encode()
+    assert found is not None
+    assert len(text) <= len(found[0])
+    content = content[: found.start()] + text.ljust(len(found[0])) + content[found.end() :]
+    path.write_bytes(_hashed(content, hashlib.sha256(content).hexdigest()))
+
+
+def _text(metadata: Mapping[str, str]) -> str:
+    return json.dumps({**metadata, _SHA256: _NO_HASH})
+
+
+def _hashed(content: bytes, sha256: str) -> bytes:
+    """Returns a program with this hash in the place of its own."""
+    return re.sub(rb'(?<="%b": ")[0-9a-f]{64}' % _SHA256.encode(), sha256.encode(), content)
+
+
+def _check_hash(path: Path, content: bytes) -> None:
+    """Raises a ValueError if a program is not what was exported; one without a hash passes."""
+    stated = re.search(rb'"%b": "([0-9a-f]{64})"' % _SHA256.encode(), content)
+    if stated is None:
+        return
+    found = hashlib.sha256(_hashed(content, _NO_HASH)).hexdigest()
+    if found != stated[1].decode():
+        raise ValueError(f"{path} is damaged: it is not what was exported; export it again")
 
 
 def _info(name: str, meta: Any) -> TensorInfo:

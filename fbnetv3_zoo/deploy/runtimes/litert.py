@@ -127,8 +127,7 @@ class LiteRtSession:
 
     def run(self, batch: NDArray[Any]) -> NDArray[Any]:
         """Returns the logits of a batch in the graph's input layout."""
-        with self._opened.get().taken() as interpreter:
-            return np.array(self._bound(interpreter, batch)())
+        return self.run_all(batch)[0]
 
     def run_all(self, batch: NDArray[Any]) -> list[NDArray[Any]]:
         """Returns all outputs, in the order of `outputs`."""
@@ -241,6 +240,7 @@ def export(
         class_names=class_names,
         batch_size=1 if batch_size is None else batch_size,
         license=license,
+        tools=("litert-torch",),
     )
     size = artefact.preprocess.crop
     with replacing(Path(path)) as part:
@@ -273,8 +273,19 @@ def write(
         ImportError: litert-torch is not installed.
     """
     need_writer()
-    labels = read_json(metadata[PREFIX + "labels"], "labels")
-    _write_pairs(path, _converted(module, example, path), metadata, labels)
+    _converted(module, example, path)
+    restate(path, metadata)
+
+
+def restate(path: Path, metadata: Mapping[str, str]) -> None:
+    """Replaces the metadata of a file.
+
+    Args:
+        path: the `.tflite` file.
+        metadata: string pairs; `fbnetv3.labels` has the class names as JSON.
+    """
+    model, _ = _parts(path)
+    _write_pairs(path, model, metadata, read_json(metadata[PREFIX + "labels"], "labels"))
 
 
 def _converted(module: nn.Module, example: tuple[Tensor, ...], path: Path) -> bytes:

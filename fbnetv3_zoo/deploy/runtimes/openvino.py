@@ -12,13 +12,14 @@ import functools
 import io
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fbnetv3._internal.files import replacing
+from fbnetv3._internal.files import replacing, sha256_of
 from fbnetv3._internal.messages import one_line
 from fbnetv3._internal.optional import need
 from fbnetv3.images.reader import ImageSource
@@ -34,6 +35,8 @@ from .protocol import TensorInfo, check_threads
 _SECTION = "fbnetv3"
 # OpenVINO's section for the metadata of an ONNX file.
 _ONNX_SECTION = "framework"
+# In the .xml the SHA-256 of the .bin, as another model's may have the same name and size.
+_BIN_SHA256 = "bin_sha256"
 
 
 class OpenVinoSession:
@@ -163,7 +166,11 @@ def convert(onnx_path: str | Path, path: str | Path) -> Parity:
         run = open_session(part, threads=1).run
         tolerance = TOLERANCE[exported.artefact.precision]
         parity = compare(run, exported.session.run, batches, tolerance=tolerance)
-        _set_metadata(model, dataclasses.replace(exported.artefact, parity=parity.to_dict()))
+        tools = {**exported.artefact.exported_with, "openvino": version("openvino")}
+        _set_metadata(
+            model,
+            dataclasses.replace(exported.artefact, exported_with=tools, parity=parity.to_dict()),
+        )
     return parity
 
 
@@ -180,12 +187,10 @@ def write_ir(onnx_path: Path, path: Path, metadata: Mapping[str, str]) -> None:
         ImportError: OpenVINO is not installed.
     """
     need("openvino")
-    import openvino
-
     model = _read(onnx_path)
     for key, value in metadata.items():
         model.set_rt_info(value, [_SECTION, key.removeprefix(PREFIX)])
-    openvino.save_model(model, str(path), compress_to_fp16=False)
+    _save(model, path)
 
 
 def quantize(
@@ -285,18 +290,31 @@ def _saved(model: Any, path: Path) -> Iterator[Path]:
 
     Saved twice because the body checks the file and then writes the figures into `model`.
     """
-    import openvino
-
     if path.suffix != ".xml":
         raise ValueError(f"output is {path}; OpenVINO writes two files; name the .xml one")
     with replacing(path) as part:
-        openvino.save_model(model, str(part), compress_to_fp16=False)
+        _save(model, part)
         yield part
-        openvino.save_model(model, str(part), compress_to_fp16=False)
+        _save(model, part)
+
+
+def _save(model: Any, path: Path) -> None:
+    """Writes a model with the hash of its weights."""
+    import openvino
+
+    openvino.save_model(model, str(path), compress_to_fp16=False)
+    model.set_rt_info(sha256_of(path.with_suffix(".bin")), [_SECTION, _BIN_SHA256])
+    openvino.save_model(model, str(path), compress_to_fp16=False)
 
 
 def _compiled(path: Path, options: dict[str, Any]) -> tuple[Any, Any]:
     model = _read(path)
+    weights, key = path.with_suffix(".bin"), [_SECTION, _BIN_SHA256]
+    if model.has_rt_info(key) and str(model.get_rt_info(key).value) != sha256_of(weights):
+        raise ValueError(
+            f"{weights} is not what was exported with {path.name}: it is damaged or another "
+            "model's; copy both files of the model, or export it again"
+        )
     return model, _core().compile_model(model, "CPU", options)
 
 
