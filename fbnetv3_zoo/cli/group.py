@@ -198,8 +198,7 @@ def _plain_ends() -> Iterator[None]:
     try:
         yield
     except BrokenPipeError:
-        # What is left in the buffer must not raise again when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         raise typer.Exit(CLOSED_PIPE) from None
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -211,7 +210,18 @@ def _plain_ends() -> Iterator[None]:
         if os.environ.get("FBNETV3_DEBUG"):
             traceback.print_exc()
         print(f"error: {_line_of(error)}", file=sys.stderr)
+        if _output_failed(error):
+            _drop_output()
         raise typer.Exit(code) from None
+
+
+def _drop_output() -> None:
+    """Keeps what is left in the output's buffer from raising again when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _output_failed(error: Exception) -> bool:
+    return isinstance(error, OSError) and not error.filename and error.errno in DISK_ERRORS
 
 
 def _code_of(error: Exception) -> int | None:
@@ -233,7 +243,7 @@ def _line_of(error: Exception) -> str:
     text = _missing(error) or _wrong_choice(error) or str(error)
     if isinstance(error, OSError) and error.strerror and error.filename:
         text = f"cannot use {error.filename}: {error.strerror}"
-    elif isinstance(error, OSError) and error.errno in DISK_ERRORS:
+    elif isinstance(error, OSError) and _output_failed(error):
         text = f"cannot write the output: {error.strerror}"
     elif isinstance(error, ModuleNotFoundError) and "pip install" not in text:
         text += '; pip install --upgrade "fbnetv3-zoo", then see `fbnetv3 doctor`'

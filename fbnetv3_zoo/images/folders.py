@@ -392,5 +392,7 @@ def _part_word(name: str) -> str:
 
 def _ancestors(folder: Path) -> set[str]:
     """Returns the real paths of the folders above a folder, and above its target for a link."""
-    above = [*folder.absolute().parents, *folder.resolve().parents]
+    above = list(folder.resolve().parents)
+    if ".." not in folder.parts:  # the parents of "labels/.." by its name are below it
+        above += folder.absolute().parents
     return {os.path.realpath(path) for path in above}

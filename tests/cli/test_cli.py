@@ -341,7 +341,10 @@ def test_closed_streams_get_nothing_and_a_full_one_is_one_line() -> None:
     program = f"{shlex.quote(sys.executable)} -m fbnetv3"
 
     def end(command: str) -> tuple[int, str]:
-        done = subprocess.run(command, shell=True, stderr=subprocess.PIPE, text=True, check=False)
+        environment = {**os.environ, "PYTHONUNBUFFERED": ""}  # written when the program ends
+        done = subprocess.run(
+            command, shell=True, stderr=subprocess.PIPE, text=True, check=False, env=environment
+        )
         return done.returncode, done.stderr
 
     assert end(f"{program} info fbnetv3_a <&- >&-") == (0, "")

@@ -334,7 +334,7 @@ def test_an_int8_file_is_trained_beside_its_checkpoints(
     )
     assert code == 0, err
     assert "9 images to train on, 3 to evaluate on" in err
-    assert "1 epochs of 4 steps, batch 2" in err
+    assert "1 epoch of 4 steps, batch 2" in err
     assert re.search(r"epoch 1: loss \d.*, same answers as fp32 on \d+\.\d\d %", err)
     assert "images, then trained" in out
     assert read_artefact(path).quantization["trained"] is True

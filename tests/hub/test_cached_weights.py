@@ -357,7 +357,7 @@ PAGE = b"<!DOCTYPE html><html><title>Sign in to the network</title></html>"
     [
         (PAGE, "it is a web page"),
         (b"", "the file is empty"),
-        (gzip.compress(PAGE), "it is not a checkpoint"),
+        (gzip.compress(PAGE), "it is packed with gzip"),
         (b"PK\x05\x06" + bytes(18), "it is not a checkpoint"),
         (checkpoint()[:-9], "cannot read checkpoint"),
     ],

@@ -105,6 +105,14 @@ def test_a_link_is_followed_once_and_loops_end(tmp_path: Path) -> None:
     assert relative(data, read_class_folders(data).paths) == expected
 
 
+def test_a_folder_named_by_one_inside_it_is_searched_whole(tmp_path: Path) -> None:
+    inside = tmp_path / "labels"
+    inside.mkdir()
+    for folder in (tmp_path, inside):
+        (folder / "a.png").touch()
+    assert [path.resolve() for path in list_images(inside / "..")] == list_images(tmp_path)
+
+
 def test_a_link_to_nowhere_is_listed_so_that_its_reader_names_it(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg")
     (tmp_path / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")

@@ -127,7 +127,7 @@ def test_class_folders_without_parts_are_searched_on_as_they_are(data: Path) -> 
 
 
 def test_an_epoch_of_one_step_is_said_before_any_trial(data: Path) -> None:
-    with pytest.warns(UserWarning, match=r"48 images is 1 step\(s\) of 32.* smaller batch_size"):
+    with pytest.warns(UserWarning, match=r"48 images is 1 step of 32.* smaller batch_size"):
         objective(data, recipe={"batch_size": 32})
 
 
