@@ -51,15 +51,13 @@ def write_atomically(path: Path, content: bytes | str) -> None:
     """
     if path.is_dir():
         raise ValueError(f"cannot write {path}: it is a folder; give a file name in it")
+    if isinstance(content, str):
+        content = content.encode("utf-8", "surrogateescape")
     part = _neighbour(path)
     try:
         with naming(path, part):
             with part.open("xb") as file:
-                file.write(
-                    content.encode("utf-8", "surrogateescape")
-                    if isinstance(content, str)
-                    else content
-                )
+                file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
             rename(part, path)

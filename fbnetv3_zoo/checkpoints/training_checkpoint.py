@@ -151,8 +151,7 @@ def find_weights(content: object) -> tuple[dict[str, Any], Taken]:
                 cure = "; make tensors of numpy's arrays with torch.from_numpy"
             raise ValueError(
                 f"{where} holds {describe(found)}, where {name!r} is {describe(value)}{cure}; "
-                "expected "
-                f"tensors only, or an entry with them such as {_USUAL}"
+                f"expected tensors only, or an entry with them such as {_USUAL}"
             )
     return plain_names(found, taken)
 

@@ -207,6 +207,12 @@ def snapshot(store: Store) -> list[object]:
     ]  # fmt: skip
 
 
+def lose_database(store: Store) -> None:
+    store.close()
+    for path in store.folder.glob("search.sqlite*"):
+        path.unlink()
+
+
 def test_database_is_rebuilt_from_the_files(store: Store) -> None:
     store.add_batch(batch(0), [proposal(1), proposal(2), proposal(3)])
     finish(store, 0, 30.0, 31.0)
@@ -218,9 +224,7 @@ def test_database_is_rebuilt_from_the_files(store: Store) -> None:
         batch(1, "import"), [Proposal((4,), {"macs": 40.0}, 2, 0, origin="old.csv", value=77.0)]
     )
     before, batches = snapshot(store), store.batches()
-    store.close()
-    for path in store.folder.glob("search.sqlite*"):
-        path.unlink()
+    lose_database(store)
     with pytest.raises(StoreError, match="rebuild"):
         Store.open(store.folder)
     with Store.rebuild(store.folder) as again:
@@ -261,9 +265,7 @@ def test_rebuilding_from_a_damaged_round_leaves_the_database_alone(store: Store)
 
 
 def test_search_that_was_stopped_while_it_was_made_is_to_be_resumed(store: Store) -> None:
-    store.close()
-    for path in store.folder.glob("search.sqlite*"):
-        path.unlink()
+    lose_database(store)
     with pytest.raises(FileNotFoundError, match="was stopped before its first round; resume it"):
         Store.read(store.folder)
     with Store.open(store.folder) as resumed:
