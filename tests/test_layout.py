@@ -136,7 +136,7 @@ OPTIONAL = {
     "pandas": "search.api.found",
     "pyarrow": "deploy.answer_table search.data.formats search.execution.objective",
     "pycocotools": "integrations.coco_folder integrations.coco_records integrations.coco_scores",
-    "ray": "deploy.ray_classify search.execution.ray_engine",
+    "ray": "_internal.ray_start deploy.ray_classify search.execution.ray_engine",
     "tensorboard": "",  # by way of torch's own writer
     "wandb": "search.training.log_wandb",
 }

@@ -19,6 +19,7 @@ from typing import Any
 
 from fbnetv3._internal.messages import one_line
 from fbnetv3._internal.optional import need
+from fbnetv3._internal.ray_start import need_ray, start_ray
 
 from . import runtimes
 from .classify import Classifier
@@ -35,32 +36,17 @@ def ray_cluster(address: str | None) -> Iterator[None]:
         ImportError: Ray Data is not installed.
         ValueError: no cluster answers at the address.
     """
-    for library in ("ray", "pyarrow", "pandas"):
+    need_ray(address)
+    for library in ("pyarrow", "pandas"):
         need(library)
     import ray
 
-    if ray.is_initialized():
-        yield
-        return
-    # Ray's advice, and what it says about its own actors' arguments, are not for the user's eyes.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    try:
-        ray.init(
-            address=address,
-            include_dashboard=None if address else False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-    except (ConnectionError, TimeoutError, RuntimeError) as error:
-        raise ValueError(
-            f"no Ray cluster at {address or 'this machine'} ({one_line(str(error))}); start one "
-            "with `ray start --head`, or leave out the address for a cluster on this machine"
-        ) from error
+    ours = start_ray(address)
     try:
         yield
     finally:
-        ray.shutdown()
+        if ours:
+            ray.shutdown()
 
 
 def classify_on_ray(

@@ -11,7 +11,7 @@ from typing import Any
 import typer
 
 from fbnetv3._internal.messages import counted
-from fbnetv3._internal.optional import need
+from fbnetv3._internal.ray_start import need_ray
 from fbnetv3.cli.group import note
 
 
@@ -53,7 +53,7 @@ def engine_maker(
     if workers < 1:
         raise ValueError(f"--workers is {workers}; expected 1 or more")
     if name == "ray":
-        need("ray")
+        need_ray(address)
     others = {"--address": address, "--max-running": max_running, "--gpus-each": gpus_each or None}
     wrong = [option for option, value in others.items() if value is not None]
     if name == "local" and wrong:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fbnetv3._internal.optional import need
+from fbnetv3._internal.ray_start import start_ray
 from fbnetv3.search.storage.results import attempt_folder, epoch_name, read_epochs, write_epoch
 
 from .spec import load_objective
@@ -40,6 +40,7 @@ class RayEngine:
 
     Raises:
         ImportError: Ray is not installed.
+        ValueError: no cluster answers at the address.
     """
 
     name = "ray"
@@ -56,13 +57,10 @@ class RayEngine:
         gpus: float = 0,
         max_running: int | None = None,
     ) -> None:
-        need("ray")
+        self._owns_ray = start_ray(address)
         import ray
 
         self._ray: Any = ray  # its decorators are not typed strictly
-        self._owns_ray = not ray.is_initialized()
-        if self._owns_ray:
-            ray.init(address=address, include_dashboard=False, log_to_driver=False)
         self._objective, self._folder = json.dumps(dict(objective), sort_keys=True), folder
         self._bundle = {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
         self._max_running = max_running
