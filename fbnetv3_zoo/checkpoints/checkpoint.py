@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from fbnetv3._internal.files import write_atomically
 from fbnetv3._internal.messages import one_line
 
-from .other_files import what_archive, what_else
+from .other_files import what_archive, what_else, what_part
 from .torch_pickle import Machine, Storage, Stored, describe, unpickle
 from .training_checkpoint import Taken, find_weights, plain_names
 
@@ -75,6 +75,8 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Taken]:
     _check_file(path)
     content = path.read_bytes()
     try:
+        if part := what_part(path.name):
+            raise ValueError(part)
         return _read_content(content)
     except _DECODE_ERRORS as error:
         reason = one_line(str(error) or type(error).__name__)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection
 
 from fbnetv3._internal.messages import one_line
 
 _NUM_SHOWN = 80
+_ONE_FILE = 'in transformers with save_pretrained(..., max_shard_size="50GB")'
 _TAR, _TAR_AT = b"ustar", 257
 # Beginning of the file -> what it is, and the next step.
 _BEGINNINGS = {
@@ -46,6 +48,17 @@ def what_else(content: bytes) -> str:
     return f"it starts with {content[:16]!r}, so it is not a checkpoint"
 
 
+def what_part(name: str) -> str:
+    """Returns what a file is by a name such as model-00001-of-00002.safetensors, "" if no part."""
+    found = re.search(r"-(\d{5})-of-(\d{5})\.", name)
+    if not found or int(found[2]) < 2:
+        return ""
+    return (
+        f"it is part {int(found[1])} of {int(found[2])} of a network's weights; save them in one "
+        f"file, {_ONE_FILE}"
+    )
+
+
 def _json(content: bytes) -> str:
     try:
         found = json.loads(content)
@@ -55,7 +68,7 @@ def _json(content: bytes) -> str:
     if isinstance(files, dict):
         return (
             f"it is the index of weights in {len(set(map(str, files.values())))} files; save them "
-            'in one, in transformers with save_pretrained(..., max_shard_size="50GB")'
+            f"in one, {_ONE_FILE}"
         )
     shown = one_line(content[:_NUM_SHOWN].decode(errors="replace"))
     return f"it is JSON, perhaps an error of the server: {shown}"

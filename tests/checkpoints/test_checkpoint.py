@@ -384,6 +384,18 @@ def test_what_is_no_checkpoint_is_named(tmp_path: Path, content: bytes, reason: 
         read_tensors(path)
 
 
+def test_a_part_of_a_network_is_known_by_its_name(tmp_path: Path) -> None:
+    state = {"stem.conv.weight": torch.ones(2)}
+    for part in (1, 2):
+        path = tmp_path / f"model-{part:05}-of-00002.safetensors"
+        write_tensors(path, state, {})
+        with pytest.raises(ValueError, match=rf"it is part {part} of 2 .*; save them in one file"):
+            read_tensors(path)
+    only = tmp_path / "model-00001-of-00001.safetensors"
+    write_tensors(only, state, {})
+    assert read_tensors(only).keys() == state.keys()
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="absent"):
         read_tensors(tmp_path / "absent.pth")

@@ -104,6 +104,10 @@ DIALECTS: dict[str, tuple[Callable[[], Any], bool]] = {
         lambda: {"model": raw(), "ema": {"module": averaged(), "decay": 0.99}},
         True,
     ),
+    "a loop's EMA of shadows": (
+        lambda: {"model": raw(), "ema": {"decay": 0.99, "shadow": averaged()}},
+        True,
+    ),
     "PyTorch's SWA": (
         lambda: {
             "model": raw(),
