@@ -21,6 +21,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast
 
 import typer
@@ -196,6 +197,7 @@ def _open_standard_streams() -> None:
 @contextlib.contextmanager
 def _plain_ends() -> Iterator[None]:
     try:
+        _check_current_folder()
         yield
     except BrokenPipeError:
         _drop_output()
@@ -213,6 +215,16 @@ def _plain_ends() -> Iterator[None]:
         if _output_failed(error):
             _drop_output()
         raise typer.Exit(code) from None
+
+
+def _check_current_folder() -> None:
+    """Raises FileNotFoundError if the folder was deleted: torch would end the process."""
+    try:
+        Path.cwd()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            "the current folder does not exist any more; cd to one that does"
+        ) from error
 
 
 def _drop_output() -> None:

@@ -284,6 +284,20 @@ def test_a_folder_that_cannot_be_written_is_failed_work(tmp_path: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
+def test_a_current_folder_that_was_deleted_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir("gone")
+    (tmp_path / "gone").rmdir()
+    done = CliRunner().invoke(APPS["fbnetv3"], ["list"])
+    assert done.exit_code == 2
+    assert done.stderr == (
+        "error: the current folder does not exist any more; cd to one that does\n"
+    )
+
+
 def test_no_gpu_is_said_with_a_way_out(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
