@@ -200,10 +200,13 @@ def _rows_of(
     else:
         from fbnetv3.deploy.describe import describe
         from fbnetv3.deploy.export import to_onnx
+        from fbnetv3.hub.license_policy import check_terms
 
         # Speed does not depend on the weights; agreement and accuracy do.
         module = created(name, folder is not None if pretrained is None else pretrained, None)
         artefact = describe(module)
+        # Not only when the file that is about to be exported is opened.
+        check_terms(name, artefact.license)
         if device == "cpu":
             exported = to_onnx(module, place / "fp32.onnx")
             files, artefact = [exported.path], exported.artefact

@@ -394,7 +394,7 @@ def _check_license(model: object, policy: str | None) -> None:
     if policy is None:
         return
     if isinstance(model, ExportedBackend):
-        check_terms(model.artefact.name, model.artefact.license, policy)
+        check_terms(str(model.path), model.artefact.license, policy)
     else:
         check_terms(type(model).__name__, license_of(model), policy)
 

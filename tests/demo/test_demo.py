@@ -134,7 +134,7 @@ def test_a_build_that_failed_can_be_repeated(
     build_demo(str(small_export.path), tmp_path / "s", tarball=tarball, runtime=runtime)
 
 
-@pytest.mark.filterwarnings("ignore:fbnetv3 is licensed")
+@pytest.mark.filterwarnings("ignore:.* is licensed")
 def test_non_commercial_weights_are_marked_or_refused(
     small_export: Exported,
     release: tuple[WebRuntime, Path],
@@ -337,7 +337,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
 
 
 @pytest.mark.needs("chromium")
-@pytest.mark.filterwarnings("ignore:fbnetv3 is licensed")
+@pytest.mark.filterwarnings("ignore:.* is licensed")
 def test_the_page_states_forbidding_terms_and_what_failed(
     page: Page, small_export: Exported, release: tuple[WebRuntime, Path], tmp_path: Path
 ) -> None:

@@ -20,6 +20,8 @@ from fbnetv3.arch.tables import ARCHS
 from fbnetv3.checkpoints.checkpoint import read_metadata, stated_license, write_tensors
 from fbnetv3.checkpoints.convert import from_fbnetv3
 from fbnetv3.cli.app import app
+from fbnetv3.deploy import runtimes
+from fbnetv3.deploy.classify import Classifier
 from fbnetv3.deploy.export import Exported, to_onnx
 from fbnetv3.deploy.quantize import quantize
 from fbnetv3.deploy.runtimes import read_artefact
@@ -109,6 +111,27 @@ def test_the_licence_of_a_saved_folder_is_in_its_export_and_its_int8_file(
     )
     assert made.artefact.license == "cc-by-nc-sa-4.0"
     assert read_artefact(made.path).license == "cc-by-nc-sa-4.0"
+
+
+def test_each_exported_file_states_its_licence_under_its_own_name(
+    exported: Exported, tmp_path: Path
+) -> None:
+    for name in ("mine.onnx", "yours.onnx"):  # both of a network of the same name
+        path = shutil.copy(exported.path, tmp_path / name)
+        with pytest.warns(UserWarning, match=f"{name} is licensed cc-by-nc-sa-4.0: non-commercial"):
+            runtimes.load(path)
+        with pytest.raises(ValueError, match=f"{name} is licensed cc-by-nc-sa-4.0: no commercial"):
+            Classifier(path, license="commercial")
+
+
+def test_latency_refuses_a_saved_network_before_it_exports_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FBNETV3_LICENSE", "commercial")
+    line = ["latency", f"local-dir:{folder}", "--seconds", "0.01"]
+    done = CliRunner().invoke(APPS["fbnetv3"], line)
+    assert done.exit_code == 2
+    assert f"local-dir:{folder} is licensed cc-by-nc-sa-4.0: no commercial" in done.output
 
 
 def test_the_licence_survives_saving_again(folder: Path, tmp_path: Path) -> None:

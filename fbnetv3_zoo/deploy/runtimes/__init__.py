@@ -136,7 +136,7 @@ class Runtime:
         from ..backend import ExportedBackend
 
         backend = ExportedBackend(path, self.open(path, **options))
-        check_terms(backend.artefact.name, backend.artefact.license)
+        check_terms(str(path), backend.artefact.license)
         return backend
 
 
