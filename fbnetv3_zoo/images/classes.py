@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -182,6 +182,14 @@ def outputs_by_name(folders: Sequence[str], known: Sequence[Sequence[str]]) -> l
         alike = plain.get(_plain(folder), set())
         found.append(exact.get(folder, next(iter(alike)) if len(alike) == 1 else None))
     return found
+
+
+def nearly_equal(names: Iterable[str]) -> list[list[str]]:
+    """Returns the names that differ only in case, accents' encoding, or "_", "-" and spaces."""
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(_plain(name), []).append(name)
+    return [group for group in alike.values() if len(group) > 1]
 
 
 def _plain(name: str) -> str:

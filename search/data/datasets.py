@@ -40,6 +40,8 @@ from .splitting import hold_out, split_by_class
 _PART_STARTS: dict[Part, tuple[str, ...]] = {"train": ("train",), "val": ("val", "test")}
 CIFAR10_TRAIN = tuple(f"data_batch_{n}" for n in range(1, 6))
 _NUM_LISTED = 5
+# Of packed folders; a .tar may be a WebDataset shard.
+_ARCHIVES = {".zip", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst"}
 
 
 def open_images(
@@ -242,6 +244,10 @@ def check_folder(folder: Path) -> None:
     """
     if is_shards(folder):
         find_shards(folder)
+    elif folder.suffix.lower() in _ARCHIVES and folder.is_file():
+        raise FileNotFoundError(
+            f"{folder} is an archive; unpack it, and give the folder with the class folders"
+        )
     elif not folder.is_dir():
         raise FileNotFoundError(
             f"no data folder at {folder}; expected class folders of images, or a .csv list of them"

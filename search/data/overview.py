@@ -6,7 +6,8 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from fbnetv3._internal.messages import one_line
+from fbnetv3._internal.messages import one_line, shown
+from fbnetv3.images.classes import nearly_equal
 
 from .image_set import ImageSet, Source, readable
 
@@ -37,8 +38,8 @@ def class_table(train: ImageSet, val: ImageSet) -> list[str]:
 def remarks(train: ImageSet, val: ImageSet) -> list[str]:
     """Returns what may spoil the training or its accuracy, a sentence each.
 
-    Classes with few images or with very unequal numbers, and validation images that are in the
-    training set too.
+    Classes with few images or with very unequal numbers, or with nearly equal names, and
+    validation images that are in the training set too.
 
     Args:
         train: training set.
@@ -55,6 +56,11 @@ def remarks(train: ImageSet, val: ImageSet) -> list[str]:
         found.append(
             f"class {largest!r} has {most} images and {smallest!r} has {least}; --balance sampler "
             "or --balance loss makes up for it"
+        )
+    for alike in nearly_equal(train.classes)[:_NUM_LISTED]:
+        found.append(
+            f"the names of classes {' and '.join(map(shown, alike))} are nearly equal; if they are "
+            "one class, put its images together"
         )
     if train.multi_label and (unlabelled := int((~train.labels.any(1)).sum())):
         found.append(f"{unlabelled} images to train on have no label, which is learned as such")

@@ -65,6 +65,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name / "test_batch").write_bytes(pickle.dumps(held))
     (folder / "empty").mkdir()
     shutil.copy(PHOTO, folder / "photo.jpg")
+    shutil.copy(PHOTO, folder / "photos.ZIP")
     for name in ("cat", "dog"):
         for copy in range(3):
             (folder / "photos" / name).mkdir(parents=True, exist_ok=True)
@@ -108,6 +109,7 @@ LINES = "fbnetv3-search latency-table t.json --space cifar_joint"
         (f"{QUICK} --plot nowhere/x.svg", 2, "no folder nowhere to write x.svg to"),
         (f"{QUICK} --images empty", 2, "no images in empty"),
         ("fbnetv3 demo --out file --no-serve", 2, "cannot write file"),
+        ("fbnetv3 train --data photos.ZIP", 2, "photos.ZIP is an archive; unpack it"),
         ("fbnetv3 train --data nowhere", 2, "no data folder at nowhere"),
         ("fbnetv3 train --data photo.jpg", 2, "no data folder at photo.jpg"),
         ("fbnetv3 train --data empty", 2, "empty holds no class folders"),

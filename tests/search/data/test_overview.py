@@ -67,6 +67,17 @@ def test_few_images_and_unequal_classes_are_named() -> None:
     assert remarks(tiny_images(96), tiny_images(40, seed=1)) == []
 
 
+def test_classes_of_nearly_equal_names_are_named() -> None:
+    names = ("Cat", "cat", "dog", "e\u0301", "\u00e9", "sea_lion", "sea lion", "lion")
+    images = ImageSet(
+        name="p", classes=names, labels=torch.arange(8), sources=tuple(map(str.encode, names))
+    )
+    found = [line for line in remarks(images, images) if "nearly equal" in line]
+    assert len(found) == 3
+    assert found[0].startswith("the names of classes 'Cat' and 'cat' are nearly equal")
+    assert found[2].startswith("the names of classes 'sea_lion' and 'sea lion' are")
+
+
 def test_the_table_has_a_line_a_class_or_a_summary() -> None:
     assert class_table(tiny_images(96), tiny_images(42, seed=1)) == [
         "class0      24 train      11 val",
