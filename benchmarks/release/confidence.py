@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from benchmarks.records import write
 from fbnetv3.deploy.confidence import calibration_error_pct, energy, fit_confidence
 from fbnetv3.images.labels import class_ids
+from fbnetv3.models.model import FBNetV3
 from fbnetv3.search.data.datasets import open_images
 from fbnetv3.search.training.answers import AnswerCollector, foreign_logits
 from fbnetv3.search.training.config import Hardware
@@ -170,6 +171,7 @@ def measured(name: str, data: Path, folder: Path) -> dict[str, Any]:
     hardware = Hardware.of("cpu")
     network = open_network(name, pretrained=True)._replace(confidence=None)
     pooled: list[torch.Tensor] = []
+    assert isinstance(network.model, FBNetV3)
     network.model.get_classifier().register_forward_pre_hook(
         lambda _, given: pooled.append(given[0].detach().clone())
     )
