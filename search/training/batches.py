@@ -41,7 +41,7 @@ from .workers import usable_workers
 Sample = Sequence[Tensor]
 # Steps whose draws are made, and copied to the device, at once.
 _CHUNK_STEPS = 64
-# How long a process that decodes images lives on after SIGTERM.
+# How long a process that decodes images lives on after SIGTERM or SIGHUP.
 _GRACE_S = 30
 
 
@@ -187,7 +187,7 @@ class TrainBatches:
                 # Filled again for every epoch, so that its processes live as long as the run.
                 batch_sampler=self._samples,
                 num_workers=self._workers,
-                worker_init_fn=_outlive_sigterm,
+                worker_init_fn=_outlive_signals,
                 persistent_workers=self._workers > 0,
                 pin_memory=self._device.type == "cuda",
             )
@@ -235,7 +235,7 @@ def eval_batches(
         DecodedPhotos(images, transform, preprocess.crop),
         batch_sampler=[[(i, None) for i in part] for part in _lists(mine, batch_size)],
         num_workers=usable_workers(workers, transform.bytes_of(batch_size)),
-        worker_init_fn=_outlive_sigterm,
+        worker_init_fn=_outlive_signals,
     )
     for batch in _undisturbed(loader):
         decoded, indices, asked, reasons = batch
@@ -302,10 +302,12 @@ def _started(loader: DataLoader[Any]) -> Iterator[Any]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _outlive_sigterm(_worker: int) -> None:
-    """Lets a process that decodes images go on for a while after SIGTERM, which may go to all."""
+def _outlive_signals(_worker: int) -> None:
+    """Lets a process that decodes images go on for a while after a signal that may go to all."""
     if hasattr(signal, "alarm"):  # not on Windows
-        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_S))
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, lambda *_: signal.alarm(_GRACE_S))
 
 
 def normalised(pixels: Tensor, preprocess: Preprocess, side: int) -> Tensor:

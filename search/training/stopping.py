@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a request to stop: the run first saves the step that it is at."""
+"""SIGTERM, Ctrl-C and a closed terminal as a request to stop: the run first saves its step."""
 
 from __future__ import annotations
 
@@ -32,8 +32,14 @@ class StopRequest:
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[None]:
-        """Receives SIGTERM and Ctrl-C in place of their usual effects. For the main thread only."""
-        numbers = (signal.SIGTERM, signal.SIGINT)
+        """Receives signals in place of their usual effects. For the main thread only.
+
+        SIGTERM, Ctrl-C, and SIGHUP of a terminal that closes, unless it is ignored as under nohup.
+        """
+        numbers = [signal.SIGTERM, signal.SIGINT]
+        # Windows has none.
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
         before = [signal.signal(number, self._receive) for number in numbers]
         try:
             yield

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import itertools
 import json
 import multiprocessing
 import os
@@ -135,8 +136,13 @@ def test_a_stopped_run_ends_as_the_uninterrupted_one(
     assert logs_of(tmp_path / "stopped") == logs_of(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("moment", [(1, 1), (2, 6), (3, 5)])
+@pytest.mark.parametrize(
+    ("number", "moment"),
+    [
+        *itertools.product((signal.SIGTERM, signal.SIGINT), ((1, 1), (2, 6), (3, 5))),
+        (signal.SIGHUP, (2, 1)),
+    ],
+)
 def test_a_signal_saves_its_step_and_the_run_resumes_to_the_same_bits(
     tmp_path: Path, number: signal.Signals, moment: tuple[int, int]
 ) -> None:
@@ -157,7 +163,22 @@ def test_a_signal_saves_its_step_and_the_run_resumes_to_the_same_bits(
     assert logs_of(tmp_path / "stopped") == logs_of(tmp_path / "whole")
 
 
-def test_a_signal_to_all_processes_saves_the_step_and_leaves_none_behind(tmp_path: Path) -> None:
+def test_a_closed_terminal_does_not_stop_what_ignores_it() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    stop = StopRequest()
+    try:
+        with stop.listening():
+            signal.raise_signal(signal.SIGHUP)
+            stop.check()
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_to_all_processes_saves_the_step_and_leaves_none_behind(
+    tmp_path: Path, number: signal.Signals
+) -> None:
     paths = tuple(tmp_path / f"{number}.png" for number in range(32))
     for path in paths:
         Image.new("RGB", (20, 20), "red").save(path)
@@ -167,8 +188,8 @@ def test_a_signal_to_all_processes_saves_the_step_and_leaves_none_behind(tmp_pat
         if (epoch, step) == (2, 1):
             for process in multiprocessing.active_children():
                 assert process.pid is not None
-                os.kill(process.pid, signal.SIGTERM)
-            signal.raise_signal(signal.SIGTERM)
+                os.kill(process.pid, number)
+            signal.raise_signal(number)
 
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 2))
     run = tiny_run(tmp_path / "run", workers=1)
