@@ -133,7 +133,8 @@ def ways(network: str, model: FBNetV3, work: Path) -> list[Way]:
             num_bytes = sum(part.stat().st_size for part in runtime.parts(path))
             for precision in runtime.precisions() if own == "fp32" else ("fp32",):
                 shown = precision if own == "fp32" else own
-                run = partial(file_runner, path, runtime, precision=precision)
+                name = f"{runtime.name} {shown}"  # each contestant has its own
+                run = partial(file_runner, path, runtime, precision=precision, name=name)
                 found.append(Way(runtime.name, shown, path, num_bytes, _with_threads(run)))
     return found
 
@@ -180,7 +181,7 @@ def two_streams(run: Any, batch: NDArray[Any], seconds: float) -> float:
 
 
 def rows(
-    network: str, data: Path, work: Path, done: set[tuple[str, ...]], *, quick: bool
+    network: str, data: Path, work: Path, done: set[tuple[str, str, str]], *, quick: bool
 ) -> Iterator[dict[str, Any]]:
     """Yields a row for each way that is not done; latencies interleaved over all of them."""
     model = create(network, pretrained=True)
