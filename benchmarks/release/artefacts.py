@@ -4,19 +4,22 @@ r"""One table of every exported file: size, accuracy, loss, latency, first answe
     python -m benchmarks.release.artefacts measure --data D --work W \
         --out benchmarks/results/artefacts.jsonl
 
-`prepare` writes the files of `fbnetv3_a.cifar10` in every runtime that is installed, in float32 and
-int8 (each calibrated on training images): install the extras `openvino`, `executorch` and `litert`
-first. A `.tflite` file needs another environment, and is taken if W has one; `fbnetv3 export
-fbnetv3_a.cifar10 -o W/model.tflite` says how. `measure` appends a row
-per file and precision, and skips those that are in the result: accuracy on the first test images of
-CIFAR-10, loss against torch in float32, latency at 1 and 2 threads with all files taking turns,
-the time from a fresh process to its first answer, and the images per second of two threads that
-share one session of one thread. About 10 minutes of two idle cores; `--quick` tries everything.
+`prepare` writes the files of a network (`--model`, else `fbnetv3_a.cifar10`) in every runtime that
+is installed, in float32, float16 where a runtime has it, and int8 (each calibrated on training
+images): install the extras `openvino`, `executorch` and `litert` first. A `.tflite` file needs
+another environment, and is taken if W has one; `fbnetv3 export fbnetv3_a.cifar10 -o
+W/fbnetv3_a.cifar10.tflite` says how. `measure` appends a row per network, runtime and precision,
+and skips those that are in the result: accuracy on the first test images of CIFAR-10, loss against
+torch in float32, latency at 1 and 2 threads with all files of the network taking turns, the time
+from a fresh process to its first answer, and the images per second of two threads that share one
+session of one thread. About 10 minutes of two idle cores for each network; `--quick` tries
+everything.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import subprocess
 import sys
 import threading
@@ -34,7 +37,8 @@ from benchmarks.records import append, read_lines
 from benchmarks.release.int8_cifar10 import read
 from fbnetv3.deploy.export import to_onnx
 from fbnetv3.deploy.quantize import quantize
-from fbnetv3.deploy.runtimes import ONNX, RUNTIMES, read_artefact
+from fbnetv3.deploy.runtimes import ONNX, RUNTIMES, Runtime, read_artefact
+from fbnetv3.deploy.words import Precision
 from fbnetv3.hub.create import create
 from fbnetv3.images.labels import example_photos
 from fbnetv3.images.reader import open_image
@@ -42,9 +46,9 @@ from fbnetv3.measure.latency import Latency, measure
 from fbnetv3.measure.runners import Runner, file_runner, torch_precision, torch_runner
 from fbnetv3.models.model import FBNetV3
 
-STEM = "model"
 TORCH = ("torch-optimized", "torch-bf16")
 BATCH = 50
+FLOATS: tuple[Precision, ...] = ("fp32", "fp16")
 FIRST = """
 import sys
 import fbnetv3
@@ -58,27 +62,28 @@ def prepare(name: str, data: Path, work: Path, num_calibration: int) -> None:
     """Writes the files that are not there yet."""
     model = create(name, pretrained=True)
     assert isinstance(model, FBNetV3)
-    onnx_path = work / f"{STEM}{ONNX.suffix}"
-    if not onnx_path.exists():
-        to_onnx(model, onnx_path)
+    sources = [(file_of(name, work, ONNX, precision), precision) for precision in FLOATS]
+    for onnx_path, precision in sources:
+        if not onnx_path.exists():
+            to_onnx(model, onnx_path, precision=precision)
     images, _ = read(data / "data_batch_1")
     for runtime in RUNTIMES.values():
-        path = work / f"{STEM}{runtime.suffix}"
-        small = path.with_stem(f"{STEM}_int8")
+        path, small = (file_of(name, work, runtime, precision) for precision in ("fp32", "int8"))
         if not runtime.available():
-            print(f"{runtime.name}: not installed", flush=True)
+            print(f"{runtime.name}: not installed, or for another system", flush=True)
             continue
         try:
-            if not path.exists():
+            if runtime.written_from == "onnx":
+                for source, precision in sources:
+                    converted = file_of(name, work, runtime, precision)
+                    if not converted.exists():
+                        runtime.file.convert(source, converted)
+            elif not path.exists():
                 runtime.need_writer()
-                if runtime.written_from == "onnx":
-                    runtime.file.convert(onnx_path, path)
-                else:
-                    runtime.file.export(model, path)
+                runtime.file.export(model, path)
             if runtime.quantizer and not small.exists():
-                source = work / f"{STEM}{runtime.quantized_from.suffix}"
                 quantize(
-                    source,
+                    file_of(name, work, runtime.quantized_from, "fp32"),
                     small,
                     images[:num_calibration],
                     evaluation=images[-BATCH:],
@@ -89,37 +94,48 @@ def prepare(name: str, data: Path, work: Path, num_calibration: int) -> None:
             print(f"{runtime.name}: {error}", flush=True)
 
 
+def file_of(network: str, work: Path, runtime: Runtime, precision: str) -> Path:
+    """Returns where a network's file is."""
+    stem = re.sub(r"[^\w.-]", "_", network)
+    return work / f"{stem}{'' if precision == 'fp32' else f'_{precision}'}{runtime.suffix}"
+
+
 class Way(NamedTuple):
     """A way to run the network.
 
     Attributes:
+        runtime: name of the runtime.
+        precision: of its arithmetic, or of the file's numbers.
         path: its file; None for the torch module itself.
         num_bytes: size of the file with its companions, or of the module's weights.
         runner: number of threads -> the network made ready.
     """
 
+    runtime: str
+    precision: str
     path: Path | None
     num_bytes: int
     runner: Callable[[int], Runner]
 
 
-def ways(model: FBNetV3, work: Path) -> dict[str, Way]:
-    """Returns name -> way, of torch and of every file in W."""
+def ways(network: str, model: FBNetV3, work: Path) -> list[Way]:
+    """Returns those of torch and of every file of the network in W."""
     weights = sum(tensor.nbytes for tensor in model.state_dict().values())
-    found = {}
+    found = []
     for backend in TORCH:
         run = partial(torch_runner, model, backend)
-        found[f"torch {torch_precision(backend)}"] = Way(None, weights, _with_threads(run))
+        found.append(Way("torch", torch_precision(backend), None, weights, _with_threads(run)))
     for runtime in RUNTIMES.values():
-        for path in (work / f"{STEM}{runtime.suffix}", work / f"{STEM}_int8{runtime.suffix}"):
+        for own in (*FLOATS, "int8"):
+            path = file_of(network, work, runtime, own)
             if not path.exists() or not runtime.available():
                 continue
-            own = read_artefact(path).precision
             num_bytes = sum(part.stat().st_size for part in runtime.parts(path))
             for precision in runtime.precisions() if own == "fp32" else ("fp32",):
                 shown = precision if own == "fp32" else own
-                run = partial(file_runner, path, runtime, precision=precision)
-                found[f"{runtime.name} {shown}"] = Way(path, num_bytes, _with_threads(run))
+                name = f"{runtime.name} {shown}"  # each contestant has its own
+                run = partial(file_runner, path, runtime, precision=precision, name=name)
+                found.append(Way(runtime.name, shown, path, num_bytes, _with_threads(run)))
     return found
 
 
@@ -165,40 +181,41 @@ def two_streams(run: Any, batch: NDArray[Any], seconds: float) -> float:
 
 
 def rows(
-    network: str, data: Path, work: Path, done: set[str], *, quick: bool
+    network: str, data: Path, work: Path, done: set[tuple[str, str, str]], *, quick: bool
 ) -> Iterator[dict[str, Any]]:
     """Yields a row for each way that is not done; latencies interleaved over all of them."""
     model = create(network, pretrained=True)
     assert isinstance(model, FBNetV3)
-    left = {name: way for name, way in ways(model, work).items() if name not in done}
+    every = ways(network, model, work)
+    left = [way for way in every if (network, way.runtime, way.precision) not in done]
     if not left:
         return
     raw, labels = read(data / "test_batch")
     num = 100 if quick else 2000
-    preprocess = read_artefact(work / f"{STEM}{ONNX.suffix}").preprocess
+    preprocess = read_artefact(file_of(network, work, ONNX, "fp32")).preprocess
     images = np.stack([preprocess(open_image(image)) for image in raw[:num]])
     truth = np.array(labels[:num])
     exact_pct, exact = top1(torch_runner(model, "torch", threads=1).logits, images, truth)
-    timed: dict[int, dict[str, Latency]] = {}
+    timed: dict[int, list[Latency]] = {}
     for threads in (1, 2):
-        contestants = [way.runner(threads).contestant(images[:1]) for way in left.values()]
-        found = measure(
+        contestants = [way.runner(threads).contestant(images[:1]) for way in left]
+        timed[threads] = measure(
             contestants, min_runs=10 if quick else 100, max_seconds=3.0 if quick else 60.0
         )
-        timed[threads] = dict(zip(left, found, strict=True))
-    for name, way in left.items():
+    for number, way in enumerate(left):
         runner = way.runner(1)
         runner.prepare()
         top1_pct, classes = top1(runner.logits, images, truth)
         yield {
             "network": network,
-            "way": name,
+            "runtime": way.runtime,
+            "precision": way.precision,
             "num_bytes": way.num_bytes,
             "num_images": num,
             "top1_pct": round(top1_pct, 2),
             "lost_points": round(exact_pct - top1_pct, 2),
             "same_top1_pct": round(100 * float((classes == exact).mean()), 2),
-            **{f"latency_{threads}": _latency(one[name]) for threads, one in timed.items()},
+            **{f"latency_{threads}": _latency(one[number]) for threads, one in timed.items()},
             # A file that runs in several precisions is opened in float32, and torch computes in it.
             "first_answer_s": first_answer_s(
                 network if way.path is None else str(way.path.absolute()), 1 if quick else 5
@@ -217,16 +234,16 @@ def _latency(one: Latency) -> dict[str, Any]:
 def table(found: list[dict[str, Any]]) -> str:
     """Returns rows as a table."""
     out = [
-        f"`{found[0]['network']}` in torch and as every file that this package writes, one image "
-        "at a time: size, top-1 on the first test images of CIFAR-10 and the points lost against "
-        "torch in float32, median latency at 1 and 2 threads (all files taking turns), time from "
-        "the start of a Python process to its first label, and images per second of two threads "
-        "that share one session of one thread. A latency with * was measured while other programs "
-        "kept the machine busy.",
+        "Networks in torch and as every file that this package writes, one image at a time: size, "
+        "top-1 on the first test images of CIFAR-10 and the points lost against torch in float32, "
+        "median latency at 1 and 2 threads (all files of a network taking turns), time from the "
+        "start of a Python process to its first label, and images per second of two threads that "
+        "share one session of one thread. A latency with * was measured while other programs kept "
+        "the machine busy.",
         "",
-        "| file | MB | images | top-1 % | lost | same % | 1 thread, ms | 2 threads, ms "
-        "| first answer, s | two streams, img/s |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| network | runtime | precision | MB | images | top-1 % | lost | same % | 1 thread, ms "
+        "| 2 threads, ms | first answer, s | two streams, img/s |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in found:
         ms = [
@@ -234,7 +251,8 @@ def table(found: list[dict[str, Any]]) -> str:
             for one in (row["latency_1"], row["latency_2"])
         ]
         out.append(
-            f"| {row['way']} | {row['num_bytes'] / 1e6:.2f} | {row['num_images']} | "
+            f"| `{row['network']}` | {row['runtime']} | {row['precision']} | "
+            f"{row['num_bytes'] / 1e6:.2f} | {row['num_images']} | "
             f"{row['top1_pct']:.2f} | {row['lost_points']:+.2f} | {row['same_top1_pct']:.2f} | "
             f"{ms[0]} | {ms[1]} | {row['first_answer_s']:.2f} | "
             f"{row['two_streams_images_per_s']:.0f} |"
@@ -259,7 +277,7 @@ def main() -> None:
         return
     if options.out is None:
         parser.error("measure needs --out")
-    done = {row["way"] for row in read_lines(options.out)}
+    done = {(row["network"], row["runtime"], row["precision"]) for row in read_lines(options.out)}
     about = {"conditions": conditions()}
     for row in rows(options.model, options.data, options.work, done, quick=options.quick):
         append(options.out, [{**row, **about}])

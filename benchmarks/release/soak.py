@@ -70,7 +70,7 @@ def soak(path: Path, num_requests: int, num_threads: int) -> dict[str, Any]:
                     not bad and answer.labels != expected[number].labels
                 ):
                     wrong.append(f"{'broken' if bad else 'image'} {number}: {answer}")
-                if sent[0] % (num_requests // 20) == 0:
+                if sent[0] % max(1, num_requests // 20) == 0:
                     memory.append(rss_mib())
                     print(
                         f"{sent[0]} requests, {memory[-1]:.1f} MiB, {len(wrong)} wrong", flush=True

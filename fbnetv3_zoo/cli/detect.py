@@ -276,6 +276,9 @@ def quantize(
     if json:
         print_json(found)
         return
+    if found.unreadable:
+        listed = "; ".join(found.unreadable[:5])
+        note(f"{len(found.unreadable)} images could not be read and were skipped: {listed}")
     before, after = found.scores_float, found.scores
     assert before is not None
     assert after is not None

@@ -262,7 +262,8 @@ def _train(built: Any, images: Any, val_images: Any, run: Any, model: str, world
         )
     if world.rank:
         return
-    best = max((log for log in curve if log.ap is not None), key=lambda log: log.ap or 0.0)
+    validated = [log for log in reversed(curve) if log.ap is not None]
+    best = max(validated, key=lambda log: log.ap or 0.0)  # of equal epochs the last, as in best/
     last = curve[-1]
     print(f"AP {100 * (last.ap or 0):.1f} %, weights in {run.folder / 'model.safetensors'}")
     if best is not last:

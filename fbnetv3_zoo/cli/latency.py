@@ -12,7 +12,7 @@ import typer
 
 from fbnetv3._internal.devices import known_device
 from fbnetv3._internal.optional import need
-from fbnetv3.deploy.runtimes import RUNTIMES, is_exported, read_artefact, suffixes
+from fbnetv3.deploy.runtimes import ONNX, RUNTIMES, is_exported, read_artefact, suffixes
 from fbnetv3.deploy.words import TorchBackend
 from fbnetv3.images.folders import list_images
 
@@ -211,6 +211,8 @@ def _rows_of(
             exported = to_onnx(module, place / "fp32.onnx")
             files, artefact = [exported.path], exported.artefact
     batch, labels, paths = _prepared(folder, artefact)
+    if labelled and artefact.multi_label:
+        raise ValueError(f"--plot shows top-1; {name} gives an image several classes: leave it out")
     if labelled and labels is None:
         raise ValueError(f"{folder} has no folders called after the classes of {name}, for --plot")
     if module is not None and files and paths:
@@ -237,8 +239,10 @@ def _prepared(
         return None, None, []
     import numpy as np
 
-    found = labelled_images(folder, artefact.class_names)
+    found = labelled_images(folder, artefact.class_names, multi_label=artefact.multi_label)
     notes, read, kept = list(found.notes), [], []
+    if artefact.multi_label:
+        notes.append("agreement is of all classes of an image; `fbnetv3 eval` measures accuracy")
     for number, path in enumerate(found.paths):
         try:
             read.append(artefact.preprocess(open_image(path)))
@@ -250,7 +254,9 @@ def _prepared(
         note(text)
     if not read:
         raise ValueError(f"no image in {folder} can be read")
-    labels = None if found.labels is None else [found.labels[number] for number in kept]
+    labels = None
+    if found.labels is not None and not artefact.multi_label:
+        labels = [found.labels[number] for number in kept]
     return np.stack(read), labels, [found.paths[number] for number in kept]
 
 
@@ -261,8 +267,8 @@ def _int8(float_path: Path, place: Path, images: Sequence[Path]) -> list[Path]:
 
     made = []
     for runtime in RUNTIMES.values():
-        if not runtime.quantizer:
-            continue
+        if not runtime.quantizer or runtime.quantized_from is not ONNX:
+            continue  # of LiteRT the source is a .tflite file, which is measured by its name
         path = place / f"int8{runtime.suffix}"
         try:
             need(runtime.quantizer)

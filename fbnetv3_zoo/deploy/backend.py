@@ -87,19 +87,28 @@ class ExportedBackend:
         """Returns float32 logits (N, num_classes).
 
         Args:
-            batch: preprocessed images, (N, 3, H, W) float32.
+            batch: preprocessed images, (N, 3, H, W) in floating point.
 
         Raises:
-            ValueError: the file takes another image size.
+            ValueError: it is no such array, or the file takes another image size.
         """
+        if not isinstance(batch, np.ndarray) or batch.dtype.kind != "f":
+            # Runtimes differ: one would compute with the pixels of uint8 as they are.
+            kind = getattr(batch, "dtype", type(batch).__name__)
+            raise ValueError(
+                f"input is {kind}; expected a NumPy array (N, 3, H, W) of float32, as "
+                "`preprocess` returns for an image"
+            )
+        batch = batch.astype(np.float32, copy=False)
         if batch.ndim != 4:
             raise ValueError(f"input has shape {batch.shape}; expected (N, 3, H, W)")
         fed: NDArray[Any] = as_pixels(batch, self.artefact) if self.artefact.in_graph else batch
         for axis, (given, expected) in enumerate(zip(fed.shape, self.input_shape, strict=True)):
             if axis and isinstance(expected, int) and given != expected:
+                channels = axis == (3 if self.artefact.in_graph else 1)
+                cure = "give another" if channels else "export it with dynamic='batch+size'"
                 raise ValueError(
-                    f"input has shape {fed.shape}; {self.path} takes "
-                    f"{self.input_shape}; export it with dynamic='batch+size' for others"
+                    f"input has shape {fed.shape}; {self.path} takes {self.input_shape}; {cure}"
                 )
         return run_in_parts(self.session, fed)
 
@@ -112,6 +121,9 @@ def run_in_parts(session: Session, batch: NDArray[Any]) -> NDArray[np.float32]:
         batch: a batch in the graph's input layout.
     """
     step = session.inputs[0].shape[0]
+    if not len(batch):
+        classes = session.outputs[0].shape[-1]
+        return np.zeros((0, classes if isinstance(classes, int) else 0), np.float32)
     if not isinstance(step, int) or len(batch) == step:
         return np.asarray(session.run(batch), np.float32)
     missing = -len(batch) % step

@@ -20,6 +20,9 @@ from .runtimes import ONNX
 MAX_BATCH_SIZE = 32
 # How long a request waits for others to share its batch.
 QUEUE_DELAY_US = 2000
+# What a client needs for its answers, and another training of the network changes: the file has
+# that of the newest version, which is the one that Triton serves.
+_OF_VERSION = ("confidence", "thresholds")
 _TYPES = {"float32": "TYPE_FP32", "uint8": "TYPE_UINT8"}
 
 
@@ -71,7 +74,7 @@ def write_repository(
     labels = "".join(f"{label}\n" for label in map(_one_line, exported.class_names))
     before = {"config.pbtxt": config, "labels.txt": labels}
     for file, text in before.items():
-        if (place / file).exists() and (place / file).read_text("utf-8") != text:
+        if (place / file).exists() and _kept(text) != _kept((place / file).read_text("utf-8")):
             raise ValueError(
                 f"{place} has a model with another {file}; give another folder, or remove it"
             )
@@ -111,7 +114,7 @@ def _config(exported: ExportedBackend, name: str, max_batch_size: int) -> str:
             f"dynamic_batching {{ max_queue_delay_microseconds: {QUEUE_DELAY_US} }}",
         )
     lines += [
-        f"parameters {{ key: {_quoted(key)} value {{ string_value: {_quoted(value)} }} }}"
+        f"{_parameter(key)}value {{ string_value: {_quoted(value)} }} }}"
         for key, value in _parameters(exported.artefact).items()
     ]
     return "\n".join(lines) + "\n"
@@ -120,9 +123,18 @@ def _config(exported: ExportedBackend, name: str, max_batch_size: int) -> str:
 def _parameters(artefact: Artefact) -> dict[str, str]:
     """Returns what a client must know, which Triton passes on."""
     pairs = artefact.to_metadata()
-    return {
-        key: pairs[f"fbnetv3.{key}"] for key in ("input", "license", "preprocess", "source_url")
-    }
+    keys = ("input", "license", "preprocess", "source_url", "task", *_OF_VERSION)
+    return {key: pairs[f"fbnetv3.{key}"] for key in keys if f"fbnetv3.{key}" in pairs}
+
+
+def _kept(text: str) -> list[str]:
+    """Returns the lines of a file that are the same for all versions."""
+    starts = tuple(_parameter(key) for key in _OF_VERSION)
+    return [line for line in text.splitlines() if not line.startswith(starts)]
+
+
+def _parameter(key: str) -> str:
+    return f"parameters {{ key: {_quoted(key)} "
 
 
 def _quoted(text: str) -> str:

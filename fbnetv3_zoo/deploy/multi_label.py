@@ -74,6 +74,21 @@ def best_thresholds(scores: NDArray[Any], targets: Bools) -> tuple[float, ...]:
     return tuple(_best_threshold(*column) for column in _columns(scores, targets))
 
 
+def same_answers(expected: NDArray[Any], got: NDArray[Any], thresholds: Sequence[float]) -> Bools:
+    """Returns for each image whether two networks give the same answer, (images,).
+
+    Args:
+        expected: (images, classes) logits of one network.
+        got: (images, classes) logits of the other.
+        thresholds: of a multi-label model, all of whose decisions count; () of others, whose first
+            guess does.
+    """
+    if not len(thresholds):
+        return np.asarray(got.argmax(1) == expected.argmax(1))
+    decided = [sigmoid(each) >= np.array(thresholds) for each in (expected, got)]
+    return np.asarray((decided[0] == decided[1]).all(1))
+
+
 def f1_scores(predicted: Bools, targets: Bools) -> Floats:
     """Returns the F1 of each class, (classes,); NaN without an image of it.
 

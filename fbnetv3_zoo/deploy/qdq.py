@@ -21,6 +21,7 @@ from .artefact import Artefact
 from .backend import ExportedBackend
 from .calibration import Statistics, collect
 from .int8_swish import rescale, split_activations
+from .multi_label import same_answers
 from .parity import as_pixels, error_of_std
 from .qdq_graph import quantized_graph, quantized_tensors
 from .quantize_score import Evaluator, LayerError, Score, over_budget
@@ -150,13 +151,14 @@ class QdqSearch:
     def compare_methods(self, methods: Sequence[str]) -> dict[str, tuple[float, float]]:
         """Returns method -> (agreement with the float file in percent, mean error)."""
         found = {}
+        thresholds = self.evaluator.float_model.artefact.thresholds
         for method in methods:
             quantized = self.build(method)
             agreed: list[bool] = []
             errors: list[float] = []
             for batch, expected in zip(self.batches, self.expected, strict=True):
                 got = quantized.run_batch(batch)
-                agreed.extend(self.evaluator.same_answers(expected, got))
+                agreed.extend(same_answers(expected, got, thresholds))
                 errors.extend(error_of_std(got, expected))
             found[method] = (100 * float(np.mean(agreed)), float(np.mean(errors)))
             logger.info("calibration %s: agreement %.2f %%, error %.3f", method, *found[method])

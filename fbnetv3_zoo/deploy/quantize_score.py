@@ -19,7 +19,7 @@ from .artefact import Artefact
 from .backend import ExportedBackend
 from .classify import Backend
 from .confidence import carried_over
-from .multi_label import average_precisions, mean_of_known, sigmoid
+from .multi_label import average_precisions, mean_of_known, same_answers
 
 # Of each image its class or, for a multi-label model, its classes.
 Labels: TypeAlias = Sequence[int] | Sequence[Sequence[int]]
@@ -172,7 +172,7 @@ class Evaluator:
         logits: list[tuple[NDArray[Any], NDArray[Any]]] = []
         for batch, indices in self.reader.numbered(self.images):
             expected, got = self.float_model.run_batch(batch), quantized.run_batch(batch)
-            agreed.extend(self.same_answers(expected, got))
+            agreed.extend(same_answers(expected, got, self.float_model.artefact.thresholds))
             logits.append((expected, got))
             seen += indices
         before, after = (np.concatenate(each) for each in zip(*logits, strict=True))
@@ -183,14 +183,6 @@ class Evaluator:
             confidence=None if known is None else carried_over(known, before, after),
             **self._accuracies(before, after, seen),
         )
-
-    def same_answers(self, expected: NDArray[Any], got: NDArray[Any]) -> NDArray[np.bool_]:
-        """Returns for each image whether logits (N, classes) of two files give the same answer."""
-        artefact = self.float_model.artefact
-        if not artefact.multi_label:
-            return np.asarray(got.argmax(1) == expected.argmax(1))
-        decided = [sigmoid(each) >= np.array(artefact.thresholds) for each in (expected, got)]
-        return np.asarray((decided[0] == decided[1]).all(1))
 
     def _accuracies(
         self, before: NDArray[Any], after: NDArray[Any], seen: Sequence[int]

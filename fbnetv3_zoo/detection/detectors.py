@@ -20,10 +20,10 @@ from fbnetv3._internal.files import write_atomically
 from fbnetv3._internal.json_record import keywords_of, read_json
 from fbnetv3.arch.arch import Arch
 from fbnetv3.arch.tables import ARCHS
-from fbnetv3.checkpoints.checkpoint import read_own_tensors, write_tensors
+from fbnetv3.checkpoints.checkpoint import read_own_tensors, stated_license, write_tensors
 from fbnetv3.hub.cached_weights import CachedWeights
 from fbnetv3.hub.create import resolve
-from fbnetv3.hub.license_policy import check_terms
+from fbnetv3.hub.license_policy import check_terms, is_commercial
 from fbnetv3.hub.weights import WEIGHTS
 from fbnetv3.images.reader import ImageSource, open_image
 from fbnetv3.integrations.torchvision_backbone import (
@@ -330,8 +330,8 @@ def load_detector(folder: str | Path, *, license: str | None = None) -> BuiltDet
 
     Args:
         folder: the folder.
-        license: "commercial" refuses one whose backbone's weights forbid commercial use; None
-            reads FBNETV3_LICENSE.
+        license: "commercial" refuses one whose backbone's weights forbid commercial use, as the
+            file of weights or the folder says; None reads FBNETV3_LICENSE.
 
     Raises:
         FileNotFoundError: the folder lacks a file.
@@ -345,7 +345,11 @@ def load_detector(folder: str | Path, *, license: str | None = None) -> BuiltDet
             )
     path = folder / CONFIG
     config = DetectorConfig.from_dict(read_json(path.read_bytes(), str(path)), where=str(path))
-    if config.weights:
+    # A copied file keeps its licence, whatever the folder that it was put into says.
+    of_file = stated_license(folder / WEIGHTS_FILE)
+    if of_file and not is_commercial(of_file):
+        config = dataclasses.replace(config, license=of_file)
+    if config.weights or config.license:
         check_terms(str(folder), config.license, license)
     if config.arch is None:
         module = _on_torchvision(config, pretrained=False)
@@ -362,9 +366,18 @@ class TorchDetector:
     Args:
         built: the detector; put into evaluation mode.
         device: where it runs; it is moved there.
+
+    Raises:
+        ValueError: its weights are not float32; torchvision suppresses boxes in no bfloat16.
     """
 
     def __init__(self, built: BuiltDetector, device: torch.device | str = "cpu") -> None:
+        halved = {p.dtype for p in built.module.parameters()} - {torch.float32}
+        if halved:
+            raise ValueError(
+                f"the detector's weights are {halved.pop()}; expected torch.float32, as "
+                "torchvision's boxes need it: call .float(), and run it under torch.autocast"
+            )
         self.config = built.config
         self.module = built.module.to(device).eval()
         self._device = device
@@ -384,5 +397,6 @@ class TorchDetector:
         pixels = torch.from_numpy(np.array(open_image(source))).to(self._device)
         with torch.inference_mode():
             (found,) = self.module([pixels.permute(2, 0, 1).float() / 255])
-        boxes, labels, scores = (found[key].cpu().numpy() for key in ("boxes", "labels", "scores"))
-        return Detections(boxes, labels, scores, self.class_names)
+        # Under autocast they may be bfloat16, which NumPy does not have.
+        boxes, scores = (found[key].float().cpu().numpy() for key in ("boxes", "scores"))
+        return Detections(boxes, found["labels"].cpu().numpy(), scores, self.class_names)

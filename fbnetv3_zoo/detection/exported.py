@@ -102,7 +102,7 @@ class ExportedDetector:
             fields = read_json(found[PREFIX + "outside"], where)
             self.outside = Outside.from_dict(fields, where=where)
         self.license = found.get(PREFIX + "license", "")
-        if found.get(PREFIX + "weights"):
+        if found.get(PREFIX + "weights") or self.license:
             check_terms(str(path), self.license, license)
 
     def __call__(self, source: ImageSource) -> Detections:

@@ -171,7 +171,7 @@ class Loop:
             self.world.rank == 0
             and validated
             and self.curve[-1].ap is not None
-            and validated.index(max(validated)) == (len(validated) - 1)
+            and validated[-1] == max(validated)  # of equal epochs the last
         ):
             save_detector(self.run.folder / "best", BuiltDetector(self.average.module, self.config))
 

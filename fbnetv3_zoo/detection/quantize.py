@@ -47,6 +47,7 @@ class QuantizedDetector:
         path: the file.
         method: calibration method.
         num_calibration: number of images for the ranges.
+        unreadable: why each other image for the ranges could not be read; they are left out.
         num_layers: quantized layers with weights.
         num_bytes_float: size of the float file.
         num_bytes: size of the int8 file, with the file beside it.
@@ -57,6 +58,7 @@ class QuantizedDetector:
     path: Path
     method: str
     num_calibration: int
+    unreadable: tuple[str, ...]
     num_layers: int
     num_bytes_float: int
     num_bytes: int
@@ -69,7 +71,8 @@ class QuantizedDetector:
             name: None if found is None else found.to_dict()
             for name, found in (("scores_float", self.scores_float), ("scores", self.scores))
         }
-        fields = ("method", "num_calibration", "num_layers", "num_bytes_float", "num_bytes")
+        counts = ("num_calibration", "num_layers", "num_bytes_float", "num_bytes")
+        fields = ("method", "unreadable", *counts)
         named = {name: getattr(self, name) for name in fields}
         return {"path": str(self.path), **named, **scores, "drop_pct": self.drop_pct}
 
@@ -119,7 +122,7 @@ def quantize_detector(
         done += 1
         on_image(done)
 
-    statistics = _collected(model, nodes, calibration, counted)
+    statistics, unreadable = _collected(model, nodes, calibration, counted)
     quantized = _quantized(model, [node.name for node in nodes], statistics, method)
     with replacing(path) as part:
         _write(quantized, part)
@@ -133,7 +136,8 @@ def quantize_detector(
         found = QuantizedDetector(
             path=path,
             method=method,
-            num_calibration=len(calibration),
+            num_calibration=len(calibration) - len(unreadable),
+            unreadable=tuple(unreadable),
             num_layers=sum(node.op_type in _WEIGHTED for node in nodes),
             num_bytes_float=source.stat().st_size,
             num_bytes=sum(file.stat().st_size for file in files),
@@ -212,8 +216,8 @@ def _collected(
     nodes: Sequence[Any],
     images: Sequence[ImageSource],
     counted: Callable[[], None],
-) -> dict[str, Statistics]:
-    """Returns the statistics of what the nodes take and give, over all images."""
+) -> tuple[dict[str, Statistics], list[str]]:
+    """Returns the statistics of what the nodes take and give, and why images were left out."""
     import onnx
     import onnxruntime as ort
 
@@ -232,18 +236,25 @@ def _collected(
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = ort.InferenceSession(observed.SerializeToString(), options, ["CPUExecutionProvider"])
     found = {name: Statistics() for name in names}
+    unreadable = []
     for image in images:
-        pixels = np.array(open_image(image))
+        counted()
+        try:
+            pixels = np.array(open_image(image))
+        except (OSError, ValueError) as error:
+            unreadable.append(str(error))
+            continue
         for name, values in zip(names, session.run(names, {INPUT: pixels}), strict=True):
             if values.size:  # a detector may find no region in an image
                 found[name].add(values)
-        counted()
+    if len(unreadable) == len(images):
+        raise ValueError(f"no calibration image can be read; the first: {unreadable[0]}")
     unseen = [name for name, one in found.items() if not one.images]
     if unseen:
         raise ValueError(
             f"{unseen[0]} saw nothing in {len(images)} images; give images with objects"
         )
-    return found
+    return found, unreadable
 
 
 def _quantized(model: Any, nodes: list[str], statistics: dict[str, Statistics], method: str) -> Any:

@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 
 from fbnetv3._internal.processors import available_cpus
 from fbnetv3.deploy.artefact import Artefact
+from fbnetv3.deploy.multi_label import same_answers
 from fbnetv3.deploy.parity import as_pixels
-from fbnetv3.deploy.runtimes import RUNTIMES, Runtime, read_artefact
+from fbnetv3.deploy.runtimes import RUNTIMES, Runtime, read_artefact, runtime_of
 
 from .environment import environment
 from .latency import Latency, measure
@@ -136,7 +137,7 @@ def entries(
         device: where torch's backends run; files are run on the CPU.
 
     Raises:
-        ValueError: torch has no such backend.
+        ValueError: torch has no such backend, or a file runs on another system only.
     """
     tried = list(threads) or sorted({1, available_cpus()})
     found = [
@@ -146,6 +147,12 @@ def entries(
     ]
     for path in files:
         own = read_artefact(path).precision
+        system = runtime_of(path).only_on
+        if system not in ("", sys.platform):
+            raise ValueError(
+                f"{path} runs only on {system}, and this is {sys.platform}; measure it there, or "
+                "export another format"
+            )
         ways = [
             (runtime.name if precision == "fp32" else f"{runtime.name}-{precision}", precision)
             for runtime in RUNTIMES.values()
@@ -176,7 +183,7 @@ def sweep(
         module: what torch's entries run.
         batch_sizes: images in one run.
         images: prepared, (N, 3, H, W), to compare each entry with float32 on.
-        labels: the class of each image.
+        labels: the class of each image; not of a multi-label network.
         min_runs: as for `measure`.
         max_seconds: as for `measure`, for each batch size.
         memory: also run each entry alone in a process of its own and take its peak.
@@ -312,29 +319,32 @@ def _compare(
     nothing = {"agreement_pct": None, "top1_pct": None, "top1_float_pct": None, "num_images": 0}
     if images is None or not len(images):
         return [nothing] * len(runners)
-    answers: dict[tuple[str, Path | None], NDArray[np.intp]] = {}
+    # Of a multi-label network every decision counts, else the first guess.
+    answers: dict[tuple[str, Path | None], NDArray[np.float32]] = {}
     for runner, entry in zip(runners, tried, strict=True):
         key = (entry.backend, entry.path)
         if key not in answers:
             runner.prepare()
             as_pixel = artefact.in_graph and entry.path is not None
             fed = as_pixels(images, artefact) if as_pixel else images
-            parts = [runner.logits(fed[n : n + 16]).argmax(1) for n in range(0, len(fed), 16)]
+            parts = [runner.logits(fed[n : n + 16]) for n in range(0, len(fed), 16)]
             answers[key] = np.concatenate(parts)
     exact = next(
         (answers[entry.backend, entry.path] for entry in tried if entry.precision == "fp32"), None
     )
     found = []
+    truth = None if labels is None else np.asarray(labels)
     for entry in tried:
         got = answers[entry.backend, entry.path]
-        truth = None if labels is None else np.asarray(labels)
         found.append(
             {
-                "agreement_pct": None if exact is None else 100 * float((got == exact).mean()),
-                "top1_pct": None if truth is None else 100 * float((got == truth).mean()),
+                "agreement_pct": None
+                if exact is None
+                else 100 * float(same_answers(exact, got, artefact.thresholds).mean()),
+                "top1_pct": None if truth is None else 100 * float((got.argmax(1) == truth).mean()),
                 "top1_float_pct": None
                 if truth is None or exact is None
-                else 100 * float((exact == truth).mean()),
+                else 100 * float((exact.argmax(1) == truth).mean()),
                 "num_images": len(images),
             }
         )

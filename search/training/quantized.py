@@ -194,7 +194,8 @@ def _image_set(name: str, images: Sequence[ImageSource], artefact: Artefact) -> 
                 "(H, W, 3) of one size"
             )
         sources.append(image if isinstance(image, bytes) else Path(image))
-    return read_images(name, classes, sources, labels)
+    # As without training, images that cannot be read are left out, however many.
+    return read_images(name, classes, sources, labels, any_damaged=True)
 
 
 def _with_answers(

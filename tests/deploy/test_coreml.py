@@ -18,6 +18,7 @@ from fbnetv3.deploy.mil_operators import compute
 from fbnetv3.deploy.runtimes import RUNTIMES
 from fbnetv3.images.labels import example_photos
 from fbnetv3.images.preprocess import Preprocess
+from fbnetv3.measure.bench import entries
 from fbnetv3.models.model import FBNetV3
 
 COREML = RUNTIMES["coreml"]
@@ -52,6 +53,8 @@ def test_a_package_is_the_model_says_what_it_is_and_repeats(
         assert not COREML.available()
         with pytest.raises(ValueError, match=r"small\.mlpackage runs only on a Mac; export"):
             loaded(example_photos()[0])
+        with pytest.raises(ValueError, match=r"small\.mlpackage runs only on darwin, and this is"):
+            entries([path])
 
 
 @pytest.mark.slow

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 
 from fbnetv3.deploy.export import Exported, to_onnx
 from fbnetv3.deploy.model_repository import write_repository
+from fbnetv3.hub.confidence import Confidence
 from fbnetv3.images.preprocess import Preprocess
 from fbnetv3.models.model import FBNetV3
 
@@ -58,6 +61,25 @@ def test_a_second_export_is_the_next_version(small_export: Exported, tmp_path: P
     with pytest.raises(ValueError, match=r"has a model with another config\.pbtxt"):
         write_repository(small_export.path, tmp_path, max_batch_size=4)
     assert sorted(again.folder.rglob("*")) == before
+
+
+def test_a_client_learns_how_to_read_the_logits_of_the_newest_version(
+    small_export: Exported, tmp_path: Path
+) -> None:
+    known = Confidence(temperature=2.0, threshold=1.5, num_images=100)
+    for number, temperature in enumerate((2.0, 0.5), start=1):
+        path, proto = tmp_path / f"{number}.onnx", onnx.load(small_export.path)
+        artefact = dataclasses.replace(
+            small_export.artefact, confidence=dataclasses.replace(known, temperature=temperature)
+        )
+        onnx.helper.set_model_props(proto, artefact.to_metadata())
+        onnx.save(proto, path)
+        served = write_repository(path, tmp_path / "models")
+        assert served.version == number
+        lines = (served.folder / "config.pbtxt").read_text().splitlines()
+        [line] = [line for line in lines if 'key: "confidence"' in line]
+        assert f'\\"temperature\\":{temperature}' in line
+        assert any('"task" value { string_value: "image-classification"' in line for line in lines)
 
 
 def test_a_fixed_batch_and_pixels_are_stated(

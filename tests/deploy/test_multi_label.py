@@ -7,7 +7,9 @@ import json
 import pickle
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -26,12 +28,15 @@ from fbnetv3.deploy.multi_label import (
     f1_scores,
     mean_of_known,
     micro_f1,
+    same_answers,
     sigmoid,
 )
 from fbnetv3.deploy.onnx_model import OnnxClassifier
 from fbnetv3.deploy.quantize import quantize
 from fbnetv3.images.labels import example_photos
 from fbnetv3.images.preprocess import Preprocess
+from fbnetv3.measure.bench import Entry, _compare
+from fbnetv3.measure.runners import Runner
 from fbnetv3.models.model import FBNetV3
 from tests.shell import APPS
 
@@ -123,6 +128,33 @@ def test_scores_of_extreme_logits_are_exact() -> None:
 def test_wrong_thresholds_are_named(values: object, named: str) -> None:
     with pytest.raises(ValueError, match=named):
         checked_thresholds(values, 2, "x")
+
+
+def test_answers_are_the_same_if_every_decision_is() -> None:
+    expected = np.array([[3.0, 1.0, -1.0], [3.0, 1.0, -1.0], [-1.0, -2.0, -3.0]])
+    got = np.array([[3.0, 0.5, -1.0], [3.0, -0.5, -1.0], [-2.0, -1.0, -3.0]])
+    assert same_answers(expected, got, (0.5, 0.5, 0.5)).tolist() == [True, False, True]
+    assert same_answers(expected, got, (0.5, 0.9, 0.5)).tolist() == [True, True, True]
+    assert same_answers(expected, got, ()).tolist() == [True, True, False]
+
+
+def _given(logits: NDArray[np.float64], _batch: NDArray[Any]) -> NDArray[np.float64]:
+    return logits
+
+
+def test_latency_compares_every_decision(exported: Exported) -> None:
+    logits = np.zeros((4, 10))
+    logits[:, 0], logits[:, 9] = 9, 3
+    other = logits.copy()
+    other[0, 9] = 2  # 0.88, under the threshold of 0.95, and 3 is 0.953
+    runners = [
+        Runner("x", 1, partial(_given, found), lambda _batch: list, lambda: None)
+        for found in (logits, other)
+    ]
+    tried = [Entry("torch", "fp32", 1), Entry("torch-bf16", "bf16", 1)]
+    images = np.zeros((4, 3, 32, 32), np.float32)
+    exact, found = _compare(runners, tried, exported.artefact, images, None)
+    assert (exact["agreement_pct"], found["agreement_pct"]) == (100, 75)
 
 
 @pytest.fixture(scope="module")

@@ -39,6 +39,19 @@ def path(small_export: Exported) -> Path:
     return small_export.path
 
 
+def test_a_batch_that_is_no_preprocessed_images_is_named(path: Path) -> None:
+    backend = ONNX.load(path, threads=1)
+    assert backend.run_batch(np.zeros((0, 3, 32, 32), np.float32)).shape == (0, 10)
+    zeros = np.zeros((1, 3, 32, 32))
+    assert np.array_equal(backend.run_batch(zeros), backend.run_batch(zeros.astype(np.float32)))
+    with pytest.raises(ValueError, match=r"input is uint8; expected a NumPy array .* of float32"):
+        backend.run_batch(zeros.astype(np.uint8))
+    with pytest.raises(ValueError, match="input is list; expected a NumPy array"):
+        backend.run_batch([1, 2])  # type: ignore[arg-type]  # a mistake
+    with pytest.raises(ValueError, match=r"takes \('batch', 3, 32, 32\); give another"):
+        backend.run_batch(np.zeros((1, 1, 32, 32), np.float32))
+
+
 def test_answers_are_those_of_torch(
     model: FBNetV3, path: Path, small_preprocess: Preprocess
 ) -> None:

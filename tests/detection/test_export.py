@@ -181,7 +181,10 @@ def test_int8_is_scored_and_kept_only_within_the_budget(
 ) -> None:
     data = open_scored(shapes)
     photos = [data.image_path(n) for n in range(len(data))]
-    found = quantize_detector(file, tmp_path / "int8.onnx", photos, data=data)
+    broken = b"no image"
+    found = quantize_detector(file, tmp_path / "int8.onnx", [broken, *photos], data=data)
+    assert (found.num_calibration, len(found.unreadable)) == (6, 1)
+    assert "not an image" in found.unreadable[0]
     assert found.num_layers > 70
     assert found.num_bytes < 0.6 * found.num_bytes_float
     assert found.scores_float is not None
@@ -203,6 +206,8 @@ def test_int8_is_scored_and_kept_only_within_the_budget(
         quantize_detector(tmp_path / "int8.onnx", tmp_path / "x.onnx", photos)
     with pytest.raises(ValueError, match="no calibration images"):
         quantize_detector(file, tmp_path / "x.onnx", [])
+    with pytest.raises(ValueError, match="no calibration image can be read; the first: "):
+        quantize_detector(file, tmp_path / "x.onnx", [broken, broken])
     with pytest.raises(ValueError, match=r"max_drop_pct is 1; .* annotated images"):
         quantize_detector(file, tmp_path / "x.onnx", photos, max_drop_pct=1)
 

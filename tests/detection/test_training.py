@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import signal
@@ -21,10 +22,12 @@ from fbnetv3.detection.detectors import (
     TorchDetector,
     load_detector,
     new_detector,
+    save_detector,
 )
 from fbnetv3.detection.recipe import DetectionRecipe
 from fbnetv3.detection.scoring import evaluate
 from fbnetv3.detection.training import DetectionRun, train
+from fbnetv3.images.labels import example_photos
 from fbnetv3.images.reader import ImageSource
 from fbnetv3.integrations.coco_folder import CocoFolder
 from fbnetv3.search.training.stopping import Stopped, StopRequest
@@ -160,6 +163,30 @@ def test_a_license_is_kept_and_checked(
     with pytest.raises(ValueError, match="no commercial use"):
         load_detector(folder)
     load_detector(trained)
+
+
+def test_a_copied_file_of_weights_keeps_its_license(
+    trained: Path, detector: BuiltDetector, tmp_path: Path
+) -> None:
+    config = dataclasses.replace(detector.config, license="cc-by-nc-4.0")
+    save_detector(tmp_path, BuiltDetector(detector.module, config))
+    for weights in (config.weights, ""):
+        content = json.loads((trained / "detector.json").read_text())
+        (tmp_path / "detector.json").write_text(json.dumps({**content, "weights": weights}))
+        assert load_detector(tmp_path).config.license == "cc-by-nc-4.0"
+        with pytest.raises(ValueError, match="no commercial use"):
+            load_detector(tmp_path, license="commercial")
+
+
+def test_bfloat16_is_computed_under_autocast_and_no_type_of_weights(
+    detector: BuiltDetector,
+) -> None:
+    photo = example_photos()[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        found = TorchDetector(detector)(photo)
+    assert found.boxes.dtype == found.scores.dtype == np.float32
+    with pytest.raises(ValueError, match=r"weights are torch\.bfloat16; expected torch\.float32"):
+        TorchDetector(BuiltDetector(detector.module.bfloat16(), detector.config))
 
 
 @pytest.mark.parametrize(

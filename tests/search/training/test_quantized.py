@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from PIL import Image
 
 from fbnetv3.deploy.quantize import quantize
 from fbnetv3.deploy.runtimes import ONNX
 from fbnetv3.search.training.config import Hardware
-from fbnetv3.search.training.quantized import quantize_aware, recipe_for
+from fbnetv3.search.training.quantized import _image_set, quantize_aware, recipe_for
 from tests.deploy.test_quantize import pictures, untrained
 
 CPU = Hardware(device=torch.device("cpu"))
@@ -92,3 +94,14 @@ def test_half_precision_is_refused(float_path: Path, tmp_path: Path) -> None:
     half = Hardware(device=torch.device("cpu"), bf16=True)
     with pytest.raises(ValueError, match="trained in float32"):
         trained(float_path, tmp_path, hardware=half)
+
+
+def test_images_that_cannot_be_read_are_left_out_as_without_training(float_path: Path) -> None:
+    sources: list[bytes] = []
+    for number, picture in enumerate(TRAINING[:8]):
+        buffer = io.BytesIO()
+        Image.fromarray(picture).save(buffer, "PNG")
+        sources.append(buffer.getvalue() if number % 4 else b"no image")
+    images = _image_set("the training images", sources, ONNX.load(float_path).artefact)
+    assert len(images) == 6
+    assert "2 of the 8 images" in images.notes[0]
