@@ -187,7 +187,7 @@ class TrainBatches:
                 # Filled again for every epoch, so that its processes live as long as the run.
                 batch_sampler=self._samples,
                 num_workers=self._workers,
-                worker_init_fn=_outlive_sigterm,
+                worker_init_fn=outlive_sigterm,
                 persistent_workers=self._workers > 0,
                 pin_memory=self._device.type == "cuda",
             )
@@ -235,7 +235,7 @@ def eval_batches(
         DecodedPhotos(images, transform, preprocess.crop),
         batch_sampler=[[(i, None) for i in part] for part in _lists(mine, batch_size)],
         num_workers=usable_workers(workers, transform.bytes_of(batch_size)),
-        worker_init_fn=_outlive_sigterm,
+        worker_init_fn=outlive_sigterm,
     )
     for batch in _undisturbed(loader):
         decoded, indices, asked, reasons = batch
@@ -302,7 +302,7 @@ def _started(loader: DataLoader[Any]) -> Iterator[Any]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _outlive_sigterm(_worker: int) -> None:
+def outlive_sigterm(_worker: int) -> None:
     """Lets a process that decodes images go on for a while after SIGTERM, which may go to all."""
     if hasattr(signal, "alarm"):  # not on Windows
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_S))
