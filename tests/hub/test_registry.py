@@ -279,7 +279,7 @@ def test_what_cannot_be_made_says_what_is_wrong(
 
 
 def test_an_argument_of_torchvision_leads_to_ours() -> None:
-    with pytest.raises(TypeError, match="unknown argument 'weights'.*did you mean 'pretrained'"):
+    with pytest.raises(TypeError, match=r"unknown argument 'weights'.*did you mean 'pretrained'"):
         fbnetv3.create("fbnetv3_a", weights="DEFAULT")
 
 
