@@ -107,7 +107,7 @@ class Command(_PlainEnds, typer.core.TyperCommand):
         """Returns what is left of the words; says where one of them belongs that stands wrong."""
         arguments = [p for p in self.params if p.param_type_name == "argument"]
         options = {name for p in self.params for name in (*p.opts, *p.secondary_opts)}
-        first = next((p for p in self.params if p.param_type_name == "option"), None)
+        first: Any = next((p for p in self.params if p.param_type_name == "option"), None)
         words = [word.partition("=")[0] for word in args]
         if args and not arguments and not words[0].startswith("-") and not _is_flag(first):
             raise ValueError(
