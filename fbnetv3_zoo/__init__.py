@@ -79,4 +79,14 @@ _HOMES = {
 __all__ = list(_HOMES)
 
 
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+# Names of timm, torchvision and transformers -> what to use here.
+_ELSEWHERE = {
+    "create_model": "create(NAME)",
+    "get_model": "create(NAME)",
+    "fbnetv3_*": "create(NAME)",
+    "FBNetV3_*_Weights": "create(NAME, pretrained=True), or get_weights(NAME)",
+    "Auto*": "from_pretrained(REPO), or create(NAME, pretrained=True)",
+    "pipeline": "Classifier(NAME)",
+}
+
+__getattr__, __dir__ = lazy_names(__name__, _HOMES, _ELSEWHERE)

@@ -201,4 +201,13 @@ _HOMES = {
 
 __all__ = list(_HOMES)
 
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+# Names of Optuna and Ray Tune -> what to use here.
+_ELSEWHERE = {
+    "create_study": "run(space, train, ...), or Study(space, ...) with ask and tell",
+    "load_study": "run or Study with the same folder=, which goes on",
+    "optimize": "run(space, train, ...)",
+    "tune": "run(space, train, ...)",
+    "Tuner": "run(space, train, ...)",
+}
+
+__getattr__, __dir__ = lazy_names(__name__, _HOMES, _ELSEWHERE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -108,9 +109,33 @@ def test_the_package_says_that_it_is_typed() -> None:
     assert (folder(fbnetv3) / "py.typed").is_file()
 
 
+@pytest.mark.parametrize(
+    ("package", "name", "here"),
+    [
+        (fbnetv3, "create_model", r"create\(NAME\)"),
+        (fbnetv3, "get_model", r"create\(NAME\)"),
+        (fbnetv3, "fbnetv3_a", r"create\(NAME\)"),
+        (fbnetv3, "FBNetV3_A_Weights", r"create\(NAME, pretrained=True\)"),
+        (fbnetv3, "AutoModelForImageClassification", r"from_pretrained\(REPO\)"),
+        (search, "create_study", r"run\(space, train, ...\), or Study"),
+        (search, "tune", r"run\(space"),
+    ],
+)
+def test_names_of_other_libraries_lead_to_ours(package: Any, name: str, here: str) -> None:
+    with pytest.raises(AttributeError, match=f"no attribute '{name}'; use {here}"):
+        getattr(package, name)
+
+
+def test_what_such_a_hint_names_exists() -> None:
+    for package in (fbnetv3, search):
+        for hint in package._ELSEWHERE.values():
+            for name in re.findall(r"(\w+)\(", hint):
+                assert name in package.__all__
+
+
 def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="'create_model'; did you mean 'create'"):
-        _ = fbnetv3.create_model
+    with pytest.raises(AttributeError, match="'creat'; did you mean 'create'"):
+        _ = fbnetv3.creat
     with pytest.raises(AttributeError, match=r"module 'fbnetv3' has no attribute 'nonsense'$"):
         _ = fbnetv3.nonsense
     with pytest.raises(AttributeError, match="'open_imges'; did you mean 'open_images'"):

@@ -7,6 +7,9 @@ import inspect
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
+# torchvision's and transformers' names of an argument -> ours.
+_ELSEWHERE = {"weights": "pretrained", "num_labels": "num_classes", "num_channels": "in_chans"}
+
 
 def names_of(*functions: Callable[..., Any]) -> set[str]:
     """Returns the names of all arguments of functions that can be given by name."""
@@ -29,7 +32,8 @@ def refuse_unknown(given: Iterable[str], known: Collection[str], whose: str) -> 
     """
     for name in given:
         if name not in known:
-            near = difflib.get_close_matches(name, sorted(known), 1)
+            same = _ELSEWHERE.get(name)
+            near = [same] if same in known else difflib.get_close_matches(name, sorted(known), 1)
             raise TypeError(
                 f"unknown argument {name!r}; expected those of {whose}"
                 + (f"; did you mean {near[0]!r}?" if near else "")

@@ -37,6 +37,33 @@ _EXIT_CODES = (
     "Exit codes: 0 done, 1 failed, 2 wrong usage or input, 3 an optional part is missing, "
     "130 interrupted. FBNETV3_DEBUG=1 shows where an error comes from."
 )
+# Words of other programs -> our commands; a program takes the first that it has.
+_ELSEWHERE = {
+    "bench": ("latency",),
+    "benchmark": ("latency", "bench"),
+    "continue": ("resume",),
+    "dashboard": ("report",),
+    "download": ("fetch",),
+    "fine-tune": ("train",),
+    "finetune": ("train",),
+    "fit": ("train",),
+    "infer": ("predict", "classify"),
+    "inference": ("predict", "classify"),
+    "ls": ("list",),
+    "models": ("list",),
+    "optimize": ("run",),
+    "plot": ("report",),
+    "predict": ("classify",),
+    "profile": ("flops",),
+    "serve": ("demo",),
+    "start": ("run",),
+    "summary": ("info",),
+    "test": ("eval",),
+    "train": ("run",),
+    "tune": ("run",),
+    "val": ("eval",),
+    "validate": ("eval",),
+}
 _EXAMPLES = "Examples:"
 _NEVER_CUT = 1000
 _IN_A_WORKER = "Original Traceback (most recent call last)"
@@ -77,6 +104,26 @@ class Command(_PlainEnds, typer.core.TyperCommand):
         super().__init__(name, help=about.strip(), **settings)
         self.examples = inspect.cleandoc(examples).splitlines()
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Returns what is left of the words; says where one of them belongs that stands wrong."""
+        arguments = [p for p in self.params if p.param_type_name == "argument"]
+        options = {name for p in self.params for name in (*p.opts, *p.secondary_opts)}
+        first: Any = next((p for p in self.params if p.param_type_name == "option"), None)
+        words = [word.partition("=")[0] for word in args]
+        if args and not arguments and not words[0].startswith("-") and not _is_flag(first):
+            raise ValueError(
+                f"{args[0]} stands without an option; did you mean "
+                f"`{ctx.command_path} {first.opts[0]} {args[0]}`?"
+            )
+        for argument in arguments:
+            name = f"--{argument.name}"
+            if name in words and name not in options:
+                raise ValueError(
+                    f"{name} is no option; give the value alone: "
+                    f"`{ctx.command_path} {str(argument.name).upper()}`"
+                )
+        return super().parse_args(ctx, args)
+
     def format_epilog(self, ctx: Any, formatter: Any) -> None:
         """Writes the examples."""
         super().format_epilog(ctx, formatter)
@@ -105,6 +152,22 @@ class CommandGroup(_PlainEnds, typer.core.TyperGroup):
         formatter.write(f"Usage: {path} COMMAND [OPTIONS]\n\n{self.summary}\n")
         self.format_commands(ctx, formatter)
         formatter.write(f"\nMore: {path} COMMAND --help; options: {path} --help-all\n")
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Returns the command that the words name; `help` in front of them asks for its help."""
+        name, *rest = args
+        if name in self.commands or name not in ("help", "search", "version", *_ELSEWHERE):
+            return super().resolve_command(ctx, args)
+        if name == "help":
+            if rest:
+                return super().resolve_command(ctx, [*rest, "--help"])
+            print(ctx.get_help())
+            raise typer.Exit
+        near = [word for word in _ELSEWHERE.get(name, ()) if word in self.commands][:1]
+        if not near:
+            near = [{"search": "run", "version": "--version"}.get(name, "--help")]
+        program = "fbnetv3-search" if name == "search" else ctx.command_path
+        raise ValueError(f"no command {name!r}; did you mean `{program} {near[0]}`?")
 
     def full_help(self, ctx: Any) -> str:
         """Returns the help with what the program is for, its options and its exit codes."""
@@ -156,6 +219,10 @@ class Program(typer.Typer):
         return super().command(name, cls=Command, **settings)
 
 
+def _is_flag(option: Any) -> bool:
+    return option is None or bool(getattr(option, "is_flag", False))
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         print(f"fbnetv3-zoo {__version__}")
@@ -171,7 +238,9 @@ def _help_all(ctx: typer.Context, wanted: bool) -> None:
 def _options(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Print it and stop."),
+        typer.Option(
+            "--version", "-V", callback=_version, is_eager=True, help="Print it and stop."
+        ),
     ] = False,
     help_all: Annotated[
         bool,

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fbnetv3._internal.messages import either
 from fbnetv3._internal.processors import available_cpus
 from fbnetv3.hub.license_policy import check_terms
 from fbnetv3.hub.pretrained_cfg import (
@@ -348,6 +349,11 @@ def load(
             is out of range, or the licence policy refuses the weights.
         ImportError: the runtime is not installed.
     """
+    if Path(path).suffix not in runtimes.suffixes() and not Path(path).exists():
+        raise ValueError(
+            f"file is {path}; expected one that ends in {either(runtimes.suffixes())}; for a "
+            "model's name use fbnetv3.Classifier"
+        )
     runtimes.runtime_of(path)  # raises for a name that is not a file's
     return Classifier(
         path,

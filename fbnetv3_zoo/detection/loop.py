@@ -22,6 +22,7 @@ from fbnetv3._internal.files import write_atomically
 from fbnetv3.integrations.coco_folder import CocoFolder, Target
 from fbnetv3.search.training import checkpointing
 from fbnetv3.search.training.average import AveragedWeights, averaging_weight
+from fbnetv3.search.training.batches import outlive_signals
 from fbnetv3.search.training.optimizers import load_optimizer, optimizer_tensors, set_lr
 from fbnetv3.search.training.parallel import current_world, summed
 from fbnetv3.search.training.seeds import derive_seed, seed_all
@@ -115,7 +116,13 @@ class Loop:
         whole = [order[n * size : (n + 1) * size] for n in range(self.step, self.steps)]
         chosen = [batch[world.rank :: world.size] for batch in whole]
         data = Augmented(self.images, self.recipe.augment, seed=seed, epoch=self.epoch)
-        return DataLoader(data, batch_sampler=chosen, num_workers=self.run.workers, collate_fn=list)
+        return DataLoader(
+            data,
+            batch_sampler=chosen,
+            num_workers=self.run.workers,
+            collate_fn=list,
+            worker_init_fn=outlive_signals,
+        )
 
     def _make_step(self, items: list[tuple[Tensor, Target]]) -> None:
         recipe, hardware = self.recipe, self.run.hardware

@@ -23,7 +23,7 @@ from .cached_weights import CachedWeights
 from .file_license import PERHAPS_OFFICIAL, license_of_file
 from .license_policy import check_terms, effective_policy
 from .loading import build_from_state, fitting
-from .pretrained import read_pretrained
+from .pretrained import CONFIG, read_pretrained
 from .pretrained_cfg import pretrained_cfg
 from .registry import FOLDERS, get_arch, get_weights
 from .weights import WEIGHTS
@@ -159,9 +159,11 @@ def resolve(
     if model.startswith(FOLDERS):
         return _saved(model, pretrained, license, cache_dir, offline)
     if "/" in model or "\\" in model:
+        folder = next((p for p in (Path(model), Path(model).parent) if (p / CONFIG).exists()), None)
         raise ValueError(
             f"model is {model!r}; expected a name, or a path that ends in .json, or "
             "'local-dir:PATH', or 'hf-hub:ORG/REPO'"
+            + (f"; did you mean 'local-dir:{folder}'?" if folder else "")
         )
     return _named(model, pretrained, license, cache_dir, offline)
 

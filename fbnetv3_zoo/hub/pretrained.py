@@ -219,12 +219,18 @@ def read_pretrained(
         config_path, weights_path = local / CONFIG, local / WEIGHTS_FILE
         for path in (config_path, weights_path):
             if not path.is_file():
-                raise FileNotFoundError(f"no {path}; expected a folder that contains {path.name}")
+                stopped = "; if its training was stopped, finish it with the same command"
+                raise FileNotFoundError(
+                    f"no {path}; expected a folder that contains {path.name}"
+                    + (stopped if local.is_dir() else "")
+                )
     else:
         repo, _, at = re.sub(r"^hf[-_]hub:", "", text).partition("@")
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
+            known = text in WEIGHTS or text in ARCHS
             raise ValueError(
-                f"{text!r} is neither a folder nor ORG/REPO on the hub; check the spelling"
+                f"{text!r} is neither a folder nor ORG/REPO on the hub; "
+                + (f"use create({text!r}, pretrained=True)" if known else "check the spelling")
             )
         revision = revision or at or "main"
         config_path, revision = _hub_file(repo, CONFIG, revision, cache_dir, offline)

@@ -203,6 +203,8 @@ def unknown_model(name: str) -> ValueError:
         hint = f"; its tags are {', '.join(tags)}."
     if (files := _files_like(name)) and not tags:
         hint = f"; did you mean the file {files[0]}?"
+    if (Path(name) / "config.json").is_file():
+        hint = f"; did you mean 'local-dir:{name}', the folder?"
     if Path(name).is_file():
         hint = ", a file; if it is an exported file: `fbnetv3 latency` and `classify` take it."
     return ValueError(f"unknown model {name!r}{hint} See `fbnetv3 list` or fbnetv3.list_models()")

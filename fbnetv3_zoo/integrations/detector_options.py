@@ -137,19 +137,20 @@ def refusing_unknown(
     return decorated
 
 
-def check_count(name: str, value: object, of: str = "") -> None:
-    """Refuses what is not a whole number from 1.
+def check_count(name: str, value: object, of: str = "", least: int = 1) -> None:
+    """Refuses what is not a whole number from `least`.
 
     Args:
         name: of the argument.
         value: as given.
         of: what it counts, for the message.
+        least: the lowest that makes sense.
 
     Raises:
         ValueError: it is none.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} is {value!r}; expected a whole number from 1{of}")
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} is {value!r}; expected a whole number from {least}{of}")
 
 
 def arguments(
@@ -159,6 +160,7 @@ def arguments(
     given: Mapping[str, Any],
     *,
     freezes: bool = False,
+    detects: bool = True,
 ) -> Arguments:
     """Returns the arguments of a builder, sorted.
 
@@ -172,11 +174,12 @@ def arguments(
         given: all other arguments.
         freezes: whether the detector freezes batch-norm and the first rows of trained weights
             unless told otherwise.
+        detects: whether it finds boxes, of one class at least beside the background.
 
     Raises:
         ValueError: an argument is out of range or contradicts another.
     """
-    check_count("num_classes", num_classes, ", which counts the background")
+    check_count("num_classes", num_classes, ", which counts the background", 1 + detects)
     if not isinstance(options, Options):
         raise ValueError(
             f"options is a {type(options).__name__}; expected Options(...), or its fields as "

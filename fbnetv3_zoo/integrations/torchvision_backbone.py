@@ -326,7 +326,7 @@ def deeplab(
         aux: add an auxiliary classifier on `res4`, for training.
         **kwargs: fields of `options`, and torchvision's words for them, see `faster_rcnn`.
     """
-    given = arguments(num_classes, pretrained, options, kwargs)
+    given = arguments(num_classes, pretrained, options, kwargs, detects=False)
     network = given.options.network(model, given.pretrained, output_stride)
     features = ["res4", "res5"] if aux else ["res5"]
     body = given.options.trunk(network, features, output_stride)
@@ -347,7 +347,7 @@ def lraspp(
     **kwargs: Any,
 ) -> LRASPP:
     """Returns Lite R-ASPP on `res3` and the dilated last map; arguments as in `deeplab`."""
-    given = arguments(num_classes, pretrained, options, kwargs)
+    given = arguments(num_classes, pretrained, options, kwargs, detects=False)
     network = given.options.network(model, given.pretrained, output_stride)
     body = given.options.trunk(network, ["res3", "res5"], output_stride)
     check_count("inter_channels", inter_channels)

@@ -73,6 +73,10 @@ def check(problem: Problem, config: SearchConfig) -> None:
         for name, (low, high) in bounds.items():
             if name not in known:
                 costs = ", ".join(known) or "none; give a function that returns a candidate's costs"
+                if name.startswith("latency"):
+                    costs += "; for latency_ms measure a table (`fbnetv3-search latency-table`)"
+                elif name.startswith("mac") and "macs_paper" in known:
+                    costs += "; 'macs' is short for macs_paper"
                 raise ValueError(f"limit on {name!r}; the known costs are {costs}")
             if np.isfinite(high) and (least := problem.extreme(name)) > high:
                 raise ValueError(

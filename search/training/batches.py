@@ -187,7 +187,7 @@ class TrainBatches:
                 # Filled again for every epoch, so that its processes live as long as the run.
                 batch_sampler=self._samples,
                 num_workers=self._workers,
-                worker_init_fn=_outlive_signals,
+                worker_init_fn=outlive_signals,
                 persistent_workers=self._workers > 0,
                 pin_memory=self._device.type == "cuda",
             )
@@ -235,7 +235,7 @@ def eval_batches(
         DecodedPhotos(images, transform, preprocess.crop),
         batch_sampler=[[(i, None) for i in part] for part in _lists(mine, batch_size)],
         num_workers=usable_workers(workers, transform.bytes_of(batch_size)),
-        worker_init_fn=_outlive_signals,
+        worker_init_fn=outlive_signals,
     )
     for batch in _undisturbed(loader):
         decoded, indices, asked, reasons = batch
@@ -302,7 +302,7 @@ def _started(loader: DataLoader[Any]) -> Iterator[Any]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _outlive_signals(_worker: int) -> None:
+def outlive_signals(_worker: int) -> None:
     """Lets a process that decodes images go on for a while after a signal that may go to all."""
     if hasattr(signal, "alarm"):  # not on Windows
         for number in (signal.SIGTERM, signal.SIGHUP):

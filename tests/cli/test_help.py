@@ -50,10 +50,17 @@ EXAMPLES = [
 ]
 
 
+def test_help_in_front_of_a_command_is_its_help() -> None:
+    assert shown("fbnetv3", "help", "train") == shown("fbnetv3", "train", "--help")
+    words = ("detect", "train")
+    assert shown("fbnetv3", "help", *words) == shown("fbnetv3", *words, "--help")
+
+
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_both_programs_have_the_same_options(program: str) -> None:
     assert shown(program, "--version") == f"fbnetv3-zoo {__version__}\n"
-    assert shown(program, "-h") == shown(program, "--help")
+    assert shown(program, "-V") == shown(program, "--version")
+    assert shown(program, "-h") == shown(program, "--help") == shown(program, "help")
     assert f"options: {program} --help-all" in shown(program, "--help")
     text = shown(program, "--help-all")
     assert "Exit codes: 0 done, 1 failed, 2 wrong usage" in text

@@ -64,6 +64,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).mkdir()
         (folder / name / "test_batch").write_bytes(pickle.dumps(held))
     (folder / "empty").mkdir()
+    (folder / "saved").mkdir()
+    (folder / "saved" / "config.json").write_text("{}")
     shutil.copy(PHOTO, folder / "photo.jpg")
     shutil.copy(PHOTO, folder / "photos.ZIP")
     for name in ("cat", "dog"):
@@ -231,6 +233,20 @@ LINES = "fbnetv3-search latency-table t.json --space cifar_joint"
         ("fbnetv3 export fbnetv3_nano.cifar10 -o empty/.onnx", 2, "file is empty/.onnx"),
         (f"{FRESH} --num-classes 0", 2, "num_classes is 0; expected a whole number from 1"),
         (f"{TABLE} --address here", 2, "--address: for --engine ray"),
+        # Words of other programs, and words without their option.
+        ("fbnetv3 predict photo.jpg", 2, "no command 'predict'; did you mean `fbnetv3 classify`?"),
+        ("fbnetv3 benchmark", 2, "did you mean `fbnetv3 latency`?"),
+        ("fbnetv3 search", 2, "did you mean `fbnetv3-search run`?"),
+        ("fbnetv3 version", 2, "did you mean `fbnetv3 --version`?"),
+        ("fbnetv3 detect infer", 2, "did you mean `fbnetv3 detect predict`?"),
+        ("fbnetv3-search tune", 2, "did you mean `fbnetv3-search run`?"),
+        ("fbnetv3 train photos/", 2, "did you mean `fbnetv3 train --data photos/`?"),
+        ("fbnetv3 detect train photos", 2, "did you mean `fbnetv3 detect train --data photos`?"),
+        ("fbnetv3 demo x.onnx", 2, "did you mean `fbnetv3 demo --model x.onnx`?"),
+        ("fbnetv3 eval photos --model=x.onnx", 2, "--model is no option; give the value alone"),
+        ("fbnetv3 export saved -o x.onnx", 2, "did you mean 'local-dir:saved', the folder?"),
+        ("fbnetv3 export ./saved -o x.onnx", 2, "did you mean 'local-dir:saved'?"),
+        ("fbnetv3 export local-dir:empty -o x.onnx", 2, "if its training was stopped, finish it"),
         # Somebody's own objective.
         (f"{RUN} --objective good.py", 2, "expected 'module:name' or 'file.py:name'"),
         (f"{RUN} --objective good.py:other", 2, "has no 'other'"),

@@ -248,6 +248,11 @@ def test_the_table_says_what_the_file_can(runtime: Runtime) -> None:
     assert runtime_of(f"x{runtime.suffix}") is runtime
 
 
+def test_the_name_of_a_model_is_told_from_a_file() -> None:
+    with pytest.raises(ValueError, match=r"for a model's name use fbnetv3\.Classifier"):
+        fbnetv3.load("fbnetv3_nano.cifar10")
+
+
 def test_the_table_is_asked_by_name_and_by_ending() -> None:
     assert suffixes() == tuple(runtime.suffix for runtime in RUNTIMES.values())
     assert is_exported("a/b.onnx")

@@ -217,12 +217,13 @@ def test_sigterm_saves_a_checkpoint_and_the_same_command_goes_on(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
     )
     until = time.monotonic() + 250
     while not list(tmp_path.glob("run/checkpoints/*.json")) and time.monotonic() < until:
         assert run.poll() is None, run.communicate()[1]
         time.sleep(0.1)
-    run.send_signal(signal.SIGTERM)
+    os.killpg(run.pid, signal.SIGTERM)  # as `timeout` and service managers do: workers get it too
     _, err = run.communicate(timeout=200)
     assert run.returncode == 143, err
     assert "a checkpoint was saved, the same command resumes" in err

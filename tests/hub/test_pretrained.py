@@ -224,6 +224,8 @@ def test_a_config_that_is_no_text_is_named(tmp_path: Path) -> None:
 def test_what_is_neither_folder_nor_repository_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="neither a folder nor ORG/REPO"):
         from_pretrained("nano")
+    with pytest.raises(ValueError, match=r"use create\('fbnetv3_nano.cifar10', pretrained=True\)"):
+        from_pretrained("fbnetv3_nano.cifar10")
     with pytest.raises(FileNotFoundError, match=r"config\.json"):
         from_pretrained(tmp_path)
     (tmp_path / "config.json").write_text("{")

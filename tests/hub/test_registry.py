@@ -278,6 +278,11 @@ def test_what_cannot_be_made_says_what_is_wrong(
         fbnetv3.create(*args, **kwargs)
 
 
+def test_an_argument_of_torchvision_leads_to_ours() -> None:
+    with pytest.raises(TypeError, match=r"unknown argument 'weights'.*did you mean 'pretrained'"):
+        fbnetv3.create("fbnetv3_a", weights="DEFAULT")
+
+
 @pytest.mark.parametrize("place", ["nowhere.json", "local-dir:nowhere"])
 def test_a_place_that_is_not_there_is_named(place: str) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):

@@ -157,6 +157,7 @@ def test_frozen_steps_leave_the_rest_to_train() -> None:
         (faster_rcnn, {"trainable_backbone_layers": 6}, ValueError, "from 0 to 5"),
         (faster_rcnn, {"options": {"freeze_at": 2}}, ValueError, "options is a dict"),
         (faster_rcnn, {"num_classes": 0}, ValueError, "num_classes is 0; expected"),
+        (ssdlite, {"num_classes": 1}, ValueError, "from 2, which counts the background"),
         (retinanet, {"num_classes": True}, ValueError, "num_classes is True; expected"),
         (retinanet, {"num_clases": 3}, TypeError, "did you mean 'num_classes'"),
         (mask_rcnn, {"out_channel": 3}, TypeError, "did you mean 'out_channels'"),

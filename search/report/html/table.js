@@ -10,7 +10,7 @@
     page = Math.min(Math.max(page, 0), pages - 1);
     body.replaceChildren(...found.slice(page * size, (page + 1) * size));
     document.getElementById("where").textContent =
-      `${found.length} trials, page ${page + 1} of ${pages}`;
+      `${found.length} ${found.length == 1 ? "trial" : "trials"}, page ${page + 1} of ${pages}`;
   }
   heads.forEach((head, column) => head.firstElementChild.onclick = () => {
     const text = head.classList.contains("text"), before = head.getAttribute("aria-sort");

@@ -108,6 +108,19 @@ def test_limit_that_contradicts_the_bounds_is_refused() -> None:
         check(Problem(SPACE, macs), plan)
 
 
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [
+        ("latency<=4", "fbnetv3-search latency-table"),
+        ("mac<=3e6", "'macs' is short for macs_paper"),
+    ],
+)
+def test_limit_on_no_cost_says_how_to_name_one(limit: str, said: str) -> None:
+    problem = problem_in("cifar_joint", 10)
+    with pytest.raises(ValueError, match=f"known costs are macs_paper, .*; .*{said}"):
+        check(problem, SearchConfig(limits=parse_limits([limit])))
+
+
 def test_limits_name_any_cost_and_differ() -> None:
     limits = parse_limits(["gpu-ms (b1)<=4", "macs>=1e3,macs<=2e3"])
     assert limits == ({"gpu-ms (b1)": (-np.inf, 4.0)}, {"macs": (1e3, 2e3)})

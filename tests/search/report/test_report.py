@@ -69,6 +69,18 @@ def points(text: str) -> list[tuple[float, float]]:
     return [(float(x), float(y)) for x, y in found]
 
 
+BEST_ON_A_PHONE = """(() => {
+    const box = document.createElement("div");
+    box.className = "scroll";
+    box.innerHTML = `<table><thead><tr><th>#</th><th class="text">limit</th>
+        <th>label, mean over seeds</th></tr></thead><tbody><tr><td>0</td>
+        <td class="text">macs_paper&lt;=1.5M</td><td><b>87.98 \u00b1 0.123</b></td></tr>
+        </tbody></table>`;
+    document.querySelector("main section").append(box);
+    return box.scrollWidth - box.clientWidth;
+})()"""
+
+
 def make_store(folder: Path, num: int = 30) -> Store:
     store = Store.create(folder, SETTINGS)
     rows = SPACE.unique(SPACE.sample(3 * num, np.random.default_rng(0)))[:num]
@@ -236,8 +248,17 @@ def test_the_table_is_sorted_filtered_and_turned_over(tmp_path: Path) -> None:
         assert where() == "60 trials, page 2 of 2"
         assert column(1)[-1] == first.id[:10], "without a label, so last in both orders"
         page.evaluate("filter.value = 'Memory'; filter.oninput()")
-        assert where() == "1 trials, page 1 of 1"
+        assert where() == "1 trial, page 1 of 1"
         assert column(1) == [first.id[:10]]
+        page.send(
+            "Emulation.setDeviceMetricsOverride",
+            width=390,
+            height=844,
+            deviceScaleFactor=1,
+            mobile=True,
+        )
+        hidden = page.evaluate(BEST_ON_A_PHONE)
+        assert hidden == 0, "limit and label of a winner are seen on a phone without scrolling"
 
 
 def test_names_are_drawn_as_they_are() -> None:
