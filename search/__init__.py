@@ -7,6 +7,7 @@
 Names are looked up when they are first used, so that importing the package costs next to nothing.
 """
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from fbnetv3._internal.lazy import lazy_names
@@ -201,4 +202,11 @@ _HOMES = {
 
 __all__ = list(_HOMES)
 
-__getattr__, __dir__ = lazy_names(__name__, _HOMES)
+
+def _advice() -> Mapping[str, str]:
+    from .execution.peer_names import MODULE_ADVICE
+
+    return MODULE_ADVICE
+
+
+__getattr__, __dir__ = lazy_names(__name__, _HOMES, _advice)

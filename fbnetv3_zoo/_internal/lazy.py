@@ -9,13 +9,14 @@ from typing import Any
 
 
 def lazy_names(
-    package: str, homes: Mapping[str, str]
+    package: str, homes: Mapping[str, str], advice: Callable[[], Mapping[str, str]] = dict
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Returns a package's `__getattr__` and `__dir__`.
 
     Args:
         package: its full name.
         homes: public name -> the file below the package that defines it.
+        advice: returns name that other libraries have -> what to use in its place.
     """
     names = vars(sys.modules[package])
 
@@ -25,6 +26,8 @@ def lazy_names(
 
             near = get_close_matches(name, homes, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
+            if meant := advice().get(name):
+                hint = f"; use {meant}"
             raise AttributeError(f"module {package!r} has no attribute {name!r}{hint}")
         value = names[name] = getattr(import_module(f".{homes[name]}", package), name)
         return value
