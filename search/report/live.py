@@ -195,7 +195,6 @@ def round_line(number: int, answer: Answer) -> str:
     mean = f"{where}: {best.mean:.3f} +- {best.sd:.3f} over {seeds}"
     line = ", ".join([mean, *costs])
     with_prior = [one for one in answer.contenders if one.prior]
-    from fbnetv3.search.nars.prior import prior_title
 
     if best.prior:
         return f"{line}; it has {prior_title(best.prior)}"

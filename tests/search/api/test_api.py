@@ -845,9 +845,9 @@ def test_a_start_that_diverges_is_no_end_of_a_search(tmp_path: Path) -> None:
         return math.nan
 
     for trainings, num in ((9, 8), (16, 11)):
+        folder, call["trainings"] = tmp_path / str(trainings), trainings
         with pytest.raises(ValueError, match=f"all {num} labels are NaN"):
-            folder = tmp_path / str(trainings)
-            search.run(SPACE, diverges, folder=folder, **{**call, "trainings": trainings})
+            search.run(SPACE, diverges, folder=folder, **call)
 
 
 def test_a_space_smaller_than_the_budget_is_trained_whole_and_its_best_again(
