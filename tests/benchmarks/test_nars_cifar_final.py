@@ -50,3 +50,26 @@ def test_kept_search_goes_on_elsewhere(folder: Path, tmp_path: Path) -> None:
         assert genes[0] == genes[1]
         assert len(genes[0]) >= 8
         assert second.settings["objective"]["data"] == str((tmp_path / "data").resolve())
+
+
+def test_answer_is_chosen_on_validation_and_compared_by_seed() -> None:
+    study = benchmark("studies.nars_cifar_tested")
+    joint, networks = {"a": (80, 70), "b": (79, 75)}, {"c": (81, 69)}
+    rows = [
+        {
+            "arm": arm,
+            "candidate": name,
+            "seed": seed,
+            "macs": 2_000_000,
+            "params": 1000,
+            "val_top1_pct": validation + seed,
+            "top1_pct": test + seed * (2 if name == "a" else 1),
+        }
+        for arm, found in (("joint", joint), ("networks", networks))
+        for name, (validation, test) in found.items()
+        for seed in (2, 0, 1)
+    ]
+    page = study.page(rows).splitlines()
+    assert page[6].startswith("| `joint` | 2.00 | 1,000 | 81.00 | 70.00, 72.00, 74.00 | 72.00 ±")
+    # By seed: 70 - 69, 72 - 70, 74 - 71.
+    assert page[-1] == "| `networks` | +2.00 ± 2.48 |"
