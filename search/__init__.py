@@ -201,13 +201,17 @@ _HOMES = {
 
 __all__ = list(_HOMES)
 
-# Names of Optuna and Ray Tune -> what to use here.
+# Names of Optuna, Ray Tune and scikit-optimize -> what to use here.
+_GENES = (
+    "genes: Gene('act', ('relu', 'gelu')), Gene.grid('width', 16, 256, 16), Gene.log('lr', 1e-4, 1)"
+)
+_RUN = "run(space, train, ...), or Study(space, ...) with ask and tell"
 _ELSEWHERE = {
-    "create_study": "run(space, train, ...), or Study(space, ...) with ask and tell",
+    **dict.fromkeys(("choice", "uniform", "loguniform", "randint", "grid_search"), _GENES),
+    **dict.fromkeys(("Real", "Integer", "Categorical"), _GENES),
+    **dict.fromkeys(("create_study", "minimize", "fmin", "gp_minimize", "optimize"), _RUN),
+    **dict.fromkeys(("tune", "Tuner", "Optimizer"), _RUN),
     "load_study": "run or Study with the same folder=, which goes on",
-    "optimize": "run(space, train, ...)",
-    "tune": "run(space, train, ...)",
-    "Tuner": "run(space, train, ...)",
 }
 
 __getattr__, __dir__ = lazy_names(__name__, _HOMES, _ELSEWHERE)

@@ -8,8 +8,14 @@ from typing import Any
 from .messages import shown
 
 
-def whole_number(name: str, value: Any, least: int) -> int:
+def whole_number(name: str, value: Any, least: int, of: str = "") -> int:
     """Returns a whole number as an int: one of Python or NumPy, or a float without a fraction.
+
+    Args:
+        name: of the argument.
+        value: as given.
+        least: the least that is allowed.
+        of: what it counts, for the message.
 
     Raises:
         ValueError: it is none, or below `least`.
@@ -20,5 +26,5 @@ def whole_number(name: str, value: Any, least: int) -> int:
     except TypeError:
         number = least - 1
     if isinstance(value, bool) or number < least:
-        raise ValueError(f"{name} is {shown(value)}; expected a whole number, {least} or more")
+        raise ValueError(f"{name} is {shown(value)}; expected a whole number from {least}{of}")
     return number

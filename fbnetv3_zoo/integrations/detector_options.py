@@ -13,6 +13,7 @@ from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from fbnetv3._internal.arguments import names_of, refuse_unknown
+from fbnetv3._internal.checks import whole_number
 from fbnetv3.arch.arch import Arch
 from fbnetv3.models.blocks import NormFactory
 from fbnetv3.models.model import FBNetV3
@@ -96,11 +97,13 @@ class Arguments:
     """What a caller of a builder asked for.
 
     Attributes:
+        num_classes: number of classes, including background.
         pretrained: whether the backbone's trained weights are loaded.
         options: how the backbone is built.
         rest: arguments of torchvision's class.
     """
 
+    num_classes: int
     pretrained: bool
     options: Options
     rest: dict[str, Any]
@@ -137,22 +140,6 @@ def refusing_unknown(
     return decorated
 
 
-def check_count(name: str, value: object, of: str = "", least: int = 1) -> None:
-    """Refuses what is not a whole number from `least`.
-
-    Args:
-        name: of the argument.
-        value: as given.
-        of: what it counts, for the message.
-        least: the lowest that makes sense.
-
-    Raises:
-        ValueError: it is none.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name} is {value!r}; expected a whole number from {least}{of}")
-
-
 def arguments(
     num_classes: int,
     pretrained: bool,
@@ -179,7 +166,8 @@ def arguments(
     Raises:
         ValueError: an argument is out of range or contradicts another.
     """
-    check_count("num_classes", num_classes, ", which counts the background", 1 + detects)
+    least = 1 + detects
+    classes = whole_number("num_classes", num_classes, least, ", which counts the background")
     if not isinstance(options, Options):
         raise ValueError(
             f"options is a {type(options).__name__}; expected Options(...), or its fields as "
@@ -207,7 +195,7 @@ def arguments(
     if freezes and (pretrained or options.checkpoint is not None):
         unset = {name: v for name, v in _PRETRAINED.items() if getattr(options, name) is None}
         options = dataclasses.replace(options, **unset)
-    return Arguments(pretrained, options, rest)
+    return Arguments(classes, pretrained, options, rest)
 
 
 def _pretrained(pretrained: bool, rest: dict[str, Any]) -> bool:

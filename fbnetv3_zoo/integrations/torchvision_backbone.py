@@ -28,6 +28,7 @@ from torchvision.models.segmentation.fcn import FCNHead
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import ExtraFPNBlock, LastLevelMaxPool, LastLevelP6P7
 
+from fbnetv3._internal.checks import whole_number
 from fbnetv3.models.blocks import ConvBnAct, NormFactory
 from fbnetv3.models.model import ACTS
 
@@ -38,7 +39,6 @@ from .detector_options import (
     Model,
     Options,
     arguments,
-    check_count,
     refusing_unknown,
 )
 from .trunk import ProposalHead, RegionHead, Trunk
@@ -182,7 +182,7 @@ def faster_rcnn(
         levels = len(features) + 1
         anchors = AnchorGenerator((ANCHOR_SIZES,) * levels, (ASPECT_RATIOS,) * levels)
         given.rest["rpn_anchor_generator"] = anchors
-    return FasterRCNN(pyramid, num_classes, **given.rest)
+    return FasterRCNN(pyramid, given.num_classes, **given.rest)
 
 
 @refusing_unknown(MaskRCNN)
@@ -198,7 +198,7 @@ def mask_rcnn(
     """Returns Mask R-CNN with a feature pyramid; arguments as in `faster_rcnn`."""
     given = arguments(num_classes, pretrained, options, kwargs, freezes=True)
     pyramid = _pyramid(model, given, out_channels, LastLevelMaxPool())
-    return MaskRCNN(pyramid, num_classes, **given.rest)
+    return MaskRCNN(pyramid, given.num_classes, **given.rest)
 
 
 @refusing_unknown(RetinaNet)
@@ -218,7 +218,7 @@ def retinanet(
     given = arguments(num_classes, pretrained, options, kwargs, freezes=True)
     extra = LastLevelP6P7(out_channels, out_channels)
     pyramid = _pyramid(model, given, out_channels, extra, ("res3", "res4", "res5"))
-    return RetinaNet(pyramid, num_classes, **given.rest)
+    return RetinaNet(pyramid, given.num_classes, **given.rest)
 
 
 @refusing_unknown(
@@ -263,7 +263,7 @@ def faster_rcnn_c4(
         ),
         box_roi_pool=MultiScaleRoIAlign(["0"], output_size=6, sampling_ratio=2),
         box_head=head,
-        box_predictor=FastRCNNPredictor(head.tail.out_channels, num_classes),
+        box_predictor=FastRCNNPredictor(head.tail.out_channels, given.num_classes),
         **given.rest,
     )
 
@@ -289,19 +289,19 @@ def ssdlite(
         **kwargs: arguments of torchvision's `SSD`.
     """
     given = arguments(num_classes, pretrained, options, kwargs)
-    check_count("size", size)
+    size = whole_number("size", size, 1)
     network = given.options.network(model, given.pretrained)
     maps = SsdMaps(given.options.trunk(network, ["res4", "res5"]))
     anchors = DefaultBoxGenerator([[2, 3]] * len(maps.channels), min_ratio=0.2, max_ratio=0.95)
     head = SSDLiteHead(
-        maps.channels, anchors.num_anchors_per_location(), num_classes, nn.BatchNorm2d
+        maps.channels, anchors.num_anchors_per_location(), given.num_classes, nn.BatchNorm2d
     )
     defaults = {
         "image_mean": [0.485, 0.456, 0.406],
         "image_std": [0.229, 0.224, 0.225],
         "nms_thresh": 0.55,
     }
-    return SSD(maps, anchors, (size, size), num_classes, head=head, **(defaults | given.rest))
+    return SSD(maps, anchors, (size, size), given.num_classes, head=head, **(defaults | given.rest))
 
 
 @refusing_unknown(DeepLabV3, built=("classifier", "aux_classifier"))
@@ -331,8 +331,8 @@ def deeplab(
     features = ["res4", "res5"] if aux else ["res5"]
     body = given.options.trunk(network, features, output_stride)
     backbone = Renamed(body, ["aux", "out"] if aux else ["out"])
-    second = FCNHead(body.features[0].channels, num_classes) if aux else None
-    return DeepLabV3(backbone, DeepLabHead(backbone.out_channels, num_classes), second)
+    second = FCNHead(body.features[0].channels, given.num_classes) if aux else None
+    return DeepLabV3(backbone, DeepLabHead(backbone.out_channels, given.num_classes), second)
 
 
 @refusing_unknown(LRASPP, built=("low_channels", "high_channels"))
@@ -350,9 +350,9 @@ def lraspp(
     given = arguments(num_classes, pretrained, options, kwargs, detects=False)
     network = given.options.network(model, given.pretrained, output_stride)
     body = given.options.trunk(network, ["res3", "res5"], output_stride)
-    check_count("inter_channels", inter_channels)
+    inter_channels = whole_number("inter_channels", inter_channels, 1)
     low, high = (feature.channels for feature in body.features)
-    return LRASPP(Renamed(body, ["low", "high"]), low, high, num_classes, inter_channels)
+    return LRASPP(Renamed(body, ["low", "high"]), low, high, given.num_classes, inter_channels)
 
 
 def _pyramid(
@@ -362,7 +362,7 @@ def _pyramid(
     extra: ExtraFPNBlock,
     features: Sequence[str] = PYRAMID,
 ) -> Pyramid:
-    check_count("out_channels", out_channels)
+    out_channels = whole_number("out_channels", out_channels, 1)
     body = given.options.trunk(given.options.network(model, given.pretrained), features)
     return Pyramid(body, out_channels=out_channels, extra=extra)
 

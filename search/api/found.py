@@ -10,6 +10,7 @@ import numpy as np
 
 from fbnetv3._internal.optional import missing
 from fbnetv3.measure.plot import pareto
+from fbnetv3.search.execution.peer_names import no_attribute
 from fbnetv3.search.execution.spec import plan_of, space_of
 from fbnetv3.search.nars.config import SearchConfig
 from fbnetv3.search.nars.limit import limit_text
@@ -18,8 +19,7 @@ from fbnetv3.search.space.space import Space
 from fbnetv3.search.storage.store import Store
 from fbnetv3.search.storage.trials import Trial
 
-from .optuna_names import no_attribute
-from .records import Best, Finished
+from .records import Best, BestWithin, Finished
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,7 +72,8 @@ class Found:
                 finished = _finished(store, self._space, epochs=config.epochs)
                 full = [one for one in finished if one.fidelity == 1]
                 found = [_best_so_far(full, limit) for limit in config.limits]
-        return {text: one for text, one in zip(texts, found, strict=True) if one is not None}
+        both = zip(texts, found, strict=True)
+        return BestWithin({text: one for text, one in both if one is not None})
 
     @property
     def trials(self) -> list[Finished]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NoReturn
 
-from .optuna_names import no_attribute
+from fbnetv3.search.execution.peer_names import no_attribute
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class FinishedRound:
     Attributes:
         index: number of the round, 0 for the random one.
         trainings: number of objective values so far, of the longest trainings.
-        best: the best of them, within any limit.
+        best: the best of them, within any limit; NaN if all trainings diverged.
         tau: Kendall's rank correlation of held-out predictions; None with too few values.
         fidelity: share of the final training's steps that the longest trainings so far have made.
     """
@@ -94,3 +94,17 @@ class Best:
     values: tuple[float, ...]
     costs: Mapping[str, float]
     prior: str = ""
+
+
+class BestWithin(dict[str, Best]):
+    """Limit -> the best candidate within it; a dict that says which limits it has."""
+
+    def __missing__(self, limit: object) -> NoReturn:
+        known = ", ".join(map(repr, self)) or "none, nothing was trained within a limit yet"
+        raise KeyError(f"no best for limit {limit!r}; the limits are {known}")
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name in {field.name for field in fields(Best)}:
+            limit = next(iter(self), "")
+            raise AttributeError(f"best has no attribute {name!r}; use best[{limit!r}].{name}")
+        no_attribute("best", name)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from fbnetv3._internal.checks import whole_number
+from fbnetv3._internal.messages import shown
 from fbnetv3.search.execution.engine import Engine, InlineEngine, LocalEngine
 from fbnetv3.search.execution.fork_engine import ForkEngine
 from fbnetv3.search.execution.function_objective import (
@@ -15,6 +17,7 @@ from fbnetv3.search.execution.function_objective import (
     FunctionObjective,
     TrainFunction,
 )
+from fbnetv3.search.execution.peer_names import knows_peers
 from fbnetv3.search.nars.run import search_problem
 from fbnetv3.search.report.live import Live
 from fbnetv3.search.space.space import Space
@@ -25,6 +28,7 @@ from .setup import POLICY, Priors, prepare
 from .watching import OnRound, OnTrial, Watcher
 
 
+@knows_peers
 def run(
     space: Space,
     train: TrainFunction,
@@ -32,7 +36,7 @@ def run(
     folder: str | Path,
     trainings: int | None = None,
     budget: float | None = None,
-    time: str | float | None = None,
+    time: str | float | timedelta | None = None,
     rungs: Sequence[float] | None = None,
     cost: CostFunction | None = None,
     limits: str | Sequence[str] | None = None,
@@ -72,7 +76,7 @@ def run(
             them retrains the best of each limit with more seeds.
         budget: in place of `trainings`, what may be trained in full trainings, of which shorter
             ones cost their share: many short trainings, then rounds in full of what they promise.
-        time: in place of `trainings`, how long the search may take, such as "20m" or "8h". One
+        time: in place of `trainings`, how long the search may take, such as "20m" or "1h30m". One
             training of each length is measured first.
         rungs: with `budget` or `time`, the lengths of the short trainings as shares of the final
             one, ascending; None: 1/32. An empty list has all trainings be full ones.
@@ -104,6 +108,9 @@ def run(
     """
     objective = FunctionObjective(space, train, cost, target=target)
     workers = whole_number("workers", workers, 1)
+    for name, function in (("on_trial", on_trial), ("on_round", on_round)):
+        if function is not None and not callable(function):
+            raise ValueError(f"{name} is {shown(function)}; expected a function of one record")
     # `train` may change the working directory.
     path = Path(folder).absolute()
     problem = prepare(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def prepare(
     pool: int,
     workers: int = 1,
     budget: float | None = None,
-    time: str | float | None = None,
+    time: str | float | timedelta | None = None,
     rungs: Sequence[float] | None = None,
     prior: Priors | None = None,
 ) -> Problem:
@@ -72,6 +73,8 @@ def prepare(
             f"{' and '.join(chosen) or 'nothing'} given; expected one of trainings, budget (in "
             "full trainings) and time"
         )
+    if isinstance(time, timedelta):
+        time = time.total_seconds()
     later: dict[str, Any] = {"budget": budget, "time": time, "rungs": rungs}
     later["prior"] = [dict(one.values) for one in priors] or None
     call = {
@@ -128,14 +131,14 @@ def _priors(space: Space, prior: Priors | None) -> tuple[Prior, ...]:
     for one in found:
         if str(one):
             # Of `run` or `Study`, whose caller should see it.
-            warnings.warn(str(one), stacklevel=4)
+            warnings.warn(str(one), stacklevel=5)
     return tuple(one.prior for one in found)
 
 
 def _amount(
     trainings: int | None,
     budget: float | None,
-    time: str | float | None,
+    time: str | float | timedelta | None,
     rungs: list[float] | None,
     num_limits: int,
     num_priors: int,

@@ -9,6 +9,7 @@ import operator
 import threading
 import weakref
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import NoReturn, Self
@@ -18,6 +19,7 @@ import numpy as np
 from fbnetv3._internal.checks import whole_number
 from fbnetv3._internal.messages import shown
 from fbnetv3.search.execution.function_objective import CostFunction, FunctionObjective
+from fbnetv3.search.execution.peer_names import knows_peers, no_attribute
 from fbnetv3.search.execution.worker import Outcome, Task
 from fbnetv3.search.nars.problem import Problem
 from fbnetv3.search.nars.run import search_problem
@@ -26,7 +28,6 @@ from fbnetv3.search.storage.results import write_epoch
 from fbnetv3.search.storage.store import Store
 
 from .found import Found
-from .optuna_names import no_attribute
 from .records import Asked, Best, Finished
 from .setup import POLICY, Priors, prepare
 
@@ -177,6 +178,7 @@ class Study:
         StoreError: another process uses the folder.
     """
 
+    @knows_peers
     def __init__(
         self,
         space: Space,
@@ -184,7 +186,7 @@ class Study:
         folder: str | Path,
         trainings: int | None = None,
         budget: float | None = None,
-        time: str | float | None = None,
+        time: str | float | timedelta | None = None,
         workers: int | None = None,
         rungs: Sequence[float] | None = None,
         cost: CostFunction | None = None,

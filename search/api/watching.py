@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -46,7 +47,7 @@ class Watcher:
                 FinishedRound(
                     fields["index"],
                     fields["trials"],
-                    fields["best"],
+                    math.nan if fields["best"] is None else fields["best"],
                     fields.get("tau"),
                     fields.get("fidelity", 1.0),
                 )

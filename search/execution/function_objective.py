@@ -21,18 +21,18 @@ from fbnetv3._internal.messages import shown
 from fbnetv3.search.space.space import Floats, Matrix, Space
 
 from .objective import ObjectiveError
+from .peer_names import Params
 
 # Costs of so many candidates are remembered: evolution meets the same ones again and again.
 _REMEMBERED = 2**18
 
-Params = dict[str, Any]
-CostFunction = Callable[[Params], Mapping[str, float]]
+CostFunction = Callable[[dict[str, Any]], Mapping[str, float]]
 
 
 class TrainFunction(Protocol):
     """Trains one candidate."""
 
-    def __call__(self, params: Params, /, *, seed: int, fidelity: float) -> Any:
+    def __call__(self, params: dict[str, Any], /, *, seed: int, fidelity: float) -> Any:
         """Returns the objective value, higher is better, or yields it after every epoch.
 
         Args:
@@ -110,7 +110,9 @@ class FunctionObjective:
         """
         assert self._train is not None
         params = self.space.values(np.asarray(genes, np.int16))
-        found = self._train(dict(params), seed=seed, fidelity=fidelity)
+        found = self._train(Params(params), seed=seed, fidelity=fidelity)
+        if isinstance(found, np.ndarray) and found.ndim == 1:
+            found = found.tolist()
         last: float | None = None
         for value in found if isinstance(found, Iterator | list | tuple) else [found]:
             last = self.checked(value, f"train({params})")

@@ -130,6 +130,8 @@ class TrainObjective:
                 f"{largest}; give a smaller batch, as an eighth of the images: "
                 f"--set 'recipe={{\"batch_size\": {2 * max(1, len(self._train) // 16)}}}'"
             )
+        if model is not None:
+            self._check_sides(model)
         steps = len(self._train) // largest
         if steps < _FEW_STEPS:
             warnings.warn(
@@ -154,12 +156,25 @@ class TrainObjective:
 
     def _largest_batch(self) -> int:
         """Returns the largest batch size among the recipes of all candidates."""
-        gene = gene_of(self.space.layout.recipe.get("batch_size"))
+        return max(recipe.batch_size for recipe in self._recipes("batch_size"))
+
+    def _check_sides(self, name: str) -> None:
+        """Checks that the network that all candidates train takes all their resolutions."""
+        from fbnetv3.search.training.networks import check_input, preprocess_for
+
+        recipes = {recipe.resolution: recipe for recipe in self._recipes("resolution")}
+        network = self._network([0] * len(self.space.genes), next(iter(recipes.values())))
+        for side in recipes:
+            check_input(network.model, preprocess_for(network, self._train, side).crop, name)
+
+    def _recipes(self, field: str) -> list[Recipe]:
+        """Returns a recipe for each value that candidates have for a field."""
+        gene = gene_of(self.space.layout.recipe.get(field))
         size = 1 if gene is None else len(self.space.gene(gene).values)
         rows = np.zeros((size, len(self.space.genes)), np.int16)
         if gene is not None:
             rows[:, self.space.column(gene)] = np.arange(size)
-        return max(self.recipe(row).batch_size for row in rows.tolist())
+        return [self.recipe(row) for row in rows.tolist()]
 
     def _network(self, row: Sequence[int], recipe: Recipe) -> Network:
         """Returns a candidate's network with fresh weights."""

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import NamedTuple
 
 from fbnetv3._internal.messages import counted
@@ -30,7 +31,11 @@ FEWEST_ON_A_RUNG = 12
 WORTH_WHILE = 0.25
 # Rounds of full trainings, as long as that makes them no larger than `batch`.
 ROUNDS = 10
-_UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+# More trainings than this are no budget of a search but a mistake.
+MOST = 1_000_000
+_UNITS = {"s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+_LONGEST_S = 1e9
+_TIME = re.compile(rf"(\d+\.?\d*|\.\d+)\s*({'|'.join(_UNITS)})(?![a-z])\s*")
 
 
 class Budget(NamedTuple):
@@ -61,7 +66,13 @@ class Shares:
 
 
 def divide(
-    trainings: int, num_limits: int, num_priors: int = 0, *, top: int = _TOP, seeds: int = _SEEDS
+    trainings: int,
+    num_limits: int,
+    num_priors: int = 0,
+    *,
+    top: int = _TOP,
+    seeds: int = _SEEDS,
+    candidates: int = MOST,
 ) -> Budget:
     """Returns how to spend at most `trainings` trainings on a search for some limits.
 
@@ -71,10 +82,13 @@ def divide(
         num_priors: number of priors, each with a candidate more per limit to retrain.
         top: candidates per limit to retrain, at most.
         seeds: number of seeds per retrained candidate, at most.
+        candidates: how many there are. What is left where each is trained retrains the best.
 
     Raises:
-        ValueError: they are too few to choose anything after a random start.
+        ValueError: they are too few to choose anything after a random start, or too many.
     """
+    if trainings > MOST:
+        raise ValueError(f"trainings is {trainings:.6g}; expected at most {MOST:,}")
     least = num_limits * (1 + num_priors)
     if trainings < FEWEST + least:
         more = f" with {counted(num_priors, 'prior')}" if num_priors else ""
@@ -87,13 +101,14 @@ def divide(
     def last(top: int, seeds: int) -> int:
         return num_limits * (top + num_priors) * seeds
 
-    fitting = [c for c in choices if last(*c) <= trainings // LAST]
+    most = max(trainings // LAST, trainings - candidates)
+    fitting = [c for c in choices if last(*c) <= most]
     # Further seeds of a single candidate would decide nothing.
     top, seeds = max(fitting, key=lambda c: (last(*c), c[0] > 1, c[1]), default=(1, 1))
     rest = trainings - last(top, seeds)
     if rest < FEWEST:
         rest, top, seeds = trainings - least, 1, 1
-    return Budget(rest, top, seeds)
+    return Budget(min(rest, candidates), top, seeds)
 
 
 def divide_cost(config: SearchConfig, cost: float, prices: Mapping[float, float]) -> Shares:
@@ -105,8 +120,10 @@ def divide_cost(config: SearchConfig, cost: float, prices: Mapping[float, float]
         prices: share of the final training -> cost of such a training, in full trainings.
 
     Raises:
-        ValueError: the budget is too small to choose anything.
+        ValueError: the budget is too small to choose anything, or too large.
     """
+    if cost > MOST:
+        raise ValueError(f"the budget is {cost:.6g} full trainings; expected at most {MOST:,}")
     num_limits, num_priors = len(config.limits), len(config.priors)
     least = FEWEST + num_limits * (1 + num_priors)
     kept = {share: price for share, price in prices.items() if price <= WORTH_WHILE}
@@ -156,17 +173,38 @@ def planned(config: SearchConfig, prices: Mapping[float, float] | None = None) -
     )
 
 
-def parse_time(value: str | float) -> float:
-    """Returns the seconds of a time such as "20m", "8h", "1.5d" or a number of seconds.
+def fewer(config: SearchConfig, candidates: int) -> SearchConfig:
+    """Returns a config with a budget whose rounds train no more candidates than there are.
+
+    What that leaves of the budget retrains the best with more seeds. A config without a budget, or
+    for too few candidates to choose from, is returned as it is.
+    """
+    if not config.trainings or candidates < FEWEST:
+        return config
+    num_limits, num_priors = len(config.limits), len(config.priors)
+    last = num_limits * (config.top + num_priors) * config.final_seeds
+    full = divide(config.trainings + last, num_limits, num_priors, candidates=candidates)
+    rungs = tuple(min(size, candidates) for size in config.rung_sizes)
+    return dataclasses.replace(config, rung_sizes=rungs, **full._asdict())
+
+
+def parse_time(value: str | float | timedelta) -> float:
+    """Returns the seconds of a time such as "20m", "1h30m" or "1.5d", or a number of seconds.
 
     Raises:
         ValueError: it is not understood, or not above 0.
     """
-    match = re.fullmatch(r"\s*([0-9.]+)\s*([smhd]?)\s*", str(value))
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    text = str(value).strip().lower()
+    parts = _TIME.findall(text)
     try:
-        seconds = float(match[1]) * _UNITS[match[2]] if match else 0.0
+        seconds = float(text)
     except ValueError:
-        seconds = 0.0
-    if seconds <= 0:
-        raise ValueError(f"time is {value!r}; expected a time such as 20m, 8h or 2d")
+        seconds = sum(float(num) * _UNITS[unit] for num, unit in parts)
+        seconds = 0.0 if _TIME.sub("", text) else seconds
+    if not 0 < seconds <= _LONGEST_S:
+        raise ValueError(
+            f"time is {value!r}; expected a time above 0 such as 20m, 1h30m, 8h or 2d, or seconds"
+        )
     return seconds

@@ -78,7 +78,7 @@ def figures_of(
     longest = known.fidelity == share
     return {
         "trials": len(values),
-        "best": float(values.max()),
+        "best": float(values.max()) if np.isfinite(labels.values).any() else None,
         "effects": gene_effects(
             problem.space, labels.matrix, values, {k: v[longest] for k, v in costs.items()}
         ),

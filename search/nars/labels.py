@@ -13,6 +13,9 @@ from .config import FEWEST, SearchConfig
 SEARCH_KINDS = ("random", "bins")
 # One training of each rung, see `measuring`.
 MEASURED = "measure"
+# So many trainings that all diverged show that nothing can be learnt.
+PATIENCE = 10
+_LARGEST = 1e100
 # Batches that the predictor is fitted to: rounds, and labels of earlier searches.
 LABEL_KINDS = (*SEARCH_KINDS, MEASURED, "import")
 
@@ -47,21 +50,31 @@ def labels_of(
 def usable(labels: Labels) -> Floats:
     """Returns the labels to fit; a diverged training gets the worst finite one of its length.
 
+    Where the first few have all diverged, they are all 0, so that others are tried.
+
     Raises:
-        ValueError: there is no finite label.
+        ValueError: there are `PATIENCE` labels, none of them finite.
     """
-    finite = labels.values[np.isfinite(labels.values)]
+    # The squares of larger ones are infinite; such a loss has diverged too.
+    values = np.where(np.abs(labels.values) < _LARGEST, labels.values, np.nan)
+    finite = values[np.isfinite(values)]
     if not len(finite):
-        raise ValueError(
-            f"all {len(labels.values)} labels are NaN, so there is nothing to learn from; lower "
-            "the learning rates of the space, or fix the labels"
-        )
-    values = labels.values.copy()
+        if len(values) >= PATIENCE:
+            raise nothing_learnt(len(values))
+        return np.zeros(len(values))
     for share in np.unique(labels.fidelity):
         own = labels.fidelity == share
         known = values[own & np.isfinite(values)]
         values[own & ~np.isfinite(values)] = (known if len(known) else finite).min()
     return values
+
+
+def nothing_learnt(num: int) -> ValueError:
+    """Returns the error of a search whose labels, `num` of them, are all NaN."""
+    return ValueError(
+        f"all {num} labels are NaN, so there is nothing to learn from; lower the learning rates "
+        "of the space, or fix the labels"
+    )
 
 
 def compared(shares: Floats) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 from fbnetv3._internal.messages import counted
 from fbnetv3.search.space.space import Floats, Matrix, Space
 
-from .config import SearchConfig
+from .config import FEWEST, SearchConfig
 from .limit import intersection, limit_text
 from .prior_pool import with_priors
 from .problem import Problem
@@ -30,6 +30,18 @@ PARENTS, CHILDREN = 256, 4096
 GENERATIONS, PATIENCE = 400, 15
 
 
+class TooFewError(ValueError):
+    """A space has fewer candidates within the limits than a search was to train.
+
+    Attributes:
+        found: their number.
+    """
+
+    def __init__(self, message: str, found: int) -> None:
+        super().__init__(message)
+        self.found = found
+
+
 def pool_of(problem: Problem, config: SearchConfig) -> Matrix:
     """Returns the pool of a search: distinct candidates, each within its bounds and one limit.
 
@@ -37,23 +49,35 @@ def pool_of(problem: Problem, config: SearchConfig) -> Matrix:
         ValueError: too few candidates are within a limit to fill its share of a round, or within
             all limits for all rounds; the message has the limit, and if no candidate is within it,
             the costs of the nearest one. Or no candidate has a prior.
+        TooFewError: a larger pool would have no more candidates, and they are too few for all
+            rounds.
     """
     quota = math.ceil(config.pool / len(config.limits))
-    largest = max(config.sizes, default=config.batch)
+    # With a time, rounds are as large as there are candidates.
+    usual = FEWEST if config.time_s else config.batch
+    largest = max(config.sizes, default=usual)
     share = math.ceil(largest / len(config.limits))
-    parts = []
+    parts, full = [], False
     for number, limit in enumerate(config.limits):
         bounds = intersection(config.within, limit)
-        part = draw(problem, quota, seed=config.seed + number, bounds=bounds)
-        _check(len(part), share, largest, bounds)
-        parts.append(part)
+        parts.append(draw(problem, quota, seed=config.seed + number, bounds=bounds))
+        full |= len(parts[-1]) == quota
     pool = problem.space.unique(np.concatenate(parts))
+    # A candidate may be trained once on each rung and once in full.
+    rungs = len(config.rungs)
+    needed = max(sum(config.sizes[rungs:]), *config.sizes[:rungs], 0)
+    all_of = problem.rows is None and len(pool) == problem.space.cardinality()
+    message = (
+        f"the pool has {counted(len(pool), 'candidate')}, fewer than the {needed} trainings of "
+        f"all rounds; {_WAY_OUT[all_of]}"
+    )
+    if len(pool) < needed and config.trainings and (all_of or not full):
+        raise TooFewError(message, len(pool))
+    for part, limit in zip(parts, config.limits, strict=True):
+        _check(len(part), share, largest, intersection(config.within, limit))
     _check(len(pool), largest, largest, config.within)
-    if len(pool) < sum(config.sizes):
-        raise ValueError(
-            f"the pool has {counted(len(pool), 'candidate')}, fewer than the {sum(config.sizes)} "
-            f"trainings of all rounds; {_way_out(problem, len(pool))}"
-        )
+    if len(pool) < needed:
+        raise ValueError(message)
     return with_priors(problem, config, pool) if config.priors else pool
 
 
@@ -100,11 +124,11 @@ def _check(found: int, needed: int, size: int, bounds: Bounds) -> None:
         )
 
 
-def _way_out(problem: Problem, found: int) -> str:
-    """Returns what to do where candidates are too few for all trainings."""
-    if problem.rows is None and found == problem.space.cardinality():
-        return "the space has no more: train each of them, or plan fewer trainings"
-    return "enlarge the pool, widen the limits or use fewer rounds"
+# What to do where candidates are too few for all trainings; whether they are all of the space.
+_WAY_OUT = {
+    True: "the space has no more: train each of them, or plan fewer trainings",
+    False: "enlarge the pool, widen the limits or use fewer rounds",
+}
 
 
 def draw(problem: Problem, num: int, *, seed: int, bounds: Bounds) -> Matrix:

@@ -69,7 +69,7 @@ class ReadPrior:
         rest = [f"{name} {own} (not {given})" for name, (given, own) in self.fixed.items()]
         more = f"fixed by the space: {', '.join(rest)}" if rest else ""
         both = "; ".join(part for part in (text, more) if part)
-        return f"prior {self.prior.name}: {both}" if both else ""
+        return f"{prior_title(self.prior.name)}: {both}" if both else ""
 
 
 def read_prior(space: Space, source: str) -> ReadPrior:
@@ -108,7 +108,9 @@ def make_prior(space: Space, fields: Any, *, name: str) -> ReadPrior:
         ValueError: there is no gene, one is unknown, or it cannot have its value.
     """
     if not isinstance(fields, Mapping):
-        raise ValueError(f"prior {name} is {shown(fields)}; expected an object of gene: value")
+        raise ValueError(
+            f"{prior_title(name)} is {shown(fields)}; expected an object of gene: value"
+        )
     fixed: dict[str, tuple[Value, Value]] = {}
     if "schema" in fields:
         given, fixed = _of_recipe(space, fields, name)
@@ -116,7 +118,8 @@ def make_prior(space: Space, fields: Any, *, name: str) -> ReadPrior:
         given = {_gene_named(space, key, name).name: value for key, value in fields.items()}
     if not given:
         raise ValueError(
-            f"prior {name} has no gene of space {space.name!r}; expected some of {_names(space)}"
+            f"{prior_title(name)} has no gene of space {space.name!r}; expected some of "
+            f"{_names(space)}"
         )
     values = {key: _nearest(space.gene(key), value, name) for key, value in given.items()}
     moved = {
@@ -125,12 +128,19 @@ def make_prior(space: Space, fields: Any, *, name: str) -> ReadPrior:
     return ReadPrior(Prior(name, values), moved, fixed)
 
 
+def prior_title(name: str) -> str:
+    """Returns how messages call a prior: "prior NAME", where the name does not say so."""
+    return name if name.split()[:1] == ["prior"] else f"prior {name}"
+
+
 def _of_recipe(
     space: Space, fields: Mapping[str, Any], name: str
 ) -> tuple[dict[str, Any], dict[str, tuple[Value, Value]]]:
     """Returns gene -> value of a complete recipe, and the fields that the space has fixed."""
     if fields["schema"] != SCHEMA:
-        raise ValueError(f"prior {name}: schema is {shown(fields['schema'])}; expected {SCHEMA!r}")
+        raise ValueError(
+            f"{prior_title(name)}: schema is {shown(fields['schema'])}; expected {SCHEMA!r}"
+        )
     recipe = Recipe.from_dict(fields).to_dict()
     genes, fixed = {}, {}
     for field, cell in space.layout.recipe.items():
@@ -151,7 +161,7 @@ def _gene_named(space: Space, key: str, name: str) -> Gene:
     gene = known.get(key) or known.get(own or "")
     if gene is None:
         raise ValueError(
-            f"prior {name}: unknown gene {shown(key)}; expected some of {_names(space)}"
+            f"{prior_title(name)}: unknown gene {shown(key)}; expected some of {_names(space)}"
         )
     return gene
 
@@ -175,7 +185,7 @@ def _nearest(gene: Gene, value: Any, name: str) -> Value:
     if not inside or not min(numbers) <= value <= max(numbers):
         ends = f"{min(numbers):g} to {max(numbers):g}" if gene.kind != "choice" and numbers else ""
         raise ValueError(
-            f"prior {name}: gene {gene.name!r} cannot be {shown(value)}; expected "
+            f"{prior_title(name)}: gene {gene.name!r} cannot be {shown(value)}; expected "
             f"{ends or 'one of ' + span(gene.values)}"
         )
     ratio = min(numbers) > 0 and not gene.kind.endswith("grid")

@@ -15,7 +15,7 @@ from fbnetv3.search.space.space import Mask, Matrix, Space
 
 from .config import SearchConfig
 from .limit import intersection
-from .prior import Prior, has, log_density, pin, weights_of
+from .prior import Prior, has, log_density, pin, prior_title, weights_of
 from .problem import Problem
 from .selection import Wish
 
@@ -79,8 +79,8 @@ def draw_exact(problem: Problem, config: SearchConfig, networks: Matrix, num: in
         if not len(inside):
             values = ", ".join(f"{name}={value}" for name, value in prior.values.items())
             raise ValueError(
-                f"no candidate within the limits has prior {prior.name} ({values}); expected "
-                "values that leave some: give fewer genes, or widen the limits"
+                f"no candidate within the limits has {prior_title(prior.name)} ({values}); "
+                "expected values that leave some: give fewer genes, or widen the limits"
             )
         parts.append(inside)
     return problem.space.unique(np.concatenate(parts))

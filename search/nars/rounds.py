@@ -257,12 +257,17 @@ class Optimizer:
         ]
 
     def _replacement(self, trial: Trial) -> Proposal | None:
-        """Returns the replacement of a failed trial: the next best of its bin, in its own round."""
+        """Returns the replacement of a failed trial: the next best of its bin, in its own round.
+
+        None if there is no other candidate.
+        """
         numbers = [batch.number for batch in self._rounds()]
         if trial.batch not in numbers:
             return None
         index = numbers.index(trial.batch)
         taken = self._taken(index)
+        if taken.all():
+            return None
         if index:
             self.fit(index)
         predicted = self._fitting.scores if index else None

@@ -31,16 +31,17 @@ from fbnetv3.search.space.space import Space
 from fbnetv3.search.storage.store import Store
 
 from .answers import Answer, describe, write_answers
-from .budget import planned
+from .budget import fewer, planned
 from .config import SearchConfig
 from .evolution import Evolved
 from .fitting import PREDICTOR
 from .gene_effects import unresolved
 from .held import evolve_held, held_genes
+from .labels import nothing_learnt
 from .latency_margin import with_margins
 from .limit import intersection
 from .measuring import measure
-from .pool import check, draw
+from .pool import TooFewError, check, draw, pool_of
 from .prior_pool import draw_around, share_of
 from .problem import Problem, problem_of
 from .retraining import answers_of, ranking, retrain, with_prior_candidates
@@ -112,7 +113,14 @@ def create_search(
         raise ValueError(f"epochs is {config.epochs}; the table has curves of {made.epochs}")
     if isinstance(made, TableObjective):
         check_percent(made.labels, settings["plan"]["target"])
-    check(problem_of(settings, made), config)
+    problem = problem_of(settings, made)
+    try:
+        check(problem, config)
+    except TooFewError as few:
+        config = fewer(config, few.found)
+        pool_of(problem, config)
+        plan = SearchConfig.from_dict(settings["plan"])
+        settings["plan"] = fewer(plan, few.found).to_dict()
     return Store.create(folder, settings)
 
 
@@ -174,6 +182,9 @@ def search_problem(
         else:
             notify("plan", describe_plan(config))
         optimizer.run(schedule, nullcontext if spending is None else spending.training)
+        values = optimizer.labels().values
+        if not np.isfinite(values).any():
+            raise nothing_learnt(len(values))
         found = evolve_for(store, problem, optimizer.predictor, config.limits)
         _store_evolution(store, found)
         notify("evolved", {"limits": len(found)})

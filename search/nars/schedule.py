@@ -8,7 +8,7 @@ from typing import Any
 
 from fbnetv3.search.storage.store import Store
 
-from .budget import LAST, divide, planned
+from .budget import LAST, MOST, divide, planned
 from .config import SearchConfig
 from .spending import Spending
 
@@ -61,7 +61,7 @@ class Schedule:
             free: number of candidates that can be trained in it.
         """
         sizes = self.config.sizes
-        return sizes[index] if index < len(sizes) else None
+        return sizes[index] if index < len(sizes) and (free or not index) else None
 
     def last(self) -> SearchConfig:
         """Returns the config with the candidates and seeds that the last stage trains."""
@@ -102,7 +102,7 @@ class TimedSchedule(Schedule):
             left -= _END * spending.overhead_s(_GUESS * left)
             prices = {share: seconds[share] / seconds[1.0] for share in config.rungs}
             cost = max(left, 0.0) / seconds[1.0] * parallel
-            untimed = dataclasses.replace(config, cost=cost or 1e-9, time_s=0.0)
+            untimed = dataclasses.replace(config, cost=min(cost, MOST) or 1e-9, time_s=0.0)
             try:
                 plan = planned(untimed, prices)
             except ValueError as error:

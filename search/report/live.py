@@ -101,9 +101,8 @@ class Live:
 
 
 def _closed(fields: Mapping[str, Any]) -> str:
-    text = (
-        f"round {fields['index']}: {counted(fields['trials'], 'label')}, best {fields['best']:.3f}"
-    )
+    best = "all NaN" if fields["best"] is None else f"best {fields['best']:.3f}"
+    text = f"round {fields['index']}: {counted(fields['trials'], 'label')}, {best}"
     if fields.get("fidelity", 1.0) < 1:
         text += f" on the rung of {share_text(fields['fidelity'])}"
     if "tau" in fields:
@@ -184,6 +183,7 @@ _TEXTS: dict[str, Any] = {
 def round_line(number: int, answer: Answer) -> str:
     """Returns a result as one line."""
     from fbnetv3.search.nars.limit import limit_text
+    from fbnetv3.search.nars.prior import prior_title
 
     where = f"result {number} ({limit_text(answer.limit) or 'no limit'})"
     if not answer.contenders:
@@ -195,8 +195,9 @@ def round_line(number: int, answer: Answer) -> str:
     mean = f"{where}: {best.mean:.3f} +- {best.sd:.3f} over {seeds}"
     line = ", ".join([mean, *costs])
     with_prior = [one for one in answer.contenders if one.prior]
+
     if best.prior:
-        return f"{line}; it has prior {best.prior}"
+        return f"{line}; it has {prior_title(best.prior)}"
     if with_prior:
-        return f"{line}; prior {with_prior[0].prior} has {with_prior[0].mean:.3f}"
+        return f"{line}; {prior_title(with_prior[0].prior)} has {with_prior[0].mean:.3f}"
     return line

@@ -13,6 +13,7 @@ from fbnetv3.measure.plot import pareto
 from fbnetv3.search.execution.spec import plan_of, space_of
 from fbnetv3.search.nars.labels import SEARCH_KINDS
 from fbnetv3.search.nars.limit import limit_text
+from fbnetv3.search.nars.prior import prior_title
 from fbnetv3.search.nars.status import status_of
 from fbnetv3.search.space.space import Space
 from fbnetv3.search.storage.store import Store
@@ -313,7 +314,7 @@ class _Report:
 
 def _winner_text(best: Mapping[str, Any]) -> str:
     """Returns what the winner's recipe is."""
-    return f"prior {best['prior']}" if best.get("prior") else "searched"
+    return prior_title(best["prior"]) if best.get("prior") else "searched"
 
 
 def _with_prior_text(contenders: list[Mapping[str, Any]]) -> str:

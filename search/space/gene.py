@@ -55,7 +55,10 @@ class Gene:
         ):
             raise ValueError(f"{where}: expected a printable name of up to 80 characters")
         if isinstance(self.values, str) or not isinstance(self.values, Iterable):
-            raise ValueError(f"{where}: values is {shown(self.values)}; expected a tuple of values")
+            raise ValueError(
+                f"{where}: values is {shown(self.values)}; expected a tuple of values, or for a "
+                "range Gene.grid or Gene.log"
+            )
         object.__setattr__(self, "values", tuple(map(_plain, self.values)))
         if not self.values:
             raise ValueError(f"{where} has no values; expected at least one")

@@ -149,6 +149,11 @@ def _torchvision(
 ) -> Opened:
     from torchvision import models
 
+    if name not in models.list_models(module=models):
+        raise ValueError(
+            f"torchvision has no classifier {name!r}; expected one of "
+            "torchvision.models.list_models(module=torchvision.models), such as resnet50"
+        )
     try:
         weights = models.get_model_weights(name).DEFAULT if pretrained else None
         kwargs: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}

@@ -14,5 +14,5 @@ def test_whole_numbers_of_any_kind_are_ints(value: object) -> None:
 
 @pytest.mark.parametrize("value", [0, 12.5, "12", True, None, float("nan"), [12]])
 def test_what_is_no_whole_number_is_refused_with_the_least_one(value: object) -> None:
-    with pytest.raises(ValueError, match=r"^trainings is .*; expected a whole number, 1 or more$"):
+    with pytest.raises(ValueError, match=r"^trainings is .*; expected a whole number from 1$"):
         whole_number("trainings", value, 1)

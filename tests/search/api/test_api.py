@@ -28,6 +28,7 @@ from fbnetv3 import search
 from fbnetv3._internal.errors import StoreError, TrialError
 from fbnetv3.search.cli.app import app
 from fbnetv3.search.execution.function_objective import FunctionObjective, address
+from fbnetv3.search.execution.peer_names import Params
 from fbnetv3.search.execution.spec import load_objective
 from fbnetv3.search.nars.budget import divide
 from fbnetv3.search.nars.spending import Spending
@@ -306,7 +307,7 @@ def test_a_study_plans_its_time_from_what_told_trainings_took(
 def test_a_study_hands_out_a_round_then_waits_and_shows_the_best_so_far(tmp_path: Path) -> None:
     with search.Study(SPACE, folder=tmp_path / "s", cost=cost, **STUDY) as study:
         assert study.best == {}
-        with pytest.raises(ValueError, match="num is 0; expected a whole number, 1 or more"):
+        with pytest.raises(ValueError, match="num is 0; expected a whole number from 1"):
             study.ask(0)
         trials = study.ask(100)
         assert [t.number for t in trials] == [1, 2, 3, 4, 5]
@@ -610,17 +611,17 @@ def needs_more(params: dict[str, Any], epochs: int, *, seed: int, fidelity: floa
         ({"limits": ["macs<=4e8", "macs<=400e6"]}, "limits has one twice: 'macs<=400e6'"),
         ({"cost": None}, "the known costs are none; give a function that returns"),
         ({"trainings": 9}, "trainings is 9; expected 10 or more, to search within 2 limits"),
-        ({"trainings": "24"}, "trainings is '24'; expected a whole number, 1 or more"),
-        ({"seed": 1.5}, "seed is 1.5; expected a whole number, 0 or more"),
-        ({"pool": None}, "pool is None; expected a whole number, 2 or more"),
-        ({"workers": "2"}, "workers is '2'; expected a whole number, 1 or more"),
+        ({"trainings": "24"}, "trainings is '24'; expected a whole number from 1"),
+        ({"seed": 1.5}, "seed is 1.5; expected a whole number from 0"),
+        ({"pool": None}, "pool is None; expected a whole number from 2"),
+        ({"workers": "2"}, "workers is '2'; expected a whole number from 1"),
         ({"trainings": None, "budget": 40, "rungs": 0.1}, "rungs is 0.1; expected shares"),
         ({"trainings": None, "budget": 40, "rungs": [math.nan]}, "rungs are nan; expected shares"),
         ({"trainings": None, "budget": math.inf}, "budget is inf; expected a number of full"),
         ({"target": "minimize"}, "to minimize, give raw and the negative value"),
         ({"function": asyncio.sleep}, "train is an async function; expected one that returns"),
         ({"trainings": 2000}, "fewer than the 1970 trainings of all rounds"),
-        ({"workers": 0}, "workers is 0; expected a whole number, 1 or more"),
+        ({"workers": 0}, "workers is 0; expected a whole number from 1"),
         ({"predictor": "forest"}, "forest"),
         ({"target": "percent"}, "target is 'percent'; expected one of raw, log_error"),
         ({"function": lambda params: 1.0}, r"called as train\(params, seed=..., fidelity=...\)"),
@@ -809,7 +810,83 @@ def test_names_of_optuna_lead_to_those_of_a_study(undisturbed: search.Found) -> 
     ):
         with pytest.raises(AttributeError, match=f"no attribute '{name}'; {meant}"):
             getattr(owner, name)
+    with pytest.raises(AttributeError, match=r"no attribute 'params'; use best\['macs<=4e8'\].pa"):
+        undisturbed.best.params  # type: ignore[attr-defined]  # noqa: B018
+    with pytest.raises(KeyError, match="no best for limit 'macs<=1'; the limits are 'macs<=4e8', "):
+        undisturbed.best["macs<=1"]
+    with pytest.raises(AttributeError, match="no attribute 'create_study'; use run or Study"):
+        search.create_study  # noqa: B018
+    with pytest.raises(TypeError, match="no argument 'n_trials'; use trainings=N"):
+        search.run(SPACE, train, folder="s", n_trials=9)  # type: ignore[call-arg]
+    with pytest.raises(AttributeError, match=r"'suggest_float'; use params\[GENE\]"):
+        Params(lr=0.1).suggest_float("lr", 0, 1)
     with pytest.raises(AttributeError, match=r"^Found has no attribute 'foo'$"):
         undisturbed.foo  # noqa: B018  # it is the access that raises
     assert not hasattr(search.Study, "best_params")
     assert copy.copy(asked) == pickle.loads(pickle.dumps(asked)) == asked
+
+
+def test_a_start_that_diverges_is_no_end_of_a_search(tmp_path: Path) -> None:
+    seen: list[float] = []
+
+    def diverges_at_first(params: dict[str, Any], *, seed: int, fidelity: float) -> float:
+        seen.append(params["lr"])
+        return math.nan if len(seen) <= 3 else accuracy(params)
+
+    rounds: list[search.FinishedRound] = []
+    call: dict[str, Any] = {"trainings": 12, "predictor": "gp", "quiet": True}
+    found = search.run(
+        SPACE, diverges_at_first, folder=tmp_path / "s", on_round=rounds.append, **call
+    )
+    assert math.isnan(rounds[0].best)
+    assert found.best[""].value == max(one.value for one in found.trials if one.value > 0)
+
+    def diverges(params: dict[str, Any], *, seed: int, fidelity: float) -> float:
+        return math.nan
+
+    for trainings, num in ((9, 8), (16, 11)):
+        folder, call["trainings"] = tmp_path / str(trainings), trainings
+        with pytest.raises(ValueError, match=f"all {num} labels are NaN"):
+            search.run(SPACE, diverges, folder=folder, **call)
+
+
+def test_a_space_smaller_than_the_budget_is_trained_whole_and_its_best_again(
+    tmp_path: Path,
+) -> None:
+    space = search.Space("ten", [search.Gene("a", (1, 2)), search.Gene.grid("b", 1, 5)])
+
+    def fails_at_3(params: dict[str, Any], *, seed: int, fidelity: float) -> float:
+        if params["b"] == 3:
+            raise RuntimeError("no memory")
+        return 50.0 + params["a"] * params["b"] + 0.01 * seed
+
+    found = search.run(
+        space, fails_at_3, folder=tmp_path / "s", trainings=48, predictor="gp", quiet=True
+    )
+    rounds = [(one.params["a"], one.params["b"]) for one in found.trials if one.kind != "final"]
+    assert sorted(rounds) == [(a, b) for a in (1, 2) for b in (1, 2, 4, 5)]
+    assert found.best[""].params == {"a": 2, "b": 5}
+    assert len(found.best[""].values) == 3
+    assert divide(48, 1, candidates=10) == (10, 5, 3)
+
+
+def test_a_loss_beyond_all_numbers_has_diverged(tmp_path: Path) -> None:
+    def loss(params: dict[str, Any], *, seed: int, fidelity: float) -> float:
+        return -1.7e308 if params["lr"] > 0.03 else accuracy(params) - 100
+
+    found = search.run(
+        SPACE, loss, folder=tmp_path, trainings=12, predictor="gp", target="raw", quiet=True
+    )
+    assert found.best[""].value > -20
+
+
+def test_amounts_that_are_mistakes_are_refused(tmp_path: Path) -> None:
+    for fields, message in (
+        ({"trainings": 10**12}, "trainings is 1e.12; expected at most 1,000,000"),
+        ({"budget": 1e300}, "1e.300 full trainings; expected at most 1,000,000"),
+        ({"trainings": 12, "on_trial": 3}, "on_trial is 3; expected a function"),
+        ({"trainings": 12, "prior": {"nope": 1}}, "^prior: unknown gene 'nope'"),
+    ):
+        call: dict[str, Any] = fields
+        with pytest.raises(ValueError, match=message):
+            search.run(SPACE, train, folder=tmp_path / "s", **call)

@@ -235,3 +235,18 @@ def test_a_rung_of_a_schedule_that_falls_once_an_epoch_has_several(data: Path) -
     assert made.epochs_at(0.1) == 4
     assert made.epochs_at(0.9) == 9
     assert len(list(made.evaluate(candidate().tolist(), seed=0, epochs=4, fidelity=0.1))) == 4
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("timm:vit_tiny_patch16_224", "cannot take images of 32 x 32 pixels"),
+        ("torchvision:fasterrcnn_resnet50_fpn", "torchvision has no classifier"),
+    ],
+)
+def test_a_network_that_cannot_be_trained_is_refused_before_any_trial(
+    data: Path, model: str, message: str
+) -> None:
+    recipe = {"resolution": 32, "batch_size": 8}
+    with pytest.raises(ValueError, match=message):
+        TrainObjective("recipe_only", str(data), epochs=1, model=model, recipe=recipe)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -100,8 +101,10 @@ def test_times_are_read_as_people_write_them() -> None:
     assert [parse_time(text) for text in ("90", "90s", "20m", "8h", "1.5d", 60)] == [
         90, 90, 1200, 28800, 129600, 60,
     ]  # fmt: skip
-    for wrong in ("", "m", "-3h", "1.2.3h", "20 min", 0):
-        with pytest.raises(ValueError, match="expected a time such as 20m, 8h or 2d"):
+    assert {parse_time(text) for text in ("1h30m", "90m", " 1 h 30 min", "1.5H", "5400")} == {5400}
+    assert parse_time(timedelta(hours=1.5)) == 5400
+    for wrong in ("", "m", "-3h", "1.2.3h", "1:30", "1hh", "1h-30m", "nan", 0, 1e300):
+        with pytest.raises(ValueError, match="expected a time above 0 such as 20m, 1h30m"):
             parse_time(wrong)
 
 
