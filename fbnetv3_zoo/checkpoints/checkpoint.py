@@ -75,7 +75,7 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], Taken]:
     _check_file(path)
     content = path.read_bytes()
     try:
-        if part := what_part(path.name):
+        if "-of-" in path.name and (part := what_part(path.name)):
             raise ValueError(part)
         return _read_content(content)
     except _DECODE_ERRORS as error:

@@ -106,7 +106,7 @@ class ExportedBackend:
         for axis, (given, expected) in enumerate(zip(fed.shape, self.input_shape, strict=True)):
             if axis and isinstance(expected, int) and given != expected:
                 channels = axis == (3 if self.artefact.in_graph else 1)
-                cure = "give another" if channels else "export it with dynamic='batch+size'"
+                cure = "give RGB images" if channels else "export it with dynamic='batch+size'"
                 raise ValueError(
                     f"input has shape {fed.shape}; {self.path} takes {self.input_shape}; {cure}"
                 )

@@ -48,7 +48,7 @@ def test_a_batch_that_is_no_preprocessed_images_is_named(path: Path) -> None:
         backend.run_batch(zeros.astype(np.uint8))
     with pytest.raises(ValueError, match="input is list; expected a NumPy array"):
         backend.run_batch([1, 2])  # type: ignore[arg-type]  # a mistake
-    with pytest.raises(ValueError, match=r"takes \('batch', 3, 32, 32\); give another"):
+    with pytest.raises(ValueError, match=r"takes \('batch', 3, 32, 32\); give RGB images"):
         backend.run_batch(np.zeros((1, 1, 32, 32), np.float32))
 
 

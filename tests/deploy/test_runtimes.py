@@ -407,7 +407,7 @@ def test_a_file_is_loaded_with_its_metadata_and_a_name_is_not(small_export: Expo
     assert loaded.artefact == small_export.artefact
     assert loaded.batch_size == 2
     assert loaded.class_names == tuple(NAMES)
-    with pytest.raises(ValueError, match=r"file is fbnetv3_b.ra2_in1k; expected a name that ends"):
+    with pytest.raises(ValueError, match=r"file is fbnetv3_b.ra2_in1k; expected one that ends"):
         fbnetv3.load("fbnetv3_b.ra2_in1k")
     with pytest.raises(FileNotFoundError, match=r"no file away\.onnx"):
         fbnetv3.load("away.onnx")

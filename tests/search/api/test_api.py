@@ -620,7 +620,6 @@ def needs_more(params: dict[str, Any], epochs: int, *, seed: int, fidelity: floa
         ({"trainings": None, "budget": math.inf}, "budget is inf; expected a number of full"),
         ({"target": "minimize"}, "to minimize, give raw and the negative value"),
         ({"function": asyncio.sleep}, "train is an async function; expected one that returns"),
-        ({"trainings": 2000}, "fewer than the 1970 trainings of all rounds"),
         ({"workers": 0}, "workers is 0; expected a whole number from 1"),
         ({"predictor": "forest"}, "forest"),
         ({"target": "percent"}, "target is 'percent'; expected one of raw, log_error"),
@@ -629,7 +628,10 @@ def needs_more(params: dict[str, Any], epochs: int, *, seed: int, fidelity: floa
         ({"budget": 40}, "trainings and budget given; expected one of"),
         ({"trainings": None, "budget": -1}, "budget is -1; expected a number of full trainings"),
         ({"trainings": None, "budget": 9}, "the budget is 9 full trainings; expected 11 or more"),
-        ({"trainings": None, "time": "soon"}, "time is 'soon'; expected a time such as 20m"),
+        (
+            {"trainings": None, "time": "soon"},
+            "time is 'soon'; expected a time above 0 such as 20m",
+        ),
         ({"trainings": None, "budget": 40, "rungs": [0.5, 0.1]}, "rungs are 0.5, 0.1; expected"),
         ({"rungs": [0.1]}, "rungs given with trainings; expected budget"),
         ({"function": needs_more}, "missing a required argument: 'epochs'"),
@@ -814,7 +816,7 @@ def test_names_of_optuna_lead_to_those_of_a_study(undisturbed: search.Found) -> 
         undisturbed.best.params  # type: ignore[attr-defined]  # noqa: B018
     with pytest.raises(KeyError, match="no best for limit 'macs<=1'; the limits are 'macs<=4e8', "):
         undisturbed.best["macs<=1"]
-    with pytest.raises(AttributeError, match="no attribute 'create_study'; use run or Study"):
+    with pytest.raises(AttributeError, match=r"no attribute 'create_study'; use run\(space"):
         search.create_study  # noqa: B018
     with pytest.raises(TypeError, match="no argument 'n_trials'; use trainings=N"):
         search.run(SPACE, train, folder="s", n_trials=9)  # type: ignore[call-arg]
@@ -858,7 +860,7 @@ def test_a_space_smaller_than_the_budget_is_trained_whole_and_its_best_again(
     def fails_at_3(params: dict[str, Any], *, seed: int, fidelity: float) -> float:
         if params["b"] == 3:
             raise RuntimeError("no memory")
-        return 50.0 + params["a"] * params["b"] + 0.01 * seed
+        return float(50 + params["a"] * params["b"]) + 0.01 * seed
 
     found = search.run(
         space, fails_at_3, folder=tmp_path / "s", trainings=48, predictor="gp", quiet=True

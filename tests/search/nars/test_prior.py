@@ -254,7 +254,7 @@ def test_the_same_call_resumes_and_another_prior_is_another_search(found: search
 
 
 def test_a_search_with_a_prior_repeats_itself(found: search.Found, tmp_path: Path) -> None:
-    moved = r"prior prior: the nearest values of the space: lr 0\.00316\d* for 0\.003"
+    moved = r"^prior: the nearest values of the space: lr 0\.00316\d* for 0\.003"
     with pytest.warns(UserWarning, match=moved) as said:
         again = run(tmp_path / "s", prior={**GOOD, "lr": 3e-3}, trainings=48)
     assert said[0].filename == __file__

@@ -13,7 +13,7 @@ from fbnetv3.search.execution.spec import load_objective
 from fbnetv3.search.nars.budget import planned
 from fbnetv3.search.nars.config import SearchConfig
 from fbnetv3.search.nars.early_stop import find_early_stop
-from fbnetv3.search.nars.labels import usable
+from fbnetv3.search.nars.labels import PATIENCE, usable
 from fbnetv3.search.nars.pool import check
 from fbnetv3.search.nars.problem import Problem
 from fbnetv3.search.nars.rounds import Optimizer
@@ -189,8 +189,10 @@ def test_diverged_training_counts_as_the_worst(tmp_path: Path) -> None:
     # Of its own length, where that has any.
     assert usable(labels(50.0, nan, 30.0, shares=(1.0, 1.0, 0.1))).tolist() == [50.0, 50.0, 30.0]
     assert usable(labels(50.0, nan, 30.0, shares=(0.5, 1.0, 0.1))).tolist() == [50.0, 30.0, 30.0]
-    with pytest.raises(ValueError, match="all 1 labels are NaN"):
-        usable(labels(nan))
+    # The first few say nothing yet.
+    assert usable(labels(nan, nan)).tolist() == [0.0, 0.0]
+    with pytest.raises(ValueError, match=f"all {PATIENCE} labels are NaN"):
+        usable(labels(*[nan] * PATIENCE, shares=[1.0] * PATIENCE))
     with pytest.raises(ValueError, match="lower the learning rates"):
         search(tmp_path / "s", trouble={"*": "nan"})
 
