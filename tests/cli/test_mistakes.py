@@ -350,12 +350,14 @@ def test_what_a_user_can_cure_is_told_from_our_bugs(
     assert text in cli_group._line_of(error)
 
 
-def program(name: str, *words: str, cwd: Path) -> subprocess.Popen[str]:
+def program(
+    name: str, *words: str, cwd: Path, stdout: int = subprocess.PIPE
+) -> subprocess.Popen[str]:
     """Returns the installed program as a process group of its own."""
     return subprocess.Popen(
         [str(Path(sys.executable).with_name(name)), *words],
         cwd=cwd,
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -375,9 +377,10 @@ def program(name: str, *words: str, cwd: Path) -> subprocess.Popen[str]:
     ],
 )
 def test_a_reader_that_goes_away_ends_it_quietly(words: tuple[str, ...], place: Path) -> None:
-    process = program(*words, cwd=place)
-    assert process.stdout is not None
-    process.stdout.close()  # before anything is written
+    reader, writer = os.pipe()
+    os.close(reader)  # before anything is written
+    process = program(*words, cwd=place, stdout=writer)
+    os.close(writer)
     assert process.stderr is not None
     assert process.stderr.read() == ""
     assert process.wait(60) == 141
