@@ -25,7 +25,7 @@ from fbnetv3.search.space.space import Space
 from fbnetv3.search.training.recipe import SCHEMA
 
 from .nars_cifar import DATA, HAND_RECIPE, JOINT, LIMITS, LINES, PROXY, RESULTS, recipe_only
-from .nars_cifar_final import KEPT
+from .nars_cifar_final import ARMS, KEPT
 from .nars_cifar_retrain import HAND_TRAINED, NUM_TRAIN, SCALED, answer_of
 from .nars_cifar_retrain import LINES as RETRAINED
 
@@ -102,7 +102,7 @@ def _retrained() -> Iterator[dict[str, Any]]:
 
 def _final() -> Iterator[dict[str, Any]]:
     """Yields what the arms of `nars_cifar_final` have trained so far."""
-    for path in sorted(KEPT.glob("*.jsonl")):
+    for path in (KEPT / f"{arm}.jsonl" for arm in ARMS):
         for line in read_lines(path):
             values = {**HAND_RECIPE, **line["values"]}
             curve = line["curve"]
