@@ -98,8 +98,9 @@ def create(
         TypeError: an argument is unknown.
         FileNotFoundError: a path does not exist, or weights cannot be fetched.
     """
-    taken = names_of(create, FBNetV3, build) - {"arch"} | {"pad_type"}
-    refuse_unknown(kwargs, taken, "fbnetv3.create and FBNetV3")
+    if kwargs:
+        taken = names_of(create, FBNetV3, build) - {"arch"} | {"pad_type"}
+        refuse_unknown(kwargs, taken, "fbnetv3.create and FBNetV3")
     kwargs = {key: value for key, value in kwargs.items() if value is not None}
     pad_type = kwargs.pop("pad_type", "")
     if pretrained and checkpoint is not None:
