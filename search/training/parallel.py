@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import gc
+import importlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -46,11 +48,15 @@ def joined(device: torch.device) -> Iterator[World]:
     if device.type == "cuda":
         # From here on "cuda" is this process's own GPU.
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    # A group that something still holds when Python ends can abort it: gloo's threads run on. This
+    # module holds the group that there is when it is first imported, which timm does.
+    importlib.import_module("torch.distributed.nn.functional")
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield current_world()
     finally:
         dist.destroy_process_group()
+        gc.collect()  # DDP holds the group, in cycles
 
 
 def summed(values: Tensor) -> Tensor:
