@@ -42,7 +42,9 @@ class GpModel:
     """Posterior over standardised targets.
 
     Hyperparameters `theta`: log weight of each input, log variance of the Matern part, of the
-    additive part, and of the noise.
+    additive part, and of the noise. Targets of shorter trainings than what is predicted have two of
+    their own, `shorter`: the logarithms of the factor of what genes explain of them, and of their
+    noise's variance.
     """
 
     def __init__(self, space: Space, costs: CostsOf | None = None) -> None:
@@ -50,6 +52,7 @@ class GpModel:
         self.theta: Floats = np.zeros(0)
         self.rows: Matrix = np.zeros((0, len(space.genes)), np.int16)
         self.length: Floats | None = None
+        self.shorter: Floats = np.zeros(0)
         self.alpha: Floats = np.zeros(0)
         self.lower: npt.NDArray[np.floating[Any]] = np.zeros((0, 0))
 
@@ -66,8 +69,9 @@ class GpModel:
         Args:
             rows: (n, num_genes) candidates.
             targets: (n,).
-            length: (n,) a further input, 0 for what is predicted; None: there is none.
-            near: hyperparameters to start from, of nearly the same labels, from which a few
+            length: (n,) a further input, 0 for what is predicted and below for what is shorter;
+                None: there is none.
+            near: `hyperparameters` to start from, of nearly the same labels, from which a few
                 iterations are enough; None: the prior's.
         """
         from scipy.linalg import cho_solve
@@ -78,20 +82,34 @@ class GpModel:
         gaps = self._all_gaps(self.rows)
         num = gaps.shape[0]
         prior = np.concatenate([np.full(num, -math.log(num)), [0.0, -1.0, -3.0]])
-        best = minimize(
-            NegativeLogPosterior(gaps, targets, prior),
-            prior if near is None else near,
-            jac=True,
-            method="L-BFGS-B",
-            bounds=[(-9.0, 4.0)] * len(prior),
-            options={"maxiter": _ITERATIONS if near is None else _FEW_ITERATIONS},
-        )
-        self.theta = np.asarray(best.x)
-        matrix = _kernel(gaps, self.theta) + (math.exp(self.theta[-1]) + _JITTER) * np.eye(
-            len(targets)
-        )
+        if length is not None:
+            prior = np.concatenate([prior, [0.0, -3.0]])
+        objective = NegativeLogPosterior(gaps, targets, prior, length)
+        # Genes explain no more of a shorter training than of a longer one.
+        bounds = [*[(-9.0, 4.0)] * (num + 3), (-9.0, 0.0), (-9.0, 4.0)]
+        starts = [prior, _few_inputs(gaps, targets, prior, length)] if near is None else [near]
+        found = [
+            minimize(
+                objective,
+                start,
+                jac=True,
+                method="L-BFGS-B",
+                bounds=bounds[: len(prior)],
+                options={"maxiter": _ITERATIONS if near is None else _FEW_ITERATIONS},
+            )
+            for start in starts
+        ]
+        best = np.asarray(min(found, key=lambda one: one.fun).x)
+        self.theta, self.shorter = best[: num + 3], best[num + 3 :]
+        factor, noise = _by_length(length, self.theta, self.shorter, len(targets))
+        matrix = factor[:, None] * _kernel(gaps, self.theta) * factor + np.diag(noise + _JITTER)
         self.lower = np.linalg.cholesky(matrix)
         self.alpha = cho_solve((self.lower, True), targets)
+
+    @property
+    def hyperparameters(self) -> Floats:
+        """All that `fit` has fitted."""
+        return np.concatenate([self.theta, self.shorter])
 
     def predict(self, rows: Matrix) -> tuple[Floats, Floats]:
         """Returns mean (P,) and standard deviation (P,) of the noiseless target."""
@@ -139,6 +157,7 @@ class GpModel:
             others = self.rows
         elif length is not None:
             length = np.zeros(len(others))
+        factor, _ = _by_length(length, self.theta, self.shorter, len(others))
         squared, plain = inputs.weighted(others, weights[:genes], share[:genes])
         own = inputs.known(others, self.rows)
 
@@ -154,12 +173,32 @@ class GpModel:
             if length is not None:
                 far += weights[-1] * length[None, :] ** 2
                 near += share[-1] * np.minimum(np.abs(length), 1.0)[None, :]
-            return matern * _matern(far)[0] + added * (1 - near)
+            return (matern * _matern(far)[0] + added * (1 - near)) * factor
 
         return cross
 
 
 _ITERATIONS, _FEW_ITERATIONS = 60, 12
+# In a start, so many inputs count most, with this log weight; and the most labels that choose them.
+_FEW, _MOST, _SCREENED = 2, 3.0, 128
+
+
+def _few_inputs(gaps: Floats, targets: Floats, prior: Floats, length: Floats | None) -> Floats:
+    """Returns the prior's hyperparameters, but that a few inputs count most: the likeliest ones.
+
+    Of several lengths, the longest alone decides. The posterior has several maxima. From the prior, where all inputs count alike, the search for
+    one can end where none counts much, although a gene or two explain most of the targets.
+    """
+    longest = np.arange(len(targets)) if length is None else np.flatnonzero(length == 0)
+    some = longest[np.linspace(0, len(longest) - 1, min(len(longest), _SCREENED)).astype(int)]
+    own = None if length is None else length[some]
+    objective = NegativeLogPosterior(gaps[:, some][:, :, some], targets[some], prior, own)
+    start = prior
+    for _ in range(_FEW):
+        tried = np.tile(start, (len(gaps), 1))
+        np.fill_diagonal(tried, _MOST)
+        start = min(tried, key=lambda one: objective(one)[0])
+    return start
 
 
 def _root(variance: Floats) -> Floats:
@@ -171,6 +210,21 @@ def _weights(theta: Floats) -> tuple[Floats, Floats]:
     """Returns the weight of each input, and its share in the additive part."""
     weights = np.exp(theta[:-3])
     return weights, weights / weights.sum()
+
+
+def _by_length(
+    length: Floats | None, theta: Floats, shorter: Floats, num: int
+) -> tuple[Floats, Floats]:
+    """Returns the factor (n,) of what genes explain of each target, and its noise's variance (n,).
+
+    In a training that is too short no network learns anything: such targets are noise, and a
+    kernel that had to explain them would explain nothing of the others.
+    """
+    factor, noise = np.ones(num), np.full(num, math.exp(theta[-1]))
+    if length is not None and len(shorter):
+        short = length < 0
+        factor[short], noise[short] = np.exp(shorter)
+    return factor, noise
 
 
 def _matern(distance: Floats) -> tuple[Floats, Floats]:
@@ -200,48 +254,65 @@ class NegativeLogPosterior:
         gaps: (inputs, n, n) squared distances.
         y: (n,) standardised targets.
         prior: the hyperparameters' prior means; their deviation is 1.5.
+        length: (n,) as in `GpModel.fit`.
     """
 
-    def __init__(self, gaps: Floats, y: Floats, prior: Floats) -> None:
-        self._y, self._prior = y, prior
+    def __init__(
+        self, gaps: Floats, y: Floats, prior: Floats, length: Floats | None = None
+    ) -> None:
+        self._y, self._prior, self._length = y, prior, length
+        self._num = len(gaps) + 3
+        short = np.zeros(len(y)) if length is None else (length < 0).astype(np.float64)
+        self._short = short
         # The upper triangle has all of a symmetric matrix but its diagonal, whose distances are 0.
         self._upper = np.triu_indices(len(y), 1)
         self._gaps = np.ascontiguousarray(gaps[:, self._upper[0], self._upper[1]])
         self._near = _near(self._gaps)
 
-    def __call__(self, theta: Floats) -> tuple[float, Floats]:
+    def __call__(self, hyperparameters: Floats) -> tuple[float, Floats]:
         """Returns the value and the gradient."""
         from scipy.linalg.lapack import dpotrf, dpotri
 
-        y, num = self._y, len(self._y)
+        theta, shorter = hyperparameters[: self._num], hyperparameters[self._num :]
+        y, num, (row, column) = self._y, len(self._y), self._upper
         weights, share = _weights(theta)
-        large, small, noise = np.exp(theta[-3:])
+        large, small = np.exp(theta[-3:-1])
         matern, slope = _matern(weights @ self._gaps)
         added = 1 - share @ self._near
+        factor, noise = _by_length(self._length, theta, shorter, num)
+        pair = factor[row] * factor[column]
+        explained, own = (large * matern + small * added) * pair, (large + small) * factor**2
         matrix = np.zeros((num, num), order="F")
-        matrix[self._upper] = large * matern + small * added
-        np.fill_diagonal(matrix, large + small + noise + _JITTER)
-        factor, failed = dpotrf(matrix, lower=0)
+        matrix[self._upper] = explained
+        np.fill_diagonal(matrix, own + noise + _JITTER)
+        cholesky, failed = dpotrf(matrix, lower=0)
         if failed:
             raise np.linalg.LinAlgError("the kernel matrix is not positive definite")
         # The gradient needs K^-1 itself: the trace of its product with the derivative of K.
-        inverse = dpotri(factor, lower=0)[0]
+        inverse = dpotri(cholesky, lower=0)[0]
         inverse = np.triu(inverse) + np.triu(inverse, 1).T
         alpha = inverse @ y
-        off = (theta - self._prior) / 1.5
-        value = 0.5 * y @ alpha + np.log(np.diag(factor)).sum() + 0.5 * (off @ off)
+        off = (hyperparameters - self._prior) / 1.5
+        value = 0.5 * y @ alpha + np.log(np.diag(cholesky)).sum() + 0.5 * (off @ off)
         outer = 0.5 * (inverse - np.outer(alpha, alpha))
-        trace, outer = float(np.trace(outer)), 2 * outer[self._upper]
-        weighted = self._near @ outer
+        diagonal, outer = np.diag(outer), 2 * outer[self._upper]
+        trace, scaled = diagonal @ factor**2, outer * pair
+        weighted = self._near @ scaled
+        short = self._short
+        of_shorter = [
+            (outer * explained) @ (short[row] + short[column]) + 2 * (diagonal * own) @ short,
+            (diagonal * noise) @ short,
+        ]
         gradient = np.concatenate(
             [
-                weights * large * (self._gaps @ (outer * slope))
+                weights * large * (self._gaps @ (scaled * slope))
                 - small * share * (weighted - share @ weighted),
                 [
-                    large * (outer @ matern + trace),
-                    small * (outer @ added + trace),
-                    noise * trace,
+                    large * (scaled @ matern + trace),
+                    small * (scaled @ added + trace),
+                    (diagonal * noise) @ (1 - short),
                 ],
+                of_shorter if len(shorter) else [],
             ]
         )
         return float(value), gradient + off / 1.5
@@ -325,7 +396,7 @@ class GpPredictor(Predictor):
         fit_to(self, rows, labels, shares)
         predicted = np.full(len(labels), np.nan)
         part = GpPredictor(self.space, target=self.scale.target, costs=self.model.inputs.costs)
-        part.near = self.model.theta
+        part.near = self.model.hyperparameters
         for number in np.unique(fold[fold >= 0]):
             held = fold == number
             fit_to(part, rows[~held], labels[~held], shares[~held])
@@ -351,6 +422,7 @@ class GpPredictor(Predictor):
         }
         if model.length is not None:
             arrays["length"] = model.length
+            arrays["shorter"] = model.shorter
         return arrays, {"scale": self.scale.to_dict()}
 
     def restore(self, arrays: Mapping[str, npt.NDArray[Any]], settings: Mapping[str, Any]) -> None:
@@ -359,6 +431,8 @@ class GpPredictor(Predictor):
         for key in ("theta", "rows", "alpha"):
             setattr(self.model, key, arrays[key])
         self.model.length = arrays.get("length")
+        # Files of 0.1.0 have none.
+        self.model.shorter = arrays.get("shorter", np.zeros(0))
         inputs = self.model.inputs.count + (self.model.length is not None)
         if len(self.model.theta) != inputs + 3:
             raise ValueError(

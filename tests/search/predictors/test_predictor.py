@@ -281,8 +281,11 @@ def test_gp_posterior_narrows_as_if_picks_had_been_trained(rungs: bool) -> None:
     if rungs:
         base = np.concatenate([base, (length[:, None] - length)[None] ** 2])
         cross = np.concatenate([cross, np.broadcast_to(length**2, cross.shape[1:])[None]])
-    noisy = _kernel(base, model.theta) + (np.exp(model.theta[-1]) + 1e-8) * np.eye(32)
-    found = _kernel(cross, model.theta)
+    factor, noise = np.ones(32), np.full(32, np.exp(model.theta[-1]))
+    if rungs:
+        factor[length < 0], noise[length < 0] = np.exp(model.shorter)
+    noisy = factor[:, None] * _kernel(base, model.theta) * factor + np.diag(noise + 1e-8)
+    found = _kernel(cross, model.theta) * factor
     prior = np.exp(model.theta[-3]) + np.exp(model.theta[-2])
     variance = prior - np.einsum("pn,np->p", found, np.linalg.solve(noisy, found.T))
     assert posterior.std**2 == pytest.approx(variance, abs=1e-6)
@@ -311,6 +314,60 @@ def test_gp_posterior_equals_the_textbook_and_its_gradient_finite_differences() 
     normal = multivariate_normal(np.zeros(30), noisy + 1e-8 * np.eye(30)).logpdf(y)
     constant = 15 * np.log(2 * np.pi) - 0.5 * (point**2).sum() / 1.5**2
     assert loss(point)[0] == pytest.approx(-normal - constant)
+
+
+def test_the_gradient_of_the_hyperparameters_of_short_trainings_is_right() -> None:
+    inputs = GpModel(SPACE, toy_costs).inputs
+    y, length = np.random.default_rng(0).normal(size=30), np.repeat([-1.0, -0.5, 0.0], 10)
+    gaps = inputs.gaps(TRAIN[:30], TRAIN[:30], TRAIN[:30])
+    gaps = np.concatenate([gaps, (length[:, None] - length)[None] ** 2])
+    point = np.random.default_rng(1).normal(size=len(gaps) + 5) * 0.3 - 1
+    loss = NegativeLogPosterior(gaps, y, np.zeros_like(point), length)
+    slope = approx_fprime(point, lambda t: loss(t)[0], 1e-6)
+    assert loss(point)[1] == pytest.approx(slope, abs=1e-3)
+    factor, noise = np.ones(30), np.full(30, np.exp(point[-3]))
+    factor[:20], noise[:20] = np.exp(point[-2:])
+    kernel = factor[:, None] * _kernel(gaps, point[:-2]) * factor + np.diag(noise + 1e-8)
+    constant = 15 * np.log(2 * np.pi) - 0.5 * (point**2).sum() / 1.5**2
+    normal = multivariate_normal(np.zeros(30), kernel).logpdf(y)
+    assert loss(point)[0] == pytest.approx(-normal - constant)
+
+
+# A recipe whose best rate depends on the optimizer, and thirty genes that hardly matter.
+WIDE = Space(
+    "wide",
+    (
+        Gene("lr", tuple(range(16)), kind="ordered"),
+        Gene("optimizer", ("sgd", "adam", "rmsprop")),
+        *(Gene(f"op{n}", ("a", "b", "c")) for n in range(30)),
+    ),
+)
+
+
+def wide_label(rows: Matrix) -> Floats:
+    best = np.array([3, 8, 12])[rows[:, 1]]
+    weights = np.random.default_rng(0).normal(size=30) * 0.1
+    return np.asarray(-(np.minimum(np.abs(rows[:, 0] - best), 4) ** 2) / 3 + rows[:, 2:] @ weights)
+
+
+def test_gp_finds_the_two_genes_of_many_that_matter_together() -> None:
+    rng = np.random.default_rng(0)
+    rows, held = WIDE.sample(60, rng), WIDE.sample(300, np.random.default_rng(9))
+    predictor = GpPredictor(WIDE, target="raw")
+    predictor.fit(rows, wide_label(rows) + 0.3 * rng.normal(size=60))
+    # From the prior alone it was 0.05.
+    assert tau(predictor.predict(held).mean, wide_label(held)) > 0.5
+
+
+def test_trainings_too_short_to_learn_anything_do_not_drown_the_full_ones() -> None:
+    rng = np.random.default_rng(0)
+    rows, held = WIDE.sample(200, rng), WIDE.sample(300, np.random.default_rng(9))
+    shares = np.where(np.arange(200) < 140, 1 / 32, 1.0)
+    labels = np.where(shares < 1, 10 + rng.normal(size=200), 60 + wide_label(rows))
+    predictor = GpPredictor(WIDE, target="raw")
+    predictor.fit_rungs(rows, labels, shares)
+    # With one factor and one noise for all it was 0.0.
+    assert tau(predictor.predict(held).mean, wide_label(held)) > 0.5
 
 
 @pytest.mark.parametrize("kind", ["choice", "ordered"])
