@@ -186,7 +186,9 @@ _FEW, _MOST, _SCREENED = 2, 3.0, 128
 def _few_inputs(gaps: Floats, targets: Floats, prior: Floats, length: Floats | None) -> Floats:
     """Returns the prior's hyperparameters, but that a few inputs count most: the likeliest ones.
 
-    Of several lengths, the longest alone decides. The posterior has several maxima. From the prior, where all inputs count alike, the search for
+    Of several lengths, the longest alone decides.
+
+    The posterior has several maxima. From the prior, where all inputs count alike, the search for
     one can end where none counts much, although a gene or two explain most of the targets.
     """
     longest = np.arange(len(targets)) if length is None else np.flatnonzero(length == 0)
