@@ -9,8 +9,8 @@ Each RUN is the output folder of `fbnetv3 detect train`, or of `benchmarks.detec
 SSDlite to ExecuTorch and LiteRT where what writes them is installed, which compares its boxes with
 PyTorch's; it is quantized by training images, and every form is scored on the test split. Then all
 forms of all detectors take turns on one photo, decoded beforehand, from its pixels to boxes.
-`--size` also measures the latency at another size of images, without scores. Ten minutes for two
-detectors on two cores.
+`--size` also measures the latency at another size of images, without scores. Three minutes
+for three detectors on two cores.
 """
 
 from __future__ import annotations

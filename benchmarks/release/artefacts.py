@@ -12,7 +12,7 @@ W/fbnetv3_a.cifar10.tflite` says how. `measure` appends a row per network, runti
 and skips those that are in the result: accuracy on the first test images of CIFAR-10, loss against
 torch in float32, latency at 1 and 2 threads with all files of the network taking turns, the time
 from a fresh process to its first answer, and the images per second of two threads that share one
-session of one thread. About 10 minutes of two idle cores for each network; `--quick` tries
+session of one thread. About 5 minutes of two idle cores for each network; `--quick` tries
 everything.
 """
 

@@ -67,6 +67,10 @@ MEASURED: dict[str, tuple[str, ...]] = {
     "soak.json": ("benchmarks/release/soak.py", "fbnetv3_zoo/deploy/classify.py", *_RUNTIMES),
     "parity.*": ("benchmarks/release/parity.py", *_MODEL, *_RUNTIMES),
     "artefacts.jsonl": ("benchmarks/release/artefacts.py", *_MODEL, *_RUNTIMES),
+    "ray_classify.json": (
+        "benchmarks/release/ray_classify.py",
+        "fbnetv3_zoo/deploy/ray_classify.py",
+    ),
     "imagenet_loss.*": ("benchmarks/release/imagenet_loss.py", *_RUNTIMES),
     "int8_*": ("benchmarks/release/int8_cifar10.py", "fbnetv3_zoo/deploy/quantize.py", *_RUNTIMES),
     "ssdlite_trunk.jsonl": ("benchmarks/studies/ssdlite_trunk.py", "fbnetv3_zoo/detection"),
