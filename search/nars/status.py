@@ -25,7 +25,8 @@ def status_of(store: Store) -> dict[str, Any]:
         "state": "finished" if finished else "running" if coordinator else "stopped",
         "coordinator": coordinator,
         "rounds": len(rounds),
-        "of_rounds": max(len(config.sizes), len(rounds)),
+        # A search by time may end before the rounds that were planned.
+        "of_rounds": len(rounds) if finished else max(len(config.sizes), len(rounds)),
         "trials": store.counts(),
         "best": best_of(store),
         "early_stop": store.stage("early_stop"),

@@ -20,6 +20,7 @@ from fbnetv3.search.nars.problem import Problem
 from fbnetv3.search.nars.rounds import Optimizer
 from fbnetv3.search.nars.schedule import Schedule, TimedSchedule, describe_plan
 from fbnetv3.search.nars.spending import BUDGET, Spending
+from fbnetv3.search.nars.status import status_of
 from fbnetv3.search.storage.store import Store
 from tests.search.killable import SPACE
 
@@ -165,6 +166,10 @@ def test_trainings_that_take_longer_than_measured_make_fewer_rounds(tmp_path: Pa
         assert schedule.size(3, free=1000) is None
         end = schedule.last()
         assert end.top * end.final_seeds * 2 <= 10
+        assert status_of(store)["of_rounds"] > 3
+        store.set_stage("answers", {"answers": [{"contenders": []}] * len(LIMITS)})
+        # What was planned and never made is not waited for.
+        assert status_of(store)["of_rounds"] == status_of(store)["rounds"] == 0
 
 
 def test_a_resumed_search_keeps_its_plan_and_the_time_spent(tmp_path: Path) -> None:
