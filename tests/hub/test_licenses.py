@@ -339,6 +339,14 @@ def test_every_door_is_closed_by_the_policy(
     }
 
 
+def test_fresh_weights_are_measured_under_any_policy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FBNETV3_LICENSE", "commercial")
+    options = ("--threads", "1", "--seconds", "0.1", "--min-runs", "2")
+    done = CliRunner().invoke(app, ["latency", "fbnetv3_nano", *options])
+    assert done.exit_code == 0, done.output
+    assert "onnxruntime" in done.output
+
+
 @pytest.mark.parametrize("license", ["", "Apache-2.0", "other"])
 def test_a_file_with_another_licence_is_refused_unless_it_is_known(
     license: str, exported: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
