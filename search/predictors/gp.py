@@ -264,8 +264,7 @@ class NegativeLogPosterior:
     ) -> None:
         self._y, self._prior, self._length = y, prior, length
         self._num = len(gaps) + 3
-        short = np.zeros(len(y)) if length is None else (length < 0).astype(np.float64)
-        self._short = short
+        self._short = np.zeros(len(y)) if length is None else (length < 0).astype(np.float64)
         # The upper triangle has all of a symmetric matrix but its diagonal, whose distances are 0.
         self._upper = np.triu_indices(len(y), 1)
         self._gaps = np.ascontiguousarray(gaps[:, self._upper[0], self._upper[1]])
@@ -300,11 +299,12 @@ class NegativeLogPosterior:
         diagonal, outer = np.diag(outer), 2 * outer[self._upper]
         trace, scaled = diagonal @ factor**2, outer * pair
         weighted = self._near @ scaled
-        short = self._short
-        of_shorter = [
-            (outer * explained) @ (short[row] + short[column]) + 2 * (diagonal * own) @ short,
-            (diagonal * noise) @ short,
-        ]
+        short, of_shorter = self._short, []
+        if len(shorter):
+            of_shorter = [
+                (outer * explained) @ (short[row] + short[column]) + 2 * (diagonal * own) @ short,
+                (diagonal * noise) @ short,
+            ]
         gradient = np.concatenate(
             [
                 weights * large * (self._gaps @ (scaled * slope))
@@ -314,7 +314,7 @@ class NegativeLogPosterior:
                     small * (scaled @ added + trace),
                     (diagonal * noise) @ (1 - short),
                 ],
-                of_shorter if len(shorter) else [],
+                of_shorter,
             ]
         )
         return float(value), gradient + off / 1.5
