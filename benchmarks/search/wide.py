@@ -3,11 +3,12 @@
     python -m benchmarks.search.wide --families even32 few64 --budgets 24 48 --seeds 8
     python -m benchmarks.search.wide --report
 
-`ours` is `fbnetv3.search.run(space, train, trainings=N)` with `cost` and `limits` where a family has
-them, and nothing else: a search of its own for each budget. Peers are those of `budgets`, under the
-rule of `table_task`: they may look at 20,000 random candidates and at any that they make of them,
-and one is run for the largest budget. Seeds draw functions, see `wide_truths`, so that the spread is
-also that of functions. Lines go to benchmarks/results/search/wide.jsonl, the page to wide.md.
+`ours` is `fbnetv3.search.run(space, train, trainings=N)` with `cost` and `limits` where a family
+has them, and nothing else: a search of its own for each budget. Peers are those of `budgets`, under
+the rule of `table_task`: they may look at 20,000 random candidates and at any that they make of
+them, and one is run for the largest budget. Seeds draw functions, see `wide_truths`, so that the
+spread is also that of functions. Lines go to benchmarks/results/search/wide.jsonl, the page to
+wide.md.
 """
 
 from __future__ import annotations
@@ -131,9 +132,7 @@ def run_job(job: Job) -> Iterator[dict[str, Any]]:
         (budget,) = job.budgets
         answers = {budget: _ours(made, budget, job.seed)}
     else:
-        task = OpenTask(
-            OpenTable(made, job.seed), [Limit(made.limit)], max(job.budgets), job.seed
-        )
+        task = OpenTask(OpenTable(made, job.seed), [Limit(made.limit)], max(job.budgets), job.seed)
         run(METHODS[job.method], task)
         answers = {}
         for budget in job.budgets:

@@ -176,7 +176,9 @@ def macs(values: Mapping[str, object]) -> dict[str, float]:
             break
         depth = values.get(f"depth_{stage}", 1)
         kernel = values.get(f"kernel_{stage}", 3)
-        assert isinstance(width, int) and isinstance(depth, int) and isinstance(kernel, int)
+        assert isinstance(width, int)
+        assert isinstance(depth, int)
+        assert isinstance(kernel, int)
         total += (before * width + depth * width * (width + kernel**2)) * 4.0 ** (3 - stage % 4)
         before = width
     return {"macs": total / 1e3}
