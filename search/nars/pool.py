@@ -71,6 +71,12 @@ def pool_of(problem: Problem, config: SearchConfig) -> Matrix:
         f"the pool has {counted(len(pool), 'candidate')}, fewer than the {needed} trainings of "
         f"all rounds; {_WAY_OUT[all_of]}"
     )
+    if len(pool) < FEWEST and config.trainings and all_of:
+        raise TooFewError(
+            f"the space has only {counted(len(pool), 'candidate')}; expected {FEWEST} or more to "
+            "choose from: train each of them",
+            len(pool),
+        )
     if len(pool) < needed and config.trainings and (all_of or not full):
         raise TooFewError(message, len(pool))
     for part, limit in zip(parts, config.limits, strict=True):

@@ -32,7 +32,7 @@ from fbnetv3.search.storage.store import Store
 
 from .answers import Answer, describe, write_answers
 from .budget import fewer, planned
-from .config import SearchConfig
+from .config import FEWEST, SearchConfig
 from .evolution import Evolved
 from .fitting import PREDICTOR
 from .gene_effects import unresolved
@@ -117,6 +117,8 @@ def create_search(
     try:
         check(problem, config)
     except TooFewError as few:
+        if few.found < FEWEST:
+            raise
         config = fewer(config, few.found)
         pool_of(problem, config)
         plan = SearchConfig.from_dict(settings["plan"])
