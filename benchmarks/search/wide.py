@@ -132,7 +132,9 @@ def run_job(job: Job) -> Iterator[dict[str, Any]]:
         (budget,) = job.budgets
         answers = {budget: _ours(made, budget, job.seed)}
     else:
-        task = OpenTask(OpenTable(made, job.seed), [Limit(made.limit)], max(job.budgets), job.seed)
+        # The part of a table that peers use.
+        table: Any = OpenTable(made, job.seed)
+        task = OpenTask(table, [Limit(made.limit)], max(job.budgets), job.seed)
         run(METHODS[job.method], task)
         answers = {}
         for budget in job.budgets:
