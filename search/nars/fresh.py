@@ -18,6 +18,9 @@ from .problem import Problem
 
 # Per limit: the best trained that are parents, and their children, of which some are outside it.
 _PARENTS, _CHILDREN = 8, 2048
+# With fewer labels the best are hardly better than others, and their children show less of the
+# space than the pool does.
+FEWEST_TRAINED = 3 * _PARENTS
 
 
 def covers(problem: Problem, pool: Matrix) -> bool:
@@ -31,6 +34,8 @@ def fresh(
 ) -> Matrix:
     """Returns distinct candidates within the limits that are children of the best within each.
 
+    There are none for a limit within which fewer than `FEWEST_TRAINED` were trained.
+
     Args:
         problem: the problem.
         config: the search's config.
@@ -42,9 +47,9 @@ def fresh(
     parts = [trained[:0]]
     for number, limit in enumerate(config.limits):
         inside = problem.feasible(intersection(config.within, limit))
-        parents = best[inside(best)][:_PARENTS]
-        if len(parents):
+        own = best[inside(best)]
+        if len(own) >= FEWEST_TRAINED:
             rng = np.random.default_rng([config.seed, 8, index, number])
-            made = problem.space.unique(children(problem.space, parents, rng, _CHILDREN))
+            made = problem.space.unique(children(problem.space, own[:_PARENTS], rng, _CHILDREN))
             parts.append(made[inside(made)])
     return problem.space.unique(np.concatenate(parts))
