@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from benchmarks.records import append, read_lines
+from benchmarks.records import SEARCH_PAGE, append, read_lines, write_block
 from fbnetv3 import search
 from fbnetv3.search.nars.limit import Limit
 from fbnetv3.search.space.space import Floats, Matrix, Space
@@ -186,9 +186,18 @@ def jobs(
                 yield Job(family, method, rest, seed)
 
 
+def block(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Returns what SEARCH.md shows."""
+    intro = (
+        "Regret divided by that of random search, mean over spaces (their number in parentheses):"
+    )
+    return "\n".join([intro, "", *relative(lines, "U")])
+
+
 def write_page() -> None:
-    """Writes wide.md of all lines."""
+    """Writes wide.md of all lines, and the table of SEARCH.md."""
     lines = read_lines(PATH)
+    write_block(SEARCH_PAGE, "wide", block(lines))
     text = [
         "# Regret in wide spaces",
         "",

@@ -54,7 +54,12 @@ class Wide:
         """Returns name -> (P,) of candidates."""
         if self.cost is None:
             return {}
-        found = [self.cost(self.space.values(row)) for row in rows]
+        # No gene of these spaces depends on another.
+        genes = self.space.genes
+        found = [
+            self.cost({gene.name: gene.values[n] for gene, n in zip(genes, row, strict=True)})
+            for row in rows.tolist()
+        ]
         return {name: np.array([one[name] for one in found], float) for name in found[0]}
 
     def label(self, rows: Matrix, seed: int) -> Floats:
