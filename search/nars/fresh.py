@@ -21,12 +21,14 @@ _PARENTS, _CHILDREN = 8, 2048
 # With fewer labels the best are hardly better than others, and their children show less of the
 # space than the pool does.
 FEWEST_TRAINED = 3 * _PARENTS
+# A pool with this share of all candidates has some near every best one.
+_DENSE = 1e-3
 
 
-def covers(problem: Problem, pool: Matrix) -> bool:
-    """Returns whether a pool has all candidates that there are."""
+def dense(problem: Problem, pool: Matrix) -> bool:
+    """Returns whether a pool has enough of all candidates to need no children of them."""
     total = problem.space.cardinality() if problem.rows is None else len(problem.rows)
-    return len(pool) >= total
+    return len(pool) >= _DENSE * total
 
 
 def fresh(

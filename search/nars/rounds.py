@@ -28,7 +28,7 @@ from .candidates import Candidates
 from .closing import early_stop_of, figures_of
 from .config import IN_TURN, SearchConfig
 from .fitting import PREDICTOR, Fitting
-from .fresh import covers, fresh
+from .fresh import dense, fresh
 from .labels import SEARCH_KINDS, compared_epoch, labels_of
 from .pool import pool_of
 from .problem import Problem
@@ -75,7 +75,7 @@ class Optimizer:
         self.pool = Candidates(problem, config, pool_of(problem, config))
         rows, costs = self.pool.rows, self.pool.costs
         self._fitting = Fitting(problem.space, config, rows, costs, problem.costs)
-        self._covers = covers(problem, rows)
+        self._dense = dense(problem, rows)
         # The round of the latest options, and these.
         self._options: tuple[int, Options] | None = None
         self._checked = False
@@ -230,8 +230,8 @@ class Optimizer:
     def _options_of(self, index: int) -> Options:
         """Returns what a round chooses from.
 
-        This is the pool and, where that is not all there is, what is made for rounds that are
-        chosen by all that was learnt.
+        This is the pool and, where that has little of all there is, what is made for rounds that
+        are chosen by all that was learnt.
         """
         if not index:
             return Options(self.pool, None, None)
@@ -239,7 +239,7 @@ class Optimizer:
         if self._options is not None and self._options[0] == index:
             return self._options[1]
         options = Options(self.pool, self._fitting.scores, self._fitting.std)
-        if self.config.bins == IN_TURN and index > len(self.config.rungs) and not self._covers:
+        if self.config.bins == IN_TURN and index > len(self.config.rungs) and not self._dense:
             more = self._fresh(index)
             if len(more):
                 predicted = self.predictor.predict(more)

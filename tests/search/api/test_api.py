@@ -577,7 +577,7 @@ def test_a_cost_function_that_raises_says_for_which_candidate(tmp_path: Path) ->
 def test_a_space_with_too_few_candidates_or_a_file_for_a_folder_is_refused(tmp_path: Path) -> None:
     few = search.Space("few", [search.Gene("width", (1, 2, 3, 4, 5))])
     call: dict[str, Any] = {"limits": (), "trainings": 24, "predictor": "gp", "quiet": True}
-    with pytest.raises(ValueError, match="only 5 candidates; expected 8 or more .* each") as error:
+    with pytest.raises(ValueError, match=r"only 5 candidates; expected 8 or more .* each") as error:
         search.run(few, train, folder=tmp_path / "s", **call)
     assert error.value.__context__ is None
     with pytest.raises(ValueError, match=r"space is \['width'\]; expected a Space"):

@@ -12,7 +12,7 @@ import pytest
 from fbnetv3 import search
 from fbnetv3.search.execution.spec import plan_of
 from fbnetv3.search.nars.config import SearchConfig
-from fbnetv3.search.nars.fresh import FEWEST_TRAINED, covers, fresh
+from fbnetv3.search.nars.fresh import FEWEST_TRAINED, dense, fresh
 from fbnetv3.search.nars.pool import pool_of
 from fbnetv3.search.nars.problem import Problem
 from fbnetv3.search.storage.store import Store
@@ -90,12 +90,14 @@ def test_children_are_within_the_limit_of_their_parents_and_differ_by_round() ->
     assert not len(fresh(problem, SearchConfig(trainings=24), few, few.sum(1) * 1.0, index=1))
 
 
-@pytest.mark.parametrize(("listed", "pool", "all_of_it"), [
-    (None, 6, True), (None, 5, False), (8, 6, False), (6, 6, True),
+@pytest.mark.parametrize(("listed", "pool", "enough"), [
+    (None, 6, True), (None, 1, True), (40_000, 40, True), (40_001, 40, False),
 ])  # fmt: skip
-def test_a_pool_that_has_every_candidate_needs_no_more(
-    listed: int | None, pool: int, all_of_it: bool
+def test_a_pool_with_a_thousandth_of_all_candidates_needs_no_children(
+    listed: int | None, pool: int, enough: bool
 ) -> None:
     rows = None if listed is None else np.zeros((listed, 2), np.int16)
     problem = Problem(SIX, lambda _rows: {}, rows=rows)
-    assert covers(problem, np.zeros((pool, 2), np.int16)) is all_of_it
+    assert dense(problem, np.zeros((pool, 2), np.int16)) is enough
+    wide = Problem(SPACE, lambda _rows: {})
+    assert not dense(wide, np.zeros((20_000, 24), np.int16))
