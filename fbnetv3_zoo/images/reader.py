@@ -123,7 +123,7 @@ def open_reduced(
 
     def finish(image: Image.Image, name: str) -> Image.Image:
         width, height = image.size
-        fraction = fraction_for(_upright_size(image))
+        fraction = fraction_for(_upright_size(image, name))
         # Does nothing with other formats than JPEG.
         image.draft(None, (max(1, width // fraction), max(1, height // fraction)))
         return _from_pillow(image, name)
@@ -156,7 +156,7 @@ def upright_size(path: Path) -> tuple[int, int]:
     """
 
     def measured(image: Image.Image, name: str) -> tuple[int, int]:
-        size = _upright_size(image)
+        size = _upright_size(image, name)
         _checked(image, name)
         return size
 
@@ -255,9 +255,16 @@ def _checked(image: Image.Image, name: str) -> tuple[int, int]:
     return _from_pillow(_opened(file), name).size
 
 
-def _from_pillow(image: Image.Image, name: str) -> Image.Image:
+def _load(image: Image.Image, name: str) -> None:
     try:
         image.load()
+    except Exception as error:
+        raise _refuse(name, str(error) or type(error).__name__) from error
+
+
+def _from_pillow(image: Image.Image, name: str) -> Image.Image:
+    _load(image, name)
+    try:
         if not min(image.size):
             raise ValueError(f"{image.width} x {image.height} pixels; expected at least one")
         # An image derived from a file's may be upright already and still have its EXIF.
@@ -274,7 +281,11 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def _upright_size(image: Image.Image) -> tuple[int, int]:
+def _upright_size(image: Image.Image, name: str) -> tuple[int, int]:
+    # For the EXIF of a PNG Pillow decodes it, and only the first attempt at a damaged one fails: a
+    # second one returns black.
+    if image.format == "PNG" and "exif" not in image.info:
+        _load(image, name)
     # For a TIFF, Pillow returns the size after rotation.
     sideways = image.format != "TIFF" and _turn(image) in _SIDEWAYS
     return image.size[::-1] if sideways else image.size

@@ -461,3 +461,14 @@ def test_a_reduced_photo_stands_upright_and_other_formats_keep_their_size(tmp_pa
     whole = (tmp_path / "a.jpg").read_bytes()
     with pytest.raises(ValueError, match="cannot read image"):
         open_reduced(whole[: len(whole) // 2], half)
+
+
+def test_a_damaged_png_is_refused_and_not_black_where_a_crop_is_asked_for() -> None:
+    stream = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(stream, "PNG")
+    content = bytearray(stream.getvalue())
+    content[content.index(b"IDAT") + 20] ^= 1
+    for read in (open_image, lambda source: open_reduced(source, lambda _: 1)):
+        with pytest.raises(ValueError, match="broken data stream"):
+            read(bytes(content))
