@@ -247,6 +247,30 @@ def check_folder(folder: Path) -> None:
         )
 
 
+def check_outside(data: Path, output: Path, option: str) -> None:
+    """Refuses an output folder in a folder of classes, of which it would be one next time.
+
+    Args:
+        data: images, as in `open_images`.
+        output: the folder to write.
+        option: what names it, for the message.
+
+    Raises:
+        ValueError: it is the data folder, or in it where it has no train and val folders, or in
+            one of these.
+    """
+    written = output.resolve()
+    if not data.is_dir() or not written.is_relative_to(data.resolve()):
+        return
+    parts = _parts_in(data, "auto").values()
+    in_part = any(written.is_relative_to(Path(part).resolve()) for part in parts)
+    if written == data.resolve() or in_part or not parts:
+        raise ValueError(
+            f"{option} {output} is in the data folder {data}, and would be read as images next "
+            f"time; give a folder elsewhere, as in {option} {data.resolve().name}-{output.name}"
+        )
+
+
 def _cifar10_in(folder: Path) -> Path | None:
     folders = (folder, folder / "cifar-10-batches-py")
     return next((f for f in folders if (f / "test_batch").is_file()), None)
