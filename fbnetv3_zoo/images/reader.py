@@ -50,6 +50,8 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = [_TURNS[orientation] for orientation in (5, 6, 7, 8)]
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_METADATA = frozenset({b"tEXt", b"zTXt", b"iTXt", b"iCCP"})
 # Format -> whether a file is complete, from its first and last bytes and its size.
 _TAIL = 64
 _IS_COMPLETE: dict[str, Callable[[bytes, bytes, int], bool]] = {
@@ -220,7 +222,13 @@ def _identified(file: IO[bytes], name: str, finish: Callable[[Image.Image, str],
         raise _refuse(name, "the file is empty")
     file.seek(0)
     try:
-        image = _opened(file)
+        try:
+            image = _opened(file)
+        except Exception:
+            if not start.startswith(_PNG):
+                raise
+            file.seek(0)
+            image = _opened(BytesIO(_without_metadata(file.read())))
     except UnidentifiedImageError:
         reason = f"not an image, or of a format that Pillow does not know; starts with {start!r}"
         raise _refuse(name, reason) from None
@@ -229,6 +237,20 @@ def _identified(file: IO[bytes], name: str, finish: Callable[[Image.Image, str],
         raise _refuse(name, str(error) or type(error).__name__) from error
     with image:
         return finish(image, name)
+
+
+def _without_metadata(content: bytes) -> bytes:
+    """Returns a PNG without texts and colour profiles, for whose size or damage Pillow refuses it.
+
+    Nothing here uses either.
+    """
+    kept, at = [_PNG], len(_PNG)
+    while at + 8 <= len(content):
+        end = at + 12 + int.from_bytes(content[at : at + 4], "big")
+        if content[at + 4 : at + 8] not in _PNG_METADATA:
+            kept.append(content[at:end])
+        at = end
+    return b"".join(kept)
 
 
 def _opened(file: IO[bytes]) -> Image.Image:
