@@ -189,12 +189,13 @@ def _sheet(path: Path) -> _Sheet:
     lines = _lines(path)
     first = next((line for line in lines if line.strip()), "")
     head = max(",;\t", key=first.count)
-    named = _named_columns(next(csv.reader([first], delimiter=head), []))
+    quote = "'" if first.startswith("'") else '"'
+    named = _named_columns(next(csv.reader([first], delimiter=head, quotechar=quote), []))
     # Without names the cells may be full of separators: that of the columns comes first.
     delimiter = head if named else next((c for c in first if c in ",;\t"), "")
     # Lists of before CSV: a name, which may have spaces, a space, and a number.
     reader = (
-        csv.reader(lines, delimiter=delimiter)
+        csv.reader(lines, delimiter=delimiter, quotechar=quote)
         if delimiter
         else (line.rsplit(maxsplit=1) for line in lines)
     )

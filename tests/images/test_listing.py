@@ -47,6 +47,8 @@ def listed(folder: Path, text: str) -> Path:
         # Behind rows' numbers, without names; another case than the file's.
         "0,0.png,cat\n1,1.png,dog\n2,2.png,cat\n",
         "0.PNG,cat\n1.PNG,dog\n2.PNG,cat\n",
+        # Quoted as Python does it.
+        "'img','kind'\n'0.png','cat'\n'1.png','dog'\n'2.png','cat'\n",
     ],
 )
 def test_columns_are_found_by_name_or_are_the_first_two(photos: Path, text: str) -> None:
