@@ -39,6 +39,8 @@ def what_else(content: bytes) -> str:
         return "it is a web page, perhaps an error page of the server"
     if text.startswith((b"{", b"[")):
         return _json(content)
+    if content[8:10] == b'{"':
+        return "it is a safetensors file that is cut off in its header"
     # Version of the format, then the name of the program that wrote it.
     if content[:1] == b"\x08" and content[2:3] == b"\x12":
         return (
