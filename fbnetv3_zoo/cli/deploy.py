@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -92,6 +93,13 @@ def export(
             autocompletion=completion.licenses,
         ),
     ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of the model, in the file and on a server; default: that of the weights, or "
+            "of the folder."
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Write a network to a file for another runtime.
@@ -111,6 +119,8 @@ def export(
     """
     if (output is None) == (triton is None):
         raise ValueError("give --output FILE or --triton FOLDER, one of them")
+    if name is not None and not re.fullmatch(r"\w[\w.-]*", name):
+        raise ValueError(f"name is {name!r}; expected letters, digits, '_', '-' and '.'")
     target = output or Path(f"model{ONNX.suffix}")
     runtime = runtime_of(target)
     if dynamic is None:
@@ -134,6 +144,8 @@ def export(
     made = created(model, pretrained, checkpoint, num_classes)
     if license is not None:
         _state_license(made, license, model)
+    if name is not None:
+        made.pretrained_cfg = made.default_cfg = {**made.pretrained_cfg, "name": name}
     preprocess = preprocess_for(made, image_size)
     if runtime.written_from == "model":
         parity = runtime.file.export(made, target, preprocess=preprocess, batch_size=batch_size)

@@ -88,6 +88,15 @@ def test_a_folder_is_exported_with_its_weights(
     [here] = Classifier(f"local-dir:{tmp_path / 'mine'}")([image])
     assert there.labels == here.labels
     np.testing.assert_allclose(there.probabilities, here.probabilities, atol=1e-5)
+    # Two folders are two models of a server.
+    assert read_artefact(path).name == "mine"
+    models = tmp_path / "models"
+    code, _, err = run(
+        "export", f"local-dir:{tmp_path / 'mine'}", "--triton", models, "--name", "b"
+    )
+    assert code == 0, err
+    assert [found.name for found in models.iterdir()] == ["b"]
+    assert read_artefact(models / "b" / "1" / "model.onnx").name == "b"
 
 
 @pytest.mark.slow
@@ -294,6 +303,10 @@ def test_damaged_photos_are_named_and_the_others_go_on(
         (
             ("export", "fbnetv3_nano", "--no-pretrained", "-o", "x.onnx", "--opset", "11"),
             "opset is 11; torch's exporter writes 18 and later",
+        ),
+        (
+            ("export", "fbnetv3_nano", "--triton", "models", "--name", "a b"),
+            "name is 'a b'; expected letters, digits",
         ),
         (("latency", "missing.onnx"), "no file missing.onnx"),
         (("quantize", "missing.onnx", "--calib", ".", "-o", "x.onnx"), "no file missing.onnx"),
