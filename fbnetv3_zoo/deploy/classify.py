@@ -116,7 +116,8 @@ class Classifier:
 
     Args:
         model: a name such as "fbnetv3_e" whose weights are loaded, the path of an exported file, a
-            module, or a `Backend`. A module is copied, and an FBNetV3 also optimized
+            module, or a `Backend`. With `preprocess` and `class_names` the file may be of another
+            tool. A module is copied, and an FBNetV3 also optimized
             (`fbnetv3.optimize`); later changes of the original have no effect.
         preprocess: from an RGB image to the model's input; default: that of the model's weights.
         class_names: a name for each logit, or the name of a list such as "imagenet1k"; default:
@@ -174,7 +175,9 @@ class Classifier:
                 raise ValueError(f"{name} is {value!r}; expected a whole number from 1")
         if isinstance(model, str | Path):
             if runtimes.is_exported(model):
-                model, num_threads = runtimes.load(model, threads=num_threads), None
+                described = preprocess is not None and class_names is not None
+                opened = runtimes.load_any if described else runtimes.load
+                model, num_threads = opened(model, threads=num_threads), None
             else:
                 model = _pretrained(model, license, offline, cache_dir)
         _check_license(model, license)
@@ -349,7 +352,7 @@ def load(
             is out of range, or the licence policy refuses the weights.
         ImportError: the runtime is not installed.
     """
-    if Path(path).suffix not in runtimes.suffixes() and not Path(path).exists():
+    if not runtimes.is_exported(path) and not Path(path).exists():
         raise ValueError(
             f"file is {path}; expected one that ends in {either(runtimes.suffixes())}; for a "
             "model's name use fbnetv3.Classifier"

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from .qdq import Trainer
 
 _Image = TypeVar("_Image")
+# From so many points on a loss is remarked: of accuracy, and of agreement, most of which are not
+# losses.
+_REMARKED_DROP_PCT, _REMARKED_DISAGREEMENT_PCT = 1.0, 5.0
 # More images than this say little more about ranges and agreement, and take minutes.
 MAX_CALIBRATION = 300
 
@@ -70,6 +73,33 @@ class Quantized:
     methods: dict[str, tuple[float, float]]
     layers: tuple[LayerError, ...]
     artefact: Artefact
+
+    @property
+    def remark(self) -> str:
+        """A sentence on a large loss and what to do about it, "" if the loss is small."""
+        for what, before, after in (
+            ("top-1", self.top1_float_pct, self.top1_pct),
+            ("mAP", self.map_float_pct, self.map_pct),
+        ):
+            if before is not None and after is not None:
+                if before - after < _REMARKED_DROP_PCT:
+                    return ""
+                lost = f"int8 loses {before - after:.2f} points of {what}"
+                break
+        else:
+            if 100 - self.agreement_pct < _REMARKED_DISAGREEMENT_PCT:
+                return ""
+            lost = f"int8 changes {100 - self.agreement_pct:.2f} % of the answers"
+        trained = ", or --qat" if self.runtime == ONNX.name and not self.trained else ""
+        return (
+            f"{lost} on {self.num_evaluation} images: --max-drop 1 keeps in float what costs most, "
+            f"or writes nothing; more images for --calib may help{trained}"
+        )
+
+    @property
+    def trained(self) -> bool:
+        """Whether weights and ranges were trained."""
+        return bool(self.artefact.quantization.get("trained"))
 
 
 def quantize(
@@ -200,7 +230,7 @@ def open_source(
         ValueError: the file is of another format than the runtime quantizes, or damaged.
     """
     expected = runtime.quantized_from
-    if Path(source).suffix != expected.suffix:
+    if Path(source).suffix.lower() != expected.suffix:
         raise ValueError(
             f"the file to quantize is {source}; for {runtime.name} give a {expected.suffix} file"
         )
