@@ -336,5 +336,6 @@ def created(
         note(fresh)
     weights = weights_of(made)
     if num_classes is not None and weights is not None and weights.num_classes != num_classes:
-        note(f"{model}: the classifier of {counted(num_classes, 'class', 'classes')} is new, not trained")
+        classes = counted(num_classes, "class", "classes")
+        note(f"{model}: the classifier of {classes} is new, not trained")
     return made

@@ -105,8 +105,13 @@ class ExportedBackend:
         fed: NDArray[Any] = as_pixels(batch, self.artefact) if self.artefact.in_graph else batch
         for axis, (given, expected) in enumerate(zip(fed.shape, self.input_shape, strict=True)):
             if axis and isinstance(expected, int) and given != expected:
-                channels = axis == (3 if self.artefact.in_graph else 1)
-                cure = "give RGB images" if channels else "export it with dynamic='batch+size'"
+                cure = "export it with --image-size, or an ONNX file with --dynamic batch+size"
+                if axis == (3 if self.artefact.in_graph else 1):
+                    cure = (
+                        "give RGB images"
+                        if expected == 3
+                        else f"images are prepared as RGB, so give run_batch() {expected} channels"
+                    )
                 raise ValueError(
                     f"input has shape {fed.shape}; {self.path} takes {self.input_shape}; {cure}"
                 )

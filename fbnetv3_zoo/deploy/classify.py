@@ -352,12 +352,11 @@ def load(
             is out of range, or the licence policy refuses the weights.
         ImportError: the runtime is not installed.
     """
-    if not runtimes.is_exported(path) and not Path(path).exists():
+    if not runtimes.is_exported(path):
         raise ValueError(
             f"file is {path}; expected one that ends in {either(runtimes.suffixes())}; for a "
-            "model's name use fbnetv3.Classifier"
+            "model's name, or local-dir:DIR for a saved folder, use fbnetv3.Classifier"
         )
-    runtimes.runtime_of(path)  # raises for a name that is not a file's
     return Classifier(
         path,
         num_threads=num_threads,

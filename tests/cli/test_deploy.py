@@ -357,7 +357,15 @@ def test_damaged_photos_are_named_and_the_others_go_on(
             "output is y.pte; expected a name that ends in .onnx, .xml or .tflite",
         ),
         (
-            ("export", "fbnetv3_nano", "--no-pretrained", "-o", "x.onnx", "--license", "commercial"),
+            (
+                "export",
+                "fbnetv3_nano",
+                "--no-pretrained",
+                "-o",
+                "x.onnx",
+                "--license",
+                "commercial",
+            ),
             "license is 'commercial', a policy on weights to load; expected an SPDX name",
         ),
         (

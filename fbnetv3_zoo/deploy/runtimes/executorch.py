@@ -130,7 +130,7 @@ class ExecuTorchSession:
         """Returns a function that runs the graph on this batch."""
         import torch
 
-        fed = [torch.from_numpy(batch)]
+        fed = [torch.from_numpy(np.ascontiguousarray(batch))]
 
         def run() -> Any:
             self._set_threads()

@@ -38,6 +38,8 @@ _SECTION = "fbnetv3"
 _ONNX_SECTION = "framework"
 # In the .xml the SHA-256 of the .bin, as another model's may have the same name and size.
 _BIN_SHA256 = "bin_sha256"
+# Within so many bytes an .xml file of OpenVINO names its first element.
+_HEAD_BYTES = 200
 
 
 class OpenVinoSession:
@@ -326,7 +328,7 @@ def _compiled(path: Path, options: dict[str, Any]) -> tuple[Any, Any]:
 
 def _read(path: Path) -> Any:
     weights = path.with_suffix(".bin")
-    if path.suffix.lower() == ".xml" and not weights.is_file():
+    if not weights.is_file() and b"<net " in path.read_bytes()[:_HEAD_BYTES]:
         raise FileNotFoundError(
             f"no file {weights}, which has the weights of {path.name}; copy both files of the "
             "model, with one name, or export it again"
