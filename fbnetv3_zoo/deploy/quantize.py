@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from fbnetv3._internal.messages import counted
 from fbnetv3.images.reader import ImageSource
 
 from .artefact import Artefact
@@ -27,6 +28,8 @@ _Image = TypeVar("_Image")
 # From so many points on a loss is remarked: of accuracy, and of agreement, most of which are not
 # losses.
 _REMARKED_DROP_PCT, _REMARKED_DISAGREEMENT_PCT = 1.0, 5.0
+# Fewer images are both calibrated and evaluated on.
+_MIN_SPLIT = 8
 # More images than this say little more about ranges and agreement, and take minutes.
 MAX_CALIBRATION = 300
 
@@ -76,7 +79,12 @@ class Quantized:
 
     @property
     def remark(self) -> str:
-        """A sentence on a large loss and what to do about it, "" if the loss is small."""
+        """A sentence on a large or hardly measured loss and what to do about it; "" for others."""
+        if self.num_evaluation < _MIN_SPLIT:
+            return (
+                f"what int8 loses was measured on {counted(self.num_evaluation, 'image')} only; give "
+                "a few hundred for --calib, or others for --evaluate"
+            )
         for what, before, after in (
             ("top-1", self.top1_float_pct, self.top1_pct),
             ("mAP", self.map_float_pct, self.map_pct),
@@ -203,7 +211,7 @@ def split(
         raise ValueError(f"{len(labels)} labels for {given} evaluation images; give one per image")
     if evaluation is not None:
         return calibration, evaluation
-    if len(calibration) < 8:
+    if len(calibration) < _MIN_SPLIT:
         return calibration, calibration
     kept = [image for index, image in enumerate(calibration) if index % 4]
     return kept, list(calibration[::4])

@@ -132,6 +132,7 @@ def test_a_large_loss_is_remarked_and_a_small_one_is_not(quantized: Quantized) -
     assert change(top1_float_pct=90.0, top1_pct=84.5).remark.startswith(
         "int8 loses 5.50 points of top-1 on 96 images: --max-drop 1 keeps in float"
     )
+    assert "measured on 3 images only" in change(num_evaluation=3).remark
     unlabelled = partial(change, top1_float_pct=None, top1_pct=None)
     assert unlabelled(agreement_pct=96.0).remark == ""
     remark = unlabelled(agreement_pct=90.0).remark
