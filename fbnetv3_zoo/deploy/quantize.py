@@ -82,8 +82,8 @@ class Quantized:
         """A sentence on a large or hardly measured loss and what to do about it; "" for others."""
         if self.num_evaluation < _MIN_SPLIT:
             return (
-                f"what int8 loses was measured on {counted(self.num_evaluation, 'image')} only; give "
-                "a few hundred for --calib, or others for --evaluate"
+                f"what int8 loses was measured on {counted(self.num_evaluation, 'image')} only; "
+                "give a few hundred for --calib, or others for --evaluate"
             )
         for what, before, after in (
             ("top-1", self.top1_float_pct, self.top1_pct),
