@@ -11,6 +11,7 @@ import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -480,7 +481,7 @@ def test_a_file_of_another_tool_runs_once_its_input_and_classes_are_stated(
         [onnx.numpy_helper.from_array(weight, "weight")],
     )
     onnx.save(onnx.helper.make_model(graph, ir_version=10), path)
-    about = {"preprocess": small_preprocess, "class_names": ["dark", "light"]}
+    about: dict[str, Any] = {"preprocess": small_preprocess, "class_names": ["dark", "light"]}
     classifier = Classifier(path, num_threads=1, **about)
     shades = [np.full((40, 40, 3), shade, np.uint8) for shade in (0, 255, 10)]
     assert [found.label for found in classifier(shades)] == ["dark", "light", "dark"]

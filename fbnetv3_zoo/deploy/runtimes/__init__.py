@@ -77,9 +77,17 @@ class Runtime:
         """
         check = getattr(self.file, "need_writer", None)
         if check is None:
-            need(self.library)
+            self.need_library()
         else:
             check()
+
+    def need_library(self) -> None:
+        """Imports its library.
+
+        Raises:
+            ImportError: it is not installed; the message names the extra.
+        """
+        getattr(self.file, "need_library", lambda: need(self.library))()
 
     def available(self) -> bool:
         """Returns whether its library is installed, on a system that runs its files."""
@@ -123,7 +131,7 @@ class Runtime:
         expected = "a folder" if self.is_folder else "a file"
         if found != expected:
             raise ValueError(f"{path} is {found}; expected {expected} that `fbnetv3 export` wrote")
-        need(self.library)
+        self.need_library()
         return self.file.open_session(path, **options)
 
     def load(self, path: str | Path, **options: Any) -> ExportedBackend:
