@@ -25,6 +25,8 @@ FOLDERS = ("local-dir:", "hf-hub:", "hf_hub:")
 _FOREIGN = ("timm:", "torchvision:")
 # No classifier of images has fewer MACs or parameters.
 _MIN_COUNT = 10_000
+# Suffixes of checkpoints, in lower case.
+_CHECKPOINTS = frozenset({".pth", ".pt", ".bin", ".ckpt", ".tar", ".safetensors"})
 # Architectures added by `register`.
 _REGISTERED: dict[str, Arch] = {}
 
@@ -212,9 +214,21 @@ def unknown_model(name: str) -> ValueError:
             ": it is not of this package; `fbnetv3 train` and `eval` take it, and its own library "
             "exports it."
         )
-    if Path(name).is_file():
-        hint = ", a file; if it is an exported file: `fbnetv3 latency` and `classify` take it."
+    hint = file_hint(name) or hint
     return ValueError(f"unknown model {name!r}{hint} See `fbnetv3 list` or fbnetv3.list_models()")
+
+
+def file_hint(name: str) -> str:
+    """Returns what to do with a file that was given as a model's name, "" if it is no file."""
+    path = Path(name)
+    if not path.is_file():
+        return ""
+    if path.suffix.lower() in _CHECKPOINTS:
+        return (
+            ", a checkpoint; give its model's name, and the file as --checkpoint (export, train, "
+            "eval) or create(name, checkpoint=...)."
+        )
+    return ", a file; if it is an exported file: `fbnetv3 latency`, `classify` and `eval` take it."
 
 
 def _files_like(name: str) -> list[str]:
