@@ -141,7 +141,6 @@ def export(
             "--check-target": runtime.written_from == "model" and check_target,
         },
     )
-    runtime.need_writer()  # before a model is made
     if is_exported(model):
         made_with = {
             "--pretrained": pretrained,
@@ -159,6 +158,7 @@ def export(
         }
         _export_file(Path(model), target, triton, made_with, json=json)
         return
+    runtime.need_writer()  # before a model is made
     from fbnetv3.deploy.describe import preprocess_for
     from fbnetv3.deploy.export import MIN_OPSET, to_onnx
 
@@ -215,6 +215,7 @@ def _export_file(
             f"{', '.join(one.suffix for one in others)} or added with --triton; for other formats "
             "export its model by name"
         )
+    runtime.need_writer()
     if triton is not None:
         from fbnetv3.deploy.model_repository import write_repository
         from fbnetv3.deploy.runtimes import read_artefact
