@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import os
+import time
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -23,6 +25,11 @@ _NO_FOLDER_SYNC = frozenset(
 
 # A disk that is full, or fails: the error of a write does not name the file.
 DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
+
+# In a temporary folder: its process holds the first; the second is what a folder replaces.
+_LOCK, _BEFORE = ".lock", "before"
+# A process has long locked the temporary folder that it made so many seconds ago.
+_LOCKED_AFTER_S = 2.0
 
 # What `zipfile` raises at damaged archives and at entries that it cannot read.
 ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
@@ -72,13 +79,15 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yields a path of the same name in a temporary folder; the file is moved to `path` at the end.
 
     For libraries that write to a path themselves. Other files that they write beside it are moved
-    first, to the same folder as `path`. After an error nothing is moved.
+    first, to the same folder as `path`. After an error nothing is moved. What a killed process has
+    left of the same file is removed.
 
     Raises:
         ValueError: `path` cannot be written; raised before the body runs.
     """
     if path.is_dir():
         raise ValueError(f"cannot write {path}: it is a folder; give a file name in it")
+    _remove_stale(path)
     folder = _neighbour(path)
     part = folder / path.name
     try:
@@ -88,30 +97,25 @@ def replacing(path: Path) -> Iterator[Path]:
             f"cannot write {path}: {error.strerror}; give an output in a folder that exists and "
             "is writable"
         ) from error
-    try:
-        with naming(path, part):
-            yield part
-            for file in (*(file for file in folder.iterdir() if file != part), part):
-                with file.open("rb+") as opened:
-                    os.fsync(opened.fileno())
-                rename(file, path.with_name(file.name))
-    finally:
-        import shutil
-
-        shutil.rmtree(folder, ignore_errors=True)
+    with _held(folder), naming(path, part):
+        yield part
+        others = [file for file in folder.iterdir() if file.name not in (path.name, _LOCK)]
+        for file in (*others, part):
+            with file.open("rb+") as opened:
+                os.fsync(opened.fileno())
+            rename(file, path.with_name(file.name))
 
 
 @contextlib.contextmanager
 def replacing_folder(path: Path) -> Iterator[Path]:
     """Yields an empty folder elsewhere, of the same name, which is moved to `path` at the end.
 
-    An existing folder is replaced. After an error nothing has changed.
+    An existing folder is replaced. After an error nothing has changed. What a killed process has
+    left of the same folder is removed at the end, as it may be the only copy until then.
 
     Raises:
         ValueError: `path` cannot be written, or is a file; raised before the body runs.
     """
-    import shutil
-
     if path.is_file():
         raise ValueError(f"cannot write {path}: it is a file; give the name of a folder")
     work = _neighbour(path)
@@ -123,7 +127,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             f"cannot write {path}: {error.strerror}; give an output in a folder that exists and "
             "is writable"
         ) from error
-    try:
+    with _held(work):
         with naming(path):
             yield part
         for file in part.rglob("*"):
@@ -131,10 +135,9 @@ def replacing_folder(path: Path) -> Iterator[Path]:
                 with file.open("rb+") as opened:
                     os.fsync(opened.fileno())
         if path.exists():
-            path.rename(work / "before")
+            path.rename(work / _BEFORE)
         rename(part, path)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
+    _remove_stale(path)
 
 
 def rename(part: Path, path: Path) -> None:
@@ -155,6 +158,38 @@ def sha256_of(path: Path) -> str:
     """Returns the SHA-256 of a file as 64 lower-case hex digits, read in chunks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Holds the lock in a temporary folder during the body, and removes the folder after it."""
+    import shutil
+
+    from filelock import FileLock
+
+    lock = FileLock(folder / _LOCK)
+    try:
+        with contextlib.suppress(OSError, NotImplementedError):  # a file system without locks
+            lock.acquire(timeout=0)
+        yield
+    finally:
+        lock.release()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_stale(path: Path) -> None:
+    """Removes temporary folders for a path whose process has ended without removing them."""
+    import shutil
+
+    from filelock import FileLock, Timeout
+
+    for folder in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}.tmp"):
+        # Suppressed: it is gone meanwhile, or this user may not write to it.
+        with contextlib.suppress(OSError, NotImplementedError, Timeout):
+            if folder.is_dir() and time.time() - folder.stat().st_mtime > _LOCKED_AFTER_S:
+                with FileLock(folder / _LOCK, timeout=0):
+                    pass
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _neighbour(path: Path) -> Path:

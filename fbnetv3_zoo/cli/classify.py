@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from fbnetv3._internal.messages import escaped
+from fbnetv3._internal.messages import counted, escaped
 from fbnetv3.deploy.runtimes import is_exported, suffixes
 
 from . import completion
@@ -154,9 +154,10 @@ def _print(
     classifier: Classifier, photos: list[Path], answering: str, instead: str | None, json: bool
 ) -> int:
     """Prints the predictions, and returns how many photos could not be classified."""
-    failed, records = 0, []
+    failed, marked, records = 0, 0, []
     for prediction in classifier.stream(photos):
         failed += prediction.error is not None
+        marked += bool(prediction.none_of_these)
         if json:
             records.append(prediction)
         else:
@@ -171,7 +172,18 @@ def _print(
                 "predictions": records,
             }
         )
+    _tell_marked(classifier, marked)
     return failed
+
+
+def _tell_marked(classifier: Classifier, marked: int) -> None:
+    """Says how far to trust that photos are of none of the classes, if there are any."""
+    known = classifier.confidence
+    if marked and known is not None and known.accepts:
+        note(
+            f"{counted(marked, 'image')} marked as none of the classes, by a threshold that "
+            f"{known.accepts} passed where it was fitted"
+        )
 
 
 def _write(
@@ -222,14 +234,16 @@ def _write_lines(output: Path, classifier: Classifier, names: Sequence[str], ide
 
     file = AnswerFile(output, identity)
     missing = [name for name in names if name not in file.done]
-    progress = _Progress(len(names) - len(missing), len(names))
+    progress, marked = _Progress(len(names) - len(missing), len(names)), 0
     try:
         for prediction in classifier.stream(missing):
             file.add(prediction)
+            marked += bool(prediction.none_of_these)
             progress.add(1)
     finally:
         file.close()
     file.finish(names)
+    _tell_marked(classifier, marked)
     return file.num_failed
 
 

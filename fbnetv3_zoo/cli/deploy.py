@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from fbnetv3._internal.files import sha256_of
-from fbnetv3.deploy.runtimes import ONNX, RUNTIMES, runtime_of, suffixes
+from fbnetv3._internal.messages import counted
+from fbnetv3.deploy.runtimes import ONNX, RUNTIMES, is_exported, runtime_of, suffixes
 from fbnetv3.deploy.words import Dynamic, Precision
 
 from . import completion
@@ -35,8 +37,10 @@ def export(
     model: Annotated[
         str,
         typer.Argument(
-            help="Model, model.tag, arch.json, local-dir:DIR, ...",
-            autocompletion=completion.any_of(completion.networks, completion.files(".json")),
+            help="Model, model.tag, arch.json, local-dir:DIR, ..., or an exported .onnx file.",
+            autocompletion=completion.any_of(
+                completion.networks, completion.files(".json", ONNX.suffix)
+            ),
         ),
     ],
     output: Annotated[
@@ -92,6 +96,13 @@ def export(
             autocompletion=completion.licenses,
         ),
     ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of the model, in the file and on a server; default: that of the weights, or "
+            "of the folder."
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Write a network to a file for another runtime.
@@ -101,7 +112,7 @@ def export(
     licence. OpenVINO, LiteRT and ExecuTorch are optional parts; a .tflite file is written in an
     environment of its own, by a command that is printed; a .pt2 file is compiled for this machine
     and needs a C++ compiler. --triton writes an ONNX file with a configuration for a server that
-    makes batches of requests.
+    makes batches of requests. An exported or quantized .onnx file in place of MODEL is converted.
 
     Examples:
         fbnetv3 export fbnetv3_nano.cifar10 -o nano.onnx
@@ -111,8 +122,11 @@ def export(
     """
     if (output is None) == (triton is None):
         raise ValueError("give --output FILE or --triton FOLDER, one of them")
+    if name is not None and not re.fullmatch(r"\w[\w.-]*", name):
+        raise ValueError(f"name is {name!r}; expected letters, digits, '_', '-' and '.'")
     target = output or Path(f"model{ONNX.suffix}")
     runtime = runtime_of(target)
+    asked_dynamic = dynamic
     if dynamic is None:
         dynamic = "batch" if batch_size is None else "none"
     elif dynamic != "none" and batch_size is not None:
@@ -127,6 +141,23 @@ def export(
             "--check-target": runtime.written_from == "model" and check_target,
         },
     )
+    if is_exported(model):
+        made_with = {
+            "--pretrained": pretrained,
+            "--checkpoint": checkpoint,
+            "--image-size": image_size,
+            "--batch-size": batch_size,
+            "--num-classes": num_classes,
+            "--opset": opset,
+            "--license": license,
+            "--name": name,
+            "--dynamic": asked_dynamic,
+            "--precision": None if precision == "fp32" else precision,
+            "--include-preprocess": include_preprocess or None,
+            "--check-target": check_target or None,
+        }
+        _export_file(Path(model), target, triton, made_with, json=json)
+        return
     runtime.need_writer()  # before a model is made
     from fbnetv3.deploy.describe import preprocess_for
     from fbnetv3.deploy.export import MIN_OPSET, to_onnx
@@ -134,6 +165,8 @@ def export(
     made = created(model, pretrained, checkpoint, num_classes)
     if license is not None:
         _state_license(made, license, model)
+    if name is not None:
+        made.pretrained_cfg = made.default_cfg = {**made.pretrained_cfg, "name": name}
     preprocess = preprocess_for(made, image_size)
     if runtime.written_from == "model":
         parity = runtime.file.export(made, target, preprocess=preprocess, batch_size=batch_size)
@@ -162,6 +195,36 @@ def export(
 
             target = write_repository(onnx_path, triton).model_path
     _print_export(target, runtime.parts(target), parity.to_dict(), json=json, coverage=coverage)
+
+
+def _export_file(
+    source: Path, target: Path, triton: Path | None, options: dict[str, Any], *, json: bool
+) -> None:
+    """Converts an exported file, or adds it to a model repository."""
+    runtime = runtime_of(target)
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        raise ValueError(
+            f"{', '.join(given)}: not for {source}, which is exported already; export its model by "
+            "name"
+        )
+    others = [one for one in RUNTIMES.values() if one.written_from == "onnx" and one is not ONNX]
+    if runtime_of(source) is not ONNX or (triton is None and runtime not in others):
+        raise ValueError(
+            f"{source} is exported already; an {ONNX.suffix} file can be converted to "
+            f"{', '.join(one.suffix for one in others)} or added with --triton; for other formats "
+            "export its model by name"
+        )
+    runtime.need_writer()
+    if triton is not None:
+        from fbnetv3.deploy.model_repository import write_repository
+        from fbnetv3.deploy.runtimes import read_artefact
+
+        target = write_repository(source, triton).model_path
+        parity = dict(read_artefact(target).parity)
+    else:
+        parity = runtime.file.convert(source, target).to_dict()
+    _print_export(target, runtime.parts(target), parity, json=json)
 
 
 def _state_license(model: FBNetV3, license: str, name: str) -> None:
@@ -208,10 +271,13 @@ def _print_export(
             }
         )
         return
+    size = f"{output}: {num_bytes / 1e6:.1f} MB"
+    if not parity:
+        print(f"{size}, quantized")  # compared on the images of its quantization
+        return
     print(
-        f"{output}: {num_bytes / 1e6:.1f} MB; largest difference of a logit "
-        f"{parity['max_error_of_std']:.0e} of their spread, same top-1 on "
-        f"{100 * parity['top1_agreement']:.0f} % of {parity['num_inputs']} inputs"
+        f"{size}; largest difference of a logit {parity['max_error_of_std']:.0e} of their spread, "
+        f"same top-1 on {100 * parity['top1_agreement']:.0f} % of {parity['num_inputs']} inputs"
     )
     only_on = runtime_of(output).only_on
     if only_on not in ("", sys.platform):
@@ -260,15 +326,17 @@ def created(
             )
         except ValueError:
             pretrained = False  # a table's path, or a name without weights
-        if not pretrained and checkpoint is None:
-            note(f"{model}: no weights belong to this name; they are fresh")
-    elif not pretrained and checkpoint is None:
-        note(f"{model}: its weights are fresh, not trained")
+        fresh = f"{model}: no weights belong to this name; they are fresh"
+    else:
+        fresh = f"{model}: its weights are fresh, not trained"
     if pretrained and not model.startswith(FOLDERS) and (used := get_weights(model)).name != model:
         note(f"{model}: with the weights {used.name}, {terms(used.license)}")
     made = create(model, pretrained=pretrained, checkpoint=checkpoint, num_classes=num_classes)
     assert isinstance(made, FBNetV3)
+    if not pretrained and checkpoint is None:  # once the name is known to be one
+        note(fresh)
     weights = weights_of(made)
     if num_classes is not None and weights is not None and weights.num_classes != num_classes:
-        note(f"{model}: the classifier of {num_classes} classes is new, not trained")
+        classes = counted(num_classes, "class", "classes")
+        note(f"{model}: the classifier of {classes} is new, not trained")
     return made

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fbnetv3._internal.messages import counted
+from fbnetv3._internal.messages import counted, either
 from fbnetv3._internal.optional import need
 from fbnetv3.deploy.runtimes import ONNX, RUNTIMES, quantizing
 from fbnetv3.deploy.words import CalibrationMethod
@@ -118,7 +118,12 @@ def quantize(
     from fbnetv3.measure.int8_speed import compare_speed
 
     by_extension = {one.suffix: one.name for one in _QUANTIZING}
-    chosen = quantizing(runtime or by_extension.get(output.suffix, ONNX.name))
+    suffix = output.suffix.lower()
+    if runtime is None and suffix not in by_extension:
+        raise ValueError(
+            f"output is {output}; expected a name that ends in {either(list(by_extension))}"
+        )
+    chosen = quantizing(runtime or by_extension[suffix])
     _check_training(
         qat,
         chosen.name,
@@ -156,6 +161,8 @@ def quantize(
         found = quantized(
             file, output, thinned(images.paths), runtime=chosen.name, method=method, **common
         )
+    if found.remark:
+        note(found.remark)
     speed = compare_speed(file, output, threads=threads) if latency else None
     if json:
         print_json({"quantized": found, "speed": speed})
@@ -247,7 +254,7 @@ def _print(found: Quantized, answer: str) -> None:
     print(
         f"{found.path}: {found.num_bytes / 1e6:.2f} MB of {found.num_bytes_float / 1e6:.2f}; "
         f"ranges by {found.method} over {found.num_calibration} images"
-        + (", then trained" if found.artefact.quantization.get("trained") else "")
+        + (", then trained" if found.trained else "")
     )
     if found.num_unreadable:
         listed = "; ".join(found.unreadable[:5])

@@ -34,7 +34,7 @@ class Artefact:
     """The metadata of an exported model.
 
     Attributes:
-        name: name of the model, such as "fbnetv3_e.meta_in1k".
+        name: name of the model, such as "fbnetv3_e.meta_in1k"; of a saved one that of its folder.
         arch: its architecture.
         preprocess: preprocessing of images.
         in_graph: whether the graph scales and normalises: the input is then uint8 (N, H, W, 3),

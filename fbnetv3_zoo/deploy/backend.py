@@ -1,7 +1,7 @@
-"""What computes the logits of `Classifier`: the protocol, and an exported file in any runtime.
+"""What computes the logits of `Classifier`: the protocol, and a file in any runtime.
 
-The metadata of the file have its preprocessing, class names and input layout. How a runtime opens
-and runs a file is in `runtimes`.
+The metadata of an exported file have its preprocessing, class names and input layout. How a runtime
+opens and runs a file is in `runtimes`.
 """
 
 from __future__ import annotations
@@ -113,12 +113,46 @@ class ExportedBackend:
         fed: NDArray[Any] = as_pixels(batch, self.artefact) if self.artefact.in_graph else batch
         for axis, (given, expected) in enumerate(zip(fed.shape, self.input_shape, strict=True)):
             if axis and isinstance(expected, int) and given != expected:
-                channels = axis == (3 if self.artefact.in_graph else 1)
-                cure = "give RGB images" if channels else "export it with dynamic='batch+size'"
+                cure = "export it with --image-size, or an ONNX file with --dynamic batch+size"
+                if axis == (3 if self.artefact.in_graph else 1):
+                    cure = (
+                        "give RGB images"
+                        if expected == 3
+                        else f"images are prepared as RGB, so give run_batch() {expected} channels"
+                    )
                 raise ValueError(
                     f"input has shape {fed.shape}; {self.path} takes {self.input_shape}; {cure}"
                 )
         return run_in_parts(self.session, fed)
+
+
+class PlainBackend:
+    """The model of a file that another tool wrote, in any runtime. Thread-safe.
+
+    Attributes:
+        path: the file.
+        session: the file in its runtime.
+        num_classes: number of logits, if the file states it.
+
+    Args:
+        path: the file.
+        session: the file in its runtime.
+    """
+
+    def __init__(self, path: str | Path, session: Session) -> None:
+        self.path = Path(path)
+        self.session = session
+        shape = session.outputs[0].shape
+        if len(shape) == 2 and isinstance(shape[1], int):
+            self.num_classes = shape[1]
+
+    def run_batch(self, batch: NDArray[Any]) -> NDArray[np.float32]:
+        """Returns the first output, (N, num_classes), of a batch in the file's own layout.
+
+        Raises:
+            ValueError: the file does not take the batch.
+        """
+        return run_in_parts(self.session, batch)
 
 
 def run_in_parts(session: Session, batch: NDArray[Any]) -> NDArray[np.float32]:

@@ -108,7 +108,8 @@ class Classifier:
 
     Args:
         model: a name such as "fbnetv3_e" whose weights are loaded, the path of an exported file, a
-            module, or a `Backend`. A module is copied, and an FBNetV3 also optimized
+            module, or a `Backend`. With `preprocess` and `class_names` the file may be of another
+            tool. A module is copied, and an FBNetV3 also optimized
             (`fbnetv3.optimize`); later changes of the original have no effect.
         preprocess: from an RGB image to the model's input; default: that of the model's weights.
         class_names: a name for each logit, or the name of a list such as "imagenet1k"; default:
@@ -166,7 +167,9 @@ class Classifier:
                 raise ValueError(f"{name} is {value!r}; expected a whole number from 1")
         if isinstance(model, str | Path):
             if runtimes.is_exported(model):
-                model, num_threads = runtimes.load(model, threads=num_threads), None
+                described = preprocess is not None and class_names is not None
+                opened = runtimes.load_any if described else runtimes.load
+                model, num_threads = opened(model, threads=num_threads), None
             else:
                 model = _pretrained(model, license, offline, cache_dir)
         _check_license(model, license)
@@ -341,12 +344,11 @@ def load(
             is out of range, or the licence policy refuses the weights.
         ImportError: the runtime is not installed.
     """
-    if Path(path).suffix not in runtimes.suffixes() and not Path(path).exists():
+    if not runtimes.is_exported(path):
         raise ValueError(
             f"file is {path}; expected one that ends in {either(runtimes.suffixes())}; for a "
-            "model's name use fbnetv3.Classifier"
+            "model's name, or local-dir:DIR for a saved folder, use fbnetv3.Classifier"
         )
-    runtimes.runtime_of(path)  # raises for a name that is not a file's
     return Classifier(
         path,
         num_threads=num_threads,

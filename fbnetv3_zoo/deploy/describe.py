@@ -16,6 +16,7 @@ from fbnetv3.hub.pretrained_cfg import (
     class_names_of,
     confidence_of,
     license_of,
+    name_of,
     preprocess_of,
     thresholds_of,
     weights_of,
@@ -78,9 +79,8 @@ def describe(
         num_classes=model.num_classes,
         in_chans=model.in_chans,
     )
-    name = str(model.pretrained_cfg.get("architecture", "fbnetv3"))
     return Artefact(
-        name=weights.name if weights else name,
+        name=name_of(model),
         arch=model.arch,
         preprocess=preprocess,
         in_graph=in_graph,

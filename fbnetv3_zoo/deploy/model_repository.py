@@ -76,7 +76,8 @@ def write_repository(
     for file, text in before.items():
         if (place / file).exists() and _kept(text) != _kept((place / file).read_text("utf-8")):
             raise ValueError(
-                f"{place} has a model with another {file}; give another folder, or remove it"
+                f"{place} has a model with another {file}; give another name (--name) or folder, "
+                "or remove it"
             )
     version = 1 + max((int(p.name) for p in place.glob("*") if p.name.isdecimal()), default=0)
     served = Served(name, version, place, max_batch_size)

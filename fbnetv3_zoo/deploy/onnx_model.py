@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .artefact import Artefact
 from .classify import Classifier
-from .runtimes import ONNX
+from .runtimes import ONNX, is_exported, runtime_of
 
 
 class OnnxClassifier(Classifier):
@@ -15,7 +15,8 @@ class OnnxClassifier(Classifier):
 
     Args:
         path: a file that `fbnetv3 export` or `fbnetv3 quantize` wrote.
-        providers: onnxruntime's execution providers, in order of preference; default: the CPU.
+        providers: an execution provider of onnxruntime, or several in order of preference;
+            default: the CPU.
         num_threads: number of inference threads; default: all CPUs available to this process.
         batch_size: batch size.
         top_k: number of classes per prediction; all, if there are fewer.
@@ -34,13 +35,18 @@ class OnnxClassifier(Classifier):
         self,
         path: str | Path,
         *,
-        providers: Sequence[str] | None = None,
+        providers: str | Sequence[str] | None = None,
         num_threads: int | None = None,
         batch_size: int = 16,
         top_k: int = 5,
         thresholds: float | Sequence[float] | None = None,
         num_workers: int | None = None,
     ) -> None:
+        if is_exported(path) and runtime_of(path) is not ONNX:
+            raise ValueError(
+                f"{path} is for {runtime_of(path).name}; expected an {ONNX.suffix} file, or use "
+                "fbnetv3.load"
+            )
         backend = ONNX.load(path, providers=providers, threads=num_threads)
         super().__init__(
             backend,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from fbnetv3._internal.messages import counted
 from fbnetv3.images.reader import ImageSource
 
 from .artefact import Artefact
@@ -24,6 +25,11 @@ if TYPE_CHECKING:
     from .qdq import Trainer
 
 _Image = TypeVar("_Image")
+# From so many points on a loss is remarked: of accuracy, and of agreement, most of which are not
+# losses.
+_REMARKED_DROP_PCT, _REMARKED_DISAGREEMENT_PCT = 1.0, 5.0
+# Fewer images are both calibrated and evaluated on.
+_MIN_SPLIT = 8
 # More images than this say little more about ranges and agreement, and take minutes.
 MAX_CALIBRATION = 300
 
@@ -70,6 +76,38 @@ class Quantized:
     methods: dict[str, tuple[float, float]]
     layers: tuple[LayerError, ...]
     artefact: Artefact
+
+    @property
+    def remark(self) -> str:
+        """A sentence on a large or hardly measured loss and what to do about it; "" for others."""
+        if self.num_evaluation < _MIN_SPLIT:
+            return (
+                f"what int8 loses was measured on {counted(self.num_evaluation, 'image')} only; "
+                "give a few hundred for --calib, or others for --evaluate"
+            )
+        for what, before, after in (
+            ("top-1", self.top1_float_pct, self.top1_pct),
+            ("mAP", self.map_float_pct, self.map_pct),
+        ):
+            if before is not None and after is not None:
+                if before - after < _REMARKED_DROP_PCT:
+                    return ""
+                lost = f"int8 loses {before - after:.2f} points of {what}"
+                break
+        else:
+            if 100 - self.agreement_pct < _REMARKED_DISAGREEMENT_PCT:
+                return ""
+            lost = f"int8 changes {100 - self.agreement_pct:.2f} % of the answers"
+        trained = ", or --qat" if self.runtime == ONNX.name and not self.trained else ""
+        return (
+            f"{lost} on {self.num_evaluation} images: --max-drop 1 keeps in float what costs most, "
+            f"or writes nothing; more images for --calib may help{trained}"
+        )
+
+    @property
+    def trained(self) -> bool:
+        """Whether weights and ranges were trained."""
+        return bool(self.artefact.quantization.get("trained"))
 
 
 def quantize(
@@ -173,7 +211,7 @@ def split(
         raise ValueError(f"{len(labels)} labels for {given} evaluation images; give one per image")
     if evaluation is not None:
         return calibration, evaluation
-    if len(calibration) < 8:
+    if len(calibration) < _MIN_SPLIT:
         return calibration, calibration
     kept = [image for index, image in enumerate(calibration) if index % 4]
     return kept, list(calibration[::4])
@@ -200,7 +238,7 @@ def open_source(
         ValueError: the file is of another format than the runtime quantizes, or damaged.
     """
     expected = runtime.quantized_from
-    if Path(source).suffix != expected.suffix:
+    if Path(source).suffix.lower() != expected.suffix:
         raise ValueError(
             f"the file to quantize is {source}; for {runtime.name} give a {expected.suffix} file"
         )

@@ -50,6 +50,16 @@ class Confidence:
         if self.temperature <= 0:
             raise ValueError(f"temperature is {self.temperature}; expected a number above 0")
 
+    @property
+    def accepts(self) -> str:
+        """What the threshold lets through, in words; "" if that was not measured."""
+        shares = (
+            (self.true_accept_pct, "images of its classes"),
+            (self.false_accept_pct, "others"),
+        )
+        known = [f"{pct:.0f} % of {what}" for pct, what in shares if pct is not None]
+        return " and ".join(known) if self.threshold is not None else ""
+
     def to_dict(self) -> dict[str, Any]:
         """Returns the record as plain JSON types."""
         return dataclasses.asdict(self)

@@ -23,8 +23,8 @@ from .cached_weights import CachedWeights
 from .file_license import PERHAPS_OFFICIAL, license_of_file
 from .license_policy import check_terms, effective_policy
 from .loading import build_from_state, fitting
-from .pretrained import CONFIG, read_pretrained
-from .pretrained_cfg import pretrained_cfg
+from .pretrained import ANY, CONFIG, read_pretrained
+from .pretrained_cfg import given_name, pretrained_cfg
 from .registry import FOLDERS, file_hint, get_arch, get_weights
 from .weights import WEIGHTS
 
@@ -126,15 +126,15 @@ class Source:
     Attributes:
         name: what the caller asked for, for error messages.
         arch: the architecture.
-        model_args: default arguments of `build`.
         cfg: timm's `pretrained_cfg`.
+        model_args: default arguments of `build`.
         load: reads the tensors in our layout; None for randomly initialised weights.
     """
 
     name: str
     arch: Arch
+    cfg: dict[str, Any]
     model_args: dict[str, Any] = field(default_factory=dict)
-    cfg: dict[str, Any] = field(default_factory=dict)
     load: Callable[[], dict[str, Tensor]] | None = None
 
 
@@ -149,14 +149,16 @@ def resolve(
     """Returns the source that `model` stands for; arguments and errors as in `create`."""
     effective_policy(license)  # also a policy that no weights are held to may be misspelled
     if isinstance(model, Arch):
-        return _untrained("an Arch", model, pretrained)
+        called = next((name for name, arch in ARCHS.items() if arch == model), ANY)
+        return _untrained("an Arch", model, pretrained, called=called)
     if not isinstance(model, str | Path):
         raise ValueError(
             f"model is a {type(model).__name__}; expected a name, an Arch, or the path of an "
             "architecture's JSON"
         )
     if isinstance(model, Path) or model.endswith(".json"):
-        return _untrained(str(model), read_arch(str(model), offline=offline), pretrained)
+        arch = read_arch(str(model), offline=offline)
+        return _untrained(str(model), arch, pretrained, called=given_name(str(model)))
     if model.startswith(FOLDERS):
         return _saved(model, pretrained, license, cache_dir, offline)
     if "/" in model or "\\" in model:
@@ -199,9 +201,7 @@ def with_checkpoint(source: Source, path: Path, *, license: str | None) -> Sourc
         except ValueError as error:
             raise ValueError(f"{path}: {error}{_hint(tensors, dialect, source.arch)}") from error
 
-    cfg = source.cfg or pretrained_cfg(source.name, source.arch, None)
-    if stated:
-        cfg = cfg | {"license": stated}
+    cfg = source.cfg | ({"license": stated} if stated else {})
     return dataclasses.replace(source, name=str(path), cfg=cfg, load=load)
 
 
@@ -216,8 +216,7 @@ def build_source(source: Source, **kwargs: Any) -> FBNetV3:
             model = build_from_state(source.arch, state, source=source.name, **kwargs)
         except ValueError as error:
             raise ValueError(f"{error}{_hint(state, 'fbnetv3', source.arch)}") from error
-    cfg = source.cfg or pretrained_cfg(source.name, source.arch, None)
-    model.pretrained_cfg = model.default_cfg = cfg | {"num_classes": model.num_classes}
+    model.pretrained_cfg = model.default_cfg = source.cfg | {"num_classes": model.num_classes}
     return model
 
 
@@ -229,10 +228,10 @@ def _hint(tensors: Mapping[str, Tensor], dialect: Dialect, arch: Arch) -> str:
     return f". These are weights of {' or '.join(names)}" if names else ""
 
 
-def _untrained(name: str, arch: Arch, pretrained: bool) -> Source:
+def _untrained(name: str, arch: Arch, pretrained: bool, *, called: str) -> Source:
     if pretrained:
         raise ValueError(f"{name} has no pretrained weights; give checkpoint= or a model's name")
-    return Source(name, arch)
+    return Source(name, arch, cfg=pretrained_cfg(called, arch, None))
 
 
 def _named(
@@ -249,7 +248,7 @@ def _named(
     weights = CachedWeights(record, cache_dir=cache_dir, offline=offline)
     cfg = pretrained_cfg(record.model, weights.arch, record)
     if not pretrained:
-        return Source(weights.name, weights.arch, {"num_classes": record.num_classes}, cfg)
+        return Source(weights.name, weights.arch, cfg, {"num_classes": record.num_classes})
     load = functools.partial(weights.tensors, license=license)
     return Source(weights.name, weights.arch, cfg=cfg, load=load)
 
@@ -267,7 +266,7 @@ def _saved(
     return Source(
         location,
         found.arch,
-        found.model_args,
         found.pretrained_cfg,
+        found.model_args,
         load=(lambda: found.state) if pretrained else None,
     )

@@ -159,6 +159,7 @@ def own_license(license: str, *, known: str, source: str) -> str:
     Raises:
         ValueError: it does not look like an SPDX name, or it allows what `known` forbids.
     """
+    _refuse_policy(license)
     if not re.fullmatch(r"[\w.+-]+( (AND|OR|WITH) [\w.+-]+)*", license):
         raise ValueError(f"license is {license!r}; expected an SPDX name such as Apache-2.0")
     if is_non_commercial(known) and not is_non_commercial(license):
@@ -169,6 +170,15 @@ def own_license(license: str, *, known: str, source: str) -> str:
     return license
 
 
+def _refuse_policy(license: str) -> None:
+    """Raises a ValueError if a licence is the name of a policy on weights to load."""
+    if license.lower() == "commercial":
+        raise ValueError(
+            f"license is {license!r}, a policy on weights to load; expected an SPDX name such as "
+            "Apache-2.0, or LicenseRef-NAME for terms of your own"
+        )
+
+
 def stated_anew(license: str | None, *, known: str) -> str:
     """Returns the licence that a caller states for weights in the place of `known`; None keeps it.
 
@@ -177,6 +187,7 @@ def stated_anew(license: str | None, *, known: str) -> str:
     """
     if license is None:
         return known
+    _refuse_policy(license)
     return own_license(license, known=known, source="it") if is_non_commercial(known) else license
 
 

@@ -40,7 +40,7 @@ from .confidence import Confidence
 from .hub_repo import download_hub_file, find_hub_file
 from .license_policy import check_terms, is_commercial, stated_anew
 from .loading import STEM, build_from_state, stored_classes
-from .pretrained_cfg import thresholds_of
+from .pretrained_cfg import given_name, thresholds_of
 from .weights import WEIGHTS, HubFile
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ _TIMM_NAMES = ("fbnetv3_b", "fbnetv3_d", "fbnetv3_g")
 # The origin of the loaded weights does not apply to the saved ones.
 _SOURCE_FIELDS = frozenset(
     {"architecture", "file", "hf_hub_filename", "hf_hub_id", "source", "state_dict", "url"}
-    | {"thresholds"}  # timm's record of weights has no such field
+    | {"name", "thresholds"}  # timm's record of weights has no such field
 )
 _TIMEOUT_S = 20.0
 
@@ -257,6 +257,7 @@ def read_pretrained(
     confidence = _mapping(config.get("fbnetv3")).get("confidence")
     if confidence is not None:
         cfg["confidence"] = Confidence.from_dict(confidence).to_dict()
+    cfg["name"] = given_name(text)
     state = to_fbnetv3(tensors, arch, detect_dialect(tensors))
     return Published(
         source=text,

@@ -7,7 +7,11 @@ other code that reads it works with our models.
 from __future__ import annotations
 
 import math
+import os
+import re
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlparse
 
 from fbnetv3.arch.arch import Arch
 from fbnetv3.images import labels
@@ -15,6 +19,9 @@ from fbnetv3.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 
 from .confidence import Confidence
 from .weights import WEIGHTS, HubFile, Url, Weights
+
+# What a training calls a part of its folder; it is named after the folder.
+_OWN_NAMES = frozenset({"arch", "best"})
 
 
 def pretrained_cfg(architecture: str, arch: Arch, weights: Weights | None) -> dict[str, Any]:
@@ -56,6 +63,37 @@ def pretrained_cfg(architecture: str, arch: Arch, weights: Weights | None) -> di
     elif isinstance(weights.source, HubFile):
         cfg["hf_hub_id"] = weights.source.repo
     return cfg
+
+
+def given_name(location: str) -> str:
+    """Returns what its owner calls a saved model: the name of its folder, repository or file.
+
+    What a training itself calls so is named after its folder: `best/` and `arch.json`.
+
+    Args:
+        location: a folder (also "local-dir:PATH"), "ORG/REPO@REVISION" (also with the prefix
+            "hf-hub:"), or the path or URL of an architecture's JSON.
+    """
+    text = re.sub(r"^(local-dir|hf[-_]hub):", "", location)
+    if re.match(r"https?:", text):
+        path = Path(urlparse(text).path)
+    elif Path(text).exists() or location.startswith("local-dir:"):
+        path = Path(os.path.abspath(text))  # the name that was given, not a link's target
+    else:
+        path = Path(text.partition("@")[0])
+    if path.suffix == ".json":
+        path = path.with_suffix("")
+    own = path.parent if path.name in _OWN_NAMES and path.parent.name else path
+    return own.name or "model"
+
+
+def name_of(model: object) -> str:
+    """Returns what a model is called: as its owner calls it, else as its weights or architecture.
+
+    A model that was made of an architecture without a name is "fbnetv3".
+    """
+    weights, cfg = weights_of(model), _cfg_of(model)
+    return str(cfg.get("name") or (weights and weights.name) or cfg.get("architecture", "fbnetv3"))
 
 
 def weights_of(model: object) -> Weights | None:

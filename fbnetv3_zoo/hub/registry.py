@@ -21,6 +21,8 @@ from .weights import WEIGHTS, Weights
 
 # Prefixes of saved models in a local folder or on the hub.
 FOLDERS = ("local-dir:", "hf-hub:", "hf_hub:")
+# Prefixes of other libraries' networks, which are trained and evaluated only.
+_FOREIGN = ("timm:", "torchvision:")
 # No classifier of images has fewer MACs or parameters.
 _MIN_COUNT = 10_000
 # Suffixes of checkpoints, in lower case.
@@ -207,6 +209,11 @@ def unknown_model(name: str) -> ValueError:
         hint = f"; did you mean the file {files[0]}?"
     if (Path(name) / "config.json").is_file():
         hint = f"; did you mean 'local-dir:{name}', the folder?"
+    if name.startswith(_FOREIGN):
+        hint = (
+            ": it is not of this package; `fbnetv3 train` and `eval` take it, and its own library "
+            "exports it."
+        )
     hint = file_hint(name) or hint
     return ValueError(f"unknown model {name!r}{hint} See `fbnetv3 list` or fbnetv3.list_models()")
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 from collections.abc import Callable
 from io import BytesIO
@@ -193,6 +194,8 @@ def _refuse(name: str, reason: str) -> ValueError:
 
 def _from_path(path: Path, finish: Callable[[Image.Image, str], _T]) -> _T:
     if not path.exists():
+        if re.match(r"[a-z]{2,}:/", str(path)):  # `Path` takes one of two slashes away
+            raise FileNotFoundError(f"{path} is a URL; fetch it, and give a path or its bytes")
         raise FileNotFoundError(f"no image file {path}; check the path")
     if path.is_dir():
         raise _refuse(str(path), "it is a folder; list_images() returns the images in it")

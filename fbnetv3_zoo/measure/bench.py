@@ -156,7 +156,7 @@ def entries(
         ways = [
             (runtime.name if precision == "fp32" else f"{runtime.name}-{precision}", precision)
             for runtime in RUNTIMES.values()
-            if runtime.runs(path.suffix, own) and runtime.available()
+            if runtime.runs(path.suffix.lower(), own) and runtime.available()
             for precision in (runtime.precisions() if own == "fp32" else (own,))
         ]
         found += [Entry(*way, number, path) for number in tried for way in ways]

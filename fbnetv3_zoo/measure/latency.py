@@ -123,11 +123,14 @@ def measure(
     names = [contestant.name for contestant in contestants]
     if not names or len(set(names)) != len(names):
         raise ValueError(f"contestants are {names}; expected at least one, each with its own name")
-    if min_runs < 1 or max_seconds <= 0 or max_warmup_seconds <= 0 or turn < 1:
-        raise ValueError(
-            f"min_runs={min_runs}, max_seconds={max_seconds}, "
-            f"max_warmup_seconds={max_warmup_seconds}, turn={turn}; expected numbers above 0"
-        )
+    for name, value in (
+        ("min_runs", min_runs),
+        ("max_seconds", max_seconds),
+        ("max_warmup_seconds", max_warmup_seconds),
+        ("turn", turn),
+    ):
+        if not value > 0:  # also NaN
+            raise ValueError(f"{name} is {value}; expected a number above 0")
     rng = np.random.default_rng(seed)
     busy = busy_processors()
     warm = {one.name: _warm_up(one, max_warmup_seconds) for one in contestants}

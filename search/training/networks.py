@@ -28,6 +28,9 @@ from .foreign import LOCAL_DIR, RECORD, is_foreign, open_foreign, open_run, run_
 if TYPE_CHECKING:
     from fbnetv3.deploy.backend import ExportedBackend
 
+# Input sides in pixels that are suggested where a network has none of its own.
+_USUAL_SIDES = (64, 96, 128, 224)
+
 
 class Network(NamedTuple):
     """A model with what is known about it, None where it is not.
@@ -202,14 +205,28 @@ def check_input(model: nn.Module, side: int, name: str) -> None:
     was_training = model.training
     model.eval()
     try:
-        model(torch.zeros(1, 3, side, side))
-    except (RuntimeError, AssertionError, ValueError) as error:
-        raise ValueError(
-            f"{name} cannot take images of {side} x {side} pixels ({error}); choose another "
-            "resolution in the recipe, as in --set resolution=64"
-        ) from error
+        error = _refusal(model, side)
+        if error is not None:
+            own = (getattr(model, "pretrained_cfg", None) or {}).get("input_size", (0,))[-1]
+            fits = (other for other in (own, *_USUAL_SIDES) if _refusal(model, other) is None)
+            other = next(fits, None)
+            raise ValueError(
+                f"{name} cannot take images of {side} x {side} pixels ({error}); choose another "
+                "resolution in the recipe" + (f", as in --set resolution={other}" if other else "")
+            ) from error
     finally:
         model.train(was_training)
+
+
+def _refusal(model: nn.Module, side: int) -> Exception | None:
+    """Returns why a network does not take a blank image of `side` by `side` pixels."""
+    if side < 1:
+        return ValueError(f"side is {side}")
+    try:
+        model(torch.zeros(1, 3, side, side))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        return error
+    return None
 
 
 def load_raw(network: Network, name: str) -> None:

@@ -6,6 +6,8 @@ import errno
 import os
 import resource
 import stat
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -172,3 +174,41 @@ def test_a_full_disk_names_the_file_and_leaves_nothing(tmp_path: Path) -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert one.value.filename == other.value.filename == str(path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("within", [replacing, replacing_folder])
+def test_what_a_killed_process_left_is_removed_but_not_what_a_living_one_needs(
+    tmp_path: Path, within: Callable[[Path], AbstractContextManager[Path]]
+) -> None:
+    path = tmp_path / "x[1].onnx"
+    code = (
+        "import sys, pathlib; from fbnetv3._internal import files\n"
+        f"with files.{within.__name__}(pathlib.Path(sys.argv[1])) as part:\n"
+        "    print(part, flush=True); sys.stdin.read()"
+    )
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, name],
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        for name in (path, path, tmp_path / "x1.onnx")
+    ]
+    try:
+        folders = [Path(process.stdout.readline()).parent for process in started if process.stdout]
+        for process in started[1:]:
+            process.kill()
+            process.wait()
+        for folder in folders:
+            assert folder.parent == tmp_path
+            os.utime(folder, (0, 0))
+        with within(path) as part:
+            (part / "file" if within is replacing_folder else part).touch()
+        left = {found for found in tmp_path.iterdir() if found.name.startswith(".")}
+        # The last one is of another file.
+        assert left == {folders[0], folders[2]}
+    finally:
+        for process in started:
+            process.kill()
+            process.communicate()

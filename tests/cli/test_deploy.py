@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import typer
@@ -25,7 +27,7 @@ from fbnetv3.deploy.backend import ExportedBackend
 from fbnetv3.deploy.classify import Classifier, Prediction
 from fbnetv3.deploy.export import Exported
 from fbnetv3.deploy.onnx_model import OnnxClassifier
-from fbnetv3.deploy.runtimes import read_artefact
+from fbnetv3.deploy.runtimes import RUNTIMES, read_artefact
 from fbnetv3.hub.pretrained import save_pretrained
 from fbnetv3.images.classes import labelled_images
 from fbnetv3.images.preprocess import Preprocess
@@ -88,6 +90,15 @@ def test_a_folder_is_exported_with_its_weights(
     [here] = Classifier(f"local-dir:{tmp_path / 'mine'}")([image])
     assert there.labels == here.labels
     np.testing.assert_allclose(there.probabilities, here.probabilities, atol=1e-5)
+    # Two folders are two models of a server.
+    assert read_artefact(path).name == "mine"
+    models = tmp_path / "models"
+    code, _, err = run(
+        "export", f"local-dir:{tmp_path / 'mine'}", "--triton", models, "--name", "b"
+    )
+    assert code == 0, err
+    assert [found.name for found in models.iterdir()] == ["b"]
+    assert read_artefact(models / "b" / "1" / "model.onnx").name == "b"
 
 
 @pytest.mark.slow
@@ -151,6 +162,31 @@ def test_a_file_is_quantised_and_the_speed_is_said(
     report = compare_speed(small_export.path, path, max_seconds=2)
     backends = {row.backend for row in report.rows}
     assert {"onnxruntime", "onnxruntime-int8"} <= backends
+
+
+def test_an_exported_file_goes_to_a_server_or_another_format(
+    small_export: Exported, tmp_path: Path
+) -> None:
+    code, out, err = run("export", small_export.path, "--triton", tmp_path / "models", "--json")
+    assert (code, err) == (0, "")
+    served = Path(json.loads(out)["path"])
+    assert served.read_bytes() == small_export.path.read_bytes()
+    int8 = tmp_path / "int8.onnx"
+    proto = onnx.load(small_export.path)
+    artefact = dataclasses.replace(small_export.artefact, precision="int8", parity={})
+    onnx.helper.set_model_props(proto, artefact.to_metadata())
+    onnx.save(proto, int8)
+    code, out, err = run("export", int8, "--triton", tmp_path / "models")
+    assert (code, err) == (0, "")
+    second = served.parents[1] / "2" / served.name
+    assert out.startswith(f"{second}: ")
+    assert second.read_bytes() == int8.read_bytes()
+    if RUNTIMES["openvino"].available():
+        code, out, err = run("export", small_export.path, "-o", tmp_path / "x.xml")
+        assert (code, err) == (0, "")
+        assert "same top-1 on 100 %" in out
+        code, _, err = run("export", int8, "-o", tmp_path / "y.xml")
+        assert (code, err.count("is int8; convert a float file")) == (2, 1)
 
 
 def test_latency_prints_rows_and_the_best(small_export: Exported, photos: Path) -> None:
@@ -295,8 +331,43 @@ def test_damaged_photos_are_named_and_the_others_go_on(
             ("export", "fbnetv3_nano", "--no-pretrained", "-o", "x.onnx", "--opset", "11"),
             "opset is 11; torch's exporter writes 18 and later",
         ),
+        (
+            ("export", "fbnetv3_nano", "--triton", "models", "--name", "a b"),
+            "name is 'a b'; expected letters, digits",
+        ),
+        (
+            ("export", "x.onnx", "-o", "x.pte"),
+            "x.onnx is exported already; an .onnx file can be converted to .xml or added with",
+        ),
+        (("export", "x.onnx", "-o", "y.onnx"), "x.onnx is exported already; an .onnx file can"),
+        (("export", "x.pte", "--triton", "models"), "x.pte is exported already; an .onnx file can"),
+        (("export", "x.onnx", "--triton", "models"), "no file x.onnx"),
+        (
+            ("export", "x.onnx", "--triton", "models", "--image-size", "32", "--name", "x"),
+            "--image-size, --name: not for x.onnx, which is exported already",
+        ),
+        (
+            ("export", "timm:resnet18", "-o", "x.onnx"),
+            "unknown model 'timm:resnet18': it is not of this package; `fbnetv3 train` and `eval`",
+        ),
         (("latency", "missing.onnx"), "no file missing.onnx"),
         (("quantize", "missing.onnx", "--calib", ".", "-o", "x.onnx"), "no file missing.onnx"),
+        (
+            ("quantize", "x.onnx", "--calib", ".", "-o", "y.pte"),
+            "output is y.pte; expected a name that ends in .onnx, .xml or .tflite",
+        ),
+        (
+            (
+                "export",
+                "fbnetv3_nano",
+                "--no-pretrained",
+                "-o",
+                "x.onnx",
+                "--license",
+                "commercial",
+            ),
+            "license is 'commercial', a policy on weights to load; expected an SPDX name",
+        ),
         (
             ("quantize", "x.onnx", "--calib", ".", "-o", "y.onnx", "--epochs", "3", "--lr", "1"),
             "--epochs, --lr: only for quantization-aware training; add --qat",

@@ -172,7 +172,7 @@ LINES = "fbnetv3-search latency-table t.json --space cifar_joint"
         ("fbnetv3 list fbnetv3_ee", 2, "did you mean 'fbnetv3_e'"),
         ("fbnetv3 classify photo.jpg --embedded --top-k 0", 2, "top_k is 0"),
         (f"{QUICK} --batch 0", 2, "batch size is 0"),
-        (f"{LATENCY} --seconds -1", 2, "expected numbers above 0"),
+        (f"{LATENCY} --seconds -1", 2, "max_seconds is -1.0; expected a number above 0"),
         (f"{TRAIN} --set epochs", 2, "expected field=value"),
         (f"{TRAIN} --device tpu", 2, "device is 'tpu'; expected cpu, cuda"),
         (f"{LATENCY} --device tpu", 2, "device is 'tpu'; expected cpu, cuda"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,22 @@ def test_the_network_was_fitted_and_int8_keeps_it(quantized: Quantized) -> None:
     assert quantized.top1_pct >= quantized.top1_float_pct - 5
     assert quantized.agreement_pct >= 95
     assert (quantized.num_calibration, quantized.num_evaluation) == (48, 96)
+
+
+def test_a_large_loss_is_remarked_and_a_small_one_is_not(quantized: Quantized) -> None:
+    change = partial(dataclasses.replace, quantized)
+    assert change(top1_float_pct=90.0, top1_pct=89.1, agreement_pct=60.0).remark == ""
+    assert change(top1_float_pct=90.0, top1_pct=84.5).remark.startswith(
+        "int8 loses 5.50 points of top-1 on 96 images: --max-drop 1 keeps in float"
+    )
+    assert "measured on 3 images only" in change(num_evaluation=3).remark
+    unlabelled = partial(change, top1_float_pct=None, top1_pct=None)
+    assert unlabelled(agreement_pct=96.0).remark == ""
+    remark = unlabelled(agreement_pct=90.0).remark
+    assert "changes 10.00 % of the answers" in remark
+    assert remark.endswith("or --qat")
+    assert "--qat" not in unlabelled(agreement_pct=90.0, runtime="litert").remark
+    assert "2.00 points of mAP" in unlabelled(map_float_pct=50.0, map_pct=48.0).remark
 
 
 def test_every_weighted_layer_is_int8_and_the_file_is_small(

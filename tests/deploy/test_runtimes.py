@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import subprocess
 import sys
 import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from _pytest.mark import ParameterSet
@@ -148,6 +151,7 @@ def test_a_file_gives_the_logits_of_its_model(runtime: Runtime, path: Path, mode
         got = backend.run_batch(noise(number))
         assert got.dtype == np.float32
         assert error_of_std(got, expected).max() < 1e-4
+        np.testing.assert_array_equal(backend.run_batch(np.asfortranarray(noise(number))), got)
     with pytest.raises(ValueError, match=r"shape \(1, 3, 40, 40\)"):
         backend.run_batch(np.zeros((1, 3, 40, 40), np.float32))
 
@@ -225,6 +229,11 @@ def test_a_file_of_another_kind_is_refused(runtime: Runtime, tmp_path: Path) -> 
         with pytest.raises(ValueError, match=re.escape(other.name)) as caught:
             load(other)
         assert str(caught.value).isprintable()
+    folder = tmp_path / f"FOLDER{runtime.suffix.upper()}"
+    folder.mkdir()
+    message = "" if runtime.is_folder else "is a folder; expected a file"
+    with pytest.raises(ValueError, match=f"{folder.name} {message}"):
+        load(folder)
 
 
 @pytest.mark.parametrize("runtime", TABLE, indirect=True)
@@ -249,13 +258,14 @@ def test_the_table_says_what_the_file_can(runtime: Runtime) -> None:
 
 
 def test_the_name_of_a_model_is_told_from_a_file() -> None:
-    with pytest.raises(ValueError, match=r"for a model's name use fbnetv3\.Classifier"):
+    with pytest.raises(ValueError, match=r"for a model's name.*use fbnetv3\.Classifier"):
         fbnetv3.load("fbnetv3_nano.cifar10")
 
 
 def test_the_table_is_asked_by_name_and_by_ending() -> None:
     assert suffixes() == tuple(runtime.suffix for runtime in RUNTIMES.values())
     assert is_exported("a/b.onnx")
+    assert is_exported("A/B.ONNX")
     assert not is_exported("fbnetv3_b.ra2_in1k")
     with pytest.raises(ValueError, match=r"x\.engine; expected a name that ends in \.onnx, \.xml"):
         runtime_of("x.engine")
@@ -304,7 +314,9 @@ def test_a_compiled_package_is_checked_before_its_code_runs(
     assert not [name for name in contents if name.endswith(".cpp")]
     assert runtime.load(path).artefact.parity["evidence"] == "weights"
     (library,) = (name for name in contents if name.endswith(".so"))
-    monkeypatch.setattr("torch._inductor.aoti_load_package", lambda path: pytest.fail("it ran"))
+    monkeypatch.setattr(
+        "torch._C._aoti.AOTIModelPackageLoader", lambda *args: pytest.fail("it ran")
+    )
     for name, content, message in (
         (library, b"other code", r"damaged: its code is not what was exported"),
         (CARD, b"{}", r"`fbnetv3 export` wrote \('shape' is missing\)"),
@@ -336,7 +348,9 @@ def test_a_compiled_package_is_checked_before_its_code_runs(
 def test_an_archive_that_is_no_package_is_refused_before_torch_sees_it(
     name: str, content: bytes, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("torch._inductor.aoti_load_package", lambda path: pytest.fail("it ran"))
+    monkeypatch.setattr(
+        "torch._C._aoti.AOTIModelPackageLoader", lambda *args: pytest.fail("it ran")
+    )
     path = tmp_path / "other.pt2"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr(name, content)
@@ -358,6 +372,39 @@ def _refused(path: Path, reason: str) -> None:
     assert text.startswith(f"{path} is not a package that `fbnetv3 export` wrote (")
     assert text.endswith("make one with `fbnetv3 export`")
     assert text.isprintable()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("name", "later"),
+    [
+        pytest.param(
+            "executorch",
+            "from executorch.exir import to_edge_transform_and_lower",
+            marks=pytest.mark.needs("executorch"),
+        ),
+        pytest.param("aotinductor", "", marks=pytest.mark.needs("g++")),
+    ],
+)
+def test_a_file_runs_without_what_writes_it_which_can_be_imported_later(
+    name: str, later: str, written: Callable[[Runtime], Path]
+) -> None:
+    code = (
+        "import sys, numpy, fbnetv3\n"
+        "loaded = fbnetv3.load(sys.argv[1], num_threads=1)\n"
+        "loaded.backend.run_batch(numpy.zeros((1, 3, 32, 32), 'f'))\n"
+        "print([m for m in ('executorch.exir', 'torch._inductor') if m in sys.modules])\n"
+        "print(file=sys.stderr)\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code + later, str(written(RUNTIMES[name]))],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout == "[]\n"
+    assert found.stderr.startswith("\n"), "a library wrote something"
 
 
 @pytest.mark.slow
@@ -407,12 +454,42 @@ def test_a_file_is_loaded_with_its_metadata_and_a_name_is_not(small_export: Expo
     assert loaded.artefact == small_export.artefact
     assert loaded.batch_size == 2
     assert loaded.class_names == tuple(NAMES)
-    with pytest.raises(ValueError, match=r"file is fbnetv3_b.ra2_in1k; expected one that ends"):
-        fbnetv3.load("fbnetv3_b.ra2_in1k")
+    for name in ("fbnetv3_b.ra2_in1k", small_export.path.parent):
+        with pytest.raises(ValueError, match=f"file is {name}; expected one.*local-dir:DIR"):
+            fbnetv3.load(name)
     with pytest.raises(FileNotFoundError, match=r"no file away\.onnx"):
         fbnetv3.load("away.onnx")
     with pytest.raises(ValueError, match="top_k is 0"):
         fbnetv3.load(small_export.path, top_k=0)
+
+
+def test_a_file_of_another_tool_runs_once_its_input_and_classes_are_stated(
+    tmp_path: Path, small_preprocess: Preprocess
+) -> None:
+    path = tmp_path / "other.onnx"
+    sides, weight = (3, 32, 32), np.zeros((2, 3 * 32 * 32), np.float32)
+    weight[1] = 1
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("Flatten", ["image"], ["flat"]),
+            onnx.helper.make_node("Gemm", ["flat", "weight"], ["scores"], transB=1),
+        ],
+        "other",
+        [value("image", onnx.TensorProto.FLOAT, [1, *sides])],
+        [value("scores", onnx.TensorProto.FLOAT, [1, 2])],
+        [onnx.numpy_helper.from_array(weight, "weight")],
+    )
+    onnx.save(onnx.helper.make_model(graph, ir_version=10), path)
+    about: dict[str, Any] = {"preprocess": small_preprocess, "class_names": ["dark", "light"]}
+    classifier = Classifier(path, num_threads=1, **about)
+    shades = [np.full((40, 40, 3), shade, np.uint8) for shade in (0, 255, 10)]
+    assert [found.label for found in classifier(shades)] == ["dark", "light", "dark"]
+    assert classifier.artefact is None
+    with pytest.raises(ValueError, match="3 class_names for a model of 2 classes"):
+        Classifier(path, **{**about, "class_names": ["a", "b", "c"]})
+    with pytest.raises(ValueError, match=r"no fbnetv3 metadata.*its preprocessing and class names"):
+        Classifier(path, class_names=["dark", "light"])
 
 
 @pytest.mark.needs("openvino")
@@ -468,6 +545,9 @@ def test_weights_of_another_network_beside_an_xml_are_refused(
     weights[100] ^= 1
     path.with_suffix(".bin").write_bytes(weights)
     with pytest.raises(ValueError, match=r"x\.bin is not what was exported with x\.xml"):
+        load(path)
+    path.with_suffix(".bin").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no file .*x\.bin.*copy both files"):
         load(path)
 
 

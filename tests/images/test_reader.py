@@ -458,6 +458,8 @@ def test_a_reduced_photo_stands_upright_and_other_formats_keep_their_size(tmp_pa
     assert asked == [(300, 400), (300, 400)]
     with pytest.raises(FileNotFoundError, match="no image file"):
         open_reduced(tmp_path / "none.jpg", half)
+    with pytest.raises(FileNotFoundError, match=r"https:/+example\.com/a\.jpg is a URL; fetch it"):
+        open_image("https://example.com/a.jpg")
     whole = (tmp_path / "a.jpg").read_bytes()
     with pytest.raises(ValueError, match="cannot read image"):
         open_reduced(whole[: len(whole) // 2], half)

@@ -19,7 +19,7 @@ from fbnetv3._internal.optional import need
 
 if TYPE_CHECKING:
     from ..artefact import Artefact
-    from ..backend import ExportedBackend
+    from ..backend import ExportedBackend, PlainBackend
     from .protocol import RuntimeFile
     from .session import Session
 
@@ -37,6 +37,7 @@ class Runtime:
             exporter's options do not apply.
         quantizer: Python module needed to make int8 files; None if it makes none.
         companion: extension of a second file that belongs to each of its files; "" for none.
+        is_folder: whether its files are folders.
         only_on: the only system that runs its files, as in `sys.platform`; "" for any. They are
             written, and their metadata read, on any.
         module: name of the module that implements it; default: the one here named after it.
@@ -48,6 +49,7 @@ class Runtime:
     written_from: Literal["onnx", "model"]
     quantizer: str | None = None
     companion: str = ""
+    is_folder: bool = False
     only_on: str = ""
     module: str = ""
 
@@ -75,9 +77,17 @@ class Runtime:
         """
         check = getattr(self.file, "need_writer", None)
         if check is None:
-            need(self.library)
+            self.need_library()
         else:
             check()
+
+    def need_library(self) -> None:
+        """Imports its library.
+
+        Raises:
+            ImportError: it is not installed; the message names the extra.
+        """
+        getattr(self.file, "need_library", lambda: need(self.library))()
 
     def available(self) -> bool:
         """Returns whether its library is installed, on a system that runs its files."""
@@ -91,7 +101,7 @@ class Runtime:
 
     def parts(self, path: Path) -> list[Path]:
         """Returns all files of one exported model."""
-        if self.companion and path.suffix == self.suffix:
+        if self.companion and path.suffix.lower() == self.suffix:
             return [path, path.with_suffix(self.companion)]
         if path.is_dir():
             return sorted(part for part in path.rglob("*") if part.is_file())
@@ -110,13 +120,18 @@ class Runtime:
 
         Raises:
             FileNotFoundError: the file does not exist.
-            ValueError: the file cannot be read, or an option is not supported.
+            ValueError: the file is empty, a folder or cannot be read, or an option is not
+                supported.
             ImportError: the library is not installed.
         """
         path = Path(path)
         if not path.exists():
             raise FileNotFoundError(f"no file {path}; make one with `fbnetv3 export`")
-        need(self.library)
+        found = "a folder" if path.is_dir() else "a file" if path.stat().st_size else "empty"
+        expected = "a folder" if self.is_folder else "a file"
+        if found != expected:
+            raise ValueError(f"{path} is {found}; expected {expected} that `fbnetv3 export` wrote")
+        self.need_library()
         return self.file.open_session(path, **options)
 
     def load(self, path: str | Path, **options: Any) -> ExportedBackend:
@@ -148,7 +163,7 @@ _TABLE = (
     Runtime("litert", (".tflite",), "ai_edge_litert", "model", quantizer="ai_edge_quantizer"),
     Runtime("executorch", (".pte",), "executorch", "model"),
     Runtime("aotinductor", (".pt2",), "torch", "model"),
-    Runtime("coreml", (".mlpackage",), "coremltools", "model", only_on="darwin"),
+    Runtime("coreml", (".mlpackage",), "coremltools", "model", is_folder=True, only_on="darwin"),
 )
 RUNTIMES: dict[str, Runtime] = {runtime.name: runtime for runtime in _TABLE}
 # The runtime whose files the others are converted from and compared with.
@@ -161,8 +176,8 @@ def suffixes() -> tuple[str, ...]:
 
 
 def is_exported(name: str | Path) -> bool:
-    """Returns whether a name has the file extension of an export format."""
-    return Path(name).suffix in suffixes()
+    """Returns whether a name has the file extension of an export format, in any case."""
+    return Path(name).suffix.lower() in suffixes()
 
 
 def runtime_of(path: str | Path) -> Runtime:
@@ -171,7 +186,7 @@ def runtime_of(path: str | Path) -> Runtime:
     Raises:
         ValueError: the file extension is unknown.
     """
-    suffix = Path(path).suffix
+    suffix = Path(path).suffix.lower()
     for runtime in RUNTIMES.values():
         if runtime.suffix == suffix:
             return runtime
@@ -198,6 +213,18 @@ def load(path: str | Path, *, threads: int | None = None) -> ExportedBackend:
         threads: number of inference threads; default: the runtime's.
     """
     return runtime_of(path).load(path, threads=threads)
+
+
+def load_any(path: str | Path, *, threads: int | None = None) -> ExportedBackend | PlainBackend:
+    """Opens a file as `load` does, also one of another tool, which has no metadata."""
+    from ..artefact import PREFIX
+    from ..backend import PlainBackend
+
+    runtime = runtime_of(path)
+    session = runtime.open(path, threads=threads)
+    if f"{PREFIX}schema" in session.metadata:
+        return runtime.load(path, threads=threads)
+    return PlainBackend(path, session)
 
 
 def read_artefact(path: str | Path) -> Artefact:

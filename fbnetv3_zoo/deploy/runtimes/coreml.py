@@ -108,6 +108,16 @@ def open_session(
     return CoreMlSession(path, _spec(path))
 
 
+def need_library() -> None:
+    """Imports coremltools, which logs that this is no Mac, and every version that is not its own.
+
+    Raises:
+        ImportError: coremltools is not installed.
+    """
+    with _quiet():
+        need("coremltools")
+
+
 def export(
     model: FBNetV3,
     path: str | Path,
@@ -134,8 +144,7 @@ def export(
         ValueError: the package's logits differ, or the path is wrong; nothing is written then.
         ImportError: coremltools is not installed.
     """
-    with _quiet():
-        need("coremltools")
+    need_library()
     from ..describe import describe
     from ..gate import proved
 

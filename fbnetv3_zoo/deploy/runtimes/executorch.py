@@ -7,12 +7,16 @@ the file: that of its bytes with 64 zeros in the place of the hash, compared bef
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import re
+import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import types
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +44,7 @@ _SHA256 = f"{PREFIX}file_sha256"
 _NO_HASH = "0" * 64
 # What the comparison finds is written after it, over these blanks of the text.
 _NUM_BLANKS = 1024
+_import_lock = threading.Lock()
 # ExecuTorch's type codes of our inputs and outputs.
 _DTYPES = {0: "uint8", 6: "float32"}
 
@@ -65,7 +70,8 @@ class ExecuTorchSession:
         return type(self), (self._path, self._content, self._threads)
 
     def _load(self) -> None:
-        from executorch.runtime import Runtime
+        with _without_exporter():
+            from executorch.runtime import Runtime
 
         # The program must outlive its method.
         self._program = Runtime.get().load_program(self._content)
@@ -76,7 +82,8 @@ class ExecuTorchSession:
         from executorch.extension.pybindings import portable_lib as lib
 
         if self._threads and lib._threadpool_get_thread_count() != self._threads:
-            lib._unsafe_reset_threadpool(self._threads)
+            with quiet_stderr():  # it logs that
+                lib._unsafe_reset_threadpool(self._threads)
             ExecuTorchSession._num_changes += 1
         if self._loaded_at != ExecuTorchSession._num_changes:
             self._load()
@@ -123,13 +130,37 @@ class ExecuTorchSession:
         """Returns a function that runs the graph on this batch."""
         import torch
 
-        fed = [torch.from_numpy(batch)]
+        fed = [torch.from_numpy(np.ascontiguousarray(batch))]
 
         def run() -> Any:
             self._set_threads()
             return self._method.execute(fed)
 
         return run
+
+
+@contextlib.contextmanager
+def _without_exporter() -> Iterator[None]:
+    """Has the first import of ExecuTorch's runtime leave its exporter out.
+
+    The runtime takes only the class of a warning from it, whose package imports torch's compilers:
+    8 s of a processor and 230 MiB. Here a package without content stands in for that one meanwhile,
+    whose modules are found as usual. A later import of the exporter is the usual one.
+    """
+    package = "executorch.exir"
+    with _import_lock:
+        found = None if package in sys.modules else importlib.util.find_spec("executorch")
+        if found is None or "executorch.runtime" in sys.modules:
+            yield
+            return
+        empty = types.ModuleType(package)
+        empty.__path__ = [f"{folder}/exir" for folder in found.submodule_search_locations or ()]
+        sys.modules[package] = empty
+        try:
+            yield
+        finally:
+            for name in [name for name in sys.modules if f"{name}.".startswith(f"{package}.")]:
+                del sys.modules[name]
 
 
 def precisions() -> tuple[str, ...]:
@@ -154,8 +185,6 @@ def open_session(
         raise ValueError(f"precision is {precision!r}; ExecuTorch runs a float32 program in fp32")
     check_threads(threads)
     content = path.read_bytes()
-    if not content:
-        raise ValueError(f"{path} is empty; make one with `fbnetv3 export`")
     _check_hash(path, content)
     try:
         # ExecuTorch logs every refusal, and what it cannot know of the CPU.

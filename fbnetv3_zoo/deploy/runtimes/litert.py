@@ -401,8 +401,6 @@ def _write_pairs(
 def _parts(path: Path) -> tuple[bytes, dict[str, str]]:
     """Returns the model of a file and its string pairs, none of a file of other origin."""
     content = path.read_bytes()
-    if not content:
-        raise ValueError(f"{path} is empty; make one with `fbnetv3 export`")
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             card = read_json(archive.read(_CARD).decode(), f"{_CARD} in {path}")

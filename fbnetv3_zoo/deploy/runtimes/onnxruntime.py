@@ -96,7 +96,7 @@ def open_session(
     *,
     threads: int | None = None,
     precision: str = "fp32",
-    providers: Sequence[str] | None = None,
+    providers: str | Sequence[str] | None = None,
 ) -> OnnxSession:
     """Opens an ONNX file.
 
@@ -104,7 +104,7 @@ def open_session(
         path: a file of any origin.
         threads: number of inference threads; default: all CPUs available to this process.
         precision: "fp32".
-        providers: execution providers in order of preference; default: the CPU.
+        providers: an execution provider, or several in order of preference; default: the CPU.
 
     Raises:
         ValueError: the file is not ONNX, a provider is missing, or an option is not supported.
@@ -113,6 +113,7 @@ def open_session(
 
     if precision not in precisions():
         raise ValueError(f"precision is {precision!r}; onnxruntime computes float32 files in fp32")
+    providers = [providers] if isinstance(providers, str) else providers
     wanted = list(providers) if providers is not None else [CPU]
     present = ort.get_available_providers()
     missing = [name for name in wanted if name not in present]

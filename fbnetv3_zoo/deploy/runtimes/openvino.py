@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from fbnetv3._internal.files import replacing, sha256_of
 from fbnetv3._internal.messages import one_line
 from fbnetv3._internal.optional import need
+from fbnetv3._internal.quiet import quiet_stderr
 from fbnetv3.images.reader import ImageSource
 
 from ..artefact import PREFIX, Artefact
@@ -37,6 +38,8 @@ _SECTION = "fbnetv3"
 _ONNX_SECTION = "framework"
 # In the .xml the SHA-256 of the .bin, as another model's may have the same name and size.
 _BIN_SHA256 = "bin_sha256"
+# Within so many bytes an .xml file of OpenVINO names its first element.
+_HEAD_BYTES = 200
 
 
 class OpenVinoSession:
@@ -152,6 +155,11 @@ def convert(onnx_path: str | Path, path: str | Path) -> Parity:
         ImportError: OpenVINO is not installed.
     """
     exported = ONNX.load(onnx_path, threads=1)
+    if exported.artefact.precision not in TOLERANCE:
+        raise ValueError(
+            f"{onnx_path} is {exported.artefact.precision}; convert a float file, or quantize one "
+            "for OpenVINO with `fbnetv3 quantize FLOAT.onnx -o INT8.xml`"
+        )
     batch, *size = exported.input_shape
     channels = size.pop(2 if exported.artefact.in_graph else 0)
     batches = inputs_for(
@@ -319,10 +327,22 @@ def _compiled(path: Path, options: dict[str, Any]) -> tuple[Any, Any]:
 
 
 def _read(path: Path) -> Any:
+    weights = path.with_suffix(".bin")
+    if not weights.is_file() and b"<net " in path.read_bytes()[:_HEAD_BYTES]:
+        raise FileNotFoundError(
+            f"no file {weights}, which has the weights of {path.name}; copy both files of the "
+            "model, with one name, or export it again"
+        )
+    core = _core()
     try:
-        return _core().read_model(str(path))
+        with quiet_stderr():  # each of its readers logs what it does not like
+            return core.read_model(str(path))
     except RuntimeError as error:
-        raise ValueError(f"OpenVINO cannot read {path}: {one_line(str(error))}") from error
+        # Names of OpenVINO's source files come before the reason.
+        reason = one_line(str(error).strip().splitlines()[-1])
+        raise ValueError(
+            f"OpenVINO cannot read {path}: {reason}; make one with `fbnetv3 export`"
+        ) from error
 
 
 def _core() -> Any:

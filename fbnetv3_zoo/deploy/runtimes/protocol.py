@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class RuntimeFile(Protocol):
     """The module of a runtime.
 
-    `need_writer`, `convert`, `export` and `quantize` are optional.
+    `need_library`, `need_writer`, `convert`, `export` and `quantize` are optional.
     """
 
     def precisions(self) -> tuple[str, ...]:
@@ -38,6 +38,13 @@ class RuntimeFile(Protocol):
 
         Raises:
             ValueError: the file cannot be read, or an option is not supported.
+        """
+
+    def need_library(self) -> None:
+        """Imports the library, if that takes more than an import.
+
+        Raises:
+            ImportError: it is not installed.
         """
 
     def need_writer(self) -> None:

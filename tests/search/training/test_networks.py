@@ -187,10 +187,15 @@ def test_a_network_without_a_classifier_of_these_classes_is_left_alone() -> None
 
 def test_an_input_that_a_network_cannot_take_is_refused_before_training() -> None:
     model = open_network("torchvision:alexnet", num_classes=3).model
-    with pytest.raises(ValueError, match=r"32 x 32 pixels.*--set resolution"):
+    with pytest.raises(ValueError, match=r"32 x 32 pixels.*--set resolution=64$"):
         check_input(model, 32, "torchvision:alexnet")
     check_input(model, 64, "torchvision:alexnet")
     assert model.training
+    # A vision transformer takes its own size only.
+    name = "timm:vit_tiny_patch16_224"
+    fixed = open_network(name, num_classes=3).model
+    with pytest.raises(ValueError, match=r"64 x 64 pixels.*--set resolution=224$"):
+        check_input(fixed, 64, name)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,49 @@
+"""What a model is called in exported files: by its owner, else by its weights or architecture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fbnetv3.arch.tables import ARCHS
+from fbnetv3.hub.create import create
+from fbnetv3.hub.pretrained import from_pretrained, save_pretrained
+from fbnetv3.hub.pretrained_cfg import given_name, name_of
+from fbnetv3.models.model import build
+
+
+@pytest.mark.parametrize(
+    ("location", "name"),
+    [
+        ("local-dir:runs/birds", "birds"),
+        ("local-dir:runs/birds/", "birds"),
+        ("local-dir:runs/birds/best", "birds"),
+        ("local-dir:best", Path.cwd().name),
+        ("local-dir:.", Path.cwd().name),
+        ("local-dir:runs/../v1.2@home", "v1.2@home"),
+        ("local-dir:/", "model"),
+        ("hf-hub:someone/birds@v2", "birds"),
+        ("someone/birds", "birds"),
+        ("searches/small.json", "small"),
+        ("runs/birds/arch.json", "birds"),
+        ("https://example.com/archs/small.json?x=1", "small"),
+    ],
+)
+def test_a_saved_model_is_called_as_its_folder_is(location: str, name: str) -> None:
+    assert given_name(location) == name
+
+
+def test_models_are_called_by_owner_weights_or_architecture(tmp_path: Path) -> None:
+    assert name_of(create("fbnetv3_nano.cifar10", pretrained=True)) == "fbnetv3_nano.cifar10"
+    arch = ARCHS["fbnetv3_nano"]
+    assert name_of(create(arch)) == "fbnetv3_nano"
+    assert name_of(build(arch)) == "fbnetv3"
+    path = tmp_path / "small.json"
+    path.write_text(arch.to_json())
+    assert name_of(create(path)) == "small"
+    birds = save_pretrained(create(path), tmp_path / "birds")
+    found = create(f"local-dir:{birds}", pretrained=True)
+    assert name_of(found) == "birds"
+    fish = save_pretrained(found, tmp_path / "fish")
+    assert name_of(from_pretrained(fish)) == "fish"
