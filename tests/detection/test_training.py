@@ -241,7 +241,7 @@ def test_augmentation_follows_from_seed_epoch_and_image(shapes: Path) -> None:
 class _Truth:
     """Finds what the annotations say, with classes in another order."""
 
-    class_names = ("disc", "box")
+    class_names: tuple[str, ...] = ("disc", "box")
 
     def __init__(self, data: CocoFolder) -> None:
         self._items = {str(data.image_path(n)): data[n][1] for n in range(len(data))}
@@ -257,5 +257,25 @@ def test_classes_are_matched_by_name(shapes: Path, detector: BuiltDetector) -> N
     data = open_scored(shapes)
     assert evaluate(_Truth(data), data).values["AP"] == 1.0
     data.class_names[0] = "crate"
-    with pytest.raises(ValueError, match=r"the detector knows disc, box; the images have crate"):
+    said = r"knows disc, box; the images have crate, disc: expected no class .* such as crate"
+    with pytest.raises(ValueError, match=said):
         evaluate(_Truth(data), data)
+
+
+def test_what_is_found_of_classes_that_the_images_lack_is_left_out(shapes: Path) -> None:
+    data = open_scored(shapes)
+    truth = _Truth(data)
+    truth.class_names = ("disc", "box", "star")
+    assert evaluate(truth, data).values["AP"] == 1.0
+
+    class Stars(_Truth):
+        def __call__(self, source: ImageSource) -> Detections:
+            found = super().__call__(source)
+            stars = np.full(len(found), 3)
+            both = np.concatenate([found.labels, stars])
+            boxes, scores = np.tile(found.boxes, (2, 1)), np.tile(found.scores, 2)
+            return Detections(boxes, both, scores, ("disc", "box", "star"))
+
+    stars = Stars(data)
+    stars.class_names = ("disc", "box", "star")
+    assert evaluate(stars, data).values["AP"] == 1.0
