@@ -152,7 +152,7 @@ def test_frozen_steps_leave_the_rest_to_train() -> None:
         (ssdlite, {"min_size": 300}, TypeError, "unknown argument 'min_size'"),
         (deeplab, {"freez_at": 1}, TypeError, "did you mean 'freeze_at'"),
         (lraspp, {"box_nms_thresh": 1}, TypeError, "unknown argument"),
-        (faster_rcnn, {"weights": "DEFAULT"}, ValueError, "no trained detectors"),
+        (faster_rcnn, {"weights": "DEFAULT"}, ValueError, "no published detectors"),
         (faster_rcnn, {"weights_backbone": "IMAGENET1K_V1"}, ValueError, "expected 'DEFAULT'"),
         (faster_rcnn, {"trainable_backbone_layers": 6}, ValueError, "from 0 to 5"),
         (faster_rcnn, {"options": {"freeze_at": 2}}, ValueError, "options is a dict"),
