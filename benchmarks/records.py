@@ -11,6 +11,8 @@ from .conditions import conditions
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+PERFORMANCE_PAGE = ROOT / "docs" / "performance.md"
+SEARCH_PAGE = ROOT / "benchmarks" / "SEARCH.md"
 
 
 def write(path: Path, record: Mapping[str, Any]) -> None:
@@ -49,3 +51,8 @@ def with_block(text: str, name: str, content: str) -> str:
     if not start or not end:
         raise ValueError(f"expected the marks {first} and {last} in the page")
     return f"{before}{first}\n{content}\n{last}{after}"
+
+
+def write_block(page: Path, name: str, content: str) -> None:
+    """Writes new content between the marks of a page's block."""
+    page.write_text(with_block(page.read_text(), name, content))

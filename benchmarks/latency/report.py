@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.records import ROOT, read_lines, with_block
+from benchmarks.records import PERFORMANCE_PAGE, read_lines, write_block
 from fbnetv3.hub.weights import WEIGHTS
 from fbnetv3.measure.plot import plot_rows
 from fbnetv3.measure.roofline import Roofline
@@ -135,6 +135,16 @@ def report(rows: Rows) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def block(rows: Rows) -> str:
+    """Returns the tables that docs/performance.md shows."""
+    parts = []
+    for batch, threads in ((1, 1), (1, 2), (16, 1)):
+        chosen = [row for row in rows if (row["batch"], row["threads"]) == (batch, threads)]
+        title = f"Batch {batch}, {threads} thread{'s' * (threads > 1)}:"
+        parts += [title, table(chosen, SHORT, SHOWN)]
+    return "\n\n".join(parts)
+
+
 def picture(rows: Rows, path: Path) -> None:
     """Draws published accuracy against latency, batch 1 on one thread."""
     shown = []
@@ -168,15 +178,7 @@ def main() -> None:
     args.rows.with_suffix(".md").write_text(report(rows))
     picture(rows, args.rows.with_suffix(".svg"))
     if args.write_docs:
-        blocks = []
-        for batch, threads in ((1, 1), (1, 2), (16, 1)):
-            chosen = [row for row in rows if (row["batch"], row["threads"]) == (batch, threads)]
-            blocks.append(
-                f"Batch {batch}, {threads} thread{'s' * (threads > 1)}:\n\n"
-                + table(chosen, SHORT, SHOWN)
-            )
-        page = ROOT / "docs" / "performance.md"
-        page.write_text(with_block(page.read_text(), "latency", "\n\n".join(blocks)))
+        write_block(PERFORMANCE_PAGE, "latency", block(rows))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.records import ROOT, with_block, write
+from benchmarks.records import PERFORMANCE_PAGE, ROOT, write, write_block
 from fbnetv3.checkpoints.checkpoint import write_tensors
 from fbnetv3.checkpoints.convert import from_fbnetv3
 from fbnetv3.hub.create import create
@@ -142,8 +142,7 @@ def main() -> None:
     write(args.out, {"rows": rows})
     print(table(rows))
     if args.write_docs:
-        page = ROOT / "docs" / "performance.md"
-        page.write_text(with_block(page.read_text(), "startup", table(rows)))
+        write_block(PERFORMANCE_PAGE, "startup", table(rows))
 
 
 if __name__ == "__main__":

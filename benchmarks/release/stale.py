@@ -22,7 +22,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from benchmarks.records import RESULTS, ROOT, with_block
+from benchmarks.records import RESULTS, ROOT, write_block
 
 _MODEL = ("fbnetv3_zoo/models", "fbnetv3_zoo/arch")
 _RUNTIMES = ("fbnetv3_zoo/deploy/runtimes", "fbnetv3_zoo/deploy/export.py")
@@ -184,8 +184,7 @@ def main() -> None:
     if not write:
         print(found)
         return
-    page = ROOT / "benchmarks" / "README.md"
-    page.write_text(with_block(page.read_text(), "stale", found))
+    write_block(ROOT / "benchmarks" / "README.md", "stale", found)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
+from benchmarks.records import SEARCH_PAGE, write_block
+
 # The order of the page; the first are drawn too.
 METHODS = {
     "ours": "ours, `run(trainings=N)`",
@@ -124,8 +126,16 @@ def relative(lines: Sequence[Mapping[str, Any]], problem: str) -> list[str]:
     return [head, "|---" * (len(budgets) + 1) + "|", *rows]
 
 
+def block(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Returns what SEARCH.md shows."""
+    intro = (
+        "Regret divided by that of random search, mean over tables (their number in parentheses):"
+    )
+    return "\n".join([intro, "", *relative(lines, "U")])
+
+
 def write_report(folder: Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    """Writes budgets.md and budgets.svg of all lines."""
+    """Writes budgets.md and budgets.svg of all lines, and the block of SEARCH.md."""
     text = [
         "# Regret at small budgets",
         "",
@@ -156,6 +166,7 @@ def write_report(folder: Path, lines: Sequence[Mapping[str, Any]]) -> None:
                     text += [f"| {name} | {' | '.join(map(_text, own))} |"]
     (folder / "budgets.md").write_text("\n".join(text) + "\n")
     _draw(folder / "budgets.svg", [line for line in lines if line["problem"] == "U"])
+    write_block(SEARCH_PAGE, "budgets", block(lines))
 
 
 def _draw(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.records import RESULTS, append, read_lines
+from benchmarks.records import RESULTS, SEARCH_PAGE, append, read_lines, write_block
 from benchmarks.studies.nars_cifar import HAND_RECIPE, JOINT, LIMITS, arch_only
 from fbnetv3.search.cost.cost import costs
 from fbnetv3.search.execution.engine import InlineEngine
@@ -263,8 +263,13 @@ def page(lines: Sequence[Mapping[str, Any]], truth: Truth) -> str:
         "of the short effect; of decay, for each decade).",
         "",
     ]
+    return "\n".join([*text, table(lines)]) + "\n"
+
+
+def table(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the policies' table, which SEARCH.md shows too."""
     amounts = sorted({line["cost"] for line in lines})
-    text += [f"| policy | {' | '.join(f'cost {n}' for n in amounts)} |"]
+    text = [f"| policy | {' | '.join(f'cost {n}' for n in amounts)} |"]
     text += ["|---" * (len(amounts) + 1) + "|"]
     for policy, about in POLICIES.items():
         cells = []
@@ -273,7 +278,7 @@ def page(lines: Sequence[Mapping[str, Any]], truth: Truth) -> str:
             mean, half, num = spread(own) if own else (0.0, 0.0, 0)
             cells.append(f"{mean:.2f} +- {half:.2f} ({num})" if num else "")
         text.append(f"| `{policy}`: {about} | {' | '.join(cells)} |")
-    return "\n".join(text) + "\n"
+    return "\n".join(text)
 
 
 def main() -> None:
@@ -290,7 +295,9 @@ def main() -> None:
         if (policy, cost, seed) not in done:
             append(PATH, [simulate(policy, cost, seed, truth)])
             print(policy, cost, seed, file=sys.stderr, flush=True)
-    PATH.with_suffix(".md").write_text(page(read_lines(PATH), truth))
+    lines = read_lines(PATH)
+    PATH.with_suffix(".md").write_text(page(lines, truth))
+    write_block(SEARCH_PAGE, "policies", table(lines))
 
 
 if __name__ == "__main__":

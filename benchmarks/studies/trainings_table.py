@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.records import read_lines, with_block
+from benchmarks.records import read_lines, write_block
 from fbnetv3.arch.arch import Arch
 from fbnetv3.arch.counts import count
 from fbnetv3.search.space.space import Space
@@ -200,8 +200,7 @@ def main() -> None:
     """Writes table and counts."""
     found = list(rows())
     write_table(found, OUT)
-    page = DATA / "README.md"
-    page.write_text(with_block(page.read_text(), "trainings", counted(found)))
+    write_block(DATA / "README.md", "trainings", counted(found))
     print(f"{OUT.name}: {len(found):,} trainings")
 
 

@@ -1,4 +1,4 @@
-"""An exported file as a `Backend` of `Classifier`, in any runtime.
+"""What computes the logits of `Classifier`: the protocol, and an exported file in any runtime.
 
 The metadata of the file have its preprocessing, class names and input layout. How a runtime opens
 and runs a file is in `runtimes`.
@@ -7,7 +7,7 @@ and runs a file is in `runtimes`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,15 @@ from fbnetv3._internal.messages import one_line
 
 from .artefact import INPUT, OUTPUT, Artefact
 from .parity import as_pixels
-from .runtimes.protocol import Session
+from .runtimes.session import Session
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """Computes logits. Must be thread-safe if the classifier is used from several threads."""
+
+    def run_batch(self, images: NDArray[Any]) -> NDArray[np.floating[Any]]:
+        """Returns logits (N, K) of preprocessed images, usually (N, 3, H, W) float32."""
 
 
 class ExportedBackend:

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeGuard, runtime_checkable
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +37,7 @@ from fbnetv3.images.reader import ImageSource, describe, open_image
 
 from . import runtimes
 from .artefact import Artefact
-from .backend import ExportedBackend
+from .backend import Backend, ExportedBackend
 from .confidence import energy
 from .forks import with_own_threads
 from .multi_label import checked_thresholds, sigmoid
@@ -50,14 +50,6 @@ if TYPE_CHECKING:
 # A `Preprocess`, or any other function from an RGB image to the backend's input.
 Prepare: TypeAlias = Callable[[Image.Image], NDArray[Any]]
 _MAX_WORKERS = 4
-
-
-@runtime_checkable
-class Backend(Protocol):
-    """Computes logits. Must be thread-safe if the classifier is used from several threads."""
-
-    def run_batch(self, images: NDArray[Any]) -> NDArray[np.floating[Any]]:
-        """Returns logits (N, K) of preprocessed images, usually (N, 3, H, W) float32."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,8 +16,7 @@ from fbnetv3.images.preprocess import Preprocess
 from fbnetv3.images.reader import ImageSource, open_image
 
 from .artefact import Artefact
-from .backend import ExportedBackend
-from .classify import Backend
+from .backend import Backend, ExportedBackend
 from .confidence import carried_over
 from .multi_label import average_precisions, mean_of_known, same_answers
 

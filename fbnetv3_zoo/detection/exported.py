@@ -24,7 +24,7 @@ from .detections import Detections
 from .outside import Outside
 
 if TYPE_CHECKING:
-    from fbnetv3.deploy.runtimes.protocol import SessionOfAll
+    from fbnetv3.deploy.runtimes.session import SessionOfAll
 
 SCHEMA = f"{DETECTOR_SCHEMA}/1"
 INPUT, OUTPUTS = "image", ("boxes", "labels", "scores")

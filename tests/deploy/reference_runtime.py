@@ -10,7 +10,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-from fbnetv3.deploy.runtimes.protocol import TensorInfo
+from fbnetv3.deploy.runtimes.session import TensorInfo
 
 
 class ReferenceSession:

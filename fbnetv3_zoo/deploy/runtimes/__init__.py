@@ -20,7 +20,8 @@ from fbnetv3._internal.optional import need
 if TYPE_CHECKING:
     from ..artefact import Artefact
     from ..backend import ExportedBackend
-    from .protocol import RuntimeFile, Session
+    from .protocol import RuntimeFile
+    from .session import Session
 
 
 @dataclass(frozen=True)

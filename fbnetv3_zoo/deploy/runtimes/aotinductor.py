@@ -33,7 +33,7 @@ from ..artefact import INPUT, OUTPUT, Artefact
 from ..forks import Reopened, with_own_threads
 from ..parity import Parity, Run
 from ..torch_backend import torch_threads
-from .protocol import TensorInfo, check_threads
+from .session import TensorInfo, check_threads
 
 if TYPE_CHECKING:
     from fbnetv3.models.model import FBNetV3

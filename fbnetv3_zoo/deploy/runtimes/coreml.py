@@ -31,7 +31,7 @@ from fbnetv3.images.preprocess import Preprocess
 
 from ..artefact import INPUT, OUTPUT, Artefact
 from ..parity import Parity, Run
-from .protocol import TensorInfo, check_threads
+from .session import TensorInfo, check_threads
 
 if TYPE_CHECKING:
     from fbnetv3.models.model import FBNetV3

@@ -28,7 +28,7 @@ from fbnetv3.images.preprocess import Preprocess
 
 from ..artefact import INPUT, OUTPUT, PREFIX
 from ..parity import Parity, Run
-from .protocol import TensorInfo, check_threads
+from .session import TensorInfo, check_threads
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -41,7 +41,7 @@ from ..backend import ExportedBackend
 from ..forks import Reopened
 from ..parity import Parity, Run
 from ..quantize_score import Evaluator, Int8Result, over_budget
-from .protocol import TensorInfo, check_threads
+from .session import TensorInfo, check_threads
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

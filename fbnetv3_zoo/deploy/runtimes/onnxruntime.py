@@ -20,7 +20,7 @@ from ..calibration import METHODS
 from ..forks import Reopened
 from ..qdq import QdqSearch, Trainer
 from ..quantize_score import Evaluator, Int8Result
-from .protocol import TensorInfo, check_threads
+from .session import TensorInfo, check_threads
 
 CPU = "CPUExecutionProvider"
 _DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}

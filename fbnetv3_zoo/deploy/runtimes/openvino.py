@@ -30,7 +30,7 @@ from ..forks import Reopened
 from ..parity import TOLERANCE, Parity, as_pixels, compare, inputs_for
 from ..quantize_score import Evaluator, Int8Result, over_budget
 from . import ONNX
-from .protocol import TensorInfo, check_threads
+from .session import TensorInfo, check_threads
 
 _SECTION = "fbnetv3"
 # OpenVINO's section for the metadata of an ONNX file.

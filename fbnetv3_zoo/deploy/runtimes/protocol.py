@@ -1,12 +1,10 @@
-"""The protocol of a runtime's module: opens files, may also write and quantize them."""
+"""The protocol of a runtime's module: it opens files, and may also write and quantize them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
-
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Protocol
 
 from fbnetv3.images.preprocess import Preprocess
 from fbnetv3.images.reader import ImageSource
@@ -16,60 +14,7 @@ if TYPE_CHECKING:
 
     from ..parity import Parity
     from ..quantize_score import Evaluator, Int8Result
-
-
-class TensorInfo(NamedTuple):
-    """An input or an output of a graph.
-
-    Attributes:
-        name: its name.
-        dtype: numpy's name of its type if there is one, else the runtime's.
-        shape: its shape; dynamic axes are names.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
-
-
-class Session(Protocol):
-    """A file of any origin that is open in a runtime."""
-
-    @property
-    def metadata(self) -> Mapping[str, str]:
-        """The file's string pairs, among them those of `Artefact.to_metadata`."""
-
-    @property
-    def inputs(self) -> Sequence[TensorInfo]:
-        """The inputs of the graph."""
-
-    @property
-    def outputs(self) -> Sequence[TensorInfo]:
-        """The outputs of the graph."""
-
-    def run(self, batch: NDArray[Any]) -> NDArray[Any]:
-        """Returns the logits of a batch in the graph's input layout; thread-safe.
-
-        Raises:
-            ValueError: the graph does not accept the batch.
-        """
-
-    def bind(self, batch: NDArray[Any]) -> Callable[[], object]:
-        """Returns a function that runs the graph on this batch, for timing.
-
-        It has no overhead beside the runtime's, and is called from one thread.
-        """
-
-
-class SessionOfAll(Session, Protocol):
-    """A session of a runtime that also runs graphs with several outputs, as detectors have."""
-
-    def run_all(self, batch: NDArray[Any]) -> list[NDArray[Any]]:
-        """Returns all outputs, in the order of `outputs`; thread-safe.
-
-        Raises:
-            ValueError: the graph does not accept the batch.
-        """
+    from .session import Session
 
 
 class RuntimeFile(Protocol):
@@ -143,13 +88,3 @@ class RuntimeFile(Protocol):
         Raises:
             ValueError: an argument is wrong, or the budget cannot be met; nothing is written then.
         """
-
-
-def check_threads(threads: int | None) -> None:
-    """Refuses a number of threads that no runtime can use; None is a runtime's own default.
-
-    Raises:
-        ValueError: it is below 1.
-    """
-    if threads is not None and (isinstance(threads, bool) or threads < 1):
-        raise ValueError(f"threads is {threads!r}; expected a whole number from 1")
