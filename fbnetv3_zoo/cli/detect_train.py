@@ -143,7 +143,6 @@ def train(
             --size 96 --out detector
         fbnetv3 detect train --data coco --model fbnetv3_b.ra2_in1k \
             --detector retinanet
-        fbnetv3 detect train --data other --weights detector --out second
     """
     need("pycocotools")
     if out.exists() and not out.is_dir():
