@@ -34,3 +34,9 @@ def test_the_first_command_says_what_is_on_the_photo() -> None:
     assert "chelsea.jpg: cat " in shown.stdout
     assert "chelsea.jpg: cat " in printed.text
     assert tests.text.startswith(".uv/bin/uv run pytest")
+
+
+def test_the_size_of_an_installation_and_the_way_without_cuda_are_said() -> None:
+    text = " ".join(README.read_text().split())
+    assert re.search(r"installation's \d\.\d GB, CUDA and Triton take \d\.\d GB", text)
+    assert "pip install torch torchvision --index-url https://download.pytorch.org/whl/cpu" in text

@@ -32,6 +32,8 @@ def what_else(content: bytes) -> str:
     known = [what for beginning, what in _BEGINNINGS.items() if content.startswith(beginning)]
     if content[_TAR_AT : _TAR_AT + len(_TAR)] == _TAR:
         known = ["it is a tar archive: unpack it first"]
+    if content[8:10] == b'{"':
+        known = ["it is a safetensors file that is cut off in its header"]
     if known:
         return known[0]
     text = content[:256].removeprefix(b"\xef\xbb\xbf").lstrip().lower()

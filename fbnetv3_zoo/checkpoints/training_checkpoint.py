@@ -209,10 +209,12 @@ def plain_names(
     unwrapped = {_unwrapped(name): value for name, value in named.items()}
     if len(unwrapped) != len(named):
         raise ValueError("it has a name both with and without a wrapper such as '_orig_mod.'")
+    # MMCV keeps the raw weights under such names, and the averaged ones under the model's.
+    swapped = {f"ema_{name.replace('.', '_')}" for name in unwrapped}
     model = {
         name: value
         for name, value in unwrapped.items()
-        if name.rpartition(".")[2] not in _BOOKKEEPING
+        if name.rpartition(".")[2] not in _BOOKKEEPING and name not in swapped
     }
     prefix = _stem_prefix(model)
     if prefix is None:
@@ -221,9 +223,9 @@ def plain_names(
     taken = taken or Taken()
     return inside, dataclasses.replace(
         taken,
-        averaged=taken.averaged or _is_averaged(prefix),
+        averaged=taken.averaged or _is_averaged(prefix) or not swapped.isdisjoint(unwrapped),
         removed=_removed(named, prefix),
-        left_out=len(model) - len(inside),
+        left_out=len(model) - len(inside) + len(swapped.intersection(unwrapped)),
     )
 
 

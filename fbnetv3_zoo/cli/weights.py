@@ -112,6 +112,8 @@ def convert(
 
     if target.suffix != ".safetensors":
         raise ValueError(f"target is {target}; expected a name that ends in .safetensors")
+    if target.exists() and source.exists() and target.samefile(source):
+        raise ValueError(f"target is {target}, the file to convert; give another name")
     arch = get_arch(model)
     license = license_of_file(source)
     if license:

@@ -25,7 +25,7 @@ from .license_policy import check_terms, effective_policy
 from .loading import build_from_state, fitting
 from .pretrained import CONFIG, read_pretrained
 from .pretrained_cfg import pretrained_cfg
-from .registry import FOLDERS, get_arch, get_weights
+from .registry import FOLDERS, file_hint, get_arch, get_weights
 from .weights import WEIGHTS
 
 if TYPE_CHECKING:
@@ -160,6 +160,8 @@ def resolve(
     if model.startswith(FOLDERS):
         return _saved(model, pretrained, license, cache_dir, offline)
     if "/" in model or "\\" in model:
+        if hint := file_hint(model):
+            raise ValueError(f"model is {model!r}{hint}")
         folder = next((p for p in (Path(model), Path(model).parent) if (p / CONFIG).exists()), None)
         raise ValueError(
             f"model is {model!r}; expected a name, or a path that ends in .json, or "

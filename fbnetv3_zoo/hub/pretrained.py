@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
 SCHEMA = "fbnetv3-model/1"
 CONFIG, WEIGHTS_FILE = "config.json", "model.safetensors"
+# What Hugging Face and timm wrote until 2023.
+_PICKLED_FILE = "pytorch_model.bin"
 # The name of all architectures without one of their own.
 ANY = "fbnetv3"
 _TIMM_NAMES = ("fbnetv3_b", "fbnetv3_d", "fbnetv3_g")
@@ -217,6 +219,8 @@ def read_pretrained(
     local = Path(text.removeprefix("local-dir:"))
     if text.startswith("local-dir:") or local.is_dir():
         config_path, weights_path = local / CONFIG, local / WEIGHTS_FILE
+        if not weights_path.is_file() and (local / _PICKLED_FILE).is_file():
+            weights_path = local / _PICKLED_FILE
         for path in (config_path, weights_path):
             if not path.is_file():
                 stopped = "; if its training was stopped, finish it with the same command"

@@ -23,6 +23,8 @@ from .weights import WEIGHTS, Weights
 FOLDERS = ("local-dir:", "hf-hub:", "hf_hub:")
 # No classifier of images has fewer MACs or parameters.
 _MIN_COUNT = 10_000
+# Suffixes of checkpoints, in lower case.
+_CHECKPOINTS = frozenset({".pth", ".pt", ".bin", ".ckpt", ".tar", ".safetensors"})
 # Architectures added by `register`.
 _REGISTERED: dict[str, Arch] = {}
 
@@ -205,9 +207,21 @@ def unknown_model(name: str) -> ValueError:
         hint = f"; did you mean the file {files[0]}?"
     if (Path(name) / "config.json").is_file():
         hint = f"; did you mean 'local-dir:{name}', the folder?"
-    if Path(name).is_file():
-        hint = ", a file; if it is an exported file: `fbnetv3 latency` and `classify` take it."
+    hint = file_hint(name) or hint
     return ValueError(f"unknown model {name!r}{hint} See `fbnetv3 list` or fbnetv3.list_models()")
+
+
+def file_hint(name: str) -> str:
+    """Returns what to do with a file that was given as a model's name, "" if it is no file."""
+    path = Path(name)
+    if not path.is_file():
+        return ""
+    if path.suffix.lower() in _CHECKPOINTS:
+        return (
+            ", a checkpoint; give its model's name, and the file as --checkpoint (export, train, "
+            "eval) or create(name, checkpoint=...)."
+        )
+    return ", a file; if it is an exported file: `fbnetv3 latency`, `classify` and `eval` take it."
 
 
 def _files_like(name: str) -> list[str]:

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .folders import Part, find_images, images_by_class, open_data_folder
+from .folders import find_images, images_by_class, open_data_folder
 from .labels import CLASS_LISTS, class_ids
 from .labels import class_names as listed
-from .listing import Task, has_split, is_list, read_list
+from .listing import Task, is_list, listed_parts, read_list
+from .parts import Part
 
 _NUM_LISTED = 5
 
@@ -151,7 +152,7 @@ def _listed_images(
     path: Path, class_names: Sequence[str], part: Part, multi_label: bool
 ) -> NetworkImages:
     task: Task = "multi-label" if multi_label else "single-label"
-    found = read_list(path, part if has_split(path, task) else None, task)
+    found = read_list(path, part if listed_parts(path, task) else None, task)
     outputs = match_classes(found.classes, known_names(class_names))
     labels: list[int] | None = None
     label_sets: list[tuple[int, ...]] | None = None

@@ -17,34 +17,19 @@ This file opens no image and does not depend on models.
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 from fbnetv3._internal.messages import escaped, one_line
 
-Part = Literal["train", "val"]
+from .parts import PART_NAMES, Part, part_of, part_word
 
 SUFFIXES = frozenset(
     {".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm"}
     | {".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"}
-)
-# The usual names of the two parts, the likelier first; compared without case, without "_- ." and
-# without the words below: `Training_Set`, `seg_train`, `val images`.
-PART_NAMES: Mapping[Part, tuple[str, ...]] = {
-    "train": ("train", "training", "trainset", "trainingset", "trainval"),
-    "val": (
-        *("val", "valid", "validation", "valset", "validset", "validationset", "dev"),
-        *("test", "testing", "testset", "testingset", "eval"),
-    ),
-}
-_BESIDE_PARTS = frozenset(
-    {"data", "dataset", "folder", "image", "images", "img", "imgs", "part", "photos", "pictures"}
-    | {"samples", "seg", "set", "split"}
 )
 _SYSTEM_FILES = frozenset(
     {"__macosx", "@eadir", "thumbs.db", "desktop.ini", "$recycle.bin", "lost+found"}
@@ -172,10 +157,15 @@ def find_images(folder: str | os.PathLike[str]) -> Found:
     return Found(images=tuple(sorted(map(Path, images))), others=others)
 
 
+def is_hidden(name: str) -> bool:
+    """Returns whether a file or folder is hidden, or the system's, by its name."""
+    return name.startswith(".") or name.lower() in _SYSTEM_FILES
+
+
 def visible(folder: Path, pattern: str) -> Iterator[Path]:
     """Yields what matches a pattern of `Path.glob`, without hidden and system files and folders."""
     for path in folder.glob(pattern):
-        if not any(map(_is_hidden, path.relative_to(folder).parts)):
+        if not any(map(is_hidden, path.relative_to(folder).parts)):
             yield path
 
 
@@ -206,20 +196,15 @@ def open_data_folder(folder: Path) -> DataFolder:
             f"{beside[0]!r}; rename it if it is a class (its name is reserved), or move those away"
         )
     notes = [] if root == folder else [f"{folder} only wraps {root}, which was used"]
-    flat = [child.name for child in named if parts and child not in parts]
+    chosen = _chosen(parts)
+    flat = [child.name for child in named if parts and child not in chosen.values()]
     if beside or flat:
         names = ", ".join((flat + beside)[:_NUM_LISTED])
         notes.append(f"folders of {root} beside its train and val folders were skipped: {names}")
-    inner = {part: _unwrapped(child, is_part=True) for part, child in _chosen(parts).items()}
-    outer = {part: child for part, child in _chosen(parts).items() if child != inner[part]}
+    inner = {part: _unwrapped(child, is_part=True) for part, child in chosen.items()}
+    outer = {part: child for part, child in chosen.items() if child != inner[part]}
     notes += [f"{child} only wraps {inner[part]}, which was used" for part, child in outer.items()]
     return DataFolder(root=root, parts=inner, notes=tuple(notes))
-
-
-def part_of(name: str) -> Part | None:
-    """Returns the part of a data set that a folder's name usually stands for."""
-    word = _part_word(name)
-    return next((part for part, names in PART_NAMES.items() if word in names), None)
 
 
 def class_names_in(folder: Path) -> tuple[str, ...]:
@@ -261,7 +246,8 @@ def read_class_folders(folder: Path, classes: tuple[str, ...] | None = None) -> 
     if not names:
         raise ValueError(
             f"{folder} holds no class folders; expected one folder of images for each class, "
-            "train and val folders of those, cifar-10-batches-py, or parquet files"
+            "train and val folders of those, cifar-10-batches-py, parquet files, or WebDataset's "
+            ".tar files" + "".join(f" ({note})" for note in find_images(folder).notes)
         )
     if classes is None and len(names) == 1:
         raise ValueError(
@@ -332,8 +318,8 @@ def _chosen(parts: Mapping[Path, Part]) -> dict[Part, Path]:
     found: dict[Part, Path] = {}
     for part, names in PART_NAMES.items():
         mine = [child for child, kind in parts.items() if kind == part]
-        mine.sort(key=lambda child: names.index(_part_word(child.name)))
-        if len(mine) > 1 and _part_word(mine[0].name) == _part_word(mine[1].name):
+        mine.sort(key=lambda child: names.index(part_word(child.name)))
+        if len(mine) > 1 and part_word(mine[0].name) == part_word(mine[1].name):
             raise ValueError(
                 f"{mine[0]} and {mine[1].name!r} name the same part of a data set; keep one of them"
             )
@@ -352,12 +338,8 @@ def _check_folder(folder: Path) -> None:
 def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
     """Returns the entries of a folder, sorted by name, without hidden and system files."""
     with os.scandir(folder) as entries:
-        kept = [entry for entry in entries if not _is_hidden(entry.name)]
+        kept = [entry for entry in entries if not is_hidden(entry.name)]
     return sorted(kept, key=lambda entry: entry.name)
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name.lower() in _SYSTEM_FILES
 
 
 def _holds(folder: Path, kind: Callable[[os.DirEntry[str]], bool]) -> bool:
@@ -383,11 +365,6 @@ def _other(name: str) -> str:
     """Returns what to count what is no image file under, by its name."""
     suffix = _suffix(name)
     return "not a regular file" if suffix in SUFFIXES else suffix
-
-
-def _part_word(name: str) -> str:
-    words = [word for word in re.split(r"[_\-. ]+", name.lower()) if word not in _BESIDE_PARTS]
-    return "".join(words)
 
 
 def _ancestors(folder: Path) -> set[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import csv
 import functools
+import io
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,9 @@ from typing import Literal, NamedTuple
 
 from fbnetv3._internal.messages import one_line, shown
 
-from .folders import PART_NAMES, SUFFIXES, LabelledImages, Part
+from .folders import SUFFIXES, LabelledImages
+from .listed_files import ListedFiles
+from .parts import Part, left_out, part_of_word
 
 # How many labels an image has; "auto" is told from the data.
 Task = Literal["auto", "single-label", "multi-label"]
@@ -81,13 +84,13 @@ def is_list(path: Path) -> bool:
     return path.suffix.lower() in LIST_SUFFIXES and path.is_file()
 
 
-def has_split(path: Path, task: Task = "auto") -> bool:
-    """Returns whether a list has a column that tells training from validation.
+def listed_parts(path: Path, task: Task = "auto") -> frozenset[Part]:
+    """Returns the parts that a list tells apart; empty if it has no column for them.
 
     Raises:
         ValueError: see `read_list`.
     """
-    return any(row.part for row in _read(path, task).rows)
+    return frozenset(row.part for row in _read(path, task).rows if row.part)
 
 
 def read_list(path: Path, part: Part | None = None, task: Task = "auto") -> LabelledImages:
@@ -95,9 +98,10 @@ def read_list(path: Path, part: Part | None = None, task: Task = "auto") -> Labe
 
     The first line may name the columns: file, label (or labels) and optionally split, or usual
     names for them, or file and a column of zeros and ones for each class; without such names the
-    first two columns are taken. Columns are separated by commas, semicolons or tabs, or the label
-    from its file by a space. Files are relative to the list's folder, may be written as on Windows,
-    and may lack the suffix. A file that is listed or linked to twice counts once.
+    first two columns are taken, and a third one of splits. Columns are separated by commas,
+    semicolons or tabs, or the label from its file by a space. Files are relative to the list's
+    folder, may be written as on Windows, and may be named as `ListedFiles` finds them. A file that
+    is listed or linked to twice counts once.
 
     Args:
         path: the list.
@@ -153,7 +157,12 @@ def _parsed(path: Path, task: Task, _stamp: tuple[int, int]) -> _Listed:
         labels_of, several, notes = _by_columns(path, sheet, task)
     else:
         labels_of, several, notes = _by_cell(path, sheet, task)
-    with_suffix = _SuffixFinder()
+    unused = _words_left_out(sheet)
+    if unused:
+        notes.append(
+            f"rows of {path} with split {' or '.join(sorted(unused))} are for neither training nor "
+            "validation and were left out"
+        )
     rows = []
     for line, cells in sheet.rows:
         file, labels = _cell(cells, sheet.columns["file"]), labels_of(cells)
@@ -161,8 +170,15 @@ def _parsed(path: Path, task: Task, _stamp: tuple[int, int]) -> _Listed:
             raise ValueError(
                 f"{path}, line {line}: expected a file and a label, found {shown(','.join(cells))}"
             )
+        if "://" in file:
+            raise ValueError(
+                f"{path}, line {line}: {shown(file)} is an address; fetch the images, and list "
+                "their files"
+            )
+        if _split_word(cells, sheet) in unused:
+            continue
         part = _part_of(path, line, cells, sheet)
-        rows.append(_Row(line, with_suffix(path.parent / _here(path, file)), labels, part))
+        rows.append(_Row(line, path.parent / _here(path, file), labels, part))
     kept, repeated = _once(path, rows, several)
     if repeated:
         notes.append(f"{repeated} row(s) of {path} name a file again and count once")
@@ -173,23 +189,29 @@ def _sheet(path: Path) -> _Sheet:
     lines = _lines(path)
     first = next((line for line in lines if line.strip()), "")
     head = max(",;\t", key=first.count)
-    named = _named_columns(next(csv.reader([first], delimiter=head), []))
+    quote = "'" if first.startswith("'") else '"'
+    named = _named_columns(next(csv.reader([first], delimiter=head, quotechar=quote), []))
     # Without names the cells may be full of separators: that of the columns comes first.
     delimiter = head if named else next((c for c in first if c in ",;\t"), "")
     # Lists of before CSV: a name, which may have spaces, a space, and a number.
     reader = (
-        csv.reader(lines, delimiter=delimiter)
+        csv.reader(lines, delimiter=delimiter, quotechar=quote)
         if delimiter
         else (line.rsplit(maxsplit=1) for line in lines)
     )
-    table = [
-        (number, cells) for number, cells in enumerate(reader, 1) if any(map(str.strip, cells))
-    ]
+    try:
+        table = [
+            (number, cells) for number, cells in enumerate(reader, 1) if any(map(str.strip, cells))
+        ]
+    except csv.Error as error:
+        raise ValueError(
+            f"{path} is no CSV: {error}; expected rows of file,label, and each quote closed"
+        ) from None
     if not table:
         raise ValueError(f"{path} is empty; expected rows of file,label")
     if named is None:
-        file, has_names = _guessed(table)
-        return _Sheet({"file": file, "label": 1 - file}, {}, False, table[has_names:])
+        columns, has_names = _guessed(table)
+        return _Sheet(columns, {}, False, table[has_names:])
     columns, classes, is_valid = named
     return _Sheet(columns, classes, is_valid, table[1:])
 
@@ -199,11 +221,14 @@ def _lines(path: Path) -> list[str]:
     content = path.read_bytes()
     marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        lines = content.decode("utf-16" if marked else "utf-8-sig").splitlines()
+        text = content.decode("utf-16" if marked else "utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not text in UTF-8 ({error.reason}); save it as CSV in UTF-8"
         ) from None
+    if "\0" in text:
+        raise ValueError(f"{path} is not text in UTF-8 (null bytes); save it as CSV in UTF-8")
+    lines = list(io.StringIO(text, newline=""))  # with their ends, which cells may have inside
     for number, line in enumerate(lines):
         if line.strip() and not line.startswith(("#", "sep=")):
             break
@@ -211,14 +236,24 @@ def _lines(path: Path) -> list[str]:
     return lines
 
 
-def _guessed(table: Sequence[tuple[int, list[str]]]) -> tuple[int, bool]:
-    """Returns which of two columns without known names is the file, and whether they have names."""
+def _guessed(table: Sequence[tuple[int, list[str]]]) -> tuple[dict[str, int], bool]:
+    """Returns the columns of a list without known names, and whether they have names."""
+    width = min(len(cells) for _, cells in table)
     columns = [
         [os.path.splitext(_cell(cells, column))[1].lower() in SUFFIXES for _, cells in table]
-        for column in (0, 1)
+        for column in range(min(3, max(2, width)))
     ]
-    file = int(not any(columns[0]) and any(columns[1]))
-    return file, not columns[file][0] and len(table) > 1 and all(columns[file][1:])
+    file = next((n for n, is_image in enumerate(columns) if any(is_image)), 0)
+    has_names = not columns[file][0] and len(table) > 1 and all(columns[file][1:])
+    if file == 0:
+        last = {_cell(cells, 2).lower() for _, cells in table[has_names:]}
+        splits = {"split": 2} if width > 2 and all(map(part_of_word, last)) else {}
+        return {"file": 0, "label": 1, **splits}, has_names
+    # Behind rows' numbers, or behind the label.
+    numbered = width > file + 1 and all(
+        _cell(cells, 0).isdecimal() for _, cells in table[has_names:]
+    )
+    return {"file": file, "label": file + 1 if numbered else 0}, has_names
 
 
 def _named_columns(
@@ -313,15 +348,23 @@ def _cell(row: list[str], index: int) -> str:
     return row[index].strip() if index < len(row) else ""
 
 
+def _split_word(cells: list[str], sheet: _Sheet) -> str:
+    return _cell(cells, sheet.columns["split"]).lower() if "split" in sheet.columns else ""
+
+
+def _words_left_out(sheet: _Sheet) -> frozenset[str]:
+    return left_out({_split_word(cells, sheet) for _, cells in sheet.rows})
+
+
 def _part_of(path: Path, line: int, cells: list[str], sheet: _Sheet) -> Part | None:
     if "split" not in sheet.columns:
         return None
-    text = _cell(cells, sheet.columns["split"])
-    word = text.lower()
+    word = _split_word(cells, sheet)
     if sheet.is_valid and (word in _YES or word in _NO):
         return "val" if word in _YES else "train"
-    part = next((key for key, names in PART_NAMES.items() if word in names), None)
+    part = part_of_word(word)
     if part is None:
+        text = _cell(cells, sheet.columns["split"])
         raise ValueError(f"{path}, line {line}: split is {shown(text)}; expected train or val")
     return part
 
@@ -333,31 +376,14 @@ def _here(path: Path, file: str) -> str:
     return file.replace("\\", "/")
 
 
-class _SuffixFinder:
-    """Completes names without an image's suffix, from one listing of each folder."""
-
-    def __init__(self) -> None:
-        self._folders: dict[Path, dict[str, str]] = {}
-
-    def __call__(self, path: Path) -> Path:
-        if path.suffix.lower() in SUFFIXES:
-            return path
-        if path.parent not in self._folders:
-            names = sorted(os.listdir(path.parent)) if path.parent.is_dir() else []
-            stems = (os.path.splitext(name) for name in names)
-            self._folders[path.parent] = {
-                stem: stem + suffix for stem, suffix in stems if suffix.lower() in SUFFIXES
-            }
-        return path.parent / self._folders[path.parent].get(path.name, path.name)
-
-
 def _once(path: Path, rows: Sequence[_Row], several: bool) -> tuple[list[_Row], int]:
     """Returns the rows of different files, and how many were left out."""
     kept: dict[tuple[str, Part | None], _Row] = {}
-    real = _RealPaths()
+    files = ListedFiles()
     for row in rows:
-        key = (real(row.path), row.part)
-        first = kept.setdefault(key, row)
+        file, real = files(row.path)
+        key = (real, row.part)
+        first = kept.setdefault(key, row._replace(path=file))
         if first.labels == row.labels:
             continue
         if several:
@@ -370,17 +396,3 @@ def _once(path: Path, rows: Sequence[_Row], several: bool) -> tuple[list[_Row], 
             f"{other}; expected one label for a file, or --task multi-label"
         )
     return list(kept.values()), len(rows) - len(kept)
-
-
-class _RealPaths:
-    """Resolves links at the cost of one look at each file: folders are resolved once."""
-
-    def __init__(self) -> None:
-        self._folders: dict[str, str] = {}
-
-    def __call__(self, path: Path) -> str:
-        folder, name = os.path.split(path)
-        if folder not in self._folders:
-            self._folders[folder] = os.path.realpath(folder)
-        joined = os.path.join(self._folders[folder], name)
-        return os.path.realpath(joined) if os.path.islink(joined) else joined

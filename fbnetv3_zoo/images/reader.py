@@ -50,6 +50,8 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = [_TURNS[orientation] for orientation in (5, 6, 7, 8)]
+_PNG = b"\x89PNG\r\n\x1a\n"
+_PNG_METADATA = frozenset({b"tEXt", b"zTXt", b"iTXt", b"iCCP"})
 # Format -> whether a file is complete, from its first and last bytes and its size.
 _TAIL = 64
 _IS_COMPLETE: dict[str, Callable[[bytes, bytes, int], bool]] = {
@@ -123,7 +125,7 @@ def open_reduced(
 
     def finish(image: Image.Image, name: str) -> Image.Image:
         width, height = image.size
-        fraction = fraction_for(_upright_size(image))
+        fraction = fraction_for(_upright_size(image, name))
         # Does nothing with other formats than JPEG.
         image.draft(None, (max(1, width // fraction), max(1, height // fraction)))
         return _from_pillow(image, name)
@@ -156,7 +158,7 @@ def upright_size(path: Path) -> tuple[int, int]:
     """
 
     def measured(image: Image.Image, name: str) -> tuple[int, int]:
-        size = _upright_size(image)
+        size = _upright_size(image, name)
         _checked(image, name)
         return size
 
@@ -220,7 +222,13 @@ def _identified(file: IO[bytes], name: str, finish: Callable[[Image.Image, str],
         raise _refuse(name, "the file is empty")
     file.seek(0)
     try:
-        image = _opened(file)
+        try:
+            image = _opened(file)
+        except Exception:
+            if not start.startswith(_PNG):
+                raise
+            file.seek(0)
+            image = _opened(BytesIO(_without_metadata(file.read())))
     except UnidentifiedImageError:
         reason = f"not an image, or of a format that Pillow does not know; starts with {start!r}"
         raise _refuse(name, reason) from None
@@ -229,6 +237,20 @@ def _identified(file: IO[bytes], name: str, finish: Callable[[Image.Image, str],
         raise _refuse(name, str(error) or type(error).__name__) from error
     with image:
         return finish(image, name)
+
+
+def _without_metadata(content: bytes) -> bytes:
+    """Returns a PNG without texts and colour profiles, for whose size or damage Pillow refuses it.
+
+    Nothing here uses either.
+    """
+    kept, at = [_PNG], len(_PNG)
+    while at + 8 <= len(content):
+        end = at + 12 + int.from_bytes(content[at : at + 4], "big")
+        if content[at + 4 : at + 8] not in _PNG_METADATA:
+            kept.append(content[at:end])
+        at = end
+    return b"".join(kept)
 
 
 def _opened(file: IO[bytes]) -> Image.Image:
@@ -255,9 +277,16 @@ def _checked(image: Image.Image, name: str) -> tuple[int, int]:
     return _from_pillow(_opened(file), name).size
 
 
-def _from_pillow(image: Image.Image, name: str) -> Image.Image:
+def _load(image: Image.Image, name: str) -> None:
     try:
         image.load()
+    except Exception as error:
+        raise _refuse(name, str(error) or type(error).__name__) from error
+
+
+def _from_pillow(image: Image.Image, name: str) -> Image.Image:
+    _load(image, name)
+    try:
         if not min(image.size):
             raise ValueError(f"{image.width} x {image.height} pixels; expected at least one")
         # An image derived from a file's may be upright already and still have its EXIF.
@@ -274,7 +303,11 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def _upright_size(image: Image.Image) -> tuple[int, int]:
+def _upright_size(image: Image.Image, name: str) -> tuple[int, int]:
+    # For the EXIF of a PNG Pillow decodes it, and only the first attempt at a damaged one fails: a
+    # second one returns black.
+    if image.format == "PNG" and "exif" not in image.info:
+        _load(image, name)
     # For a TIFF, Pillow returns the size after rotation.
     sideways = image.format != "TIFF" and _turn(image) in _SIDEWAYS
     return image.size[::-1] if sideways else image.size

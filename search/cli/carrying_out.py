@@ -15,14 +15,14 @@ from fbnetv3._internal.ray_start import need_ray
 from fbnetv3.cli.group import note
 
 
-def learn_from(store: Any, labels: list[Path] | None) -> None:
+def learn_from(store: Any, labels: list[Path] | None, objective: Any = None) -> None:
     """Imports files of labels into a search, and says what of them it left out."""
     from fbnetv3.search.nars.export import import_labels, label_epochs
     from fbnetv3.search.nars.problem import problem_of
 
     if not labels:
         return
-    problem, epochs = problem_of(store.settings), label_epochs(store)
+    problem, epochs = problem_of(store.settings, objective), label_epochs(store)
     for path in labels:
         found = import_labels(store, problem.space, problem.costs, path, epochs=epochs)
         if found.left_out:
@@ -98,7 +98,13 @@ def resumable(folder: Path) -> Iterator[None]:
         raise
 
 
-def carry_out(store: Any, make: Callable[[Any], Any], policy: Any, as_json: bool) -> None:
+def carry_out(
+    store: Any,
+    make: Callable[[Any], Any],
+    policy: Any,
+    as_json: bool,
+    objective: Any = None,
+) -> None:
     """Runs or resumes a search to its end, with its report, and prints the results."""
     from fbnetv3.search.execution.spec import space_of
     from fbnetv3.search.nars.answers import describe
@@ -107,7 +113,7 @@ def carry_out(store: Any, make: Callable[[Any], Any], policy: Any, as_json: bool
     from fbnetv3.search.report.page import write_report
 
     with contextlib.closing(make(store)) as engine, Live(store, quiet=as_json) as live:
-        answers = run_search(store, engine, policy=policy, notify=live.note)
+        answers = run_search(store, engine, policy=policy, notify=live.note, objective=objective)
     for message in store.messages:
         typer.echo(message, err=True)
     write_report(store, store.folder / "report.html")

@@ -13,7 +13,7 @@ from fbnetv3.cli import completion
 from fbnetv3.cli.group import FAILED, note, print_json
 from fbnetv3.deploy.runtimes import is_exported, suffixes
 
-from .words import DEVICES, TaskOption, workers_of
+from .words import DEVICES, CheckpointOption, TaskOption, workers_of
 
 if TYPE_CHECKING:
     from fbnetv3.search.data.image_set import ImageSet
@@ -38,6 +38,7 @@ def evaluate(
     split: Annotated[
         Literal["train", "val"] | None, typer.Option(help="Split to evaluate, if there are both.")
     ] = None,
+    checkpoint: CheckpointOption = None,
     task: TaskOption = "auto",
     raw: Annotated[
         bool, typer.Option(help="Use the raw weights of a run instead of its EMA weights.")
@@ -94,7 +95,7 @@ def evaluate(
     _check_options(model, output, calibrate, others, true_accept, false_accept)
 
     from fbnetv3.images.listing import is_list
-    from fbnetv3.search.data.datasets import check_folder, open_images
+    from fbnetv3.search.data.datasets import check_folder, check_outside, open_images
     from fbnetv3.search.training.answers import AnswerCollector
     from fbnetv3.search.training.evaluate import evaluate as measure
     from fbnetv3.search.training.networks import load_raw
@@ -102,7 +103,9 @@ def evaluate(
 
     if not is_list(data):
         check_folder(data)  # before weights are fetched
-    network, hardware = _judged(model, device)
+    if output is not None:
+        check_outside(data, output, "--output")
+    network, hardware = _judged(model, device, checkpoint)
     if raw:
         load_raw(network, model)
     several = network.thresholds is not None
@@ -129,7 +132,8 @@ def evaluate(
         on_logits=collector.add,
     )
     answers = collector.answers()
-    record: dict[str, Any] = {"model": model, **found.to_dict(), "damaged": images.damaged}
+    named = model if checkpoint is None else f"{model} from {checkpoint}"
+    record: dict[str, Any] = {"model": named, **found.to_dict(), "damaged": images.damaged}
     record |= _trust(network, answers)
     if others is not None or calibrate:
         shares = (true_accept, false_accept)
@@ -181,13 +185,18 @@ def _check_options(
         )
 
 
-def _judged(model: str, device: str | None) -> tuple[Network, Hardware]:
+def _judged(
+    model: str, device: str | None, checkpoint: Path | None = None
+) -> tuple[Network, Hardware]:
     """Returns the network to evaluate, and on what."""
     from fbnetv3.search.training.config import Hardware
     from fbnetv3.search.training.networks import open_exported, open_network
 
     if not is_exported(model):
-        return open_network(model, pretrained=True), Hardware.of(device)
+        found = open_network(model, pretrained=checkpoint is None, checkpoint=checkpoint)
+        return found, Hardware.of(device)
+    if checkpoint is not None:
+        raise ValueError(f"{model} is an exported file, which has its weights; leave --checkpoint")
     if device not in (None, "cpu"):
         raise ValueError(
             f"{model} is an exported file, which runs on the CPU; --device {device} is for "

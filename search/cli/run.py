@@ -215,6 +215,7 @@ def run(
         fbnetv3-search run runs/r --space recipe_only --model timm:resnet50 \
             --data imagenet --epochs 150 --set num_classes=200
     """
+    from fbnetv3.search.execution.spec import load_objective
     from fbnetv3.search.execution.train_objective import recipes_of
     from fbnetv3.search.nars.budget import parse_time
     from fbnetv3.search.nars.config import SearchConfig
@@ -240,7 +241,9 @@ def run(
             raise ValueError(f"--model is {model} without --data; expected images to train it on")
         spec["model"], made = model, recipes_of(made, model)
     priors = [read_prior(made, source) for source in prior or ()]
-    names = cost_names(problem_of(bare_settings(made, spec)))
+    # Made once: it may open data. Its images are not needed to know what networks cost.
+    asked = None if spec["kind"] == "train" else load_objective(spec)
+    names = cost_names(problem_of(bare_settings(made, spec), asked))
     plan = SearchConfig(
         seed=seed,
         pool=pool,
@@ -284,17 +287,23 @@ def run(
     with (
         resumable(folder),
         create_search(
-            folder, space=made, objective=spec, config=plan, latency=timed, on_objective=_say
+            folder,
+            space=made,
+            objective=spec,
+            config=plan,
+            latency=timed,
+            made=asked,
+            on_objective=_say,
         ) as store,
     ):
         try:
-            learn_from(store, labels)
+            learn_from(store, labels, asked)
         except ValueError as error:
             raise ValueError(
                 f"{error}; the search in {folder} has no labels yet: correct the file, then "
                 f"fbnetv3-search resume {folder} --labels FILE"
             ) from None
-        carry_out(store, make, policy, as_json)
+        carry_out(store, make, policy, as_json, asked)
 
 
 def _say(objective: Any) -> None:

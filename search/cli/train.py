@@ -29,7 +29,7 @@ from .training_images import opened
 from .training_plan import plan_lines
 from .training_recipe import recipe_of
 from .training_result import fit_confidence, print_result
-from .words import DEVICES, TaskOption, parse_setting, workers_of
+from .words import DEVICES, CheckpointOption, TaskOption, parse_setting, workers_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -108,6 +108,7 @@ def train(
             "tag, or if the model has some for such images and no --recipe is given.",
         ),
     ] = None,
+    checkpoint: CheckpointOption = None,
     teacher: Annotated[
         str | None,
         typer.Option(help="Distill from this model.", autocompletion=completion.weights),
@@ -178,36 +179,34 @@ def train(
     """
     import torch
 
+    from fbnetv3.search.data.datasets import check_outside
     from fbnetv3.search.training.config import Hardware, TrainConfig
     from fbnetv3.search.training.foreign import foreign_name, write_record
     from fbnetv3.search.training.log_writers import written_to
     from fbnetv3.search.training.networks import (
         check_input,
-        has_weights,
         open_network,
         preprocess_for,
         ready_for,
-        weights_for,
     )
     from fbnetv3.search.training.parallel import current_world, joined
 
     _check_words(teacher, teacher_cache, log, plot)
+    if checkpoint is not None and pretrained is not None:
+        raise ValueError(
+            "--checkpoint and --pretrained or --from-scratch are both given; expected one of them"
+        )
     if out.exists() and not out.is_dir():
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(out))
+    check_outside(data, out, "--out")
 
     hardware = Hardware.of(device, precision=precision, compile=compile_)
     with joined(hardware.device) as world:
         images, val_images = opened(data, val_share, seed, task, silent=world.rank > 0)
         small = images.pixels is not None and images.pixels.shape[1] <= 48
-        start = None
-        if pretrained is None and recipe in (None, "fine-tune"):
-            start = weights_for(model, small_images=small)
-        if start is not None and world.rank == 0:
-            note(
-                f"starting from the trained weights {start}; --from-scratch starts from fresh ones"
-            )
-        model = start or model
-        tuned = pretrained if pretrained is not None else has_weights(model)
+        model, tuned = _start(
+            model, checkpoint, pretrained, recipe, small_images=small, silent=world.rank > 0
+        )
         fields = {
             "epochs": epochs,
             "batch_size": batch_size,
@@ -230,6 +229,7 @@ def train(
             small_images=small,
             dropout=plan.dropout,
             drop_path=plan.drop_path,
+            checkpoint=checkpoint,
         )
         knows = tuned and ready_for(network, images.classes)
         if recipe is None or preset == "fine-tune":
@@ -267,10 +267,11 @@ def train(
             license=_license(license, model, network.model, tuned=tuned),
         )
         taught = None if teacher is None else _taught(teacher, teacher_cache, images, run)
+        named = model if checkpoint is None else f"{model} from {checkpoint}"
         if world.rank == 0:
             shown.plan(
                 plan_lines(
-                    model,
+                    named,
                     network.model,
                     trained=tuned,
                     images=images,
@@ -279,7 +280,7 @@ def train(
                     recipe_name=preset,
                 )
             )
-        settings = {**plan.to_dict(), "model": model, "data": str(data), "seed": seed}
+        settings = {**plan.to_dict(), "model": named, "data": str(data), "seed": seed}
         with written_to(log or () if world.rank == 0 else (), out, settings) as write:
             result = _trained(network.model, images, val_images, run, taught, shown, write)
         if world.rank == 0:
@@ -287,6 +288,29 @@ def train(
     # Alone: the others are done, and would be waited for.
     if world.rank == 0 and current_world().size == 1 and not images.multi_label:
         fit_confidence(out, val_images, run, same=result.best_epoch is result.curve[-1])
+
+
+def _start(
+    model: str,
+    checkpoint: Path | None,
+    pretrained: bool | None,
+    recipe: str | None,
+    *,
+    small_images: bool,
+    silent: bool,
+) -> tuple[str, bool]:
+    """Returns the name of the network to train, and whether it starts from trained weights."""
+    from fbnetv3.search.training.networks import has_weights, weights_for
+
+    if checkpoint is not None:
+        return model, True
+    start = None
+    if pretrained is None and recipe in (None, "fine-tune"):
+        start = weights_for(model, small_images=small_images)
+    if start is not None and not silent:
+        note(f"starting from the trained weights {start}; --from-scratch starts from fresh ones")
+    model = start or model
+    return model, has_weights(model) if pretrained is None else pretrained
 
 
 def _trained(

@@ -24,6 +24,11 @@ TaskOption = Annotated[
     typer.Option(help="Labels per image; auto: as the data say."),
 ]
 
+CheckpointOption = Annotated[
+    Path | None,
+    typer.Option(help="Load the model's weights from this file: timm's, Meta's or our layout."),
+]
+
 
 def _predictors(incomplete: str) -> list[str]:
     from fbnetv3.search.predictors.registry import PREDICTORS

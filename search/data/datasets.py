@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -20,24 +20,21 @@ import torch
 from fbnetv3.arch.arch import Arch
 from fbnetv3.images.classes import outputs_by_name
 from fbnetv3.images.folders import (
-    PART_NAMES,
     DataFolder,
     LabelledImages,
-    Part,
     class_names_in,
     open_data_folder,
     read_class_folders,
-    visible,
 )
-from fbnetv3.images.listing import TASKS, Task, has_split, is_list, read_list
+from fbnetv3.images.listing import TASKS, Task, is_list, listed_parts, read_list
+from fbnetv3.images.parts import PART_NAMES, Part
 
 from .formats import read_cifar10, read_labelled, read_parquet
 from .image_set import ImageSet, OnCheck
+from .packed import Packed, find_packed
 from .shards import find_shards, is_shards, read_shards
 from .splitting import hold_out, split_by_class
 
-# What the names of shards and parquet files, or of folders above the latter, begin with.
-_PART_STARTS: dict[Part, tuple[str, ...]] = {"train": ("train",), "val": ("val", "test")}
 CIFAR10_TRAIN = tuple(f"data_batch_{n}" for n in range(1, 6))
 _NUM_LISTED = 5
 # Of packed folders; a .tar may be a WebDataset shard.
@@ -73,7 +70,7 @@ def open_images(
         raise ValueError(f"split is {split!r}; expected 'train', 'val' or None")
     part: Part = "train" if split == "train" else "val"
     if is_list(folder):
-        with_parts = has_split(folder, task)
+        with_parts = bool(listed_parts(folder, task))
         if split is not None and not with_parts:
             raise ValueError(f"{folder} has no split column; expected one with train and val")
         listed = read_list(folder, part if with_parts else None, task)
@@ -84,14 +81,15 @@ def open_images(
 def _open_folder(
     folder: Path, split: str | None, part: Part, on_check: OnCheck, *, any_damaged: bool
 ) -> ImageSet:
-    if is_shards(folder):
-        return _read_shards(folder, split, part, on_check, any_damaged=any_damaged)
+    packed = find_packed(folder)
+    if packed is not None:
+        mine = part if packed.parts or split else None
+        images = _read_packed(packed, mine, on_check, any_damaged=any_damaged)
+        return _with_notes(images, packed.notes)
     check_folder(folder)
     cifar = _cifar10_in(folder)
     if cifar is not None:
         return read_cifar10(cifar, CIFAR10_TRAIN if part == "train" else ("test_batch",))
-    if _has_parquet(folder):
-        return read_parquet(folder, _PART_STARTS[part], any_damaged=any_damaged)
     data = open_data_folder(folder)
     if split is None and part not in data.parts:
         if data.parts:
@@ -101,20 +99,14 @@ def _open_folder(
     return _read_part(data, part, on_check, any_damaged=any_damaged)
 
 
-def _read_shards(
-    location: Path, split: str | None, part: Part, on_check: OnCheck, *, any_damaged: bool
+def _read_packed(
+    packed: Packed, part: Part | None, on_check: OnCheck, *, any_damaged: bool
 ) -> ImageSet:
-    with_parts = _shards_with_parts(location)
-    if split is not None and not with_parts:
-        raise ValueError(f"{location} has no shards train-*.tar and val-*.tar; expected both")
-    found = find_shards(location, _PART_STARTS[part] if with_parts else ("",))
-    name = f"{location} ({part})" if with_parts else str(location)
-    return read_shards(found, name, on_check, any_damaged=any_damaged)
-
-
-def _shards_with_parts(location: Path) -> bool:
-    """Returns whether a folder's shards are named after training and validation."""
-    return location.is_dir() and all(find_shards(location, _PART_STARTS[p]) for p in PART_NAMES)
+    name = f"{packed.location} ({part})" if part else str(packed.location)
+    files = packed.of(part)
+    if packed.kind == "shards":
+        return read_shards(files, name, on_check, any_damaged=any_damaged)
+    return read_parquet(name, files, packed.files, any_damaged=any_damaged)
 
 
 def open_training(folder: Path) -> ImageSet:
@@ -124,7 +116,7 @@ def open_training(folder: Path) -> ImageSet:
         FileNotFoundError: see `open_images`.
         ValueError: see `open_images`.
     """
-    return open_images(folder, None if _has_no_parts(folder) else "train")
+    return open_images(folder, "train" if _parts_in(folder, "auto") else None)
 
 
 def open_train_val(
@@ -152,13 +144,11 @@ def open_train_val(
         FileNotFoundError: see `open_images`.
         ValueError: see `open_images`; or validation has a class that training has not.
     """
-    only = _only_train(folder)
-    if only is not None or _has_no_parts(folder):
-        images = open_images(
-            folder, None if only is None else "train", task=task, on_check=on_check
-        )
-        if only is not None:
-            note = f"{folder} has no validation folder: part of {only} validates"
+    parts = _parts_in(folder, task)
+    if set(parts) <= {"train"}:
+        images = open_images(folder, "train" if parts else None, task=task, on_check=on_check)
+        if parts:
+            note = f"{folder} has no validation images: part of {parts['train']} validates"
             images = _with_notes(images, (note,))
         train, val = split_by_class(images, share=val_share, seed=seed)
         return train, _with_missing_noted(val) if val.multi_label else val
@@ -244,13 +234,40 @@ def check_folder(folder: Path) -> None:
     """
     if is_shards(folder):
         find_shards(folder)
-    elif folder.suffix.lower() in _ARCHIVES and folder.is_file():
+        return
+    if folder.suffix.lower() == ".parquet" and folder.is_file():
+        return
+    if folder.suffix.lower() in _ARCHIVES and folder.is_file():
         raise FileNotFoundError(
             f"{folder} is an archive; unpack it, and give the folder with the class folders"
         )
-    elif not folder.is_dir():
+    if not folder.is_dir():
         raise FileNotFoundError(
             f"no data folder at {folder}; expected class folders of images, or a .csv list of them"
+        )
+
+
+def check_outside(data: Path, output: Path, option: str) -> None:
+    """Refuses an output folder in a folder of classes, of which it would be one next time.
+
+    Args:
+        data: images, as in `open_images`.
+        output: the folder to write.
+        option: what names it, for the message.
+
+    Raises:
+        ValueError: it is the data folder, or in it where it has no train and val folders, or in
+            one of these.
+    """
+    written = output.resolve()
+    if not data.is_dir() or not written.is_relative_to(data.resolve()):
+        return
+    parts = _parts_in(data, "auto").values()
+    in_part = any(written.is_relative_to(Path(part).resolve()) for part in parts)
+    if written == data.resolve() or in_part or not parts:
+        raise ValueError(
+            f"{option} {output} is in the data folder {data}, and would be read as images next "
+            f"time; give a folder elsewhere, as in {option} {data.resolve().name}-{output.name}"
         )
 
 
@@ -259,31 +276,17 @@ def _cifar10_in(folder: Path) -> Path | None:
     return next((f for f in folders if (f / "test_batch").is_file()), None)
 
 
-def _has_parquet(folder: Path) -> bool:
-    return next(visible(folder, "**/*.parquet"), None) is not None
-
-
-def _has_no_parts(folder: Path) -> bool:
-    """Returns whether it is class folders or a list, with no part for training or validation."""
+def _parts_in(folder: Path, task: Task) -> Mapping[Part, str]:
+    """Returns the parts of a data set, with a name of each for messages."""
     if is_list(folder):
-        return not has_split(folder)
-    if is_shards(folder):
-        return not _shards_with_parts(folder)
+        return {part: f"the rows for {part}" for part in listed_parts(folder, task)}
+    packed = find_packed(folder)
+    if packed is not None:
+        return {part: f"the {packed.kind} of {part}" for part in packed.parts}
     check_folder(folder)
-    if _cifar10_in(folder) is not None or _has_parquet(folder):
-        return False
-    return not open_data_folder(folder).parts
-
-
-def _only_train(folder: Path) -> Path | None:
-    """Returns the train folder of images that have no other part."""
-    if is_list(folder) or is_shards(folder):
-        return None
-    check_folder(folder)
-    if _cifar10_in(folder) is not None or _has_parquet(folder):
-        return None
-    parts = open_data_folder(folder).parts
-    return parts["train"] if set(parts) == {"train"} else None
+    if _cifar10_in(folder) is not None:
+        return {"train": CIFAR10_TRAIN[0], "val": "test_batch"}
+    return {part: str(path) for part, path in open_data_folder(folder).parts.items()}
 
 
 def _read_part(data: DataFolder, part: Part, on_check: OnCheck, *, any_damaged: bool) -> ImageSet:

@@ -13,7 +13,7 @@ import torch
 
 from fbnetv3._internal.messages import one_line, shown
 from fbnetv3._internal.optional import missing
-from fbnetv3.images.folders import LabelledImages, visible
+from fbnetv3.images.folders import LabelledImages
 
 from .image_set import ImageSet, OnCheck, Source, read_images
 
@@ -67,46 +67,68 @@ def label_matrix(label_sets: Sequence[Sequence[int]], num_classes: int) -> torch
     return labels
 
 
-def read_parquet(folder: Path, parts: Sequence[str], *, any_damaged: bool = False) -> ImageSet:
+def read_parquet(
+    name: str, files: Sequence[Path], every: Sequence[Path], *, any_damaged: bool = False
+) -> ImageSet:
     """Returns the images of parquet files, as Hugging Face's datasets library or others write them.
 
-    A file belongs to a part where its name or a folder above it starts with the part's name, as in
-    `data/train-00000-of-00001.parquet`. Needs pyarrow.
+    Needs pyarrow.
+
+    Args:
+        name: of the set, for messages.
+        files: those of the part.
+        every: those of all parts, which have the same classes.
+        any_damaged: as in `read_images`.
 
     Raises:
         ImportError: pyarrow is not installed.
-        FileNotFoundError: no file belongs to `parts`.
-        ValueError: there is no column of images or none of labels, or a file is damaged.
+        ValueError: there is no column of images or none of labels, an image has no label, or a file
+            is damaged.
     """
     try:
-        import pyarrow.parquet as pq
+        import pyarrow.parquet  # noqa: F401
     except ImportError as error:
         raise missing("pyarrow", error) from error
-    files = [
-        file
-        for file in sorted(visible(folder, "**/*.parquet"))
-        if any(s.lower().startswith(tuple(parts)) for s in file.relative_to(folder).parts)
-    ]
-    if not files:
-        raise FileNotFoundError(f"{folder} has no parquet file named {' or '.join(parts)}-*")
     image, label, classes, several = _columns(files[0])
     sources: list[Source] = []
     values: list[Any] = []
     for file in files:
-        table = pq.read_table(file, columns=[image, label])
-        sources += [_source(row, file) for row in table.column(image).to_pylist()]
-        values += table.column(label).to_pylist()
+        images, labels = _cells(file, (image, label))
+        sources += [_source(row, file) for row in images]
+        values += labels
     if not classes:
-        # Of all parts, so that these agree.
-        everywhere = [
-            value
-            for file in sorted(visible(folder, "**/*.parquet"))
-            for value in pq.read_table(file, columns=[label]).column(label).to_pylist()
-        ]
+        everywhere = [value for file in every for value in _cells(file, (label,))[0]]
         classes, index = _classes_of(everywhere, files[0], label)
         values = [index[value] for value in values]
+    if None in values:
+        raise ValueError(
+            f"{name}: image {values.index(None)} has no label in column {label!r}; label it or "
+            "leave it out"
+        )
     made = label_matrix(values, len(classes)) if several else torch.tensor(values)
-    return read_images(f"{folder} ({parts[0]})", classes, sources, made, any_damaged=any_damaged)
+    return read_images(name, classes, sources, made, any_damaged=any_damaged)
+
+
+def _cells(file: Path, columns: Sequence[str]) -> list[list[Any]]:
+    """Returns the cells of each column of a file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        there = pq.read_schema(file).names
+        if lacking := [column for column in columns if column not in there]:
+            raise ValueError(
+                f"{file} has columns {there[:_NUM_LISTED]}, without {lacking[0]!r}; expected the "
+                "same columns in each file"
+            )
+        table = pq.read_table(file, columns=list(columns), partitioning=None)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise _damaged(file, error) from None
+    return [table.column(column).to_pylist() for column in columns]
+
+
+def _damaged(file: Path, error: Exception) -> ValueError:
+    return ValueError(f"{file} is no parquet file, or damaged: {one_line(str(error))}")
 
 
 def _columns(file: Path) -> tuple[str, str, tuple[str, ...], bool]:
@@ -120,7 +142,7 @@ def _columns(file: Path) -> tuple[str, str, tuple[str, ...], bool]:
     try:
         schema = pq.read_schema(file)
     except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{file} is no parquet file, or damaged: {one_line(str(error))}") from None
+        raise _damaged(file, error) from None
     features = _features(schema.metadata or {})
     image = next((k for k, v in features.items() if v.get("_type") == "Image"), None)
     image = image or next((f.name for f in schema if _holds_images(f.type)), None)

@@ -64,11 +64,13 @@ class ImageSet:
             raise ValueError(f"{self.name}: expected either pixels or sources, not both or none")
         images = self.sources if self.pixels is None else self.pixels
         assert images is not None
-        if len(images) != len(self.labels) or len(self.labels) == 0:
+        if len(images) != len(self.labels):
             raise ValueError(
                 f"{self.name} has {len(images)} images and {len(self.labels)} labels; expected "
-                "one label for each image and at least one image"
+                "one label for each image"
             )
+        if not len(images):
+            raise ValueError(f"{self.name} has no image; add some, or remove it")
         if self.multi_label:
             expected = (len(self.labels), len(self.classes)), torch.bool
             if (tuple(self.labels.shape), self.labels.dtype) != expected:

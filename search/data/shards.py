@@ -12,13 +12,14 @@ import json
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import torch
 
 from fbnetv3._internal.messages import shown
-from fbnetv3.images.folders import SUFFIXES, part_of, visible
+from fbnetv3.images.folders import SUFFIXES, is_hidden, visible
+from fbnetv3.images.parts import part_of
 
 from .image_set import ImageSet, OnCheck, read_images
 from .member import Member
@@ -46,19 +47,17 @@ def is_shards(location: Path) -> bool:
     return location.is_dir() and bool(_in_folder(location))
 
 
-def find_shards(location: Path, starts: Sequence[str] = ("",)) -> list[Path]:
+def find_shards(location: Path) -> list[Path]:
     """Returns the shards of a path, in order.
 
     Args:
         location: one shard, a range such as `data-{000..099}.tar`, or a folder.
-        starts: with what the name of a folder's shard begins, in lower case, or `train/` or `val/`
-            if it lies in such a folder.
 
     Raises:
         FileNotFoundError: a shard is missing.
     """
     if location.is_dir():
-        return sorted(p for p, n in _in_folder(location).items() if n.startswith(tuple(starts)))
+        return _in_folder(location)
     found = [Path(name) for name in _expanded(str(location))]
     gone = [path for path in found if not path.is_file()]
     if gone:
@@ -66,14 +65,10 @@ def find_shards(location: Path, starts: Sequence[str] = ("",)) -> list[Path]:
     return found
 
 
-def _in_folder(location: Path) -> dict[Path, str]:
-    """Returns the shards of a folder and its part folders, and how their names tell the part."""
-    found = {path: path.name.lower() for path in visible(location, "*.tar")}
-    for path in visible(location, "*/*.tar"):
-        part = part_of(path.parent.name)
-        if part is not None:
-            found[path] = f"{part}/{path.name.lower()}"
-    return found
+def _in_folder(location: Path) -> list[Path]:
+    """Returns the shards of a folder and its part folders."""
+    nested = (path for path in visible(location, "*/*.tar") if part_of(path.parent.name))
+    return sorted([*visible(location, "*.tar"), *nested])
 
 
 def _expanded(pattern: str) -> Iterator[str]:
@@ -147,7 +142,11 @@ def _samples(shard: Path) -> Iterator[_Sample]:
     try:
         # "r:" refuses a compressed file, in which nothing can be found without reading all.
         with tarfile.open(shard, "r:") as archive:
-            files = [file for file in archive if file.isfile()]
+            files = [
+                file
+                for file in archive
+                if file.isfile() and not any(map(is_hidden, PurePosixPath(file.name).parts))
+            ]
             for key, group in itertools.groupby(files, lambda file: _split(file.name)[0]):
                 sample = _sample(shard, archive, key, list(group))
                 if sample is not None:
@@ -187,7 +186,7 @@ def _sample(
     if not isinstance(label, int | str) or isinstance(label, bool) or label == "":
         raise ValueError(
             f"{shard}: sample {key.lstrip('/')} has the label {shown(label)}; expected a number or "
-            "a name in .cls, or in .json under label, cls or class"
+            "a name in .cls, or in .json under label, cls or class. Unpack a .tar of class folders"
         )
     if isinstance(label, int) and label < 0:
         raise ValueError(f"{shard}: sample {key.lstrip('/')} has label {label}; expected from 0")

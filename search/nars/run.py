@@ -138,7 +138,12 @@ def with_rungs(config: SearchConfig, objective: Objective) -> SearchConfig:
 
 
 def run_search(
-    store: Store, engine: Engine, *, policy: Policy = DEFAULT_POLICY, notify: Notify = _silent
+    store: Store,
+    engine: Engine,
+    *,
+    policy: Policy = DEFAULT_POLICY,
+    notify: Notify = _silent,
+    objective: Objective | None = None,
 ) -> list[Answer]:
     """Runs or resumes a search and returns its results.
 
@@ -147,13 +152,15 @@ def run_search(
         engine: the engine for its trials; the caller closes it.
         policy: retries, time limits and stragglers.
         notify: called with the name of each event and its fields.
+        objective: the search's objective, if it is at hand, so that it is not made again.
 
     Raises:
         ValueError: the settings are invalid, or all labels are NaN.
         StoreError: the disk is full.
         TrialError: trials fail one after another.
     """
-    return search_problem(store, problem_of(store.settings), engine, policy=policy, notify=notify)
+    problem = problem_of(store.settings, objective)
+    return search_problem(store, problem, engine, policy=policy, notify=notify)
 
 
 def search_problem(

@@ -36,11 +36,11 @@ from .graphed import GraphedStep
 from .identity import check_license_of_run, check_same_run
 from .logbook import EpochLog, best_of, write_classes, write_curve, write_network, write_setting
 from .mixup import mixed, mixup_share
-from .multi_label import MultiLabelScore, multi_label_loss, score_multi_label
+from .multi_label import MultiLabelScore, multi_label_loss, score_multi_label_each
 from .optimizers import load_optimizer, make_optimizer, optimizer_tensors, set_lr
 from .parallel import World, current_world, summed
 from .recipe import Recipe
-from .scoring import BATCH_SIZE, Score, default_batch_size, score
+from .scoring import BATCH_SIZE, Score, default_batch_size, score_each
 from .seeds import derive_seed, seed_all
 from .stopping import Stopped, StopRequest
 
@@ -334,13 +334,12 @@ class Loop:
         """Returns an epoch's log with the accuracies. Changes nothing that training depends on."""
         if self.images.multi_label:
             return self._validated_multi_label(log)
-        raw = self._score(self.model)
+        raw, *averaged = score_each(self._judged(), self.val_images, **self._scoring())
         log = dataclasses.replace(
             log, val_loss=raw.loss, top1_pct=raw.top1_pct, top5_pct=raw.top5_pct
         )
         chosen = raw
-        if self.ema is not None:
-            chosen = self._score(self.ema.module)
+        for chosen in averaged:
             log = dataclasses.replace(
                 log, ema_top1_pct=chosen.top1_pct, ema_top5_pct=chosen.top5_pct
             )
@@ -348,17 +347,16 @@ class Loop:
         return dataclasses.replace(log, macro_recall_pct=chosen.macro_recall_pct)
 
     def _validated_multi_label(self, log: EpochLog) -> EpochLog:
-        options = self._scoring()
-        chosen = score_multi_label(self.model, self.val_images, **options)
-        log = dataclasses.replace(log, val_loss=chosen.loss, map_pct=chosen.map_pct)
-        if self.ema is not None:
-            chosen = score_multi_label(self.ema.module, self.val_images, **options)
+        raw, *averaged = score_multi_label_each(self._judged(), self.val_images, **self._scoring())
+        chosen, log = raw, dataclasses.replace(log, val_loss=raw.loss, map_pct=raw.map_pct)
+        for chosen in averaged:
             log = dataclasses.replace(log, ema_map_pct=chosen.map_pct)
         self.last_score, self.thresholds = chosen, chosen.thresholds
         return dataclasses.replace(log, macro_f1_pct=chosen.macro_f1_pct(chosen.thresholds))
 
-    def _score(self, model: nn.Module) -> Score:
-        return score(model, self.val_images, **self._scoring())
+    def _judged(self) -> list[nn.Module]:
+        """Returns the model and, if there is one, its average: photos are decoded once for both."""
+        return [self.model] if self.ema is None else [self.model, self.ema.module]
 
     def _scoring(self) -> dict[str, Any]:
         device, side = self.config.hardware.device, self.config.preprocess.crop

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,7 @@ from fbnetv3.images.preprocess import Preprocess
 from fbnetv3.search.data.image_set import ImageSet
 
 from .parallel import summed
-from .scoring import logits_of
+from .scoring import logits_of_each
 
 
 @dataclass(frozen=True)
@@ -81,32 +82,44 @@ class MultiLabelScore:
 
 
 def score_multi_label(
-    model: nn.Module,
+    model: nn.Module, images: ImageSet, preprocess: Preprocess, **options: Any
+) -> MultiLabelScore:
+    """Returns the model's score; arguments and errors are those of `score_multi_label_each`."""
+    return score_multi_label_each((model,), images, preprocess, **options)[0]
+
+
+def score_multi_label_each(
+    models: Sequence[nn.Module],
     images: ImageSet,
     preprocess: Preprocess,
     *,
     device: torch.device,
-    **options: Any,  # those of `logits_of`
-) -> MultiLabelScore:
-    """Returns the model's score on a multi-label set; the processes of a world each take a share.
+    **options: Any,  # those of `logits_of_each`
+) -> list[MultiLabelScore]:
+    """Returns each model's score on a multi-label set; processes of a world each take a share.
 
     Args:
-        model: logits of normalised images.
-        images: what to score it on.
+        models: logits of normalised images.
+        images: what to score them on; each is decoded once.
         preprocess: of the images.
-        device: where the model lives.
-        **options: see `scoring.score`.
+        device: where the models live.
+        **options: see `scoring.logits_of_each`.
 
     Raises:
-        ValueError: see `scoring.score`.
+        ValueError: see `scoring.score_each`.
     """
     num_classes = len(images.classes)
     # The last column counts how often an image was read: once, or not at all if it is damaged.
-    found = torch.zeros(len(images), num_classes + 1)
-    for batch, logits in logits_of(model, images, preprocess, device=device, **options):
-        ones = torch.ones(len(logits), 1)
-        found[batch.indices.cpu()] = torch.cat((logits.cpu(), ones), 1)
+    found = torch.zeros(len(models), len(images), num_classes + 1)
+    for batch, each in logits_of_each(models, images, preprocess, device=device, **options):
+        for mine, logits in zip(found, each, strict=True):
+            ones = torch.ones(len(logits), 1)
+            mine[batch.indices.cpu()] = torch.cat((logits.cpu(), ones), 1)
     found = summed(found.to(device)).cpu()
+    return [_score_of(one, images) for one in found]
+
+
+def _score_of(found: Tensor, images: ImageSet) -> MultiLabelScore:
     read = found[:, -1] > 0
     if not read.any():
         raise ValueError(f"no image of {images.name} can be read")

@@ -55,6 +55,7 @@ def open_network(
     small_images: bool = False,
     dropout: float = 0.0,
     drop_path: float = 0.0,
+    checkpoint: Path | None = None,
 ) -> Network:
     """Returns the network of a name.
 
@@ -68,12 +69,16 @@ def open_network(
         small_images: build a model of this package without weights as `data.cifar_arch` does.
         dropout: before the classifier; 0 leaves timm's and torchvision's networks their own.
         drop_path: stochastic depth; 0 as above.
+        checkpoint: file of weights to load instead, as in `fbnetv3.create`.
 
     Raises:
-        ValueError: the name is unknown, or the network lacks an option that is asked for.
+        ValueError: the name is unknown, the network lacks an option that is asked for, or the
+            checkpoint does not fit it.
         FileNotFoundError: a path does not exist, or weights cannot be fetched.
     """
     rates: dict[str, Any] = {"drop_rate": dropout, "drop_path_rate": drop_path}
+    if checkpoint is not None:
+        return _with_checkpoint(name, checkpoint, num_classes, rates)
     if is_foreign(name):
         return Network(
             *open_foreign(name, num_classes, bool(pretrained), dropout=dropout, drop_path=drop_path)
@@ -245,6 +250,26 @@ def _side(model: nn.Module, images: ImageSet) -> int:
     if isinstance(model, FBNetV3):
         return model.arch.resolution
     return 224 if images.pixels is None else int(images.pixels.shape[1])
+
+
+def _with_checkpoint(
+    name: str, checkpoint: Path, num_classes: int | None, rates: dict[str, Any]
+) -> Network:
+    import fbnetv3
+    from fbnetv3.hub.weights import WEIGHTS
+
+    if is_foreign(name):
+        raise ValueError(
+            f"--checkpoint is for models of this package, and {name} is another library's; "
+            "expected a name of `fbnetv3 list`"
+        )
+    model = fbnetv3.create(name, checkpoint=checkpoint, num_classes=num_classes, **rates)
+    names = class_names_of(model)
+    if name in WEIGHTS and model.num_classes == WEIGHTS[name].num_classes:
+        names = class_names(WEIGHTS[name].labels)
+    known = len(names) == model.num_classes
+    preprocess = Preprocess.from_timm_cfg(model.pretrained_cfg)
+    return Network(model, preprocess, tuple(known_names(names)) if known else None)
 
 
 def _with_weights(name: str, num_classes: int | None, rates: dict[str, Any]) -> Network:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -89,9 +90,63 @@ def default_batch_size(device: torch.device, side: int) -> int:
     return max(1, min(BATCH_SIZE, _CPU_BATCH * _CPU_SIDE**2 // side**2))
 
 
+def score(model: nn.Module, images: ImageSet, preprocess: Preprocess, **options: Any) -> Score:
+    """Returns the model's score; arguments and errors are those of `score_each`."""
+    return score_each((model,), images, preprocess, **options)[0]
+
+
 @torch.no_grad()
-def score(
-    model: nn.Module,
+def score_each(
+    models: Sequence[nn.Module],
+    images: ImageSet,
+    preprocess: Preprocess,
+    *,
+    device: torch.device,
+    **options: Any,  # those of `logits_of_each`
+) -> list[Score]:
+    """Returns the score of each model; the processes of a world each take a share.
+
+    Args:
+        models: logits of normalised images.
+        images: what to score them on; each is decoded once.
+        preprocess: of the images.
+        device: where the models live.
+        **options: see `logits_of_each`.
+
+    Raises:
+        ValueError: a model's classes are fewer than the set's, or no image can be read.
+    """
+    num = len(images.classes)
+    counts = torch.zeros(len(models), 2 * num**2 + 2, dtype=sum_dtype(device), device=device)
+    for batch, each in logits_of_each(models, images, preprocess, device=device, **options):
+        for mine, logits in zip(counts, each, strict=True):
+            rows = (batch.indices % 2) * num + batch.labels
+            cells = rows * num + logits.argmax(1)
+            mine.index_add_(0, cells, torch.ones_like(cells, dtype=counts.dtype))
+            best = logits.topk(min(5, num), 1).indices
+            mine[-2] += (best == batch.labels.unsqueeze(1)).any(1).sum()
+            mine[-1] += F.cross_entropy(logits, batch.labels, reduction="sum")
+    found = []
+    for totals in summed(counts).cpu():
+        halves = totals[:-2].long().view(2, num, num)
+        num_read = int(halves.sum())
+        if not num_read:
+            raise ValueError(f"no image of {images.name} can be read")
+        found.append(Score(halves, int(totals[-2]), float(totals[-1]) / num_read))
+    return found
+
+
+def logits_of(
+    model: nn.Module, images: ImageSet, preprocess: Preprocess, **options: Any
+) -> Iterator[tuple[Batch, Tensor]]:
+    """Yields what `logits_of_each` does of one model."""
+    for batch, (logits,) in logits_of_each((model,), images, preprocess, **options):
+        yield batch, logits
+
+
+@torch.no_grad()
+def logits_of_each(
+    models: Sequence[nn.Module],
     images: ImageSet,
     preprocess: Preprocess,
     *,
@@ -101,70 +156,29 @@ def score(
     workers: int = 0,
     outputs: Tensor | None = None,
     on_logits: OnLogits = lambda _batch, _logits: None,
-) -> Score:
-    """Returns the model's score; the processes of a world each take a share.
+) -> Iterator[tuple[Batch, list[Tensor]]]:
+    """Yields this process's share of a set with each model's logits (n, classes) float32.
+
+    The models are in evaluation mode meanwhile.
 
     Args:
-        model: logits of normalised images.
-        images: what to score it on.
+        models: logits of normalised images.
+        images: what they are to answer; each is decoded once.
         preprocess: of the images.
-        device: where the model lives.
+        device: where the models live.
         half: data type of autocast; None computes in float32.
         batch_size: images per pass.
         workers: processes that decode images which are not in memory.
-        outputs: (classes,) which of the model's outputs stands for each class of the set; None is
+        outputs: (classes,) which of a model's outputs stands for each class of the set; None is
             the same order.
         on_logits: called with each batch and the logits of all outputs.
 
     Raises:
-        ValueError: the model's classes are fewer than the set's, or no image can be read.
+        ValueError: a model's classes are fewer than the set's.
     """
-    num_classes = len(images.classes)
-    counts = torch.zeros(2 * num_classes**2 + 2, dtype=sum_dtype(device), device=device)
-    for batch, logits in logits_of(
-        model,
-        images,
-        preprocess,
-        device=device,
-        half=half,
-        batch_size=batch_size,
-        workers=workers,
-        outputs=outputs,
-        on_logits=on_logits,
-    ):
-        rows = (batch.indices % 2) * num_classes + batch.labels
-        cells = rows * num_classes + logits.argmax(1)
-        counts.index_add_(0, cells, torch.ones_like(cells, dtype=counts.dtype))
-        best = logits.topk(min(5, num_classes), 1).indices
-        counts[-2] += (best == batch.labels.unsqueeze(1)).any(1).sum()
-        counts[-1] += F.cross_entropy(logits, batch.labels, reduction="sum")
-    totals = summed(counts).cpu()
-    halves = totals[:-2].long().view(2, num_classes, num_classes)
-    num_read = int(halves.sum())
-    if not num_read:
-        raise ValueError(f"no image of {images.name} can be read")
-    return Score(halves, int(totals[-2]), float(totals[-1]) / num_read)
-
-
-@torch.no_grad()
-def logits_of(
-    model: nn.Module,
-    images: ImageSet,
-    preprocess: Preprocess,
-    *,
-    device: torch.device,
-    half: torch.dtype | None = None,
-    batch_size: int = BATCH_SIZE,
-    workers: int = 0,
-    outputs: Tensor | None = None,
-    on_logits: OnLogits = lambda _batch, _logits: None,
-) -> Iterator[tuple[Batch, Tensor]]:
-    """Yields this process's share of a set with the logits (n, classes) float32 of its classes.
-
-    Args and errors are those of `score`. The model is in evaluation mode meanwhile.
-    """
-    was_training, num_classes = model.training, len(images.classes)
-    model.eval()
+    were_training = [model.training for model in models]
+    for model in models:
+        model.eval()
     for batch in eval_batches(
         images,
         preprocess,
@@ -173,20 +187,29 @@ def logits_of(
         device=device,
         workers=workers,
     ):
-        with torch.autocast(device.type, half, enabled=half is not None):
-            logits = model(batch.images).float()
-        on_logits(batch, logits)
-        if outputs is not None:
-            if int(outputs.max()) >= logits.shape[1]:
-                raise ValueError(
-                    f"class folders are numbered up to {int(outputs.max())}; the model's classes "
-                    f"are 0 to {logits.shape[1] - 1}: number them from 0"
-                )
-            logits = logits[:, outputs.to(device)]
-        if logits.shape[1] != num_classes:
+        each = []
+        for model in models:
+            with torch.autocast(device.type, half, enabled=half is not None):
+                logits = model(batch.images).float()
+            on_logits(batch, logits)
+            each.append(_of_classes(logits, images, outputs))
+        yield batch, each
+    for model, was_training in zip(models, were_training, strict=True):
+        model.train(was_training)
+
+
+def _of_classes(logits: Tensor, images: ImageSet, outputs: Tensor | None) -> Tensor:
+    """Returns the logits of the set's classes."""
+    if outputs is not None:
+        if int(outputs.max()) >= logits.shape[1]:
             raise ValueError(
-                f"the model has {logits.shape[1]} classes and {images.name} has {num_classes}; "
-                "expected the same classes"
+                f"class folders are numbered up to {int(outputs.max())}; the model's classes "
+                f"are 0 to {logits.shape[1] - 1}: number them from 0"
             )
-        yield batch, logits
-    model.train(was_training)
+        logits = logits[:, outputs.to(logits.device)]
+    if logits.shape[1] != len(images.classes):
+        raise ValueError(
+            f"the model has {logits.shape[1]} classes and {images.name} has "
+            f"{len(images.classes)}; expected the same classes"
+        )
+    return logits

@@ -200,4 +200,6 @@ def locked(folder: Path | None) -> Iterator[None]:
         with FileLock(folder / "train.lock", timeout=0):
             yield
     except Timeout:
-        raise ValueError(f"another process trains in {folder}; wait, or give another") from None
+        raise ValueError(
+            f"another process trains in {folder}; wait, or give another --out"
+        ) from None

@@ -369,6 +369,7 @@ def _zipped(*names: str) -> bytes:
         ),
         (b'{"weight_map": {"a": "1.st", "b": "2.st", "c": "2.st"}}', "weights in 2 files; save"),
         (gzip.compress(b"weights", mtime=0), "packed with gzip: unpack it first"),
+        ((9000).to_bytes(8, "little") + b'{"__metadata__":', "safetensors file that is cut off"),
         (bytes(257) + b"ustar\x0000", "a tar archive: unpack it first"),
         (b"\x08\n\x12\x07pytorch", "an ONNX file.*`fbnetv3 classify --model`"),
         (_zipped("stem.weight.npy", "stem.bias.npy"), r"a numpy archive.*torch\.from_numpy"),

@@ -82,6 +82,16 @@ DIALECTS: dict[str, tuple[Callable[[], Any], bool]] = {
         lambda: {"state_dict": {**under("model.", raw()), **under("ema_model.", averaged())}},
         True,
     ),
+    "MMCV with EMA": (
+        lambda: {
+            "meta": {"epoch": 3},
+            "state_dict": {
+                **averaged(),
+                **{f"ema_{name.replace('.', '_')}": tensor for name, tensor in raw().items()},
+            },
+        },
+        True,
+    ),
     "Composer": (lambda: {"state": {"model": under("module.", raw())}, "rng": [1]}, False),
     "transformers": (lambda: under("timm_model.", raw()), False),
     "a profiler's": (lambda: {**raw(), "stem.total_ops": torch.zeros(1)}, False),

@@ -300,6 +300,19 @@ def test_convert_goes_to_the_official_layout_and_back(small_model: FBNetV3, tmp_
         assert torch.equal(tensor, small_model.state_dict()[name])
 
 
+def test_convert_does_not_write_over_its_source(small_model: FBNetV3, tmp_path: Path) -> None:
+    table, ours = tmp_path / "small.json", tmp_path / "ours.safetensors"
+    table.write_text(small_model.arch.to_json())
+    write_tensors(ours, small_model.state_dict(), {"license": "mit"})
+    (tmp_path / "link.safetensors").symlink_to(ours)
+    before = ours.read_bytes()
+    for target in (ours, tmp_path / "link.safetensors"):
+        code, _, err = run("convert", ours, target, "--model", table, "--to", "official")
+        assert code == 2
+        assert "the file to convert; give another name" in err
+    assert ours.read_bytes() == before
+
+
 def test_convert_refuses_another_networks_weights(small_model: FBNetV3, tmp_path: Path) -> None:
     ours = tmp_path / "ours.safetensors"
     write_tensors(ours, small_model.state_dict(), {})

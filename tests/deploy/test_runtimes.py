@@ -22,7 +22,7 @@ import fbnetv3
 from fbnetv3._internal.optional import need
 from fbnetv3.deploy.classify import Classifier
 from fbnetv3.deploy.export import Exported, to_onnx
-from fbnetv3.deploy.parity import error_of_std
+from fbnetv3.deploy.parity import TOLERANCE, error_of_std
 from fbnetv3.deploy.runtimes import (
     ONNX,
     RUNTIMES,
@@ -434,6 +434,27 @@ def test_openvino_runs_a_file_for_single_images_and_one_that_normalises(
     batch = ((pixels - mean) / std).transpose(0, 3, 1, 2)
     expected = load(exported.path).run_batch(batch)
     assert error_of_std(load(xml).run_batch(batch), expected).max() < 1e-4
+
+
+@pytest.mark.needs("openvino")
+def test_openvinos_half_precision_is_held_to_its_own_tolerance(
+    small_model: FBNetV3, small_preprocess: Preprocess, tmp_path: Path
+) -> None:
+    half = to_onnx(
+        small_model,
+        tmp_path / "half.onnx",
+        precision="fp16",
+        dynamic=None,
+        preprocess=small_preprocess,
+    )
+    parity = RUNTIMES["openvino"].file.convert(half.path, tmp_path / "half.xml")
+    assert parity.tolerance == TOLERANCE["fp16"] > 10 * TOLERANCE["fp32"]
+    images = np.random.default_rng(0).normal(size=(1, 3, 32, 32)).astype(np.float32)
+    with torch.inference_mode():
+        expected = small_model(torch.from_numpy(images)).numpy()
+    loaded = load(tmp_path / "half.xml")
+    assert loaded.artefact.precision == "fp16"
+    assert error_of_std(loaded.run_batch(images), expected).max() < TOLERANCE["fp16"]
 
 
 @pytest.mark.needs("openvino")

@@ -56,6 +56,15 @@ def logits(model: nn.Module, in_chans: int = 3) -> Tensor:
     return found / found.abs().max()
 
 
+def test_a_folder_with_pickled_weights_is_read_without_executing_them(tmp_path: Path) -> None:
+    model = shaken(build(NANO, num_classes=5))
+    folder = save_pretrained(model, tmp_path / "saved")
+    (folder / "model.safetensors").unlink()
+    torch.save(model.state_dict(), folder / "pytorch_model.bin")
+    read = create(f"local-dir:{folder}", pretrained=True)
+    assert torch.equal(logits(read.eval()), logits(model))
+
+
 @pytest.mark.parametrize("name", ["fbnetv3_a", "fbnetv3_a0", "fbnetv2_l3", "fbnetv3_nano"])
 def test_our_own_round_trip_keeps_every_bit(tmp_path: Path, name: str) -> None:
     model = shaken(build(ARCHS[name], num_classes=7, in_chans=4, bn_eps=1e-3))

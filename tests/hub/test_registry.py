@@ -216,6 +216,17 @@ def test_a_checkpoint_that_does_not_fit_is_named(golden_network: Make, tmp_path:
         fbnetv3.create("fbnetv3_nano", checkpoint=tmp_path / "nowhere.pth")
 
 
+@pytest.mark.parametrize("name", ["model.pth", "checkpoint-best.pth.tar", "last.ckpt"])
+def test_a_checkpoint_given_as_a_model_says_how_it_is_loaded(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).write_bytes(b"x")
+    for model in (name, str(tmp_path / name)):
+        with pytest.raises(ValueError, match=r"a checkpoint; give its model's name, and the file"):
+            fbnetv3.create(model)
+
+
 def test_features_only_makes_a_pyramid() -> None:
     pyramid = fbnetv3.create("fbnetv3_nano", features_only=True, out_indices=[1, -1])
     assert isinstance(pyramid, FeaturePyramid)

@@ -148,6 +148,28 @@ def test_validation_is_preferred_to_test(tmp_path: Path) -> None:
     assert open_data_folder(tmp_path).parts["val"] == tmp_path / "Valid"
 
 
+def test_parts_that_are_not_used_are_said(tmp_path: Path) -> None:
+    touch(
+        tmp_path,
+        *(
+            f"{part}/{name}/1.jpg"
+            for part in ("train", "training", "val", "test")
+            for name in ("cat", "dog")
+        ),
+    )
+    found = open_data_folder(tmp_path)
+    assert found.parts == {"train": tmp_path / "train", "val": tmp_path / "val"}
+    assert found.notes == (
+        f"folders of {tmp_path} beside its train and val folders were skipped: test, training",
+    )
+
+
+def test_a_folder_without_classes_says_what_lies_there(tmp_path: Path) -> None:
+    touch(tmp_path, "shard-0.tar.gz", "shard-1.tar.gz")
+    with pytest.raises(ValueError, match=r"no class folders; .*\(2 file\(s\) .*: \.gz 2\)"):
+        read_class_folders(tmp_path)
+
+
 def test_one_part_twice_is_refused(tmp_path: Path) -> None:
     touch(tmp_path, *(f"{part}/{c}/1.jpg" for part in ("train", "Train") for c in "ab"))
     if len(list(tmp_path.iterdir())) == 1:

@@ -44,6 +44,11 @@ def listed(folder: Path, text: str) -> Path:
         # Without separators, and from Windows.
         "0.png cat\n1.png dog\n2.png cat\n",
         ".\\0.png,cat\n.\\1.png,dog\n.\\2.png,cat\n",
+        # Behind rows' numbers, without names; another case than the file's.
+        "0,0.png,cat\n1,1.png,dog\n2,2.png,cat\n",
+        "0.PNG,cat\n1.PNG,dog\n2.PNG,cat\n",
+        # Quoted as Python does it.
+        "'img','kind'\n'0.png','cat'\n'1.png','dog'\n'2.png','cat'\n",
     ],
 )
 def test_columns_are_found_by_name_or_are_the_first_two(photos: Path, text: str) -> None:
@@ -60,7 +65,7 @@ def test_excels_unicode_text_is_read(photos: Path) -> None:
 
 
 def test_the_split_column_tells_training_from_validation(photos: Path) -> None:
-    rows = ["0.png,a,train", "1.png,b,Train", "2.png,a,valid", "3.png,c,training", "4.png,b,test"]
+    rows = ["0.png,a,train", "1.png,b,Train", "2.png,a,valid", "3.png,c,training", "4.png,b,dev"]
     path = listed(photos, "\n".join(["file,label,split", *rows]))
     train, val = open_train_val(path)
     assert train.classes == val.classes == ("a", "b", "c")
@@ -68,6 +73,40 @@ def test_the_split_column_tells_training_from_validation(photos: Path) -> None:
     assert any("no image of 1 class(es), not measured: 'c'" in note for note in val.notes)
     assert len(open_images(path, "train")) == 3
     assert len(open_images(path)) == 2
+
+
+def test_a_third_column_without_a_name_may_be_the_split(photos: Path) -> None:
+    rows = ["0.png,a,train", "1.png,b,train", "2.png,a,val", "3.png,b,val"]
+    train, val = open_train_val(listed(photos, "\n".join(rows)))
+    assert (len(train), len(val)) == (2, 2)
+    assert read_list(listed(photos, "\n".join(rows)), "val").paths[0] == photos / "2.png"
+
+
+def test_test_rows_are_left_out_beside_validation_and_validate_without_it(photos: Path) -> None:
+    rows = ["file,label,split", "0.png,a,train", "1.png,b,train", "2.png,a,test", "3.png,b,test"]
+    assert len(read_list(listed(photos, "\n".join(rows)), "val").paths) == 2
+    path = listed(photos, "\n".join([*rows, "4.png,a,val"]))
+    found = read_list(path, "val")
+    assert found.paths == (photos / "4.png",)
+    assert found.notes == (
+        f"rows of {path} with split test are for neither training nor validation and were left out",
+    )
+
+
+def test_a_list_for_training_alone_is_split(photos: Path) -> None:
+    rows = [f"{n}.png,{'ab'[n % 2]},train" for n in range(8)]
+    train, val = open_train_val(listed(photos, "\n".join(["file,label,split", *rows])))
+    assert (train.counts, val.counts) == ([3, 3], [1, 1])
+
+
+def test_a_name_with_its_accent_encoded_otherwise_finds_the_file(photos: Path) -> None:
+    (photos / "0.png").rename(photos / "cafe\u0301.png")
+    found = read_list(listed(photos, "caf\u00e9.png,a\n1.png,b\n"))
+    assert found.paths[0] == photos / "cafe\u0301.png"
+    # Two that are meant alike are not guessed between.
+    (photos / "2.png").rename(photos / "CAFE\u0301.png")
+    found = read_list(listed(photos, "caf\u00e9.png,a\n1.png,b\n3.png,b\n"))
+    assert found.paths[0] == photos / "caf\u00e9.png"
 
 
 def test_a_list_without_a_split_is_split_by_class(photos: Path) -> None:
@@ -97,7 +136,9 @@ def test_a_file_that_is_listed_or_linked_to_twice_counts_once(photos: Path) -> N
         ("0.png,a\n1.png,a\n", "only one class, 'a'"),
         ("file,label,split\n0.png,a,later\n", "line 2: split is 'later'; expected train or val"),
         ("0.png,a\n1.png,b\n0.png,b\n", "lines 1 and 3: .*0.png is 'a' and 'b'"),
-        ("file,label,split\n0.png,a,train\n1.png,b,train\n", "lists no image with split 'val'"),
+        ("file,label\nhttps://example.com/0.png,a\n", "line 2: 'https://.*0.png' is an address"),
+        ("file,label\n0.png," + "x" * 200_000, "is no CSV: field larger than"),
+        ("0.png\0,a\n", r"not text in UTF-8 \(null bytes\)"),
         (
             "file,label,split\n0.png,a,train\n1.png,b,train\n2.png,a,val\n3.png,z,val\n",
             r"only in validation \['z'\]",

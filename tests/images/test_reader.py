@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from fbnetv3.images.labels import example_photos
 from fbnetv3.images.reader import (
@@ -461,3 +461,34 @@ def test_a_reduced_photo_stands_upright_and_other_formats_keep_their_size(tmp_pa
     whole = (tmp_path / "a.jpg").read_bytes()
     with pytest.raises(ValueError, match="cannot read image"):
         open_reduced(whole[: len(whole) // 2], half)
+
+
+def test_a_damaged_png_is_refused_and_not_black_where_a_crop_is_asked_for() -> None:
+    stream = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(stream, "PNG")
+    content = bytearray(stream.getvalue())
+    content[content.index(b"IDAT") + 20] ^= 1
+    for read in (open_image, lambda source: open_reduced(source, lambda _: 1)):
+        with pytest.raises(ValueError, match="broken data stream"):
+            read(bytes(content))
+
+
+@pytest.mark.parametrize("kind", ["long text", "long profile", "damaged text"])
+def test_metadata_that_pillow_refuses_cost_no_photo(kind: str, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 9, 3), dtype=np.uint8)
+    texts, profile = PngImagePlugin.PngInfo(), None
+    if kind == "long profile":
+        profile = bytes(3 << 20)
+    else:
+        texts.add_text("comment", "word " * (1 << 19), zip=kind == "long text")
+    path = tmp_path / "photo.png"
+    Image.fromarray(pixels).save(path, pnginfo=texts, icc_profile=profile)
+    if kind == "damaged text":
+        content = bytearray(path.read_bytes())
+        content[content.index(b"tEXt") + 20] ^= 1
+        path.write_bytes(content)
+    with pytest.raises((ValueError, OSError)):
+        Image.open(path)
+    np.testing.assert_array_equal(np.asarray(open_image(path)), pixels)
+    assert check_image(path) == (9, 8)

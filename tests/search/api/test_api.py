@@ -440,6 +440,23 @@ def test_a_diverged_training_and_one_that_raises_do_not_end_a_search(tmp_path: P
     assert {one.failures for one in failed} == {1}
 
 
+def test_a_final_training_that_crashes_leaves_the_search_its_answer(tmp_path: Path) -> None:
+    crashed: list[dict[str, Any]] = []
+
+    def trained(params: dict[str, Any], *, seed: int, fidelity: float) -> float:
+        # Only final trainings have another seed than the first one.
+        if seed and not crashed:
+            crashed.append(params)
+        if seed and params == crashed[0]:
+            raise RuntimeError("out of memory")
+        return accuracy(params, seed)
+
+    found = run(tmp_path / "s", trained, limits=LIMITS[:1], trainings=40)
+    assert found.finished
+    assert crashed
+    assert all(dict(one.params) != crashed[0] for one in found.best.values() if one)
+
+
 def counted(give: Callable[[], Any]) -> tuple[Any, list[int]]:
     """Returns a function to train with that gives one thing, and the list of its calls."""
     calls: list[int] = []

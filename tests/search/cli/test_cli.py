@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -376,6 +377,29 @@ def test_latency_can_be_asked_for_afterwards(
     asked = call(*ask, "--latency", path)
     assert json.loads(asked.stdout)[0]["nearest"]["latency_ms"] > -1000
     assert call(*ask).exit_code == 2
+
+
+def test_an_objective_is_made_once_here_and_once_by_each_worker(
+    timed_space: Path, tmp_path: Path
+) -> None:
+    made = tmp_path / "made.txt"
+    file = tmp_path / "size.py"
+    file.write_text(
+        "import os\n"
+        "class Size:\n    num_classes = 10\n"
+        "    def evaluate(self, genes, *, seed, epochs):\n"
+        "        yield from [50 + sum(genes)] * epochs\n"
+        "def make():\n"
+        f"    with open({str(made)!r}, 'a') as file:\n"
+        "        print(os.getpid(), file=file)\n"
+        "    return Size()\n"
+    )
+    done = call("run", tmp_path / "s", "--space", timed_space, "--objective", f"{file}:make",
+                "--rounds", 0, "--workers", 1, *FEW)  # fmt: skip
+    assert done.exit_code == 0, done.output
+    processes = made.read_text().split()
+    assert processes.count(str(os.getpid())) == 1
+    assert len(processes) == 2
 
 
 def test_objective_file_that_is_no_python_is_said(timed_space: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import typer
 from PIL import Image
 from typer.testing import CliRunner, Result
@@ -25,6 +26,8 @@ from fbnetv3.search.cli import train as cli_train
 from fbnetv3.search.cli.progress import Progress
 from fbnetv3.search.cli.training_images import CheckLines
 from fbnetv3.search.cli.training_recipe import recipe_of
+from fbnetv3.search.data.datasets import check_outside
+from fbnetv3.search.training.networks import open_network
 from fbnetv3.search.training.presets import get_recipe
 from tests.search.tiny import TINY, tiny_images
 
@@ -140,6 +143,46 @@ def test_classes_and_the_plan_are_printed_before_the_first_step(
     assert "device  cpu, fp32, images in memory" in before
     assert [line for line in before if line.startswith("time    about 0:00:")]
     assert [line for line in before if "1 of the 41 validation images are in the training" in line]
+
+
+def test_training_starts_from_a_checkpoint_of_another_tool(
+    tmp_path: Path, data: Path, arch: Path
+) -> None:
+    taught = create(arch, num_classes=10)
+    for name, parameter in taught.named_parameters():
+        if name.endswith("bn.weight"):
+            torch.nn.init.uniform_(parameter, 0.5, 1.5)
+    path = tmp_path / "checkpoint.pth.tar"
+    raw = {f"module.{name}": tensor for name, tensor in taught.state_dict().items()}
+    torch.save({"epoch": 3, "state_dict": raw, "optimizer": {}}, path)
+    run = tmp_path / "run"
+    options = ["--data", data, "--model", arch, "--checkpoint", path]
+    done = called("train", *options, "--out", run, *TINY_SET, "--freeze", "backbone")
+    assert done.exit_code == 0, done.output
+    assert f"{arch} from {path}, trained weights" in done.output
+    start, end = taught.state_dict(), read_tensors(run / "model_raw.safetensors")
+    assert torch.equal(end["stem.conv.weight"], start["stem.conv.weight"])
+    assert not torch.equal(end["classifier.weight"], start["classifier.weight"])
+    judged = open_network(str(arch), pretrained=False, checkpoint=path).model.state_dict()
+    assert all(torch.equal(judged[name], tensor) for name, tensor in start.items())
+    clash = called("train", *options, "--from-scratch")
+    assert "--checkpoint and --pretrained or --from-scratch are both given" in clash.output
+
+
+@pytest.mark.parametrize("command", ["train", "eval"])
+def test_an_output_among_the_images_is_refused(
+    tmp_path: Path, data: Path, arch: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    option = "--out" if command == "train" else "--output"
+    model = ["--model", arch] if command == "train" else ["fbnetv3_nano.cifar10"]
+    monkeypatch.chdir(data / "train")
+    for images, output in ((data, data), (data, data / "val" / "run"), (".", "run")):
+        found = called(command, *model, "--data", images, option, output)
+        assert found.exit_code == 2
+        assert f"{option} {output} is in the data folder {images}" in found.output
+    # Beside the parts nothing is misread.
+    check_outside(data, data / "run", "--out")
+    check_outside(data / "train", tmp_path / "run", "--out")
 
 
 @pytest.mark.parametrize("model", ["torchvision:shufflenet_v2_x0_5", "timm:test_resnet.r160_in1k"])

@@ -1,5 +1,6 @@
 """Reading image sets, their layouts, their splits, and what is refused."""
 
+import io
 import json
 import multiprocessing
 import pickle
@@ -206,10 +207,59 @@ def test_parquet_without_images_or_labels_is_refused(
         open_images(tmp_path, "train")
 
 
+def write_parquet(path: Path, labels: list[int | None]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    stream = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(stream, "PNG")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    names = {"label": {"_type": "ClassLabel", "names": ["cat", "dog"]}}
+    table = pa.table({"image": [stream.getvalue()] * len(labels), "label": labels})
+    info = json.dumps({"info": {"features": names}})
+    pq.write_table(table.replace_schema_metadata({"huggingface": info}), path)
+
+
 @pytest.mark.needs("pyarrow")
-def test_parquet_of_other_parts_names_those_expected(tmp_path: Path) -> None:
-    (tmp_path / "unlabelled-00000-of-00001.parquet").write_bytes(b"PAR1")
-    with pytest.raises(FileNotFoundError, match=r"no parquet file named .*train"):
+def test_parquet_without_validation_is_split_as_folders_are(tmp_path: Path) -> None:
+    for name in ("data/train-00000-of-00001.parquet", "other/photos.parquet"):
+        write_parquet(tmp_path / name, [0, 1] * 4)
+    for location in (tmp_path / "data", tmp_path / "other", tmp_path / "other" / "photos.parquet"):
+        train, val = open_train_val(location)
+        assert (train.counts, val.counts) == ([3, 3], [1, 1])
+    assert any("part of the parquet of train" in n for n in open_train_val(tmp_path)[0].notes)
+    with pytest.raises(
+        FileNotFoundError, match=r"has no parquet file named val-\*\.parquet; it has"
+    ):
+        open_images(tmp_path / "data")
+
+
+@pytest.mark.needs("pyarrow")
+def test_parquet_of_a_test_part_is_left_out_beside_validation(tmp_path: Path) -> None:
+    for part, labels in (("train", [0, 1]), ("validation", [1, 0, 1]), ("test", [-1, -1])):
+        write_parquet(tmp_path / "default" / part / "0000.parquet", [*labels])
+    train, val = open_train_val(tmp_path)
+    assert (len(train), len(val)) == (2, 3)
+    assert any("1 of the 3 files" in n and "0000.parquet" in n for n in val.notes)
+
+
+@pytest.mark.needs("pyarrow")
+def test_a_table_beside_class_folders_makes_no_parquet_set_of_them(tmp_path: Path) -> None:
+    write_folders(tmp_path, {"a": 2, "b": 2})
+    write_parquet(tmp_path / "metadata.parquet", [0, 1])
+    assert open_images(tmp_path).classes == ("a", "b")
+
+
+@pytest.mark.needs("pyarrow")
+def test_parquet_with_an_image_without_label_or_with_other_columns_is_named(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    write_parquet(tmp_path / "train-0.parquet", [0, None])
+    with pytest.raises(ValueError, match="image 1 has no label in column 'label'"):
+        open_images(tmp_path, "train")
+    pq.write_table(pa.table({"image": [b""], "cls": [0]}), tmp_path / "train-1.parquet")
+    with pytest.raises(ValueError, match=r"train-1\.parquet has columns .*, without 'label'"):
         open_images(tmp_path, "train")
 
 
@@ -217,7 +267,7 @@ def test_parquet_without_pyarrow_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "train-00000-of-00001.parquet").write_bytes(b"PAR1")
+    (tmp_path / "data" / "val-00000-of-00001.parquet").write_bytes(b"PAR1")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(ImportError, match="pip install pyarrow"):
@@ -269,7 +319,7 @@ def test_a_train_folder_alone_is_split_for_training_and_refused_for_evaluation(
     write_folders(tmp_path / "train", {"a": 6, "b": 4})
     train, val = open_train_val(tmp_path, val_share=0.5)
     assert (train.counts, val.counts) == ([3, 2], [3, 2])
-    note = f"{tmp_path} has no validation folder: part of {tmp_path / 'train'} validates"
+    note = f"{tmp_path} has no validation images: part of {tmp_path / 'train'} validates"
     assert note in train.notes
     with pytest.raises(FileNotFoundError, match="has no val part"):
         open_images(tmp_path)

@@ -65,7 +65,7 @@ def test_hidden_files_are_no_shards(tmp_path: Path) -> None:
     shard(tmp_path / "s-001.tar", samples(2, [1]))
     for folder in (tmp_path, tmp_path / "train"):
         (folder / "._s-000.tar").write_bytes(b"\x00\x05\x16\x07")
-    found = find_shards(tmp_path, ("",))
+    found = find_shards(tmp_path)
     assert [path.name for path in found] == ["s-001.tar", "s-000.tar"]
 
 
@@ -86,6 +86,23 @@ def test_parts_are_known_by_the_shards_names(tmp_path: Path) -> None:
     assert (len(train), len(val)) == (3, 2)
     assert val.classes == train.classes == ("0", "1", "2")
     assert duplicates(train, val) == {0: 2}
+
+
+def test_parts_are_known_by_a_word_in_the_shards_names(tmp_path: Path) -> None:
+    shard(tmp_path / "imagenet1k-train-0000.tar", samples(0, [0, 1, 2]))
+    shard(tmp_path / "imagenet1k-validation-00.tar", samples(3, [1, 0]))
+    shard(tmp_path / "imagenet1k-test-00.tar", samples(5, [1, 0]))
+    train, val = open_train_val(tmp_path)
+    assert (train.labels.tolist(), val.labels.tolist()) == ([0, 1, 2], [1, 0])
+    assert any(n.endswith("were left out: imagenet1k-test-00.tar") for n in val.notes)
+
+
+def test_what_a_mac_puts_beside_files_in_a_tar_is_ignored(tmp_path: Path) -> None:
+    files = {
+        f"{folder}._{name}": b"junk" for name in samples(0, [0]) for folder in ("", "__MACOSX/")
+    }
+    images = open_images(shard(tmp_path / "x.tar", files | samples(0, [1, 0])))
+    assert images.labels.tolist() == [1, 0]
 
 
 def test_parts_may_be_folders_of_shards(tmp_path: Path) -> None:

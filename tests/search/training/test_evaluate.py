@@ -10,7 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from fbnetv3.images.reader import open_image
 from fbnetv3.search.data.image_set import ImageSet
+from fbnetv3.search.training import photos
 from fbnetv3.search.training.batches import default_preprocess
 from fbnetv3.search.training.config import Hardware
 from fbnetv3.search.training.evaluate import (
@@ -18,7 +20,9 @@ from fbnetv3.search.training.evaluate import (
     evaluate,
     wilson_pct,
 )
+from fbnetv3.search.training.multi_label import score_multi_label_each
 from fbnetv3.search.training.networks import Network
+from fbnetv3.search.training.scoring import score_each
 from tests.search.tiny import NUM_CLASSES, tiny_images
 
 CPU = Hardware.of("cpu")
@@ -50,6 +54,42 @@ def test_the_interval_is_where_the_score_test_just_holds(hits: int, num: int) ->
             assert abs(hits / num - p) == pytest.approx(1.959964 * (p * (1 - p) / num) ** 0.5)
     assert wilson_pct(0, 10)[0] == pytest.approx(0, abs=1e-9)
     assert wilson_pct(10, 10)[1] == pytest.approx(100)
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_a_photo_is_decoded_once_for_several_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, multi_label: bool
+) -> None:
+    images = tiny_images(6)
+    assert images.pixels is not None
+    paths = [tmp_path / f"{number}.png" for number in range(len(images))]
+    for path, pixels in zip(paths, images.pixels, strict=True):
+        Image.fromarray(pixels.numpy()).save(path)
+    labels = nn.functional.one_hot(images.labels, NUM_CLASSES).bool()
+    files = ImageSet(
+        name="files",
+        classes=images.classes,
+        labels=labels if multi_label else images.labels,
+        sources=tuple(paths),
+    )
+    opened: list[Path] = []
+
+    def counted(path: Path) -> Image.Image:
+        opened.append(path)
+        return open_image(path)
+
+    monkeypatch.setattr(photos, "open_image", counted)
+    models = [Quarters(), Quarters((1, 0, 2, 3))]
+    options: Any = {"device": torch.device("cpu")}
+    right = default_preprocess(images, 16)
+    if multi_label:
+        scores = [one.map_pct for one in score_multi_label_each(models, files, right, **options)]
+        assert scores[0] == 100 > scores[1]
+    else:
+        accuracies = [one.top1_pct for one in score_each(models, files, right, **options)]
+        # The second takes each of the first two classes for the other; these have two images each.
+        assert accuracies == pytest.approx([100, 100 / 3])
+    assert sorted(opened) == paths
 
 
 def test_every_image_counts_once_and_classes_add_up() -> None:

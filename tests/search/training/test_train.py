@@ -205,7 +205,7 @@ def test_a_signal_to_all_processes_saves_the_step_and_leaves_none_behind(
 def test_a_signal_in_validation_does_not_wait_for_its_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "score", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(loop, "score_each", lambda *_, **__: signal.raise_signal(signal.SIGTERM))
     stop = StopRequest()
     with stop.listening(), pytest.raises(Stopped):
         finish(tmp_path / "stopped", stop=stop)
@@ -384,13 +384,18 @@ def scored(monkeypatch: pytest.MonkeyPatch, accuracies: Sequence[float]) -> None
     """Lets validations give these accuracies, in this order."""
     given = iter(accuracies)
 
-    def score(model: nn.Module, images: ImageSet, *_: Any, **__: Any) -> Score:
+    def score(images: ImageSet) -> Score:
         right = round(next(given) * len(images) / 100)
         halves = torch.zeros(2, NUM_CLASSES, NUM_CLASSES).long()
         halves[0, 0, 0], halves[0, 0, 1] = right, len(images) - right
         return Score(halves, len(images), 1.0)
 
-    monkeypatch.setattr(loop, "score", score)
+    def score_each(
+        models: Sequence[nn.Module], images: ImageSet, *_: Any, **__: Any
+    ) -> list[Score]:
+        return [score(images) for _model in models]
+
+    monkeypatch.setattr(loop, "score_each", score_each)
 
 
 @pytest.mark.parametrize(
@@ -441,7 +446,8 @@ def test_recalls_of_classes_and_their_mean_are_logged(
     halves[0, 0, 0], halves[1, 0, 1] = 90, 10
     halves[0, 1, 1], halves[1, 1, 0] = 1, 3
     halves[1, 3, 3] = 2
-    monkeypatch.setattr(loop, "score", lambda *_, **__: Score(halves, 100, 1.0))
+    found = Score(halves, 100, 1.0)
+    monkeypatch.setattr(loop, "score_each", lambda models, *_, **__: [found] * len(models))
     run = tiny_run(tmp_path, tiny_recipe(epochs=1, warmup_epochs=0.0))
     (log,) = train(tiny_model(), tiny_images(), tiny_images(), run).curve
     # (90 + 25 + 100) / 3; the third class has no image.
