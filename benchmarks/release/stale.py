@@ -51,6 +51,10 @@ MEASURED: dict[str, tuple[str, ...]] = {
     "search/store.json": ("benchmarks/search/scale.py", "search/storage"),
     "search/latency.json": ("benchmarks/search/speed.py", "search/cost"),
     "search/costs.json": ("benchmarks/search/speed.py", "search/cost", "fbnetv3_zoo/arch"),
+    "search/wide.jsonl": (
+        *("benchmarks/search/wide.py", "benchmarks/search/wide_truths.py"),
+        *("benchmarks/search/peers.py", "search/api", *_SEARCH),
+    ),
     "search/*": ("benchmarks/search", *_SEARCH),
     "nars_cifar/final/*": (
         *("benchmarks/studies/nars_cifar_final.py", "search/execution"),

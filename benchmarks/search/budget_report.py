@@ -78,7 +78,7 @@ def _text(cell: Cell | None) -> str:
     return f"{mean:.3g}{spread} ({num})"
 
 
-def _beside(lines: Sequence[Mapping[str, Any]], problem: str) -> list[str]:
+def beside(lines: Sequence[Mapping[str, Any]], problem: str) -> list[str]:
     """Returns the rows of ours beside the best peer of each table and budget."""
     cells = cells_of([line for line in lines if line["problem"] == problem])
     rows = []
@@ -126,6 +126,20 @@ def relative(lines: Sequence[Mapping[str, Any]], problem: str) -> list[str]:
     return [head, "|---" * (len(budgets) + 1) + "|", *rows]
 
 
+def text_of(lines: Sequence[Mapping[str, Any]], table: str, problem: str) -> list[str]:
+    """Returns the rows of all methods on a table, for each budget."""
+    cells = cells_of(
+        [line for line in lines if (line["table"], line["problem"]) == (table, problem)]
+    )
+    budgets = sorted({key[3] for key in cells})
+    rows = [f"| method | {' | '.join(map(str, budgets))} |", "|---" * (len(budgets) + 1) + "|"]
+    for method, name in METHODS.items():
+        own = [cells.get((table, problem, method, budget)) for budget in budgets]
+        if any(own):
+            rows.append(f"| {name} | {' | '.join(map(_text, own))} |")
+    return rows
+
+
 def block(lines: Sequence[Mapping[str, Any]]) -> str:
     """Returns what SEARCH.md shows."""
     intro = (
@@ -150,20 +164,13 @@ def write_report(folder: Path, lines: Sequence[Mapping[str, Any]]) -> None:
         text += ["", f"## Beside the best peer, {where}", ""]
         text += ["The best peer is the one that turned out best for the table and the budget.", ""]
         text += ["| table | trainings | ours | best peer | its regret | lead of ours | |"]
-        text += ["|---|---|---|---|---|---|---|", *_beside(lines, problem)]
+        text += ["|---|---|---|---|---|---|---|", *beside(lines, problem)]
         text += ["", f"## Relative to random search, {where}", ""]
         text += ["Mean over tables (their number in parentheses) of the ratio of mean regrets.", ""]
         text += relative(lines, problem)
         cells = cells_of([line for line in lines if line["problem"] == problem])
         for table in sorted({key[0] for key in cells}):
-            budgets = sorted({key[3] for key in cells if key[0] == table})
-            text += ["", f"## {table}, {where}", ""]
-            text += [f"| method | {' | '.join(map(str, budgets))} |"]
-            text += ["|---" * (len(budgets) + 1) + "|"]
-            for method, name in METHODS.items():
-                own = [cells.get((table, problem, method, budget)) for budget in budgets]
-                if any(own):
-                    text += [f"| {name} | {' | '.join(map(_text, own))} |"]
+            text += ["", f"## {table}, {where}", "", *text_of(lines, table, problem)]
     (folder / "budgets.md").write_text("\n".join(text) + "\n")
     _draw(folder / "budgets.svg", [line for line in lines if line["problem"] == "U"])
     write_block(SEARCH_PAGE, "budgets", block(lines))

@@ -152,9 +152,12 @@ class Found:
         """
         trials = [one for one in self.trials if np.isfinite(one.value) and one.fidelity == 1]
         known = list(trials[0].costs) if trials else []
-        if not trials or (cost or "") not in ["", *known] or not known:
-            what = "no trial has a value yet" if not trials else f"cost is {cost!r}"
-            raise ValueError(f"{what}; the known costs are {', '.join(known) or 'none'}")
+        if not trials:
+            raise ValueError("no full training has a value yet; wait for the first")
+        if not known:
+            raise ValueError("the search has no costs; expected one that was started with cost=")
+        if cost is not None and cost not in known:
+            raise ValueError(f"cost is {cost!r}; the known costs are {', '.join(known)}")
         name = cost or known[0]
         points = [(one.costs[name], one.value) for one in trials]
         return _plot(points, name, self.best)

@@ -91,6 +91,7 @@ def prepare(
     problem = problem_of(bare, objective)
     if (folder / SETTINGS).exists():
         _check_same(folder, call)
+        _check_costs(folder, problem, texts)
         if not (folder / DATABASE).exists():
             # It was stopped while it was made.
             Store.open(folder).close()
@@ -199,3 +200,15 @@ def _check_same(folder: Path, call: dict[str, Any]) -> None:
                 f"{folder} has a search with {what}{text}; repeat its call to resume it, or give "
                 "another folder"
             )
+
+
+def _check_costs(folder: Path, problem: Problem, texts: list[str]) -> None:
+    """Checks that a search that is resumed has the costs that its limits bound."""
+    known = problem.costs(problem.space.sample(1, np.random.default_rng(0)))
+    for bounds in parse_limits(texts, cost_names(problem)):
+        for name in bounds:
+            if name not in known:
+                raise ValueError(
+                    f"the search in {folder} has limits on {name!r}, now the costs are "
+                    f"{', '.join(known) or 'none'}; give the cost function that it had"
+                )

@@ -24,6 +24,8 @@ from .words import Bins
 IN_TURN: Bins = "limits"
 # The least budget that leaves something to choose after a random start.
 FEWEST = 8
+# Those of retrained candidates follow it.
+MOST_SEED = 2**32 - 1
 POLICIES = ("early_stop", "rungs")
 # A rung and its trainings, if nothing else is said: measured in the simulation of policies on
 # recorded trainings of CIFAR-10, where 250 of 7,810 steps were the rung.
@@ -127,6 +129,8 @@ class SearchConfig:
         for name, low in least.items():
             if getattr(self, name) < low:
                 raise ValueError(f"{name} is {getattr(self, name)}; expected at least {low}")
+        if self.seed > MOST_SEED:
+            raise ValueError(f"seed is {self.seed}; expected at most {MOST_SEED}")
         if not 0 < self.threshold < 1:
             raise ValueError(f"threshold is {self.threshold}; expected between 0 and 1")
         if not self.limits:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fbnetv3.search.predictors.protocol import Posterior, Predictor, fit_to
+from fbnetv3.search.predictors.protocol import Predictor, fit_to
 from fbnetv3.search.predictors.registry import load_predictor, make_predictor, save_predictor
 from fbnetv3.search.space.space import CostsOf, Floats, Matrix, Space
 from fbnetv3.search.storage.store import Store
@@ -97,10 +97,6 @@ class Fitting:
     def fitted(self, index: int) -> bool:
         """Returns whether the predictor is fitted to the labels before a round."""
         return self._fitted == index
-
-    def posterior(self) -> Posterior | None:
-        """Returns the distributions of the pool, None if the predictor knows none."""
-        return self.predictor.posterior(self._pool)
 
     def fit(self, index: int, labels: Labels) -> None:
         """Fits the predictor to the labels before a round, and predicts the pool."""

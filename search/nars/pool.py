@@ -71,6 +71,12 @@ def pool_of(problem: Problem, config: SearchConfig) -> Matrix:
         f"the pool has {counted(len(pool), 'candidate')}, fewer than the {needed} trainings of "
         f"all rounds; {_WAY_OUT[all_of]}"
     )
+    if len(pool) < FEWEST and config.trainings and all_of:
+        raise TooFewError(
+            f"the space has only {counted(len(pool), 'candidate')}; expected {FEWEST} or more to "
+            "choose from: train each of them",
+            len(pool),
+        )
     if len(pool) < needed and config.trainings and (all_of or not full):
         raise TooFewError(message, len(pool))
     for part, limit in zip(parts, config.limits, strict=True):
@@ -182,11 +188,11 @@ def evolve_inside(
             break
         chosen = inside[rng.permutation(len(inside))[:PARENTS]]
         parents = np.concatenate([chosen, near[: PARENTS - len(chosen)]])
-        children = _children(space, parents, rng)
-        gap = outside(children)
+        made = children(space, parents, rng, CHILDREN)
+        gap = outside(made)
         before = (len(inside), best)
-        inside = space.unique(np.concatenate([inside, children[gap == 0]]))
-        both = space.unique(np.concatenate([near, children[gap > 0]]))
+        inside = space.unique(np.concatenate([inside, made[gap == 0]]))
+        both = space.unique(np.concatenate([near, made[gap > 0]]))
         near, far = _nearest(both, outside(both))
         best = min(best, float(gap.min()), float(far.min(initial=np.inf)))
         idle = idle + 1 if before == (len(inside), best) else 0
@@ -199,12 +205,12 @@ def _nearest(rows: Matrix, outside: Floats) -> tuple[Matrix, Floats]:
     return rows[order], outside[order]
 
 
-def _children(space: Space, parents: Matrix, rng: np.random.Generator) -> Matrix:
-    """Returns children of random pairs, with one gene to a quarter of the genes redrawn."""
-    first, second = rng.integers(len(parents), size=(2, CHILDREN))
-    crossed = rng.random(CHILDREN) < 0.5
+def children(space: Space, parents: Matrix, rng: np.random.Generator, num: int) -> Matrix:
+    """Returns `num` children of random pairs, with one gene to a quarter of the genes redrawn."""
+    first, second = rng.integers(len(parents), size=(2, num))
+    crossed = rng.random(num) < 0.5
     mixed = np.where(
         crossed[:, None], space.crossover(parents[first], parents[second], rng), parents[first]
     )
     least = 1.0 / len(space.genes)
-    return space.mutate(mixed, rng, np.maximum(least, 0.25 * rng.random(CHILDREN) ** 2))
+    return space.mutate(mixed, rng, np.maximum(least, 0.25 * rng.random(num) ** 2))

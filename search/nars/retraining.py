@@ -46,7 +46,7 @@ def with_prior_candidates(
 
     It is added within every limit where there is one, beside the `top` others.
     """
-    start = optimizer.pool
+    start = optimizer.pool.rows
     for prior in config.priors:
         best = best_with_prior(problem, optimizer.predictor, prior, config=config, start=start)
         joined = []

@@ -11,26 +11,26 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from fbnetv3.search.execution.coordinator import Coordinator, Progress
-from fbnetv3.search.predictors.protocol import Predictor
+from fbnetv3.search.predictors.protocol import Posterior, Predictor
 from fbnetv3.search.predictors.registry import save_predictor
 from fbnetv3.search.predictors.targets import check_percent
 from fbnetv3.search.space.space import Floats, Mask, Matrix, Space
 from fbnetv3.search.storage.store import Store
 from fbnetv3.search.storage.trials import Batch, Labels, Proposal, Trial
 
-from .acquisition import Acquisition, ExpectedImprovement, Optimism
-from .choosing import Choosing
+from .acquisition import ExpectedImprovement, Optimism
+from .candidates import Candidates
 from .closing import early_stop_of, figures_of
 from .config import IN_TURN, SearchConfig
 from .fitting import PREDICTOR, Fitting
+from .fresh import dense, fresh
 from .labels import SEARCH_KINDS, compared_epoch, labels_of
 from .pool import pool_of
-from .prior_pool import PriorPicks
 from .problem import Problem
 from .round_quality import importance
 from .schedule import Schedule
@@ -41,14 +41,25 @@ Notify = Callable[[str, Mapping[str, Any]], None]
 CHECKED = 10
 
 
+class Options(NamedTuple):
+    """What a round chooses from.
+
+    Attributes:
+        candidates: the candidates.
+        scores: (P,) predicted values; None before there are labels.
+        std: (P,) their standard deviations, likewise.
+    """
+
+    candidates: Candidates
+    scores: Floats | None
+    std: Floats | None
+
+
 class Optimizer:
     """Stages 1 and 2 of one search. Every step skips what the store shows as done.
 
     Attributes:
-        pool: (P, num_genes) the candidates that rounds choose from.
-        costs: cost -> (P,).
-        inside: (limits, P) whether each candidate is within each limit.
-        bin_by: the cost that bins divide; empty if there is none.
+        pool: the candidates that rounds choose from, beside those that are made for a round.
     """
 
     def __init__(
@@ -61,19 +72,12 @@ class Optimizer:
     ) -> None:
         self._problem, self.config, self.store = problem, config, store
         self.coordinator, self.notify = coordinator, notify
-        self.pool = pool_of(problem, config)
-        self.costs = self.costs_of(self.pool)
-        self.bin_by = config.bin_by or next(iter(self.costs), "")
-        self.inside = np.stack([problem.feasible(limit)(self.pool) for limit in config.limits])
-        self._fitting = Fitting(problem.space, config, self.pool, self.costs, problem.costs)
-        self._hashes = problem.space.hashes(self.pool)
-        self._choosing = Choosing(
-            bins=config.bins,
-            costs=self.costs.get(self.bin_by, np.zeros(len(self.pool))),
-            ends=config.within.get(self.bin_by),
-            inside=self.inside,
-            prior=PriorPicks(problem.space, self.pool, config.priors),
-        )
+        self.pool = Candidates(problem, config, pool_of(problem, config))
+        rows, costs = self.pool.rows, self.pool.costs
+        self._fitting = Fitting(problem.space, config, rows, costs, problem.costs)
+        self._dense = dense(problem, rows)
+        # The round of the latest options, and these.
+        self._options: tuple[int, Options] | None = None
         self._checked = False
 
     @property
@@ -176,22 +180,20 @@ class Optimizer:
             ValueError: every candidate has been trained.
         """
         rng = self._rng(index)
-        taken = self._taken(index)
-        if taken.all():
+        if self._taken(index).all():
             raise ValueError("every candidate of the pool has been trained; enlarge the pool")
-        if index == 0:
-            selection, predicted = self._choosing.random(num, taken=taken, rng=rng), None
+        options = self._options_of(index)
+        choosing, taken = options.candidates.choosing, self._taken(index, options)
+        if options.scores is None:
+            selection = choosing.random(num, taken=taken, rng=rng)
+        elif index <= len(self.config.rungs):
+            selection = choosing.promoted(
+                self._sizes(index), num, scores=options.scores, taken=taken, rng=rng
+            )
         else:
-            self.fit(index)
-            predicted = self._fitting.scores
-            if index <= len(self.config.rungs):
-                selection = self._choosing.promoted(
-                    self._sizes(index), num, scores=predicted, taken=taken, rng=rng
-                )
-            else:
-                selection = self._best(index, num, taken)
+            selection = self._best(index, num, options, taken)
         proposals = [
-            self.proposal(int(row), int(slot), predicted, index)
+            self.proposal(int(row), int(slot), index, options)
             for row, slot in zip(selection.indices, selection.bins, strict=True)
         ]
         batches = self.store.batches()
@@ -203,49 +205,96 @@ class Optimizer:
         )
         self.store.add_batch(batch, proposals)
 
-    def proposal(self, row: int, slot: int, predicted: Floats | None, index: int) -> Proposal:
-        """Returns a trial of a candidate of the pool, as long as those of a round."""
+    def proposal(self, row: int, slot: int, index: int, options: Options | None = None) -> Proposal:
+        """Returns a trial of a candidate, as long as those of a round.
+
+        Args:
+            row: its index in the options, or in the pool.
+            slot: the limit or the bin that it is for.
+            index: number of the round.
+            options: what the round chooses from; None: the pool, of which nothing is predicted.
+        """
+        options = Options(self.pool, None, None) if options is None else options
+        candidates, scores = options.candidates, options.scores
         rungs = self.config.rung_epochs
         return Proposal(
-            genes=tuple(self.pool[row].tolist()),
-            costs={name: float(cost[row]) for name, cost in self.costs.items()},
+            genes=tuple(candidates.rows[row].tolist()),
+            costs=candidates.costs_at(row),
             epochs=rungs[index] if index < len(self.config.rungs) else self.epoch,
             seed=self.config.seed,
             slot=slot,
-            predicted=None if predicted is None else float(predicted[row]),
+            predicted=None if scores is None else float(scores[row]),
             fidelity=self.config.fidelity(index),
         )
 
-    def _best(self, index: int, num: int, taken: Mask) -> Selection:
-        sizes, scores = self._sizes(index), self._fitting.scores
-        return self._choosing.best(
-            sizes, num, scores=scores, acquisition=self._acquisition(sum(sizes)), taken=taken
+    def _options_of(self, index: int) -> Options:
+        """Returns what a round chooses from.
+
+        This is the pool and, where that has little of all there is, what is made for rounds that
+        are chosen by all that was learnt.
+        """
+        if not index:
+            return Options(self.pool, None, None)
+        self.fit(index)
+        if self._options is not None and self._options[0] == index:
+            return self._options[1]
+        options = Options(self.pool, self._fitting.scores, self._fitting.std)
+        if self.config.bins == IN_TURN and index > len(self.config.rungs) and not self._dense:
+            more = self._fresh(index)
+            if len(more):
+                predicted = self.predictor.predict(more)
+                options = Options(
+                    Candidates(self._problem, self.config, np.concatenate([self.pool.rows, more])),
+                    np.concatenate([self._fitting.scores, predicted.mean]),
+                    np.concatenate([self._fitting.std, predicted.std]),
+                )
+        self._options = index, options
+        return options
+
+    def _fresh(self, index: int) -> Matrix:
+        """Returns candidates outside the pool that are made for a round, see `fresh`."""
+        found = fresh(self._problem, self.config, *self._fitting.compared, index=index)
+        return found[~self.pool.have(found)]
+
+    def _best(self, index: int, num: int, options: Options, taken: Mask) -> Selection:
+        sizes, scores, std = self._sizes(index), options.scores, options.std
+        assert scores is not None
+        assert std is not None
+        in_turn, acquisition = self.config.bins == IN_TURN, Optimism(scores, std, sum(sizes))
+        posterior = self.predictor.posterior(options.candidates.rows) if in_turn else None
+        return options.candidates.choosing.best(
+            sizes,
+            num,
+            scores=scores,
+            acquisition=acquisition
+            if posterior is None
+            else ExpectedImprovement(posterior, self._best_of(posterior)),
+            taken=taken,
         )
 
-    def _acquisition(self, start: int) -> Acquisition:
-        """Returns what scores the picks of a round that is chosen after `start` trials."""
-        posterior = self._fitting.posterior() if self.config.bins == IN_TURN else None
-        if posterior is None:
-            return Optimism(self._fitting.scores, self._fitting.std, start)
+    def _best_of(self, posterior: Posterior) -> Floats:
+        """Returns the best label within each limit, (limits,), on a posterior's scale."""
         rows, values = self._fitting.compared
         found = posterior.scaled(values)
         best = [
             found[within].max() if within.any() else found.min()
             for within in (self._problem.feasible(limit)(rows) for limit in self.config.limits)
         ]
-        return ExpectedImprovement(posterior, np.array(best))
+        return np.array(best)
 
-    def _taken(self, index: int, *, upto: int | None = None) -> Mask:
+    def _taken(
+        self, index: int, options: Options | None = None, *, upto: int | None = None
+    ) -> Mask:
         """Returns (P,): which candidates cannot be trained again for as long as in a round.
 
         Args:
             index: number of the round.
+            options: the candidates; None: those of the pool.
             upto: looks at batches up to this number; None: at all.
         """
+        candidates = self.pool if options is None else options.candidates
         known = self.store.known_genes(upto=upto, fidelity=self.config.fidelity(index))
-        if not len(known):
-            return np.zeros(len(self.pool), np.bool_)
-        return np.isin(self._hashes, self._problem.space.hashes(known))
+        return candidates.among(known)
 
     def _sizes(self, index: int) -> list[int]:
         """Returns the number of trials that each round before `index` was to have."""
@@ -265,44 +314,37 @@ class Optimizer:
         if trial.batch not in numbers:
             return None
         index = numbers.index(trial.batch)
-        taken = self._taken(index)
+        options = self._options_of(index)
+        taken = self._taken(index, options)
         if taken.all():
             return None
-        if index:
-            self.fit(index)
-        predicted = self._fitting.scores if index else None
-        scores = np.zeros(len(self.pool)) if predicted is None else predicted
-        choosing, slot = self._choosing, trial.slot
-        row = choosing.same_prior(self._row(trial), slot, scores=scores, taken=taken)
+        candidates, slot = options.candidates, trial.slot
+        scores = np.zeros(len(candidates)) if options.scores is None else options.scores
+        choosing, own = candidates.choosing, candidates.index(trial.genes)
+        row = choosing.same_prior(own, slot, scores=scores, taken=taken)
         if row is None:
             in_bins = self.config.bins != IN_TURN and index > len(self.config.rungs)
             if index and in_bins:
-                chosen = self._chosen(index, trial)
+                chosen = self._chosen(index, trial, options)
                 row = choosing.next_of_its_bin(chosen, slot, scores=scores, taken=taken)
             else:
                 row = choosing.next_of_its_limit(slot, scores=scores, taken=taken)
-        return self.proposal(row, slot, predicted, index)
+        return self.proposal(row, slot, index, options)
 
-    def _chosen(self, index: int, trial: Trial) -> Selection:
+    def _chosen(self, index: int, trial: Trial, options: Options) -> Selection:
         """Returns the selection that a trial of a round with bins is of."""
-        taken = self._taken(index, upto=self._rounds()[index - 1].number)
+        taken = self._taken(index, options, upto=self._rounds()[index - 1].number)
         # Each was chosen for a bin of its own.
         bins = {one.slot for one in self.store.trials(batch=trial.batch)}
         num = len(bins) if self.config.time_s else self.config.sizes[index]
-        return self._best(index, num, taken)
-
-    def _row(self, trial: Trial) -> int | None:
-        """Returns the index of a trial's candidate in the pool, None if it is not there."""
-        own = self._problem.space.hashes(np.array([trial.genes], np.int16))[0]
-        rows = np.flatnonzero(self._hashes == own)
-        return int(rows[0]) if len(rows) else None
+        return self._best(index, num, options, taken)
 
     def _close(self, index: int) -> None:
         """Records the quality of the predictor and refits it to all labels."""
         name = f"round_{index}"
         if self.store.stage(name) is None:
             self.fit(index + 1)
-            genes = importance(self.space, self.pool, self._fitting.scores)
+            genes = importance(self.space, self.pool.rows, self._fitting.scores)
             chosen = self.predictor.chosen
             content = {
                 "epoch": self.epoch,
@@ -312,7 +354,7 @@ class Optimizer:
                     self._known(index + 1),
                     chosen,
                     self._fitting.made(chosen.kind) if chosen.pretrained else None,
-                    self.bin_by,
+                    self.pool.bin_by,
                 ),
             }
             self.store.set_stage("importance", {"genes": genes})

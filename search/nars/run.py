@@ -32,7 +32,7 @@ from fbnetv3.search.storage.store import Store
 
 from .answers import Answer, describe, write_answers
 from .budget import fewer, planned
-from .config import SearchConfig
+from .config import FEWEST, SearchConfig
 from .evolution import Evolved
 from .fitting import PREDICTOR
 from .gene_effects import unresolved
@@ -40,14 +40,14 @@ from .held import evolve_held, held_genes
 from .labels import nothing_learnt
 from .latency_margin import with_margins
 from .limit import intersection
-from .measuring import measure
+from .measuring import measure, shows_nothing
 from .pool import TooFewError, check, draw, pool_of
 from .prior_pool import draw_around, share_of
 from .problem import Problem, problem_of
 from .retraining import answers_of, ranking, retrain, with_prior_candidates
 from .rounds import Notify, Optimizer
-from .schedule import Schedule, TimedSchedule, describe_plan
-from .spending import Spending
+from .schedule import Schedule, TimedSchedule, describe_plan, plan_for
+from .spending import LEFT_OUT, Spending
 
 DEFAULT_POLICY = Policy()
 
@@ -117,6 +117,8 @@ def create_search(
     try:
         check(problem, config)
     except TooFewError as few:
+        if few.found < FEWEST:
+            raise
         config = fewer(config, few.found)
         pool_of(problem, config)
         plan = SearchConfig.from_dict(settings["plan"])
@@ -182,10 +184,12 @@ def search_problem(
         if spending is not None:
             parallel = max(1, engine.capacity())
             took = _measured(optimizer, spending, parallel)
-            schedule = TimedSchedule(config, store, spending, seconds=took, parallel=parallel)
-            notify(
-                "plan", {**describe_plan(schedule.config), "seconds": took, "parallel": parallel}
+            left_out = _left_out(optimizer, spending, took, parallel)
+            schedule = TimedSchedule(
+                config, store, spending, seconds=took, parallel=parallel, left_out=left_out
             )
+            about = {"seconds": took, "parallel": parallel, "left_out": left_out}
+            notify("plan", {**describe_plan(schedule.config), **about})
         else:
             notify("plan", describe_plan(config))
         optimizer.run(schedule, nullcontext if spending is None else spending.training)
@@ -228,6 +232,21 @@ def _measured(optimizer: Optimizer, spending: Spending, parallel: int) -> dict[f
         known = list(measure(optimizer, spending, parallel=parallel).items())
         spending.keep(seconds=known)
     return {float(share): float(seconds) for share, seconds in known}
+
+
+def _left_out(
+    optimizer: Optimizer, spending: Spending, took: Mapping[float, float], parallel: int
+) -> dict[float, str]:
+    """Returns share -> why it shows nothing, of rungs that the plan would use; tried once."""
+    known = spending.kept(LEFT_OUT)
+    if known is None:
+        # A search of an earlier version has its plan, and trains what that says.
+        plan = spending.kept("plan")
+        rungs = [] if plan else plan_for(optimizer.config, spending, took, parallel).rungs
+        found = {share: shows_nothing(optimizer, spending, share) for share in rungs}
+        known = [[share, reason] for share, reason in found.items() if reason]
+        spending.keep(**{LEFT_OUT: known})
+    return {float(share): reason for share, reason in known}
 
 
 def evolve_for(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from fbnetv3.search.storage.store import Store
@@ -43,6 +44,35 @@ def describe_plan(config: SearchConfig) -> dict[str, Any]:
     }
 
 
+def plan_for(
+    config: SearchConfig,
+    spending: Spending,
+    seconds: Mapping[float, float],
+    parallel: int,
+    left_out: Collection[float] = (),
+) -> SearchConfig:
+    """Returns the plan for what is left of a config's time; arguments as of `TimedSchedule`.
+
+    Raises:
+        ValueError: the time is too short to choose anything.
+    """
+    left = config.time_s - spending.spent_s()
+    left -= _END * spending.overhead_s(_GUESS * left)
+    rungs = [share for share in config.rungs if share not in left_out]
+    prices = {share: seconds[share] / seconds[1.0] for share in rungs}
+    cost = max(left, 0.0) / seconds[1.0] * parallel
+    untimed = dataclasses.replace(config, cost=min(cost, MOST) or 1e-9, time_s=0.0)
+    try:
+        plan = planned(untimed, prices)
+    except ValueError as error:
+        raise ValueError(
+            f"the time of {config.time_s:.0f} s is too short: a full training takes "
+            f"{seconds[1.0]:.3g} s, {parallel} at a time, and {max(left, 0.0):.0f} s are "
+            f"left for them; {error}"
+        ) from None
+    return dataclasses.replace(plan, cost=0.0, time_s=config.time_s)
+
+
 class Schedule:
     """The rounds of a config.
 
@@ -80,6 +110,7 @@ class TimedSchedule(Schedule):
         spending: its clock.
         seconds: share of the final training -> seconds that such a training takes.
         parallel: number of trainings at a time.
+        left_out: shares of rungs to do without.
 
     Raises:
         ValueError: the time is too short to choose anything.
@@ -93,25 +124,13 @@ class TimedSchedule(Schedule):
         *,
         seconds: dict[float, float],
         parallel: int,
+        left_out: Collection[float] = (),
     ) -> None:
         self._store, self._spending = store, spending
         self._seconds, self._parallel = seconds, parallel
         found = spending.kept("plan")
         if found is None:
-            left = config.time_s - spending.spent_s()
-            left -= _END * spending.overhead_s(_GUESS * left)
-            prices = {share: seconds[share] / seconds[1.0] for share in config.rungs}
-            cost = max(left, 0.0) / seconds[1.0] * parallel
-            untimed = dataclasses.replace(config, cost=min(cost, MOST) or 1e-9, time_s=0.0)
-            try:
-                plan = planned(untimed, prices)
-            except ValueError as error:
-                raise ValueError(
-                    f"the time of {config.time_s:.0f} s is too short: a full training takes "
-                    f"{seconds[1.0]:.3g} s, {parallel} at a time, and {max(left, 0.0):.0f} s are "
-                    f"left for them; {error}"
-                ) from None
-            found = dataclasses.replace(plan, cost=0.0, time_s=config.time_s).to_dict()
+            found = plan_for(config, spending, seconds, parallel, left_out).to_dict()
             spending.keep(plan=found)
         super().__init__(SearchConfig.from_dict(found))
         self._time_s = config.time_s

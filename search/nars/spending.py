@@ -18,6 +18,8 @@ from fbnetv3._internal.json_record import read_json
 from fbnetv3.search.storage.results import write_json
 
 BUDGET = "budget.json"
+# Of `keep`: rungs that show nothing, as pairs of share and reason.
+LEFT_OUT = "left_out"
 SAVED_S = 10.0
 # The slower of so many waits between rounds is expected again; they grow with the labels.
 _LATEST = 2

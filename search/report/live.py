@@ -139,6 +139,8 @@ def _plan(fields: Mapping[str, Any]) -> str:
         f"{num} trainings of {share_text(share)} of the final steps{each.get(share, '')}"
         for share, num in fields["rungs"].items()
     ]
+    for share, reason in fields.get("left_out", {}).items():
+        parts.append(f"none of {share_text(share)} of the final steps: {reason}")
     sizes, full = fields["rounds"], each.get(1.0, "")
     parts.append(
         f"{counted(len(sizes), 'round')} of {_sizes(sizes)} in full{full}, {sum(sizes)} in all"

@@ -14,6 +14,7 @@ from fbnetv3.search.execution.spec import plan_of, space_of
 from fbnetv3.search.nars.labels import SEARCH_KINDS
 from fbnetv3.search.nars.limit import limit_text
 from fbnetv3.search.nars.prior import prior_title
+from fbnetv3.search.nars.spending import LEFT_OUT, spent_of
 from fbnetv3.search.nars.status import status_of
 from fbnetv3.search.space.space import Space
 from fbnetv3.search.storage.store import Store
@@ -21,7 +22,7 @@ from fbnetv3.search.storage.trials import Trial
 
 from .plots import Series, bars, chart
 from .templates import render as fill_in
-from .words import duration, short
+from .words import duration, share_text, short
 
 NUM_TINTS = 7
 MOST_GENES = 16
@@ -61,6 +62,8 @@ class _Report:
         self.space: Space = space_of(store.settings)
         self.plan = plan_of(store.settings)
         self.of_rounds = status_of(store)["of_rounds"]
+        spent = spent_of(store.folder) or {}
+        self.left_out = [(share_text(share), reason) for share, reason in spent.get(LEFT_OUT, ())]
         self.trials = store.trials()
         self.kinds = {batch.number: batch.kind for batch in store.batches()}
         order = [number for number, kind in self.kinds.items() if kind in SEARCH_KINDS]

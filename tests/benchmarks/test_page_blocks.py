@@ -14,6 +14,11 @@ def _budgets() -> str:
     return str(benchmark("search.budget_report").block(lines))
 
 
+def _wide() -> str:
+    wide = benchmark("search.wide")
+    return str(wide.block(wide.read_lines(wide.PATH)))
+
+
 def _policies() -> str:
     policies = benchmark("search.policies")
     return str(policies.table(policies.read_lines(policies.PATH)))
@@ -35,6 +40,7 @@ def _startup() -> str:
     ("page", "name", "content"),
     [
         ("SEARCH_PAGE", "budgets", _budgets),
+        ("SEARCH_PAGE", "wide", _wide),
         ("SEARCH_PAGE", "policies", _policies),
         ("PERFORMANCE_PAGE", "latency", _latency),
         ("PERFORMANCE_PAGE", "startup", _startup),

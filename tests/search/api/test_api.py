@@ -251,7 +251,9 @@ def test_a_time_is_kept_by_measuring_first_and_the_call_resumes(
     spent = json.loads((tmp_path / "s" / "budget.json").read_text())
     assert spent["plan"] == plan
     kinds = [trial.kind for trial in found.trials]
-    assert kinds.count("measure") == 3
+    # One of each length, one before them, and ten more of the rung, to see whether it shows any
+    # differences.
+    assert kinds.count("measure") == 13
     assert {trial.fidelity for trial in found.trials} == {1 / 32, 1.0}
     printed = capsys.readouterr().err
     assert "measuring how long trainings take: in full and 1/32 of it" in printed
@@ -301,7 +303,8 @@ def test_a_study_plans_its_time_from_what_told_trainings_took(
     spent = json.loads((tmp_path / "s" / "budget.json").read_text())
     assert dict(spent["seconds"]) == pytest.approx({0.1: 6.0, 1.0: 60.0})
     assert 0.85 * 1200 < now - 1000 <= 1.05 * 1200
-    assert [one.kind for one in study.trials][:6] == ["measure"] * 6
+    # Twice a warm-up, a rung and a full one, and eight more of the rung.
+    assert [one.kind for one in study.trials][:15] == ["measure"] * 14 + ["random"]
 
 
 def test_a_study_hands_out_a_round_then_waits_and_shows_the_best_so_far(tmp_path: Path) -> None:
@@ -591,8 +594,9 @@ def test_a_cost_function_that_raises_says_for_which_candidate(tmp_path: Path) ->
 def test_a_space_with_too_few_candidates_or_a_file_for_a_folder_is_refused(tmp_path: Path) -> None:
     few = search.Space("few", [search.Gene("width", (1, 2, 3, 4, 5))])
     call: dict[str, Any] = {"limits": (), "trainings": 24, "predictor": "gp", "quiet": True}
-    with pytest.raises(ValueError, match=r"has 5 candidates, fewer.*no more: train each of"):
+    with pytest.raises(ValueError, match=r"only 5 candidates; expected 8 or more .* each") as error:
         search.run(few, train, folder=tmp_path / "s", **call)
+    assert error.value.__context__ is None
     with pytest.raises(ValueError, match=r"space is \['width'\]; expected a Space"):
         search.run(["width"], train, folder=tmp_path / "s", **call)  # type: ignore[arg-type]
     (tmp_path / "s").write_text("my thesis")
@@ -630,6 +634,7 @@ def needs_more(params: dict[str, Any], epochs: int, *, seed: int, fidelity: floa
         ({"trainings": 9}, "trainings is 9; expected 10 or more, to search within 2 limits"),
         ({"trainings": "24"}, "trainings is '24'; expected a whole number from 1"),
         ({"seed": 1.5}, "seed is 1.5; expected a whole number from 0"),
+        ({"seed": 2**70}, "seed is 1180591620717411303424; expected at most 4294967295"),
         ({"pool": None}, "pool is None; expected a whole number from 2"),
         ({"workers": "2"}, "workers is '2'; expected a whole number from 1"),
         ({"trainings": None, "budget": 40, "rungs": 0.1}, "rungs is 0.1; expected shares"),
@@ -708,8 +713,21 @@ def test_processes_are_not_forked_once_cuda_is_in_use(
 def test_a_search_without_limits_and_costs_has_one_best(tmp_path: Path) -> None:
     found = run(tmp_path / "s", cost=None, limits=(), trainings=12)
     assert list(found.best) == [""]
-    with pytest.raises(ValueError, match="the known costs are none"):
+    with pytest.raises(ValueError, match="the search has no costs; expected one that was started"):
         found.plot_front()
+
+
+@pytest.mark.parametrize(("costs", "known"), [
+    (None, "none"), (lambda params: {"flops": 1.0}, "flops"),
+])  # fmt: skip
+def test_a_search_that_is_resumed_without_its_costs_says_so(
+    tmp_path: Path, costs: Any, known: str
+) -> None:
+    with search.Study(SPACE, folder=tmp_path / "s", cost=cost, **STUDY):
+        pass
+    message = rf"s has limits on 'macs', now the costs are {known}; give the cost function that"
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path / "s", cost=costs)
 
 
 def test_the_exact_costs_of_a_space_of_networks_need_no_function(tmp_path: Path) -> None:

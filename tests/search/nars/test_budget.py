@@ -5,25 +5,29 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from datetime import timedelta
+from math import nan
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from fbnetv3.search.execution.coordinator import Coordinator, Policy
 from fbnetv3.search.execution.engine import InlineEngine
-from fbnetv3.search.nars.budget import parse_time, planned
+from fbnetv3.search.nars.budget import FEWEST_ON_A_RUNG, parse_time, planned
 from fbnetv3.search.nars.config import SearchConfig
-from fbnetv3.search.nars.measuring import measure
+from fbnetv3.search.nars.measuring import measure, nothing_shown, shows_nothing
 from fbnetv3.search.nars.problem import Problem
 from fbnetv3.search.nars.rounds import Optimizer
-from fbnetv3.search.nars.schedule import Schedule, TimedSchedule, describe_plan
+from fbnetv3.search.nars.schedule import Schedule, TimedSchedule, describe_plan, plan_for
 from fbnetv3.search.nars.spending import BUDGET, Spending
 from fbnetv3.search.nars.status import status_of
 from fbnetv3.search.storage.store import Store
 from tests.search.killable import SPACE
 
+# Labels of networks that have learnt nothing of ten classes.
+GUESSES = [9.6, 9.8, 10.0, 10.0, 10.1, 10.6, 10.2, 9.9, 10.0, 10.3, 9.7, 10.0]
 LIMITS = ({"macs": (0.0, 1.0)}, {"macs": (0.0, 2.0)})
 
 
@@ -255,3 +259,76 @@ def test_what_a_worker_takes_to_start_is_not_taken_for_the_length_of_a_rung(
         optimizer = Optimizer(problem, config, store, coordinator)
         found = measure(optimizer, Spending(store.folder, clock), parallel=1)
     assert found == pytest.approx({0.01: 1.0, 0.1: 10.0, 1.0: 100.0})
+
+
+class Short:
+    """Trains for seconds of a clock; the labels of its rung have a spread of their own.
+
+    Args:
+        clock: the clock.
+        spread: of the labels of short trainings, in points.
+    """
+
+    epochs = 1
+
+    def __init__(self, clock: Clock, spread: float) -> None:
+        self._clock, self._spread = clock, spread
+
+    def evaluate(
+        self, genes: Any, *, seed: int, epochs: int, fidelity: float = 1.0
+    ) -> Iterator[float]:
+        self._clock.now += 100 * fidelity
+        position = sum(genes) / sum(len(gene.values) - 1 for gene in SPACE.genes)
+        yield 50.0 + 20 * position if fidelity == 1 else 10.0 + self._spread * position
+
+
+@pytest.mark.parametrize(("spread", "used"), [(1.0, False), (0.0, False), (30.0, True)])
+def test_a_rung_that_shows_nothing_is_left_out_after_a_dozen_trainings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spread: float, used: bool
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("fbnetv3.search.storage.store.time", SimpleNamespace(time=clock))
+    config = SearchConfig(
+        time_s=1e4, rungs=(0.03,), rung_epochs=(1,), pool=50, epochs=1, target="log_error"
+    )
+    settings = {"plan": config.to_dict(), "space": SPACE.to_dict()}
+    with Store.create(tmp_path / "s", settings) as store:
+        engine = InlineEngine(Short(clock, spread), tasks_per_poll=1)
+        optimizer = Optimizer(
+            Problem(SPACE, lambda _rows: {}), config, store, Coordinator(store, engine, Policy())
+        )
+        spending = Spending(store.folder, clock)
+        took = measure(optimizer, spending, parallel=1)
+        assert plan_for(config, spending, took, 1).rungs == (0.03,)
+        reason = shows_nothing(optimizer, spending, 0.03)
+        trained = [trial.fidelity for trial in store.trials("done")]
+        # Asked again, after a kill, it trains no more.
+        assert shows_nothing(optimizer, spending, 0.03) == reason
+        assert len(store.trials("done")) == len(trained)
+        schedule = TimedSchedule(
+            config, store, spending, seconds=took, parallel=1, left_out=[0.03] if reason else []
+        )
+    assert (trained.count(0.03), trained.count(1.0)) == (FEWEST_ON_A_RUNG, 1)
+    if used:
+        assert reason == ""
+        assert schedule.config.rungs == (0.03,)
+    else:
+        assert reason.startswith("12 of them show nothing, with 10")
+        assert schedule.config.rungs == ()
+        # The rung's share of the time goes to full trainings.
+        assert sum(schedule.config.sizes) + describe_plan(schedule.config)["last"] > 90
+
+
+@pytest.mark.parametrize(("short", "full", "shown"), [
+    (GUESSES, [50.0], False),
+    (GUESSES[:11], [50.0], True),  # too few to tell
+    (GUESSES, [15.0], True),  # neither has the full training learnt much
+    (GUESSES, [nan], True),
+    ([*GUESSES, 25.0], [50.0], True),  # one that has learnt something
+    ([nan] * 12, [50.0], True),
+    ([nan, *GUESSES], [50.0, 52.0], False),
+])  # fmt: skip
+def test_guesses_show_nothing_and_labels_that_differ_do(
+    short: list[float], full: list[float], shown: bool
+) -> None:
+    assert (nothing_shown(np.array(short), np.array(full)) == "") is shown

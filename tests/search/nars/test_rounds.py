@@ -63,7 +63,7 @@ def test_rounds_are_random_first_then_one_best_of_each_bin(tmp_path: Path) -> No
     assert [batch.kind for batch in store.batches()] == ["random", "bins", "bins"]
     assert [len(store.trials(batch=n)) for n in range(3)] == [8, 8, 8]
     assert len({t.genes for t in store.trials()}) == 24
-    edges = np.linspace(optimizer.costs["macs"].min(), optimizer.costs["macs"].max(), 9)
+    edges = np.linspace(optimizer.pool.costs["macs"].min(), optimizer.pool.costs["macs"].max(), 9)
     for trial in store.trials(batch=1):
         found = np.clip(np.searchsorted(edges, trial.costs["macs"], "right") - 1, 0, 7)
         assert found == trial.slot or store.trials(batch=1)[trial.slot].slot != trial.slot
@@ -123,9 +123,9 @@ def test_rounds_can_take_the_best_of_each_limit_in_turn(tmp_path: Path) -> None:
     # Nothing that was free within the first limit was both expected to be better and less known.
     trained = {t.genes for t in store.trials()}
     optimizer.fit(2)
-    free = [n for n, row in enumerate(optimizer.pool.tolist()) if tuple(row) not in trained]
-    cheap = [n for n in free if optimizer.costs["macs"][n] <= 125]
-    rest = optimizer.predictor.predict(optimizer.pool[cheap])
+    free = [n for n, row in enumerate(optimizer.pool.rows.tolist()) if tuple(row) not in trained]
+    cheap = [n for n in free if optimizer.pool.costs["macs"][n] <= 125]
+    rest = optimizer.predictor.predict(optimizer.pool.rows[cheap])
     chosen = [t for t in trials if t.slot == 0]
     found = optimizer.predictor.predict(np.array([t.genes for t in chosen], np.int16))
     assert [t.predicted for t in chosen] == pytest.approx(found.mean)
