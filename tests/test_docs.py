@@ -20,6 +20,7 @@ import timm
 
 import fbnetv3
 from fbnetv3 import search
+from fbnetv3._internal.optional import INSTALLS
 from tests.paths import ROOT
 
 from .modules import module_of_file
@@ -145,6 +146,14 @@ def test_the_reference_names_only_what_exists_and_each_thing_once() -> None:
             assert re.search(rf"^(?:def|class) {name}\b", Path(found.origin).read_text(), re.M)
         else:
             assert hasattr(importlib.import_module(module), name) or is_module(path), path
+
+
+def test_the_tutorial_installs_what_the_error_names() -> None:
+    packages, _, _ = INSTALLS["detectron2"].partition(",")
+    tutorial = (DOCS / "tutorials" / "detection.md").read_text()
+    assert f"\npip install {packages}\n" in tutorial
+    # Detectron2's trainer writes to it after its first steps.
+    assert "tensorboard" in packages.split()
 
 
 def parts() -> Any:

@@ -9,8 +9,9 @@ INSTALLS = {
     "ai_edge_litert": '"fbnetv3-zoo[litert]"',
     "ai_edge_quantizer": '"fbnetv3-zoo[litert]"',
     "coremltools": '"fbnetv3-zoo[coreml]"',
-    "detectron2": 'cloudpickle hydra-core iopath omegaconf pycocotools "setuptools<82", then put a '
-    "checkout of its repository, which has no release, on PYTHONPATH",
+    # Its trainer writes to tensorboard after its first steps; pkg_resources left setuptools at 82.
+    "detectron2": "cloudpickle hydra-core iopath omegaconf pycocotools tensorboard "
+    '"setuptools<82", then put a checkout of its repository, which has no release, on PYTHONPATH',
     "executorch": '"fbnetv3-zoo[executorch]"',
     "matplotlib": "matplotlib",
     "mlflow": '"fbnetv3-zoo[mlflow]"',

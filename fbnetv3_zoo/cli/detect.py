@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -70,6 +71,7 @@ def evaluate(
         fbnetv3 detect eval detector.onnx --data shapes --plots plots --json
     """
     need("pycocotools")
+    _check_threshold(threshold)
     from fbnetv3.detection.data import open_scored
     from fbnetv3.detection.scoring import evaluate as scored
 
@@ -128,13 +130,18 @@ def predict(
         fbnetv3 detect predict photo.jpg --model detector --out found
         fbnetv3 detect predict photos/ --model detector.onnx --threshold 0.3 --json
     """
+    _check_threshold(threshold)
     missing = [str(path) for path in images if not path.exists()]
+    if any(re.match(r"\w+:/", path) for path in missing):
+        raise ValueError(f"{missing[0]} is an address; download the image, and give its path")
     if len(missing) == len(images):
         raise ValueError(f"no such file or folder: {', '.join(missing)}")
     paths = list(photos_in(images))
     if not paths:
         raise ValueError(f"no images in {', '.join(map(str, images))}; expected .jpg, .png, ...")
     detector = _opened(model, device, threads, license)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
     records, failed, pictures = [], 0, None if out is None else Pictures(out)
     for path in paths:
         try:
@@ -288,6 +295,11 @@ def quantize(
         f"{100 * after.values['AP']:.1f} % in place of {100 * before.values['AP']:.1f} %, AP50 "
         f"{100 * after.values['AP50']:.1f} % in place of {100 * before.values['AP50']:.1f} %"
     )
+
+
+def _check_threshold(threshold: float) -> None:
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"--threshold is {threshold}; expected a score from 0 to 1")
 
 
 def _opened(model: str, device: str, threads: int | None, license: str | None) -> Detector:

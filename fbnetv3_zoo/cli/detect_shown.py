@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 # Objects of an image that are printed.
 _MOST_SHOWN = 10
 _LINE_SECONDS = 10.0
+# Comment in the pictures, to know them again.
+_MARK = b"fbnetv3 detect"
 # A set with more gets no table of its classes unless asked for as JSON.
 _MAX_CLASSES = 100
 
@@ -56,7 +58,10 @@ def write_records(out: Path, model: str, records: list[dict[str, Any]]) -> None:
 
 
 class Pictures:
-    """Writes images with boxes to a folder, each under its own name or one with a number."""
+    """Writes images with boxes to a folder, each under its own name or one with a number.
+
+    Replaces pictures of a former command, and no other file.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -69,13 +74,26 @@ class Pictures:
 
         self._folder.mkdir(parents=True, exist_ok=True)
         name, number = path.stem, 1
-        while name in self._names:
+        while name in self._names or not _is_free(self._folder / f"{name}.jpg"):
             number += 1
             name = f"{path.stem}_{number}"
         self._names.add(name)
         target = self._folder / f"{name}.jpg"
-        with_boxes(open_image(path), found).save(target, quality=92)
+        with_boxes(open_image(path), found).save(target, quality=92, comment=_MARK)
         return target
+
+
+def _is_free(path: Path) -> bool:
+    """Returns whether there is no file, or a picture of ours."""
+    from PIL import Image, UnidentifiedImageError
+
+    if not path.exists():
+        return True
+    try:
+        with Image.open(path) as image:
+            return image.info.get("comment") == _MARK
+    except (OSError, UnidentifiedImageError):
+        return False
 
 
 def objects_in_words(objects: Sequence[Mapping[str, Any]], threshold: float) -> str:

@@ -39,6 +39,7 @@ DataOption = Annotated[
 
 
 def train(
+    context: typer.Context,
     data: DataOption,
     model: Annotated[
         str,
@@ -65,6 +66,13 @@ def train(
             "--pretrained/--from-scratch",
             help="Start from the backbone's trained weights, or from fresh ones; default: trained "
             "if the model has any.",
+        ),
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="Start from a trained detector, in place of --model and --detector: output "
+            "folder of `detect train`."
         ),
     ] = None,
     freeze: Annotated[
@@ -139,6 +147,9 @@ def train(
     need("pycocotools")
     if out.exists() and not out.is_dir():
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(out))
+    import torch
+
+    from fbnetv3.detection.continued import continued_detector
     from fbnetv3.detection.data import open_train_val
     from fbnetv3.detection.run import DetectionRun
     from fbnetv3.search.cli.words import workers_of
@@ -156,8 +167,19 @@ def train(
                 note(text)
         fields = {"lr": lr, "augment": augment, "seed": seed, "clip_norm": clip_norm}
         given = {"epochs": epochs, "batch_size": batch_size, "optimizer": optimizer, **fields}
-        recipe = _recipe(detector, len(images), given, set_)
-        built = _built(model, detector, size, freeze, pretrained, images.class_names, seed, license)
+        layers, names = _layers(freeze), images.class_names
+        if weights is None:
+            # What is wrong here is told before weights are fetched.
+            recipe = _recipe(detector, len(images), given, set_)
+            torch.manual_seed(seed)
+            built = _built(model, detector, size, layers, pretrained, names, license)
+        else:
+            _check_alone(context, ("model", "detector", "pretrained"))
+            torch.manual_seed(seed)
+            built = continued_detector(
+                weights, names, size=size, trainable_layers=layers, license=license
+            )
+            recipe = _recipe(built.config.detector, len(images), given, set_)
         pixels = max(image["width"] * image["height"] for image in images.coco.imgs.values())
         asked = workers_of(workers, hardware, recipe.batch_size, round(pixels**0.5))
         run = DetectionRun(
@@ -169,7 +191,7 @@ def train(
             workers=usable_workers(asked, 12 * pixels * recipe.batch_size),
             hardware=hardware,
         )
-        _train(built, images, val_images, run, model, world)
+        _train(built, images, val_images, run, model if weights is None else weights, world)
 
 
 def _recipe(
@@ -195,27 +217,38 @@ def _recipe(
     return DetectionRecipe.fitting(num_images, detector=detector, **named)
 
 
+def _layers(freeze: str | None) -> int | None:
+    """Returns how many of the backbone's 5 strides train."""
+    if freeze is None:
+        return None
+    if freeze != "backbone" and freeze not in map(str, range(6)):
+        raise ValueError(f"--freeze {freeze!r} is not understood; expected backbone, or 0 to 5")
+    return 0 if freeze == "backbone" else 5 - int(freeze)
+
+
+def _check_alone(context: typer.Context, names: Sequence[str]) -> None:
+    """Refuses options that a trained detector has decided."""
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name != "DEFAULT":
+            raise ValueError(f"--{name} and --weights exclude each other; leave out --{name}")
+
+
 def _built(
     model: str,
     detector: str,
     size: int | None,
-    freeze: str | None,
+    layers: int | None,
     pretrained: bool | None,
     class_names: Sequence[str],
-    seed: int,
     license: str | None,
 ) -> Any:
     """Returns the detector that the options ask for."""
-    import torch
+    from fbnetv3.detection.detectors import CONFIG, new_detector
 
-    from fbnetv3.detection.detectors import new_detector
-
-    layers = None
-    if freeze is not None:
-        if freeze != "backbone" and freeze not in map(str, range(6)):
-            raise ValueError(f"--freeze {freeze!r} is not understood; expected backbone, or 0 to 5")
-        layers = 0 if freeze == "backbone" else 5 - int(freeze)
-    torch.manual_seed(seed)
+    folder = Path(model.removeprefix("local-dir:"))
+    if (folder / CONFIG).is_file():
+        raise ValueError(f"{folder} is a detector; give --weights {folder} in place of --model")
     return new_detector(
         detector,
         model,
@@ -227,12 +260,14 @@ def _built(
     )
 
 
-def _plan_lines(built: Any, images: Any, val_images: Any, run: Any, model: str) -> list[str]:
+def _plan_lines(built: Any, images: Any, val_images: Any, run: Any, start: str | Path) -> list[str]:
     config, recipe = built.config, run.recipe
     started = f"the weights {config.weights}" if config.weights else "fresh weights"
+    if isinstance(start, Path):
+        start, started = "its backbone", f"the detector {start}"
     frozen = f", {config.freeze_at} of its 5 strides frozen" if config.freeze_at else ""
     return [
-        f"model   {config.detector} on {model}, {config.size} pixels, from {started}{frozen}",
+        f"model   {config.detector} on {start}, {config.size} pixels, from {started}{frozen}",
         f"data    {len(images)} images to train, {len(val_images)} to validate, "
         f"{counted(len(images.class_names), 'class', 'classes')}",
         f"recipe  {counted(recipe.epochs, 'epoch')} of "
@@ -242,14 +277,16 @@ def _plan_lines(built: Any, images: Any, val_images: Any, run: Any, model: str) 
     ]
 
 
-def _train(built: Any, images: Any, val_images: Any, run: Any, model: str, world: World) -> None:
+def _train(
+    built: Any, images: Any, val_images: Any, run: Any, start: str | Path, world: World
+) -> None:
     """Trains; a signal ends the program once its step is saved."""
     from fbnetv3.detection.training import train as train_detector
     from fbnetv3.search.cli.progress import Progress, stoppable
 
     shown = Progress(run.recipe.epochs, silent=world.rank > 0)
     if world.rank == 0:
-        shown.plan(map(escaped, _plan_lines(built, images, val_images, run, model)))
+        shown.plan(map(escaped, _plan_lines(built, images, val_images, run, start)))
     with stoppable(shown) as stop:
         _, curve = train_detector(
             built,

@@ -217,17 +217,14 @@ def new_detector(
         raise ValueError(f"detector is {detector!r}; expected one of {', '.join(DETECTORS)}")
     kind = DETECTORS[detector]
     size = kind.size if size is None else size
-    if isinstance(size, bool) or size < 32:
-        raise ValueError(f"size is {size!r}; expected a number of pixels from 32")
-    if trainable_layers is not None and trainable_layers not in range(6):
-        raise ValueError(f"trainable_layers is {trainable_layers!r}; expected 0 to 5")
+    check_numbers(size, trainable_layers)
     if trainable_layers is None:
         trainable_layers = 3 if kind.freezes and pretrained else 5
     common: dict[str, Any] = {
         "detector": detector,
         "class_names": tuple(class_names),
         "size": size,
-        "norm": "BN" if trainable_layers == 5 else "FrozenBN",
+        "norm": norm_of(trainable_layers),
         "freeze_at": 5 - trainable_layers,
     }
     if model.startswith(TORCHVISION):
@@ -351,13 +348,34 @@ def load_detector(folder: str | Path, *, license: str | None = None) -> BuiltDet
         config = dataclasses.replace(config, license=of_file)
     if config.weights or config.license:
         check_terms(str(folder), config.license, license)
-    if config.arch is None:
-        module = _on_torchvision(config, pretrained=False)
-    else:
-        options = Options(norm=config.norm, freeze_at=config.freeze_at)
-        module = _made(config, config.arch, options=options)
+    module = fresh_module(config)
     module.load_state_dict(read_own_tensors(folder / WEIGHTS_FILE))
     return BuiltDetector(module.eval(), config)
+
+
+def fresh_module(config: DetectorConfig) -> nn.Module:
+    """Returns the detector of a record with untrained weights."""
+    if config.arch is None:
+        return _on_torchvision(config, pretrained=False)
+    options = Options(norm=config.norm, freeze_at=config.freeze_at)
+    return _made(config, config.arch, options=options)
+
+
+def norm_of(trainable_layers: int) -> str:
+    """Returns the normalisation of a backbone of which so many layers train, see `Options`."""
+    return "BN" if trainable_layers == 5 else "FrozenBN"
+
+
+def check_numbers(size: int, trainable_layers: int | None) -> None:
+    """Checks two arguments of `new_detector`.
+
+    Raises:
+        ValueError: one is out of range.
+    """
+    if isinstance(size, bool) or size < 32:
+        raise ValueError(f"size is {size!r}; expected a number of pixels from 32")
+    if trainable_layers is not None and trainable_layers not in range(6):
+        raise ValueError(f"trainable_layers is {trainable_layers!r}; expected 0 to 5")
 
 
 class TorchDetector:

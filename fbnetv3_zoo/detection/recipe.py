@@ -55,6 +55,8 @@ class DetectionRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if not -(1 << 63) <= self.seed < 1 << 63:
+            raise ValueError(f"seed is {self.seed}; expected a whole number of 64 bits")
         low = {"epochs": 1, "batch_size": 1, "warmup_steps": 0}
         for name, least in low.items():
             if getattr(self, name) < least:

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+from fbnetv3._internal.checks import whole_number
 from fbnetv3.search.training.config import Hardware
 
 from .recipe import DetectionRecipe
@@ -52,6 +53,9 @@ class DetectionRun:
         validate_epochs: validate every so many epochs, and after the last.
         workers: processes that decode images.
         hardware: how to compute.
+
+    Raises:
+        ValueError: a number is out of range.
     """
 
     recipe: DetectionRecipe
@@ -60,3 +64,7 @@ class DetectionRun:
     validate_epochs: int = 1
     workers: int = 0
     hardware: Hardware = dataclasses.field(default_factory=Hardware.of)
+
+    def __post_init__(self) -> None:
+        for name, least in (("checkpoint_steps", 0), ("validate_epochs", 1), ("workers", 0)):
+            whole_number(name, getattr(self, name), least)

@@ -25,13 +25,14 @@ def evaluate(
     """Returns COCO's scores of a detector.
 
     Args:
-        detector: its classes must be those of the images; their order may differ.
+        detector: knows all classes of the images, in any order. What it finds of others, which
+            COCO's scores have no place for, is left out.
         data: the images.
         on_image: called with each image's index and what was found in it.
         world: processes that share the images; None is this one alone.
 
     Raises:
-        ValueError: the detector has other classes.
+        ValueError: the detector lacks a class of the images.
     """
     label_of = _labels(detector.class_names, data.class_names)
     outputs = {}
@@ -40,10 +41,12 @@ def evaluate(
         image_id = data.image_ids[index]
         found = detector(data.image_path(index))
         on_image(index, found)
+        labels = found.labels.tolist()
+        kept = torch.tensor([label in label_of for label in labels], dtype=torch.bool)
         outputs[image_id] = {
-            "boxes": torch.from_numpy(found.boxes),
-            "labels": torch.tensor([label_of[label] for label in found.labels.tolist()]),
-            "scores": torch.from_numpy(found.scores),
+            "boxes": torch.from_numpy(found.boxes)[kept],
+            "labels": torch.tensor([label_of[label] for label in labels if label in label_of]),
+            "scores": torch.from_numpy(found.scores)[kept],
         }
     if size > 1:
         parts: list[Any] = [None] * size
@@ -53,11 +56,11 @@ def evaluate(
 
 
 def _labels(theirs: tuple[str, ...], ours: list[str]) -> dict[int, int]:
-    if sorted(theirs) != sorted(ours):
+    unknown = sorted(set(ours) - set(theirs))
+    if unknown:
         raise ValueError(
             f"the detector knows {', '.join(theirs)}; the images have {', '.join(ours)}: expected "
-            "the same classes"
+            f"no class that it does not know, such as {unknown[0]}"
         )
-    if list(theirs) == ours:
-        return {label: label for label in range(1, len(ours) + 1)}
-    return {label: ours.index(name) + 1 for label, name in enumerate(theirs, start=1)}
+    numbers = {name: number for number, name in enumerate(ours, start=1)}
+    return {n: numbers[name] for n, name in enumerate(theirs, start=1) if name in numbers}

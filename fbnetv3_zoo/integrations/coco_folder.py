@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import unicodedata
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -84,8 +85,8 @@ class CocoFolder(Dataset[tuple[Tensor, Target]]):
         except ImportError as error:
             raise missing("pycocotools", error) from error
         given = folder if isinstance(folder, Annotated) else read_annotations(folder, split)
-        annotated, self.notes = checked(given, masks=masks)
-        self.path, self.folder = annotated.path, annotated.folder
+        annotated = checked(given, masks=masks)
+        self.path, self.folder, self.notes = annotated.path, annotated.folder, annotated.notes
         self.masks, self.transforms = masks, transforms
         self.coco = COCO()
         self.coco.dataset = annotated.content
@@ -99,7 +100,7 @@ class CocoFolder(Dataset[tuple[Tensor, Target]]):
         self.image_ids: list[int] = every if empty else boxed
         if not boxed:
             why = f": {'; '.join(self.notes)}" if self.notes else "; check the file"
-            raise ValueError(f"{self.path} has no image with a box{why}")
+            raise ValueError(f"{annotated.where()} has no image with a box{why}")
         for image in self.coco.loadImgs(self.image_ids):
             self._check_size(image)
             check_inside(self.path, image, self._annotations_of(image["id"]))
@@ -165,9 +166,14 @@ class CocoFolder(Dataset[tuple[Tensor, Target]]):
     def _check_size(self, image: dict[str, Any]) -> None:
         path = self.folder / image["file_name"]
         if not path.is_file():
+            near = _nearly_named(path)
             raise FileNotFoundError(
-                f"{self.path}: image {image['file_name']!r}: there is no file {path}; add it, or "
-                "take the image out of `images`"
+                f"{self.path}: image {image['file_name']!r}: there is no file {path}; "
+                + (
+                    f"there is {near!a}: correct `file_name`, or rename it"
+                    if near
+                    else "add it, or take the image out of `images`"
+                )
             )
         width, height = upright_size(path)
         for side, pixels in (("width", width), ("height", height)):
@@ -218,6 +224,16 @@ class CocoFolder(Dataset[tuple[Tensor, Target]]):
                 about = {"image_id": image_id, "category_id": category, "score": float(value)}
                 found.append({**about, **shape})
         return score(self.coco, found, kind)
+
+
+def _nearly_named(path: Path) -> str:
+    """Returns a file's name that differs only by case or by how accents are composed, or ""."""
+    if not path.parent.is_dir():
+        return ""
+    key = unicodedata.normalize("NFC", path.name).casefold()
+    names = (other.name for other in path.parent.iterdir())
+    same = (n for n in names if unicodedata.normalize("NFC", n).casefold() == key)
+    return next(same, "")
 
 
 def _encoded(masks: Tensor) -> list[Any]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fbnetv3._internal.json_record import read_json
-from fbnetv3._internal.messages import shown
+from fbnetv3._internal.messages import counted, shown
 
 # Split -> what exporters call it.
 SPLITS: Mapping[str, tuple[str, ...]] = {
@@ -33,18 +33,38 @@ class Annotated:
         path: the annotations, a file or folder; for messages.
         content: lists `images`, `annotations`, `categories`, as in COCO's files.
         folder: what the images' `file_name` are relative to.
+        notes: what was put right when they were checked.
+        split: "train", "val" or "test"; "" if there is only one.
     """
 
     path: Path
     content: dict[str, Any]
     folder: Path
+    notes: tuple[str, ...] = ()
+    split: str = ""
 
     def with_images(self, ids: Container[int]) -> Annotated:
         """Returns the images of these ids only, with their annotations."""
         content = dict(self.content)
         for kind, key in (("images", "id"), ("annotations", "image_id")):
             content[kind] = [item for item in content[kind] if item[key] in ids]
-        return Annotated(self.path, content, self.folder)
+        return replace(self, content=content)
+
+    def where(self) -> str:
+        """Returns what to call them in messages."""
+        return f"{self.path} ({self.split})" if self.split else str(self.path)
+
+
+def read_lines(path: Path) -> list[str]:
+    """Returns the lines of a text file, without a byte-order mark.
+
+    Raises:
+        ValueError: it is no text in UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8: {error}; save it as such") from None
 
 
 def read_coco(path: Path) -> dict[str, Any]:
@@ -60,9 +80,11 @@ def read_coco(path: Path) -> dict[str, Any]:
     for name in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(name), list):
             raise ValueError(f"{path}: `{name}` is missing; expected a list, as in COCO's files")
+    if not content["categories"]:
+        raise ValueError(f"{path}: `categories` is empty; expected the classes' ids and names")
     content = {**content, **{kind: _with_whole_ids(path, content[kind], kind) for kind in _IDS}}
     for kind, field in _NAMED_BY.items():
-        _number_texts(content[kind], content["annotations"], field)
+        _number_texts(path, content[kind], content["annotations"], field)
     for kind, text in (("images", "file_name"), ("categories", "name")):
         word = "image" if kind == "images" else "category"
         for item in content[kind]:
@@ -91,39 +113,56 @@ def _with_whole_ids(path: Path, items: list[Any], kind: str) -> list[dict[str, A
             raise ValueError(
                 f"{path}: `{kind}` has {shown(item)} at {number}; expected an object of fields"
             )
-        whole = {
-            field: int(item[field])
-            for field in _IDS[kind]
-            if isinstance(item.get(field), float) and item[field].is_integer()
-        }
+        whole = {field: _whole(item[field]) for field in _IDS[kind] if field in item}
         found.append({**item, **whole})
     return found
 
 
+def _whole(value: Any) -> Any:
+    """Returns the whole number that a value stands for, such as 1.0 or "12"; others as they are."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if (
+        isinstance(value, str)
+        and len(value) < 19
+        and value.isdecimal()
+        and str(int(value)) == value
+    ):
+        return int(value)
+    return value
+
+
 def _number_texts(
-    items: Sequence[dict[str, Any]], annotations: Sequence[dict[str, Any]], field: str
+    path: Path, items: Sequence[dict[str, Any]], annotations: Sequence[dict[str, Any]], field: str
 ) -> None:
-    """Replaces ids by numbers from 1, in their order, if all of them are different texts."""
-    texts = [item.get("id") for item in items]
-    if not texts or not all(isinstance(text, str) for text in texts):
+    """Replaces ids by numbers from 1, in their order, if some of them are texts.
+
+    Raises:
+        ValueError: an annotation names none of them.
+    """
+    ids = [item.get("id") for item in items]
+    if not any(isinstance(one, str) for one in ids):
         return
-    if len(set(texts)) != len(texts):
+    if not all(isinstance(one, str | int) for one in ids) or len(set(ids)) != len(ids):
         return  # refused later
-    numbers = {text: number for number, text in enumerate(sorted(map(str, texts)), start=1)}
+    numbers = {one: number for number, one in enumerate(sorted(ids, key=str), start=1)}
     for item in items:
         item["id"] = numbers[item["id"]]
     for annotation in annotations:
         given = annotation.get(field)
-        if isinstance(given, str):
-            annotation[field] = numbers.get(given, given)
+        if not isinstance(given, str | int) or given not in numbers:
+            what = f"annotation {annotation.get('id')!r}"
+            expected = f"an id, such as {shown(next(iter(numbers)))}"
+            raise wrong(path, what, annotation, field, expected)
+        annotation[field] = numbers[given]
 
 
 def _is_number_of_64_bits(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
 
 
-def checked(annotated: Annotated, *, masks: bool) -> tuple[Annotated, tuple[str, ...]]:
-    """Returns the record with `iscrowd`, `area` and `id` in every annotation, and remarks.
+def checked(annotated: Annotated, *, masks: bool) -> Annotated:
+    """Returns the record with `iscrowd`, `area` and `id` in every annotation, and notes.
 
     Annotations get ids from 1: COCO's scores take a box of id 0 as missed, and of two with one id
     only the last.
@@ -154,7 +193,11 @@ def checked(annotated: Annotated, *, masks: bool) -> tuple[Annotated, tuple[str,
         seen.add(same)
         if masks and not item.get("segmentation"):
             raise wrong(path, what, item, "segmentation", "an outline, since masks are asked for")
-        given = {key: value for key, value in item.items() if key != "area" or value is not None}
+        given = {
+            key: value
+            for key, value in item.items()
+            if key not in ("area", "iscrowd") or value is not None
+        }
         without_area += "area" not in given
         items.append({"iscrowd": 0, "area": width * height, **given, "id": number})
     if items and all(0 <= side <= 1 for item in items for side in item["bbox"]):
@@ -163,13 +206,16 @@ def checked(annotated: Annotated, *, masks: bool) -> tuple[Annotated, tuple[str,
             "not shares of the image"
         )
     remarks = [
-        f"{path}: {len(found)} boxes {why} are left out, such as {found[0]}"
-        for found, why in ((flat, "without width or height"), (twice, "that stand twice"))
+        f"{path}: left out {counted(len(found), 'box', 'boxes')} {why}, such as {found[0]}"
+        for found, why in ((flat, "without width or height"), (twice, "given twice"))
         if found
     ]
     if without_area:
-        remarks.append(f"{path}: {without_area} annotations have no `area`; their boxes' are taken")
-    return Annotated(path, {**content, "annotations": items}, annotated.folder), tuple(remarks)
+        remarks.append(
+            f"{path}: {counted(without_area, 'annotation')} without `area`; the boxes' are taken"
+        )
+    notes = (*annotated.notes, *remarks)
+    return replace(annotated, content={**content, "annotations": items}, notes=notes)
 
 
 def _with_box(item: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -213,7 +259,7 @@ def _check_annotation(
     if not _is_id(item.get("category_id"), known):
         listed = ", ".join(map(str, sorted(known)))
         raise wrong(path, what, item, "category_id", f"one of {listed}")
-    if item.get("iscrowd", 0) not in (0, 1):
+    if item.get("iscrowd") not in (None, 0, 1):
         raise wrong(path, what, item, "iscrowd", "0, or 1 for a crowd")
     if item.get("area") is not None and not _is_finite(item["area"]):
         raise wrong(path, what, item, "area", "a number of pixels")

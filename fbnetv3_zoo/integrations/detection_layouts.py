@@ -4,7 +4,7 @@
   `train2017/`, `images/train/` or `images/`; `annotations.json` with `images/`;
   `train/_annotations.coco.json` beside the images; a JSON file itself; or, where there is none of
   the following, JSON files beside `images/` or `data/` (Label Studio's `result.json`, FiftyOne's
-  `labels.json`).
+  `labels.json`), `train.json` beside `train/`, or one JSON file in each of `train/`, `val/`, ...
 - YOLO: `data.yaml` or `classes.txt`, and text files in `labels/`; see `yolo_folder`.
 - Pascal VOC: `Annotations/*.xml`, `JPEGImages/`, `ImageSets/Main/`; see `voc_folder`.
 """
@@ -12,7 +12,9 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from .coco_records import SPLITS, Annotated, read_coco
 
 ANNOTATIONS, IMAGES = "annotations.json", "images"
 _IMAGE_FOLDERS = (IMAGES, "data")
+_PACKED = (".zip", ".tar", ".tgz", ".gz", ".xz", ".bz2", ".7z", ".rar")
 _EXPECTED = (
     "expected COCO (annotations/instances_train.json, or annotations.json with images/), YOLO "
     "(data.yaml or classes.txt) or Pascal VOC (Annotations/*.xml)"
@@ -45,6 +48,8 @@ def find_annotations(location: str | Path) -> dict[str, Callable[[], Annotated]]
     if location.is_file():
         if location.suffix in (".yaml", ".yml"):
             return yolo_folder.find(location)
+        if location.suffix.lower() in _PACKED:
+            raise ValueError(f"{location} is an archive; unpack it, and give its folder")
         return {"": partial(_coco, location)}
     if not location.is_dir():
         raise FileNotFoundError(f"no file or folder {location}; {_EXPECTED}")
@@ -65,13 +70,13 @@ def read_annotations(location: str | Path, split: str | None = None) -> Annotate
     """
     found = find_annotations(location)
     if split is None and len(found) == 1:
-        (read,) = found.values()
-        return read()
+        ((split, read),) = found.items()
+        return replace(read(), split=split)
     if split not in found:
         raise ValueError(
             f"split is {split!r}; {location} has " + ", ".join(map(repr, sorted(found)))
         )
-    return found[split]()
+    return replace(found[split](), split=split)
 
 
 def split_named(name: str) -> str:
@@ -92,7 +97,16 @@ def _find_coco(folder: Path) -> dict[str, Callable[[], Annotated]]:
 
 def _find_json(folder: Path) -> dict[str, Callable[[], Annotated]]:
     with_images = any((folder / name).is_dir() for name in _IMAGE_FOLDERS)
-    return _by_split(sorted(visible(folder, "*.json")) if with_images else [])
+    files = sorted(visible(folder, "*.json"))
+    if not with_images:
+        parts = [(path, _subset(path)) for path in files]
+        files = [path for path, part in parts if split_named(part) and (folder / part).is_dir()]
+    if not files:
+        nested = [path for path in visible(folder, "*/*.json") if split_named(path.parent.name)]
+        counts = Counter(path.parent for path in nested)
+        # Several in a folder are something else, such as a file per image.
+        files = sorted(path for path in nested if counts[path.parent] == 1)
+    return _by_split(files)
 
 
 def _by_split(files: Sequence[Path]) -> dict[str, Callable[[], Annotated]]:
@@ -111,9 +125,8 @@ def _by_split(files: Sequence[Path]) -> dict[str, Callable[[], Annotated]]:
 
 def _subset(path: Path) -> str:
     """Returns what a file's name says of its images: "train2017" of instances_train2017.json."""
-    if path.stem == "_annotations.coco":
-        return path.parent.name
-    return path.stem.removeprefix("instances_")
+    own = re.sub("^(instances|person_keypoints)_", "", path.stem)
+    return own if split_named(own) or not split_named(path.parent.name) else path.parent.name
 
 
 def _coco(path: Path) -> Annotated:

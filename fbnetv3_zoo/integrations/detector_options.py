@@ -15,6 +15,8 @@ from torchvision.ops import FrozenBatchNorm2d
 from fbnetv3._internal.arguments import names_of, refuse_unknown
 from fbnetv3._internal.checks import whole_number
 from fbnetv3.arch.arch import Arch
+from fbnetv3.checkpoints.checkpoint import read_own_tensors, stated_license
+from fbnetv3.hub.license_policy import check_terms
 from fbnetv3.models.blocks import NormFactory
 from fbnetv3.models.model import FBNetV3
 
@@ -26,8 +28,12 @@ NORMS: dict[str, NormFactory | None] = {
     "FrozenBN": FrozenBatchNorm2d,
 }
 Model = str | Arch | Path
+M = TypeVar("M", bound=nn.Module)
 P = ParamSpec("P")
 R = TypeVar("R")
+# In a trained detector's folder.
+_WEIGHTS_FILE = "model.safetensors"
+_COUNTER = ".num_batches_tracked"
 # torchvision counts the layers that train, of five; `freeze_at` those that do not.
 _LAYERS = 5
 # What torchvision's detectors on ResNet do with pretrained weights.
@@ -101,12 +107,39 @@ class Arguments:
         pretrained: whether the backbone's trained weights are loaded.
         options: how the backbone is built.
         rest: arguments of torchvision's class.
+        weights: folder of a trained detector; None for fresh heads.
     """
 
     num_classes: int
     pretrained: bool
     options: Options
     rest: dict[str, Any]
+    weights: Path | None = None
+
+    def loaded(self, model: M) -> M:
+        """Returns a model with the weights that were asked for, if any.
+
+        Raises:
+            ValueError: they are of another model, or their license is refused.
+        """
+        if self.weights is None:
+            return model
+        path = self.weights / _WEIGHTS_FILE
+        if stated := stated_license(path):
+            check_terms(str(self.weights), stated, self.options.license)
+        found, own = read_own_tensors(path), model.state_dict()
+        # Frozen batch-norms do not have it.
+        counters = {name for name in found.keys() ^ own.keys() if name.endswith(_COUNTER)}
+        for name in sorted((found.keys() | own.keys()) - counters):
+            shapes = [tuple(part[name].shape) if name in part else None for part in (found, own)]
+            if shapes[0] != shapes[1]:
+                raise ValueError(
+                    f"weights is {str(self.weights)!r}, a detector with {name} "
+                    f"{shapes[0] or 'missing'}, here {shapes[1] or 'missing'}; expected one of the "
+                    "same model, features and num_classes"
+                )
+        model.load_state_dict({k: v for k, v in found.items() if k in own}, strict=False)
+        return model
 
 
 def refusing_unknown(
@@ -152,7 +185,8 @@ def arguments(
     """Returns the arguments of a builder, sorted.
 
     Fields of `Options` may be given by themselves. Of torchvision's builders `weights_backbone`
-    ("DEFAULT" or None) and `trainable_backbone_layers` (0 to 5) are understood.
+    ("DEFAULT" or None), `trainable_backbone_layers` (0 to 5) and `weights` (a trained detector's
+    folder) are understood.
 
     Args:
         num_classes: number of classes, including background.
@@ -174,11 +208,7 @@ def arguments(
             "arguments, such as freeze_at=2"
         )
     rest = dict(given)
-    if rest.pop("weights", None) is not None:
-        raise ValueError(
-            f"weights is {given['weights']!r}; there are no trained detectors. Give "
-            "pretrained=True for the backbone, or load a detector's file with load_state_dict"
-        )
+    weights = _folder(rest.pop("weights", None))
     pretrained = _pretrained(pretrained, rest)
     fields = {field.name for field in dataclasses.fields(Options)}
     own = {name: rest.pop(name) for name in list(rest) if name in fields}
@@ -192,10 +222,25 @@ def arguments(
             )
         own["freeze_at"] = _LAYERS - layers
     options = dataclasses.replace(options, **own)
-    if freezes and (pretrained or options.checkpoint is not None):
+    if weights is not None and (pretrained or options.checkpoint is not None):
+        raise ValueError("weights has a backbone's too; leave out pretrained= and checkpoint=")
+    if freezes and (pretrained or weights is not None or options.checkpoint is not None):
         unset = {name: v for name, v in _PRETRAINED.items() if getattr(options, name) is None}
         options = dataclasses.replace(options, **unset)
-    return Arguments(classes, pretrained, options, rest)
+    return Arguments(classes, pretrained, options, rest, weights)
+
+
+def _folder(weights: Any) -> Path | None:
+    """Returns the folder of a trained detector."""
+    if weights is None:
+        return None
+    folder = Path(weights) if isinstance(weights, str | Path) else None
+    if folder is None or not (folder / _WEIGHTS_FILE).is_file():
+        raise ValueError(
+            f"weights is {weights!r}; there are no published detectors. Give the output folder of "
+            "`fbnetv3 detect train`, or pretrained=True for the backbone alone"
+        )
+    return folder
 
 
 def _pretrained(pretrained: bool, rest: dict[str, Any]) -> bool:

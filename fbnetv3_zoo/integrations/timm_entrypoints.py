@@ -27,6 +27,7 @@ from timm.models import (
     model_entrypoint,
     register_model,
 )
+from timm.models._features import FeatureGetterNet
 from torch import Tensor, nn
 
 from fbnetv3.arch.arch import Arch
@@ -37,6 +38,7 @@ from fbnetv3.hub.cached_weights import CachedWeights
 from fbnetv3.hub.pretrained import ANY
 from fbnetv3.hub.pretrained_cfg import pretrained_cfg
 from fbnetv3.hub.weights import WEIGHTS
+from fbnetv3.models.features import ScriptedMaps
 from fbnetv3.models.model import FBNetV3, build
 
 _TAG = "meta_in1k"
@@ -117,6 +119,22 @@ def checkpoint_filter_fn(state: Mapping[str, Tensor], model: nn.Module) -> dict[
     return convert.to_fbnetv3(named, model.arch, convert.detect_dialect(named))
 
 
+class _FeatureNet(FeatureGetterNet):
+    """What timm makes of `features_only=True`, with what its other feature networks can do."""
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Recomputes the rows in the backward pass."""
+        self.model.set_grad_checkpointing(enable)  # type: ignore[operator]  # ours
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Returns what `torch.jit.script` compiles in its place, as it cannot the getter."""
+        model: Any = self.model
+        depths = self.feature_info.get_dicts(["stage"])
+        return ScriptedMaps(
+            model.stem, model.stages, [one["stage"] for one in depths], training=self.training
+        )
+
+
 def _entrypoint(name: str) -> Callable[..., nn.Module]:
     def entrypoint(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         return _create(name, pretrained, **kwargs)
@@ -165,7 +183,7 @@ def _build(arch: Arch, name: str, pretrained: bool, **kwargs: Any) -> nn.Module:
         pretrained,
         pretrained_filter_fn=checkpoint_filter_fn,
         # Flattened for timm's other feature classes, which expect the rows at the top level.
-        feature_cfg={"feature_cls": "getter", "flatten_sequential": True},
+        feature_cfg={"feature_cls": _FeatureNet, "flatten_sequential": True},
         **kwargs,
     )
     return model

@@ -167,7 +167,8 @@ def faster_rcnn(
             all sizes, as in torchvision's mobile detectors: `("res4", "res5")` costs a quarter.
         **kwargs: arguments of torchvision's `FasterRCNN`: `min_size`, `box_nms_thresh`, ...; fields
             of `options` such as `checkpoint` and `freeze_at`; and torchvision's words for them,
-            `weights_backbone="DEFAULT"` and `trainable_backbone_layers` (5 trains everything).
+            `weights_backbone="DEFAULT"`, `trainable_backbone_layers` (5 trains everything) and
+            `weights`, here the folder of a detector that `fbnetv3 detect train` wrote.
 
     With trained weights the stem, the rows up to stride 4 and all batch-norms are frozen unless
     told otherwise, as in torchvision: `trainable_backbone_layers=5, norm="BN"` trains everything.
@@ -182,7 +183,7 @@ def faster_rcnn(
         levels = len(features) + 1
         anchors = AnchorGenerator((ANCHOR_SIZES,) * levels, (ASPECT_RATIOS,) * levels)
         given.rest["rpn_anchor_generator"] = anchors
-    return FasterRCNN(pyramid, given.num_classes, **given.rest)
+    return given.loaded(FasterRCNN(pyramid, given.num_classes, **given.rest))
 
 
 @refusing_unknown(MaskRCNN)
@@ -198,7 +199,7 @@ def mask_rcnn(
     """Returns Mask R-CNN with a feature pyramid; arguments as in `faster_rcnn`."""
     given = arguments(num_classes, pretrained, options, kwargs, freezes=True)
     pyramid = _pyramid(model, given, out_channels, LastLevelMaxPool())
-    return MaskRCNN(pyramid, given.num_classes, **given.rest)
+    return given.loaded(MaskRCNN(pyramid, given.num_classes, **given.rest))
 
 
 @refusing_unknown(RetinaNet)
@@ -218,7 +219,7 @@ def retinanet(
     given = arguments(num_classes, pretrained, options, kwargs, freezes=True)
     extra = LastLevelP6P7(out_channels, out_channels)
     pyramid = _pyramid(model, given, out_channels, extra, ("res3", "res4", "res5"))
-    return RetinaNet(pyramid, given.num_classes, **given.rest)
+    return given.loaded(RetinaNet(pyramid, given.num_classes, **given.rest))
 
 
 @refusing_unknown(
@@ -253,7 +254,7 @@ def faster_rcnn_c4(
     backbone = Renamed(options.trunk(trunk, ["res4"]), ["0"])
     anchors = AnchorGenerator((tuple(anchor_sizes),), (ASPECT_RATIOS,))
     head = RegionHead(box, grad_checkpointing=options.grad_checkpointing)
-    return FasterRCNN(
+    made = FasterRCNN(
         backbone,
         rpn_anchor_generator=anchors,
         rpn_head=ProposalHead(
@@ -266,6 +267,7 @@ def faster_rcnn_c4(
         box_predictor=FastRCNNPredictor(head.tail.out_channels, given.num_classes),
         **given.rest,
     )
+    return given.loaded(made)
 
 
 @refusing_unknown(SSD, built=("anchor_generator", "head"))
@@ -301,7 +303,8 @@ def ssdlite(
         "image_std": [0.229, 0.224, 0.225],
         "nms_thresh": 0.55,
     }
-    return SSD(maps, anchors, (size, size), given.num_classes, head=head, **(defaults | given.rest))
+    rest = defaults | given.rest
+    return given.loaded(SSD(maps, anchors, (size, size), given.num_classes, head=head, **rest))
 
 
 @refusing_unknown(DeepLabV3, built=("classifier", "aux_classifier"))
@@ -332,7 +335,8 @@ def deeplab(
     body = given.options.trunk(network, features, output_stride)
     backbone = Renamed(body, ["aux", "out"] if aux else ["out"])
     second = FCNHead(body.features[0].channels, given.num_classes) if aux else None
-    return DeepLabV3(backbone, DeepLabHead(backbone.out_channels, given.num_classes), second)
+    head = DeepLabHead(backbone.out_channels, given.num_classes)
+    return given.loaded(DeepLabV3(backbone, head, second))
 
 
 @refusing_unknown(LRASPP, built=("low_channels", "high_channels"))
@@ -352,7 +356,8 @@ def lraspp(
     body = given.options.trunk(network, ["res3", "res5"], output_stride)
     inter_channels = whole_number("inter_channels", inter_channels, 1)
     low, high = (feature.channels for feature in body.features)
-    return LRASPP(Renamed(body, ["low", "high"]), low, high, given.num_classes, inter_channels)
+    backbone = Renamed(body, ["low", "high"])
+    return given.loaded(LRASPP(backbone, low, high, given.num_classes, inter_channels))
 
 
 def _pyramid(

@@ -19,9 +19,11 @@ from fbnetv3._internal.messages import shown
 from fbnetv3.images.folders import SUFFIXES, visible
 from fbnetv3.images.reader import upright_size
 
-from .coco_records import SPLITS, Annotated
+from .coco_records import SPLITS, Annotated, read_lines
 
 _FOLDERS = ("Annotations", "annotations", "labels")
+# Split -> its list of images, the first that there is. Some years have `trainval` and `test` only.
+_LISTS = {"train": ("train", "trainval"), "val": ("val",), "test": ("test",)}
 
 
 def find(folder: Path) -> dict[str, Callable[[], Annotated]]:
@@ -48,11 +50,12 @@ def _splits_by_list(folder: Path, files: Sequence[Path]) -> dict[str, list[Path]
     by_stem = {_inside(folder, path).with_suffix("").as_posix(): path for path in files}
     parts: dict[str, list[Path]] = {}
     for split in SPLITS:
-        listed = folder / "ImageSets" / "Main" / f"{split}.txt"
-        if not listed.is_file():
+        lists = (folder / "ImageSets" / "Main" / f"{name}.txt" for name in _LISTS[split])
+        listed = next((path for path in lists if path.is_file()), None)
+        if listed is None:
             continue
-        lines = listed.read_text(encoding="utf-8-sig").splitlines()
-        stems = [words[0] for line in lines if (words := line.split())]
+        stems = [words[0] for line in read_lines(listed) if (words := line.split())]
+        stems = [stem if stem in by_stem else _without_suffix(stem) for stem in stems]
         unknown = [stem for stem in stems if stem not in by_stem]
         if unknown:
             raise FileNotFoundError(
@@ -60,6 +63,10 @@ def _splits_by_list(folder: Path, files: Sequence[Path]) -> dict[str, list[Path]
             )
         parts[split] = [by_stem[stem] for stem in stems]
     return parts
+
+
+def _without_suffix(name: str) -> str:
+    return Path(name).with_suffix("").as_posix() if Path(name).suffix.lower() in SUFFIXES else name
 
 
 def _inside(folder: Path, path: Path) -> Path:
@@ -94,9 +101,15 @@ def _name(path: Path, item: ElementTree.Element) -> str:
 
 def _parsed(path: Path) -> ElementTree.Element:
     try:
-        return ElementTree.parse(path).getroot()
+        root = ElementTree.parse(path).getroot()
     except ElementTree.ParseError as error:
         raise ValueError(f"{path} is not valid XML: {error}") from None
+    if root.tag.lower() != "annotation":
+        raise ValueError(
+            f"{path} begins with <{shown(root.tag)[1:-1]}>; expected <annotation>, as in Pascal "
+            "VOC's files"
+        )
+    return root
 
 
 def _read(folder: Path, files: Sequence[Path], every: Sequence[Path]) -> Annotated:

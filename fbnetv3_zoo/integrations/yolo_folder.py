@@ -19,7 +19,7 @@ from fbnetv3._internal.messages import shown
 from fbnetv3.images.folders import list_images, visible
 from fbnetv3.images.reader import upright_size
 
-from .coco_records import SPLITS, Annotated
+from .coco_records import SPLITS, Annotated, read_lines
 
 # Files with a class a line -> the folder of the images, from theirs.
 _LISTS = {"classes.txt": ".", "obj.names": ".", "labels/classes.txt": ".."}
@@ -39,9 +39,14 @@ def find(location: Path) -> dict[str, Callable[[], Annotated]]:
     files = [location] if location.is_file() else sorted(visible(location, "*.y*ml"))
     for path in files:
         content = _read_yaml(path)
-        if not isinstance(content, dict) or "names" not in content:
+        if not isinstance(content, dict):
             continue
-        names = _names(path, content["names"])
+        if "names" not in content:
+            if "nc" in content and not location.is_file():
+                raise ValueError(f"{path} has no `names`; expected the classes, in their order")
+            continue
+        names = _names(path, _read_yaml(path, as_texts=True)["names"])
+        _check_count(path, content, names)
         found: dict[str, Callable[[], Annotated]] = {
             split: partial(_read, path, names, content, word)
             for split, words in SPLITS.items()
@@ -56,17 +61,26 @@ def find(location: Path) -> dict[str, Callable[[], Annotated]]:
     for name, images in _LISTS.items():
         path = location / name
         if path.is_file():
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-            given = _names(path, [line.strip() for line in lines if line.strip()])
+            given = _names(path, [line.strip() for line in read_lines(path) if line.strip()])
             return {"": partial(_read, path, given, {"images": images}, "images")}
     return {}
 
 
-def _read_yaml(path: Path) -> Any:
+def _check_count(path: Path, content: dict[str, Any], names: Sequence[str]) -> None:
+    if content.get("nc", len(names)) != len(names):
+        raise ValueError(
+            f"{path}: `nc` is {shown(content['nc'])}, and `names` has {len(names)}; expected the "
+            "number of the names"
+        )
+
+
+def _read_yaml(path: Path, *, as_texts: bool = False) -> Any:
+    """Returns a YAML file's content; with `as_texts` a class `no` is a name, not False."""
     import yaml
 
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        return yaml.load(text, Loader=yaml.BaseLoader if as_texts else yaml.SafeLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
 
@@ -93,6 +107,9 @@ def _read(path: Path, names: Sequence[str], content: dict[str, Any], split: str)
     # Keypoints stand behind the box.
     keypoints = bool(content.get("kpt_shape"))
     paths = _images(path, content, split)
+    lost = next((image for image in paths if not image.is_file()), None)
+    if lost is not None:
+        raise FileNotFoundError(f"{path}: the list of `{split}` names {lost}, which is no file")
     if paths and not any(_label_file(image).is_file() for image in paths):
         raise FileNotFoundError(
             f"{path}: no image of `{split}` has labels; expected {_label_file(paths[0])} for "
@@ -130,10 +147,8 @@ def _images(path: Path, content: dict[str, Any], split: str) -> list[Path]:
         if place.is_dir():
             found += list_images(place)
         else:
-            lines = place.read_text(encoding="utf-8-sig").splitlines()
-            found += [
-                place.parent / line.strip().replace("\\", "/") for line in lines if line.strip()
-            ]
+            lines = filter(None, map(str.strip, read_lines(place)))
+            found += [place.parent / line.replace("\\", "/") for line in lines]
     return [image.absolute() for image in found]
 
 
@@ -150,7 +165,7 @@ def _lines(path: Path, num_classes: int, *, keypoints: bool) -> Iterator[tuple[i
     """Yields the class and the numbers of each line of a text file."""
     if not path.is_file():
         return
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         words = line.split()
         if words:
             words = words[:5] if keypoints else words

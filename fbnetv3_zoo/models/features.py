@@ -215,39 +215,51 @@ class FeaturePyramid(nn.Module):
 
     def __prepare_scriptable__(self) -> nn.Module:
         """Returns what `torch.jit.script` compiles in its place: outputs of one type."""
-        return (_DictOfMaps if self.as_dict else _ListOfMaps)(self)
+        depths = self.feature_info.get("stage")
+        maps = ScriptedMaps(self.model.stem, self.model.stages, depths, training=self.training)
+        if not self.as_dict:
+            return maps
+        return _NamedMaps(maps, self.feature_info.module_name())
 
 
-class _ListOfMaps(nn.Module):
-    """The rows of a `FeaturePyramid` as TorchScript can compile them."""
+class ScriptedMaps(nn.Module):
+    """The rows of a model as TorchScript can compile them: images to a list of feature maps.
 
-    def __init__(self, pyramid: FeaturePyramid) -> None:
+    Args:
+        stem: the stem.
+        stages: the rows.
+        depths: number of rows before each map, in the order of the output.
+        training: whether the model is in training mode.
+    """
+
+    def __init__(
+        self, stem: nn.Module, stages: nn.Sequential, depths: Sequence[int], *, training: bool
+    ) -> None:
         super().__init__()
-        self.stem, self.stages = pyramid.model.stem, pyramid.model.stages
-        depths = pyramid.feature_info.depths()
-        selected = [depths[index] for index in pyramid.out_indices]
-        # How often the map after each row is selected, from the stem.
-        self.counts = [selected.count(depth) for depth in range(len(self.stages) + 1)]
-        self.training = pyramid.training
+        self.stem, self.stages = stem, stages
+        # How often the map after each row is selected, from the stem, and where it goes.
+        self.counts = [list(depths).count(depth) for depth in range(len(stages) + 1)]
+        order = sorted(range(len(depths)), key=lambda n: depths[n])
+        self.order = [order.index(n) for n in range(len(depths))]
+        self.training = training
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """Returns the selected maps, fine to coarse."""
+        """Returns the selected maps."""
         x = self.stem(x)
         found = [x] * self.counts[0]
         for row, stage in enumerate(self.stages):
             x = stage(x)
             found.extend([x] * self.counts[row + 1])
-        return found
+        return [found[index] for index in self.order]
 
 
-class _DictOfMaps(nn.Module):
-    """As `_ListOfMaps`, by the names of their modules."""
+class _NamedMaps(nn.Module):
+    """As `ScriptedMaps`, by the names of their modules."""
 
-    def __init__(self, pyramid: FeaturePyramid) -> None:
+    def __init__(self, maps: ScriptedMaps, names: Iterable[str]) -> None:
         super().__init__()
-        self.maps = _ListOfMaps(pyramid)
-        self.names = list(map(str, pyramid.feature_info.module_name()))
-        self.training = pyramid.training
+        self.maps, self.names = maps, list(names)
+        self.training = maps.training
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         """Returns the selected maps by name."""

@@ -164,6 +164,45 @@ def test_a_broken_photo_is_named_and_the_others_go_on(trained: Path, tmp_path: P
     assert objects[0].keys() == {"class", "score", "box"}
 
 
+def test_a_training_starts_from_a_trained_detector(
+    shapes: Path, trained: Path, tmp_path: Path
+) -> None:
+    words = (
+        "--batch-size",
+        "5",
+        "--epochs",
+        "1",
+        "--freeze",
+        "backbone",
+        "--out",
+        tmp_path / "run",
+    )
+    done = detect("train", "--data", shapes, "--weights", trained, *words)
+    assert done.code == 0, done.err
+    assert f"64 pixels, from the detector {trained}, 5 of its 5 strides frozen" in done.err
+    before, after = (
+        read_tensors(folder / "model.safetensors") for folder in (trained, tmp_path / "run")
+    )
+    backbone = [name for name in after if name.startswith("backbone.body.")]
+    assert len(backbone) > 100
+    assert all(torch.equal(before[name], after[name]) for name in backbone)
+
+
+def test_pictures_replace_those_of_a_former_command_and_no_photo(
+    trained: Path, tmp_path: Path
+) -> None:
+    photo = Path(shutil.copy(example_photos()[0], tmp_path / "one.jpg"))
+    before = photo.read_bytes()
+    for _ in range(2):
+        done = detect("predict", photo, "--model", trained, "--out", tmp_path)
+        assert done.code == 0, done.err
+        assert photo.read_bytes() == before
+        names = sorted(path.name for path in tmp_path.iterdir())
+        assert names == ["one.jpg", "one_2.jpg", "predictions.json"]
+    saved = json.loads((tmp_path / "predictions.json").read_text())["predictions"]
+    assert [one["picture"] for one in saved] == [str(tmp_path / "one_2.jpg")]
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
@@ -182,7 +221,20 @@ def test_a_broken_photo_is_named_and_the_others_go_on(trained: Path, tmp_path: P
          "ssdlite has no backbone 'torchvision:vgg16'; expected torchvision:mobilenet_v3_large"),
         (("train", "--data", "SHAPES", "--detector", "faster_rcnn_320_lite", "--model",
           "torchvision:mobilenet_v3_large"), 2, "faster_rcnn_320_lite is for our backbones, not"),
+        (("train", "--data", "SHAPES", "--model", "fbnetv3_nano", "--validate-epochs", "0"), 2,
+         "validate_epochs is 0; expected a whole number from 1"),
+        (("train", "--data", "SHAPES", "--checkpoint-steps", "-1", "--model", "fbnetv3_nano"), 2,
+         "checkpoint_steps is -1; expected a whole number from 0"),
+        (("train", "--data", "SHAPES", "--seed", "9" * 20, "--model", "fbnetv3_nano"), 2,
+         "expected a whole number of 64 bits"),
+        (("train", "--data", "SHAPES", "--model", "RUN"), 2, "is a detector; give --weights"),
+        (("train", "--data", "SHAPES", "--weights", "RUN", "--model", "fbnetv3_a"), 2,
+         "--model and --weights exclude each other; leave out --model"),
+        (("train", "--data", "SHAPES", "--weights", "none"), 2, "no none/detector.json; expected"),
         (("eval", "none", "--data", "SHAPES"), 2, "expected the output folder of `fbnetv3 detect"),
+        (("eval", "RUN", "--data", "SHAPES", "--threshold", "2"), 2, "--threshold is 2.0; expec"),
+        (("predict", "SHAPES", "--model", "RUN", "--threshold", "nan"), 2, "is nan; expec"),
+        (("predict", "https://x.org/a.jpg", "--model", "RUN"), 2, "is an address; download the"),
         (("predict", "none.jpg", "--model", "none"), 2, "no such file or folder: none.jpg"),
         (("export", "none", "-o", "x.pt"), 2, "expected the output folder"),
         (("export", "RUN", "-o", "x.pt"), 2, "that ends in .onnx, .xml, .pte or .tflite"),

@@ -7,6 +7,7 @@ import json
 import math
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import torch
 
 from fbnetv3.arch.tables import ARCHS
 from fbnetv3.checkpoints.checkpoint import read_tensors
+from fbnetv3.detection.continued import continued_detector
 from fbnetv3.detection.data import Augmented, open_scored, open_train_val
 from fbnetv3.detection.detections import Detections
 from fbnetv3.detection.detectors import (
@@ -30,6 +32,7 @@ from fbnetv3.detection.training import DetectionRun, train
 from fbnetv3.images.labels import example_photos
 from fbnetv3.images.reader import ImageSource
 from fbnetv3.integrations.coco_folder import CocoFolder
+from fbnetv3.integrations.torchvision_backbone import ssdlite
 from fbnetv3.search.training.stopping import Stopped, StopRequest
 
 
@@ -137,6 +140,23 @@ def test_weights_for_small_images_keep_their_full_strides() -> None:
     assert not torch.equal(states[0][name], states[1][name])
 
 
+def test_other_classes_get_fresh_heads_and_the_rest_is_the_trained_detectors(
+    trained: Path, detector: BuiltDetector
+) -> None:
+    built = continued_detector(trained, ["box", "disc", "star"], size=96, trainable_layers=3)
+    assert (built.config.size, built.config.norm, built.config.freeze_at) == (96, "FrozenBN", 2)
+    assert built.config.arch == detector.config.arch
+    own, theirs = built.module.state_dict(), detector.module.state_dict()
+    fresh = [name for name in own if own[name].shape != theirs[name].shape]
+    assert fresh
+    assert all("classification_head" in name for name in fresh)
+    assert all(torch.equal(own[name], theirs[name]) for name in own if name not in fresh)
+    same = continued_detector(trained, detector.config.class_names)
+    assert same.config == detector.config
+    with pytest.raises(ValueError, match="size is 3; expected a number of pixels from 32"):
+        continued_detector(trained, ["a"], size=3)
+
+
 @pytest.mark.parametrize("kind", DETECTORS)
 def test_trained_backbones_are_frozen_where_torchvision_does(kind: str) -> None:
     freezes = DETECTORS[kind].freezes
@@ -147,6 +167,34 @@ def test_trained_backbones_are_frozen_where_torchvision_does(kind: str) -> None:
     whole = new_detector(kind, "fbnetv3_nano", ["a"], pretrained=True, size=64, trainable_layers=5)
     assert whole.config.norm == "BN"
     assert all(p.requires_grad for p in whole.module.parameters())
+
+
+def test_builders_take_a_trained_folder_as_torchvisions_take_weights(
+    trained: Path, detector: BuiltDetector, tmp_path: Path
+) -> None:
+    made = ssdlite("fbnetv3_nano", num_classes=3, weights=trained, size=64)
+    own, theirs = made.state_dict(), detector.module.state_dict()
+    assert own.keys() == theirs.keys()
+    assert all(torch.equal(own[name], theirs[name]) for name in own)
+    assert all(p.requires_grad for p in made.parameters())  # as SSD does
+    for given, said in (
+        ({"num_classes": 4}, r"a detector with head.* \(18,\), here \(24,\); expected one of the"),
+        ({"model": "fbnetv3_a0"}, r"weights is .*expected one of the same model"),
+        ({"weights": "DEFAULT"}, "weights is 'DEFAULT'; there are no published detectors. Give"),
+        ({"weights": str(tmp_path)}, "there are no published detectors. Give the output folder"),
+        ({"pretrained": True}, "leave out pretrained= and checkpoint="),
+    ):
+        arguments: dict[str, Any] = {"num_classes": 3, "weights": str(trained), **given}
+        with pytest.raises(ValueError, match=said):
+            ssdlite(arguments.pop("model", "fbnetv3_nano"), **arguments)
+    save_detector(
+        tmp_path / "nc",
+        BuiltDetector(
+            detector.module, dataclasses.replace(detector.config, license="cc-by-nc-4.0")
+        ),
+    )
+    with pytest.raises(ValueError, match="no commercial use"):
+        ssdlite("fbnetv3_nano", num_classes=3, weights=tmp_path / "nc", license="commercial")
 
 
 def test_a_license_is_kept_and_checked(
@@ -241,7 +289,7 @@ def test_augmentation_follows_from_seed_epoch_and_image(shapes: Path) -> None:
 class _Truth:
     """Finds what the annotations say, with classes in another order."""
 
-    class_names = ("disc", "box")
+    class_names: tuple[str, ...] = ("disc", "box")
 
     def __init__(self, data: CocoFolder) -> None:
         self._items = {str(data.image_path(n)): data[n][1] for n in range(len(data))}
@@ -257,5 +305,25 @@ def test_classes_are_matched_by_name(shapes: Path, detector: BuiltDetector) -> N
     data = open_scored(shapes)
     assert evaluate(_Truth(data), data).values["AP"] == 1.0
     data.class_names[0] = "crate"
-    with pytest.raises(ValueError, match=r"the detector knows disc, box; the images have crate"):
+    said = r"knows disc, box; the images have crate, disc: expected no class .* such as crate"
+    with pytest.raises(ValueError, match=said):
         evaluate(_Truth(data), data)
+
+
+def test_what_is_found_of_classes_that_the_images_lack_is_left_out(shapes: Path) -> None:
+    data = open_scored(shapes)
+    truth = _Truth(data)
+    truth.class_names = ("disc", "box", "star")
+    assert evaluate(truth, data).values["AP"] == 1.0
+
+    class Stars(_Truth):
+        def __call__(self, source: ImageSource) -> Detections:
+            found = super().__call__(source)
+            stars = np.full(len(found), 3)
+            both = np.concatenate([found.labels, stars])
+            boxes, scores = np.tile(found.boxes, (2, 1)), np.tile(found.scores, 2)
+            return Detections(boxes, both, scores, ("disc", "box", "star"))
+
+    stars = Stars(data)
+    stars.class_names = ("disc", "box", "star")
+    assert evaluate(stars, data).values["AP"] == 1.0

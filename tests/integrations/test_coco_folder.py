@@ -152,12 +152,15 @@ def changed(folder: Path, change: Callable[[dict[str, Any]], object]) -> Path:
     [
         (lambda c: c.pop("categories"), r"`categories` is missing; expected a list"),
         (lambda c: c["images"][1].pop("file_name"), r"image 2: `file_name` is missing"),
-        (lambda c: c["images"][1].update(id="2"), r"image '2': `id` is '2'; expected an integer"),
+        (lambda c: c["images"][1].update(id="1"), r"two images have `id` 1; expected different"),
+        (lambda c: c["images"][1].update(id="second"),
+         r"annotation \d: `image_id` is 2; expected an id, such as 1"),
+        (lambda c: c["categories"].clear(), r"`categories` is empty; expected the classes' ids"),
         (lambda c: c["images"][1].update(id=True), r"`id` is True; expected an integer"),
         (lambda c: c["images"][1].update(id=10**20), r"`id` is 10+; expected an integer"),
         (lambda c: c["images"].append("a"), r"`images` has 'a' at 2; expected an object of fields"),
         (lambda c: c["annotations"].append(3), r"`annotations` has 3 at .; expected an object"),
-        (lambda c: c["annotations"][0].update(image_id="1"), r"`image_id` is '1'; expected the"),
+        (lambda c: c["annotations"][0].update(image_id="01"), r"`image_id` is '01'; expected the"),
         (lambda c: c["annotations"][0].update(area="12"),
          r"annotation 1 of image '0001.png': `area` is '12'; expected a number of pixels"),
         (lambda c: c["categories"][1].update(name="box"),
@@ -204,6 +207,9 @@ def _whole_floats(content: dict[str, Any]) -> None:
         _whole_floats,
         lambda c: [item.pop("id") for item in c["annotations"]],
         lambda c: [item.update(area=None, iscrowd=False) for item in c["annotations"]],
+        lambda c: [item.update(iscrowd=None) for item in c["annotations"]],
+        lambda c: [item.update(image_id=str(item["image_id"]), category_id=str(item["category_id"]))
+                   for item in c["annotations"]],
         lambda c: [image.update(width=None, height=None) for image in c["images"]],
         lambda c: [image.update(width=128.0) for image in c["images"]],
         lambda c: [
@@ -227,7 +233,7 @@ def test_odd_records_are_the_boxes_that_they_mean(
 def test_boxes_that_stand_twice_are_named(tmp_path: Path) -> None:
     shapes = CocoFolder(changed(tmp_path, lambda c: c["annotations"].append(c["annotations"][0])))
     assert shapes.notes == (
-        f"{tmp_path / 'annotations.json'}: 1 boxes that stand twice are left out, such as "
+        f"{tmp_path / 'annotations.json'}: left out 1 box given twice, such as "
         "annotation 1 of image '0001.png'",
     )
 
@@ -265,7 +271,7 @@ def test_masks_need_outlines_and_missing_areas_are_those_of_boxes(tmp_path: Path
     width, height = shapes.coco.loadAnns(1)[0]["bbox"][2:]
     assert shapes.coco.loadAnns(1)[0]["area"] == width * height
     assert shapes.notes == (
-        f"{tmp_path / 'annotations.json'}: 1 annotations have no `area`; their boxes' are taken",
+        f"{tmp_path / 'annotations.json'}: 1 annotation without `area`; the boxes' are taken",
     )
     with pytest.raises(ValueError, match=r"image '0001.png': `segmentation` is missing"):
         CocoFolder(tmp_path, masks=True)
@@ -289,9 +295,7 @@ def test_ids_from_nought_and_equal_ids_are_counted(tmp_path: Path) -> None:
 
 def test_flat_boxes_are_left_out_and_named(tmp_path: Path) -> None:
     shapes = CocoFolder(changed(tmp_path, lambda c: c["annotations"][1].update(bbox=[3, 4, 0, 5])))
-    assert "1 boxes without width or height are left out, such as annotation 2 of" in str(
-        shapes.notes
-    )
+    assert "left out 1 box without width or height, such as annotation 2 of" in str(shapes.notes)
     assert shapes.evaluate(perfect(shapes)).values["AP"] == 1.0
 
 

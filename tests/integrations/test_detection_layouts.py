@@ -184,7 +184,7 @@ def test_a_faulty_line_of_yolo_is_named(drawn: Path, tmp_path: Path, line: str, 
 @pytest.mark.parametrize(
     ("head", "said"),
     [
-        ("train: images/train\nnames: {1: box}\n", r"`names` is \{1: 'box'\}; expected a list"),
+        ("train: images/train\nnames: {1: box}\n", r"`names` is \{'1': 'box'\}; expected a list"),
         ("train: [\n", r"data.yaml is not valid YAML"),
         ("train: photos\nnames: [a]\n", r"`train` is 'photos'; there is no .*photos; correct it"),
         ("train: images/train\nnames: [a, a]\n", r"`names` has 'a' twice; expected different"),
@@ -275,6 +275,20 @@ def test_odd_files_of_voc_are_the_boxes_that_they_mean(
     assert_same(CocoFolder(folder), CocoFolder(drawn))
 
 
+def test_vocs_lists_may_be_trainval_and_have_the_names_of_images(
+    drawn: Path, tmp_path: Path
+) -> None:
+    folder = voc(drawn, tmp_path / "voc")
+    lists = folder / "ImageSets" / "Main"
+    lists.mkdir(parents=True)
+    (lists / "trainval.txt").write_text("0001.png\n0002\n")
+    (lists / "test.txt").write_text("0003.JPG\n")
+    assert sorted(find_annotations(folder)) == ["test", "train"]
+    assert len(CocoFolder(folder, split="train")) == 2
+    (lists / "train.txt").write_text("0001\n")
+    assert len(CocoFolder(folder, split="train")) == 1
+
+
 def test_difficult_objects_of_voc_are_no_targets(drawn: Path, tmp_path: Path) -> None:
     folder = voc(
         drawn,
@@ -292,12 +306,13 @@ def test_difficult_objects_of_voc_are_no_targets(drawn: Path, tmp_path: Path) ->
         (lambda t: t.replace("<xmin>", "<xmin>x"), r"`bndbox/xmin` of object '\w+' is 'x\d+'"),
         (lambda t: t.replace("ymax>", "top>"), r"`bndbox/ymax` of object '\w+' is missing"),
         (lambda t: t.replace("</size>", ""), r"0001.xml is not valid XML"),
+        (lambda t: "<html/>", r"0001.xml begins with <html>; expected <annotation>"),
         (lambda t: t.replace("<width>64", "<width>65"), r"are 65 x 64; the file has 64 x 64"),
         (lambda t: t.replace("<name>box", "<name>"), r"`name` of an object is empty; expected its"),
         (lambda t: t.replace("name>", "label>"), r"`name` of an object is missing"),
         (lambda t: t.replace("<difficult>", "<difficult>x"), r"`difficult` .*'x0'; expected 0 or"),
         (lambda t: t.replace("xmax>", "xmid>").replace("xmin>", "xmax>").replace("xmid>", "xmin>"),
-         r"no image with a box: .* boxes without width or height are left out"),
+         r"no image with a box: .* left out \d+ boxes without width or height"),
     ],
 )  # fmt: skip
 def test_a_faulty_file_of_voc_is_named(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -230,6 +232,81 @@ def test_ids_that_are_texts_are_numbered(drawn: Path, tmp_path: Path) -> None:
             item["category_id"] = f"no. {item['category_id']}"
 
     assert boxes(changed(drawn, as_texts)) == expected
+
+
+def test_ids_that_are_numbers_in_quotes_are_these_numbers(tmp_path: Path) -> None:
+    # As texts, "10" comes before "2".
+    drawn = draw_shapes(tmp_path, num_images=11, side=SIDE, rng=np.random.default_rng(1))
+    expected = boxes(drawn)
+    folder = changed(drawn, lambda c: [image.update(id=str(image["id"])) for image in c["images"]])
+    assert boxes(folder) == expected
+    assert CocoFolder(folder).image_ids == list(range(1, 12))
+
+
+@pytest.mark.parametrize("name", ["0001.PNG", "\u00fc.png"])
+def test_a_file_of_nearly_the_same_name_is_named(drawn: Path, name: str) -> None:
+    old = drawn / "images" / "0001.png"
+    # A Mac's archives write accents as characters of their own.
+    there = unicodedata.normalize("NFD", name).lower()
+    old.rename(old.with_name(there))
+    folder = changed(drawn, lambda c: c["images"][0].update(file_name=name))
+    with pytest.raises(FileNotFoundError, match=re.escape(f"there is {there!a}: correct")):
+        CocoFolder(folder)
+
+
+@pytest.mark.parametrize(
+    ("annotations", "images"),
+    [
+        ("train/annotations.json", "train/images"),
+        ("train/labels.json", "train/data"),
+        ("instances_train.json", "train"),
+        ("train.json", "train"),
+        ("annotations/person_keypoints_train2017.json", "train2017"),
+    ],
+)
+def test_layouts_with_the_split_in_a_folder_or_file(
+    drawn: Path, tmp_path: Path, annotations: str, images: str
+) -> None:
+    expected = boxes(drawn)
+    folder = tmp_path / "other"
+    (folder / annotations).parent.mkdir(parents=True)
+    (folder / images).parent.mkdir(parents=True, exist_ok=True)
+    (drawn / "annotations.json").rename(folder / annotations)
+    (drawn / "images").rename(folder / images)
+    assert list(find_annotations(folder)) == ["train"]
+    assert boxes(folder) == expected
+
+
+def test_an_archive_is_to_be_unpacked(tmp_path: Path) -> None:
+    (tmp_path / "data.zip").write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"data\.zip is an archive; unpack it"):
+        CocoFolder(tmp_path / "data.zip")
+
+
+def test_classes_of_yolo_are_taken_as_they_are_written(drawn: Path) -> None:
+    folder = yolo(drawn, "images", "labels")
+    (folder / "data.yaml").write_text("train: images\nnc: 2\nnames: [no, 1_0]\n")
+    assert CocoFolder(folder).class_names == ["no", "1_0"]
+    for head, said in (
+        ("nc: 3\nnames: [box, disc]", "`nc` is 3, and `names` has 2"),
+        ("nc: 2", r"data\.yaml has no `names`"),
+    ):
+        (folder / "data.yaml").write_text(f"train: images\n{head}\n")
+        with pytest.raises(ValueError, match=said):
+            CocoFolder(folder)
+
+
+def test_texts_of_another_encoding_and_listed_images_that_are_missing(drawn: Path) -> None:
+    folder = yolo(drawn, "images", "labels")
+    (folder / "data.yaml").write_text("train: list.txt\nnames: [box, disc]\n")
+    (folder / "list.txt").write_text("images/0001.png\nimages/0009.png\n")
+    with pytest.raises(FileNotFoundError, match=r"list of `train` names .*0009\.png, which is no"):
+        CocoFolder(folder)
+    (folder / "list.txt").write_text("images/0001.png\n")
+    label = folder / "labels" / "0001.txt"
+    label.write_text(label.read_text(), encoding="utf-16")
+    with pytest.raises(ValueError, match=r"0001\.txt is no text in UTF-8: .*; save it as such"):
+        CocoFolder(folder)
 
 
 def test_boxes_outside_their_image_are_cut_off_and_told(drawn: Path) -> None:

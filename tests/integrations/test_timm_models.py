@@ -263,6 +263,42 @@ def test_out_indices_choose_the_features() -> None:
     assert not any(name.startswith("model.stages.5") for name in model.state_dict())
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script. is deprecated")
+@pytest.mark.parametrize("out_indices", [(0, 1, 2, 3, 4), (4, 2), (-1, 0, 2)])
+def test_feature_maps_are_scripted_as_those_of_timms_own(out_indices: tuple[int, ...]) -> None:
+    model = made("fbnetv3_nano", features_only=True, out_indices=out_indices).eval()
+    channels = [(16, 24, 32, 64, 88)[n] for n in out_indices]
+    scripted: Any = torch.jit.script(model)
+    with torch.inference_mode():
+        maps, expected = scripted(images()), model(images())
+    assert [one.shape[1] for one in maps] == channels
+    for one, other in zip(maps, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+def test_feature_maps_may_be_recomputed() -> None:
+    model = made("fbnetv3_nano", features_only=True, out_indices=(2,)).eval()
+    x = images()
+
+    def kept() -> tuple[int, Tensor]:
+        count = 0
+
+        def pack(tensor: Tensor) -> Tensor:
+            nonlocal count
+            count += 1
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            (found,) = model(x)
+        return count, found
+
+    whole, expected = kept()
+    model.set_grad_checkpointing()
+    few, found = kept()
+    assert few < whole / 5
+    assert torch.equal(found, expected)
+
+
 def test_pretrained_weights_come_through_our_cache(official_a: FBNetV3) -> None:
     model = made("meta_fbnetv3_a", pretrained=True)
     assert torch.equal(logits(model), logits(official_a))

@@ -152,7 +152,7 @@ def test_frozen_steps_leave_the_rest_to_train() -> None:
         (ssdlite, {"min_size": 300}, TypeError, "unknown argument 'min_size'"),
         (deeplab, {"freez_at": 1}, TypeError, "did you mean 'freeze_at'"),
         (lraspp, {"box_nms_thresh": 1}, TypeError, "unknown argument"),
-        (faster_rcnn, {"weights": "DEFAULT"}, ValueError, "no trained detectors"),
+        (faster_rcnn, {"weights": "DEFAULT"}, ValueError, "no published detectors"),
         (faster_rcnn, {"weights_backbone": "IMAGENET1K_V1"}, ValueError, "expected 'DEFAULT'"),
         (faster_rcnn, {"trainable_backbone_layers": 6}, ValueError, "from 0 to 5"),
         (faster_rcnn, {"options": {"freeze_at": 2}}, ValueError, "options is a dict"),
@@ -346,6 +346,27 @@ def test_segmentation_models_pytorch_takes_the_network_by_timms_contract() -> No
     model = smp.Unet("tu-meta_fbnetv3_d", encoder_weights=None, classes=4).eval()
     with torch.no_grad():
         assert model(torch.zeros(1, 3, 64, 96)).shape == (1, 4, 64, 96)
+
+
+@pytest.mark.needs("segmentation_models_pytorch")
+@pytest.mark.parametrize(
+    "decoder", ["FPN", "DeepLabV3Plus", "PAN", "Linknet", "UnetPlusPlus", "MAnet"]
+)
+def test_decoders_that_need_halved_maps_take_the_names_for_it(decoder: str) -> None:
+    import segmentation_models_pytorch as smp
+
+    import fbnetv3.timm_models  # noqa: F401  # registers the names
+
+    make = getattr(smp, decoder)
+    torch.manual_seed(0)
+    model = make("tu-same_fbnetv3_a", encoder_weights=None, classes=2).eval()
+    other = make("tu-meta_fbnetv3_a", encoder_weights=None, classes=2, pad_type="same").eval()
+    other.load_state_dict(model.state_dict())
+    images = torch.rand(1, 3, 128, 160, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        found = model(images)
+        assert found.shape == (1, 2, 128, 160)
+        assert torch.equal(other(images), found)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script. is deprecated")
