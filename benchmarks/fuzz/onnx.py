@@ -61,7 +61,7 @@ class OnnxTarget:
         r"was not exported by this version of fbnetv3|has damaged metadata .*export it again"
         r"|is not an ONNX file that can be run|is not an image classifier as in its metadata"
         r"|has \d+ class names for|takes images of .* pixels|cannot be run on an input of shape"
-        r"|export it with dynamic|takes .*; give RGB images"
+        r"|takes .*; (export it with --image-size|give RGB images|images are prepared as RGB)"
     )
 
     def __init__(self, folder: Path) -> None:

@@ -118,7 +118,7 @@ class ExportedBackend:
                     cure = (
                         "give RGB images"
                         if expected == 3
-                        else f"images are prepared as RGB, so give run_batch() {expected} channels"
+                        else f"images are prepared as RGB; give run_batch() {expected} channels"
                     )
                 raise ValueError(
                     f"input has shape {fed.shape}; {self.path} takes {self.input_shape}; {cure}"

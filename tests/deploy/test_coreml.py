@@ -82,7 +82,6 @@ def test_noise_in_a_layer_of_a_package_is_found_out(
 
 
 @pytest.mark.needs("coremltools")
-@pytest.mark.needs("coremltools")
 def test_nothing_is_printed_when_the_library_is_imported() -> None:
     code = "from fbnetv3.deploy.runtimes import RUNTIMES; RUNTIMES['coreml'].need_writer()"
     words = [sys.executable, "-c", code]
@@ -90,6 +89,7 @@ def test_nothing_is_printed_when_the_library_is_imported() -> None:
     assert (found.stdout, found.stderr) == ("", "")
 
 
+@pytest.mark.needs("coremltools")
 def test_another_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.mlpackage").mkdir()
     with pytest.raises(ValueError, match="is not a Core ML package: No such file"):

@@ -188,7 +188,8 @@ def test_a_copy_of_a_downloaded_pickle_keeps_its_licence(
     for source in (copy, target):
         with pytest.raises(ValueError, match="no commercial use"):
             fbnetv3.create(ARCH, checkpoint=source)
-        refused = CliRunner().invoke(APPS["fbnetv3"], ["convert", str(source), *convert[2:]])
+        words = ["convert", str(source), str(tmp_path / "again.safetensors"), *convert[3:]]
+        refused = CliRunner().invoke(APPS["fbnetv3"], words)
         assert refused.exit_code == 2
         assert "no commercial use" in refused.output
 

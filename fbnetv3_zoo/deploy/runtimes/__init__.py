@@ -87,12 +87,19 @@ class Runtime:
         Raises:
             ImportError: it is not installed; the message names the extra.
         """
-        getattr(self.file, "need_library", lambda: need(self.library))()
+        own = getattr(self.file, "need_library", None) if self._installed() else None
+        if own is None:
+            need(self.library)
+        else:
+            own()
 
     def available(self) -> bool:
         """Returns whether its library is installed, on a system that runs its files."""
         if self.only_on not in ("", sys.platform):
             return False
+        return self._installed()
+
+    def _installed(self) -> bool:
         return importlib.util.find_spec(self.library) is not None
 
     def runs(self, suffix: str, precision: str) -> bool:

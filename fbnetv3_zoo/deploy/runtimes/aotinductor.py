@@ -82,7 +82,7 @@ class _Card:
 
 
 class AotSession:
-    """A package that is loaded; see `protocol.Session`.
+    """A package that is loaded; see `session.Session`.
 
     Args:
         path: the file.

@@ -45,7 +45,7 @@ _CHECKED = (
 
 
 class CoreMlSession:
-    """A Core ML package; see `protocol.Session`. It computes on a Mac only.
+    """A Core ML package; see `session.Session`. It computes on a Mac only.
 
     Args:
         path: the folder.

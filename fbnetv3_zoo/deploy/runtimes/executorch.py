@@ -50,7 +50,7 @@ _DTYPES = {0: "uint8", 6: "float32"}
 
 
 class ExecuTorchSession:
-    """A program and its method `forward`; see `protocol.Session`."""
+    """A program and its method `forward`; see `session.Session`."""
 
     # ExecuTorch's thread pool belongs to the process, and a method runs in the pool that it was
     # loaded with: after a change each session must reload its method, or it would hang.

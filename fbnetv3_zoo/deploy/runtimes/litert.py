@@ -111,7 +111,7 @@ class _Interpreters:
 
 
 class LiteRtSession:
-    """A LiteRT file; see `protocol.Session`.
+    """A LiteRT file; see `session.Session`.
 
     Args:
         path: the file.

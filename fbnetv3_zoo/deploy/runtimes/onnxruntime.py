@@ -27,7 +27,7 @@ _DTYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
 
 
 class OnnxSession:
-    """An ONNX file in onnxruntime; see `protocol.Session`.
+    """An ONNX file in onnxruntime; see `session.Session`.
 
     Args:
         path: the file.

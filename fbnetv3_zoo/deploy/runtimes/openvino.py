@@ -43,7 +43,7 @@ _HEAD_BYTES = 200
 
 
 class OpenVinoSession:
-    """An ONNX or OpenVINO file compiled for the CPU; see `protocol.Session`.
+    """An ONNX or OpenVINO file compiled for the CPU; see `session.Session`.
 
     Args:
         path: the file.
