@@ -168,7 +168,8 @@ def planned(config: SearchConfig, prices: Mapping[float, float] | None = None) -
         rungs=rungs,
         rung_sizes=tuple(found.rungs.values()),
         rung_epochs=tuple(epochs[share] for share in rungs) if epochs else (),
-        batch=config.round_size(math.ceil(num / ROUNDS)),
+        # Without rungs, `sizes` has a random start and smaller rounds, as for `trainings`.
+        batch=config.round_size(math.ceil(num / ROUNDS)) if rungs else config.batch,
         **found.full._asdict(),
     )
 
