@@ -33,11 +33,12 @@ from benchmarks.records import append
 from fbnetv3.deploy.runtimes import RUNTIMES
 from fbnetv3.detection.data import open_scored
 from fbnetv3.detection.detections import Detections, Detector
-from fbnetv3.detection.detectors import CONFIG, WEIGHTS_FILE, TorchDetector, load_detector
+from fbnetv3.detection.detectors import CONFIG, TorchDetector, load_detector
 from fbnetv3.detection.export import export_detector
 from fbnetv3.detection.exported import ExportedDetector
 from fbnetv3.detection.quantize import quantize_detector
 from fbnetv3.detection.scoring import evaluate
+from fbnetv3.hub.pretrained import WEIGHTS_FILE
 from fbnetv3.images.labels import example_photos
 from fbnetv3.images.reader import open_image
 from fbnetv3.integrations.coco_folder import CocoFolder

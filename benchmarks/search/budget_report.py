@@ -140,12 +140,10 @@ def text_of(lines: Sequence[Mapping[str, Any]], table: str, problem: str) -> lis
     return rows
 
 
-def block(lines: Sequence[Mapping[str, Any]]) -> str:
+def block(lines: Sequence[Mapping[str, Any]], what: str = "tables") -> str:
     """Returns what SEARCH.md shows."""
-    intro = (
-        "Regret divided by that of random search, mean over tables (their number in parentheses):"
-    )
-    return "\n".join([intro, "", *relative(lines, "U")])
+    intro = "Regret divided by that of random search, mean over"
+    return "\n".join([f"{intro} {what} (their number in parentheses):", "", *relative(lines, "U")])
 
 
 def write_report(folder: Path, lines: Sequence[Mapping[str, Any]]) -> None:

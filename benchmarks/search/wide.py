@@ -31,7 +31,7 @@ from fbnetv3.search.nars.limit import Limit
 from fbnetv3.search.space.space import Floats, Matrix, Space
 
 from .budget_report import METHODS as NAMES
-from .budget_report import beside, relative, text_of
+from .budget_report import beside, block, relative, text_of
 from .compare import OUT
 from .peers import METHODS
 from .table_task import POOL, Ints, Task, run
@@ -186,18 +186,10 @@ def jobs(
                 yield Job(family, method, rest, seed)
 
 
-def block(lines: Sequence[Mapping[str, Any]]) -> str:
-    """Returns what SEARCH.md shows."""
-    intro = (
-        "Regret divided by that of random search, mean over spaces (their number in parentheses):"
-    )
-    return "\n".join([intro, "", *relative(lines, "U")])
-
-
 def write_page() -> None:
     """Writes wide.md of all lines, and the table of SEARCH.md."""
     lines = read_lines(PATH)
-    write_block(SEARCH_PAGE, "wide", block(lines))
+    write_block(SEARCH_PAGE, "wide", block(lines, "spaces"))
     text = [
         "# Regret in wide spaces",
         "",

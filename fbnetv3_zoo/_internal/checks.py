@@ -28,3 +28,14 @@ def whole_number(name: str, value: Any, least: int, of: str = "") -> int:
     if isinstance(value, bool) or number < least:
         raise ValueError(f"{name} is {shown(value)}; expected a whole number from {least}{of}")
     return number
+
+
+def checked_seed(seed: int) -> int:
+    """Returns a seed that torch takes.
+
+    Raises:
+        ValueError: it has more than 64 bits.
+    """
+    if not -(1 << 63) <= seed < 1 << 63:
+        raise ValueError(f"seed is {seed}; expected a whole number of 64 bits")
+    return seed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -90,7 +89,6 @@ def evaluate(
     if plots is not None:
         from fbnetv3.detection.pictures import plot_precision_recall
 
-        plots.mkdir(parents=True, exist_ok=True)
         plot_precision_recall(plots / "precision_recall.png", scores)
     if json:
         print_json({"model": model, "data": data, **scores.to_dict()})
@@ -131,17 +129,17 @@ def predict(
         fbnetv3 detect predict photos/ --model detector.onnx --threshold 0.3 --json
     """
     _check_threshold(threshold)
-    missing = [str(path) for path in images if not path.exists()]
-    if any(re.match(r"\w+:/", path) for path in missing):
-        raise ValueError(f"{missing[0]} is an address; download the image, and give its path")
+    from fbnetv3.images.reader import is_url
+
+    missing = [path for path in images if not path.exists()]
+    if urls := list(filter(is_url, missing)):
+        raise ValueError(f"{urls[0]} is an address; download the image, and give its path")
     if len(missing) == len(images):
-        raise ValueError(f"no such file or folder: {', '.join(missing)}")
+        raise ValueError(f"no such file or folder: {', '.join(map(str, missing))}")
     paths = list(photos_in(images))
     if not paths:
         raise ValueError(f"no images in {', '.join(map(str, images))}; expected .jpg, .png, ...")
     detector = _opened(model, device, threads, license)
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
     records, failed, pictures = [], 0, None if out is None else Pictures(out)
     for path in paths:
         try:

@@ -60,10 +60,12 @@ def write_records(out: Path, model: str, records: list[dict[str, Any]]) -> None:
 class Pictures:
     """Writes images with boxes to a folder, each under its own name or one with a number.
 
-    Replaces pictures of a former command, and no other file.
+    Replaces pictures of a former command, and no other file. Makes the folder at once, so that one
+    that cannot be written is told before the work.
     """
 
     def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._names: set[str] = set()
 
@@ -72,7 +74,6 @@ class Pictures:
         from fbnetv3.detection.pictures import with_boxes
         from fbnetv3.images.reader import open_image
 
-        self._folder.mkdir(parents=True, exist_ok=True)
         name, number = path.stem, 1
         while name in self._names or not _is_free(self._folder / f"{name}.jpg"):
             number += 1

@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from fbnetv3._internal.checks import checked_seed
+
 from . import completion
 
 # Answers where no better weights can be had, and where the caller asks for it.
@@ -45,7 +47,7 @@ CacheDir = Annotated[
 RunFolder = Annotated[
     Path, typer.Option(help="Output folder; a run in it is resumed, also with more --epochs.")
 ]
-Seed = Annotated[int, typer.Option(help="Random seed.")]
+Seed = Annotated[int, typer.Option(help="Random seed.", callback=checked_seed)]
 CheckpointSteps = Annotated[
     int, typer.Option(help="Also save a checkpoint every N steps; 0: after epochs only.")
 ]

@@ -33,12 +33,13 @@ def continued_detector(
         ValueError: as `load_detector`, or an argument is out of range.
     """
     start = load_detector(folder, license=license)
+    size = start.config.size if size is None else size
     layers = 5 - start.config.freeze_at if trainable_layers is None else trainable_layers
-    check_numbers(start.config.size if size is None else size, layers)
+    check_numbers(size, layers)
     config = dataclasses.replace(
         start.config,
         class_names=tuple(class_names),
-        size=start.config.size if size is None else size,
+        size=size,
         norm=start.config.norm if trainable_layers is None else norm_of(layers),
         freeze_at=5 - layers,
     )

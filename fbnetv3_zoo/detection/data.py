@@ -42,12 +42,12 @@ def open_train_val(
     found = find_annotations(location)
     if "train" not in found and "" not in found:
         raise ValueError(f"{location} has only {', '.join(found)}; expected a split to train on")
-    train = read_annotations(location, "train" if "train" in found else "")
+    train = found["train" if "train" in found else ""]()
     other = next((name for name in ("val", "test") if name in found), None)
     if other is None:
         train, held = _held_out(train, val_share, seed)
     else:
-        held = read_annotations(location, other)
+        held = found[other]()
         known, named = ({c["name"] for c in part.content["categories"]} for part in (train, held))
         if named - known:
             raise ValueError(

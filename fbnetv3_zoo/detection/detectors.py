@@ -24,6 +24,7 @@ from fbnetv3.checkpoints.checkpoint import read_own_tensors, stated_license, wri
 from fbnetv3.hub.cached_weights import CachedWeights
 from fbnetv3.hub.create import resolve
 from fbnetv3.hub.license_policy import check_terms, is_commercial
+from fbnetv3.hub.pretrained import WEIGHTS_FILE
 from fbnetv3.hub.weights import WEIGHTS
 from fbnetv3.images.reader import ImageSource, open_image
 from fbnetv3.integrations.torchvision_backbone import (
@@ -38,7 +39,7 @@ from .resizing import ExactTransform
 from .torchvision_trunks import TORCHVISION, with_torchvision_trunk
 
 SCHEMA = "fbnetv3-detector/1"
-CONFIG, WEIGHTS_FILE = "detector.json", "model.safetensors"
+CONFIG = "detector.json"
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from fbnetv3._internal.checks import checked_seed
+
 from .data import AUGMENTATIONS
 
 # Learning rate for 8 images. SGD's is in proportion to the batch (the paper's 0.16 for 32), AdamW's
@@ -55,8 +57,7 @@ class DetectionRecipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not -(1 << 63) <= self.seed < 1 << 63:
-            raise ValueError(f"seed is {self.seed}; expected a whole number of 64 bits")
+        checked_seed(self.seed)
         low = {"epochs": 1, "batch_size": 1, "warmup_steps": 0}
         for name, least in low.items():
             if getattr(self, name) < least:

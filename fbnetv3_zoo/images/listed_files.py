@@ -30,7 +30,7 @@ class ListedFiles:
         try:
             is_link = stat.S_ISLNK(os.lstat(joined).st_mode)
         except OSError:
-            alike = self._alike(folder).get(_plain(name), set())
+            alike = self._alike(folder).get(plain_name(name), set())
             if len(alike) != 1:
                 return path, joined
             return self(path.parent / next(iter(alike)))
@@ -43,12 +43,15 @@ class ListedFiles:
             for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
                 stem, suffix = os.path.splitext(name)
                 if suffix.lower() in SUFFIXES:
-                    found.setdefault(_plain(name), set()).add(name)
-                    found.setdefault(_plain(stem), set()).add(name)
+                    found.setdefault(plain_name(name), set()).add(name)
+                    found.setdefault(plain_name(stem), set()).add(name)
             self._names[folder] = found
         return self._names[folder]
 
 
-def _plain(name: str) -> str:
-    # A Mac writes accents as characters of their own, and Windows does not tell cases apart.
+def plain_name(name: str) -> str:
+    """Returns what files' names have in common that other systems take for the same.
+
+    A Mac writes accents as characters of their own, and Windows does not tell cases apart.
+    """
     return unicodedata.normalize("NFC", name).casefold()

@@ -188,13 +188,18 @@ def _is_tensor(source: object) -> TypeGuard[Tensor]:
     return torch is not None and isinstance(source, torch.Tensor)
 
 
+def is_url(path: Path) -> bool:
+    """Returns whether a path is an address in the network; Windows' `C:/` is none."""
+    return re.match(r"[A-Za-z]\w+:/", str(path)) is not None  # `Path` takes one of two slashes
+
+
 def _refuse(name: str, reason: str) -> ValueError:
     return ValueError(f"cannot read image {one_line(name)}: {one_line(reason)}")
 
 
 def _from_path(path: Path, finish: Callable[[Image.Image, str], _T]) -> _T:
     if not path.exists():
-        if re.match(r"[a-z]{2,}:/", str(path)):  # `Path` takes one of two slashes away
+        if is_url(path):
             raise FileNotFoundError(f"{path} is a URL; fetch it, and give a path or its bytes")
         raise FileNotFoundError(f"no image file {path}; check the path")
     if path.is_dir():

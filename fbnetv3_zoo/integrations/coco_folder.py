@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import unicodedata
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -19,6 +18,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from fbnetv3._internal.optional import missing
+from fbnetv3.images.listed_files import plain_name
 from fbnetv3.images.reader import open_image, upright_size
 
 from .coco_records import (
@@ -230,10 +230,8 @@ def _nearly_named(path: Path) -> str:
     """Returns a file's name that differs only by case or by how accents are composed, or ""."""
     if not path.parent.is_dir():
         return ""
-    key = unicodedata.normalize("NFC", path.name).casefold()
     names = (other.name for other in path.parent.iterdir())
-    same = (n for n in names if unicodedata.normalize("NFC", n).casefold() == key)
-    return next(same, "")
+    return next((name for name in names if plain_name(name) == plain_name(path.name)), "")
 
 
 def _encoded(masks: Tensor) -> list[Any]:

@@ -44,7 +44,11 @@ def find_annotations(location: str | Path) -> dict[str, Callable[[], Annotated]]
         FileNotFoundError: there is no such path, or no annotations in it.
         ValueError: several files are of the same split.
     """
-    location = Path(location)
+    found = _found(Path(location))
+    return {split: partial(_of_split, split, read) for split, read in found.items()}
+
+
+def _found(location: Path) -> Mapping[str, Callable[[], Annotated]]:
     if location.is_file():
         if location.suffix in (".yaml", ".yml"):
             return yolo_folder.find(location)
@@ -58,7 +62,11 @@ def find_annotations(location: str | Path) -> dict[str, Callable[[], Annotated]]
         found = found or find(location)
     if not found:
         raise FileNotFoundError(f"{location} has no annotations; {_EXPECTED}")
-    return dict(found)
+    return found
+
+
+def _of_split(split: str, read: Callable[[], Annotated]) -> Annotated:
+    return replace(read(), split=split)
 
 
 def read_annotations(location: str | Path, split: str | None = None) -> Annotated:
@@ -70,13 +78,13 @@ def read_annotations(location: str | Path, split: str | None = None) -> Annotate
     """
     found = find_annotations(location)
     if split is None and len(found) == 1:
-        ((split, read),) = found.items()
-        return replace(read(), split=split)
+        (read,) = found.values()
+        return read()
     if split not in found:
         raise ValueError(
             f"split is {split!r}; {location} has " + ", ".join(map(repr, sorted(found)))
         )
-    return replace(found[split](), split=split)
+    return found[split]()
 
 
 def split_named(name: str) -> str:

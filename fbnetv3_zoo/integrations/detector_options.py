@@ -17,6 +17,7 @@ from fbnetv3._internal.checks import whole_number
 from fbnetv3.arch.arch import Arch
 from fbnetv3.checkpoints.checkpoint import read_own_tensors, stated_license
 from fbnetv3.hub.license_policy import check_terms
+from fbnetv3.hub.pretrained import WEIGHTS_FILE
 from fbnetv3.models.blocks import NormFactory
 from fbnetv3.models.model import FBNetV3
 
@@ -31,8 +32,6 @@ Model = str | Arch | Path
 M = TypeVar("M", bound=nn.Module)
 P = ParamSpec("P")
 R = TypeVar("R")
-# In a trained detector's folder.
-_WEIGHTS_FILE = "model.safetensors"
 _COUNTER = ".num_batches_tracked"
 # torchvision counts the layers that train, of five; `freeze_at` those that do not.
 _LAYERS = 5
@@ -124,7 +123,7 @@ class Arguments:
         """
         if self.weights is None:
             return model
-        path = self.weights / _WEIGHTS_FILE
+        path = self.weights / WEIGHTS_FILE
         if stated := stated_license(path):
             check_terms(str(self.weights), stated, self.options.license)
         found, own = read_own_tensors(path), model.state_dict()
@@ -235,7 +234,7 @@ def _folder(weights: Any) -> Path | None:
     if weights is None:
         return None
     folder = Path(weights) if isinstance(weights, str | Path) else None
-    if folder is None or not (folder / _WEIGHTS_FILE).is_file():
+    if folder is None or not (folder / WEIGHTS_FILE).is_file():
         raise ValueError(
             f"weights is {weights!r}; there are no published detectors. Give the output folder of "
             "`fbnetv3 detect train`, or pretrained=True for the backbone alone"

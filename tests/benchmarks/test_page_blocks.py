@@ -16,7 +16,7 @@ def _budgets() -> str:
 
 def _wide() -> str:
     wide = benchmark("search.wide")
-    return str(wide.block(wide.read_lines(wide.PATH)))
+    return str(wide.block(wide.read_lines(wide.PATH), "spaces"))
 
 
 def _policies() -> str:

@@ -102,6 +102,7 @@ LINES = "fbnetv3-search latency-table t.json --space cifar_joint"
         ("fbnetv3 flops list.json", 2, "expected a JSON object"),
         ("fbnetv3 flops binary.json", 2, "not valid JSON"),
         ("fbnetv3 convert photo.jpg x.safetensors --model fbnetv3_a", 2, "cannot read checkpoint"),
+        ("fbnetv3 train --data empty --seed " + "9" * 20, 2, "expected a whole number of 64 bits"),
         (
             "fbnetv3 convert empty x.safetensors --model fbnetv3_a",
             2,

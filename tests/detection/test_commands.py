@@ -227,6 +227,8 @@ def test_pictures_replace_those_of_a_former_command_and_no_photo(
          "checkpoint_steps is -1; expected a whole number from 0"),
         (("train", "--data", "SHAPES", "--seed", "9" * 20, "--model", "fbnetv3_nano"), 2,
          "expected a whole number of 64 bits"),
+        (("train", "--data", "SHAPES", "--seed", "9" * 20, "--weights", "RUN"), 2,
+         "expected a whole number of 64 bits"),
         (("train", "--data", "SHAPES", "--model", "RUN"), 2, "is a detector; give --weights"),
         (("train", "--data", "SHAPES", "--weights", "RUN", "--model", "fbnetv3_a"), 2,
          "--model and --weights exclude each other; leave out --model"),

@@ -154,13 +154,7 @@ class Runtime:
                 the licence policy refuses the weights in it.
             ImportError: the library is not installed.
         """
-        from fbnetv3.hub.license_policy import check_terms
-
-        from ..backend import ExportedBackend
-
-        backend = ExportedBackend(path, self.open(path, **options))
-        check_terms(str(path), backend.artefact.license)
-        return backend
+        return _exported(path, self.open(path, **options))
 
 
 _TABLE = (
@@ -227,11 +221,21 @@ def load_any(path: str | Path, *, threads: int | None = None) -> ExportedBackend
     from ..artefact import PREFIX
     from ..backend import PlainBackend
 
-    runtime = runtime_of(path)
-    session = runtime.open(path, threads=threads)
+    session = runtime_of(path).open(path, threads=threads)
     if f"{PREFIX}schema" in session.metadata:
-        return runtime.load(path, threads=threads)
+        return _exported(path, session)
     return PlainBackend(path, session)
+
+
+def _exported(path: str | Path, session: Session) -> ExportedBackend:
+    """Returns an open file that this package exported, if its terms are accepted."""
+    from fbnetv3.hub.license_policy import check_terms
+
+    from ..backend import ExportedBackend
+
+    backend = ExportedBackend(path, session)
+    check_terms(str(path), backend.artefact.license)
+    return backend
 
 
 def read_artefact(path: str | Path) -> Artefact:
