@@ -22,7 +22,7 @@ from fbnetv3._internal.files import write_atomically
 from fbnetv3.integrations.coco_folder import CocoFolder, Target
 from fbnetv3.search.training import checkpointing
 from fbnetv3.search.training.average import AveragedWeights, averaging_weight
-from fbnetv3.search.training.batches import outlive_signals
+from fbnetv3.search.training.loading import loaded, outlive_signals
 from fbnetv3.search.training.optimizers import load_optimizer, optimizer_tensors, set_lr
 from fbnetv3.search.training.parallel import current_world, summed
 from fbnetv3.search.training.seeds import derive_seed, seed_all
@@ -97,7 +97,7 @@ class Loop:
     def _train_epoch(self, on_step: Callable[[int, int, int], None]) -> None:
         self.model.train()
         started = time.perf_counter()
-        for items in self._batches():
+        for items in loaded(self._batches()):
             self._make_step(items)
             self.step += 1
             now = time.perf_counter()

@@ -7,8 +7,6 @@ out normalised, (n, 3, side, side) float32, channels last.
 
 from __future__ import annotations
 
-import errno
-import signal
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -30,6 +28,7 @@ from fbnetv3.search.data.constants import constant
 from fbnetv3.search.data.image_set import ImageSet, too_many_damaged
 
 from .balance import balanced_order
+from .loading import loaded, outlive_signals
 from .parallel import World
 from .photos import DecodedPhotos, Photo, PhotoTransform, normalised_photos
 from .recipe import Recipe
@@ -41,8 +40,6 @@ from .workers import usable_workers
 Sample = Sequence[Tensor]
 # Steps whose draws are made, and copied to the device, at once.
 _CHUNK_STEPS = 64
-# How long a process that decodes images lives on after SIGTERM or SIGHUP.
-_GRACE_S = 30
 
 
 class Batch(NamedTuple):
@@ -191,7 +188,7 @@ class TrainBatches:
                 persistent_workers=self._workers > 0,
                 pin_memory=self._device.type == "cuda",
             )
-        for decoded, indices, asked, reasons in _undisturbed(self._loader):
+        for decoded, indices, asked, reasons in loaded(self._loader):
             self._count(_damaged(asked, reasons))
             labels = self._images.labels[indices].to(self._device, non_blocking=True)
             on_device = decoded.to(self._device, non_blocking=True)
@@ -237,7 +234,7 @@ def eval_batches(
         num_workers=usable_workers(workers, transform.bytes_of(batch_size)),
         worker_init_fn=outlive_signals,
     )
-    for batch in _undisturbed(loader):
+    for batch in loaded(loader):
         decoded, indices, asked, reasons = batch
         damaged = _damaged(asked, reasons)
         for reason in damaged.values():
@@ -266,48 +263,6 @@ def _as_preprocessed(pixels: Tensor, preprocess: Preprocess, device: torch.devic
 
     done = [torch.from_numpy(preprocess(Image.fromarray(image))) for image in pixels.numpy()]
     return torch.stack(done).to(device, memory_format=torch.channels_last)
-
-
-def _undisturbed(loader: DataLoader[Any]) -> Iterator[Any]:
-    """Yields a loader's batches; says what to do where shared memory runs out.
-
-    Raises:
-        OSError: a process that decodes images ended for want of shared memory.
-    """
-    try:
-        yield from _started(loader)
-    except RuntimeError as error:
-        if not any(word in str(error).lower() for word in ("shared memory", "bus error", "shm")):
-            raise
-        raise OSError(
-            errno.ENOSPC,
-            "an image loading process ended for want of shared memory; enlarge it (docker run "
-            "--shm-size=2g), or give --workers 0",
-            "/dev/shm",
-        ) from error
-
-
-def _started(loader: DataLoader[Any]) -> Iterator[Any]:
-    """Returns a loader's batches; its processes never see Ctrl-C, which a terminal sends to all.
-
-    They end with this process, which may have a checkpoint to write first.
-    """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        return iter(loader)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        # Started here, with what this thread has blocked.
-        return iter(loader)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def outlive_signals(_worker: int) -> None:
-    """Lets a process that decodes images go on for a while after a signal that may go to all."""
-    if hasattr(signal, "alarm"):  # not on Windows
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) != signal.SIG_IGN:
-                signal.signal(number, lambda *_: signal.alarm(_GRACE_S))
 
 
 def normalised(pixels: Tensor, preprocess: Preprocess, side: int) -> Tensor:

@@ -1,6 +1,9 @@
 """How many decoding processes a training gets by default."""
 
 import contextlib
+import os
+import signal
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,15 +11,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 from fbnetv3.search.data.datasets import open_images
 from fbnetv3.search.training import workers
 from fbnetv3.search.training.batches import (
     TrainBatches,
-    _undisturbed,
     default_preprocess,
     eval_batches,
 )
+from fbnetv3.search.training.loading import loaded, outlive_signals
 from fbnetv3.search.training.parallel import World
 from fbnetv3.search.training.workers import default_workers, usable_workers
 from tests.search.data.test_data import write_folders
@@ -119,7 +123,26 @@ def test_a_process_that_ended_for_want_of_shared_memory_says_what_to_do() -> Non
                 "dataloader's workers are out of shared memory."
             )
 
-    batches = _undisturbed(Loader())  # type: ignore[arg-type]
+    batches = loaded(Loader())  # type: ignore[arg-type]
     assert next(batches) == 1
     with pytest.raises(OSError, match=r"want of shared memory.*--workers 0"):
         next(batches)
+
+
+def _signalled_early(worker: int) -> None:
+    """Has the process get its signals before it is ready for them."""
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        os.kill(os.getpid(), number)
+    outlive_signals(worker)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+@pytest.mark.timeout(120)
+def test_a_signal_that_reaches_a_process_while_it_starts_takes_no_batch() -> None:
+    loader = DataLoader(
+        TensorDataset(torch.arange(6)),
+        batch_size=2,
+        num_workers=2,
+        worker_init_fn=_signalled_early,
+    )
+    assert [batch.tolist() for (batch,) in loaded(loader)] == [[0, 1], [2, 3], [4, 5]]
