@@ -41,6 +41,7 @@ class Finished:
         seed: random seed.
         round: number of the round, 0 for the random one.
         kind: "random" or "bins" for trials of rounds, "final" for those that retrain the best,
+            "earlier" for those that did so before the search grew,
             "measure" for those that showed how long trainings take, "import" for imported values.
         fidelity: share of the final training's steps; values of different shares are not
             comparable.

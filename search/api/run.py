@@ -61,8 +61,9 @@ def run(
     search stops.
 
     After Ctrl-C, a crash or a power failure the same call resumes the search, with the same result
-    as without the interruption; after the end it returns the results again. `train` and `cost` are
-    not compared with those of earlier calls.
+    as without the interruption; after the end it returns the results again. A call with a larger
+    `trainings`, `budget` or `time` goes on from all that was trained. `train` and `cost` are not
+    compared with those of earlier calls.
 
     With one worker, `train` runs in this process. More workers are processes: new interpreters if
     they can import `train` and `cost` from a module, otherwise (lambdas, scripts, notebooks) forks

@@ -17,6 +17,7 @@ from fbnetv3.search.execution.function_objective import FunctionObjective
 from fbnetv3.search.execution.spec import check_not_imported
 from fbnetv3.search.nars.budget import divide, parse_time
 from fbnetv3.search.nars.config import SearchConfig
+from fbnetv3.search.nars.growing import CALLED, Kind, grow
 from fbnetv3.search.nars.limit import cost_names, parse_limits
 from fbnetv3.search.nars.prior import Prior, make_prior
 from fbnetv3.search.nars.problem import Problem, problem_of
@@ -52,8 +53,9 @@ def prepare(
 ) -> Problem:
     """Creates the search in its folder, or checks that the folder has this very search.
 
-    Exactly one of `trainings`, `budget` and `time` says how much it may train. The number of
-    workers is that of the first call: a later one with more goes on in the same rounds.
+    Exactly one of `trainings`, `budget` and `time` says how much it may train; where it is more
+    than the folder's search had, that grows. The number of workers is that of the first call: a
+    later one with more goes on in the same rounds.
 
     Raises:
         ValueError: an argument is wrong, or the folder has another search.
@@ -90,11 +92,13 @@ def prepare(
     bare = {"space": space.to_dict(), "objective": {"kind": "function"}, "num_classes": 1000}
     problem = problem_of(bare, objective)
     if (folder / SETTINGS).exists():
-        _check_same(folder, call)
+        grows = _check_same(folder, call)
         _check_costs(folder, problem, texts)
         if not (folder / DATABASE).exists():
             # It was stopped while it was made.
             Store.open(folder).close()
+        if grows is not None:
+            grow(folder, *grows, problem=problem)
         return problem
     problem.costs(space.sample(_TRIED, np.random.default_rng(0)))
     bounds = parse_limits(texts, cost_names(problem))
@@ -183,7 +187,8 @@ def _shares(rungs: Sequence[float] | None) -> list[float] | None:
         ) from None
 
 
-def _check_same(folder: Path, call: dict[str, Any]) -> None:
+def _check_same(folder: Path, call: dict[str, Any]) -> tuple[Kind, Any] | None:
+    """Checks that a folder has the search of this call; returns the budget that it grows to."""
     settings = read_settings(folder)
     before = settings.get("call")
     if before is None:
@@ -191,15 +196,30 @@ def _check_same(folder: Path, call: dict[str, Any]) -> None:
             f"{folder} has a search that was not started from Python; resume it with "
             f"fbnetv3-search resume {folder}, or give another folder"
         )
+    grows: tuple[Kind, Any] | None = None
+    kinds = {name: kind for kind, name in CALLED.items()}
     for name in {**before, **call}:
         value = call.get(name)
         if before.get(name) != value:
+            if name in kinds and _is_more(name, value, before.get(name)):
+                grows = kinds[name], value
+                continue
             text = "" if name == "space" else f": {name} was {before.get(name)!r}, now {value!r}"
             what = "another space" if name == "space" else "other arguments"
             raise ValueError(
-                f"{folder} has a search with {what}{text}; repeat its call to resume it, or give "
-                "another folder"
+                f"{folder} has a search with {what}{text}; repeat its call to resume it, with a "
+                "budget that may be larger, or give another folder"
             )
+    return grows
+
+
+def _is_more(name: str, value: Any, before: Any) -> bool:
+    """Returns whether a budget is more than one of the same kind."""
+    if None in (value, before):
+        return False
+    if name == "time":
+        return parse_time(value) > parse_time(before)
+    return is_number(value) and value > before
 
 
 def _check_costs(folder: Path, problem: Problem, texts: list[str]) -> None:

@@ -151,7 +151,8 @@ class Study:
                     study.tell(trial, train(trial.params, seed=trial.seed))
 
     For the same seed it proposes the same trials as `search.run`. The same call with the same
-    folder resumes it; trials that were asked for but not told are then handed out again.
+    folder resumes it; trials that were asked for but not told are then handed out again. With a
+    larger `trainings`, `budget` or `time` it goes on from all that was trained.
 
     Args:
         space: the search space.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,6 +27,9 @@ from .words import (
     Workers,
 )
 
+if TYPE_CHECKING:
+    from fbnetv3.search.nars.growing import Kind
+
 
 def resume(
     folder: Folder,
@@ -35,6 +38,15 @@ def resume(
         typer.Option(
             help="CSV of more labels to learn from.", autocompletion=completion.files(".csv")
         ),
+    ] = None,
+    trainings: Annotated[
+        int | None, typer.Option(help="A larger number of trainings than the search had.")
+    ] = None,
+    cost: Annotated[
+        float | None, typer.Option(help="A larger budget in full trainings than it had.")
+    ] = None,
+    time: Annotated[
+        str | None, typer.Option(help="A longer time than it had, what was spent included.")
     ] = None,
     workers: Workers = 1,
     gpus: Gpus = "",
@@ -48,17 +60,27 @@ def resume(
     timeout: Timeout = None,
     as_json: AsJson = False,
 ) -> None:
-    """Resume a search that was stopped, killed or failed.
+    """Resume a search that was stopped, killed or failed, or train more.
 
     The result is the one of an undisturbed search. Options of the engine are not remembered: give
     them again. Writes FOLDER, as `run` does; of a finished search only answers and report, again.
+    With a larger budget it goes on from all that it has trained.
 
     Examples:
         fbnetv3-search resume runs/t
         fbnetv3-search resume runs/s --workers 2 --labels more.csv
+        fbnetv3-search resume runs/h --time 16h
     """
+    from fbnetv3.search.nars.growing import grow
     from fbnetv3.search.storage.store import Store
 
+    larger: dict[Kind, Any] = {"trainings": trainings, "cost": cost, "time_s": time}
+    given = {kind: budget for kind, budget in larger.items() if budget is not None}
+    options = {"trainings": "--trainings", "cost": "--cost", "time_s": "--time"}
+    if len(given) > 1:
+        raise ValueError(f"{' and '.join(options[kind] for kind in given)} given; expected one")
+    for kind, budget in given.items():
+        grow(folder, kind, budget, name=options[kind])
     with resumable(folder), Store.open(folder) as store:
         learn_from(store, labels)
         make = engine_maker(engine, workers, gpus, address, max_running, cpus, gpus_each)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from fbnetv3._internal.errors import StoreError, TrialError
 from fbnetv3._internal.messages import counted
+from fbnetv3.search.storage.files import way_to_resume
 from fbnetv3.search.storage.results import HEARTBEAT, attempt_folder
 from fbnetv3.search.storage.store import Store
 from fbnetv3.search.storage.trials import Proposal, Trial
@@ -188,7 +189,7 @@ class Coordinator:
         if outcome.fatal:
             raise StoreError(
                 f"a worker cannot write to {self._store.folder} ({outcome.error}); nothing is "
-                f"lost: free some space, then run fbnetv3-search resume {self._store.folder}"
+                f"lost: free some space, then: {way_to_resume(self._store.folder)}"
             )
         return self._fail(running, outcome.error or "its result files are missing or damaged")
 

@@ -22,6 +22,8 @@ from fbnetv3.search.storage.store import Store
 from fbnetv3.search.training.recipe import SCHEMA as RECIPE_SCHEMA
 from fbnetv3.search.training.recipe import Recipe
 
+from .labels import FINAL
+
 WEIGHTS = "model.safetensors"
 
 
@@ -101,7 +103,7 @@ def restore_answers(store: Store) -> bool:
     num = len(store.settings.get("plan", {}).get("limits", ()))
     paths = [store.folder / "answers" / str(number) / "candidate.json" for number in range(num)]
     counts = store.counts()
-    ended = any(batch.kind == "final" for batch in store.batches())
+    ended = any(batch.kind == FINAL for batch in store.batches())
     if not paths or not ended or counts["queued"] + counts["leased"]:
         return False
     if not all(path.is_file() for path in paths):

@@ -78,6 +78,7 @@ class SearchConfig:
         cost: budget in full trainings, of which a rung's cost their share. Number and size of
             rungs and rounds follow, and `top` and `final_seeds` are the most.
         time_s: budget in seconds, with which the same follow from measured trainings.
+        begun: sizes of the rounds that the search had proposed when its budget grew.
 
     Raises:
         ValueError: a value is out of range.
@@ -110,6 +111,7 @@ class SearchConfig:
     rung_epochs: tuple[int, ...] = ()
     cost: float = 0.0
     time_s: float = 0.0
+    begun: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         least = {
@@ -221,20 +223,23 @@ class SearchConfig:
         is chosen by all labels before it.
 
         With rungs, these come first, and every later round is a `batch`. Without a plan for a
-        budget there are none yet.
+        budget there are none yet. Rounds that were proposed before the budget grew stay as they
+        were.
         """
         if not self.trainings and self._budget:
             return ()
+        if self.begun:
+            rungs = len(self.rungs)
+            head = (*self.begun, *self.rung_sizes[len(self.begun) :])
+            size = self.batch if rungs else self.round_size(self.trainings // 20)
+            return (*head, *_rounds(self.trainings - sum(head[rungs:]), size))
         if self.rungs:
-            full, some = divmod(self.trainings, self.batch) if self.trainings else (self.rounds, 0)
-            return (*self.rung_sizes, *(self.batch,) * full, *((some,) if some else ()))
+            num = self.trainings or self.rounds * self.batch
+            return (*self.rung_sizes, *_rounds(num, self.batch))
         if not self.trainings:
             return (self.batch,) * (self.rounds + 1)
         first = max(2, min(self.batch, self.trainings // 4))
-        later = self.round_size(self.trainings // 20)
-        left = self.trainings - first
-        rest = (left % later,) if left % later else ()
-        return (first, *(later,) * (left // later), *rest)
+        return (first, *_rounds(self.trainings - first, self.round_size(self.trainings // 20)))
 
     def round_size(self, num: int) -> int:
         """Returns the size of a budget's rounds: `num`, within `parallel` and `batch`."""
@@ -255,7 +260,7 @@ class SearchConfig:
         given["limits"] = tuple(_bounds(limit) for limit in given.get("limits", ({},)))
         given["within"] = _bounds(given.get("within", {}))
         given["priors"] = tuple(map(Prior.from_dict, given.get("priors", ())))
-        for name in ("rungs", "rung_sizes", "rung_epochs"):
+        for name in ("rungs", "rung_sizes", "rung_epochs", "begun"):
             given[name] = tuple(given.get(name, ()))
         return SearchConfig(**given)
 
@@ -266,6 +271,12 @@ class SearchConfig:
             for name, ends in bounds.items():
                 bounds[name] = [end if np.isfinite(end) else None for end in ends]
         return {key: list(one) if isinstance(one, tuple) else one for key, one in fields.items()}
+
+
+def _rounds(num: int, size: int) -> tuple[int, ...]:
+    """Returns the sizes of rounds that train `num` candidates, the last of them what is left."""
+    full, rest = divmod(max(0, num), size)
+    return (size,) * full + ((rest,) if rest else ())
 
 
 def _bounds(limit: Mapping[str, Any]) -> dict[str, tuple[float, float]]:

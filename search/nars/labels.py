@@ -13,11 +13,13 @@ from .config import FEWEST, SearchConfig
 SEARCH_KINDS = ("random", "bins")
 # One training of each rung, see `measuring`.
 MEASURED = "measure"
+# The last stage, and those of before the search grew.
+FINAL, EARLIER = "final", "earlier"
 # So many trainings that all diverged show that nothing can be learnt.
 PATIENCE = 10
 _LARGEST = 1e100
-# Batches that the predictor is fitted to: rounds, and labels of earlier searches.
-LABEL_KINDS = (*SEARCH_KINDS, MEASURED, "import")
+# Batches that the predictor is fitted to: of this search, and labels of others.
+LABEL_KINDS = (*SEARCH_KINDS, MEASURED, EARLIER, "import")
 
 
 def compared_epoch(store: Store, config: SearchConfig) -> int:

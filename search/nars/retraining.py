@@ -13,7 +13,7 @@ from .answers import Answer, Contender
 from .config import SearchConfig
 from .evolution import Evolved
 from .held import best_with_prior
-from .labels import SEARCH_KINDS
+from .labels import FINAL, SEARCH_KINDS
 from .prior import has
 from .problem import Problem
 from .rounds import Notify, Optimizer
@@ -66,7 +66,7 @@ def retrain(
     notify: Notify,
 ) -> None:
     """Retrains the chosen candidates in full with every seed, as the last round."""
-    if not any(batch.kind == "final" for batch in store.batches()):
+    if not any(batch.kind == FINAL for batch in store.batches()):
         proposals = []
         for slot, rows in enumerate(rankings):
             costs = optimizer.costs_of(rows)
@@ -76,7 +76,7 @@ def retrain(
                     proposals.append(
                         Proposal(tuple(genes.tolist()), known, config.epochs, seed, slot)
                     )
-        batch = Batch(store.batches()[-1].number + 1, "final", {}, config.predictor)
+        batch = Batch(store.batches()[-1].number + 1, FINAL, {}, config.predictor)
         store.add_batch(batch, proposals)
     rounds = sum(batch.kind in SEARCH_KINDS for batch in store.batches())
     notify("round", {"index": rounds, "rounds": rounds - 1, "fidelity": 1.0})

@@ -29,7 +29,7 @@ from .closing import early_stop_of, figures_of
 from .config import IN_TURN, SearchConfig
 from .fitting import PREDICTOR, Fitting
 from .fresh import dense, fresh
-from .labels import SEARCH_KINDS, compared_epoch, labels_of
+from .labels import FINAL, SEARCH_KINDS, compared_epoch, labels_of
 from .pool import pool_of
 from .problem import Problem
 from .round_quality import importance
@@ -115,7 +115,7 @@ class Optimizer:
         self.config = schedule.config
         for index in count():
             if index >= len(self._rounds()):
-                if any(batch.kind == "final" for batch in self.store.batches()):
+                if any(batch.kind == FINAL for batch in self.store.batches()):
                     return
                 size = schedule.size(index, free=int((~self._taken(index)).sum()))
                 if size is None:

@@ -91,7 +91,9 @@ class Schedule:
             free: number of candidates that can be trained in it.
         """
         sizes = self.config.sizes
-        return sizes[index] if index < len(sizes) and (free or not index) else None
+        if index >= len(sizes) or (index and not free):
+            return None
+        return min(sizes[index], free) if index else sizes[index]
 
     def last(self) -> SearchConfig:
         """Returns the config with the candidates and seeds that the last stage trains."""

@@ -11,7 +11,7 @@ import numpy as np
 from fbnetv3._internal.files import write_atomically
 from fbnetv3.measure.plot import pareto
 from fbnetv3.search.execution.spec import plan_of, space_of
-from fbnetv3.search.nars.labels import SEARCH_KINDS
+from fbnetv3.search.nars.labels import EARLIER, FINAL, SEARCH_KINDS
 from fbnetv3.search.nars.limit import limit_text
 from fbnetv3.search.nars.prior import prior_title
 from fbnetv3.search.nars.spending import LEFT_OUT, spent_of
@@ -157,7 +157,7 @@ class _Report:
             (f"round {index}" if index else "random", colour, trials)
             for index, colour, trials in self._of_rounds()
         ]
-        groups.append(("retrained", "accent", self._done("final")))
+        groups.append(("retrained", "accent", self._done(EARLIER, FINAL)))
         groups.append(("imported", "c1", self._done("import")))
         series = [
             self._points(name, trials, [t.costs[self.cost] for t in trials], colour)

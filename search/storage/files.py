@@ -44,6 +44,15 @@ def read_settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
+def way_to_resume(folder: Path) -> str:
+    """Returns how the search in a folder is resumed: as it was started."""
+    try:
+        from_python = "call" in read_settings(folder)
+    except (OSError, StoreError):
+        from_python = False
+    return "repeat the call that started it" if from_python else f"fbnetv3-search resume {folder}"
+
+
 def write_batch(
     folder: Path, batch: Batch, trials: Sequence[Trial], imported: Mapping[int, float | None]
 ) -> None:

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from fbnetv3._internal.errors import StoreError
 
+from .files import way_to_resume
 from .results import is_disk_full, write_json
 
 OWNER = "coordinator.json"
@@ -108,17 +109,13 @@ def reported(folder: Path) -> Iterator[None]:
     Raises:
         StoreError: the disk is full, or the database cannot be used.
     """
-    full = (
-        f"the disk is full at {folder}; free some space, then: fbnetv3-search resume {folder}; "
-        "no finished trial is lost"
-    )
     try:
         yield
     except sqlite3.OperationalError as error:
         if "full" in str(error):
-            raise StoreError(full) from None
+            raise _full(folder, "full") from None
         if "disk I/O" in str(error):
-            raise StoreError(full.replace("is full", "is full or broken", 1)) from None
+            raise _full(folder, "full or broken") from None
         raise StoreError(f"the database in {folder} cannot be used: {error}") from None
     except sqlite3.DatabaseError as error:
         raise StoreError(
@@ -127,5 +124,12 @@ def reported(folder: Path) -> Iterator[None]:
         ) from None
     except OSError as error:
         if is_disk_full(error):
-            raise StoreError(full) from None
+            raise _full(folder, "full") from None
         raise
+
+
+def _full(folder: Path, what: str) -> StoreError:
+    return StoreError(
+        f"the disk is {what} at {folder}; free some space, then: {way_to_resume(folder)}; "
+        "no finished trial is lost"
+    )

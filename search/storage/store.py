@@ -395,6 +395,26 @@ class Store(Queries):
                 )
         return complete
 
+    def reopen_rounds(self, kind: str, renamed: str) -> None:
+        """Has a finished search go on: forgets its answers, and trials that its last stage left.
+
+        Args:
+            kind: of the rounds of the last stage.
+            renamed: their kind from then on.
+        """
+        left = "(SELECT seq FROM trial JOIN batch ON number=batch WHERE kind=? AND state='queued')"
+        with self.transaction():
+            self._database.execute(f"DELETE FROM metric WHERE trial IN {left}", (kind,))
+            self._database.execute(f"DELETE FROM trial WHERE seq IN {left}", (kind,))
+            self._database.execute("UPDATE batch SET kind=?, filed=0 WHERE kind=?", (renamed, kind))
+            self._database.execute("DELETE FROM stage WHERE name='answers'")
+
+    def replace_settings(self, settings: Mapping[str, Any]) -> None:
+        """Writes other settings for the search, atomically."""
+        with reported(self.folder):
+            write_settings(self.folder, settings)
+        self.settings = dict(settings)
+
     def set_stage(self, name: str, content: Mapping[str, Any]) -> None:
         """Remembers what a stage found; every stage can be worked out again from the rounds."""
         with self.transaction():

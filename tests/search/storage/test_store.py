@@ -1,5 +1,6 @@
 """The trial store: nothing finished is lost, and there is one coordinator."""
 
+import errno
 import json
 import math
 import multiprocessing
@@ -12,12 +13,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from fbnetv3._internal.errors import StoreError
 from fbnetv3.search.storage import lock
+from fbnetv3.search.storage.lock import reported
 from fbnetv3.search.storage.results import attempt_folder, read_epochs, write_epoch, write_json
 from fbnetv3.search.storage.store import Store
 from fbnetv3.search.storage.trials import Batch, Proposal
@@ -300,6 +303,7 @@ def test_full_database_is_one_clear_error_and_nothing_is_lost(store: Store) -> N
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
+from typing import Any
 from fbnetv3._internal.errors import StoreError
 from fbnetv3.search.storage.store import Store
 from fbnetv3.search.storage.trials import Batch, Proposal
@@ -360,3 +364,21 @@ def test_reader_sees_the_rows_of_a_killed_coordinator(tmp_path: Path) -> None:
     reader = Store.read(folder)
     assert reader.counts()["queued"] == 3
     reader.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "way"),
+    [
+        ({}, r"fbnetv3-search resume .*s"),
+        ({"call": {"trainings": 24}}, "repeat the call that started it"),
+    ],
+)
+def test_a_full_disk_says_how_this_search_goes_on(
+    tmp_path: Path, settings: dict[str, Any], way: str
+) -> None:
+    Store.create(tmp_path / "s", settings).close()
+    with (
+        pytest.raises(StoreError, match=f"disk is full .* then: {way}; no finished trial"),
+        reported(tmp_path / "s"),
+    ):
+        raise OSError(errno.ENOSPC, "No space left on device")
