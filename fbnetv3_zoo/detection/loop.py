@@ -24,7 +24,7 @@ from fbnetv3.search.training import checkpointing
 from fbnetv3.search.training.average import AveragedWeights, averaging_weight
 from fbnetv3.search.training.loading import loaded, outlive_signals
 from fbnetv3.search.training.optimizers import load_optimizer, optimizer_tensors, set_lr
-from fbnetv3.search.training.parallel import current_world, summed
+from fbnetv3.search.training.parallel import current_world, data_parallel, summed
 from fbnetv3.search.training.seeds import derive_seed, seed_all
 from fbnetv3.search.training.stopping import Stopped, StopRequest
 
@@ -67,10 +67,8 @@ class Loop:
             )
         self.forward: Any = self.model
         if self.world.size > 1:
-            ids = [run.hardware.device] if run.hardware.device.type == "cuda" else None
-            self.forward = nn.parallel.DistributedDataParallel(
-                self.model, device_ids=ids, broadcast_buffers=False
-            )
+            self.forward = data_parallel(self.model, run.hardware.device)
+        self.annotations = images.digest()
         self.curve: list[DetectionLog] = []
         self.epoch, self.step, self.loss_sum, self.seconds = 0, 0, 0.0, 0.0
 
@@ -188,6 +186,7 @@ class Loop:
             "detector": self.config.to_dict(),
             "recipe": self.recipe.to_dict(),
             "num_images": len(self.images),
+            "annotations": self.annotations,
             "processes": [self.world.size, self.world.nodes],
         }
 

@@ -52,14 +52,15 @@ def check_equal(
     """
     if theirs == mine:
         return
+    are = "are" if name.endswith("s") else "is"
     if name in digests:
-        shown = "is different"
+        shown = f"{are} different"
     elif isinstance(theirs, Mapping) and isinstance(mine, Mapping):
         keys = [key for key in mine if theirs.get(key) != mine[key]]
         fields = [k if k in digests else f"{k} {theirs.get(k)!r}, here {mine[k]!r}" for k in keys]
-        shown = f"is different: {', '.join(fields)}"
+        shown = f"{are} different: {', '.join(fields)}"
     else:
-        shown = f"is {theirs!r}, here {mine!r}"
+        shown = f"{are} {theirs!r}, here {mine!r}"
     raise ValueError(
         f"the checkpoint in {folder} is of another run: its {name} {shown}; give another --out, or "
         "the settings that the run began with (only epochs may grow)"

@@ -38,7 +38,7 @@ from .logbook import EpochLog, best_of, write_classes, write_curve, write_networ
 from .mixup import mixed, mixup_share
 from .multi_label import MultiLabelScore, multi_label_loss, score_multi_label_each
 from .optimizers import load_optimizer, make_optimizer, optimizer_tensors, set_lr
-from .parallel import World, current_world, summed
+from .parallel import World, current_world, data_parallel, summed
 from .recipe import Recipe
 from .scoring import BATCH_SIZE, Score, default_batch_size, score_each
 from .seeds import derive_seed, seed_all
@@ -133,11 +133,7 @@ class Loop:
     def _forward_module(self) -> Callable[[Tensor], Tensor]:
         module: Any = torch.compile(self.model) if self.config.hardware.compile else self.model
         if self.world.size > 1:
-            device = self.config.hardware.device
-            ids = [device] if device.type == "cuda" else None
-            module = nn.parallel.DistributedDataParallel(
-                module, device_ids=ids, broadcast_buffers=False
-            )
+            module = data_parallel(module, self.config.hardware.device)
         return module  # type: ignore[no-any-return]  # a module is called with a tensor
 
     def epochs(self, on_step: OnStep) -> Iterator[EpochLog]:

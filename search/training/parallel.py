@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import inspect
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -57,6 +58,19 @@ def joined(device: torch.device) -> Iterator[World]:
     finally:
         dist.destroy_process_group()
         gc.collect()  # DDP holds the group, in cycles
+
+
+def data_parallel(module: nn.Module, device: torch.device) -> nn.Module:
+    """Returns a module whose gradients are averaged over all processes.
+
+    Each process keeps its own buffers: they start equal, and `AllReduceBatchNorm2d` keeps them so.
+    """
+    parallel = nn.parallel.DistributedDataParallel
+    # The name of torch before 2.13, which warns of it since.
+    names = ("forward_sync_buffers", "broadcast_buffers")
+    known = inspect.signature(parallel).parameters
+    own: Any = {next(name for name in names if name in known): False}
+    return parallel(module, device_ids=[device] if device.type == "cuda" else None, **own)
 
 
 def summed(values: Tensor) -> Tensor:

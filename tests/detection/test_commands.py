@@ -67,6 +67,17 @@ def test_a_complete_run_gets_more_epochs_and_nothing_else(shapes: Path, tmp_path
     changed = {name for name in after if not torch.equal(before[name], after[name])}
     assert any(name.startswith("head.") for name in changed)
     assert not any(name.startswith("backbone.body.") for name in changed)
+    kept = {path: path.read_bytes() for path in shapes.rglob("*.json")}
+    for path, content in kept.items():
+        moved = json.loads(content)
+        for one in moved["annotations"]:
+            one["bbox"][2] -= 1
+        path.write_text(json.dumps(moved))
+    changed_boxes = detect(*map(str, [*words, 3]))
+    for path, content in kept.items():
+        path.write_bytes(content)
+    assert changed_boxes.code == 2
+    assert "of another run: its annotations are different; give another --out" in changed_boxes.err
     other = detect(*map(str, [*words, 3, "--lr", 0.5]))
     assert other.code == 2
     assert "lr 0.0031" in other.err, other.err.split("of another run")[-1]

@@ -18,7 +18,7 @@ from fbnetv3.search.training.batches import Batch, default_preprocess
 from fbnetv3.search.training.config import Hardware, TrainConfig
 from fbnetv3.search.training.distill import NetworkTeacher, cached_teacher
 from fbnetv3.search.training.logbook import EpochLog
-from fbnetv3.search.training.parallel import World, synchronised_batch_norm
+from fbnetv3.search.training.parallel import World, data_parallel, synchronised_batch_norm
 from fbnetv3.search.training.train import Trained, train
 from tests.search.distributed import run_two, shared_recipe, world_of_one
 from tests.search.tiny import plain_recipe, tiny_images, tiny_model, tiny_recipe, tiny_run
@@ -176,10 +176,7 @@ def test_data_parallel_training_over_nccl_gives_the_gradients_of_a_plain_model(
     x = torch.randn(8, 3, 16, 16, device=CUDA)
     with world_of_one("nccl", tmp_path):
         loop._share_weights(model, World(size=2))
-        parallel = nn.parallel.DistributedDataParallel(
-            model, device_ids=[CUDA], broadcast_buffers=False
-        )
-        parallel(x).square().sum().backward()
+        data_parallel(model, CUDA)(x).square().sum().backward()
     alone(x).square().sum().backward()
     assert_close(
         {name: p.grad for name, p in model.named_parameters() if p.grad is not None},

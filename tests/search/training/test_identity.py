@@ -11,8 +11,8 @@ from fbnetv3.search.training.identity import check_equal
 @pytest.mark.parametrize(
     ("name", "theirs", "mine", "said"),
     [
-        ("num_images", 5, 6, "its num_images is 5, here 6;"),
-        ("classes", "ab12", "cd34", "its classes is different;"),
+        ("num_images", 5, 6, "its num_images are 5, here 6;"),
+        ("classes", "ab12", "cd34", "its classes are different;"),
         ("detector", {"size": 1, "arch": [1]}, {"size": 2, "arch": [2]}, "size 1, here 2, arch;"),
         ("recipe", {"lr": 1.0}, {"lr": 1.0, "wd": 0.1}, "its recipe is different: wd None, here"),
     ],

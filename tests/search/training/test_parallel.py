@@ -15,6 +15,7 @@ from torch import nn
 from fbnetv3.search.training.parallel import (
     World,
     current_world,
+    data_parallel,
     joined,
     summed,
     synchronised_batch_norm,
@@ -91,6 +92,18 @@ def test_timms_batch_norm_keeps_its_activation(tmp_path: Path) -> None:
         assert model[0] is not norm
         torch.testing.assert_close(model(x), expected)
     assert model[0] is norm
+
+
+@pytest.mark.filterwarnings("error")
+def test_gradients_are_shared_and_buffers_are_not(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    with world_of_one("gloo", tmp_path):
+        parallel = data_parallel(model, torch.device("cpu"))
+        assert isinstance(parallel, nn.parallel.DistributedDataParallel)
+        assert parallel.module is model
+        assert not parallel.broadcast_buffers
+        parallel(torch.ones(3, 2)).sum().backward()
+    assert model[0].weight.grad is not None
 
 
 def test_a_loss_that_one_process_finds_not_finite_ends_them_all() -> None:
