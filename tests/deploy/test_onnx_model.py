@@ -22,6 +22,7 @@ from fbnetv3.deploy.export import Exported, to_onnx
 from fbnetv3.deploy.onnx_model import OnnxClassifier
 from fbnetv3.deploy.runtimes import ONNX, read_artefact
 from fbnetv3.deploy.runtimes.onnxruntime import open_session
+from fbnetv3.deploy.runtimes.session import check_threads
 from fbnetv3.images.labels import example_photos
 from fbnetv3.images.preprocess import Preprocess
 from fbnetv3.models.model import FBNetV3
@@ -190,6 +191,8 @@ def test_a_missing_provider_is_an_error(path: Path) -> None:
     with pytest.raises(ValueError, match="'FastestExecutionProvider' is not in this onnxruntime"):
         OnnxClassifier(path, providers=["FastestExecutionProvider", "CPUExecutionProvider"])
     assert OnnxClassifier(path, providers="CPUExecutionProvider").class_names
+    with pytest.warns(UserWarning, match=r"999 threads on \d+ processors? are slower than fewer"):
+        check_threads(999)
     with pytest.raises(ValueError, match="threads is 0; expected a whole number from 1"):
         OnnxClassifier(path, num_threads=0)
     with pytest.raises(ValueError, match=r"x\.pte is for executorch; expected an \.onnx file"):

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from numpy.typing import NDArray
+
+from fbnetv3._internal.messages import counted
+from fbnetv3._internal.processors import available_cpus
+
+# Threads for each processor from which on a user is told.
+_MANY = 4
 
 
 class TensorInfo(NamedTuple):
@@ -65,8 +72,15 @@ class SessionOfAll(Session, Protocol):
 def check_threads(threads: int | None) -> None:
     """Refuses a number of threads that no runtime can use; None is a runtime's own default.
 
+    Many more threads than processors are warned of: they wait for each other, for seconds a photo.
+
     Raises:
         ValueError: it is below 1.
     """
-    if threads is not None and (isinstance(threads, bool) or threads < 1):
+    if threads is None:
+        return
+    if isinstance(threads, bool) or threads < 1:
         raise ValueError(f"threads is {threads!r}; expected a whole number from 1")
+    if threads > _MANY * available_cpus():
+        processors = counted(available_cpus(), "processor")
+        warnings.warn(f"{threads} threads on {processors} are slower than fewer", stacklevel=3)
