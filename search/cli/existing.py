@@ -60,7 +60,7 @@ def resume(
     timeout: Timeout = None,
     as_json: AsJson = False,
 ) -> None:
-    """Resume a search that was stopped, killed or failed, or train more.
+    """Resume a stopped search, or give one more to train.
 
     The result is the one of an undisturbed search. Options of the engine are not remembered: give
     them again. Writes FOLDER, as `run` does; of a finished search only answers and report, again.
