@@ -69,7 +69,7 @@ def resume(
     Examples:
         fbnetv3-search resume runs/t
         fbnetv3-search resume runs/s --workers 2 --labels more.csv
-        fbnetv3-search resume runs/h --time 16h
+        fbnetv3-search resume runs/t --trainings 24
     """
     from fbnetv3.search.nars.growing import grow
     from fbnetv3.search.storage.store import Store
