@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import inspect
 import io
+import itertools
 import json
 import logging
 import os
@@ -31,6 +32,8 @@ from fbnetv3._internal.errors import FBNetV3Error
 from fbnetv3._internal.files import DISK_ERRORS
 from fbnetv3._internal.messages import escaped
 from fbnetv3._version import __version__
+
+from .peer_options import own_option
 
 FAILED, USAGE, MISSING, INTERRUPTED, CLOSED_PIPE = 1, 2, 3, 130, 141
 _EXIT_CODES = (
@@ -122,6 +125,10 @@ class Command(_PlainEnds, typer.core.TyperCommand):
                     f"{name} is no option; give the value alone: "
                     f"`{ctx.command_path} {str(argument.name).upper()}`"
                 )
+        for word in itertools.takewhile(lambda word: word != "--", words):
+            own = own_option(word, options)
+            if own is not None:
+                raise ValueError(f"no option {word}; did you mean {own}? See {ctx.command_path} -h")
         return super().parse_args(ctx, args)
 
     def format_epilog(self, ctx: Any, formatter: Any) -> None:

@@ -60,6 +60,10 @@ def evaluate(
     false_accept: Annotated[
         float | None, typer.Option(help="Percentage of --others that it lets through instead.")
     ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(help="Input height and width in pixels; default: the model's."),
+    ] = None,
     batch_size: Annotated[
         int | None, typer.Option(help="Batch size; default: what fits in little memory.")
     ] = None,
@@ -92,7 +96,7 @@ def evaluate(
     """
     import json
 
-    _check_options(model, output, calibrate, others, true_accept, false_accept)
+    _check_options(model, image_size, output, calibrate, others, true_accept, false_accept)
 
     from fbnetv3.images.listing import is_list
     from fbnetv3.search.data.datasets import check_folder, check_outside, open_images
@@ -113,6 +117,7 @@ def evaluate(
     images = open_images(data, split, task=wanted, any_damaged=True)
     for text in images.notes:
         note(text)
+    network = _at(network, images, image_size)
     side = 224 if network.preprocess is None else network.preprocess.crop
     fitting = batch_size or default_batch_size(hardware.device, side)
     if several:
@@ -155,6 +160,7 @@ def evaluate(
 
 def _check_options(
     model: str,
+    image_size: int | None,
     output: Path | None,
     calibrate: bool,
     others: Path | None,
@@ -162,6 +168,7 @@ def _check_options(
     false_accept: float | None,
 ) -> None:
     """Looks at what would else show only after the evaluation."""
+    _check_image_size(model, image_size, calibrate)
     if output is not None and output.exists() and not output.is_dir():
         raise ValueError(f"--output {output} is a file; expected a folder, or a new name")
     if others is not None and not others.is_dir():
@@ -185,6 +192,19 @@ def _check_options(
         )
 
 
+def _check_image_size(model: str, size: int | None, calibrate: bool) -> None:
+    """Refuses another size where it has no meaning."""
+    if size is None:
+        return
+    if is_exported(model):
+        raise ValueError(
+            f"--image-size is for models, and {model} is a file for its own size; export the model "
+            "with --image-size"
+        )
+    if calibrate:
+        raise ValueError("--calibrate is for the model's own size; leave --image-size")
+
+
 def _judged(
     model: str, device: str | None, checkpoint: Path | None = None
 ) -> tuple[Network, Hardware]:
@@ -203,6 +223,16 @@ def _judged(
             "PyTorch models: give a model's name"
         )
     return open_exported(model), Hardware.of("cpu")
+
+
+def _at(network: Network, images: ImageSet, size: int | None) -> Network:
+    """Returns a network that takes its images at another size, if one is given."""
+    from fbnetv3.search.training.batches import default_preprocess
+
+    if size is None:
+        return network
+    usual = network.preprocess or default_preprocess(images, size)
+    return network._replace(preprocess=usual.at(size))
 
 
 def _trust(network: Network, answers: Answers) -> dict[str, Any]:

@@ -85,6 +85,12 @@ def train(
     clip_norm: Annotated[
         float | None, typer.Option(help="Scale gradients down to this norm; 0: off.")
     ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            help="Input height and width in pixels; default: the model's, for small images theirs."
+        ),
+    ] = None,
     freeze: Annotated[
         str | None,
         typer.Option(help="Leave the backbone, or the first N parts (stem, stages), as they are."),
@@ -213,6 +219,7 @@ def train(
             "lr": lr,
             "optimizer": optimizer,
             "clip_norm": clip_norm,
+            "resolution": image_size,
             "freeze": int(freeze) if freeze and freeze.isdecimal() else freeze,
             "balance": balance,
         }

@@ -12,10 +12,12 @@ import torch
 from PIL import Image
 
 from fbnetv3.deploy.classify import Classifier
+from fbnetv3.deploy.describe import preprocess_for
 from fbnetv3.deploy.export import to_onnx
 from fbnetv3.hub.create import create
 from fbnetv3.hub.pretrained import save_pretrained
 from fbnetv3.images.labels import class_names, example_photos
+from fbnetv3.models.model import FBNetV3
 from fbnetv3.search.training.scoring import default_batch_size
 from tests.search.cli.test_train import called
 
@@ -194,6 +196,7 @@ def test_calibration_is_stored_and_every_door_answers_the_same(
         (["--calibrate", "--false-accept", "5"], "--false-accept is given without --others"),
         (["--others", "nowhere"], "no folder nowhere; expected photos of none of the classes"),
         (["-o", __file__], "is a file; expected a folder"),
+        (["--image-size", "0"], "image_size is 0"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused_at_once(
@@ -202,3 +205,28 @@ def test_options_that_do_not_go_together_are_refused_at_once(
     done = called("eval", NANO, "--data", photos, *words)
     assert done.exit_code == 2
     assert message in done.output
+
+
+def test_another_image_size_is_that_of_a_model_exported_for_it(
+    photos: Path, tmp_path: Path
+) -> None:
+    larger = tmp_path / "larger.onnx"
+    model = create(NANO, pretrained=True)
+    assert isinstance(model, FBNetV3)
+    to_onnx(model, larger, preprocess=preprocess_for(model, 48))
+    here = measured(NANO, "--data", photos, "--image-size", 48)
+    there = measured(larger, "--data", photos)
+    assert here["preprocess"] == there["preprocess"]
+    assert here["preprocess"]["crop"] == 48
+    assert here["loss"] == pytest.approx(there["loss"], abs=1e-3)
+    refused = called("eval", larger, "--data", photos, "--image-size", 32)
+    assert refused.exit_code == 2
+    assert "is a file for its own size; export the model with --image-size" in refused.output
+
+
+def test_a_calibration_is_for_the_models_own_size(photos: Path, tmp_path: Path) -> None:
+    save_pretrained(create(NANO, pretrained=True), tmp_path / "m")
+    words = ("--data", photos, "--calibrate", "--image-size", 48)
+    done = called("eval", f"local-dir:{tmp_path / 'm'}", *words)
+    assert done.exit_code == 2
+    assert "--calibrate is for the model's own size; leave --image-size" in done.output

@@ -378,3 +378,17 @@ def test_a_training_ends_with_honest_probabilities(tmp_path: Path, data: Path, a
     assert called(*line, data, "--out", tmp_path / "next").exit_code == 0
     config = json.loads((tmp_path / "next" / "config.json").read_text())
     assert "confidence" not in config["fbnetv3"]
+
+
+def test_an_image_size_is_that_of_the_run(tmp_path: Path, data: Path, arch: Path) -> None:
+    run = tmp_path / "run"
+    words = ["train", "--data", data, "--model", arch, "--out", run, *TINY_SET]
+    done = called(*words, "--image-size", 24)
+    assert done.exit_code == 0, done.output
+    assert "24 x 24 pixels" in done.output
+    assert json.loads((run / "recipe.json").read_text())["resolution"] == 24
+    found = called("eval", f"local-dir:{run}", "--data", data, "--json")
+    assert json.loads(found.output)["preprocess"]["crop"] == 24
+    refused = called(*words, "--image-size", 5)
+    assert refused.exit_code == 2
+    assert "resolution is 5; expected" in refused.output
