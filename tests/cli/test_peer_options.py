@@ -9,8 +9,7 @@ from typer.testing import CliRunner
 
 from fbnetv3.cli.peer_options import _THEIRS, own_option
 from fbnetv3.search.training.recipe import Recipe
-from tests.cli.test_help import COMMANDS_OF
-from tests.shell import APPS
+from tests.shell import APPS, COMMANDS_OF
 
 OPTIONS = {
     f"{program} {words}": {name for p in command.params for name in (*p.opts, *p.secondary_opts)}
