@@ -79,7 +79,7 @@ _HOMES = {
 __all__ = list(_HOMES)
 
 
-# Names of timm, torchvision and transformers -> what to use here.
+# Names of timm, torchvision, transformers and Ultralytics -> what to use here.
 _ELSEWHERE = {
     "create_model": "create(NAME)",
     "get_model": "create(NAME)",
@@ -87,6 +87,18 @@ _ELSEWHERE = {
     "FBNetV3_*_Weights": "create(NAME, pretrained=True), or get_weights(NAME)",
     "Auto*": "from_pretrained(REPO), or create(NAME, pretrained=True)",
     "pipeline": "Classifier(NAME)",
+    "YOLO": "load(NAME)",
+    "create_transform": "get_weights(NAME).preprocess",
+    "resolve_data_config": "get_weights(NAME).preprocess",
+    "is_model": "list_models(NAME)",
+    "list_pretrained": "list_models(pretrained=True)",
+    "summary": "flops(model)",
+    "train": "the command `fbnetv3 train`, or fbnetv3.search.training.train",
+    "evaluate": "the command `fbnetv3 eval`, or fbnetv3.search.training.evaluate",
+    "export": "the command `fbnetv3 export`, or fbnetv3.deploy.export",
+    "quantize": "the command `fbnetv3 quantize`, or fbnetv3.deploy.quantize",
+    "benchmark": "the command `fbnetv3 latency`, or fbnetv3.measure.latency",
+    "latency": "the command `fbnetv3 latency`, or fbnetv3.measure.latency",
 }
 
 __getattr__, __dir__ = lazy_names(__name__, _HOMES, _ELSEWHERE)

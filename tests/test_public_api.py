@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import inspect
 import re
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 
 import fbnetv3
 from fbnetv3 import search
+from tests.shell import COMMANDS_OF
 
 PACKAGES = (fbnetv3, search)
 # What design and issues promise to a reader of the three journeys.
@@ -116,6 +118,7 @@ def test_the_package_says_that_it_is_typed() -> None:
         (fbnetv3, "get_model", r"create\(NAME\)"),
         (fbnetv3, "fbnetv3_a", r"create\(NAME\)"),
         (fbnetv3, "FBNetV3_A_Weights", r"create\(NAME, pretrained=True\)"),
+        (fbnetv3, "train", "the command `fbnetv3 train`, or fbnetv3.search.training.train"),
         (fbnetv3, "AutoModelForImageClassification", r"from_pretrained\(REPO\)"),
         (search, "create_study", r"run\(space, train, ...\), or Study"),
         (search, "tune", r"run\(space"),
@@ -131,6 +134,10 @@ def test_what_such_a_hint_names_exists() -> None:
         for hint in package._ELSEWHERE.values():
             for name in re.findall(r"(?<![\w.])(\w+)\(", hint):
                 assert name in package.__all__
+            for module in re.findall(r"or (fbnetv3[\w.]+)$", hint):
+                assert importlib.util.find_spec(module) is not None
+            for command in re.findall(r"`fbnetv3 (\w+)`", hint):
+                assert command in COMMANDS_OF["fbnetv3"]
 
 
 def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
