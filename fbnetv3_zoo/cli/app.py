@@ -194,7 +194,10 @@ def flops(
         ),
     ],
     resolution: Annotated[
-        int | None, typer.Option("--resolution", "-r", help="Input resolution, in pixels.")
+        int | None,
+        typer.Option(
+            "--image-size", "--resolution", "-r", help="Input height and width in pixels."
+        ),
     ] = None,
     layers: Annotated[bool, typer.Option(help="Show every layer.")] = False,
     json: Json = False,
@@ -205,7 +208,7 @@ def flops(
 
     Examples:
         fbnetv3 flops fbnetv3_a
-        fbnetv3 flops fbnetv3_a --resolution 256 --layers
+        fbnetv3 flops fbnetv3_a --image-size 256 --layers
         fbnetv3 flops mine.json --json
     """
     from fbnetv3.measure.flop_count import flops as counted

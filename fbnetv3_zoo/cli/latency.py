@@ -47,7 +47,14 @@ def latency(
             autocompletion=completion.choices(*get_args(TorchBackend)),
         ),
     ] = None,
-    batch: Annotated[list[int] | None, typer.Option(help="Batch size; repeatable.")] = None,
+    batch: Annotated[
+        list[int] | None,
+        typer.Option("--batch", "--batch-size", help="Batch size; repeatable."),
+    ] = None,
+    image_size: Annotated[
+        int | None,
+        typer.Option(help="Input height and width in pixels; default: the model's."),
+    ] = None,
     threads: Annotated[
         list[int] | None,
         typer.Option(help="Number of threads; repeatable. Default: 1, and all cores."),
@@ -115,6 +122,7 @@ def latency(
                 place,
                 backends=backend or (),
                 batch_sizes=batch or (),
+                image_size=image_size,
                 threads=threads or (),
                 device=device,
                 folder=images,
@@ -179,6 +187,7 @@ def _rows_of(
     *,
     backends: Sequence[str],
     batch_sizes: Sequence[int],
+    image_size: int | None,
     threads: Sequence[int],
     device: str,
     folder: Path | None,
@@ -195,23 +204,28 @@ def _rows_of(
             raise ValueError(f"{name} is a file; torch's backends need a model's name")
         if device != "cpu":
             raise ValueError(f"{name} is a file; --device {device} needs a model's name")
+        if image_size is not None:
+            raise ValueError(
+                f"{name} is a file for its own size; export the model with --image-size"
+            )
         files = [path]
         artefact = read_artefact(path)
     else:
-        from fbnetv3.deploy.describe import describe
+        from fbnetv3.deploy.describe import describe, preprocess_for
         from fbnetv3.deploy.export import to_onnx
         from fbnetv3.hub.license_policy import check_terms
 
         # Speed does not depend on the weights; agreement and accuracy do.
         trained = folder is not None if pretrained is None else pretrained
         module = created(name, trained, None)
-        artefact = describe(module)
+        preprocess = preprocess_for(module, image_size)
+        artefact = describe(module, preprocess=preprocess)
         # Fresh weights are nobody's, and no policy is against them.
         own = None if trained or artefact.license else "Apache-2.0"
         # Not only when the file that is about to be exported is opened.
         check_terms(name, own or artefact.license)
         if device == "cpu":
-            exported = to_onnx(module, place / "fp32.onnx", license=own)
+            exported = to_onnx(module, place / "fp32.onnx", preprocess=preprocess, license=own)
             files, artefact = [exported.path], exported.artefact
     batch, labels, paths = _prepared(folder, artefact)
     if labelled and artefact.multi_label:

@@ -52,6 +52,7 @@ class Row:
         threads: that it was given; None is the backend's own default.
         device: where it ran.
         batch: images in one run.
+        image_size: height and width of an image, in pixels.
         latency: of one run.
         images_per_s: from the median.
         artefact_sha256: of the file that ran; of the tensors where torch ran them.
@@ -71,6 +72,7 @@ class Row:
     threads: int | None
     device: str
     batch: int
+    image_size: int
     latency: Latency
     images_per_s: float
     artefact_sha256: str
@@ -214,6 +216,7 @@ def sweep(
                     threads=entry.threads,
                     device=entry.device,
                     batch=batch_size,
+                    image_size=artefact.preprocess.crop,
                     latency=dataclasses.replace(latency, name=entry.backend),
                     images_per_s=1000 * batch_size / latency.median_ms,
                     artefact_sha256=sha256,

@@ -202,6 +202,19 @@ def test_latency_prints_rows_and_the_best(small_export: Exported, photos: Path) 
     assert set(best) == set(Row.__dataclass_fields__) | added
 
 
+def test_latency_at_another_image_size(small_export: Exported) -> None:
+    words = ("--threads", 1, "--seconds", 0.2, "--min-runs", 2, "--json", "--image-size", 64)
+    code, out, err = run("latency", "fbnetv3_nano.cifar10", "--backend", "torch", *words)
+    assert code == 0, err
+    rows = json.loads(out)
+    assert {row["backend"] for row in rows} == {"onnxruntime", "torch"}
+    assert {row["image_size"] for row in rows} == {64}
+    assert rows[0]["macs_paper"] > 3 * small_export.artefact.macs_paper
+    code, _, err = run("latency", small_export.path, *words)
+    assert code == 2
+    assert "is a file for its own size; export the model with --image-size" in err
+
+
 def test_latency_looks_at_the_images_before_it_exports(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for folder, words in (("absent", "absent"), ("empty", "no images in")):
@@ -232,6 +245,7 @@ def row_of(threads: int, latency: Latency) -> Row:
         threads=threads,
         device="cpu",
         batch=1,
+        image_size=32,
         latency=latency,
         images_per_s=1.0,
         artefact_sha256="",

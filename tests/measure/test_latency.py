@@ -376,6 +376,7 @@ def row(precision: str, ms: float, **changes: Any) -> Row:
         threads=1,
         device="cpu",
         batch=1,
+        image_size=32,
         latency=latency,
         images_per_s=1000 / ms,
         artefact_sha256="",
