@@ -133,12 +133,13 @@ def _points(one: dict[str, Any]) -> list[tuple[float, float]]:
 
 
 def averaged(curve: list[dict[str, Any]]) -> Figure:
-    """Returns the accuracy of raw and averaged weights after each epoch of a training."""
+    """Returns the accuracy of raw and averaged weights in the course of a training."""
     figure = Figure(figsize=(5, 3.4), layout="constrained")
     ax = figure.subplots()
-    x = [one["epoch"] for one in curve]
-    for key, name, colour in (("ema", "averaged weights", _WITH), ("raw", "raw", _WITHOUT)):
-        y = [one[f"top1_{key}_pct"] for one in curve]
+    judged = [one for one in curve if one["top1_pct"] is not None]
+    x = [one["epoch"] for one in judged]
+    for key, name, colour in (("ema_top1", "averaged weights", _WITH), ("top1", "raw", _WITHOUT)):
+        y = [one[f"{key}_pct"] for one in judged]
         ax.plot(x, y, color=colour, marker="o", markersize=3, label=name)
     ax.set(xlabel="epoch", ylabel="top-1, %")
     ax.legend(loc="lower right")

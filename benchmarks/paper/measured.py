@@ -32,7 +32,7 @@ COMMANDS = {
     "search/stage3.json": "python -m benchmarks.search.speed",
     "search/summary.json": "python -m benchmarks.search.compare",
     "training/ablation.jsonl": "python -m benchmarks.studies.training_ablation",
-    "training/fbnetv3_nano.cifar10.log.json": "python -m benchmarks.training.cifar10",
+    "training/fbnetv3_nano.cifar10.log.json": "fbnetv3 train",
     "training/fbnetv3_a.cifar10.log.json": "python -m benchmarks.gpu.training",
     "training/nars_cifar_l.cifar10.log.json": "fbnetv3 train",
 }
@@ -296,7 +296,7 @@ def averaged_at(epoch: int) -> Callable[[Any], str]:
 
     def value(curve: Any) -> str:
         one = next(one for one in curve if one["epoch"] == epoch)
-        return f"{one['top1_ema_pct']:.2f} and {one['top1_raw_pct']:.2f} %"
+        return f"{one['ema_top1_pct']:.2f} and {one['top1_pct']:.2f} %"
 
     return value
 
@@ -382,8 +382,8 @@ FIGURES: Mapping[str, Figure] = {
     "candidates": Figure(
         "search/costs.json", lambda f: f"{f['candidates_per_s'] / 1e6:.1f} million"
     ),
-    "averaged_15": Figure("training/fbnetv3_nano.cifar10.log.json", averaged_at(15)),
-    "averaged_30": Figure("training/fbnetv3_nano.cifar10.log.json", averaged_at(30)),
+    "averaged_half": Figure("training/fbnetv3_nano.cifar10.log.json", averaged_at(50)),
+    "averaged_end": Figure("training/fbnetv3_nano.cifar10.log.json", averaged_at(100)),
     "cifar_a": Figure("training/fbnetv3_a.cifar10.log.json", accuracy),
     "cifar_l": Figure("training/nars_cifar_l.cifar10.log.json", accuracy),
     "coco_macs": Figure(_COST, saved(0, "macs")),

@@ -170,7 +170,7 @@ def own_photos(work: Path, data: Path, runtime: Path | None) -> None:
             screenshot(
                 page, f"{url}?auto={photo}", (390, 1060), dark=dark, wait_for=("result", "error")
             )
-            for photo, dark in (("chelsea", False), ("rocket", True))
+            for photo, dark in (("chelsea", False), ("coffee", True))
         ]
     save(beside(shown), "demo_mine")
 

@@ -276,10 +276,10 @@ WEIGHTS: dict[str, Weights] = {
         ),
         _cifar10(
             "fbnetv3_nano",
-            "1d2ea6b247589632dd89150dc1948caeb75201a940d6e91707ddd7ecb6e0ab25",
-            88.73,
-            99.58,
-            confidence=_fitted(0.7454, 3.7474, 76.66, 20.22),
+            "274b7380374cdd6d37b8a63e0869f56ac338615e352688af4fa2b3fc24727a1b",
+            91.45,
+            99.68,
+            confidence=_fitted(0.7481, 3.959, 76.3, 20.22),
         ),
         _cifar10(
             "nars_cifar_s",
