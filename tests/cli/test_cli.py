@@ -289,7 +289,7 @@ def test_how_far_to_trust_none_of_these_is_said_where_it_is_answered(
     photos: Path, tmp_path: Path
 ) -> None:
     said = (
-        "note: 1 image marked as none of the classes, by a threshold that 77 % of images of its "
+        "note: 1 image marked as none of the classes, by a threshold that 76 % of images of its "
         "classes and 20 % of others passed where it was fitted\n"
     )
     for output in ((), ("-o", tmp_path / "answers.csv")):

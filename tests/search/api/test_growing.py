@@ -100,7 +100,7 @@ def test_stopped_while_it_makes_its_new_trainings_it_ends_as_undisturbed(
 ) -> None:
     other = Path(shutil.copytree(folder, tmp_path / "other"))
     whole = run(folder, Counted(), trainings=MORE)
-    for most in (1, 7, 9):
+    for most in (1, 4):
         with pytest.raises(KeyboardInterrupt):
             run(other, Counted(most), trainings=MORE)
     assert summary(run(other, Counted(), trainings=MORE)) == summary(whole)
