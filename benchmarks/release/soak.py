@@ -23,9 +23,9 @@ from fbnetv3.deploy.classify import load
 from fbnetv3.images.labels import example_photos
 
 
-def rss_mib() -> float:
-    """Returns this process's memory."""
-    status = Path("/proc/self/status").read_text()
+def rss_mib(process: int | str = "self") -> float:
+    """Returns a process's memory."""
+    status = Path(f"/proc/{process}/status").read_text()
     return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
 

@@ -69,6 +69,7 @@ MEASURED: dict[str, tuple[str, ...]] = {
     "journeys.json": ("benchmarks/release/journeys.py", "pyproject.toml"),
     "no_torch.json": ("benchmarks/release/no_torch.py", "fbnetv3_zoo/deploy/onnx_model.py"),
     "soak*.json": ("benchmarks/release/soak.py", "fbnetv3_zoo/deploy/classify.py", *_RUNTIMES),
+    "serving.json": ("benchmarks/release/serving.py", "fbnetv3_zoo/deploy/classify.py", *_RUNTIMES),
     "parity.*": ("benchmarks/release/parity.py", *_MODEL, *_RUNTIMES),
     "artefacts.jsonl": ("benchmarks/release/artefacts.py", *_MODEL, *_RUNTIMES),
     "ray_classify.json": (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,9 @@ from typing import Any
 import pytest
 
 import fbnetv3
+from benchmarks.release.serving import application
 from fbnetv3.deploy.export import Exported
 from fbnetv3.images.labels import example_photos
-from tests.paths import ROOT
 
 pytestmark = [pytest.mark.needs("fastapi"), pytest.mark.needs("httpx")]
 
@@ -21,13 +20,11 @@ pytestmark = [pytest.mark.needs("fastapi"), pytest.mark.needs("httpx")]
 def client(small_export: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     from fastapi.testclient import TestClient
 
-    text = (ROOT / "docs" / "tutorials" / "deploy.md").read_text()
-    (code,) = re.findall(r"```python\n((?:(?!```).)*FastAPI\(\)(?:(?!```).)*)```", text, re.DOTALL)
     (tmp_path / "nano.onnx").write_bytes(small_export.path.read_bytes())
     monkeypatch.chdir(tmp_path)
     # FastAPI looks the annotations up where the function says that it was defined.
     names: dict[str, Any] = {"__name__": "app"}
-    exec(compile(code, "app.py", "exec"), names)
+    exec(compile(application(), "app.py", "exec"), names)
     return TestClient(names["app"])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -151,12 +152,30 @@ def test_a_budget_with_rungs_grows_in_full_trainings(tmp_path: Path) -> None:
 
 
 def test_a_time_grows(tmp_path: Path) -> None:
-    found = run(tmp_path / "s", Counted(), time=2, pool=200)
-    num = len(found.trials)
-    assert run(tmp_path / "s", Counted(), time="4s", pool=200).finished
-    settings = json.loads((tmp_path / "s" / "search.json").read_text())
-    assert settings["plan"]["time_s"] == 4
-    assert len(search.Found(tmp_path / "s").trials) > num
+    space = search.Space("large", [search.Gene(name, tuple(range(30))) for name in "abc"])
+    left = [1000]
+
+    def train(params: dict[str, Any], *, seed: int, fidelity: float) -> float:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        time.sleep(0.03 * fidelity)
+        return float(sum(params.values()))
+
+    call: dict[str, Any] = {"folder": tmp_path / "s", "target": "raw", "quiet": True, "pool": 2000}
+    num = len(search.run(space, train, time=3, **call).trials)
+    # Much longer, and stopped at its first new training: how many a second allows is no matter.
+    left[0] = 1
+    with pytest.raises(KeyboardInterrupt):
+        search.run(space, train, time="60s", **call)
+    settings, clock = (
+        json.loads((tmp_path / "s" / name).read_text()) for name in ("search.json", "budget.json")
+    )
+    assert settings["plan"]["time_s"] == clock["plan"]["time_s"] == 60
+    assert settings["call"]["time"] == "60s"
+    found = search.Found(tmp_path / "s")
+    assert not found.finished
+    assert len(found.trials) == num + 1
 
 
 def test_a_space_that_was_trained_whole_has_nothing_to_grow_by(tmp_path: Path) -> None:
