@@ -54,8 +54,14 @@ def grow(
         has: Kind = "cost" if config.cost else "time_s" if config.time_s else "trainings"
         name = name or CALLED[kind]
         if has != kind:
-            raise ValueError(f"{name} given; the search in {folder} has {_WORDS[has]}, which may "
-                             "grow")  # fmt: skip
+            raise ValueError(
+                f"{name} given; the search in {folder} has {_WORDS[has]}, which may grow"
+            )
+        if kind == "cost" and not config.cost < budget < math.inf:
+            raise ValueError(
+                f"{name} is {budget:g}; expected a number above the {config.cost:g} full trainings "
+                f"that the search in {folder} has"
+            )
         if kind == "time_s":
             grown = dataclasses.replace(config, time_s=parse_time(budget))
             larger = grown.time_s > config.time_s
@@ -68,7 +74,7 @@ def grow(
                 grown = _with_more_rounds(store, config, kind, budget, candidates=few.found)
             larger = sum(grown.sizes) > sum(config.sizes)
         if not larger:
-            made = counted(len(_of_kinds(store, *SEARCH_KINDS, FINAL, EARLIER)), "training")
+            made = counted(_made(store, *SEARCH_KINDS, FINAL, EARLIER), "training")
             raise ValueError(
                 f"{name} is {budget}, which leaves no further round to the search in {folder}, "
                 f"with {made} so far; give more"
@@ -98,7 +104,7 @@ def _with_more_rounds(
         rungs = zip(config.rungs, config.rung_sizes, strict=True)
         left = math.floor(budget - sum(share * num for share, num in rungs) + 1e-9)
     full = divide(
-        int(left) - len(_of_kinds(store, FINAL, EARLIER)),
+        int(left) - _made(store, FINAL, EARLIER),
         len(config.limits),
         len(config.priors),
         candidates=candidates,
@@ -107,15 +113,14 @@ def _with_more_rounds(
     return dataclasses.replace(config, cost=cost, begun=begun, **full._asdict())
 
 
-def _of_kinds(store: Store, *kinds: str) -> list[Any]:
-    """Returns the trials in full of some kinds of rounds that have not failed."""
-    return [
-        trial
+def _made(store: Store, *kinds: str) -> int:
+    """Returns the number of full trainings that were made in some kinds of rounds."""
+    return sum(
+        trial.fidelity == 1
         for batch in store.batches()
         if batch.kind in kinds
         for trial in store.trials("done", batch=batch.number)
-        if trial.fidelity == 1
-    ]
+    )
 
 
 def _extend_clock(folder: Path, time_s: float) -> None:

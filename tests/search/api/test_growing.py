@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from pathlib import Path
@@ -149,6 +150,15 @@ def test_a_budget_with_rungs_grows_in_full_trainings(tmp_path: Path) -> None:
     spent = sum(made[-1] for made in (*first.made, *second.made))
     assert 24 <= spent <= 30
     assert num < len(found.trials)
+    settings = (tmp_path / "s" / "search.json").read_bytes()
+    with pytest.raises(ValueError, match="budget was 30, now inf; repeat its call"):
+        run(tmp_path / "s", Counted(), **{**budget, "budget": math.inf})
+    for amount in ("5", "30", "inf", "nan"):
+        done = CliRunner().invoke(app, ["resume", str(tmp_path / "s"), "--cost", amount])
+        assert done.exit_code == 2
+        assert f"--cost is {amount}; expected a number above the 30 full trainings" in done.output
+    assert (tmp_path / "s" / "search.json").read_bytes() == settings
+    assert search.Found(tmp_path / "s").finished
 
 
 def test_a_time_grows(tmp_path: Path) -> None:
