@@ -246,8 +246,8 @@ def read_class_folders(folder: Path, classes: tuple[str, ...] | None = None) -> 
     if not names:
         raise ValueError(
             f"{folder} holds no class folders; expected one folder of images for each class, "
-            "train and val folders of those, cifar-10-batches-py, parquet files, or WebDataset's "
-            ".tar files" + "".join(f" ({note})" for note in find_images(folder).notes)
+            "train and val folders of those, CIFAR's or MNIST's files, parquet or Arrow files, or "
+            "WebDataset's .tar files" + "".join(f" ({note})" for note in find_images(folder).notes)
         )
     if classes is None and len(names) == 1:
         raise ValueError(

@@ -34,7 +34,7 @@ def evaluate(
             autocompletion=completion.any_of(completion.weights, completion.files(*suffixes())),
         ),
     ],
-    data: Annotated[Path, typer.Option(help="Class folders, CIFAR-10, parquet, or a CSV file.")],
+    data: Annotated[Path, typer.Option(help="Images, in any form that `train` reads.")],
     split: Annotated[
         Literal["train", "val"] | None, typer.Option(help="Split to evaluate, if there are both.")
     ] = None,

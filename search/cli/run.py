@@ -71,7 +71,7 @@ def run(
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="Training images: class folders, train/, CIFAR-10, or parquet."),
+        typer.Option(help="Training images, in any form that `fbnetv3 train` reads."),
     ] = None,
     model: Annotated[
         str | None,

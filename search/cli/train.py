@@ -47,8 +47,8 @@ def train(
     data: Annotated[
         Path,
         typer.Option(
-            help="Class folders, train/ and val/ with class folders, CIFAR-10, parquet, WebDataset "
-            "shards, or a CSV file of file,label[,split] or file,labels[,split]."
+            help="Class folders, train/ and val/ of these, CIFAR, MNIST, parquet, Arrow, .npz, "
+            "WebDataset shards, or a CSV file of file,label[,split] or file,labels[,split]."
         ),
     ],
     model: Annotated[

@@ -1,11 +1,12 @@
 """Image sets: what is read from disk before training, and how it is split.
 
-Four layouts are told apart by what lies in the folder: CIFAR-10 as torchvision unpacks it, class
-folders of images, Hugging Face parquet files, and `train`/`val` folders of any of the last two;
-`fbnetv3.images.folders` has the rules for folders, `fbnetv3.images.listing` those for a CSV file in
-a folder's place, `splitting` holds images out. Every file is checked before it is used. Sets of
-small images of one size are decoded once into memory; others stay encoded and `batches` decodes
-them. The edge of this file: it augments nothing and batches nothing.
+Layouts are told apart by what lies in the folder: `packed` knows WebDataset shards and Hugging
+Face's parquet and Arrow files, `downloads` what torchvision unpacks (CIFAR, MNIST, SVHN), `npz`
+files of arrays; all else is class folders, by the rules of `fbnetv3.images.folders`, or a CSV file
+in their place, by those of `fbnetv3.images.listing`. `splitting` holds images out. Every file is
+checked before it is used. Sets of small images of one size are decoded once into memory; others
+stay encoded and `batches` decodes them. The edge of this file: it augments nothing and batches
+nothing.
 """
 
 from __future__ import annotations
@@ -29,14 +30,18 @@ from fbnetv3.images.folders import (
 from fbnetv3.images.listing import TASKS, Task, is_list, listed_parts, read_list
 from fbnetv3.images.parts import PART_NAMES, Part
 
-from .formats import read_cifar10, read_labelled, read_parquet
+from .arrays import Arrays
+from .downloads import find_download
+from .formats import read_labelled, read_tables
 from .image_set import ImageSet, OnCheck
+from .npz import open_npz
 from .packed import Packed, find_packed
 from .shards import find_shards, is_shards, read_shards
 from .splitting import hold_out, split_by_class
 
-CIFAR10_TRAIN = tuple(f"data_batch_{n}" for n in range(1, 6))
 _NUM_LISTED = 5
+# A file that is a whole set.
+_FILES = {".parquet", ".arrow", ".npz"}
 # Of packed folders; a .tar may be a WebDataset shard.
 _ARCHIVES = {".zip", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar", ".zst"}
 
@@ -52,10 +57,11 @@ def open_images(
     """Returns the images of a folder, whichever layout it has.
 
     Args:
-        folder: `cifar-10-batches-py` or its parent, class folders, `train`/`val` folders, a Hugging
-            Face data set of parquet files, WebDataset shards (a folder of .tar files, or a range as
-            in `shards/{000..099}.tar`), or a CSV file that lists images, see
-            `fbnetv3.images.listing`.
+        folder: class folders, `train`/`val` folders of these, what torchvision downloads of
+            CIFAR-10, CIFAR-100, MNIST, Fashion-MNIST or SVHN, a Hugging Face data set of parquet
+            files or as `save_to_disk` writes it, WebDataset shards (a folder of .tar files, or a
+            range as in `shards/{000..099}.tar`), an `.npz` file, or a CSV file that lists images,
+            see `fbnetv3.images.listing`.
         split: "train" or "val"; None is everything where there are no parts, else the "val" part.
         task: "single-label", "multi-label", or "auto" for what the data say.
         on_check: called with how many files of folders or a list are checked, and of how many.
@@ -87,9 +93,9 @@ def _open_folder(
         images = _read_packed(packed, mine, on_check, any_damaged=any_damaged)
         return _with_notes(images, packed.notes)
     check_folder(folder)
-    cifar = _cifar10_in(folder)
-    if cifar is not None:
-        return read_cifar10(cifar, CIFAR10_TRAIN if part == "train" else ("test_batch",))
+    arrays = _find_arrays(folder)
+    if arrays is not None:
+        return arrays.read(part if arrays.parts or split else None)
     data = open_data_folder(folder)
     if split is None and part not in data.parts:
         if data.parts:
@@ -106,7 +112,7 @@ def _read_packed(
     files = packed.of(part)
     if packed.kind == "shards":
         return read_shards(files, name, on_check, any_damaged=any_damaged)
-    return read_parquet(name, files, packed.files, any_damaged=any_damaged)
+    return read_tables(name, files, packed.files, any_damaged=any_damaged)
 
 
 def open_training(folder: Path) -> ImageSet:
@@ -235,7 +241,7 @@ def check_folder(folder: Path) -> None:
     if is_shards(folder):
         find_shards(folder)
         return
-    if folder.suffix.lower() == ".parquet" and folder.is_file():
+    if folder.suffix.lower() in _FILES and folder.is_file():
         return
     if folder.suffix.lower() in _ARCHIVES and folder.is_file():
         raise FileNotFoundError(
@@ -271,9 +277,8 @@ def check_outside(data: Path, output: Path, option: str) -> None:
         )
 
 
-def _cifar10_in(folder: Path) -> Path | None:
-    folders = (folder, folder / "cifar-10-batches-py")
-    return next((f for f in folders if (f / "test_batch").is_file()), None)
+def _find_arrays(location: Path) -> Arrays | None:
+    return open_npz(location) if location.is_file() else find_download(location)
 
 
 def _parts_in(folder: Path, task: Task) -> Mapping[Part, str]:
@@ -284,8 +289,9 @@ def _parts_in(folder: Path, task: Task) -> Mapping[Part, str]:
     if packed is not None:
         return {part: f"the {packed.kind} of {part}" for part in packed.parts}
     check_folder(folder)
-    if _cifar10_in(folder) is not None:
-        return {"train": CIFAR10_TRAIN[0], "val": "test_batch"}
+    arrays = _find_arrays(folder)
+    if arrays is not None:
+        return arrays.parts
     return {part: str(path) for part, path in open_data_folder(folder).parts.items()}
 
 

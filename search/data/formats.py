@@ -1,14 +1,12 @@
-"""Readers of what image sets come in: lists of image files, CIFAR-10's files, parquet."""
+"""Readers of what image sets come in: lists of image files, tables of encoded images."""
 
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from fbnetv3._internal.messages import one_line, shown
@@ -67,10 +65,10 @@ def label_matrix(label_sets: Sequence[Sequence[int]], num_classes: int) -> torch
     return labels
 
 
-def read_parquet(
+def read_tables(
     name: str, files: Sequence[Path], every: Sequence[Path], *, any_damaged: bool = False
 ) -> ImageSet:
-    """Returns the images of parquet files, as Hugging Face's datasets library or others write them.
+    """Returns the images of parquet or Arrow files, as Hugging Face's datasets library writes them.
 
     Needs pyarrow.
 
@@ -114,21 +112,51 @@ def _cells(file: Path, columns: Sequence[str]) -> list[list[Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    there = _schema(file).names
+    if lacking := [column for column in columns if column not in there]:
+        raise ValueError(
+            f"{file} has columns {there[:_NUM_LISTED]}, without {lacking[0]!r}; expected the "
+            "same columns in each file"
+        )
     try:
-        there = pq.read_schema(file).names
-        if lacking := [column for column in columns if column not in there]:
-            raise ValueError(
-                f"{file} has columns {there[:_NUM_LISTED]}, without {lacking[0]!r}; expected the "
-                "same columns in each file"
-            )
-        table = pq.read_table(file, columns=list(columns), partitioning=None)
+        if _is_arrow(file):
+            table = _arrow(file).read_all().select(list(columns))
+        else:
+            table = pq.read_table(file, columns=list(columns), partitioning=None)
     except (pa.ArrowInvalid, OSError) as error:
         raise _damaged(file, error) from None
     return [table.column(column).to_pylist() for column in columns]
 
 
+def _is_arrow(file: Path) -> bool:
+    return file.suffix.lower() == ".arrow"
+
+
+def _arrow(file: Path) -> Any:
+    """Returns the reader of an Arrow file, in the stream format of the datasets library."""
+    import pyarrow as pa
+
+    return pa.ipc.open_stream(pa.memory_map(str(file)))
+
+
+def _schema(file: Path) -> Any:
+    """Returns the schema of a table on disk.
+
+    Raises:
+        ValueError: the file is damaged, or something else.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return _arrow(file).schema if _is_arrow(file) else pq.read_schema(file)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise _damaged(file, error) from None
+
+
 def _damaged(file: Path, error: Exception) -> ValueError:
-    return ValueError(f"{file} is no parquet file, or damaged: {one_line(str(error))}")
+    kind = "Arrow" if _is_arrow(file) else "parquet"
+    return ValueError(f"{file} is no {kind} file, or damaged: {one_line(str(error))}")
 
 
 def _columns(file: Path) -> tuple[str, str, tuple[str, ...], bool]:
@@ -136,13 +164,7 @@ def _columns(file: Path) -> tuple[str, str, tuple[str, ...], bool]:
 
     The names are () where the file says nothing about them, as one that pandas wrote.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        schema = pq.read_schema(file)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise _damaged(file, error) from None
+    schema = _schema(file)
     features = _features(schema.metadata or {})
     image = next((k for k, v in features.items() if v.get("_type") == "Image"), None)
     image = image or next((f.name for f in schema if _holds_images(f.type)), None)
@@ -209,56 +231,3 @@ def _features(metadata: dict[bytes, bytes]) -> dict[str, Any]:
         return {str(key): value for key, value in found.items() if isinstance(value, dict)}
     except (KeyError, TypeError, ValueError, AttributeError):
         return {}
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-    """Reads CIFAR-10's own files: arrays and plain values, and calls nothing else."""
-
-    def find_class(self, module: str, name: str) -> object:
-        if (module.split(".", maxsplit=1)[0], name) in {
-            ("numpy", "_reconstruct"),
-            ("numpy", "ndarray"),
-            ("numpy", "dtype"),
-            ("_codecs", "encode"),
-        }:
-            # The files name numpy.core, which is a deprecated alias since numpy 2.
-            return super().find_class(module.replace("numpy.core", "numpy._core"), name)
-        raise pickle.UnpicklingError(f"it wants {module}.{name}, which CIFAR-10 does not")
-
-
-def read_cifar10(folder: Path, names: Sequence[str]) -> ImageSet:
-    """Returns the images of some files of `cifar-10-batches-py`, in their order.
-
-    Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: a file is damaged.
-    """
-    pixels, labels = [], []
-    for name in names:
-        batch = _unpickled(folder / name)
-        try:
-            rows = np.asarray(batch["data"], dtype=np.uint8).reshape(-1, 3, 32, 32)
-            pixels.append(torch.from_numpy(rows.transpose(0, 2, 3, 1).copy()))
-            labels += [int(label) for label in batch["labels"]]
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{folder / name} is not a CIFAR-10 batch: {error!r}") from error
-    classes = _unpickled(folder / "batches.meta").get("label_names", ())
-    return ImageSet(
-        name=f"{folder} ({', '.join(names)})",
-        classes=tuple(str(name) for name in classes),
-        labels=torch.tensor(labels),
-        pixels=torch.cat(pixels),
-    )
-
-
-def _unpickled(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}; expected the unpacked cifar-10-batches-py")
-    try:
-        with path.open("rb") as file:
-            found = _ArrayUnpickler(file, encoding="latin1").load()
-    except (pickle.UnpicklingError, EOFError, ValueError, KeyError, IndexError) as error:
-        raise ValueError(f"{path} is damaged or not a CIFAR-10 file: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} holds a {type(found).__name__}; expected CIFAR-10's dictionary")
-    return {str(key): value for key, value in found.items()}

@@ -1,4 +1,4 @@
-"""Packed image sets, WebDataset shards and parquet files: which files are of which part.
+"""Packed image sets, WebDataset shards and tables: which files are of which part.
 
 A file belongs to the part that its name states in a word, else the folder above it, by the rules
 of `fbnetv3.images.parts`; where no name states one, the set has no parts.
@@ -18,6 +18,14 @@ from fbnetv3.images.parts import Part, left_out, part_of_word, word_in_path
 
 from .shards import find_shards, is_shards
 
+# A table is a parquet file, or an Arrow file that Hugging Face's `save_to_disk` writes.
+Kind = Literal["shards", "parquet", "arrow"]
+# What messages call a file of each kind, and how its name ends.
+_FILES: Mapping[Kind, tuple[str, str]] = {
+    "shards": ("shards", ".tar"),
+    "parquet": ("parquet file", ".parquet"),
+    "arrow": ("Arrow file", ".arrow"),
+}
 _NUM_LISTED = 5
 
 
@@ -34,7 +42,7 @@ class Packed:
     """
 
     location: Path
-    kind: Literal["shards", "parquet"]
+    kind: Kind
     files: tuple[Path, ...]
     parts: Mapping[Part, tuple[Path, ...]]
     notes: tuple[str, ...]
@@ -48,9 +56,7 @@ class Packed:
         if part is None:
             return self.files
         if part not in self.parts:
-            kind, what = (
-                ("shards", ".tar") if self.kind == "shards" else ("parquet file", ".parquet")
-            )
+            kind, what = _FILES[self.kind]
             raise FileNotFoundError(
                 f"{self.location} has no {kind} named {part}-*{what}; it has "
                 + one_line(", ".join(file.name for file in self.files[:_NUM_LISTED]))
@@ -59,7 +65,7 @@ class Packed:
 
 
 def find_packed(location: Path) -> Packed | None:
-    """Returns the shards or parquet files of a path; None if it is something else.
+    """Returns the shards or tables of a path; None if it is something else.
 
     Args:
         location: a folder, a file, or a range of shards such as `data-{000..099}.tar`.
@@ -69,17 +75,21 @@ def find_packed(location: Path) -> Packed | None:
     """
     if is_shards(location):
         return _packed(location, "shards", find_shards(location))
-    if location.suffix.lower() == ".parquet" and location.is_file():
-        return _packed(location, "parquet", [location])
-    if not location.is_dir():
+    tables: tuple[Kind, ...] = ("parquet", "arrow")
+    if location.is_file():
+        kind = next((one for one in tables if location.suffix.lower() == f".{one}"), None)
+        return _packed(location, kind, [location]) if kind else None
+    if not location.is_dir() or _has_folders_of_images(location):
         return None
-    files = sorted(visible(location, "**/*.parquet"))
-    if not files or _has_folders_of_images(location):
-        return None
-    return _packed(location, "parquet", files)
+    for kind in tables:
+        # The datasets library leaves the results of its own steps beside a set.
+        files = [f for f in visible(location, f"**/*.{kind}") if not f.name.startswith("cache-")]
+        if files:
+            return _packed(location, kind, sorted(files))
+    return None
 
 
-def _packed(location: Path, kind: Literal["shards", "parquet"], files: Sequence[Path]) -> Packed:
+def _packed(location: Path, kind: Kind, files: Sequence[Path]) -> Packed:
     if not location.is_dir():
         return Packed(location=location, kind=kind, files=tuple(files), parts={}, notes=())
     words = {file: word_in_path(file.relative_to(location)) for file in files}
