@@ -134,7 +134,7 @@ def run(
         list[float] | None,
         typer.Option(
             help="Length of short trainings as a share of the final one, each with a complete "
-            "schedule; repeatable; default 1/32."
+            "schedule; repeatable; default 1/32, or more where that is under 128 steps."
         ),
     ] = None,
     rung_trainings: Annotated[

@@ -57,7 +57,8 @@ class Objective(Protocol):
     For searches with rungs, `evaluate` also takes `fidelity`, the share of the final training's
     steps. Below 1 it is a rung: a training with a schedule of its own, which ends after `epochs`
     epochs. A method `epochs_at(fidelity)`, if there is one, returns how many these are (default:
-    that share of the attribute `epochs`).
+    that share of the attribute `epochs`), and a method `usual_rung(fidelity)` the share to take
+    where none is asked for (default: that one).
     """
 
     def evaluate(self, genes: Sequence[int], *, seed: int, epochs: int) -> Iterable[float]:

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 _NUM_VAL = 4000
 # With fewer steps in an epoch, its label says little.
 _FEW_STEPS = 5
+# In fewer steps networks learn too little to be told apart. A rung is a quarter of the final steps at
+# most, as it would not pay.
+_FEWEST_ON_RUNG, _LEAST_PART = 128, 4
 # Epochs of a rung whose rate falls only after every epoch, so that it does fall.
 _FEWEST_DECAYS = 4
 
@@ -128,16 +131,17 @@ class TrainObjective:
             raise ValueError(
                 f"{data} has {len(self._train)} images to train on, less than one batch of "
                 f"{largest}; give a smaller batch, as an eighth of the images: "
-                f"--set 'recipe={{\"batch_size\": {2 * max(1, len(self._train) // 16)}}}'"
+                + _smaller_batch(len(self._train))
             )
         if model is not None:
             self._check_sides(model)
         steps = len(self._train) // largest
+        self._steps = epochs * steps
         if steps < _FEW_STEPS:
             warnings.warn(
                 f"an epoch of {len(self._train)} images is {counted(steps, 'step')} of {largest}, "
-                "too few to learn from; set a smaller batch_size in the recipe, or more epochs "
-                f"than {epochs}",
+                f"too few to learn from; give a smaller batch, {_smaller_batch(len(self._train))}, "
+                f"or more epochs than {epochs}",
                 stacklevel=2,
             )
 
@@ -209,6 +213,15 @@ class TrainObjective:
         """Returns the recipe that a candidate is trained with."""
         fields = {"schema": SCHEMA, **self.space.recipe(np.array(row)), **self._fixed}
         return Recipe.from_dict(fields)
+
+    def usual_rung(self, fidelity: float) -> float:
+        """Returns the share of a rung if none is asked for.
+
+        Args:
+            fidelity: the share, where that is enough steps to learn something.
+        """
+        part = min(round(1 / fidelity), self._steps // _FEWEST_ON_RUNG)
+        return 1 / max(_LEAST_PART, part)
 
     def epochs_at(self, fidelity: float) -> int:
         """Returns the number of epochs of a rung.
@@ -322,6 +335,12 @@ def recipes_of(space: Space, model: str) -> Space:
 def weights_name(space: Space, row: Sequence[int], seed: int) -> str:
     """Returns the name of a training's folder, which `fbnetv3.create` loads as local-dir."""
     return f"{space.digest(np.array(row))[:24]}-{seed}"
+
+
+def _smaller_batch(num_train: int) -> str:
+    """Returns the option for a batch of an eighth of the images, of 16 at most."""
+    size = min(16, 2 * max(1, num_train // 16))
+    return f"--set 'recipe={{\"batch_size\": {size}}}'"
 
 
 def _label(log: EpochLog) -> float:

@@ -205,6 +205,11 @@ class SearchConfig:
         return self.cost or self.time_s
 
     @property
+    def has_usual_rungs(self) -> bool:
+        """Whether the rungs are those of a search of which none were asked for."""
+        return self.rungs is RUNGS
+
+    @property
     def evolution(self) -> EvolutionSettings:
         """Settings of stage 3."""
         return EvolutionSettings(

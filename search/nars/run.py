@@ -129,11 +129,16 @@ def create_search(
 def with_rungs(config: SearchConfig, objective: Objective) -> SearchConfig:
     """Returns the config with the number of labels of each rung, as the objective has them.
 
+    Where no rungs were asked for, the objective may know better ones than the usual.
+
     Raises:
         ValueError: the objective has no rungs, or none so short.
     """
     if not config.rungs:
         return config
+    usual = getattr(objective, "usual_rung", None)
+    if usual is not None and config.has_usual_rungs:
+        config = dataclasses.replace(config, rungs=tuple(map(usual, config.rungs)))
     full = config.epochs or getattr(objective, "epochs", 1)
     epochs = tuple(epochs_of_rung(objective, share, full) for share in config.rungs)
     return dataclasses.replace(config, rung_epochs=epochs)

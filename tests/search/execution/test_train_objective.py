@@ -1,5 +1,6 @@
 """The objective of a real search: labels are validation accuracies of trainings that repeat."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -11,6 +12,8 @@ import torch
 from PIL import Image
 
 from fbnetv3.search.execution.train_objective import TrainObjective
+from fbnetv3.search.nars.config import SearchConfig
+from fbnetv3.search.nars.run import with_rungs
 from fbnetv3.search.space.space import Matrix
 from fbnetv3.search.space.spaces import get_space
 from fbnetv3.search.training.networks import open_network
@@ -127,7 +130,7 @@ def test_class_folders_without_parts_are_searched_on_as_they_are(data: Path) -> 
 
 
 def test_an_epoch_of_one_step_is_said_before_any_trial(data: Path) -> None:
-    with pytest.warns(UserWarning, match=r"48 images is 1 step of 32.* smaller batch_size"):
+    with pytest.warns(UserWarning, match=r"48 images is 1 step of 32.*\{\"batch_size\": 6\}"):
         objective(data, recipe={"batch_size": 32})
 
 
@@ -227,6 +230,17 @@ def test_a_rung_is_a_share_of_the_final_steps_with_a_complete_schedule(
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ValueError, match="epochs is 3; expected 1 to 2, the schedule"):
         list(made.evaluate(row, seed=0, epochs=3, fidelity=0.5))
+
+
+@pytest.mark.parametrize(("epochs", "parts"), [(4, 4), (256, 12), (10_000, 32)])
+def test_a_rung_of_few_steps_is_longer_if_none_is_asked_for(
+    data: Path, epochs: int, parts: int
+) -> None:
+    made = objective(data, epochs=epochs)  # 6 steps of 8 images in each
+    config = SearchConfig(cost=200)
+    assert with_rungs(config, made).rungs == (1 / parts,)
+    asked = with_rungs(dataclasses.replace(config, rungs=(1 / 32,)), objective(data, epochs=32))
+    assert asked.rungs == (1 / 32,)
 
 
 def test_a_rung_of_a_schedule_that_falls_once_an_epoch_has_several(data: Path) -> None:
