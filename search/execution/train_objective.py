@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 _NUM_VAL = 4000
 # With fewer steps in an epoch, its label says little.
 _FEW_STEPS = 5
-# In fewer steps networks learn too little to be told apart. A rung is a quarter of the final steps at
-# most, as it would not pay.
+# In fewer steps networks learn too little to be told apart. A rung is at most a quarter of
+# the final steps, as it would not pay.
 _FEWEST_ON_RUNG, _LEAST_PART = 128, 4
 # Epochs of a rung whose rate falls only after every epoch, so that it does fall.
 _FEWEST_DECAYS = 4
