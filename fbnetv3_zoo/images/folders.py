@@ -186,7 +186,7 @@ def open_data_folder(folder: Path) -> DataFolder:
         names = " and ".join(repr(child.name) for child in named)
         raise ValueError(
             f"{root} holds only {names}, without class folders inside; expected one folder of "
-            "images for each class, inside these or under other names"
+            f"images for each class, inside these or under other names{_or_a_list(root)}"
         )
     beside = [child.name for child in classes if parts and _holds(child, _is_image_file)]
     if beside and len(set(parts.values())) == 1:
@@ -205,6 +205,12 @@ def open_data_folder(folder: Path) -> DataFolder:
     outer = {part: child for part, child in chosen.items() if child != inner[part]}
     notes += [f"{child} only wraps {inner[part]}, which was used" for part, child in outer.items()]
     return DataFolder(root=root, parts=inner, notes=tuple(notes))
+
+
+def _or_a_list(folder: Path) -> str:
+    """Returns how to give a list of images that lies in a folder, if there is one."""
+    lists = sorted(visible(folder, "*.csv")) or sorted(visible(folder, "*/*.csv"))
+    return f"; or give a list of images itself, as in --data {lists[0]}" if lists else ""
 
 
 def class_names_in(folder: Path) -> tuple[str, ...]:
@@ -247,7 +253,9 @@ def read_class_folders(folder: Path, classes: tuple[str, ...] | None = None) -> 
         raise ValueError(
             f"{folder} holds no class folders; expected one folder of images for each class, "
             "train and val folders of those, CIFAR's or MNIST's files, parquet or Arrow files, or "
-            "WebDataset's .tar files" + "".join(f" ({note})" for note in find_images(folder).notes)
+            "WebDataset's .tar files"
+            + _or_a_list(folder)
+            + "".join(f" ({note})" for note in find_images(folder).notes)
         )
     if classes is None and len(names) == 1:
         raise ValueError(

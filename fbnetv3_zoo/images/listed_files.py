@@ -5,9 +5,40 @@ from __future__ import annotations
 import os
 import stat
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 
-from .folders import SUFFIXES
+from .folders import SUFFIXES, visible
+from .parts import part_of
+
+# Names of a list that are looked for, and folders that are looked into.
+_NUM_TRIED, _MOST_FOLDERS = 20, 1000
+
+
+def image_folders(listed: Path, names: Sequence[str]) -> list[Path]:
+    """Returns the folders that the names of a list are relative to.
+
+    That is the list's own folder if it has any of them; else those in it, or in its folders, which
+    have some: `train_images/` beside `train.csv`. If one of these is named for the same part of the
+    data as the list, only that one. The list's own folder, if there is none.
+
+    Args:
+        listed: path of the list.
+        names: its files.
+    """
+    files, own = ListedFiles(), listed.parent
+    tried = names[:: max(1, len(names) // _NUM_TRIED)]
+
+    def has_some(folder: Path) -> bool:
+        return any(files.has(folder / name) for name in tried)
+
+    if has_some(own):
+        return [own]
+    below = [path for path in (*visible(own, "*"), *visible(own, "*/*")) if path.is_dir()]
+    homes = [folder for folder in sorted(below)[:_MOST_FOLDERS] if has_some(folder)]
+    part = part_of(listed.stem)
+    of_part = [home for home in homes if part and part_of(home.name) == part]
+    return of_part if len(of_part) == 1 else homes or [own]
 
 
 class ListedFiles:
@@ -35,6 +66,10 @@ class ListedFiles:
                 return path, joined
             return self(path.parent / next(iter(alike)))
         return path, os.path.realpath(joined) if is_link else joined
+
+    def has(self, path: Path) -> bool:
+        """Returns whether a file is there, if need be under another name that means the same."""
+        return os.path.lexists(self(path)[1])
 
     def _alike(self, folder: str) -> dict[str, set[str]]:
         """Returns the images of a folder by their plain names, with and without the suffix."""

@@ -20,7 +20,7 @@ from typing import Literal, NamedTuple
 from fbnetv3._internal.messages import one_line, shown
 
 from .folders import SUFFIXES, LabelledImages
-from .listed_files import ListedFiles
+from .listed_files import ListedFiles, image_folders
 from .parts import Part, left_out, part_of_word
 
 # How many labels an image has; "auto" is told from the data.
@@ -71,11 +71,16 @@ class _Listed:
 
 
 class _Sheet(NamedTuple):
-    """The cells of a list: column -> index, the classes' columns, and the numbered rows."""
+    """The cells of a list: column -> index, the classes' columns, and the numbered rows.
+
+    `is_named` tells whether the first line named the columns; without it the first row may do so
+    in words that are not known.
+    """
 
     columns: Mapping[str, int]
     classes: Mapping[str, int]
     is_valid: bool
+    is_named: bool
     rows: Sequence[tuple[int, list[str]]]
 
 
@@ -153,6 +158,8 @@ def _read(path: Path, task: Task) -> _Listed:
 def _parsed(path: Path, task: Task, _stamp: tuple[int, int]) -> _Listed:
     """Returns a list as it was read; kept, as its parts are asked for one after the other."""
     sheet = _sheet(path)
+    homes = image_folders(path, [_here(path, file) for file in _files_of(sheet)])
+    sheet = sheet if sheet.is_named else _without_names(sheet, homes)
     if sheet.classes:
         labels_of, several, notes = _by_columns(path, sheet, task)
     else:
@@ -163,6 +170,9 @@ def _parsed(path: Path, task: Task, _stamp: tuple[int, int]) -> _Listed:
             f"rows of {path} with split {' or '.join(sorted(unused))} are for neither training nor "
             "validation and were left out"
         )
+    if homes != [path.parent]:
+        notes.append(f"images of {path} were found in {', '.join(map(str, homes))}")
+    home_of = _home_of(path, homes)
     rows = []
     for line, cells in sheet.rows:
         file, labels = _cell(cells, sheet.columns["file"]), labels_of(cells)
@@ -178,7 +188,8 @@ def _parsed(path: Path, task: Task, _stamp: tuple[int, int]) -> _Listed:
         if _split_word(cells, sheet) in unused:
             continue
         part = _part_of(path, line, cells, sheet)
-        rows.append(_Row(line, path.parent / _here(path, file), labels, part))
+        name = _here(path, file)
+        rows.append(_Row(line, home_of(line, name) / name, labels, part))
     kept, repeated = _once(path, rows, several)
     if repeated:
         notes.append(f"{repeated} row(s) of {path} name a file again and count once")
@@ -211,9 +222,9 @@ def _sheet(path: Path) -> _Sheet:
         raise ValueError(f"{path} is empty; expected rows of file,label")
     if named is None:
         columns, has_names = _guessed(table)
-        return _Sheet(columns, {}, False, table[has_names:])
+        return _Sheet(columns, {}, False, has_names, table[has_names:])
     columns, classes, is_valid = named
-    return _Sheet(columns, classes, is_valid, table[1:])
+    return _Sheet(columns, classes, is_valid, True, table[1:])
 
 
 def _lines(path: Path) -> list[str]:
@@ -367,6 +378,47 @@ def _part_of(path: Path, line: int, cells: list[str], sheet: _Sheet) -> Part | N
         text = _cell(cells, sheet.columns["split"])
         raise ValueError(f"{path}, line {line}: split is {shown(text)}; expected train or val")
     return part
+
+
+def _files_of(sheet: _Sheet) -> list[str]:
+    return [file for _, cells in sheet.rows if (file := _cell(cells, sheet.columns["file"]))]
+
+
+def _without_names(sheet: _Sheet, homes: Sequence[Path]) -> _Sheet:
+    """Returns a list without its first row, if that has neither a file nor a class of another."""
+    files = ListedFiles()
+    (_, first), *others = sheet.rows
+    if len(others) < 2:
+        return sheet
+    names = [_cell(cells, sheet.columns["file"]) for cells in (first, others[0][1])]
+    if os.path.splitext(names[0])[1].lower() in SUFFIXES:
+        return sheet
+    there = [any(files.has(home / name) for home in homes) for name in names]
+    labels = {_cell(cells, sheet.columns["label"]) for _, cells in others}
+    if there == [False, True] and _cell(first, sheet.columns["label"]) not in labels:
+        return sheet._replace(rows=others)
+    return sheet
+
+
+def _home_of(path: Path, homes: Sequence[Path]) -> Callable[[int, str], Path]:
+    """Returns what finds the folder of a file in a line.
+
+    It raises ValueError for a file that is in several.
+    """
+    files = ListedFiles()
+
+    def find(line: int, name: str) -> Path:
+        if len(homes) == 1:
+            return homes[0]
+        found = [home for home in homes if files.has(home / name)]
+        if len(found) > 1:
+            raise ValueError(
+                f"{path}, line {line}: {shown(name)} is in {found[0]} and in {found[1]}; expected "
+                "names that begin with their folder"
+            )
+        return found[0] if found else homes[0]
+
+    return find
 
 
 def _here(path: Path, file: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -273,3 +274,66 @@ def test_a_long_list_costs_one_look_at_each_file(
     assert sum(looks.values()) <= 2000 + 40, looks
     read_list(path, task="auto")  # the list was kept
     assert sum(looks.values()) <= 2000 + 45, looks
+
+
+def moved(photos: Path, *folders: str) -> None:
+    """Moves the photos to folders, in turn."""
+    for number in range(8):
+        folder = photos / folders[number % len(folders)]
+        folder.mkdir(parents=True, exist_ok=True)
+        (photos / f"{number}.png").rename(folder / f"{number}.png")
+
+
+KAGGLE = "id_code,diagnosis\n" + "".join(f"{n},{n % 2}\n" for n in range(8))
+
+
+@pytest.mark.parametrize(
+    ("text", "folders"),
+    [
+        (KAGGLE, ["train_images"]),
+        (KAGGLE, ["data/images"]),
+        (KAGGLE, ["part_1", "part_2"]),
+        (KAGGLE, ["."]),
+        (KAGGLE.replace("id_code,diagnosis\n", ""), ["train"]),
+        (KAGGLE.replace("id_code", "image_id"), ["train"]),
+    ],
+)
+def test_images_in_folders_beside_the_list_are_found(
+    photos: Path, text: str, folders: list[str]
+) -> None:
+    moved(photos, *folders)
+    found = read_list(listed(photos, text))
+    assert found.labels == (0, 1) * 4
+    homes = [photos / folders[n % len(folders)] for n in range(8)]
+    assert found.paths == tuple(home / f"{n}.png" for n, home in enumerate(homes))
+    noted = any(f"{photos / folders[0]}" in note for note in found.notes)
+    assert noted == (folders != ["."])
+
+
+def test_a_list_for_training_takes_the_folder_for_training(photos: Path) -> None:
+    moved(photos, "test_images")
+    shutil.copytree(photos / "test_images", photos / "train_images")
+    (photos / "train.csv").write_text(KAGGLE)
+    found = read_list(photos / "train.csv")
+    assert {path.parent.name for path in found.paths} == {"train_images"}
+    (photos / "train.csv").rename(photos / "rows.csv")
+    with pytest.raises(
+        ValueError, match=r"rows\.csv, line 2: '0' is in .*test_images and in .*train"
+    ):
+        read_list(photos / "rows.csv")
+
+
+def test_a_folder_with_a_list_says_how_to_give_it(photos: Path) -> None:
+    moved(photos, "train_images")
+    (photos / "train.csv").write_text(KAGGLE)
+    for folder in (photos, photos / "train_images"):
+        with pytest.raises(ValueError, match=r"give a list of images itself, as in --data .*\.csv"):
+            open_images(folder)
+        shutil.copy(photos / "train.csv", photos / "train_images")
+
+
+def test_a_first_photo_that_is_missing_is_not_taken_for_names(photos: Path) -> None:
+    found = read_list(
+        listed(photos, "x,cat\n" + "".join(f"{n},{'cd'[n % 2]}at\n" for n in range(4)))
+    )
+    assert [path.stem for path in found.paths] == ["x", "0", "1", "2", "3"]
