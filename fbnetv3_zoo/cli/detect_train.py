@@ -33,7 +33,7 @@ KINDS = ("ssdlite", "faster_rcnn_320", "faster_rcnn_320_lite", "faster_rcnn", "r
 DataOption = Annotated[
     Path,
     typer.Option(
-        help="Images with boxes: COCO (a folder or its JSON), YOLO (data.yaml) or Pascal VOC."
+        help="Images with boxes: COCO (a folder or its JSON), YOLO (data.yaml), VOC or LabelMe."
     ),
 ]
 

@@ -1,7 +1,8 @@
 """Images with boxes as a data set for torchvision's detectors, checked before training starts.
 
-The folder may be in COCO's, YOLO's or Pascal VOC's layout, see `detection_layouts`. Detectron2
-registers COCO's files itself. Scores are pycocotools' (`pip install fbnetv3-zoo[detection]`).
+The folder may be in COCO's, YOLO's, Pascal VOC's or LabelMe's layout, see `detection_layouts`.
+Detectron2 registers COCO's files itself. Scores are pycocotools' (`pip install
+fbnetv3-zoo[detection]`).
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@
   `labels.json`), `train.json` beside `train/`, or one JSON file in each of `train/`, `val/`, ...
 - YOLO: `data.yaml` or `classes.txt`, and text files in `labels/`; see `yolo_folder`.
 - Pascal VOC: `Annotations/*.xml`, `JPEGImages/`, `ImageSets/Main/`; see `voc_folder`.
+- LabelMe: a JSON file beside each image; see `labelme_folder`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 
 from fbnetv3.images.folders import visible
 
-from . import voc_folder, yolo_folder
+from . import labelme_folder, voc_folder, yolo_folder
 from .coco_records import SPLITS, Annotated, read_coco
 
 ANNOTATIONS, IMAGES = "annotations.json", "images"
@@ -29,7 +30,7 @@ _IMAGE_FOLDERS = (IMAGES, "data")
 _PACKED = (".zip", ".tar", ".tgz", ".gz", ".xz", ".bz2", ".7z", ".rar")
 _EXPECTED = (
     "expected COCO (annotations/instances_train.json, or annotations.json with images/), YOLO "
-    "(data.yaml or classes.txt) or Pascal VOC (Annotations/*.xml)"
+    "(data.yaml or classes.txt), Pascal VOC (Annotations/*.xml) or LabelMe (a .json for each image)"
 )
 _SPLIT_OF = {name: split for split, names in SPLITS.items() for name in names}
 
@@ -58,7 +59,7 @@ def _found(location: Path) -> Mapping[str, Callable[[], Annotated]]:
     if not location.is_dir():
         raise FileNotFoundError(f"no file or folder {location}; {_EXPECTED}")
     found: Mapping[str, Callable[[], Annotated]] = _find_coco(location)
-    for find in (yolo_folder.find, voc_folder.find, _find_json):
+    for find in (yolo_folder.find, voc_folder.find, labelme_folder.find, _find_json):
         found = found or find(location)
     if not found:
         raise FileNotFoundError(f"{location} has no annotations; {_EXPECTED}")

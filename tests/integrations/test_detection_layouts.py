@@ -1,4 +1,4 @@
-"""Layouts of COCO, YOLO and Pascal VOC, and what is wrong with files in them."""
+"""Layouts of COCO, YOLO, Pascal VOC and LabelMe, and what is wrong with files in them."""
 
 from __future__ import annotations
 
@@ -334,3 +334,83 @@ def test_boxes_of_an_unrotated_photo_are_refused(drawn: Path, tmp_path: Path) ->
     # Shares are those of the upright image, which is 48 wide and 64 high.
     assert image.shape == (3, 64, 48)
     assert target["boxes"].tolist() == [[12.0, 32.0, 36.0, 64.0]]
+
+
+def labelme(drawn: Path, folder: Path, **changes: object) -> Path:
+    """Writes the drawn folder as LabelMe's files; `changes` are of the first shape of each."""
+    content = json.loads((drawn / "annotations.json").read_text())
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    shutil.copytree(drawn / "images", folder)
+    for image in content["images"]:
+        shapes: list[dict[str, object]] = []
+        for item in content["annotations"]:
+            if item["image_id"] == image["id"]:
+                x, y, width, height = item["bbox"]
+                shape: dict[str, object] = {
+                    "label": names[item["category_id"]],
+                    "points": [[x + width, y + height], [x, y]],
+                    "group_id": None,
+                    "shape_type": "rectangle",
+                    "flags": {},
+                }
+                shapes.append(shape if shapes else shape | changes)
+        text: dict[str, object] = {"version": "5.5.0", "shapes": shapes, "imageData": "aGk="}
+        text |= {"imagePath": f"C:\\photos\\{image['file_name']}", "imageHeight": SIDE}
+        (folder / image["file_name"]).with_suffix(".json").write_text(json.dumps(text))
+    return folder
+
+
+def test_labelmes_files_are_the_same_boxes(drawn: Path, tmp_path: Path) -> None:
+    assert_same(CocoFolder(labelme(drawn, tmp_path / "flat")), CocoFolder(drawn))
+    labelme(drawn, tmp_path / "parts" / "train")
+    labelme(drawn, tmp_path / "parts" / "valid")
+    for name in ("0001", "0002"):
+        (tmp_path / "parts" / "valid" / f"{name}.json").unlink()
+    assert sorted(find_annotations(tmp_path / "parts")) == ["train", "val"]
+    val = CocoFolder(tmp_path / "parts", split="val")
+    assert (len(val), val.class_names) == (1, ["box", "disc"])
+
+
+def test_shapes_of_labelme_are_the_boxes_around_them(drawn: Path, tmp_path: Path) -> None:
+    folder = labelme(drawn, tmp_path / "shapes")
+    first = folder / "0001.json"
+    shapes = [
+        {"label": "disc", "shape_type": "circle", "points": [[30, 30], [30, 40]]},
+        {"label": "box", "points": [[1, 2], [9, 4], [5, 12]]},
+        {"label": "disc", "shape_type": "point", "points": [[3, 3]]},
+        {"label": "box", "shape_type": "polygon", "points": [[40, 40], [44, 40], [44, 46]]}
+        | {"group_id": 1},
+        {"label": "box", "shape_type": "polygon", "points": [[50, 50], [52, 50], [52, 56]]}
+        | {"group_id": 1},
+    ]
+    first.write_text(json.dumps({"shapes": shapes, "imagePath": "0001.png"}))
+    target = CocoFolder(folder)[0][1]
+    assert target["boxes"].tolist() == [[20, 20, 40, 40], [1, 2, 9, 12], [40, 40, 52, 56]]
+    assert target["labels"].tolist() == [2, 1, 1]
+    annotated = read_annotations(folder).content["annotations"]
+    assert [len(item.get("segmentation", ())) for item in annotated[:3]] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"label": " "}, r"0001\.json: shape 0 has no `label`"),
+        ({"shape_type": "spline"}, "`shape_type` of shape 0 is 'spline'; expected circle, mask"),
+        ({"points": [[1, 2]]}, "`points` of '.*' are .*expected 2 or more pairs"),
+        ({"points": [[1, "a"], [2, 3]]}, "expected 2 or more pairs of pixels"),
+        ({"points": None}, "expected 2 or more pairs of pixels"),
+        ({"shape_type": "polygon"}, "expected 3 or more pairs of pixels"),
+    ],
+)
+def test_a_faulty_file_of_labelme_is_named(
+    drawn: Path, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        CocoFolder(labelme(drawn, tmp_path / "faulty", **changes))
+
+
+def test_an_image_of_labelme_that_is_missing_is_named(drawn: Path, tmp_path: Path) -> None:
+    folder = labelme(drawn, tmp_path / "missing")
+    (folder / "0002.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"0002\.json: image .*0002\.png.* is not in"):
+        CocoFolder(folder)
