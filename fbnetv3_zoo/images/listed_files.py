@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import stat
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 
 from .folders import SUFFIXES, visible
-from .parts import part_of
+from .parts import part_of, part_word
 
 # Names of a list that are looked for, and folders that are looked into.
 _NUM_TRIED, _MOST_FOLDERS = 20, 1000
@@ -20,7 +21,8 @@ def image_folders(listed: Path, names: Sequence[str]) -> list[Path]:
 
     That is the list's own folder if it has any of them; else those in it, or in its folders, which
     have some: `train_images/` beside `train.csv`. If one of these is named for the same part of the
-    data as the list, only that one. The list's own folder, if there is none.
+    data as the list, only that one. Else it is the folder above, the current one, or
+    `images/` and the like beside the list's. The list's own folder, if there is none.
 
     Args:
         listed: path of the list.
@@ -29,16 +31,25 @@ def image_folders(listed: Path, names: Sequence[str]) -> list[Path]:
     files, own = ListedFiles(), listed.parent
     tried = names[:: max(1, len(names) // _NUM_TRIED)]
 
-    def has_some(folder: Path) -> bool:
-        return any(files.has(folder / name) for name in tried)
+    def with_some(folders: Iterable[Path]) -> list[Path]:
+        some = islice((path for path in folders if path.is_dir()), _MOST_FOLDERS)
+        return [path for path in some if any(files.has(path / name) for name in tried)]
 
-    if has_some(own):
+    if with_some([own]):
         return [own]
-    below = [path for path in (*visible(own, "*"), *visible(own, "*/*")) if path.is_dir()]
-    homes = [folder for folder in sorted(below)[:_MOST_FOLDERS] if has_some(folder)]
+    homes = with_some([*sorted(visible(own, "*")), *sorted(visible(own, "*/*"))])
     part = part_of(listed.stem)
     of_part = [home for home in homes if part and part_of(home.name) == part]
-    return of_part if len(of_part) == 1 else homes or [own]
+    if homes:
+        return of_part if len(of_part) == 1 else homes
+    above = own.resolve().parent
+    beside = [path for path in sorted(visible(above, "*")) if _is_for_images(path.name)]
+    return with_some([above, Path.cwd(), *beside])[:1] or [own]
+
+
+def _is_for_images(name: str) -> bool:
+    """Returns whether a folder's name says that it has images, or those of a part."""
+    return not part_word(name) or part_of(name) is not None
 
 
 class ListedFiles:

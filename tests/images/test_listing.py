@@ -323,6 +323,24 @@ def test_a_list_for_training_takes_the_folder_for_training(photos: Path) -> None
         read_list(photos / "rows.csv")
 
 
+@pytest.mark.parametrize("folders", [["photos"], ["."]])
+def test_names_may_be_relative_to_the_folder_above_or_to_one_in_it(
+    photos: Path, folders: list[str]
+) -> None:
+    moved(photos, *folders)
+    (photos / "lists").mkdir()
+    found = read_list(listed(photos / "lists", KAGGLE))
+    assert found.paths == tuple(photos / folders[0] / f"{n}.png" for n in range(8))
+
+
+def test_names_may_be_relative_to_the_current_folder(
+    photos: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(photos)
+    found = read_list(listed(tmp_path_factory.mktemp("lists"), KAGGLE))
+    assert [path.resolve() for path in found.paths] == [photos / f"{n}.png" for n in range(8)]
+
+
 def test_a_folder_with_a_list_says_how_to_give_it(photos: Path) -> None:
     moved(photos, "train_images")
     (photos / "train.csv").write_text(KAGGLE)
