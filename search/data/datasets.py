@@ -28,6 +28,7 @@ from fbnetv3.images.folders import (
     read_class_folders,
 )
 from fbnetv3.images.listing import TASKS, Task, is_list, listed_parts, read_list
+from fbnetv3.images.part_lists import part_lists
 from fbnetv3.images.parts import PART_NAMES, Part
 
 from .arrays import Arrays
@@ -81,11 +82,12 @@ def open_images(
             raise ValueError(f"{folder} has no split column; expected one with train and val")
         listed = read_list(folder, part if with_parts else None, task)
         return read_labelled(listed, on_check, any_damaged=any_damaged)
-    return _for_task(_open_folder(folder, split, part, on_check, any_damaged=any_damaged), task)
+    opened = _open_folder(folder, split, part, task, on_check, any_damaged=any_damaged)
+    return _for_task(opened, task)
 
 
 def _open_folder(
-    folder: Path, split: str | None, part: Part, on_check: OnCheck, *, any_damaged: bool
+    folder: Path, split: str | None, part: Part, task: Task, on_check: OnCheck, *, any_damaged: bool
 ) -> ImageSet:
     packed = find_packed(folder)
     if packed is not None:
@@ -96,6 +98,12 @@ def _open_folder(
     arrays = _find_arrays(folder)
     if arrays is not None:
         return arrays.read(part if arrays.parts or split else None)
+    lists, notes = part_lists(folder, task)
+    if lists:
+        if part not in lists:
+            raise FileNotFoundError(f"{folder} has no list for {part}, only {lists['train']}")
+        listed = read_list(lists[part], None, task)
+        return _with_notes(read_labelled(listed, on_check, any_damaged=any_damaged), notes)
     data = open_data_folder(folder)
     if split is None and part not in data.parts:
         if data.parts:
@@ -292,6 +300,9 @@ def _parts_in(folder: Path, task: Task) -> Mapping[Part, str]:
     arrays = _find_arrays(folder)
     if arrays is not None:
         return arrays.parts
+    lists, _ = part_lists(folder, task)
+    if lists:
+        return {part: str(path) for part, path in lists.items()}
     return {part: str(path) for part, path in open_data_folder(folder).parts.items()}
 
 

@@ -343,11 +343,11 @@ def test_names_may_be_relative_to_the_current_folder(
 
 def test_a_folder_with_a_list_says_how_to_give_it(photos: Path) -> None:
     moved(photos, "train_images")
-    (photos / "train.csv").write_text(KAGGLE)
+    (photos / "labels.csv").write_text(KAGGLE)
     for folder in (photos, photos / "train_images"):
         with pytest.raises(ValueError, match=r"give a list of images itself, as in --data .*\.csv"):
             open_images(folder)
-        shutil.copy(photos / "train.csv", photos / "train_images")
+        shutil.copy(photos / "labels.csv", photos / "train_images")
 
 
 def test_a_first_photo_that_is_missing_is_not_taken_for_names(photos: Path) -> None:
@@ -355,3 +355,31 @@ def test_a_first_photo_that_is_missing_is_not_taken_for_names(photos: Path) -> N
         listed(photos, "x,cat\n" + "".join(f"{n},{'cd'[n % 2]}at\n" for n in range(4)))
     )
     assert [path.stem for path in found.paths] == ["x", "0", "1", "2", "3"]
+
+
+def test_lists_of_the_parts_in_a_folder_are_read_together(photos: Path) -> None:
+    moved(photos, "images")
+    (photos / "train.csv").write_text("file,label\n0.png,b\n1.png,a\n2.png,b\n3.png,c\n")
+    (photos / "val.csv").write_text("file,label\n4.png,b\n5.png,c\n")
+    (photos / "test.csv").write_text("file,label\n6.png,b\n7.png,c\n")
+    (photos / "sample_submission.csv").write_text("file,label\n6.png,a\n")
+    train, val = open_train_val(photos)
+    assert train.classes == val.classes == ("a", "b", "c")
+    assert (train.labels.tolist(), val.labels.tolist()) == ([1, 0, 1, 2], [1, 2])
+    assert any("test.csv is for neither" in note for note in train.notes)
+    assert len(open_images(photos)) == 2
+
+
+def test_a_list_for_testing_without_labels_is_left_out(photos: Path) -> None:
+    moved(photos, "train_images", "test_images")
+    (photos / "train.csv").write_text("id_code,diagnosis\n0,1\n2,0\n4,1\n6,0\n")
+    (photos / "test.csv").write_text("id_code\n1\n3\n5\n7\n")
+    train, val = open_train_val(photos)
+    assert (len(train), len(val), train.classes) == (2, 2, ("0", "1"))
+    assert any("test.csv has no labels" in note for note in train.notes)
+
+
+def test_class_folders_come_before_lists_beside_them(photos: Path) -> None:
+    moved(photos, "cat", "dog")
+    (photos / "train.csv").write_text("file,label\n0.png,a\n1.png,b\n")
+    assert open_images(photos).classes == ("cat", "dog")

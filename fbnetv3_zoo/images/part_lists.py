@@ -1,0 +1,68 @@
+"""Lists of the parts of a data set in a folder without class folders: `train.csv` and `val.csv`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from .folders import visible
+from .listing import LIST_SUFFIXES, Task, read_list
+from .parts import Part, left_out, part_of, part_of_word, part_word
+
+
+def part_lists(folder: Path, task: Task = "auto") -> tuple[Mapping[Part, Path], tuple[str, ...]]:
+    """Returns the list of each part that is used, and remarks for the user.
+
+    There are none without a list for training, or beside class folders. A list for testing that has
+    no labels, as those of Kaggle's competitions, is left out.
+
+    Args:
+        folder: the data set.
+        task: see `read_list`.
+
+    Raises:
+        ValueError: two lists are for one part.
+    """
+    lists = [
+        path
+        for path in sorted(visible(folder, "*"))
+        if path.suffix.lower() in LIST_SUFFIXES and path.is_file() and part_of(path.stem)
+    ]
+    if not any(part_of(path.stem) == "train" for path in lists) or _has_class_folders(folder):
+        return {}, ()
+    unused = left_out({part_word(path.stem) for path in lists})
+    parts: dict[Part, Path] = {}
+    notes = []
+    for path in lists:
+        word = part_word(path.stem)
+        part = part_of_word(word)
+        assert part is not None
+        if word in unused:
+            notes.append(f"{path} is for neither training nor validation and was left out")
+        elif part == "val" and not _has_labels(path, task):
+            notes.append(f"{path} has no labels and was left out")
+        elif part in parts:
+            raise ValueError(
+                f"{parts[part]} and {path} are both for {part}; give the list that is meant"
+            )
+        else:
+            parts[part] = path
+    return parts, tuple(notes)
+
+
+def _has_class_folders(folder: Path) -> bool:
+    """Returns whether a folder, or one in it for a part or for images, has other folders in it."""
+    for child in visible(folder, "*"):
+        if child.is_dir():
+            own_name = part_word(child.name) and part_of(child.name) is None
+            if own_name or any(path.is_dir() for path in visible(child, "*")):
+                return True
+    return False
+
+
+def _has_labels(path: Path, task: Task) -> bool:
+    try:
+        read_list(path, None, task)
+    except ValueError:
+        return False
+    return True
