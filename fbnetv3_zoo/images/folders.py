@@ -207,6 +207,11 @@ def open_data_folder(folder: Path) -> DataFolder:
     return DataFolder(root=root, parts=inner, notes=tuple(notes))
 
 
+def _is_in_class_folder(inner: Path, folder: Path) -> bool:
+    """Returns whether a folder of images is a class folder of `folder`, or `images/` in one."""
+    return inner.parent == folder or (inner.parent.parent == folder and not part_word(inner.name))
+
+
 def _or_a_list(folder: Path) -> str:
     """Returns how to give a list of images that lies in a folder, if there is one."""
     lists = sorted(visible(folder, "*.csv")) or sorted(visible(folder, "*/*.csv"))
@@ -275,7 +280,7 @@ def read_class_folders(folder: Path, classes: tuple[str, ...] | None = None) -> 
             )
         paths += found.images
         labels += [order.index(name)] * len(found.images)
-    if paths and all(path.parent.parent != folder for path in paths):
+    if paths and not any(_is_in_class_folder(path.parent, folder) for path in paths):
         raise ValueError(
             f"the folders in {folder} hold only folders, such as {paths[0].parent}, and no images; "
             "give the folder that holds the class folders"

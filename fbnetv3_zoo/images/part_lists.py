@@ -1,4 +1,4 @@
-"""Lists of the parts of a data set in a folder without class folders: `train.csv` and `val.csv`."""
+"""Lists of a data set's parts: `train.csv` and `val.csv`, or `val/val_annotations.txt`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from .folders import visible
-from .listing import LIST_SUFFIXES, Task, read_list
+from .listing import Task, is_list, read_list
 from .parts import Part, left_out, part_of, part_of_word, part_word
 
 
@@ -23,11 +23,7 @@ def part_lists(folder: Path, task: Task = "auto") -> tuple[Mapping[Part, Path], 
     Raises:
         ValueError: two lists are for one part.
     """
-    lists = [
-        path
-        for path in sorted(visible(folder, "*"))
-        if path.suffix.lower() in LIST_SUFFIXES and path.is_file() and part_of(path.stem)
-    ]
+    lists = [path for path in sorted(visible(folder, "*")) if is_list(path) and part_of(path.stem)]
     if not any(part_of(path.stem) == "train" for path in lists) or _has_class_folders(folder):
         return {}, ()
     unused = left_out({part_word(path.stem) for path in lists})
@@ -48,6 +44,16 @@ def part_lists(folder: Path, task: Task = "auto") -> tuple[Mapping[Part, Path], 
         else:
             parts[part] = path
     return parts, tuple(notes)
+
+
+def list_inside(folder: Path) -> Path | None:
+    """Returns the list in the folder of a part, whose images lie in `images/` beside it.
+
+    As in Tiny ImageNet's `val/`. None if there is none, or another than one, or class folders.
+    """
+    lists = [path for path in visible(folder, "*") if is_list(path)]
+    named = any(part_word(path.name) for path in visible(folder, "*") if path.is_dir())
+    return lists[0] if len(lists) == 1 and not named else None
 
 
 def _has_class_folders(folder: Path) -> bool:

@@ -28,7 +28,7 @@ from fbnetv3.images.folders import (
     read_class_folders,
 )
 from fbnetv3.images.listing import TASKS, Task, is_list, listed_parts, read_list
-from fbnetv3.images.part_lists import part_lists
+from fbnetv3.images.part_lists import list_inside, part_lists
 from fbnetv3.images.parts import PART_NAMES, Part
 
 from .arrays import Arrays
@@ -311,6 +311,14 @@ def _read_part(data: DataFolder, part: Part, on_check: OnCheck, *, any_damaged: 
     if part not in data.parts:
         raise FileNotFoundError(_no_part(data, part))
     folder, classes = data.parts[part], None
+    inside = list_inside(folder)
+    if inside is not None:
+        listed = read_labelled(read_list(inside), on_check, any_damaged=any_damaged)
+        of_training = class_names_in(data.parts["train"]) if "train" in data.parts else ()
+        known = (
+            listed.with_classes(of_training) if set(listed.classes) <= set(of_training) else listed
+        )
+        return _with_notes(known, data.notes)
     if part == "val" and "train" in data.parts:
         classes = class_names_in(folder)
         of_training = class_names_in(data.parts["train"])

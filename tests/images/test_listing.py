@@ -383,3 +383,17 @@ def test_class_folders_come_before_lists_beside_them(photos: Path) -> None:
     moved(photos, "cat", "dog")
     (photos / "train.csv").write_text("file,label\n0.png,a\n1.png,b\n")
     assert open_images(photos).classes == ("cat", "dog")
+
+
+def test_tiny_imagenets_layout_is_read(photos: Path) -> None:
+    moved(photos, "train/n1/images", "train/n2/images", "train/n3/images", "val/images")
+    for name in ("n1", "n2", "n3"):
+        (photos / "train" / name / f"{name}_boxes.txt").write_text("0.png\t0\t0\t62\t63\n")
+    (photos / "val" / "val_annotations.txt").write_text(
+        "3.png\tn3\t0\t32\t44\t62\n7.png\tn1\t52\t55\t57\t59\n"
+    )
+    (photos / "words.txt").write_text("n1\trose\nn2\ttulip\n")
+    train, val = open_train_val(photos)
+    assert train.classes == val.classes == ("n1", "n2", "n3")
+    assert (train.labels.tolist(), val.labels.tolist()) == ([0, 0, 1, 1, 2, 2], [2, 0])
+    assert open_images(photos).classes == ("n1", "n2", "n3")
