@@ -31,6 +31,7 @@ import typer.core
 from fbnetv3._internal.errors import FBNetV3Error
 from fbnetv3._internal.files import DISK_ERRORS
 from fbnetv3._internal.messages import escaped
+from fbnetv3._internal.processors import heed_quota
 from fbnetv3._version import __version__
 
 from .peer_options import own_option
@@ -219,6 +220,7 @@ class Program(typer.Typer):
     def __call__(self, *arguments: Any, **settings: Any) -> Any:
         """Runs the program."""
         _open_standard_streams()
+        heed_quota()
         return super().__call__(*arguments, **settings)
 
     def command(self, name: str | None = None, **settings: Any) -> Callable[[_Function], _Function]:
