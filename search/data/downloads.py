@@ -10,6 +10,7 @@ import gzip
 import pickle
 import zlib
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from fbnetv3.images.parts import Part
 from .arrays import Array, Arrays, images_of
 from .image_set import ImageSet
 
+# Downloads and their archives that may lie beside each other.
+_MOST_BESIDE = 60
 _DIGITS = tuple(map(str, range(10)))
 # By the name of the folder above the files, which themselves have the same names.
 _MNIST_CLASSES: Mapping[str, tuple[str, ...]] = {
