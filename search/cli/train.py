@@ -88,6 +88,8 @@ def train(
     image_size: Annotated[
         int | None,
         typer.Option(
+            min=8,
+            max=4096,
             help="Input height and width in pixels; default: the model's, for small images theirs."
         ),
     ] = None,
