@@ -90,7 +90,7 @@ def train(
         typer.Option(
             min=8,
             max=4096,
-            help="Input height and width in pixels; default: the model's, for small images theirs."
+            help="Input height and width in pixels; default: the model's, for small images theirs.",
         ),
     ] = None,
     freeze: Annotated[
