@@ -59,8 +59,12 @@ def _in_folder(folder: Path) -> Arrays | None:
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    """Yields the folders of one, and those called raw in these, as MNIST's files lie."""
-    for child in sorted(visible(folder, "*")):
+    """Yields the folders of one, and those called raw in these, as MNIST's files lie.
+
+    None of a folder of many things, which are classes or images, and costly to look into.
+    """
+    found = list(islice(visible(folder, "*"), _MOST_BESIDE + 1))
+    for child in sorted(found) if len(found) <= _MOST_BESIDE else ():
         if child.is_dir():
             yield child
             yield child / "raw"
