@@ -16,7 +16,7 @@ import torch
 from typer.testing import CliRunner
 
 from fbnetv3 import search
-from fbnetv3._internal.errors import StoreError
+from fbnetv3._internal.errors import StoreError, TrialError
 from fbnetv3.search.cli.app import app
 from fbnetv3.search.execution.function_objective import FunctionObjective
 from fbnetv3.search.execution.objective import load_table
@@ -252,3 +252,18 @@ def test_a_storage_that_optuna_cannot_open_is_said(tmp_path: Path, url: str) -> 
         pytest.raises(ValueError, match=r"Optuna cannot open the storage .*sqlite:///study.db"),
     ):
         to_optuna(store, SPACE, url)
+
+
+def test_a_kind_of_candidates_that_always_fails_is_avoided_by_nan(tmp_path: Path) -> None:
+    def fails(params: dict[str, Any], *, seed: int, fidelity: float) -> float:
+        if params["width"] > 160:
+            raise MemoryError("too large")
+        return accuracy(params, seed)
+
+    def diverges(params: dict[str, Any], *, seed: int, fidelity: float) -> float:
+        return math.nan if params["width"] > 160 else accuracy(params, seed)
+
+    with pytest.raises(TrialError, match=r"10 trials failed .* 0 succeeded.*give NaN as their val"):
+        run(tmp_path / "a", fails, limits=None)
+    found = run(tmp_path / "b", diverges, limits=None)
+    assert 128 <= found.best[""].params["width"] <= 160
