@@ -38,7 +38,7 @@ class Found:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+        self.folder = Path(folder).expanduser()
         with Store.read(self.folder) as store:
             self._space = space_of(store.settings)
 

@@ -113,7 +113,7 @@ def run(
         if function is not None and not callable(function):
             raise ValueError(f"{name} is {shown(function)}; expected a function of one record")
     # `train` may change the working directory.
-    path = Path(folder).absolute()
+    path = Path(folder).expanduser().absolute()
     problem = prepare(
         objective,
         path,

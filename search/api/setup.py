@@ -26,7 +26,7 @@ from fbnetv3.search.predictors.targets import Scale
 from fbnetv3.search.space.layout import is_number
 from fbnetv3.search.space.space import Space
 from fbnetv3.search.storage.files import SETTINGS, read_settings
-from fbnetv3.search.storage.store import DATABASE, Store
+from fbnetv3.search.storage.store import Store
 
 # One recipe as gene -> value, or several.
 Priors = Mapping[str, Any] | Sequence[Mapping[str, Any]]
@@ -94,8 +94,9 @@ def prepare(
     if (folder / SETTINGS).exists():
         grows = _check_same(folder, call)
         _check_costs(folder, problem, texts)
-        if not (folder / DATABASE).exists():
-            # It was stopped while it was made.
+        try:
+            Store.read(folder).close()
+        except FileNotFoundError:  # it was stopped while it was made
             Store.open(folder).close()
         if grows is not None:
             grow(folder, *grows, problem=problem)
@@ -127,7 +128,10 @@ def _priors(space: Space, prior: Priors | None) -> tuple[Prior, ...]:
     if isinstance(prior, Mapping):
         found = [make_prior(space, prior, name="prior")]
     elif isinstance(prior, str) or not isinstance(prior, Sequence):
-        raise ValueError(f"prior is {shown(prior)}; expected gene -> value, or a list of these")
+        raise ValueError(
+            f"prior is {shown(prior)}; expected gene -> value, such as the .params of a trial, or "
+            "a list of these"
+        )
     else:
         found = [
             make_prior(space, one, name=f"prior {number}")

@@ -20,7 +20,7 @@ from fbnetv3._internal.checks import whole_number
 from fbnetv3._internal.messages import shown
 from fbnetv3.search.execution.function_objective import CostFunction, FunctionObjective
 from fbnetv3.search.execution.peer_names import knows_peers, no_attribute
-from fbnetv3.search.execution.worker import Outcome, Task
+from fbnetv3.search.execution.worker import Outcome, Task, described
 from fbnetv3.search.nars.problem import Problem
 from fbnetv3.search.nars.run import search_problem
 from fbnetv3.search.space.space import Space
@@ -201,7 +201,7 @@ class Study:
         self._objective = FunctionObjective(space, None, cost, target=target)
         workers = None if workers is None else whole_number("workers", workers, 1)
         # The program may change the working directory.
-        path = Path(folder).absolute()
+        path = Path(folder).expanduser().absolute()
         problem = prepare(
             self._objective,
             path,
@@ -286,17 +286,21 @@ class Study:
 
         self._desk.tell(number, end)
 
-    def fail(self, trial: Asked | int, reason: str) -> None:
+    def fail(self, trial: Asked | int, reason: str | BaseException) -> None:
         """Records that a trial could not be trained; the search replaces it by another one.
 
         Args:
             trial: the trial, or its number.
-            reason: why, for the report.
+            reason: why, for the report; an exception may be given as it was caught.
 
         Raises:
             ValueError: the trial is not open.
         """
         number = _number(trial)
+        if isinstance(reason, BaseException):
+            reason = described(reason)
+        if not isinstance(reason, str):
+            raise ValueError(f"reason is {shown(reason)}; expected a text, or an exception")
         self._desk.tell(number, lambda task: Outcome(task.trial, task.attempt, reason))
 
     def close(self) -> None:

@@ -39,12 +39,12 @@ def predict(
     import numpy as np
 
     from fbnetv3.search.nars.export import read_candidates
-    from fbnetv3.search.nars.problem import problem_of
+    from fbnetv3.search.nars.problem import problem_to_ask
     from fbnetv3.search.nars.run import open_predictor
     from fbnetv3.search.storage.store import Store
 
     with Store.read(folder) as store:
-        problem = problem_of(store.settings)
+        problem = problem_to_ask(store.settings)
         predictor = open_predictor(store, problem)
     rows = read_candidates(problem.space, candidates)
     found = predictor.predict(rows)
@@ -84,14 +84,14 @@ def evolve(
     """
     from fbnetv3.search.nars.latency_margin import keep_margin, margin_note
     from fbnetv3.search.nars.limit import cost_names, parse_limit
-    from fbnetv3.search.nars.problem import latency_table_of, problem_of, with_latency
+    from fbnetv3.search.nars.problem import latency_table_of, problem_to_ask, with_latency
     from fbnetv3.search.nars.run import evolve_for, open_predictor
     from fbnetv3.search.storage.store import Store
 
     if show < 1:
         raise ValueError(f"--show is {show}; expected 1 or more")
     with Store.read(folder) as store:
-        problem = problem_of(store.settings)
+        problem = problem_to_ask(store.settings)
         predictor = open_predictor(store, problem)
         table = latency_table_of(store.settings)
         if latency is not None:

@@ -30,6 +30,11 @@ POLL_S = 1.0
 ENOUGH = 46 / 48
 # So many trials of a round may fail, however small the round is.
 PATIENCE = 10
+# What to do where earlier trials succeeded: the predictor does not know which candidates fail.
+_AVOID = (
+    "others succeeded before: if a kind of candidates always fails, such as networks too large for "
+    "the memory, give NaN as their value, from which the search learns to avoid them, or a limit"
+)
 # A trial that runs longer than this, and than so many times the median, may hang.
 OVERDUE_S, OVERDUE_FACTOR = 600.0, 5.0
 
@@ -242,6 +247,7 @@ class Coordinator:
                 f"{counted(self._policy.max_attempts, 'attempt')} each, {done} succeeded; the "
                 f"first, {first.id[:12]}, failed with: {first.reason}"
                 + (f"; see {logs} for the workers' output" if logs.exists() else "")
+                + ("; " + _AVOID if worked and not done else "")
             )
 
     def _progress(self, done: int, failed: int) -> Progress:

@@ -114,7 +114,12 @@ class FunctionObjective:
         if isinstance(found, np.ndarray) and found.ndim == 1:
             found = found.tolist()
         last: float | None = None
-        for value in found if isinstance(found, Iterator | list | tuple) else [found]:
+        if isinstance(found, tuple):
+            raise ObjectiveError(
+                f"train({params}) returned {shown(found)}; expected one number, higher is better, "
+                "or one after every epoch as a list or by yield"
+            )
+        for value in found if isinstance(found, Iterator | list) else [found]:
             last = self.checked(value, f"train({params})")
             if not math.isfinite(last):
                 break
@@ -126,7 +131,7 @@ class FunctionObjective:
         yield last
 
     def checked(self, value: Any, what: str) -> float:
-        """Returns an objective value as a number; NaN stands for a training that diverged.
+        """Returns an objective value as a number; NaN and -inf mean that a training diverged.
 
         Args:
             value: the value.
@@ -144,6 +149,8 @@ class FunctionObjective:
             raise ObjectiveError(
                 f"{what} gave {shown(value)}; expected a number, higher is better"
             ) from None
+        if number == -math.inf:
+            return math.nan
         if self.target == "log_error" and (number < 0 or number > 100):
             raise ObjectiveError(
                 f"{what} gave {number:g}; expected an accuracy in percent, 0 to 100; for any other "

@@ -23,7 +23,7 @@ import inspect
 import json
 import math
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -36,6 +36,8 @@ from fbnetv3._internal.messages import counted, one_line, shown
 from fbnetv3._internal.optional import missing
 from fbnetv3.search.space.space import Floats, Mask, Matrix, Space
 
+# Before the name of a gene, where a column of the same name says something else.
+GENE = "gene:"
 FORMATS = (".csv", ".npz", ".parquet")
 NO_FIDELITY = (
     "the objective's evaluate takes no fidelity, so that it has no rungs; expected "
@@ -265,20 +267,21 @@ def load_table(space: Path, table: Path, where: Mapping[str, str] | None = None)
     if not len(next(iter(columns.values()), ())):
         raise ValueError(f"{table.name} has no rows; expected one for each training")
     rows = np.empty((len(next(iter(columns.values()), ())), len(made.genes)), np.int16)
-    for column, gene in enumerate(made.genes):
-        if gene.name not in columns:
+    for number, gene in enumerate(made.genes):
+        column = gene_column(gene.name, columns)
+        if column not in columns:
             raise ValueError(
                 f"{table.name} lacks a column for gene {gene.name!r}; it has {_some(list(columns))}"
             )
         indices = {_cell(value): index for index, value in enumerate(gene.values)}
-        for row, value in enumerate(columns[gene.name].tolist()):
+        for row, value in enumerate(columns[column].tolist()):
             index = indices.get(_cell(value), -1)
             if index < 0 and gene.when is None:
                 raise ValueError(
                     f"{table.name}, row {row + 1}: {gene.name} is {value!r}; expected one of "
                     f"{', '.join(map(str, gene.values))}"
                 )
-            rows[row, column] = max(index, 0)
+            rows[row, number] = max(index, 0)
     labels = _labels(columns, table.name)
     known = {}
     for name, value in columns.items():
@@ -323,6 +326,11 @@ def _chosen(
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if names[8:] else "")
+
+
+def gene_column(name: str, columns: Container[str]) -> str:
+    """Returns the column of a gene: with a prefix where that tells it from another of its name."""
+    return GENE + name if GENE + name in columns else name
 
 
 def _read_space(path: Path) -> tuple[Space, str]:

@@ -53,6 +53,8 @@ class Params(dict[str, Any]):
     """The values of a candidate's genes, a dict."""
 
     def __getattr__(self, name: str) -> NoReturn:
+        if name in self:
+            raise AttributeError(f"params is a dict; use params[{name!r}]")
         no_attribute("params", name)
 
 

@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from .objective import Objective
 
 KINDS = ("table", "train", "python", "function")
+_ELSEWHERE = (
+    "the search was started from Python, and this process cannot import its functions: they are in "
+    "a script or a notebook, or another program trains; continue it with the same call of "
+    "search.run or search.Study"
+)
 
 
 def load_objective(spec: Mapping[str, Any]) -> Objective:
@@ -46,6 +51,8 @@ def load_objective(spec: Mapping[str, Any]) -> Objective:
         if kind == "table":
             return _table(**fields)
         if kind == "function":
+            if not fields.get("train") or fields.get("cost") == "":
+                raise ValueError(_ELSEWHERE)
             return _functions(**fields)
         if kind == "train":
             from .train_objective import TrainObjective
@@ -60,6 +67,20 @@ def load_objective(spec: Mapping[str, Any]) -> Objective:
         return _checked(_python(**fields))
     except TypeError as error:
         raise ValueError(f"wrong settings of the {kind} objective: {error}") from error
+
+
+def load_costs(spec: Mapping[str, Any]) -> Objective:
+    """Returns the objective of functions for its costs alone; `train` need not be importable.
+
+    Raises:
+        ValueError: this process cannot import the cost function.
+    """
+    if spec["cost"] == "":
+        raise ValueError(
+            "the search was started from Python, and this process cannot import its cost function: "
+            "it is in a script or a notebook; put it into a module, and repeat the call from there"
+        )
+    return _functions(**{k: v for k, v in spec.items() if k not in ("kind", "train")}, train=None)
 
 
 def identity(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -122,15 +143,9 @@ def _functions(
 
     from .function_objective import FunctionObjective
 
-    if not train or cost == "":
-        raise ValueError(
-            "the search was started from Python, and this process cannot import its functions: "
-            "they are in a script or a notebook, or another program trains; continue it with the "
-            "same call of search.run or search.Study"
-        )
     own = Space.from_json(json.dumps(space))
     return FunctionObjective(
-        own, _named(train), None if cost is None else _named(cost), target=target
+        own, *(None if name is None else _named(name) for name in (train, cost)), target=target
     )
 
 

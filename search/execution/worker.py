@@ -97,20 +97,21 @@ def run_task(objective: Objective, task: Task) -> Outcome:
                     return Outcome(task.trial, task.attempt)
         return _failed(task, f"the objective yielded {count} labels; expected {task.epochs}")
     except OSError as error:
-        return _failed(task, _describe(error), fatal="disk" if is_disk_full(error) else "")
+        return _failed(task, described(error), fatal="disk" if is_disk_full(error) else "")
     except ObjectiveError as error:
         return _failed(task, str(error), fatal="objective")
     except (Exception, SystemExit) as error:
         # Any exception of the objective fails this attempt only; the worker continues.
         traceback.print_exc()
-        return _failed(task, _describe(error))
+        return _failed(task, described(error))
 
 
 def _failed(task: Task, error: str, fatal: Fatal = "") -> Outcome:
     return Outcome(task.trial, task.attempt, error, fatal)
 
 
-def _describe(error: BaseException) -> str:
+def described(error: BaseException) -> str:
+    """Returns what an exception says, on one line."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:500]
 
 
@@ -167,7 +168,7 @@ def serve(requests: TextIO, replies: TextIO, objective: Objective | None = None)
             outcome = run_task(objective, task)
         except Exception as error:
             traceback.print_exc()
-            outcome = _failed(task, _describe(error))
+            outcome = _failed(task, described(error))
         replies.write(json.dumps(dataclasses.asdict(outcome)) + "\n")
         replies.flush()
 

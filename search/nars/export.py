@@ -3,7 +3,8 @@
 Labels of an earlier search or another tool are a CSV with a column of values for each gene that has
 a meaning, and a column `label`. A column `epochs` says how long each training was, a column
 `fidelity` which share of the final training's steps its schedule has (a rung below 1), and a
-column `seed` tells trainings of one candidate apart; `write_csv` writes all three.
+column `seed` tells trainings of one candidate apart; `write_csv` writes all three. The
+column of a gene that is called as one of these is `gene:epochs` and so on.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import numpy as np
 from fbnetv3._internal.csv_text import read_csv
 from fbnetv3._internal.optional import missing
 from fbnetv3.arch.arch import Arch
+from fbnetv3.search.execution.objective import GENE, gene_column
 from fbnetv3.search.predictors.targets import check_percent
 from fbnetv3.search.space.space import CostsOf, Matrix, Space
 from fbnetv3.search.storage.store import Store
@@ -161,16 +163,18 @@ def write_csv(store: Store, space: Space, path: Path) -> int:
 
     A training that diverged has no label and is left out. An imported label has no seed.
     """
-    names = [gene.name for gene in space.genes]
+    own = (EPOCHS, SEED, FIDELITY, LABEL)
+    names = {g.name: f"{GENE}{g.name}" if g.name in own else g.name for g in space.genes}
     with path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, [*names, EPOCHS, SEED, FIDELITY, LABEL], restval="")
+        table = csv.DictWriter(file, [*names.values(), EPOCHS, SEED, FIDELITY, LABEL], restval="")
         table.writeheader()
         count = 0
         for trial in store.trials("done"):
             label = store.curve(trial.seq)[-1]
             if label is not None:
                 seed = trial.seed if trial.origin == "search" else ""
-                values = space.values(np.array(trial.genes))
+                genes = space.values(np.array(trial.genes))
+                values = {names[name]: value for name, value in genes.items()}
                 about = {EPOCHS: trial.epochs, SEED: seed, FIDELITY: trial.fidelity}
                 table.writerow({**values, **about, LABEL: label})
                 count += 1
@@ -183,7 +187,7 @@ def _row(space: Space, fields: Mapping[str, str], where: str) -> Any:
             {
                 gene.name: _parse(cell, gene.values)
                 for gene in space.genes
-                if (cell := fields.get(gene.name))
+                if (cell := fields.get(gene_column(gene.name, fields)))
             }
         )
     except ValueError as error:
@@ -318,6 +322,12 @@ def to_optuna(store: Store, space: Space, url: str) -> int:
         study = optuna.create_study(study_name=name, storage=url, direction="maximize")
     except optuna.exceptions.DuplicatedStudyError:
         raise ValueError(f"{url} already has a study {name!r}; use another storage") from None
+    except Exception as error:  # of SQLAlchemy and of each database's own package
+        reason = str(error).partition("\n")[0]
+        raise ValueError(
+            f"Optuna cannot open the storage {url!r}: {reason}; expected a URL such as "
+            "sqlite:///study.db"
+        ) from error
     states = optuna.trial.TrialState
     choices = {
         gene.name: optuna.distributions.CategoricalDistribution(gene.values) for gene in space.genes

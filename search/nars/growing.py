@@ -62,6 +62,12 @@ def grow(
                 f"{name} is {budget:g}; expected a number above the {config.cost:g} full trainings "
                 f"that the search in {folder} has"
             )
+        before = settings.get("call", {}).get(CALLED[kind])
+        if kind == "trainings" and before is not None and budget <= before:
+            raise ValueError(
+                f"{name} is {budget}; expected more than the {before} that the search in {folder} "
+                "has"
+            )
         if kind == "time_s":
             grown = dataclasses.replace(config, time_s=parse_time(budget))
             larger = grown.time_s > config.time_s

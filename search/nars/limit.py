@@ -83,7 +83,7 @@ def parse_limit(
         ValueError: the text has another form.
     """
     if not isinstance(text, str):
-        raise ValueError(f"limit {shown(text)} is not understood; expected macs<=500e6")
+        raise _not_understood(text)
     bounds: dict[str, tuple[float, float]] = {}
     for part in filter(None, text.split(",")):
         match = _LIMIT.match(part)
@@ -91,13 +91,17 @@ def parse_limit(
             name, sign, number = match.groups() if match else ("", "", "")
             value = float(number)
         except ValueError:
-            raise ValueError(
-                f"limit {shown(part)} is not understood; expected macs<=500e6"
-            ) from None
+            raise _not_understood(part) from None
         name = (names or {}).get(name, name)
         low, high = bounds.get(name, (-float("inf"), float("inf")))
         bounds[name] = (low, value) if sign == "<=" else (value, high)
     return bounds
+
+
+def _not_understood(text: object) -> ValueError:
+    return ValueError(
+        f"limit {shown(text)} is not understood; expected macs<=500e6, or macs>=4e8,macs<=5e8"
+    )
 
 
 def parse_limits(

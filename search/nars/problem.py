@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from fbnetv3.search.cost.latency_table import LatencyTable
 from fbnetv3.search.execution.objective import Objective, TableObjective
-from fbnetv3.search.execution.spec import load_objective, space_of
+from fbnetv3.search.execution.spec import load_costs, load_objective, space_of
 from fbnetv3.search.space.space import CostsOf, Feasible, Floats, Matrix, Space
 
 from .evolution import extreme
@@ -82,6 +82,16 @@ def problem_of(settings: Mapping[str, Any], objective: Objective | None = None) 
     if table is None:
         return problem
     return with_latency(problem, table, num_classes=settings["num_classes"])
+
+
+def problem_to_ask(settings: Mapping[str, Any]) -> Problem:
+    """Returns the problem of a search that is asked but not resumed: nothing can be trained.
+
+    Raises:
+        ValueError: the search was started from Python, and its cost function cannot be imported.
+    """
+    spec = settings["objective"]
+    return problem_of(settings, load_costs(spec) if spec["kind"] == "function" else None)
 
 
 def latency_table_of(settings: Mapping[str, Any]) -> LatencyTable | None:

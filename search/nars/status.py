@@ -21,13 +21,18 @@ def status_of(store: Store) -> dict[str, Any]:
     rounds = [batch for batch in store.batches() if batch.kind in SEARCH_KINDS]
     finished = store.stage("answers") is not None
     coordinator = coordinator_of(store.folder)
+    counts = store.counts()
+    if not coordinator:
+        # They ended with their coordinator, and are trained when the search is resumed.
+        counts["queued"] += counts.pop("leased")
+        counts["leased"] = 0
     return {
         "state": "finished" if finished else "running" if coordinator else "stopped",
         "coordinator": coordinator,
         "rounds": len(rounds),
         # A search by time may end before the rounds that were planned.
         "of_rounds": len(rounds) if finished else max(len(config.sizes), len(rounds)),
-        "trials": store.counts(),
+        "trials": counts,
         "best": best_of(store),
         "early_stop": store.stage("early_stop"),
     }

@@ -35,6 +35,20 @@ _PRETRAIN_STEPS, _PRETRAIN_BATCH = 1500, 128
 
 
 @contextlib.contextmanager
+def _own_settings() -> Iterator[None]:
+    """Has torch use its own defaults inside the block, whatever a program that trains has set."""
+    before, device = torch.get_default_dtype(), torch.get_default_device()
+    # A context for the device slows every operator.
+    on_cpu = contextlib.nullcontext() if device.type == "cpu" else torch.device("cpu")
+    torch.set_default_dtype(torch.float32)
+    try:
+        with on_cpu, torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
     """Limits torch to one thread inside the block.
 
@@ -75,6 +89,7 @@ class MlpModel:
         self.encoder: dict[str, Tensor] = {}
         self.head: dict[str, Tensor] = {}
 
+    @_own_settings()
     @_one_thread()
     def pretrain(self, pool: Matrix, costs: Mapping[str, npt.NDArray[Any]]) -> Pretraining:
         """Trains the encoder to predict the costs of four fifths of a pool, and tests the rest."""
@@ -151,6 +166,7 @@ class MlpModel:
         self.head = {key: value[: self.members].clone() for key, value in head.items()}
         return np.asarray(wide.predict(rows).reshape(len(known), self.members, -1).mean(1))
 
+    @_own_settings()
     @_one_thread()
     def _fit(
         self,
@@ -183,6 +199,7 @@ class MlpModel:
             self._train(layers, _optimizer(trained, rate), arch, recipe, label, own, epochs, rng)
         return {key: value.detach() for key, value in layers.items()}
 
+    @_own_settings()
     def predict(self, rows: Matrix) -> Floats:
         """Returns each member's prediction (members, P) in standardised units."""
         if not self.head:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +54,11 @@ class Gene:
             isinstance(self.name, str) and self.name.isprintable() and 0 < len(self.name) <= 80
         ):
             raise ValueError(f"{where}: expected a printable name of up to 80 characters")
+        if isinstance(self.values, Set | Mapping):
+            # The order of a set differs from process to process.
+            raise ValueError(
+                f"{where}: values is {shown(self.values)}; expected them in an order, as a tuple"
+            )
         if isinstance(self.values, str) or not isinstance(self.values, Iterable):
             raise ValueError(
                 f"{where}: values is {shown(self.values)}; expected a tuple of values, or for a "
@@ -83,9 +88,13 @@ class Gene:
     def _check_when(self, where: str) -> None:
         if self.when is None:
             return
-        ok = isinstance(self.when, tuple) and len(self.when) == 2
-        if not (ok and isinstance(self.when[0], str) and isinstance(self.when[1], tuple)):
-            raise ValueError(f"{where}: when is {shown(self.when)}; expected [gene, values]")
+        ok = isinstance(self.when, tuple | list) and len(self.when) == 2
+        if not (ok and isinstance(self.when[0], str) and isinstance(self.when[1], tuple | list)):
+            raise ValueError(
+                f"{where}: when is {shown(self.when)}; expected (gene, values), such as "
+                "('act', ('gelu',))"
+            )
+        object.__setattr__(self, "when", (self.when[0], tuple(map(_plain, self.when[1]))))
 
     def _check_values(self, where: str) -> None:
         for value in self.values:
@@ -93,7 +102,7 @@ class Gene:
             if not number and not isinstance(value, str | bool):
                 raise ValueError(
                     f"{where} has the value {shown(value)}; expected text, true, false or a finite "
-                    "number"
+                    "number: for any other, give a text that your function knows"
                 )
         numbers = [value for value in self.values if is_number(value)]
         others = {(type(value), value) for value in self.values if not is_number(value)}
@@ -190,9 +199,9 @@ class Gene:
                 f"gene {shown(name)}: {shown((low, high))}; expected numbers 0 < low < high"
             )
         decades = math.log10(high / low)
-        count = max(2, round(4 * decades) + 1) if num is None else num
+        count = max(2, round(4 * decades) + 1) if num is None else _plain(num)
         most = int(decades / math.log10(1.01)) + 1
-        if not 2 <= count <= most:
+        if not isinstance(count, int) or not 2 <= count <= most:
             raise ValueError(
                 f"gene {shown(name)}: num is {shown(count)}; expected 2 to {most}, values that "
                 "differ by 1 % or more"

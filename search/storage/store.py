@@ -131,16 +131,14 @@ class Store(Queries):
         store = Store(folder, read_settings(folder))
         path = folder / DATABASE
         if not path.exists():
-            made = any((folder / BATCHES).glob("*.json"))
-            raise FileNotFoundError(
-                f"{path} is missing; rebuild it with fbnetv3-search rebuild {folder}"
-                if made
-                else f"the search in {folder} was stopped before its first round; resume it"
-            )
+            raise _unmade(folder)
         with reported(folder):
             store._database = sqlite3.connect(
                 f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=30
             )
+            if not store._has_tables():
+                store.close()
+                raise _unmade(folder)
             store._database.execute("SELECT COUNT(*) FROM batch").fetchone()
             if store._is_of_one_fidelity():
                 # A view of this connection hides the table of that name.
@@ -182,23 +180,28 @@ class Store(Queries):
 
     def _connect(self, *, rebuilding: bool = False) -> None:
         path = self.folder / DATABASE
-        if not rebuilding and not path.exists() and any((self.folder / BATCHES).glob("*.json")):
-            raise StoreError(
-                f"{path} is missing, but its rounds exist; rebuild it with "
-                f"fbnetv3-search rebuild {self.folder}"
-            )
+        lost = not rebuilding and any((self.folder / BATCHES).glob("*.json"))
+        if lost and not path.exists():
+            raise _lost(self.folder, "missing")
         self._database = sqlite3.connect(path, isolation_level=None, timeout=30)
+        if lost and not self._has_tables():
+            raise _lost(self.folder, "empty")
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute("PRAGMA synchronous=FULL")
         self._database.execute("PRAGMA foreign_keys=ON")
         with self.transaction():
-            if not self._database.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+            if not self._has_tables():
                 for statement in _TABLES.split(";"):
                     self._database.execute(statement)
             elif self._is_of_one_fidelity():
                 self._database.execute(
                     "ALTER TABLE trial ADD COLUMN fidelity REAL NOT NULL DEFAULT 1"
                 )
+
+    def _has_tables(self) -> bool:
+        """Returns whether the database was made; a kill just before leaves an empty one."""
+        found = self._database.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone()
+        return found is not None
 
     def _is_of_one_fidelity(self) -> bool:
         """Returns whether the database was made by a version without rungs."""
@@ -422,3 +425,22 @@ class Store(Queries):
                 "INSERT OR REPLACE INTO stage VALUES (?,?,?)",
                 (name, json.dumps(content), time.time()),
             )
+
+
+def _unmade(folder: Path) -> FileNotFoundError:
+    """Returns the error of reading a search that has no database, or an empty one."""
+    path = folder / DATABASE
+    if any((folder / BATCHES).glob("*.json")):
+        what = "empty" if path.exists() else "missing"
+        return FileNotFoundError(f"{path} is {what}; {_rebuild(folder)}")
+    return FileNotFoundError(
+        f"the search in {folder} was stopped before its first round; resume it"
+    )
+
+
+def _lost(folder: Path, what: str) -> StoreError:
+    return StoreError(f"{folder / DATABASE} is {what}, but its rounds exist; {_rebuild(folder)}")
+
+
+def _rebuild(folder: Path) -> str:
+    return f"rebuild it with fbnetv3-search rebuild {folder}"
