@@ -327,7 +327,7 @@ def load_detector(folder: str | Path, *, license: str | None = None) -> BuiltDet
     """Returns the detector of a folder that `fbnetv3 detect train` wrote, in evaluation mode.
 
     Args:
-        folder: the folder.
+        folder: the folder, or its file of weights.
         license: "commercial" refuses one whose backbone's weights forbid commercial use, as the
             file of weights or the folder says; None reads FBNETV3_LICENSE.
 
@@ -336,6 +336,12 @@ def load_detector(folder: str | Path, *, license: str | None = None) -> BuiltDet
         ValueError: a file is damaged, or the license is refused.
     """
     folder = Path(folder)
+    if folder.name == WEIGHTS_FILE:
+        folder = folder.parent
+    if folder.is_file():
+        raise ValueError(
+            f"{folder} is a file; expected the output folder of `fbnetv3 detect train`"
+        )
     for path in (folder / CONFIG, folder / WEIGHTS_FILE):
         if not path.is_file():
             raise FileNotFoundError(

@@ -59,7 +59,7 @@ def find(location: Path) -> dict[str, Callable[[], Annotated]]:
         return found
     if location.is_file():
         raise ValueError(f"{location} has no `names`; expected YOLO's data.yaml")
-    if (path := next((path for path, one in contents.items() if "nc" in one), None)) is not None:
+    for path in (path for path, content in contents.items() if "nc" in content):
         raise ValueError(f"{path} has no `names`; expected the classes, in their order")
     for name, images in _LISTS.items():
         path = location / name
