@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.records import RESULTS, read_lines
+from benchmarks.studies.nars_cifar_tested import by_candidate
 from benchmarks.studies.resnet_rank import DEEP, WIDE
 from benchmarks.studies.training_ablation import spread
 
@@ -23,6 +24,7 @@ from benchmarks.studies.training_ablation import spread
 COMMANDS = {
     "detection_cost.json": "python -m benchmarks.detection.cost",
     "nars_cifar/exchange.json": "python -m benchmarks.studies.nars_cifar_exchange",
+    "nars_cifar/final/tested.jsonl": "python -m benchmarks.studies.nars_cifar_tested",
     "nars_cifar/imagenet_dry_run.json": "python -m benchmarks.studies.imagenet_scale",
     "nars_cifar/predictor.json": "python -m benchmarks.studies.nars_cifar_predictor",
     "nars_cifar/resnet_rank.jsonl": "python -m benchmarks.studies.resnet_rank",
@@ -204,6 +206,17 @@ def retrained(ours: str, other: str, distilled: bool = False) -> Callable[[Any],
     return value
 
 
+def tested_ahead(other: str) -> Callable[[Any], str]:
+    """Returns what the answer of the joint search has more than another arm's, on test images."""
+
+    def value(lines: Any) -> str:
+        mine, theirs = by_candidate(lines, "joint")[0], by_candidate(lines, other)[0]
+        pairs = zip(mine, theirs, strict=True)
+        return mean_of([one["top1_pct"] - another["top1_pct"] for one, another in pairs])
+
+    return value
+
+
 def exchanged(network: str, recipe: str) -> Callable[[Any], str]:
     """Returns what a network gains with another's recipe, paired by seed."""
 
@@ -310,6 +323,7 @@ _RANK = "nars_cifar/resnet_rank.jsonl"
 _SUMMARY = "search/summary.json"
 _PREDICTOR = "nars_cifar/predictor.json"
 _SEARCH = "nars_cifar/search.json"
+_TESTED = "nars_cifar/final/tested.jsonl"
 _RETRAINED = "nars_cifar/retrained.jsonl"
 _EXCHANGE = "nars_cifar/exchange.json"
 _ABLATION = "training/ablation.jsonl"
@@ -355,6 +369,8 @@ FIGURES: Mapping[str, Figure] = {
     "tables_arch": Figure(_SUMMARY, tables_won("joint over architecture only")),
     "tables_recipe": Figure(_SUMMARY, tables_won("joint over recipe only")),
     "tables_turn": Figure(_SUMMARY, tables_won("joint over one after the other")),
+    "tested_networks": Figure(_TESTED, tested_ahead("networks")),
+    "tested_random": Figure(_TESTED, tested_ahead("random")),
     "retrained_arch_only": Figure(_RETRAINED, retrained("nars", "arch_only")),
     "retrained_random": Figure(_RETRAINED, retrained("nars", "random")),
     "retrained_evolution": Figure(_RETRAINED, retrained("nars", "evolution")),

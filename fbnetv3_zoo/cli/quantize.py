@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -35,7 +36,8 @@ def quantize(
         ),
     ],
     calib: Annotated[
-        Path, typer.Option(help="Folder of calibration images, like those seen in use.")
+        Path,
+        typer.Option(help="Calibration images, like those seen in use, as `train` reads them."),
     ],
     output: Annotated[
         Path,
@@ -51,7 +53,7 @@ def quantize(
     evaluate: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of evaluation images, whose class folders give the labels, or a CSV list."
+            help="Evaluation images, whose class folders give the labels, or as `train` reads them."
         ),
     ] = None,
     runtime: Annotated[
@@ -138,29 +140,31 @@ def quantize(
     need(str(chosen.quantizer))
     opened = open_source(file, chosen, threads=1)
     names, several = opened.class_names, opened.artefact.multi_label
-    images = labelled_images(calib, names, part="train", multi_label=several)
-    held_out = labelled_images(evaluate, names, multi_label=several) if evaluate else None
-    labels: Labels | None = None
-    if held_out is not None:
-        labels = held_out.label_sets if several else held_out.labels
-    for text in dict.fromkeys(images.notes + (held_out.notes if held_out else ())):
-        note(text)
-    common: dict[str, Any] = {
-        "evaluation": held_out.paths if held_out else None,
-        "labels": labels,
-        "max_drop_pct": max_drop,
-        "sensitivity": sensitivity,
-    }
-    if qat:
-        recipe = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
-        side = opened.preprocess.crop
-        found = _trained(
-            file, output, images.paths, recipe=recipe, device=device, side=side, **common
-        )
-    else:
-        found = quantized(
-            file, output, thinned(images.paths), runtime=chosen.name, method=method, **common
-        )
+    with tempfile.TemporaryDirectory(prefix="fbnetv3-") as work:
+        calib, evaluate = _unpacked(Path(work), calib, evaluate, qat=qat)
+        images = labelled_images(calib, names, part="train", multi_label=several)
+        held_out = labelled_images(evaluate, names, multi_label=several) if evaluate else None
+        labels: Labels | None = None
+        if held_out is not None:
+            labels = held_out.label_sets if several else held_out.labels
+        for text in dict.fromkeys(images.notes + (held_out.notes if held_out else ())):
+            note(text)
+        common: dict[str, Any] = {
+            "evaluation": held_out.paths if held_out else None,
+            "labels": labels,
+            "max_drop_pct": max_drop,
+            "sensitivity": sensitivity,
+        }
+        if qat:
+            recipe = {"epochs": epochs, "batch_size": batch_size, "lr": lr}
+            side = opened.preprocess.crop
+            found = _trained(
+                file, output, images.paths, recipe=recipe, device=device, side=side, **common
+            )
+        else:
+            found = quantized(
+                file, output, thinned(images.paths), runtime=chosen.name, method=method, **common
+            )
     if found.remark:
         note(found.remark)
     speed = compare_speed(file, output, threads=threads) if latency else None
@@ -170,6 +174,22 @@ def quantize(
     _print(found, "classes" if several else "top-1")
     if speed:
         print(speed.verdict)
+
+
+def _unpacked(
+    work: Path, calib: Path, evaluate: Path | None, *, qat: bool
+) -> tuple[Path, Path | None]:
+    """Returns where the images are as files, which those of packed sets are in `work`."""
+    from fbnetv3.deploy.quantize import MAX_CALIBRATION
+    from fbnetv3.search.data.datasets import is_packed
+    from fbnetv3.search.data.unpacked import unpacked
+
+    if qat and is_packed(calib):
+        raise ValueError(f"--calib is {calib}; --qat expects a folder or a list of image files")
+    for name in ("calib", "evaluate"):
+        (work / name).mkdir()
+    found = unpacked(calib, work / "calib", part="train", most=MAX_CALIBRATION)
+    return found, evaluate and unpacked(evaluate, work / "evaluate", part="val")
 
 
 def _check_training(

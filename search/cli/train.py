@@ -88,7 +88,9 @@ def train(
     image_size: Annotated[
         int | None,
         typer.Option(
-            help="Input height and width in pixels; default: the model's, for small images theirs."
+            min=8,
+            max=4096,
+            help="Input height and width in pixels; default: the model's, for small images theirs.",
         ),
     ] = None,
     freeze: Annotated[

@@ -113,6 +113,33 @@ def _open_folder(
     return _read_part(data, part, on_check, any_damaged=any_damaged)
 
 
+def is_packed(location: Path) -> bool:
+    """Returns whether images are not files of their own: in shards, tables or arrays."""
+    return not is_list(location) and bool(find_packed(location) or _find_arrays(location))
+
+
+def parts_of(folder: Path, task: Task = "auto") -> Mapping[Part, str]:
+    """Returns the parts of a data set, with a name of each for messages; {} if it has none.
+
+    Raises:
+        FileNotFoundError: see `open_images`.
+        ValueError: see `open_images`.
+    """
+    if is_list(folder):
+        return {part: f"the rows for {part}" for part in listed_parts(folder, task)}
+    packed = find_packed(folder)
+    if packed is not None:
+        return {part: f"the {packed.kind} of {part}" for part in packed.parts}
+    check_folder(folder)
+    arrays = _find_arrays(folder)
+    if arrays is not None:
+        return arrays.parts
+    lists, _ = part_lists(folder, task)
+    if lists:
+        return {part: str(path) for part, path in lists.items()}
+    return {part: str(path) for part, path in open_data_folder(folder).parts.items()}
+
+
 def _read_packed(
     packed: Packed, part: Part | None, on_check: OnCheck, *, any_damaged: bool
 ) -> ImageSet:
@@ -130,7 +157,7 @@ def open_training(folder: Path) -> ImageSet:
         FileNotFoundError: see `open_images`.
         ValueError: see `open_images`.
     """
-    return open_images(folder, "train" if _parts_in(folder, "auto") else None)
+    return open_images(folder, "train" if parts_of(folder) else None)
 
 
 def open_train_val(
@@ -158,7 +185,7 @@ def open_train_val(
         FileNotFoundError: see `open_images`.
         ValueError: see `open_images`; or validation has a class that training has not.
     """
-    parts = _parts_in(folder, task)
+    parts = parts_of(folder, task)
     if set(parts) <= {"train"}:
         images = open_images(folder, "train" if parts else None, task=task, on_check=on_check)
         if parts:
@@ -276,7 +303,7 @@ def check_outside(data: Path, output: Path, option: str) -> None:
     written = output.resolve()
     if not data.is_dir() or not written.is_relative_to(data.resolve()):
         return
-    parts = _parts_in(data, "auto").values()
+    parts = parts_of(data).values()
     in_part = any(written.is_relative_to(Path(part).resolve()) for part in parts)
     if written == data.resolve() or in_part or not parts:
         raise ValueError(
@@ -286,24 +313,9 @@ def check_outside(data: Path, output: Path, option: str) -> None:
 
 
 def _find_arrays(location: Path) -> Arrays | None:
-    return open_npz(location) if location.is_file() else find_download(location)
-
-
-def _parts_in(folder: Path, task: Task) -> Mapping[Part, str]:
-    """Returns the parts of a data set, with a name of each for messages."""
-    if is_list(folder):
-        return {part: f"the rows for {part}" for part in listed_parts(folder, task)}
-    packed = find_packed(folder)
-    if packed is not None:
-        return {part: f"the {packed.kind} of {part}" for part in packed.parts}
-    check_folder(folder)
-    arrays = _find_arrays(folder)
-    if arrays is not None:
-        return arrays.parts
-    lists, _ = part_lists(folder, task)
-    if lists:
-        return {part: str(path) for part, path in lists.items()}
-    return {part: str(path) for part, path in open_data_folder(folder).parts.items()}
+    if location.suffix.lower() == ".npz" and location.is_file():
+        return open_npz(location)
+    return find_download(location) if location.is_dir() else None
 
 
 def _read_part(data: DataFolder, part: Part, on_check: OnCheck, *, any_damaged: bool) -> ImageSet:

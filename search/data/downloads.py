@@ -10,6 +10,7 @@ import gzip
 import pickle
 import zlib
 from collections.abc import Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from fbnetv3.images.parts import Part
 from .arrays import Array, Arrays, images_of
 from .image_set import ImageSet
 
+# Downloads and their archives that may lie beside each other.
+_MOST_BESIDE = 60
 _DIGITS = tuple(map(str, range(10)))
 # By the name of the folder above the files, which themselves have the same names.
 _MNIST_CLASSES: Mapping[str, tuple[str, ...]] = {
@@ -56,8 +59,12 @@ def _in_folder(folder: Path) -> Arrays | None:
 
 
 def _below(folder: Path) -> Iterator[Path]:
-    """Yields the folders of one, and those called raw in these, as MNIST's files lie."""
-    for child in sorted(visible(folder, "*")):
+    """Yields the folders of one, and those called raw in these, as MNIST's files lie.
+
+    None of a folder of many things, which are classes or images, and costly to look into.
+    """
+    found = list(islice(visible(folder, "*"), _MOST_BESIDE + 1))
+    for child in sorted(found) if len(found) <= _MOST_BESIDE else ():
         if child.is_dir():
             yield child
             yield child / "raw"

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -424,6 +425,33 @@ def test_an_int8_file_is_trained_beside_its_checkpoints(
     assert "images, then trained" in out
     assert read_artefact(path).quantization["trained"] is True
     assert (tmp_path / "x.qat" / "log.json").is_file()
+
+
+def test_images_are_read_as_for_training(small_export: Exported, tmp_path: Path) -> None:
+    arrays: dict[str, Any] = {
+        "x_train": np.random.default_rng(0).integers(0, 256, (12, 28, 28), np.uint8),
+        "y_train": np.array([f"thing {n % 4}" for n in range(12)]),
+    }
+    data = tmp_path / "things.npz"
+    np.savez(data, **arrays, x_test=arrays["x_train"][:6], y_test=arrays["y_train"][:6])
+    words = ("quantize", small_export.path, "--calib", data, "-o", tmp_path / "x.onnx")
+    code, out, err = run(
+        *words,
+        "--evaluate",
+        data,
+        "--method",
+        "minmax",
+        "--no-sensitivity",
+        "--no-latency",
+        "--json",
+    )
+    assert code == 0, err
+    found = json.loads(out)["quantized"]
+    assert (found["num_evaluation"], found["num_calibration"]) == (6, 12)
+    assert found["top1_pct"] is not None
+    code, _, err = run(*words, "--qat")
+    assert code == 2
+    assert f"--calib is {data}; --qat expects a folder or a list of image files" in err
 
 
 def test_a_folder_without_images_is_refused(small_export: Exported, tmp_path: Path) -> None:

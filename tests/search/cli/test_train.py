@@ -391,4 +391,4 @@ def test_an_image_size_is_that_of_the_run(tmp_path: Path, data: Path, arch: Path
     assert json.loads(found.output)["preprocess"]["crop"] == 24
     refused = called(*words, "--image-size", 5)
     assert refused.exit_code == 2
-    assert "resolution is 5; expected" in refused.output
+    assert "'--image-size': 5 is not in the range" in refused.output
