@@ -279,6 +279,16 @@ def test_a_batch_of_one_is_refused_where_batch_norm_needs_two(
         train(detector, images, val_images, run)
 
 
+def test_a_long_first_image_does_not_change_what_is_found_in_the_next() -> None:
+    built = new_detector("faster_rcnn_320", "fbnetv3_nano", ["a"], pretrained=False, size=64)
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    detector = TorchDetector(built)
+    pool: Any = built.module.roi_heads.box_roi_pool  # type: ignore[union-attr]  # torchvision's
+    detector(np.zeros((1, 999, 3), np.uint8))
+    assert pool.scales == [1 / 16, 1 / 32]
+    assert len(detector(image).boxes)
+
+
 def test_held_out_images_are_no_training_images(shapes: Path) -> None:
     images, val_images = open_train_val(shapes, val_share=0.34, seed=1)
     assert len(images) == 4
