@@ -302,7 +302,7 @@ def _check_threshold(threshold: float) -> None:
 
 def _opened(model: str, device: str, threads: int | None, license: str | None) -> Detector:
     """Returns the detector of a folder or an exported file."""
-    if Path(model).suffix in SUFFIXES:
+    if Path(model).suffix.lower() in SUFFIXES:
         if device != "cpu":
             raise ValueError(f"{model} is an exported file, which runs on the CPU")
         from fbnetv3.detection.exported import ExportedDetector

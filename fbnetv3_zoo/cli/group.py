@@ -34,7 +34,7 @@ from fbnetv3._internal.messages import escaped
 from fbnetv3._internal.processors import heed_quota
 from fbnetv3._version import __version__
 
-from .peer_options import own_option
+from .peer_options import ARGUMENTS, own_option
 
 FAILED, USAGE, MISSING, INTERRUPTED, CLOSED_PIPE = 1, 2, 3, 130, 141
 _EXIT_CODES = (
@@ -120,8 +120,8 @@ class Command(_PlainEnds, typer.core.TyperCommand):
                 f"`{ctx.command_path} {first.opts[0]} {args[0]}`?"
             )
         for argument in arguments:
-            name = f"--{argument.name}"
-            if name in words and name not in options:
+            names = (f"--{argument.name}", *ARGUMENTS.get(str(argument.name), ()))
+            if name := next((one for one in names if one in words and one not in options), None):
                 raise ValueError(
                     f"{name} is no option; give the value alone: "
                     f"`{ctx.command_path} {str(argument.name).upper()}`"

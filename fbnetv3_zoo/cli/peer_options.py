@@ -29,7 +29,9 @@ _THEIRS = {
     "--output": ("--out", "--output-dir", "--results-file", "--save-dir"),
     "--data": ("--data-dir", "--data-path", "--dataset", "--root", "--train-dir"),
     "--checkpoint": ("--ckpt", "--initial-checkpoint", "--resume-from-checkpoint", "--weights"),
-    "--model": ("-a", "-m", "--arch", "--model-name", "--model-name-or-path"),
+    "--model": (
+        "-a", "-m", "--arch", "--model-name", "--model-name-or-path", "--model-path", "--weights",
+    ),
     "--precision": ("--amp", "--bf16", "--fp16", "--half", "--mixed-precision"),
     "--clip-norm": ("--clip-grad", "--clip-grad-norm", "--gradient-clip-val", "--max-grad-norm"),
     "--accumulate": (
@@ -40,6 +42,10 @@ _THEIRS = {
     "--patience": ("--early-stopping-patience",),
     "--from-scratch": ("--no-pretrained",),
     "--threads": ("--num-threads",),
+    "--threshold": (
+        "--conf", "--conf-thres", "--conf-threshold", "--confidence-threshold", "--pred-score-thr",
+        "--score-thr", "--score-threshold",
+    ),
     "--top-k": ("--topk",),
     "--trainings": ("--max-evals", "--n-trials", "--num-samples", "--num-trials", "--trials"),
     "--time": ("--time-budget", "--time-budget-s", "--time-limit"),
@@ -55,6 +61,8 @@ _THEIRS = {
     "--set warmup_epochs=": ("--lr-warmup-epochs", "--warmup-epochs"),
     "--set weight_decay=": ("--wd", "--weight-decay"),
 }  # fmt: skip
+# Our arguments without an option -> their options.
+ARGUMENTS = {"images": ("--input", "--source")}
 
 
 def own_option(word: str, known: Collection[str]) -> str | None:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import nn
+from torchvision.ops.poolers import _setup_scales
 
 from fbnetv3._internal.files import write_atomically
 from fbnetv3._internal.json_record import keywords_of, read_json
@@ -278,8 +279,27 @@ def _on_torchvision(config: DetectorConfig, *, pretrained: bool) -> nn.Module:
 def _resized_exactly(module: Any) -> nn.Module:
     if module.transform.fixed_size is None:
         module.transform = ExactTransform(module.transform)
+    if hasattr(module, "roi_heads"):
+        _set_scales(module)
     made: nn.Module = module
     return made
+
+
+def _set_scales(module: Any) -> None:
+    """Sets the strides of the pooled maps, which torchvision guesses once, of the first image.
+
+    It guesses wrong of one that is much longer than wide, and then finds nothing in all others.
+    """
+    pool, training = module.roi_heads.box_roi_pool, module.training
+    with torch.no_grad():
+        maps = module.eval().backbone(torch.zeros(1, 3, 64, 64))
+    module.train(training)
+    pool.scales, pool.map_levels = _setup_scales(
+        [maps[name] for name in pool.featmap_names if name in maps],
+        [(64, 64)],
+        pool.canonical_scale,
+        pool.canonical_level,
+    )
 
 
 def resolved_arch(model: str) -> Arch:
@@ -327,7 +347,7 @@ def load_detector(folder: str | Path, *, license: str | None = None) -> BuiltDet
     """Returns the detector of a folder that `fbnetv3 detect train` wrote, in evaluation mode.
 
     Args:
-        folder: the folder.
+        folder: the folder, or its file of weights.
         license: "commercial" refuses one whose backbone's weights forbid commercial use, as the
             file of weights or the folder says; None reads FBNETV3_LICENSE.
 
@@ -336,6 +356,12 @@ def load_detector(folder: str | Path, *, license: str | None = None) -> BuiltDet
         ValueError: a file is damaged, or the license is refused.
     """
     folder = Path(folder)
+    if folder.name == WEIGHTS_FILE:
+        folder = folder.parent
+    if folder.is_file():
+        raise ValueError(
+            f"{folder} is a file; expected the output folder of `fbnetv3 detect train`"
+        )
     for path in (folder / CONFIG, folder / WEIGHTS_FILE):
         if not path.is_file():
             raise FileNotFoundError(

@@ -84,7 +84,7 @@ class ExportedDetector:
         providers: Sequence[str] | None = None,
     ) -> None:
         self.path = Path(path)
-        if self.path.suffix not in SUFFIXES:
+        if self.path.suffix.lower() not in SUFFIXES:
             raise ValueError(f"{path} is no detector's file; expected {either(SUFFIXES)}")
         if not self.path.is_file():
             raise FileNotFoundError(f"no {path}; write it with `fbnetv3 detect export`")
@@ -115,7 +115,16 @@ class ExportedDetector:
         return self.run(np.array(open_image(source)))
 
     def run(self, pixels: NDArray[np.uint8]) -> Detections:
-        """Returns the objects in an upright RGB image (H, W, 3)."""
+        """Returns the objects in an upright RGB image (H, W, 3).
+
+        Raises:
+            ValueError: it has another shape or type.
+        """
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+            raise ValueError(
+                f"pixels are {pixels.dtype} of shape {pixels.shape}; expected uint8 (H, W, 3) of "
+                "one image, or call the detector with the image"
+            )
         if self.outside is None:
             boxes, labels, scores = self._session.run_all(pixels)
         else:
@@ -137,7 +146,7 @@ class OnnxDetector(ExportedDetector):
     """
 
     def __init__(self, path: str | Path, **options: Any) -> None:
-        if Path(path).suffix != ".onnx":
+        if Path(path).suffix.lower() != ".onnx":
             raise ValueError(f"{path} is no ONNX file; expected one that ends in .onnx")
         super().__init__(path, **options)
 

@@ -35,6 +35,9 @@ from .optimizer import make_optimizer
 from .run import DetectionLog, DetectionRun
 from .scoring import evaluate
 
+# Up to this side of SSDlite's squares its coarsest map has one pixel: 32 of the backbone times 16.
+_ONE_PIXEL = 512
+
 
 class Loop:
     """State of a run."""
@@ -58,6 +61,15 @@ class Loop:
             raise ValueError(
                 f"batch_size is {self.recipe.batch_size}, for {self.world.size // self.world.nodes}"
                 " processes of a node; expected a multiple of their number"
+            )
+        if (
+            self.batch == 1
+            and built.config.detector == "ssdlite"
+            and built.config.size <= _ONE_PIXEL
+        ):
+            raise ValueError(
+                "batch_size is 1; expected at least 2, as ssdlite's last map has one pixel, which "
+                "batch-norm cannot normalise alone"
             )
         self.steps = len(images) // self.batch
         if not self.steps:

@@ -33,7 +33,7 @@ class ExactTransform(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvi
     ) -> tuple[Tensor, dict[str, Tensor] | None]:
         """Returns the image (C, H, W) with its shorter or longer side as asked for, and the boxes.
 
-        Sides are rounded down.
+        Sides are rounded down, to one pixel at least.
         """
         if torchvision._is_tracing():
             height, width = (n.to(torch.int64) for n in torch._shape_as_tensor(image)[-2:])
@@ -43,7 +43,8 @@ class ExactTransform(GeneralizedRCNNTransform):  # type: ignore[misc]  # torchvi
         by_shorter = self.min_size[-1] * longer <= self.max_size * shorter
         side = torch.where(by_shorter, self.min_size[-1], self.max_size)
         whole = torch.where(by_shorter, shorter, longer)
-        size = [torch.div(n * side, whole, rounding_mode="floor") for n in (height, width)]
+        scaled = (torch.div(n * side, whole, rounding_mode="floor") for n in (height, width))
+        size = [n.clamp(min=1) for n in scaled]  # of images a thousand times as long as wide
         if not torchvision._is_tracing():
             size = [int(n) for n in size]  # type: ignore[misc]  # numbers in place of tensors
         before = image.shape[-2:]

@@ -149,7 +149,8 @@ def save_pretrained(
         "num_features": model.num_features,
         "global_pool": model.pool_type,
         **({"label_names": list(labels)} if labels is not None else {}),
-        **({"model_args": model_args} if model_args else {}),
+        # Also without any: what transformers saves of a folder has null then, which timm refuses.
+        "model_args": model_args,
         "pretrained_cfg": cfg,
         "fbnetv3": {
             "schema": SCHEMA,

@@ -219,8 +219,13 @@ def unknown_model(name: str) -> ValueError:
 
 
 def file_hint(name: str) -> str:
-    """Returns what to do with a file that was given as a model's name, "" if it is no file."""
+    """Returns what to do with a file that was given as a model's name, "" if it is no file.
+
+    Also with the folder of a detector.
+    """
     path = Path(name)
+    if (path / "detector.json").is_file():
+        return ", a detector; `fbnetv3 detect` has the commands for it."
     if not path.is_file():
         return ""
     if path.suffix.lower() in _CHECKPOINTS:

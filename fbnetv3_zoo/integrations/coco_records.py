@@ -23,6 +23,8 @@ _IDS = {"images": ("id",), "annotations": ("id", "image_id", "category_id"), "ca
 _NAMED_BY = {"images": "image_id", "categories": "category_id"}
 # Boxes may end this many pixels outside their image, as rounded ones do, without a remark.
 _TOLERATED_PX = 1.0
+# The least side of a box in pixels: in single precision a smaller one may have none.
+_LEAST_PX = 0.01
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,7 @@ def checked(annotated: Annotated, *, masks: bool) -> Annotated:
         item = _with_box(given_item)
         what = _check_annotation(path, item, names, known)
         width, height = item["bbox"][2:]
-        if min(width, height) <= 0:
+        if min(width, height) < _LEAST_PX:
             flat.append(what)
             continue
         same = (item["image_id"], item["category_id"], *item["bbox"])
@@ -277,7 +279,8 @@ def check_inside(path: Path, image: Mapping[str, Any], items: Sequence[Mapping[s
     """
     for item in items:
         x, y, width, height = item["bbox"]
-        if x >= image["width"] or y >= image["height"] or x + width <= 0 or y + height <= 0:
+        right, bottom = min(x + width, image["width"]), min(y + height, image["height"])
+        if min(right - max(x, 0), bottom - max(y, 0)) < _LEAST_PX * (1 - 1e-6):
             what = f"annotation {item['id']} of image {image['file_name']!r}"
             expected = f"a box in the image of {image['width']} x {image['height']} pixels"
             raise wrong(path, what, item, "bbox", expected)

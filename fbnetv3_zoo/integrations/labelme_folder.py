@@ -1,8 +1,9 @@
 """Reads LabelMe's JSON files, one for each image, as COCO records.
 
-They lie beside the images, in one folder or in `train/` and `valid/`. Rectangles, circles, polygons
-and masks are objects; shapes of one label and one `group_id` are the parts of one object. Points
-and lines have no area and are left out. An outline is kept of polygons only.
+They lie beside the images, or in `annotations/`, `json/` or `labels/` beside `images/`; in one
+folder or in `train/` and `valid/`. Rectangles, also turned ones, circles, polygons and masks are
+objects; shapes of one label and one `group_id` are the parts of one object. Points and lines have
+no area and are left out. An outline is kept of polygons only.
 """
 
 from __future__ import annotations
@@ -21,32 +22,41 @@ from fbnetv3.images.reader import upright_size
 from .coco_records import SPLITS, Annotated
 
 _WITHOUT_AREA = frozenset({"point", "points", "line", "linestrip"})
-_KINDS = frozenset({"rectangle", "circle", "polygon", "mask"})
-# Bytes of a file in which LabelMe's have their list of shapes; COCO's may be of any length.
-_HEAD = 1 << 16
+# Those with four corners are X-AnyLabeling's and of LabelMe's last versions.
+_CORNERS = frozenset({"oriented_rectangle", "quadrilateral", "rotation"})
+_KINDS = frozenset({"rectangle", "circle", "polygon", "mask"}) | _CORNERS
+_FOLDERS = (".", "images", "annotations", "json", "labels")
+# Bytes of a file in which LabelMe's have one of these; COCO's may be of any length.
+_HEAD, _KEYS = 1 << 16, (b'"shapes"', b'"imagePath"', b'"imageData"')
 
 
 def find(folder: Path) -> dict[str, Callable[[], Annotated]]:
     """Returns what reads each split; empty if there are no files of LabelMe."""
-    parts = {
-        split: files
-        for split, names in SPLITS.items()
-        if (files := next((f for name in names if (f := _files(folder / name))), []))
-    }
-    parts = parts or ({"": files} if (files := _files(folder)) else {})
+    parts: dict[str, list[Path]] = {}
+    for name in _FOLDERS:
+        parts = parts or _parts(folder / name)
     every = sorted({path for files in parts.values() for path in files})
-    if not every or not _is_labelme(every[0]):
-        return {}
     return {split: partial(_read, folder, files, every) for split, files in parts.items()}
 
 
+def _parts(folder: Path) -> dict[str, list[Path]]:
+    parts = {}
+    for split, names in SPLITS.items():
+        folders = [folder / name / inner for name in names for inner in _FOLDERS]
+        if files := next(filter(None, map(_files, folders)), None):
+            parts[split] = files
+    return parts or ({"": files} if (files := _files(folder)) else {})
+
+
 def _files(folder: Path) -> list[Path]:
-    return sorted(visible(folder, "*.json"))
+    return sorted(filter(is_labelme, visible(folder, "*.json")))
 
 
-def _is_labelme(path: Path) -> bool:
+def is_labelme(path: Path) -> bool:
+    """Whether a JSON file is one of LabelMe."""
     with path.open("rb") as file:
-        return b'"shapes"' in file.read(_HEAD)
+        head = file.read(_HEAD)
+    return any(key in head for key in _KEYS)
 
 
 def _content(path: Path) -> dict[str, Any]:
@@ -83,10 +93,21 @@ def _read(folder: Path, files: Sequence[Path], every: Sequence[Path]) -> Annotat
     numbers = {name: number for number, name in enumerate(names, start=1)}
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
+    file_of: dict[Path, Path] = {}
     for number, path in enumerate(files, start=1):
-        image = _image_of(path, str(contents[path].get("imagePath") or ""))
+        content = contents[path]
+        image = _image_of(path, str(content.get("imagePath") or ""))
+        if (other := file_of.setdefault(image.resolve(), path)) != path:
+            raise ValueError(
+                f"{other} and {path} are both of the image {image}; expected one file for each, "
+                "correct `imagePath`"
+            )
         width, height = upright_size(image)
-        size = {"width": width, "height": height}
+        # Early versions state no size.
+        size = {
+            "width": content.get("imageWidth") or width,
+            "height": content.get("imageHeight") or height,
+        }
         images.append({"id": number, "file_name": str(image.absolute()), **size})
         for label, shapes in objects[path]:
             outlines = [_points(path, shape) for shape in shapes]
@@ -139,10 +160,10 @@ def _points(path: Path, shape: Mapping[str, Any]) -> list[tuple[float, float]]:
 def _image_of(path: Path, name: str) -> Path:
     """Returns the image of a file; its `imagePath` may be of another machine."""
     last = name.replace("\\", "/").rsplit("/", 1)[-1]
-    names = [name, last, *(path.stem + suffix for suffix in sorted(SUFFIXES))]
-    for one in filter(None, names):
-        if (path.parent / one).is_file():
-            return path.parent / one
-    raise FileNotFoundError(
-        f"{path}: image {name or path.stem!r} is not in {path.parent}; put it there"
-    )
+    names = [name.replace("\\", "/"), last, *(path.stem + suffix for suffix in sorted(SUFFIXES))]
+    inner, outer = path.parent, path.parent.parent
+    for folder in (inner, outer / "images", outer.parent / "images" / inner.name):
+        for one in filter(None, names):
+            if (folder / one).is_file():
+                return folder / one
+    raise FileNotFoundError(f"{path}: image {name or path.stem!r} is not in {inner}; put it there")

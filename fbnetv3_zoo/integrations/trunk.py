@@ -71,7 +71,7 @@ def pick_features(arch: Arch, names: Sequence[str], output_stride: int = 32) -> 
         ValueError: a name is unknown or repeated, or `names` is empty.
     """
     known = features_of(arch, output_stride)
-    names = list(names)
+    names = [names] if isinstance(names, str) else list(names)
     unknown = [name for name in names if name not in known]
     if unknown or not names or len(set(names)) != len(names):
         raise ValueError(

@@ -9,6 +9,7 @@ as missed nor as false alarms and are not trained on.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -100,8 +101,17 @@ def _name(path: Path, item: ElementTree.Element) -> str:
 
 
 def _parsed(path: Path) -> ElementTree.Element:
+    data = path.read_bytes()
+    parser = None
+    # Python's parser has no encodings of several bytes but UTF-8, such as a Chinese tool's GBK.
+    if named := re.match(rb"""<\?xml[^>]*encoding=["']([\w.-]+)""", data):
+        try:
+            data = data.decode(named[1].decode()).encode()
+        except (LookupError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path} is not in the encoding that it states: {error}") from None
+        parser = ElementTree.XMLParser(encoding="utf-8")
     try:
-        root = ElementTree.parse(path).getroot()
+        root = ElementTree.fromstring(data, parser)
     except ElementTree.ParseError as error:
         raise ValueError(f"{path} is not valid XML: {error}") from None
     if root.tag.lower() != "annotation":
@@ -151,9 +161,10 @@ def _image_of(folder: Path, path: Path, name: str) -> Path:
         # The second is of a name that has the inner folders itself.
         folders += [folder / images / inside, folder / images]
         folders.append(path.parent.parent / images)
-    names = [name] if name else []
-    names += [path.stem + suffix for suffix in sorted(SUFFIXES)]
-    for candidate in (folder / one for folder in folders for one in names):
+    # A `filename` is often of before the image was renamed, and may now be another image's.
+    names = [path.stem + suffix for suffix in sorted(SUFFIXES)]
+    names.insert(0 if Path(name).stem == path.stem else len(names), name)
+    for candidate in (folder / one for folder in folders for one in filter(None, names)):
         if candidate.is_file():
             return candidate
     raise FileNotFoundError(

@@ -9,6 +9,7 @@ their bounding boxes and outlines. An image without a text file, or with an empt
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -37,14 +38,14 @@ def find(location: Path) -> dict[str, Callable[[], Annotated]]:
         ValueError: the YAML file is not understood.
     """
     files = [location] if location.is_file() else sorted(visible(location, "*.y*ml"))
-    for path in files:
-        content = _read_yaml(path)
-        if not isinstance(content, dict):
-            continue
-        if "names" not in content:
-            if "nc" in content and not location.is_file():
-                raise ValueError(f"{path} has no `names`; expected the classes, in their order")
-            continue
+    contents = {path: _read_yaml(path) for path in files}
+    contents = {path: one for path, one in contents.items() if isinstance(one, dict)}
+    named = [path for path, content in contents.items() if "names" in content]
+    named = [path for path in named if path.stem == "data"] or named
+    if len(named) > 1:
+        raise ValueError(f"{named[0]} and {named[1]} both have `names`; give the file of one")
+    for path in named:
+        content = contents[path]
         names = _names(path, _read_yaml(path, as_texts=True)["names"])
         _check_count(path, content, names)
         found: dict[str, Callable[[], Annotated]] = {
@@ -58,12 +59,31 @@ def find(location: Path) -> dict[str, Callable[[], Annotated]]:
         return found
     if location.is_file():
         raise ValueError(f"{location} has no `names`; expected YOLO's data.yaml")
+    for path in (path for path, content in contents.items() if "nc" in content):
+        raise ValueError(f"{path} has no `names`; expected the classes, in their order")
     for name, images in _LISTS.items():
         path = location / name
         if path.is_file():
             given = _names(path, [line.strip() for line in read_lines(path) if line.strip()])
-            return {"": partial(_read, path, given, {"images": images}, "images")}
+            parts = _parts(path.parent, images) or {"": images}
+            return {split: partial(_read, path, given, parts, split) for split in parts}
     return {}
+
+
+def _parts(root: Path, images: str) -> dict[str, str]:
+    """Returns the folder of each split that has images, by its usual names, if there are two."""
+    parts: dict[str, str] = {}
+    for split, words in SPLITS.items():
+        for word in words:
+            names = (f"images/{word}", f"{word}/images", word, f"obj_{word}_data")
+            places = (f"{images}/{name}" for name in names)
+            if found := next((one for one in places if _has_images(root / one)), None):
+                parts.setdefault(split, found)
+    return parts if len(parts) > 1 and "train" in parts else {}
+
+
+def _has_images(folder: Path) -> bool:
+    return folder.is_dir() and bool(list_images(folder))
 
 
 def _check_count(path: Path, content: dict[str, Any], names: Sequence[str]) -> None:
@@ -148,8 +168,14 @@ def _images(path: Path, content: dict[str, Any], split: str) -> list[Path]:
             found += list_images(place)
         else:
             lines = filter(None, map(str.strip, read_lines(place)))
-            found += [place.parent / line.replace("\\", "/") for line in lines]
+            found += [_listed(place.parent, line.replace("\\", "/")) for line in lines]
     return [image.absolute() for image in found]
+
+
+def _listed(folder: Path, line: str) -> Path:
+    """Returns an image of a list; CVAT's begin with a folder "data" that it does not write."""
+    plain = folder / line.removeprefix("data/")
+    return plain if plain.is_file() else folder / line
 
 
 def _label_file(image: Path) -> Path:
@@ -170,7 +196,7 @@ def _lines(path: Path, num_classes: int, *, keypoints: bool) -> Iterator[tuple[i
         if words:
             words = words[:5] if keypoints else words
             values = _numbers(f"{path}, line {number}", words, num_classes)
-            yield int(words[0]), values
+            yield int(float(words[0])), values
 
 
 def _boxes(
@@ -197,7 +223,8 @@ def _boxes(
 
 
 def _numbers(where: str, words: Sequence[str], num_classes: int) -> list[float]:
-    if not words[0].isdecimal() or int(words[0]) >= num_classes:
+    # Tables of NumPy have all numbers as 1.0 or 1.0e+00.
+    if not re.fullmatch(r"\d+(\.0*)?(e\+?\d+)?", words[0]) or float(words[0]) >= num_classes:
         raise ValueError(
             f"{where}: class is {shown(words[0])}; expected 0 to {num_classes - 1}, the numbers of "
             "`names`"

@@ -32,6 +32,8 @@ OPTIONS = {
         ("fbnetv3 eval m --data d --train-crop-size 64", "--image-size"),
         ("fbnetv3 detect train --data d --imgsz 320", "--size"),
         ("fbnetv3 classify a.jpg --topk 3", "--top-k"),
+        ("fbnetv3 detect predict a.jpg --weights run", "--model"),
+        ("fbnetv3 detect predict a.jpg --model run --conf 0.3", "--threshold"),
         ("fbnetv3-search run s --n-trials 30", "--trainings"),
     ],
 )
@@ -41,6 +43,14 @@ def test_the_error_names_our_option(line: str, meant: str) -> None:
     assert done.exit_code == 2
     (text,) = done.stderr.splitlines()
     assert f"; did you mean {meant}? See {program} " in text
+
+
+def test_an_option_that_is_no_option_here_is_told() -> None:
+    words = ["detect", "predict", "--source", "photos", "--model", "run"]
+    done = CliRunner().invoke(APPS["fbnetv3"], words, prog_name="fbnetv3")
+    assert "--source is no option; give the value alone: `fbnetv3 detect predict IMAGES`" in (
+        done.stderr
+    )
 
 
 def test_what_follows_two_dashes_is_no_option() -> None:

@@ -29,6 +29,7 @@ from fbnetv3.detection.detectors import (
 from fbnetv3.detection.recipe import DetectionRecipe
 from fbnetv3.detection.scoring import evaluate
 from fbnetv3.detection.training import DetectionRun, train
+from fbnetv3.hub.create import create
 from fbnetv3.images.labels import example_photos
 from fbnetv3.images.reader import ImageSource
 from fbnetv3.integrations.coco_folder import CocoFolder
@@ -255,6 +256,37 @@ def test_a_damaged_folder_is_named(
     (tmp_path / "model.safetensors").write_bytes(b"")
     with pytest.raises(ValueError, match=said):
         load_detector(tmp_path)
+
+
+def test_a_folder_is_also_known_by_its_file_of_weights(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert load_detector(trained / "model.safetensors").config == load_detector(trained).config
+    with pytest.raises(ValueError, match=r"detector\.json is a file; expected the output folder"):
+        load_detector(trained / "detector.json")
+    for name in (str(trained), trained.name):
+        monkeypatch.chdir(trained.parent)
+        with pytest.raises(ValueError, match=rf"{name}', a detector; `fbnetv3 detect` has the"):
+            create(name)
+
+
+def test_a_batch_of_one_is_refused_where_batch_norm_needs_two(
+    shapes: Path, detector: BuiltDetector, tmp_path: Path
+) -> None:
+    images, val_images = open_train_val(shapes)
+    run = DetectionRun(recipe=DetectionRecipe.fitting(5, batch_size=1), folder=tmp_path)
+    with pytest.raises(ValueError, match="batch_size is 1; expected at least 2, as ssdlite's last"):
+        train(detector, images, val_images, run)
+
+
+def test_a_long_first_image_does_not_change_what_is_found_in_the_next() -> None:
+    built = new_detector("faster_rcnn_320", "fbnetv3_nano", ["a"], pretrained=False, size=64)
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    detector = TorchDetector(built)
+    pool: Any = built.module.roi_heads.box_roi_pool  # type: ignore[union-attr]  # torchvision's
+    detector(np.zeros((1, 999, 3), np.uint8))
+    assert pool.scales == [1 / 16, 1 / 32]
+    assert len(detector(image).boxes)
 
 
 def test_held_out_images_are_no_training_images(shapes: Path) -> None:

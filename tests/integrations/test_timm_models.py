@@ -400,6 +400,11 @@ def test_transformers_loads_a_saved_network(
         # Another build of the same layers may add in another order.
         torch.testing.assert_close(back(x).logits, logits(model, x), rtol=1e-4, atol=1e-5)
     assert list(back.config.id2label.values()) == ["a", "b", "c"]
+    # What transformers saves goes to timm and back to us.
+    back.save_pretrained(tmp_path / "again")
+    for create in (timm.create_model, fbnetv3.create):
+        again = create(f"local-dir:{tmp_path / 'again'}", pretrained=True).eval()
+        torch.testing.assert_close(logits(again, x), logits(model, x), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.skipif(

@@ -177,6 +177,11 @@ def test_an_argument_that_would_be_dropped_is_refused(
         make("fbnetv3_nano", **({"num_classes": 3} | arguments))
 
 
+def test_one_feature_may_be_given_by_its_name() -> None:
+    with pytest.raises(ValueError, match=r"out_features is \['layer4'\]; .*there is no 'layer4'"):
+        faster_rcnn("fbnetv3_nano", num_classes=3, features="layer4")
+
+
 def test_fields_of_the_options_may_be_given_by_themselves(nano: str, tmp_path: Path) -> None:
     network = load_network(nano, pretrained=True)
     file = tmp_path / "mine.pt"
