@@ -75,9 +75,11 @@ def _cifar(folder: Path) -> Arrays | None:
         batches = tuple(f"data_batch_{n}" for n in range(1, 6))
         files: dict[Part, tuple[str, ...]] = {"train": batches, "val": ("test_batch",)}
         label, meta, names = "labels", "batches.meta", "label_names"
+        what = "CIFAR-10"
     elif all((folder / name).is_file() for name in ("meta", "train", "test")):
         files = {"train": ("train",), "val": ("test",)}
         label, meta, names = "fine_labels", "meta", "fine_label_names"
+        what = "CIFAR-100"
     else:
         return None
 
@@ -85,13 +87,13 @@ def _cifar(folder: Path) -> Arrays | None:
         chosen = files[part or "val"]
         pixels, labels = [], []
         for name in chosen:
-            batch = _unpickled(folder / name)
+            batch = _unpickled(folder / name, what)
             try:
                 pixels.append(np.asarray(batch["data"], dtype=np.uint8).reshape(-1, 3, 32, 32))
                 labels += [int(value) for value in batch[label]]
             except (KeyError, TypeError, ValueError) as error:
-                raise ValueError(f"{folder / name} is not a CIFAR batch: {error!r}") from error
-        classes = [str(name) for name in _unpickled(folder / meta).get(names, ())]
+                raise ValueError(f"{folder / name} is not a {what} batch: {error!r}") from error
+        classes = [str(name) for name in _unpickled(folder / meta, what).get(names, ())]
         name = f"{folder} ({', '.join(chosen)})"
         return images_of(name, np.concatenate(pixels), np.array(labels), classes)
 
@@ -100,6 +102,8 @@ def _cifar(folder: Path) -> Arrays | None:
 
 class _ArrayUnpickler(pickle.Unpickler):
     """Reads CIFAR's own files: arrays and plain values, and calls nothing else."""
+
+    what = "CIFAR"
 
     def find_class(self, module: str, name: str) -> object:
         if (module.split(".", maxsplit=1)[0], name) in {
@@ -110,19 +114,21 @@ class _ArrayUnpickler(pickle.Unpickler):
         }:
             # The files name numpy.core, which is a deprecated alias since numpy 2.
             return super().find_class(module.replace("numpy.core", "numpy._core"), name)
-        raise pickle.UnpicklingError(f"it wants {module}.{name}, which CIFAR does not")
+        raise pickle.UnpicklingError(f"it wants {module}.{name}, which {self.what} does not")
 
 
-def _unpickled(path: Path) -> dict[str, Any]:
+def _unpickled(path: Path, what: str) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}; expected all files of the unpacked data set")
     try:
         with path.open("rb") as file:
-            found = _ArrayUnpickler(file, encoding="latin1").load()
+            unpickler = _ArrayUnpickler(file, encoding="latin1")
+            unpickler.what = what
+            found = unpickler.load()
     except (pickle.UnpicklingError, EOFError, ValueError, KeyError, IndexError) as error:
-        raise ValueError(f"{path} is damaged or not a CIFAR file: {error}") from error
+        raise ValueError(f"{path} is damaged or not a {what} file: {error}") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{path} holds a {type(found).__name__}; expected CIFAR's dictionary")
+        raise ValueError(f"{path} holds a {type(found).__name__}; expected {what}'s dictionary")
     return {str(key): value for key, value in found.items()}
 
 

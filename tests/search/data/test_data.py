@@ -99,7 +99,7 @@ def test_a_pickle_that_runs_something_is_refused(tmp_path: Path) -> None:
 
     write_cifar10(tmp_path / "d")
     (tmp_path / "d" / "test_batch").write_bytes(pickle.dumps(Evil()))
-    with pytest.raises(ValueError, match="which CIFAR does not"):
+    with pytest.raises(ValueError, match="which CIFAR-10 does not"):
         open_images(tmp_path / "d")
     assert not (tmp_path / "ran").exists()
 
