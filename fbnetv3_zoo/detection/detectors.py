@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import nn
-from torchvision.ops.poolers import _setup_scales
 
 from fbnetv3._internal.files import write_atomically
 from fbnetv3._internal.json_record import keywords_of, read_json
@@ -290,16 +289,11 @@ def _set_scales(module: Any) -> None:
 
     It guesses wrong of one that is much longer than wide, and then finds nothing in all others.
     """
-    pool, training = module.roi_heads.box_roi_pool, module.training
+    pool, training, side = module.roi_heads.box_roi_pool, module.training, 256
     with torch.no_grad():
-        maps = module.eval().backbone(torch.zeros(1, 3, 64, 64))
+        maps = module.eval().backbone(torch.zeros(1, 3, side, side))
+        pool(maps, [torch.tensor([[0.0, 0.0, side, side]])], [(side, side)])
     module.train(training)
-    pool.scales, pool.map_levels = _setup_scales(
-        [maps[name] for name in pool.featmap_names if name in maps],
-        [(64, 64)],
-        pool.canonical_scale,
-        pool.canonical_level,
-    )
 
 
 def resolved_arch(model: str) -> Arch:
