@@ -146,8 +146,10 @@ def block(lines: Sequence[Mapping[str, Any]], what: str = "tables") -> str:
     return "\n".join([f"{intro} {what} (their number in parentheses):", "", *relative(lines, "U")])
 
 
-def write_report(folder: Path, lines: Sequence[Mapping[str, Any]]) -> None:
-    """Writes budgets.md and budgets.svg of all lines, and the block of SEARCH.md."""
+def write_report(
+    folder: Path, lines: Sequence[Mapping[str, Any]], page: Path = SEARCH_PAGE
+) -> None:
+    """Writes budgets.md and budgets.svg of all lines, and their block of a page."""
     text = [
         "# Regret at small budgets",
         "",
@@ -171,7 +173,7 @@ def write_report(folder: Path, lines: Sequence[Mapping[str, Any]]) -> None:
             text += ["", f"## {table}, {where}", "", *text_of(lines, table, problem)]
     (folder / "budgets.md").write_text("\n".join(text) + "\n")
     _draw(folder / "budgets.svg", [line for line in lines if line["problem"] == "U"])
-    write_block(SEARCH_PAGE, "budgets", block(lines))
+    write_block(page, "budgets", block(lines))
 
 
 def _draw(path: Path, lines: Sequence[Mapping[str, Any]]) -> None:

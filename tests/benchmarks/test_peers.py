@@ -135,7 +135,10 @@ def test_a_lead_has_the_interval_of_welch(tmp_path: Path) -> None:
     gap, half = report.lead(lines, ("t", "U", "ours", 24), ("t", "U", "random", 24))
     found = ttest_ind(drawn["random"], drawn["ours"], equal_var=False).confidence_interval()
     assert (gap - half, gap + half) == pytest.approx((found.low, found.high))
-    report.write_report(tmp_path, lines)
+    page = tmp_path / "page.md"
+    page.write_text("<!-- budgets -->\n<!-- /budgets -->\n")
+    report.write_report(tmp_path, lines, page)
+    assert "| random | 1.00 (1) |" in page.read_text()
     text = (tmp_path / "budgets.md").read_text()
     assert "| ahead |" in text
     assert "| ours, `run(trainings=N)` | 0." in text
