@@ -16,7 +16,7 @@ from .parts import part_of, part_word
 _NUM_TRIED, _MOST_FOLDERS = 20, 1000
 
 
-def image_folders(listed: Path, names: Sequence[str]) -> list[Path]:
+def image_folders(listed: Path, names: Sequence[str], files: ListedFiles) -> list[Path]:
     """Returns the folders that the names of a list are relative to.
 
     That is the list's own folder if it has any of them; else those in it, or in its folders, which
@@ -27,8 +27,9 @@ def image_folders(listed: Path, names: Sequence[str]) -> list[Path]:
     Args:
         listed: path of the list.
         names: its files.
+        files: finds them.
     """
-    files, own = ListedFiles(), listed.parent
+    own = listed.parent
     tried = names[:: max(1, len(names) // _NUM_TRIED)]
 
     def with_some(folders: Iterable[Path]) -> list[Path]:

@@ -158,8 +158,9 @@ def _read(path: Path, task: Task) -> _Listed:
 def _parsed(path: Path, task: Task, _stamp: tuple[int, int]) -> _Listed:
     """Returns a list as it was read; kept, as its parts are asked for one after the other."""
     sheet = _sheet(path)
-    homes = image_folders(path, [_here(path, file) for file in _files_of(sheet)])
-    sheet = sheet if sheet.is_named else _without_names(sheet, homes)
+    files = ListedFiles()
+    homes = image_folders(path, [_here(path, file) for file in _files_of(sheet)], files)
+    sheet = sheet if sheet.is_named else _without_names(sheet, homes, files)
     if sheet.classes:
         labels_of, several, notes = _by_columns(path, sheet, task)
     else:
@@ -172,7 +173,7 @@ def _parsed(path: Path, task: Task, _stamp: tuple[int, int]) -> _Listed:
         )
     if homes != [path.parent]:
         notes.append(f"images of {path} were found in {', '.join(map(str, homes))}")
-    home_of = _home_of(path, homes)
+    home_of = _home_of(path, homes, files)
     rows = []
     for line, cells in sheet.rows:
         file, labels = _cell(cells, sheet.columns["file"]), labels_of(cells)
@@ -190,7 +191,7 @@ def _parsed(path: Path, task: Task, _stamp: tuple[int, int]) -> _Listed:
         part = _part_of(path, line, cells, sheet)
         name = _here(path, file)
         rows.append(_Row(line, home_of(line, name) / name, labels, part))
-    kept, repeated = _once(path, rows, several)
+    kept, repeated = _once(path, rows, several, files)
     if repeated:
         notes.append(f"{repeated} row(s) of {path} name a file again and count once")
     return _Listed(path, tuple(kept), several, tuple(sheet.classes), tuple(notes))
@@ -384,9 +385,8 @@ def _files_of(sheet: _Sheet) -> list[str]:
     return [file for _, cells in sheet.rows if (file := _cell(cells, sheet.columns["file"]))]
 
 
-def _without_names(sheet: _Sheet, homes: Sequence[Path]) -> _Sheet:
+def _without_names(sheet: _Sheet, homes: Sequence[Path], files: ListedFiles) -> _Sheet:
     """Returns a list without its first row, if that has neither a file nor a class of another."""
-    files = ListedFiles()
     (_, first), *others = sheet.rows
     if len(others) < 2:
         return sheet
@@ -400,12 +400,11 @@ def _without_names(sheet: _Sheet, homes: Sequence[Path]) -> _Sheet:
     return sheet
 
 
-def _home_of(path: Path, homes: Sequence[Path]) -> Callable[[int, str], Path]:
+def _home_of(path: Path, homes: Sequence[Path], files: ListedFiles) -> Callable[[int, str], Path]:
     """Returns what finds the folder of a file in a line.
 
     It raises ValueError for a file that is in several.
     """
-    files = ListedFiles()
 
     def find(line: int, name: str) -> Path:
         if len(homes) == 1:
@@ -428,10 +427,11 @@ def _here(path: Path, file: str) -> str:
     return file.replace("\\", "/")
 
 
-def _once(path: Path, rows: Sequence[_Row], several: bool) -> tuple[list[_Row], int]:
+def _once(
+    path: Path, rows: Sequence[_Row], several: bool, files: ListedFiles
+) -> tuple[list[_Row], int]:
     """Returns the rows of different files, and how many were left out."""
     kept: dict[tuple[str, Part | None], _Row] = {}
-    files = ListedFiles()
     for row in rows:
         file, real = files(row.path)
         key = (real, row.part)

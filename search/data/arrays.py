@@ -84,7 +84,8 @@ def _labels(name: str, labels: Array, classes: Sequence[str]) -> Tensor:
     """Returns (N,) int64, or (N, C) bool of a multi-label set."""
     flat = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     if flat.ndim == 1 and flat.dtype.kind == "U":
-        return torch.tensor([list(classes).index(value) for value in flat.tolist()])
+        number = {one: index for index, one in enumerate(classes)}
+        return torch.tensor([number[value] for value in flat.tolist()])
     if flat.dtype.kind in "iub" and flat.ndim == 1:
         return torch.from_numpy(flat.astype(np.int64))
     if (

@@ -322,23 +322,21 @@ def _read_part(data: DataFolder, part: Part, on_check: OnCheck, *, any_damaged: 
     """Returns the images of a part; validation has training's classes, unless it has others too."""
     if part not in data.parts:
         raise FileNotFoundError(_no_part(data, part))
-    folder, classes = data.parts[part], None
+    folder, of_training = data.parts[part], None
+    if part == "val" and "train" in data.parts:
+        of_training = class_names_in(data.parts["train"])
     inside = list_inside(folder)
     if inside is not None:
         listed = read_labelled(read_list(inside), on_check, any_damaged=any_damaged)
-        of_training = class_names_in(data.parts["train"]) if "train" in data.parts else ()
-        known = (
-            listed.with_classes(of_training) if set(listed.classes) <= set(of_training) else listed
-        )
-        return _with_notes(known, data.notes)
-    if part == "val" and "train" in data.parts:
-        classes = class_names_in(folder)
-        of_training = class_names_in(data.parts["train"])
-        if set(classes) <= set(of_training):
-            classes = of_training
-    found = read_class_folders(folder, classes)
-    if part == "val" and "train" in data.parts:
-        found = _named_as(found, class_names_in(data.parts["train"]))
+        if set(listed.classes) <= set(of_training or ()):
+            listed = listed.with_classes(of_training or ())
+        return _with_notes(listed, data.notes)
+    if of_training is None:
+        found = read_class_folders(folder)
+    else:
+        own = class_names_in(folder)
+        classes = of_training if set(own) <= set(of_training) else own
+        found = _named_as(read_class_folders(folder, classes), of_training)
     return _with_notes(read_labelled(found, on_check, any_damaged=any_damaged), data.notes)
 
 

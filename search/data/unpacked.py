@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+from PIL import Image
+
 from fbnetv3.images.parts import Part
 
 from .datasets import is_packed, open_images, parts_of
@@ -35,8 +37,6 @@ def unpacked(location: Path, folder: Path, *, part: Part, most: int | None = Non
     rows = []
     for number in range(0, len(images), step):
         if images.pixels is not None:
-            from PIL import Image
-
             name = f"{number:07}.png"
             Image.fromarray(images.pixels[number].numpy()).save(folder / name)
         else:
