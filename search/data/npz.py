@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, is_zipfile
 
 import numpy as np
 
@@ -85,6 +85,9 @@ def _names(path: Path) -> dict[str, tuple[str, str]]:
 
 
 def _opened(path: Path) -> Any:
+    # NumPy takes what is no archive for a pickle, and says how to load it unsafely.
+    if not is_zipfile(path):
+        raise ValueError(f"{path} is no .npz file, or damaged: it is no zip archive")
     try:
         return np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError, BadZipFile) as error:

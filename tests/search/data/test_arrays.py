@@ -204,7 +204,7 @@ def test_arrays_that_cannot_be_images_are_refused(
 def test_a_damaged_file_of_arrays_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
     path.write_bytes(b"PK nothing")
-    with pytest.raises(ValueError, match=r"a\.npz is no \.npz file, or damaged"):
+    with pytest.raises(ValueError, match=r"a\.npz is no \.npz file, or damaged: it is no zip"):
         open_images(path)
 
 
