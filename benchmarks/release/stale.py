@@ -61,6 +61,7 @@ MEASURED: dict[str, tuple[str, ...]] = {
         *(*_SEARCH, *_TRAINING),
     ),
     "nars_cifar/*": ("benchmarks/studies", *_SEARCH, *_TRAINING),
+    "paper/*": ("benchmarks/studies/other_networks.py", *_SEARCH, *_TRAINING),
     "training/*": ("benchmarks/training", *_MODEL, *_TRAINING),
     "fuzz.json": (
         *("benchmarks/fuzz", "fbnetv3_zoo/checkpoints", "fbnetv3_zoo/images"),

@@ -18,7 +18,14 @@ def study() -> ModuleType:
 
 
 def test_every_network_takes_small_images(study: ModuleType) -> None:
-    for network in ("alexnet", "resnet18", "densenet121", "efficientnet_b1", "fbnetv3_a"):
+    for network in (
+        "alexnet",
+        "resnet18",
+        "resnext50_32x4d",
+        "densenet121",
+        "efficientnet_b1",
+        "fbnetv3_a",
+    ):
         arm = study.Arm(network, study.PAPER)
         recipe = study.recipe_of(arm, 10)
         model, side = study.network_of(arm, recipe, 7, 0)
@@ -51,10 +58,11 @@ def test_a_finished_training_is_not_run_again(
     words = ["recipes", "--data", str(tmp_path / "data"), "--work", str(tmp_path / "work")]
     words += ["--epochs", "1", "--seeds", "1", "--only", "resnet18"]
     monkeypatch.setattr(sys, "argv", ["paper_trainings", *words])
+    monkeypatch.setattr(study, "KEPT", tmp_path)
     study.main()
     assert "seed 0, resnet18, usual" in capsys.readouterr().out
-    table = (tmp_path / "work" / "table.md").read_text()
+    table = (tmp_path / "recipes.md").read_text()
     assert [line.split(" | ")[3] for line in table.splitlines()[2:]] == ["usual", "found"]
     study.main()
     assert "seed 0" not in capsys.readouterr().out
-    assert (tmp_path / "work" / "table.md").read_text() == table
+    assert (tmp_path / "recipes.md").read_text() == table
