@@ -24,7 +24,6 @@ from typing import Any, NamedTuple
 
 import timm
 import torch
-from fvcore.nn import FlopCountAnalysis
 from torch import nn
 
 from benchmarks.conditions import conditions
@@ -39,7 +38,7 @@ from fbnetv3.search.training.presets import get_recipe
 from fbnetv3.search.training.recipe import Recipe
 from fbnetv3.search.training.train import TrainConfig, train
 
-from .other_networks import narrow_network
+from .other_networks import cost_of, narrow_network
 from .resnet_recipe import BASELINE, FOUND
 from .resnet_recipe import recipe_of as recipe_of_genes
 from .training_ablation import spread
@@ -101,8 +100,7 @@ def trained(arm: Arm, seed: int, images: ImageSet, test: ImageSet, work: Path, e
     """Returns an arm's line; trains, or resumes, in its folder."""
     recipe = recipe_of(arm, epochs)
     model, side = network_of(arm, recipe, len(images.classes), seed)
-    counter = FlopCountAnalysis(model.eval(), torch.zeros(1, 3, side, side))
-    macs = int(counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False).total())
+    cost = cost_of(model, side)
     run = TrainConfig(
         recipe=recipe,
         preprocess=default_preprocess(images, side),
@@ -122,8 +120,7 @@ def trained(arm: Arm, seed: int, images: ImageSet, test: ImageSet, work: Path, e
         "num_images": len(images),
         "epochs": epochs,
         "resolution": side,
-        "fvcore_macs": macs,
-        "params": sum(p.numel() for p in model.parameters()),
+        **cost,
         "top1_pct": raw,
         "ema_top1_pct": ema,
         "fields": recipe.to_dict(),

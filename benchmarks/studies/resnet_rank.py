@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fvcore.nn import FlopCountAnalysis
 from torch import Tensor, nn
 
 from benchmarks.conditions import conditions
@@ -34,6 +33,7 @@ from fbnetv3.search.training.recipe import Recipe
 from fbnetv3.search.training.train import TrainConfig, train
 
 from .nars_cifar import RESULTS
+from .other_networks import cost_of
 from .training_ablation import spread
 
 LINES = RESULTS / "resnet_rank.jsonl"
@@ -116,16 +116,13 @@ def measure(data: Path, work: Path, seeds: int) -> None:
 def _line(
     network: str, name: str, recipe: Recipe, seed: int, model: nn.Module, top1_pct: float
 ) -> dict[str, Any]:
-    counter = FlopCountAnalysis(model.eval(), torch.zeros(1, 3, RESOLUTION, RESOLUTION))
-    counter.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     return {
         "network": network,
         "recipe": name,
         "seed": seed,
         "num_images": NUM_IMAGES,
         "top1_pct": top1_pct,
-        "fvcore_macs": int(counter.total()),
-        "params": sum(p.numel() for p in model.parameters()),
+        **cost_of(model, RESOLUTION),
         "fields": recipe.to_dict(),
         "conditions": conditions(),
     }

@@ -7,7 +7,9 @@ r"""What averaged weights, distillation and a recipe of one's own are worth, on 
 Two networks, nano with one block a row ("large") and the same at half the width ("small"), each
 with two recipes: small rates of dropout, stochastic depth and mixup, as the paper's B prefers, and
 larger ones, as its E does. Both are also distilled from the large one, itself included. Every seed
-draws weights, order and augmentation anew. EMA does not change training, so on and off are the two
+draws weights, order and augmentation anew. The small one is also distilled from a teacher that is
+larger than the whole family, as the paper does with a RegNet: torchvision's ResNet-18 for small
+images at half its width, trained once. EMA does not change training, so on and off are the two
 weights of one run.
 
 A finished training is a line of results/training/ablation.jsonl and is not run again; a stopped one
@@ -38,6 +40,8 @@ from fbnetv3.search.training.presets import get_recipe
 from fbnetv3.search.training.recipe import Recipe
 from fbnetv3.search.training.train import TrainConfig, train
 
+from .other_networks import cost_of, narrow_network
+
 RESULTS = ROOT / "benchmarks" / "results" / "training"
 LINES = RESULTS / "ablation.jsonl"
 NUM_IMAGES, EPOCHS, SEEDS = 5_000, 16, 3
@@ -53,28 +57,33 @@ class Arm(NamedTuple):
 
     network: str
     rates: str
-    distilled: bool = False
+    teacher: str = ""
 
     @property
     def name(self) -> str:
         """What its lines are called."""
-        return f"{self.network}, {self.rates}{', distilled' if self.distilled else ''}"
+        taught = {"": "", FAMILY: ", distilled", OUTSIDE: ", distilled from a ResNet"}
+        return f"{self.network}, {self.rates}{taught[self.teacher]}"
 
 
-TEACHER = Arm("large", "large rates")
+FAMILY, OUTSIDE = "large", "ResNet-18"
+TEACHERS = {FAMILY: Arm(FAMILY, "large rates"), OUTSIDE: Arm(OUTSIDE, "large rates")}
 ARMS = (
-    TEACHER,
+    TEACHERS[FAMILY],
     Arm("large", "small rates"),
     Arm("small", "small rates"),
     Arm("small", "large rates"),
-    Arm("small", "small rates", distilled=True),
-    Arm("large", "large rates", distilled=True),
+    Arm("small", "small rates", FAMILY),
+    Arm("large", "large rates", FAMILY),
+    TEACHERS[OUTSIDE],
+    Arm("small", "small rates", OUTSIDE),
 )
 DIFFERENCES = (
     ("small network: small rates - large rates", ARMS[2], ARMS[3]),
     ("large network: large rates - small rates", ARMS[0], ARMS[1]),
     ("small network: distilled - labels only", ARMS[4], ARMS[2]),
     ("large network: distilled from itself - labels only", ARMS[5], ARMS[0]),
+    ("small network: distilled from a ResNet - from the large network", ARMS[7], ARMS[4]),
 )
 
 
@@ -95,23 +104,32 @@ def trained(
     arm: Arm, seed: int, images: ImageSet, val: ImageSet, work: Path, epochs: int
 ) -> tuple[nn.Module, dict[str, Any]]:
     """Returns an arm's network and its line; a finished run is read from its folder."""
-    recipe, arch = recipe_of(arm.rates, epochs), networks()[arm.network]
-    model = fresh(arch, recipe, len(images.classes), seed)
+    recipe, num_classes = recipe_of(arm.rates, epochs), len(images.classes)
+    if arm.network == OUTSIDE:
+        model = narrow_network("resnet18", num_classes, seed, narrower=2)
+        found = cost_of(model, 32)
+        cost, side = {"macs": found["fvcore_macs"], "params": found["params"]}, 32
+    else:
+        arch = networks()[arm.network]
+        model, side = fresh(arch, recipe, num_classes, seed), arch.resolution
+        counts = count(arch, side, num_classes=num_classes)
+        cost = {"macs": counts.macs_paper, "params": counts.params}
     run = TrainConfig(
         recipe=recipe,
-        preprocess=default_preprocess(images, arch.resolution),
+        preprocess=default_preprocess(images, side),
         seed=seed,
         folder=work / f"{arm.name.replace(', ', '-').replace(' ', '_')}-{seed}",
         validate_epochs=max(1, epochs // 2),
     )
     teacher = None
-    if arm.distilled:
-        taught_by, _ = trained(TEACHER, seed, images, val, work, epochs)
+    if arm.teacher:
+        # The teacher from outside is one for all seeds.
+        taught_with = 0 if arm.teacher == OUTSIDE else seed
+        taught_by, _ = trained(TEACHERS[arm.teacher], taught_with, images, val, work, epochs)
         teacher = NetworkTeacher(
             taught_by, preprocess=run.preprocess, student=run.preprocess, hardware=run.hardware
         )
     result = train(model, images, val, run, teacher=teacher)
-    counts = count(arch, arch.resolution, num_classes=len(images.classes))
     half, last = result.curve[run.validate_epochs - 1], result.curve[-1]
     return result.best, {
         "arm": arm.name,
@@ -119,8 +137,7 @@ def trained(
         "num_images": len(images),
         "num_test_images": len(val),
         "epochs": epochs,
-        "macs": counts.macs_paper,
-        "params": counts.params,
+        **cost,
         "raw_top1_pct": last.top1_pct,
         "ema_top1_pct": last.ema_top1_pct,
         "raw_top1_pct_half_way": half.top1_pct,
@@ -141,7 +158,8 @@ def measure(data: Path, work: Path, num_images: int, epochs: int, seeds: int) ->
     done = {(r["arm"], r["seed"], r["num_images"], r["epochs"]) for r in read_lines(LINES)}
     for seed in range(seeds):
         for arm in ARMS:
-            if (arm.name, seed, len(images), epochs) in done:
+            once = arm.network == OUTSIDE and seed > 0
+            if once or (arm.name, seed, len(images), epochs) in done:
                 continue
             _, line = trained(arm, seed, images, val, work, epochs)
             append(LINES, [line])
