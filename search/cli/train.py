@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fbnetv3._internal.files import check_output_folder
 from fbnetv3._internal.optional import need
 from fbnetv3.cli import completion
 from fbnetv3.cli.group import Command, note
@@ -204,8 +203,7 @@ def train(
         raise ValueError(
             "--checkpoint and --pretrained or --from-scratch are both given; expected one of them"
         )
-    if out.exists() and not out.is_dir():
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(out))
+    check_output_folder(out)
     check_outside(data, out, "--out")
 
     hardware = Hardware.of(device, precision=precision, compile=compile_)
