@@ -406,9 +406,7 @@ def test_a_photo_of_too_many_pixels_counts_as_damaged(tmp_path: Path) -> None:
 def test_files_that_are_no_images_are_told(tmp_path: Path) -> None:
     write_folders(tmp_path, {"a": 2, "b": 2})
     (tmp_path / "a" / "x.heic").touch()
-    assert open_images(tmp_path).notes == (
-        "1 file(s) do not have an image's extension and were skipped: .heic 1",
-    )
+    assert open_images(tmp_path).notes == ("skipped 1 file without an image's extension: .heic 1",)
 
 
 def test_a_label_out_of_range_is_refused() -> None:
