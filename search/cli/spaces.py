@@ -192,7 +192,12 @@ def latency_table(
     from fbnetv3.search.space.spaces import open_space
 
     known_device(device)
-    numbers = (("batch", images, 1), ("networks", networks, 4), ("num-classes", num_classes, 1))
+    numbers = (
+        ("batch", images, 1),
+        ("networks", networks, 4),
+        ("num-classes", num_classes, 1),
+        ("seed", seed, 0),
+    )
     for option, value, least in numbers:
         if value < least:
             raise ValueError(f"--{option} is {value}; expected {least} or more")

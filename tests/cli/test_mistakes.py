@@ -203,6 +203,8 @@ LINES = "fbnetv3-search latency-table t.json --space cifar_joint"
         (f"{TABLE} --workers 0", 2, "--workers is 0"),
         (f"{TABLE} --timeout -1", 2, "timeout_s is -1"),
         (f"{LINES} --device tpu", 2, "device is 'tpu'"),
+        (f"{LINES} --seed -1", 2, "--seed is -1; expected 0 or more"),
+        ("fbnetv3-search finish s --seed " + "9" * 20, 2, "expected a whole number of 64 bits"),
         (f"{LINES} --networks 1", 2, "--networks is 1; expected 4"),
         (f"{LINES} --num-classes 0", 2, "--num-classes is 0"),
         (f"{DATA} --set device=tpu", 2, "'tpu'"),
