@@ -285,7 +285,7 @@ def test_a_class_that_validation_lacks_is_named_and_not_measured(
     train, val = open_train_val(tmp_path)
     assert val.classes == train.classes == ("a", "b", "c")
     assert val.labels.tolist() == [0, 0, 2]
-    assert val.notes == (f"{tmp_path / 'val'} has no image of 1 class(es), not measured: 'b'",)
+    assert val.notes == (f"{tmp_path / 'val'} has no image of 1 class, not measured: 'b'",)
     # Evaluated alone, the same classes can be guessed.
     assert open_images(tmp_path).classes == ("a", "b", "c")
 
