@@ -47,6 +47,28 @@ def naming(path: Path, part: Path | None = None) -> Iterator[None]:
         raise
 
 
+def check_output(path: Path) -> None:
+    """Checks that a file can be written, before the work whose result it is to hold.
+
+    Raises:
+        ValueError: there is a folder of that name.
+        FileNotFoundError: its folder does not exist.
+    """
+    _refuse_folder(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"no folder {path.parent} to write {path.name} to; make it first")
+
+
+def check_output_folder(path: Path) -> None:
+    """Checks that a folder can be made, or is there, before the work whose results it is to hold.
+
+    Raises:
+        ValueError: there is a file of that name.
+    """
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"cannot write {path}: it is a file; give the name of a folder")
+
+
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Writes bytes, or text as UTF-8, to a file in an existing folder.
 
@@ -56,8 +78,7 @@ def write_atomically(path: Path, content: bytes | str) -> None:
         OSError: the disk is full or not writable; nothing is left behind.
         ValueError: there is a folder of that name.
     """
-    if path.is_dir():
-        raise ValueError(f"cannot write {path}: it is a folder; give a file name in it")
+    _refuse_folder(path)
     if isinstance(content, str):
         content = content.encode("utf-8", "surrogateescape")
     part = _neighbour(path)
@@ -85,8 +106,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         ValueError: `path` cannot be written; raised before the body runs.
     """
-    if path.is_dir():
-        raise ValueError(f"cannot write {path}: it is a folder; give a file name in it")
+    _refuse_folder(path)
     _remove_stale(path)
     folder = _neighbour(path)
     part = folder / path.name
@@ -116,8 +136,7 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     Raises:
         ValueError: `path` cannot be written, or is a file; raised before the body runs.
     """
-    if path.is_file():
-        raise ValueError(f"cannot write {path}: it is a file; give the name of a folder")
+    check_output_folder(path)
     work = _neighbour(path)
     part = work / path.name
     try:
@@ -158,6 +177,11 @@ def sha256_of(path: Path) -> str:
     """Returns the SHA-256 of a file as 64 lower-case hex digits, read in chunks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _refuse_folder(path: Path) -> None:
+    if path.is_dir():
+        raise ValueError(f"cannot write {path}: it is a folder; give a file name in it")
 
 
 @contextlib.contextmanager

@@ -1,10 +1,11 @@
-"""Reading JSON into dataclasses, with errors that name the invalid, missing or unknown field."""
+"""Reading JSON, with errors that name the file or the invalid, missing or unknown field."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from .messages import shown
@@ -20,6 +21,19 @@ def read_json(text: str | bytes, what: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{what} is not valid JSON: {error}") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Returns the JSON object in a file.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is not valid JSON, or not an object.
+    """
+    found = read_json(path.read_bytes(), str(path))
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is {shown(found)}; expected a JSON object")
+    return found
 
 
 def keywords_of(kind: type, fields: Any, where: str) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fbnetv3._internal.checks import check_choice, check_number, check_whole, refusal
 from fbnetv3._internal.json_record import keywords_of, read_json
-from fbnetv3._internal.messages import shown
 
 SCHEMA = "fbnetv3-arch/1"
 ACTIVATIONS = ("hard_swish", "relu")
@@ -29,26 +29,6 @@ def round_channels(channels: float) -> int:
     """
     rounded = max(8, math.floor(channels / 8 + 0.5) * 8)
     return rounded if rounded >= 0.95 * channels else rounded + 8
-
-
-def _refuse(field: str, value: object, expected: str) -> ValueError:
-    return ValueError(f"{field} is {shown(value)}; expected {expected}")
-
-
-def _whole(field: str, value: object, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise _refuse(field, value, f"a whole number from {low} to {high}")
-
-
-def _number(field: str, value: object, low: float, high: float) -> None:
-    ok = isinstance(value, int | float) and not isinstance(value, bool)
-    if not ok or not low <= value <= high:  # type: ignore[operator]  # checked by `ok`
-        raise _refuse(field, value, f"a number from {low} to {high}")
-
-
-def _choice(field: str, value: object, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise _refuse(field, value, f"one of {', '.join(choices)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,48 +72,48 @@ class Row:
         if not (
             isinstance(self.name, str) and self.name.isprintable() and 0 < len(self.name) <= 80
         ):
-            raise _refuse(
+            raise refusal(
                 "row.name", self.name, "a printable name of up to 80 characters, such as 'MB2'"
             )
         where = f"row {self.name}: "
-        _whole(where + "repeats", self.repeats, 1, 64)
+        check_whole(where + "repeats", self.repeats, 1, 64)
         self._set_pair("kernel")
         self._set_pair("expansion")
         if self.groups is not None:
             self._set_pair("groups")
         for value in self.kernel:
-            _whole(where + "kernel", value, 1, 15)
+            check_whole(where + "kernel", value, 1, 15)
             if value % 2 == 0:
-                raise _refuse(where + "kernel", value, "an odd number")
+                raise refusal(where + "kernel", value, "an odd number")
         for number in self.expansion:
-            _number(where + "expansion", number, 0.25, 32)
+            check_number(where + "expansion", number, 0.25, 32)
         for value in self.groups or ():
-            _whole(where + "groups", value, 1, 64)
-        _whole(where + "channels", self.channels, 1, 8192)
-        _whole(where + "stride", self.stride, 1, 2)
+            check_whole(where + "groups", value, 1, 64)
+        check_whole(where + "channels", self.channels, 1, 8192)
+        check_whole(where + "stride", self.stride, 1, 2)
         if self.stride == 2 and self.kernel[0] == 1:
-            raise _refuse(
+            raise refusal(
                 where + "stride", 2, "1 where kernel is 1, as there is no depthwise convolution"
             )
         if not isinstance(self.se, bool):
-            raise _refuse(where + "se", self.se, "true or false")
+            raise refusal(where + "se", self.se, "true or false")
         self._set_padding(where)
-        _choice(where + "act", self.act, ACTIVATIONS)
+        check_choice(where + "act", self.act, ACTIVATIONS)
 
     def _set_pair(self, field: str) -> None:
         value = getattr(self, field)
         pair = tuple(value) if isinstance(value, list | tuple) else (value, value)
         if len(pair) != 2:
-            raise _refuse(f"row {self.name}: {field}", value, "one number or (first, rest)")
+            raise refusal(f"row {self.name}: {field}", value, "one number or (first, rest)")
         object.__setattr__(self, field, (pair[0], pair[0] if self.repeats == 1 else pair[1]))
 
     def _set_padding(self, where: str) -> None:
         default = self.kernel[0] // 2
         if self.padding is None:
             return
-        _whole(where + "padding", self.padding, 0, default)
+        check_whole(where + "padding", self.padding, 0, default)
         if self.stride == 1 and self.padding != default:
-            raise _refuse(where + "padding", self.padding, "kernel // 2 where stride is 1")
+            raise refusal(where + "padding", self.padding, "kernel // 2 where stride is 1")
         if self.padding == default:
             object.__setattr__(self, "padding", None)
 
@@ -203,19 +183,19 @@ class Arch:
     stem_act: str = "hard_swish"
 
     def __post_init__(self) -> None:
-        _whole("resolution", self.resolution, 8, 4096)
-        _whole("stem_channels", self.stem_channels, 1, 8192)
-        _number("head_expansion", self.head_expansion, 0.25, 32)
-        _whole("head_channels", self.head_channels, 1, 65536)
-        _choice("stem_act", self.stem_act, ACTIVATIONS)
+        check_whole("resolution", self.resolution, 8, 4096)
+        check_whole("stem_channels", self.stem_channels, 1, 8192)
+        check_number("head_expansion", self.head_expansion, 0.25, 32)
+        check_whole("head_channels", self.head_channels, 1, 65536)
+        check_choice("stem_act", self.stem_act, ACTIVATIONS)
         object.__setattr__(self, "rows", tuple(self.rows))
         if not self.rows or not all(isinstance(row, Row) for row in self.rows):
-            raise _refuse("rows", self.rows, "at least one Row")
+            raise refusal("rows", self.rows, "at least one Row")
         if len({row.name for row in self.rows}) != len(self.rows):
-            raise _refuse("rows", [row.name for row in self.rows], "unique row names")
+            raise refusal("rows", [row.name for row in self.rows], "unique row names")
         for block in self.blocks():
             if block.mid_channels % block.groups:
-                raise _refuse(
+                raise refusal(
                     f"row {self.rows[block.row].name}: groups",
                     self.rows[block.row].groups,
                     f"a divisor of the expanded width {block.mid_channels}",
@@ -246,7 +226,7 @@ class Arch:
             ValueError: `side` is below `min_side`.
         """
         if side < self.min_side:
-            raise _refuse(
+            raise refusal(
                 name, side, f"{self.min_side} pixels or more, else a feature map is empty"
             )
 
@@ -348,12 +328,12 @@ class Arch:
             ValueError: a field is missing, unknown or out of range; the message names it.
         """
         if not isinstance(fields, Mapping):
-            raise _refuse("architecture", fields, "a JSON object")
+            raise refusal("architecture", fields, "a JSON object")
         if fields.get("schema") != SCHEMA:
-            raise _refuse("schema", fields.get("schema"), repr(SCHEMA))
+            raise refusal("schema", fields.get("schema"), repr(SCHEMA))
         rows = fields.get("rows")
         if not isinstance(rows, list):
-            raise _refuse("rows", rows, "a list of rows")
+            raise refusal("rows", rows, "a list of rows")
         made = tuple(Row(**keywords_of(Row, row, f"rows[{n}]")) for n, row in enumerate(rows))
         body = {key: value for key, value in fields.items() if key != "schema"}
         return Arch(**{**keywords_of(Arch, body, "architecture"), "rows": made})

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fbnetv3._internal.files import check_output_folder
 from fbnetv3._internal.messages import counted, escaped
 from fbnetv3._internal.optional import need
 
@@ -145,8 +144,7 @@ def train(
             --detector retinanet
     """
     need("pycocotools")
-    if out.exists() and not out.is_dir():
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(out))
+    check_output_folder(out)
     import torch
 
     from fbnetv3.detection.continued import continued_detector

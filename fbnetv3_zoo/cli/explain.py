@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from fbnetv3._internal.files import check_output
 from fbnetv3._internal.messages import escaped
 from fbnetv3.deploy.runtimes import is_exported
 
@@ -57,6 +58,7 @@ def explain(
         )
     if output.suffix.lower() not in (".png", ".jpg", ".jpeg", ".svg"):
         raise ValueError(f"--output is {output}; expected a name ending in .png, .jpg or .svg")
+    check_output(output)
     network = create(model, pretrained=True, license=license, offline=offline, cache_dir=cache_dir)
     image = open_image(photo)
     classifier = Classifier(network, top_k=network.num_classes)

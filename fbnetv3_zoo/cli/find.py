@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fbnetv3._internal.files import check_output
+
 from . import completion
 from .group import note, print_json, print_table
 from .options import Json, Policy, counted_in_millions
@@ -153,8 +155,8 @@ def _latencies(
         if output is not None:
             raise ValueError("--output is for what is measured; --latency is a file already")
         return read_latencies(Path(source), backend, threads)
-    if output is not None and not output.parent.is_dir():
-        raise FileNotFoundError(f"no folder {output.parent} to write {output.name} to")
+    if output is not None:
+        check_output(output)
     if most < 2:
         raise ValueError(f"--most is {most}; expected at least 2 networks to compare")
     if threads < 1:

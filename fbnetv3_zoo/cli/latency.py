@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 import typer
 
 from fbnetv3._internal.devices import known_device
+from fbnetv3._internal.files import check_output
 from fbnetv3._internal.optional import need
 from fbnetv3.deploy.runtimes import ONNX, RUNTIMES, is_exported, read_artefact, suffixes
 from fbnetv3.deploy.words import TorchBackend
@@ -104,8 +105,8 @@ def latency(
         raise ValueError(f"no images in {images}; see fbnetv3.images.folders.SUFFIXES")
     if device != "cpu":
         known_device(device)
-    if output is not None and not output.parent.is_dir():
-        raise FileNotFoundError(f"no folder {output.parent} to write {output.name} to")
+    if output is not None:
+        check_output(output)
     if plot is not None:
         check_plot(plot)
         if images is None:

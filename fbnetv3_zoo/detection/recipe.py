@@ -7,7 +7,13 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from fbnetv3._internal.checks import checked_seed
+from fbnetv3._internal.checks import (
+    check_choice,
+    check_number,
+    check_whole,
+    checked_seed,
+    refusal,
+)
 
 from .data import AUGMENTATIONS
 
@@ -20,6 +26,8 @@ _BATCH = 8
 # Of the steps; what the averaged weights look back on at the end, and at most what the paper does.
 _AVERAGED_SHARE, _MAX_DECAY, _MIN_DECAY = 0.05, 0.9998, 0.9
 _WARM_UP_SHARE, _MAX_WARM_UP = 0.05, 1000
+# More epochs, images or steps are a slip of the keyboard.
+_MOST = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,25 +66,17 @@ class DetectionRecipe:
 
     def __post_init__(self) -> None:
         checked_seed(self.seed)
-        low = {"epochs": 1, "batch_size": 1, "warmup_steps": 0}
-        for name, least in low.items():
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; expected at least {least}")
-        if self.optimizer not in _LR:
-            raise ValueError(f"optimizer is {self.optimizer!r}; expected {' or '.join(_LR)}")
-        if self.augment not in AUGMENTATIONS:
-            raise ValueError(
-                f"augment is {self.augment!r}; expected one of {', '.join(AUGMENTATIONS)}"
-            )
+        for name, least in (("epochs", 1), ("batch_size", 1), ("warmup_steps", 0)):
+            check_whole(name, getattr(self, name), least, _MOST)
+        check_choice("optimizer", self.optimizer, tuple(_LR))
+        check_choice("augment", self.augment, AUGMENTATIONS)
         for name in ("lr", "clip_norm"):
             value = getattr(self, name)
             if not (value > 0 and math.isfinite(value)):
-                raise ValueError(f"{name} is {value!r}; expected a number above 0")
+                raise refusal(name, value, "a number above 0")
         highest = {"weight_decay": (0, 1), "ema_decay": (0, 0.999999), "layer_decay": (0.01, 1)}
-        for name, (low_end, high_end) in highest.items():
-            if not low_end <= getattr(self, name) <= high_end:
-                given = getattr(self, name)
-                raise ValueError(f"{name} is {given!r}; expected {low_end} to {high_end}")
+        for name, (low, high) in highest.items():
+            check_number(name, getattr(self, name), low, high)
 
     @staticmethod
     def fitting(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .folders import find_images, images_by_class, open_data_folder
+from .folders import find_images, images_by_class, open_data_folder, without_class
 from .labels import CLASS_LISTS, class_ids
 from .labels import class_names as listed
 from .listing import Task, is_list, listed_parts, read_list
@@ -136,9 +136,7 @@ def labelled_images(
         return NetworkImages(paths=list(found.images), labels=None, notes=tuple(notes))
     loose = sum(path.parent == root for path in found.images)
     if loose:
-        notes.append(
-            f"{loose} image(s) beside the class folders of {root} have no class and were skipped"
-        )
+        notes.append(without_class(loose, root))
     return NetworkImages(
         paths=[path for images in inside.values() for path in images],
         labels=[

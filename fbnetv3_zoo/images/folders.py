@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fbnetv3._internal.messages import escaped, one_line
+from fbnetv3._internal.messages import counted, escaped, one_line
 
 from .parts import PART_NAMES, Part, part_of, part_word
 
@@ -60,7 +60,7 @@ class Found:
         if not num:
             return ()
         kinds = ", ".join(f"{one_line(k)} {n}" for k, n in told.most_common(_NUM_LISTED))
-        return (f"{num} file(s) do not have an image's extension and were skipped: {kinds}",)
+        return (f"skipped {counted(num, 'file')} without an image's extension: {kinds}",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +109,11 @@ def list_images(folder: str | os.PathLike[str]) -> list[Path]:
         ValueError: the path is not a folder.
     """
     return list(find_images(folder).images)
+
+
+def without_class(num: int, folder: Path) -> str:
+    """Returns the remark that images beside the class folders of a folder were skipped."""
+    return f"skipped {counted(num, 'image')} beside the class folders of {folder}, without a class"
 
 
 def find_images(folder: str | os.PathLike[str]) -> Found:
@@ -285,26 +290,31 @@ def read_class_folders(folder: Path, classes: tuple[str, ...] | None = None) -> 
             f"the folders in {folder} hold only folders, such as {paths[0].parent}, and no images; "
             "give the folder that holds the class folders"
         )
-    loose = [entry.name for entry in _entries(folder) if _is_image_file(entry)]
-    notes = list(Found(images=(), others=others).notes)
-    lost = [e.name for e in _entries(folder) if e.is_symlink() and not os.path.exists(e.path)]
-    if lost := [name for name in lost if name not in loose]:
-        notes.append(
-            f"{len(lost)} link(s) in {folder} lead nowhere and were skipped: "
-            f"{one_line(', '.join(lost[:_NUM_LISTED]))}"
-        )
-    if loose:
-        notes.append(
-            f"{len(loose)} image(s) beside the class folders of {folder} have no class and were "
-            f"skipped: {one_line(', '.join(loose[:_NUM_LISTED]))}"
-        )
     return LabelledImages(
         name=str(folder),
         classes=order,
         paths=tuple(paths),
         labels=tuple(labels),
-        notes=tuple(notes),
+        notes=(*Found(images=(), others=others).notes, *_skipped_beside_classes(folder)),
     )
+
+
+def _skipped_beside_classes(folder: Path) -> list[str]:
+    """Returns the remarks on links and images that lie beside class folders."""
+    loose = [entry.name for entry in _entries(folder) if _is_image_file(entry)]
+    lost = [
+        entry.name
+        for entry in _entries(folder)
+        if entry.is_symlink() and not os.path.exists(entry.path) and entry.name not in loose
+    ]
+    notes = []
+    if lost:
+        said = f"skipped {counted(len(lost), 'broken link')} in {folder}"
+        notes.append(f"{said}: {one_line(', '.join(lost[:_NUM_LISTED]))}")
+    if loose:
+        said = without_class(len(loose), folder)
+        notes.append(f"{said}: {one_line(', '.join(loose[:_NUM_LISTED]))}")
+    return notes
 
 
 def _unwrapped(folder: Path, *, is_part: bool = False) -> Path:

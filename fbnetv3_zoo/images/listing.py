@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from fbnetv3._internal.messages import one_line, shown
+from fbnetv3._internal.messages import counted, one_line, shown
 
 from .folders import SUFFIXES, LabelledImages
 from .listed_files import ListedFiles, image_folders
@@ -193,7 +193,7 @@ def _parsed(path: Path, task: Task, _stamp: tuple[int, int]) -> _Listed:
         rows.append(_Row(line, home_of(line, name) / name, labels, part))
     kept, repeated = _once(path, rows, several, files)
     if repeated:
-        notes.append(f"{repeated} row(s) of {path} name a file again and count once")
+        notes.append(f"files that {path} lists again count once: {counted(repeated, 'row')}")
     return _Listed(path, tuple(kept), several, tuple(sheet.classes), tuple(notes))
 
 

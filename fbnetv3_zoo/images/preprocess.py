@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from fbnetv3._internal.checks import refusal
 from fbnetv3._internal.json_record import keywords_of
-from fbnetv3._internal.messages import shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,7 +68,7 @@ class Preprocess:
         for field in ("resize", "crop"):
             _check_pixels(field, getattr(self, field))
         if self.interpolation not in INTERPOLATIONS:
-            raise _refuse("interpolation", self.interpolation, f"one of {INTERPOLATIONS}")
+            raise refusal("interpolation", self.interpolation, f"one of {INTERPOLATIONS}")
         for field, low in (("mean", -_MAX_SCALE), ("std", 1 / _MAX_SCALE)):
             object.__setattr__(self, field, _triple(field, getattr(self, field), low))
 
@@ -200,7 +200,7 @@ class Preprocess:
         antialias = fields.get("antialias", implied)
         if antialias is not implied:
             expected = f"{implied} with {record.interpolation!r}, as Pillow resizes"
-            raise _refuse("antialias", antialias, expected)
+            raise refusal("antialias", antialias, expected)
         return record
 
     @staticmethod
@@ -223,11 +223,11 @@ class Preprocess:
             size = cfg.get("test_input_size") or size
             crop_pct = cfg.get("test_crop_pct") or crop_pct
         if len(size) != 3 or size[0] != 3 or size[1] != size[2]:
-            raise _refuse("input_size", size, "(3, size, size)")
+            raise refusal("input_size", size, "(3, size, size)")
         if cfg.get("crop_mode", "center") != "center":
-            raise _refuse("crop_mode", cfg["crop_mode"], "'center'")
+            raise refusal("crop_mode", cfg["crop_mode"], "'center'")
         if isinstance(crop_pct, bool) or not isinstance(crop_pct, int | float) or crop_pct <= 0:
-            raise _refuse("crop_pct", crop_pct, "a positive number")
+            raise refusal("crop_pct", crop_pct, "a positive number")
         return Preprocess(
             resize=math.floor(size[1] / crop_pct),
             crop=size[1],
@@ -239,11 +239,7 @@ class Preprocess:
 
 def _check_pixels(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 8192:
-        raise _refuse(name, value, "a whole number of pixels from 1 to 8192")
-
-
-def _refuse(field: str, value: object, expected: str) -> ValueError:
-    return ValueError(f"{field} is {shown(value)}; expected {expected}")
+        raise refusal(name, value, "a whole number of pixels from 1 to 8192")
 
 
 def _triple(field: str, values: Any, low: float) -> tuple[float, float, float]:
@@ -253,5 +249,5 @@ def _triple(field: str, values: Any, low: float) -> tuple[float, float, float]:
             numbers = []
     if len(numbers) != 3 or not all(low <= n <= _MAX_SCALE for n in numbers):
         expected = f"three numbers from {low:g} to {_MAX_SCALE:g}, one per channel"
-        raise _refuse(field, values, expected)
+        raise refusal(field, values, expected)
     return (float(numbers[0]), float(numbers[1]), float(numbers[2]))

@@ -369,11 +369,11 @@ def _scaled(image: Image.Image) -> NDArray[np.uint8]:
     return ((values.astype(np.uint32) * 255 + top // 2) // top).astype(np.uint8)
 
 
-def _from_unit(values: NDArray[Any], what: str) -> NDArray[np.uint8]:
+def _from_unit(values: NDArray[Any]) -> NDArray[np.uint8]:
     low, high = values.min(), values.max()
     if not (low >= 0 and high <= 1):  # also false for NaN
         raise ValueError(
-            f"{what} from {low:.4g} to {high:.4g}; expected 0 to 1 in floating point, "
+            f"values from {low:.4g} to {high:.4g}; expected 0 to 1 in floating point, "
             "or 0 to 255 in uint8, before any normalisation"
         )
     scaled: NDArray[Any] = np.rint(values * 255)
@@ -394,7 +394,7 @@ def _from_array(array: NDArray[Any], name: str) -> Image.Image:
     _check_size(array.shape, name)
     if np.issubdtype(array.dtype, np.floating):
         try:
-            array = _from_unit(array, "values")
+            array = _from_unit(array)
         except ValueError as error:
             raise _refuse(name, str(error)) from None
     if array.dtype != np.uint8:

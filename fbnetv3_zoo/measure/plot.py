@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fbnetv3._internal.files import check_output
 from fbnetv3._internal.optional import need
 
 if TYPE_CHECKING:
@@ -34,14 +35,13 @@ def check_plot(path: Path) -> None:
     """Checks that a picture can be written, before the work that it is to show.
 
     Raises:
-        ValueError: the file's ending is not .svg or .png.
+        ValueError: the file's ending is not .svg or .png, or there is a folder of that name.
         FileNotFoundError: its folder does not exist.
         ImportError: matplotlib is missing.
     """
     if path.suffix not in SUFFIXES:
         raise ValueError(f"output is {path}; expected a name that ends in {' or '.join(SUFFIXES)}")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"no folder {path.parent} to write {path.name} to; make it first")
+    check_output(path)
     need("matplotlib")
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from fbnetv3._internal.messages import escaped
+from fbnetv3._internal.messages import counted, escaped
 from fbnetv3.cli import completion
 from fbnetv3.cli.group import FAILED, note, print_json
 from fbnetv3.deploy.runtimes import is_exported, suffixes
@@ -313,7 +313,7 @@ def _print_damaged(num_damaged: int, damaged: Sequence[str]) -> None:
         typer.echo(escaped(f"not counted: {text}"))
     total = num_damaged + len(damaged)
     if total:
-        typer.echo(f"{total} image(s) could not be read and were not counted")
+        typer.echo(f"{counted(total, 'image')} could not be read, not counted")
 
 
 def _print_trust(record: dict[str, Any]) -> None:

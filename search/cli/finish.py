@@ -11,8 +11,9 @@ import typer
 
 from fbnetv3.cli import completion
 from fbnetv3.cli.group import FAILED, note
+from fbnetv3.cli.options import Seed
 
-from .words import AsJson, Folder, parse_setting
+from .words import DEVICES, AsJson, Folder, parse_setting
 
 if TYPE_CHECKING:
     from fbnetv3.search.finish.deliver import Delivery
@@ -50,17 +51,14 @@ def finish(
     max_drop: Annotated[
         float, typer.Option(help="Maximum drop of int8's top-1 accuracy, in points.")
     ] = 1.0,
-    seed: Annotated[int, typer.Option(help="Random seed.")] = 0,
+    seed: Seed = 0,
     val_share: Annotated[
         float, typer.Option(help="Share of each class held out if there is no val folder.")
     ] = 0.1,
     workers: Annotated[int, typer.Option(help="Number of image loading processes.")] = 2,
     device: Annotated[
         str | None,
-        typer.Option(
-            help="cpu or cuda; default: cuda if available.",
-            autocompletion=completion.choices("cpu", "cuda"),
-        ),
+        typer.Option(help="cpu or cuda; default: cuda if available.", autocompletion=DEVICES),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

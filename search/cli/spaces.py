@@ -186,17 +186,22 @@ def latency_table(
     import numpy as np
 
     from fbnetv3._internal.devices import known_device
+    from fbnetv3._internal.files import check_output
     from fbnetv3.search.cost.operator_timing import calibrate, measure_operators
     from fbnetv3.search.cost.operators import operators_of_space
     from fbnetv3.search.space.spaces import open_space
 
     known_device(device)
-    numbers = (("batch", images, 1), ("networks", networks, 4), ("num-classes", num_classes, 1))
+    numbers = (
+        ("batch", images, 1),
+        ("networks", networks, 4),
+        ("num-classes", num_classes, 1),
+        ("seed", seed, 0),
+    )
     for option, value, least in numbers:
         if value < least:
             raise ValueError(f"--{option} is {value}; expected {least} or more")
-    if not out.parent.is_dir():
-        raise FileNotFoundError(f"no folder {out.parent} to write {out.name} to; make it first")
+    check_output(out)
     made = open_space(space)
     rows = made.unique(made.sample(networks, np.random.default_rng(seed)))
     archs = [made.decode(row)[0] for row in rows]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fbnetv3._internal.files import check_output_folder
 from fbnetv3._internal.optional import need
 from fbnetv3.cli import completion
 from fbnetv3.cli.group import Command, note
@@ -27,9 +26,9 @@ from fbnetv3.search.training.recipe import BALANCES, OPTIMIZERS
 from .progress import Progress, stoppable
 from .training_images import opened
 from .training_plan import plan_lines
-from .training_recipe import recipe_of
+from .training_recipe import names_given, recipe_of
 from .training_result import fit_confidence, print_result
-from .words import DEVICES, CheckpointOption, TaskOption, parse_setting, workers_of
+from .words import DEVICES, CheckpointOption, TaskOption, workers_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -189,7 +188,6 @@ def train(
 
     from fbnetv3.search.data.datasets import check_outside
     from fbnetv3.search.training.config import Hardware, TrainConfig
-    from fbnetv3.search.training.foreign import foreign_name, write_record
     from fbnetv3.search.training.log_writers import written_to
     from fbnetv3.search.training.networks import (
         check_input,
@@ -200,12 +198,8 @@ def train(
     from fbnetv3.search.training.parallel import current_world, joined
 
     _check_words(teacher, teacher_cache, log, plot)
-    if checkpoint is not None and pretrained is not None:
-        raise ValueError(
-            "--checkpoint and --pretrained or --from-scratch are both given; expected one of them"
-        )
-    if out.exists() and not out.is_dir():
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(out))
+    _check_start(checkpoint, pretrained)
+    check_output_folder(out)
     check_outside(data, out, "--out")
 
     hardware = Hardware.of(device, precision=precision, compile=compile_)
@@ -242,22 +236,12 @@ def train(
         )
         knows = tuned and ready_for(network, images.classes)
         if recipe is None or preset == "fine-tune":
-            chosen = {name for name, value in fields.items() if value is not None}.union(
-                name for name, _ in map(parse_setting, set_ or ())
-            )
-            plan = fitted(
-                preset,
-                plan,
-                len(images),
-                knows_classes=knows,
-                given=chosen,
-            )
+            chosen = names_given(fields, set_)
+            plan = fitted(preset, plan, len(images), knows_classes=knows, given=chosen)
         preprocess = preprocess_for(network, images, plan.resolution)
         check_input(network.model, preprocess.crop, model)
-        foreign = foreign_name(model)
-        if foreign and world.rank == 0:
-            write_record(out, foreign)
-            write_record(out / "best", foreign)
+        if world.rank == 0:
+            _record_foreign(model, out)
         shown = Progress(plan.epochs, silent=world.rank > 0)
         run = TrainConfig(
             recipe=plan,
@@ -372,6 +356,24 @@ def _check_words(
         need("matplotlib")
     if teacher_cache is not None and teacher is None:
         raise ValueError("--teacher-cache is given without --teacher; expected both")
+
+
+def _check_start(checkpoint: Path | None, pretrained: bool | None) -> None:
+    """Refuses two ways to start."""
+    if checkpoint is not None and pretrained is not None:
+        raise ValueError(
+            "--checkpoint and --pretrained or --from-scratch are both given; expected one of them"
+        )
+
+
+def _record_foreign(model: str, out: Path) -> None:
+    """Notes whose weights the run's folders will hold, if they are another library's."""
+    from fbnetv3.search.training.foreign import foreign_name, write_record
+
+    foreign = foreign_name(model)
+    if foreign:
+        write_record(out, foreign)
+        write_record(out / "best", foreign)
 
 
 def _taught(name: str, cache: Path | None, images: ImageSet, run: TrainConfig) -> Teacher:

@@ -31,3 +31,9 @@ def recipe_of(name: str, given: Mapping[str, Any], others: list[str] | None) -> 
         fields["warmup_epochs"] = 0.0
     fields |= dict(map(parse_setting, others or ()))
     return Recipe.from_dict({**found.to_dict(), **fields})
+
+
+def names_given(given: Mapping[str, Any], others: list[str] | None) -> set[str]:
+    """Returns the names of the fields that options give; arguments as of `recipe_of`."""
+    named = {name for name, value in given.items() if value is not None}
+    return named | {name for name, _ in map(parse_setting, others or ())}

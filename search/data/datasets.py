@@ -18,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from fbnetv3._internal.messages import counted
 from fbnetv3.arch.arch import Arch
 from fbnetv3.images.classes import outputs_by_name
 from fbnetv3.images.folders import (
@@ -210,7 +211,8 @@ def _with_missing_noted(val: ImageSet) -> ImageSet:
     if not missing:
         return val
     listed = ", ".join(map(repr, missing[:_NUM_LISTED]))
-    note = f"{val.name} has no image of {len(missing)} class(es), not measured: {listed}"
+    classes = counted(len(missing), "class", "classes")
+    note = f"{val.name} has no image of {classes}, not measured: {listed}"
     return _with_notes(val, (note,))
 
 

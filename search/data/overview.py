@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
-from fbnetv3._internal.messages import one_line, shown
+from fbnetv3._internal.messages import counted, one_line, shown
 from fbnetv3.images.classes import nearly_equal
 
 from .image_set import ImageSet, Source, readable
@@ -50,7 +50,8 @@ def remarks(train: ImageSet, val: ImageSet) -> list[str]:
     few = [f"{one_line(name)} {num}" for num, name in counts if num < _FEW]
     if few:
         listed = ", ".join(few[:_NUM_LISTED])
-        found.append(f"{len(few)} class(es) have fewer than {_FEW} images to train on: {listed}")
+        classes = counted(len(few), "class", "classes")
+        found.append(f"fewer than {_FEW} images to train on in {classes}: {listed}")
     (least, smallest), (most, largest) = counts[0], counts[-1]
     if most >= _UNEQUAL * max(1, least):
         found.append(

@@ -7,6 +7,8 @@ import dataclasses
 import torch
 from torch import Tensor
 
+from fbnetv3._internal.messages import counted
+
 from .image_set import ImageSet
 
 
@@ -35,8 +37,8 @@ def _held_of_classes(images: ImageSet, share: float, generator: torch.Generator)
         members = (images.labels == label).nonzero().flatten()
         if len(members) < 2:
             raise ValueError(
-                f"class {name!r} of {images.name} has {len(members)} image(s); expected at least "
-                "2, one to train on and one to validate on; or give train and val folders"
+                f"class {name!r} of {images.name} has {counted(len(members), 'image')}; expected "
+                "at least 2, one to train on and one to validate on; or give train and val folders"
             )
         members = members[torch.randperm(len(members), generator=generator)]
         num_held = min(len(members) - 1, max(1, round(share * len(members))))

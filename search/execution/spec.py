@@ -12,7 +12,6 @@ Settings are plain JSON, so that nothing is pickled:
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -21,6 +20,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+from fbnetv3._internal.files import sha256_of
 
 if TYPE_CHECKING:
     from fbnetv3.search.space.space import Space
@@ -92,7 +93,7 @@ def identity(spec: Mapping[str, Any]) -> dict[str, Any]:
         path = Path(str(spec.get("table")))
         if not path.is_file():
             raise FileNotFoundError(f"no table at {path}; expected a table of labels")
-        kept["table"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        kept["table"] = sha256_of(path)
     if str(kept.get("target")).partition(":")[0].endswith(".py"):
         kept["target"] = Path(kept["target"]).name
     if "data" in kept:

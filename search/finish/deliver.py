@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +11,8 @@ import torch
 
 import fbnetv3
 from fbnetv3._internal.errors import OverBudget
-from fbnetv3._internal.files import write_atomically
+from fbnetv3._internal.files import sha256_of, write_atomically
+from fbnetv3._internal.json_record import read_object
 from fbnetv3.arch.counts import count
 from fbnetv3.deploy.confidence import MIN_IMAGES
 from fbnetv3.deploy.export import to_onnx
@@ -71,8 +70,7 @@ def is_delivered(folder: Path) -> bool:
 
 def read_result(folder: Path) -> dict[str, Any]:
     """Returns the figures of a finished model."""
-    found: dict[str, Any] = json.loads((folder / RESULT).read_bytes())
-    return found
+    return read_object(folder / RESULT)
 
 
 def deliver(folder: Path, final: Final, how: Delivery) -> dict[str, Any]:
@@ -117,9 +115,7 @@ def deliver(folder: Path, final: Final, how: Delivery) -> dict[str, Any]:
         result |= {"resolution": side, "macs": counts.macs_paper, "params": counts.params}
     else:
         result["params"] = sum(parameter.numel() for parameter in model.parameters())
-    result["sha256"] = {
-        file: hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in files
-    }
+    result["sha256"] = {file: sha256_of(folder / file) for file in files}
     write_atomically(folder / CARD, card(result, final.recipe))
     write_json(folder / RESULT, result)
     return result

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from fbnetv3._internal.json_record import read_json
+from fbnetv3._internal.json_record import read_object
 from fbnetv3.arch.arch import Arch
 from fbnetv3.arch.counts import count
 from fbnetv3.search.data.image_set import ImageSet
@@ -68,7 +68,7 @@ def finals_of(
     objective = store.settings.get("objective", {})
     found: dict[tuple[str, str], Final] = {}
     for folder in folders:
-        candidate = _read(folder / "candidate.json")
+        candidate = read_object(folder / "candidate.json")
         if not candidate["contenders"]:
             continue
         path = folder / "architecture.json"
@@ -113,7 +113,7 @@ def check_settings(out: Path, settings: Mapping[str, Any]) -> None:
     if not path.is_file():
         write_json(path, settings)
         return
-    begun = _read(path)
+    begun = read_object(path)
     for name, value in settings.items():
         if begun.get(name) != value:
             raise ValueError(
@@ -150,15 +150,10 @@ def _recipe(
 ) -> Recipe:
     """Returns a result's recipe at the final length, then with the given fields."""
     path = folder / "recipe.json"
-    known = _read(path) if path.is_file() else {}
+    known = read_object(path) if path.is_file() else {}
     if "epochs" not in known and epochs is None:
         raise ValueError(f"the recipe of result {folder.name} has no epochs; give --epochs")
     found = Recipe.from_dict({"schema": SCHEMA, "epochs": epochs, **known})
     if "epochs" in known:
         found = found.lengthened(epochs or found.epochs, data_times=data_times)
     return Recipe.from_dict({**found.to_dict(), **fields})
-
-
-def _read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = read_json(path.read_bytes(), str(path))
-    return found

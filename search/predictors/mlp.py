@@ -32,6 +32,8 @@ from .targets import Scale
 WIDTH = 24
 _RATE, _BATCH, _SLOWER = 1e-2, 16, 3.0
 _PRETRAIN_STEPS, _PRETRAIN_BATCH = 1500, 128
+# Of each phase of a fit.
+_EPOCHS = 50
 
 
 @contextlib.contextmanager
@@ -126,7 +128,7 @@ class MlpModel:
         return _report(self.proxies, target[test], found)
 
     def fit(
-        self, rows: Matrix, targets: Floats, *, epochs: int = 50, length: Floats | None = None
+        self, rows: Matrix, targets: Floats, *, epochs: int = _EPOCHS, length: Floats | None = None
     ) -> None:
         """Trains a new head, and after `epochs` the encoder too, on standardised targets.
 
@@ -145,7 +147,6 @@ class MlpModel:
         targets: Floats,
         known: npt.NDArray[np.bool_],
         *,
-        epochs: int = 50,
         length: Floats | None = None,
     ) -> Floats:
         """Fits one ensemble to each fold, all at once, and keeps the first.
@@ -154,13 +155,12 @@ class MlpModel:
             rows: (n, num_genes) candidates.
             targets: (folds, n).
             known: (folds, n) which targets a fold is fitted to; all of the first.
-            epochs: see `fit`.
             length: see `fit`.
 
         Returns:
             (folds, n) what each fold predicts without the further input, mean over its members.
         """
-        head = self._fit(rows, targets, known, epochs=epochs, length=length)
+        head = self._fit(rows, targets, known, epochs=_EPOCHS, length=length)
         wide = MlpModel(self.space, members=len(known) * self.members, seed=self.seed)
         wide.head = head
         self.head = {key: value[: self.members].clone() for key, value in head.items()}

@@ -5,12 +5,12 @@ With the results of workers they are all that `Store.rebuild` needs to make the 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fbnetv3._internal.errors import StoreError
+from fbnetv3._internal.json_record import read_object
 
 from .results import write_json
 from .trials import Batch, Proposal, Trial
@@ -36,9 +36,9 @@ def read_settings(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{folder} holds no search ({SETTINGS} is missing); start one with "
                                 "fbnetv3-search run")  # fmt: skip
     try:
-        settings = dict(json.loads(path.read_text()))
+        settings = read_object(path)
     except ValueError as error:
-        raise StoreError(f"{path} is damaged ({error}); restore it from a copy") from None
+        raise _damaged(path, error) from None
     if settings.get("schema") != SCHEMA:
         raise StoreError(f"{path} has schema {settings.get('schema')!r}; expected {SCHEMA!r}")
     return settings
@@ -90,7 +90,7 @@ def read_batch(path: Path) -> tuple[Batch, list[Proposal], list[tuple[Proposal, 
         StoreError: the file is damaged.
     """
     try:
-        content = json.loads(path.read_text())
+        content = read_object(path)
         reasons = [trial.pop("failed", None) for trial in content["trials"]]
         proposals = [
             Proposal(**{**trial, "genes": tuple(trial["genes"])}) for trial in content["trials"]
@@ -98,6 +98,10 @@ def read_batch(path: Path) -> tuple[Batch, list[Proposal], list[tuple[Proposal, 
         names = ("number", "kind", "rng_state", "predictor")
         batch = Batch(*(content[name] for name in names))
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{path} is damaged ({error}); restore it from a copy") from None
+        raise _damaged(path, error) from None
     failed = [(p, why) for p, why in zip(proposals, reasons, strict=True) if why is not None]
     return batch, proposals, failed
+
+
+def _damaged(path: Path, error: Exception) -> StoreError:
+    return StoreError(f"{path} is damaged ({error}); restore it from a copy")

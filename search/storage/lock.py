@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import socket
 import sqlite3
@@ -14,6 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from fbnetv3._internal.errors import StoreError
+from fbnetv3._internal.json_record import read_object
 
 from .files import way_to_resume
 from .results import is_disk_full, write_json
@@ -39,7 +39,7 @@ def take_lock(folder: Path) -> FileLock:
         ) from None
     # Not every network file system keeps locks between hosts, so there the heartbeat decides.
     with contextlib.suppress(FileNotFoundError, ValueError, KeyError):
-        host = json.loads(owner_file.read_text())["host"]
+        host = read_object(owner_file)["host"]
         silence = time.time() - owner_file.stat().st_mtime
         if host != socket.gethostname() and silence < REMOTE_SILENCE_S:
             lock.release()
@@ -74,7 +74,7 @@ def coordinator_of(folder: Path) -> str:
     file is no longer touched.
     """
     try:
-        owner = json.loads((folder / OWNER).read_text())
+        owner = read_object(folder / OWNER)
         silence = time.time() - (folder / OWNER).stat().st_mtime
         here = owner["host"] == socket.gethostname()
         alive = _runs(int(owner["pid"])) if here else silence < REMOTE_SILENCE_S
@@ -96,7 +96,7 @@ def _runs(pid: int) -> bool:
 
 def _owner(path: Path) -> str:
     try:
-        owner = json.loads(path.read_text())
+        owner = read_object(path)
         return f"process {owner['pid']} on host {owner['host']}"
     except (OSError, ValueError, KeyError):
         return "another process"

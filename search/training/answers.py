@@ -29,6 +29,8 @@ from .networks import Network
 
 _NUM_GUESSES = 5
 _SEED = 0
+# Photos per pass.
+_FOREIGN_BATCH = 16
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)
@@ -192,7 +194,7 @@ def fit_on(
 
 @torch.no_grad()
 def foreign_logits(
-    network: Network, sources: Sequence[Path], *, hardware: Hardware, batch_size: int = 16
+    network: Network, sources: Sequence[Path], *, hardware: Hardware
 ) -> tuple[NDArray[np.float32], tuple[str, ...]]:
     """Returns the logits (n, outputs) of photos without labels, and why others cannot be read.
 
@@ -200,7 +202,6 @@ def foreign_logits(
         network: with its preprocessing.
         sources: the photos.
         hardware: how to compute.
-        batch_size: images per pass.
 
     Raises:
         ValueError: the preprocessing is not known, or no photo can be read.
@@ -225,7 +226,7 @@ def foreign_logits(
         except (OSError, ValueError) as error:
             text = str(error)
             damaged.append(text if str(source) in text else f"{source}: {text}")
-        if len(waiting) == batch_size:
+        if len(waiting) == _FOREIGN_BATCH:
             run()
     if waiting:
         run()

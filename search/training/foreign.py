@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fbnetv3._internal.files import write_atomically
+from fbnetv3._internal.json_record import read_object
 from fbnetv3.checkpoints.checkpoint import (
     load_strict,
     read_metadata,
@@ -42,14 +43,16 @@ def foreign_name(name: str) -> str | None:
 
     Args:
         name: as `networks.open_network` takes it.
+
+    Raises:
+        ValueError: the run's record is damaged.
     """
     if is_foreign(name):
         return name
-    record = Path(name.removeprefix(LOCAL_DIR)) / RECORD
-    if not name.startswith(LOCAL_DIR) or not record.is_file():
+    folder = Path(name.removeprefix(LOCAL_DIR))
+    if not name.startswith(LOCAL_DIR) or not (folder / RECORD).is_file():
         return None
-    network: str = json.loads(record.read_bytes())["network"]
-    return network
+    return _recorded(folder)
 
 
 def open_foreign(
@@ -83,6 +86,14 @@ def write_record(folder: Path, name: str) -> None:
     write_atomically(folder / RECORD, json.dumps({"network": name}).encode())
 
 
+def _recorded(folder: Path) -> str:
+    """Returns the name that `write_record` noted in a run's folder."""
+    name = read_object(folder / RECORD).get("network")
+    if not isinstance(name, str):
+        raise ValueError(f"{folder / RECORD} names no network; restore it from a copy")
+    return name
+
+
 def open_run(folder: Path, num_classes: int | None, *, dropout: float, drop_path: float) -> Opened:
     """Returns the trained network of a run's folder that `write_record` was called for.
 
@@ -92,7 +103,7 @@ def open_run(folder: Path, num_classes: int | None, *, dropout: float, drop_path
     """
     path = folder / _WEIGHTS
     try:
-        name = json.loads((folder / RECORD).read_bytes())["network"]
+        name = _recorded(folder)
         head = json.loads(read_metadata(path)["fbnetv3"])
         labels: list[str] = head["labels"]
         preprocess = Preprocess.from_dict(head["preprocess"])

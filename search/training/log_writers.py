@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fbnetv3._internal.files import write_atomically
+from fbnetv3._internal.json_record import read_object
 from fbnetv3._internal.messages import one_line
 from fbnetv3._internal.optional import need
 
@@ -143,7 +144,5 @@ def _values(log: EpochLog) -> dict[str, float]:
 
 def _read(folder: Path) -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError):
-        found = json.loads((folder / RECORD).read_bytes())
-        if isinstance(found, dict):
-            return found
+        return read_object(folder / RECORD)
     return {}

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from fbnetv3._internal.checks import check_choice, check_number, check_whole, refusal
 from fbnetv3._internal.json_record import keywords_of, read_json
-from fbnetv3._internal.messages import shown
 
 SCHEMA = "fbnetv3-recipe/1"
 OPTIMIZERS = ("rmsprop", "sgd", "adamw")
@@ -24,6 +24,27 @@ BALANCES = ("none", "sampler", "loss")
 AUGMENTS = ("none", "flip", "crop", "cutout", "trivial", "autoaugment")
 # One column of the paper's search space holds the rate of both optimisers: SGD multiplies it by 4.
 SGD_LR_FACTOR = 4.0
+_CHOICES = {
+    "optimizer": OPTIMIZERS,
+    "schedule": SCHEDULES,
+    "augment": AUGMENTS,
+    "ema_start": EMA_STARTS,
+    "balance": BALANCES,
+}
+# Field -> the least and the most.
+_RANGES = {
+    "lr": (1e-9, 100.0),
+    "decay_per_epoch": (1e-6, 1.0),
+    "weight_decay": (0.0, 1.0),
+    "layer_decay": (0.01, 1.0),
+    "clip_norm": (0.0, 1e6),
+    "mixup": (0.0, 10.0),
+    "momentum": (0.0, 0.999999),
+    "dropout": (0.0, 0.999999),
+    "drop_path": (0.0, 0.999999),
+    "ema_decay": (0.0, 0.999999),
+    "label_smoothing": (0.0, 0.999999),
+}
 # What `Recipe.lengthened` changes beside the epochs.
 LENGTH_FIELDS = ("warmup_epochs", "weight_decay", "ema_decay", "decay_per_epoch")
 
@@ -98,30 +119,21 @@ class Recipe:
     resolution: int | None = None
 
     def __post_init__(self) -> None:
-        _one_of("optimizer", self.optimizer, OPTIMIZERS)
-        _one_of("schedule", self.schedule, SCHEDULES)
-        _one_of("augment", self.augment, AUGMENTS)
-        _one_of("ema_start", self.ema_start, EMA_STARTS)
-        _one_of("balance", self.balance, BALANCES)
+        for field, known in _CHOICES.items():
+            check_choice(f"recipe: {field}", getattr(self, field), known)
         if self.freeze != "backbone":
-            _whole("freeze", self.freeze, 0, 1000, otherwise="backbone, or ")
-        _whole("batch_size", self.batch_size, 1, 1 << 20)
-        _whole("epochs", self.epochs, 1, 100_000)
+            check_whole("recipe: freeze", self.freeze, 0, 1000, otherwise="backbone, or ")
+        check_whole("recipe: batch_size", self.batch_size, 1, 1 << 20)
+        check_whole("recipe: epochs", self.epochs, 1, 100_000)
         if self.resolution is not None:
-            _whole("resolution", self.resolution, 8, 4096)
+            check_whole("recipe: resolution", self.resolution, 8, 4096)
         if not isinstance(self.ema, bool):
-            raise _refuse("ema", self.ema, "true or false")
-        _number("lr", self.lr, 1e-9, 100.0)
-        _number("decay_per_epoch", self.decay_per_epoch, 1e-6, 1.0)
-        _number("warmup_epochs", self.warmup_epochs, 0.0, float(self.epochs))
-        _number("weight_decay", self.weight_decay, 0.0, 1.0)
-        _number("layer_decay", self.layer_decay, 0.01, 1.0)
-        _number("clip_norm", self.clip_norm, 0.0, 1e6)
-        _number("mixup", self.mixup, 0.0, 10.0)
-        for field in ("momentum", "dropout", "drop_path", "ema_decay", "label_smoothing"):
-            _number(field, getattr(self, field), 0.0, 0.999999)
+            raise refusal("recipe: ema", self.ema, "true or false")
+        for field, (low, high) in _RANGES.items():
+            check_number(f"recipe: {field}", getattr(self, field), low, high)
+        check_number("recipe: warmup_epochs", self.warmup_epochs, 0.0, float(self.epochs))
         if self.mixup and self.batch_size % 2:
-            raise _refuse("batch_size", self.batch_size, "an even number where mixup is on")
+            raise refusal("recipe: batch_size", self.batch_size, "an even number where mixup is on")
 
     @property
     def lr_factor(self) -> float:
@@ -169,8 +181,8 @@ class Recipe:
         Raises:
             ValueError: an argument is out of range, or the decay of a much shorter training is.
         """
-        _number("data_times", data_times, 1e-9, 1e9)
-        _whole("epochs", epochs, 1, 100_000)
+        check_number("recipe: data_times", data_times, 1e-9, 1e9)
+        check_whole("recipe: epochs", epochs, 1, 100_000)
         longer = epochs / self.epochs
         times = longer * data_times
         return dataclasses.replace(
@@ -207,9 +219,9 @@ class Recipe:
             ValueError: a field is missing, unknown or out of range; the message names it.
         """
         if not isinstance(fields, Mapping):
-            raise _refuse("recipe", fields, "a JSON object")
+            raise refusal("recipe", fields, "a JSON object")
         if fields.get("schema") != SCHEMA:
-            raise _refuse("schema", fields.get("schema"), repr(SCHEMA))
+            raise refusal("recipe: schema", fields.get("schema"), repr(SCHEMA))
         body = {key: value for key, value in fields.items() if key != "schema"}
         return Recipe(**keywords_of(Recipe, body, "recipe"))
 
@@ -221,23 +233,3 @@ class Recipe:
             ValueError: the text is no JSON, or a field is missing, unknown or out of range.
         """
         return Recipe.from_dict(read_json(text, "the recipe"))
-
-
-def _refuse(field: str, value: object, expected: str) -> ValueError:
-    return ValueError(f"recipe: {field} is {shown(value)}; expected {expected}")
-
-
-def _one_of(field: str, value: object, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise _refuse(field, value, f"one of {', '.join(known)}")
-
-
-def _whole(field: str, value: object, low: int, high: int, otherwise: str = "") -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise _refuse(field, value, f"{otherwise}a whole number from {low} to {high}")
-
-
-def _number(field: str, value: object, low: float, high: float) -> None:
-    ok = isinstance(value, int | float) and not isinstance(value, bool)
-    if not ok or not low <= value <= high:  # type: ignore[operator]  # checked by `ok`
-        raise _refuse(field, value, f"a number from {low} to {high}")

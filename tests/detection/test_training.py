@@ -55,9 +55,10 @@ def test_a_recipe_warms_up_and_ends_at_nought() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"epochs": 0}, "epochs is 0; expected at least 1"),
+        ({"epochs": 0}, "epochs is 0; expected a whole number from 1 to"),
         ({"batch_size": 0}, "batch_size is 0"),
-        ({"optimizer": "lion"}, "optimizer is 'lion'; expected adamw or sgd"),
+        ({"warmup_steps": 1.5}, "warmup_steps is 1.5; expected a whole number from 0 to"),
+        ({"optimizer": "lion"}, "optimizer is 'lion'; expected one of adamw, sgd"),
         ({"augment": "mosaic"}, "augment is 'mosaic'; expected one of none, flip, crop"),
         ({"lr": math.nan}, "lr is nan; expected a number above 0"),
     ],

@@ -43,7 +43,7 @@ def test_list_images_is_recursive_sorted_and_by_suffix(tmp_path: Path) -> None:
 
 def test_what_is_called_like_an_image_and_is_none_is_told(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
-    assert find_images(tmp_path).notes[0].endswith("were skipped: not a regular file 1")
+    assert find_images(tmp_path).notes[0].endswith("extension: not a regular file 1")
 
 
 def test_a_class_whose_name_is_no_utf_8_is_refused_before_the_work(tmp_path: Path) -> None:
@@ -69,8 +69,7 @@ def test_files_that_are_no_images_are_counted_and_told(tmp_path: Path) -> None:
     found = find_images(tmp_path)
     assert relative(tmp_path, found.images) == ["a.avif", "a.jfif", "a.webp"]
     assert found.notes == (
-        "4 file(s) do not have an image's extension and were skipped: "
-        ".heic 2, no extension 1, .csv 1",
+        "skipped 4 files without an image's extension: .heic 2, no extension 1, .csv 1",
     )
 
 
@@ -166,7 +165,7 @@ def test_parts_that_are_not_used_are_said(tmp_path: Path) -> None:
 
 def test_a_folder_without_classes_says_what_lies_there(tmp_path: Path) -> None:
     touch(tmp_path, "shard-0.tar.gz", "shard-1.tar.gz")
-    with pytest.raises(ValueError, match=r"no class folders; .*\(2 file\(s\) .*: \.gz 2\)"):
+    with pytest.raises(ValueError, match=r"no class folders; .*\(skipped 2 files .*: \.gz 2\)"):
         read_class_folders(tmp_path)
 
 
@@ -204,7 +203,7 @@ def test_a_class_folder_that_leads_nowhere_is_told(tmp_path: Path) -> None:
     (tmp_path / "frog").symlink_to(tmp_path / "nowhere")
     found = read_class_folders(tmp_path)
     assert found.classes == ("cat", "dog")
-    assert found.notes == (f"1 link(s) in {tmp_path} lead nowhere and were skipped: frog",)
+    assert found.notes == (f"skipped 1 broken link in {tmp_path}: frog",)
 
 
 def test_one_class_is_refused(tmp_path: Path) -> None:
@@ -261,8 +260,8 @@ def test_what_lies_beside_parts_and_classes_is_said(tmp_path: Path) -> None:
         f"folders of {tmp_path} beside its train and val folders were skipped: test, unlabelled",
     )
     (note,) = read_class_folders(found.parts["train"]).notes
-    assert note.startswith("1 image(s) beside the class folders of")
-    assert note.endswith("skipped: loose.jpg")
+    assert note.startswith("skipped 1 image beside the class folders of")
+    assert note.endswith("without a class: loose.jpg")
 
 
 def test_an_empty_class_is_refused_unless_the_classes_are_given(tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ def test_the_split_column_tells_training_from_validation(photos: Path) -> None:
     train, val = open_train_val(path)
     assert train.classes == val.classes == ("a", "b", "c")
     assert (train.labels.tolist(), val.labels.tolist()) == ([0, 1, 2], [0, 1])
-    assert any("no image of 1 class(es), not measured: 'c'" in note for note in val.notes)
+    assert any("no image of 1 class, not measured: 'c'" in note for note in val.notes)
     assert len(open_images(path, "train")) == 3
     assert len(open_images(path)) == 2
 
@@ -125,7 +125,7 @@ def test_a_file_that_is_listed_or_linked_to_twice_counts_once(photos: Path) -> N
     path = listed(photos, "0.png,a\nlink.png,a\n./0.png,a\n1.png,b\n")
     found = read_list(path)
     assert found.paths == (photos / "0.png", photos / "1.png")
-    assert found.notes == (f"2 row(s) of {path} name a file again and count once",)
+    assert found.notes == (f"files that {path} lists again count once: 2 rows",)
 
 
 @pytest.mark.parametrize(

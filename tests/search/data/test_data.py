@@ -285,7 +285,7 @@ def test_a_class_that_validation_lacks_is_named_and_not_measured(
     train, val = open_train_val(tmp_path)
     assert val.classes == train.classes == ("a", "b", "c")
     assert val.labels.tolist() == [0, 0, 2]
-    assert val.notes == (f"{tmp_path / 'val'} has no image of 1 class(es), not measured: 'b'",)
+    assert val.notes == (f"{tmp_path / 'val'} has no image of 1 class, not measured: 'b'",)
     # Evaluated alone, the same classes can be guessed.
     assert open_images(tmp_path).classes == ("a", "b", "c")
 
@@ -406,9 +406,7 @@ def test_a_photo_of_too_many_pixels_counts_as_damaged(tmp_path: Path) -> None:
 def test_files_that_are_no_images_are_told(tmp_path: Path) -> None:
     write_folders(tmp_path, {"a": 2, "b": 2})
     (tmp_path / "a" / "x.heic").touch()
-    assert open_images(tmp_path).notes == (
-        "1 file(s) do not have an image's extension and were skipped: .heic 1",
-    )
+    assert open_images(tmp_path).notes == ("skipped 1 file without an image's extension: .heic 1",)
 
 
 def test_a_label_out_of_range_is_refused() -> None:

@@ -60,9 +60,7 @@ def test_few_images_and_unequal_classes_are_named() -> None:
     labels = torch.tensor([0] * 90 + [1] * 4 + [3] * 2)
     train = dataclasses.replace(tiny_images(96), labels=labels)
     few, unequal = remarks(train, tiny_images(40, seed=1))
-    assert few == (
-        "3 class(es) have fewer than 10 images to train on: class2 0, class3 2, class1 4"
-    )
+    assert few == ("fewer than 10 images to train on in 3 classes: class2 0, class3 2, class1 4")
     assert "class 'class0' has 90 images and 'class2' has 0" in unequal
     assert remarks(tiny_images(96), tiny_images(40, seed=1)) == []
 

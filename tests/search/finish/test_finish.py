@@ -134,8 +134,9 @@ def test_a_model_is_what_its_files_say(finished: tuple[Path, str], searched: Pat
         ),
     ):
         assert found is not None
-        assert found.temperature == pytest.approx(known.temperature, rel=1e-2)
-        assert found.threshold == pytest.approx(known.threshold, rel=1e-2)
+        # So short a training knows little: the optimum is flat, and the number of threads moves it.
+        assert found.temperature == pytest.approx(known.temperature, rel=5e-2)
+        assert found.threshold == pytest.approx(known.threshold, rel=5e-2)
     right = 100 * float(np.mean(logits.argmax(1) == val_images.labels.numpy()))
     assert result_of(folder)["accuracy"]["ema"]["top1_pct"] == pytest.approx(right)
 

@@ -351,6 +351,13 @@ def test_settings_of_another_schema_are_refused(tmp_path: Path) -> None:
         Store.open(tmp_path)
 
 
+@pytest.mark.parametrize("content", ["{", "[1]", "3", "null"])
+def test_damaged_settings_are_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "search.json").write_text(content)
+    with pytest.raises(StoreError, match=r"search\.json is damaged .*restore it from a copy"):
+        Store.open(tmp_path)
+
+
 def test_folder_with_a_search_is_not_started_over(store: Store) -> None:
     with pytest.raises(ValueError, match="already holds a search"):
         Store.create(store.folder, SETTINGS)

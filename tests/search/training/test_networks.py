@@ -12,7 +12,7 @@ from torchvision import models
 from torchvision.ops import StochasticDepth
 
 from fbnetv3.search.training.batches import default_preprocess
-from fbnetv3.search.training.foreign import _preprocess_of, write_record
+from fbnetv3.search.training.foreign import _preprocess_of, foreign_name, write_record
 from fbnetv3.search.training.logbook import write_weights
 from fbnetv3.search.training.networks import (
     Network,
@@ -154,9 +154,12 @@ def test_a_damaged_record_of_another_librarys_run_is_named(tmp_path: Path) -> No
     )
     write_record(tmp_path, "torchvision:shufflenet_v2_x0_5")
     (record,) = tmp_path.glob("*.json")
-    record.write_text("{")
-    with pytest.raises(ValueError, match="is not a finished training, or is damaged"):
-        open_network(f"local-dir:{tmp_path}")
+    for content in ("{", "[1]", "{}"):
+        record.write_text(content)
+        with pytest.raises(ValueError, match="is not a finished training, or is damaged"):
+            open_network(f"local-dir:{tmp_path}")
+        with pytest.raises(ValueError, match=record.name):
+            foreign_name(f"local-dir:{tmp_path}")
 
 
 @pytest.mark.parametrize(
