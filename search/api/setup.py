@@ -18,7 +18,7 @@ from fbnetv3.search.execution.spec import check_not_imported
 from fbnetv3.search.nars.budget import divide, parse_time
 from fbnetv3.search.nars.config import SearchConfig
 from fbnetv3.search.nars.growing import CALLED, Kind, grow
-from fbnetv3.search.nars.limit import cost_names, parse_limits
+from fbnetv3.search.nars.limit import SHORT, cost_names, parse_limits, same_limits
 from fbnetv3.search.nars.prior import Prior, make_prior
 from fbnetv3.search.nars.problem import Problem, problem_of
 from fbnetv3.search.nars.run import create_search
@@ -204,7 +204,7 @@ def _check_same(folder: Path, call: dict[str, Any]) -> tuple[Kind, Any] | None:
     kinds = {name: kind for kind, name in CALLED.items()}
     for name in {**before, **call}:
         value = call.get(name)
-        if before.get(name) != value:
+        if not _equal(name, before.get(name), value):
             if name in kinds and _is_more(name, value, before.get(name)):
                 grows = kinds[name], value
                 continue
@@ -215,6 +215,15 @@ def _check_same(folder: Path, call: dict[str, Any]) -> tuple[Kind, Any] | None:
                 "budget that may be larger, or give another folder"
             )
     return grows
+
+
+def _equal(name: str, before: Any, value: Any) -> bool:
+    """Returns whether two values of an argument mean the same, however they are spelled."""
+    if before == value or None in (before, value):
+        return bool(before == value)
+    if name == "limits":
+        return same_limits(before, value, SHORT)
+    return name == "time" and parse_time(before) == parse_time(value)
 
 
 def _is_more(name: str, value: Any, before: Any) -> bool:

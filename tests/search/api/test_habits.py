@@ -7,6 +7,7 @@ import json
 import math
 import sqlite3
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +81,40 @@ def test_a_number_of_values_that_is_no_whole_number_is_refused() -> None:
     assert search.Gene.log("lr", 1e-4, 1e-1, number) == search.Gene.log("lr", 1e-4, 1e-1, 4)
 
 
-def test_a_limit_with_two_ends_is_told_how_to_be_written() -> None:
-    with pytest.raises(ValueError, match="expected macs<=500e6, or macs>=4e8,macs<=5e8"):
-        run("never", limits="1e7<=macs<=2e7")
+def test_a_limit_is_the_same_however_it_is_spelled(tmp_path: Path) -> None:
+    found = run(tmp_path / "s", limits=["macs<=4e8", "macs>=1e8,params<=2e4"])
+    for again in (
+        ["macs<=400e6", "params <= 2e4, macs >= 100e6"],
+        ["params<=20000,macs>=1e8", "macs <= 4e8,macs<=5e8"],
+    ):
+        same = run(tmp_path / "s", limits=again)
+        assert summary(same) == summary(found)
+        assert [same.best[limit].costs for limit in sorted(again)] == [
+            one.costs for one in found.best.values()
+        ]
+    with pytest.raises(ValueError, match="other arguments: limits was"):
+        run(tmp_path / "s", limits="macs<=4e8")
+    with pytest.raises(KeyError, match="no best for limit 'macs<=3e8'; the limits are"):
+        found.best["macs<=3e8"]
+
+
+def test_a_time_is_the_same_however_it_is_spelled(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    space = search.Space("small", [search.Gene("x", tuple(range(12)))])
+
+    def rank(params: dict[str, Any], *, seed: int, fidelity: float) -> float:
+        return float(params["x"])
+
+    def again(time: Any) -> int:
+        return len(search.run(space, rank, time=time, folder=tmp_path / "s", target="raw").trials)
+
+    num = again("60s")
+    assert "all 12 candidates are trained before the time is up" in capsys.readouterr().err
+    assert [again(time) for time in (60, "1m", timedelta(minutes=1), 60.0)] == [num] * 4
+    assert not capsys.readouterr().err
+    assert again("2m") >= num
+    assert "more time has no more to choose from\n" in capsys.readouterr().err
 
 
 def test_a_trial_may_fail_with_the_exception_that_was_caught(tmp_path: Path) -> None:
