@@ -45,9 +45,14 @@ def measure(optimizer: Optimizer, spending: Spending, *, parallel: int) -> dict[
         optimizer.coordinator.complete(lambda _trial: None, optimizer.report)
     number = min(one.number for one in store.batches() if one.kind == MEASURED)
     took: dict[float, list[float]] = {}
-    for trial in store.trials("done", batch=number):
-        if trial.started is not None and trial.ended is not None:
-            took.setdefault(trial.fidelity, []).append(trial.ended - trial.started)
+    done = store.trials("done", batch=number)
+    for trial in done:
+        seconds = spending.took(trial)
+        if seconds is not None:
+            took.setdefault(trial.fidelity, []).append(seconds)
+    if 1.0 not in took and any(trial.fidelity == 1 for trial in done):
+        # Too much, which the next full trainings correct.
+        took[1.0] = [spending.spent_s()]
     if 1.0 not in took:
         raise TrialError(
             "the full training that should show how long one takes failed; give --cost or "

@@ -90,7 +90,7 @@ class _Report:
     def tiles(self) -> list[tuple[str, str]]:
         counts = self.store.counts()
         finite = [v for v in self.label.values() if np.isfinite(v)]
-        spent = sum((t.ended - t.started) for t in self.trials if t.ended and t.started)
+        spent = sum(trial.seconds or 0.0 for trial in self.trials)
         return [
             ("trials with a label", f"{counts['done']}"),
             ("failed", f"{counts['failed']}"),
@@ -296,7 +296,6 @@ class _Report:
         costs = dict.fromkeys(name for t in self.trials for name in t.costs)
         for trial in self.trials:
             label = self.label.get(trial.seq)
-            ended = trial.ended - trial.started if trial.ended and trial.started else None
             genes = self.space.values(np.array(trial.genes))
             yield [
                 str(trial.seq),
@@ -309,7 +308,7 @@ class _Report:
                 *(_number(trial.costs.get(name)) for name in costs),
                 str(trial.seed),
                 str(trial.epochs),
-                _number(ended, 1),
+                _number(trial.seconds, 1),
                 str(trial.failures),
                 " ".join(f"{name}={value}" for name, value in genes.items()),
             ]

@@ -41,7 +41,7 @@ from .files import (
 )
 from .lock import beat, give_lock, reported, take_lock
 from .queries import Queries
-from .results import read_epochs
+from .results import last_written, read_epochs
 from .trials import Batch, Proposal, Trial
 
 DATABASE = "search.sqlite"
@@ -84,6 +84,8 @@ class Store(Queries):
     _database: sqlite3.Connection = field(init=False, repr=False)
     _lock: FileLock | None = field(init=False, default=None, repr=False)
     _depth: int = field(init=False, default=0, repr=False)
+    # Number of a trial -> when this process leased it, by a clock that nobody sets.
+    _leased: dict[int, float] = field(init=False, default_factory=dict, repr=False)
 
     @staticmethod
     def create(folder: Path, settings: Mapping[str, Any]) -> Store:
@@ -351,6 +353,7 @@ class Store(Queries):
                 "started=? WHERE seq=?",
                 (owner, now + seconds, now, trial.seq),
             )
+        self._leased[trial.seq] = time.monotonic()
         return trial.attempt + 1
 
     def extend_leases(self, owner: str, seconds: float) -> None:
@@ -391,10 +394,15 @@ class Store(Queries):
                 ((trial.seq, e.epoch, e.attempt, e.value) for e in found),
             )
             if complete:
+                ended, took = None, 0.0
+                if trial.seq in self._leased:
+                    took = time.monotonic() - self._leased.pop(trial.seq)
+                else:  # no process saw its end
+                    ended = last_written(self.folder, trial.id)
                 self._database.execute(
-                    "UPDATE trial SET state='done', ended=?, owner=NULL, lease_until=NULL "
-                    "WHERE seq=? AND state<>'done'",
-                    (time.time(), trial.seq),
+                    "UPDATE trial SET state='done', ended=COALESCE(?, started + ?), owner=NULL, "
+                    "lease_until=NULL WHERE seq=? AND state<>'done'",
+                    (ended, took, trial.seq),
                 )
         return complete
 
