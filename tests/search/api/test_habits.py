@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from fbnetv3 import search
 from fbnetv3._internal.errors import StoreError, TrialError
@@ -299,3 +299,28 @@ def test_a_kind_of_candidates_that_always_fails_is_avoided_by_nan(tmp_path: Path
         run(tmp_path / "a", fails, limits=None)
     found = run(tmp_path / "b", diverges, limits=None)
     assert 128 <= found.best[""].params["width"] <= 160
+
+
+def test_finish_says_what_a_search_without_networks_has(tmp_path: Path) -> None:
+    run(tmp_path / "s")
+    done = CliRunner().invoke(app, ["finish", str(tmp_path / "s")])
+    assert done.exit_code == 2
+    assert "no networks of its own to train, only values of width, act, lr" in done.stderr
+    assert f"fbnetv3-search export {tmp_path / 's'} --out DIR" in done.stderr
+    assert "--data" not in done.stderr
+
+
+def test_results_of_two_searches_are_not_mixed(tmp_path: Path) -> None:
+    run(tmp_path / "a")
+    run(tmp_path / "b", limits="macs<=4e8", seed=1)
+
+    def export(name: str) -> Result:
+        return CliRunner().invoke(
+            app, ["export", str(tmp_path / name), "--out", str(tmp_path / "out")]
+        )
+
+    assert [export("a").exit_code, export("a").exit_code] == [0, 0]
+    files = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.json")}
+    done = export("b")
+    assert (done.exit_code, "has a result of another search" in done.stderr) == (2, True)
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*.json")} == files
