@@ -27,6 +27,9 @@ class Asked:
     seed: int
     fidelity: float = 1.0
 
+    def __hash__(self) -> int:
+        return hash(self.number)
+
     def __getattr__(self, name: str) -> NoReturn:
         no_attribute("Asked", name)
 

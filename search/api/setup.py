@@ -36,6 +36,17 @@ POLICY = Policy(max_attempts=1)
 _TRIED = 64
 
 
+def folder_of(folder: str | Path) -> Path:
+    """Returns the absolute path of a search's folder; a program may change the working directory.
+
+    Raises:
+        ValueError: it names no folder.
+    """
+    if not isinstance(folder, str | Path) or not str(folder).strip():
+        raise ValueError(f"folder is {shown(folder)}; expected a folder, such as 'runs/s'")
+    return Path(folder).expanduser().absolute()
+
+
 def prepare(
     objective: FunctionObjective,
     folder: Path,
@@ -68,6 +79,9 @@ def prepare(
     texts = _texts(limits)
     rungs = _shares(rungs)
     priors = _priors(space, prior)
+    # NumPy's numbers are no JSON.
+    budget = budget.item() if isinstance(budget, np.generic) else budget
+    time = time.item() if isinstance(time, np.generic) else time
     given = {"trainings": trainings, "budget": budget, "time": time}
     chosen = [name for name, value in given.items() if value is not None]
     if len(chosen) != 1:
@@ -173,10 +187,11 @@ def _texts(limits: str | Sequence[str] | None) -> list[str]:
     """Returns limits as a list, of which none is empty."""
     if limits is None:
         return []
-    texts = [limits] if isinstance(limits, str | Mapping) else limits
-    if not isinstance(texts, Iterable) or not all(isinstance(t, str) and t for t in texts):
+    several = isinstance(limits, Iterable) and not isinstance(limits, str | Mapping)
+    texts: list[Any] = list(limits) if several else [limits]
+    if not all(isinstance(text, str) and text for text in texts):
         raise ValueError(f"limits is {shown(limits)}; expected texts such as 'macs<=4e8'")
-    return list(texts)
+    return texts
 
 
 def _shares(rungs: Sequence[float] | None) -> list[float] | None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
+import pickle
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,23 @@ def test_a_tuple_is_not_taken_for_the_values_of_epochs() -> None:
     assert label([70.0, 91.5]) == 91.5
 
 
+def test_a_training_that_yields_and_returns_has_what_it_returns() -> None:
+    def train(epochs: list[float], last: float | None) -> Generator[float, None, float | None]:
+        yield from epochs
+        return last
+
+    assert label(train([70.0, 80.0], 91.5)) == 91.5
+    assert label(train([70.0, 80.0], None)) == 80.0
+    assert label(train([], 91.5)) == 91.5
+
+
+def test_percent_may_be_rounded_but_not_more() -> None:
+    assert label(np.float32(100) * (1 + np.finfo(np.float32).eps)) == 100.0
+    assert label(-1e-9) == 0.0
+    with pytest.raises(ValueError, match=r"gave 100\.01; expected an accuracy in percent"):
+        label(100.01)
+
+
 @pytest.mark.parametrize("target", ["log_error", "raw"])
 def test_minus_infinity_is_a_training_that_diverged(target: str) -> None:
     assert math.isnan(label(-math.inf, target))
@@ -79,6 +98,32 @@ def test_a_number_of_values_that_is_no_whole_number_is_refused() -> None:
         search.Gene.log("lr", 1e-4, 1e-1, number)
     number = np.int64(4)
     assert search.Gene.log("lr", 1e-4, 1e-1, number) == search.Gene.log("lr", 1e-4, 1e-1, 4)
+
+
+def test_limits_may_come_from_a_generator(tmp_path: Path) -> None:
+    limits = ["macs<=4e8", "macs<=8e8"]
+    assert list(run(tmp_path / "s", limits=(text for text in limits)).best) == limits
+
+
+def test_budgets_may_be_numbers_of_numpy(tmp_path: Path) -> None:
+    for name, value in (
+        ("budget", np.int64(30)),
+        ("budget", np.float32(40)),
+        ("time", np.int64(600)),
+        ("time", np.timedelta64(20, "m")),
+    ):
+        with search.Study(
+            SPACE, folder=tmp_path / name, cost=cost, **{**STUDY, "trainings": None, name: value}
+        ):
+            pass
+
+
+@pytest.mark.parametrize("folder", [None, "", b"s"])
+def test_a_folder_has_a_name(folder: Any) -> None:
+    with pytest.raises(ValueError, match=r"folder is .*; expected a folder, such as 'runs/s'"):
+        run(folder)
+    with pytest.raises(ValueError, match=r"folder is .*; expected a folder, such as 'runs/s'"):
+        search.Study(SPACE, folder=folder, **{**STUDY, "limits": None})
 
 
 def test_a_limit_is_the_same_however_it_is_spelled(tmp_path: Path) -> None:
@@ -159,6 +204,44 @@ def test_a_search_killed_while_its_database_was_made_is_resumed_by_the_same_call
     with pytest.raises(FileNotFoundError, match="stopped before its first round; resume it"):
         search.Found(folder)
     assert summary(run(folder)) == summary(run(tmp_path / "undisturbed"))
+
+
+def test_a_folder_that_this_process_has_open_is_said(tmp_path: Path) -> None:
+    """As where a notebook's cell is run again."""
+    with (
+        search.Study(SPACE, folder=tmp_path / "s", cost=cost, **STUDY),
+        pytest.raises(StoreError, match=r"in use by this process itself, .* close the study"),
+    ):
+        search.Study(SPACE, folder=tmp_path / "s", cost=cost, **STUDY)
+
+
+def test_trials_go_to_other_processes_and_the_study_does_not(tmp_path: Path) -> None:
+    with search.Study(SPACE, folder=tmp_path / "s", cost=cost, **STUDY) as study:
+        trials = study.ask(2)
+        assert {pickle.loads(pickle.dumps(trial)): trial.number for trial in trials} == {
+            trials[0]: 1,
+            trials[1]: 2,
+        }
+        with pytest.raises(TypeError, match="a study stays in its process; send the trials"):
+            pickle.dumps(study)
+
+
+def test_a_forked_process_cannot_tell_a_study(tmp_path: Path) -> None:
+    with search.Study(SPACE, folder=tmp_path / "s", cost=cost, **STUDY) as study:
+        [trial] = study.ask()
+        ours, theirs = os.pipe()
+        pid = os.fork()
+        if not pid:
+            try:
+                study.tell(trial, 50.0)
+            except RuntimeError as error:
+                os.write(theirs, str(error).encode())
+            os._exit(0)
+        os.waitpid(pid, 0)
+        os.close(theirs)
+        with os.fdopen(ours) as said:
+            assert f"forked process, and the study is in process {os.getpid()}" in said.read()
+        assert study.trials == []
 
 
 def test_an_emptied_database_is_not_taken_for_a_new_search(tmp_path: Path) -> None:
