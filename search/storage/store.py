@@ -19,7 +19,9 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import sqlite3
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -84,6 +86,7 @@ class Store(Queries):
     _database: sqlite3.Connection = field(init=False, repr=False)
     _lock: FileLock | None = field(init=False, default=None, repr=False)
     _depth: int = field(init=False, default=0, repr=False)
+    _copy: tempfile.TemporaryDirectory[str] | None = field(init=False, default=None, repr=False)
     # Number of a trial -> when this process leased it, by a clock that nobody sets.
     _leased: dict[int, float] = field(init=False, default_factory=dict, repr=False)
 
@@ -135,10 +138,17 @@ class Store(Queries):
         if not path.exists():
             raise _unmade(folder)
         with reported(folder):
-            store._database = sqlite3.connect(
-                f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=30
-            )
-            if not store._has_tables():
+            store._database = _reading(path)
+            try:
+                made = store._has_tables()
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorname.split("_")[1] not in ("READONLY", "CANTOPEN"):
+                    raise
+                store._database.close()
+                store._copy = _copied(path)
+                store._database = _reading(Path(store._copy.name) / DATABASE)
+                made = store._has_tables()
+            if not made:
                 store.close()
                 raise _unmade(folder)
             store._database.execute("SELECT COUNT(*) FROM batch").fetchone()
@@ -225,6 +235,8 @@ class Store(Queries):
         """Closes the database and gives up the coordinator's lock."""
         if hasattr(self, "_database"):
             self._database.close()
+        if self._copy is not None:
+            self._copy.cleanup()
         if self._lock is not None:
             give_lock(self.folder, self._lock)
 
@@ -433,6 +445,21 @@ class Store(Queries):
                 "INSERT OR REPLACE INTO stage VALUES (?,?,?)",
                 (name, json.dumps(content), time.time()),
             )
+
+
+def _reading(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(
+        f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=30
+    )
+
+
+def _copied(path: Path) -> tempfile.TemporaryDirectory[str]:
+    """Returns a folder with a copy of a database, which SQLite only reads where it may write."""
+    copy = tempfile.TemporaryDirectory(prefix="fbnetv3-search-")
+    for source in (path, path.with_name(f"{path.name}-wal")):
+        if source.is_file():
+            shutil.copyfile(source, Path(copy.name) / source.name)
+    return copy
 
 
 def _unmade(folder: Path) -> FileNotFoundError:

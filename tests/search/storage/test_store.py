@@ -10,6 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -122,6 +123,32 @@ def test_a_training_whose_end_nobody_saw_took_until_its_last_result(
     with Store.open(store.folder) as again:
         (found,) = again.trials("done")
         assert found.seconds == (None if seconds is None else pytest.approx(seconds))
+
+
+def test_a_folder_that_cannot_be_written_is_read() -> None:
+    # The parents of `tmp_path` are for their owner only.
+    with tempfile.TemporaryDirectory() as top, Store.create(Path(top) / "s", SETTINGS) as store:
+        store.add_batch(batch(0), [proposal(1)])
+        finish(store, 0, 30.0, 31.0)
+        wal = (store.folder / "search.sqlite-wal").read_bytes()
+        store.close()
+        # With the log that a kill leaves.
+        (store.folder / "search.sqlite-wal").write_bytes(wal)
+        for path in (Path(top), *Path(top).rglob("*")):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        user = os.geteuid()
+        os.seteuid(65534 if user == 0 else user)
+        try:
+            with Store.read(store.folder) as found:
+                assert found.curve(1) == [30.0, 31.0]
+                assert found._copy is not None
+                copy = Path(found._copy.name)
+                assert copy.is_dir()
+        finally:
+            os.seteuid(user)
+            for path in (Path(top), store.folder):
+                path.chmod(0o755)
+        assert not copy.exists()
 
 
 def test_results_are_read_in_any_number_of_times(store: Store) -> None:
