@@ -146,7 +146,7 @@ def describe(space: Space, answer: Answer) -> dict[str, Any]:
     }
 
 
-def copy_answers(store: Store, space: Space, out: Path) -> list[Path]:
+def copy_answers(store: Store, space: Space, out: str | Path) -> list[Path]:
     """Copies the result files to another folder; returns the copies.
 
     If the search trained networks and kept their weights, those of each winner's best seed are
@@ -156,6 +156,7 @@ def copy_answers(store: Store, space: Space, out: Path) -> list[Path]:
         ValueError: the search has not finished, or the folder has other results, which would then
             be mixed with these.
     """
+    out = Path(out)
     source = store.folder / "answers"
     files = sorted(source.glob("*/*.json"))
     if not files:

@@ -26,13 +26,24 @@ class Limit:
     """Bounds on known costs: name of the cost -> (lowest, highest), either may be infinite.
 
     Raises:
-        ValueError: a bound is NaN, or the lowest exceeds the highest.
+        ValueError: it is of another form, a bound is NaN, or the lowest exceeds the highest.
     """
 
     bounds: Mapping[str, tuple[float, float]]
 
     def __post_init__(self) -> None:
-        for name, (low, high) in self.bounds.items():
+        if not isinstance(self.bounds, Mapping):
+            raise ValueError(
+                f"limit {shown(self.bounds)} is not understood; expected cost -> (lowest, highest)"
+            )
+        for name, ends in self.bounds.items():
+            try:
+                low, high = map(float, ends)
+            except (TypeError, ValueError):
+                raise ValueError(
+                    f"limit on {name!r} is {shown(ends)}; expected (lowest, highest), either may "
+                    "be infinite"
+                ) from None
             if not low <= high:
                 raise ValueError(
                     f"limit {low:g}<={name}<={high:g} leaves nothing; expected lowest <= highest"
@@ -49,6 +60,19 @@ class Limit:
                 if np.isfinite(bound):
                     total += np.maximum(over, 0) / max(abs(bound), 1e-12)
         return total
+
+
+def bounds_of(
+    limit: str | Limit | Mapping[str, tuple[float, float]], names: Mapping[str, str]
+) -> Mapping[str, tuple[float, float]]:
+    """Returns cost -> (lowest, highest) of a limit in any form.
+
+    Raises:
+        ValueError: it has no such form.
+    """
+    if isinstance(limit, str):
+        return parse_limit(limit, names)
+    return (limit if isinstance(limit, Limit) else Limit(limit)).bounds
 
 
 def intersection(

@@ -28,12 +28,13 @@ NUM_TINTS = 7
 MOST_GENES = 16
 
 
-def write_report(store: Store, path: Path) -> None:
+def write_report(store: Store, path: str | Path) -> None:
     """Writes the page.
 
     Raises:
         OSError: the file cannot be written.
     """
+    path = Path(path)
     write_atomically(path, render(store))
 
 

@@ -91,12 +91,13 @@ class Store(Queries):
     _leased: dict[int, float] = field(init=False, default_factory=dict, repr=False)
 
     @staticmethod
-    def create(folder: Path, settings: Mapping[str, Any]) -> Store:
+    def create(folder: str | Path, settings: Mapping[str, Any]) -> Store:
         """Returns a new, empty store in a folder that has none.
 
         Raises:
             ValueError: the folder already holds a search, or is a file.
         """
+        folder = Path(folder)
         if (folder / SETTINGS).exists():
             raise ValueError(f"{folder} already holds a search; resume it or name another folder")
         if folder.exists() and not folder.is_dir():
@@ -107,13 +108,14 @@ class Store(Queries):
         return Store.open(folder)
 
     @staticmethod
-    def open(folder: Path) -> Store:
+    def open(folder: str | Path) -> Store:
         """Returns the store as its only coordinator; trials that were running are queued again.
 
         Raises:
             FileNotFoundError: there is no search in the folder.
             StoreError: another coordinator is at work, or the database is damaged or full.
         """
+        folder = Path(folder)
         store = Store(folder, read_settings(folder))
         store._lock = take_lock(folder)
         try:
@@ -126,13 +128,14 @@ class Store(Queries):
         return store
 
     @staticmethod
-    def read(folder: Path) -> Store:
+    def read(folder: str | Path) -> Store:
         """Returns the store for reading only; a coordinator may be at work meanwhile.
 
         Raises:
             FileNotFoundError: there is no search in the folder, or it has no database.
             StoreError: the database is damaged.
         """
+        folder = Path(folder)
         store = Store(folder, read_settings(folder))
         path = folder / DATABASE
         if not path.exists():
@@ -160,11 +163,12 @@ class Store(Queries):
         return store
 
     @staticmethod
-    def rebuild(folder: Path) -> Store:
+    def rebuild(folder: str | Path) -> Store:
         """Returns the store with its database made again from the folder's other files.
 
         An existing database is kept as `search.sqlite.old`, and untouched if a file is damaged.
         """
+        folder = Path(folder)
         settings = read_settings(folder)
         lock = take_lock(folder)
         try:

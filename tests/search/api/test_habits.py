@@ -384,6 +384,59 @@ def test_a_kind_of_candidates_that_always_fails_is_avoided_by_nan(tmp_path: Path
     assert 128 <= found.best[""].params["width"] <= 160
 
 
+def test_paths_may_be_texts(tmp_path: Path) -> None:
+    run(tmp_path / "s")
+    folder, out = str(tmp_path / "s"), str(tmp_path / "out")
+    search.Store.open(folder).close()
+    with search.Store.rebuild(folder) as store:
+        assert store.folder == tmp_path / "s"
+    with search.Store.read(folder) as store:
+        assert search.write_csv(store, SPACE, f"{out}.csv") == store.counts()["done"]
+        search.write_report(store, f"{out}.html")
+        assert all(path.is_file() for path in search.copy_answers(store, SPACE, out))
+    made = FunctionObjective(SPACE, train, cost)
+    predictor = search.load_predictor(f"{folder}/predictor.safetensors", costs=made.costs)
+    search.save_predictor(predictor, f"{out}.safetensors")
+    with search.Store.open(folder) as store:
+        assert made.costs is not None
+        imported = search.import_labels(store, SPACE, made.costs, f"{out}.csv", epochs=1)
+    assert imported.taken == len(search.Found(folder).trials) - imported.new
+    (tmp_path / "space.json").write_text(json.dumps({"space": SPACE.to_dict(), "target": "raw"}))
+    table = search.load_table(str(tmp_path / "space.json"), f"{out}.csv")
+    assert table.space == SPACE
+
+
+def test_a_finished_search_is_asked_for_limits_in_any_form(tmp_path: Path) -> None:
+    run(tmp_path / "s")
+    problem = search.problem_of(
+        {"space": SPACE.to_dict(), "num_classes": 10}, FunctionObjective(SPACE, train, cost)
+    )
+    with search.Store.read(tmp_path / "s") as store:
+        predictor = search.open_predictor(store, problem)
+        bounds = {"macs": (-math.inf, 4e8)}
+        found = search.evolve_for(
+            store, problem, predictor, ["macs<=400e6", search.Limit(bounds), bounds]
+        )
+        best = [one.rows[0].tolist() for one in found]
+        assert best[0] == best[1] == best[2]
+        for wrong, said in (
+            ({"macs": (None, 4e8)}, r"limit on 'macs' is \(None, 400000000.0\); expected"),
+            ({"macs": 4e8}, "limit on 'macs' is 400000000.0; expected"),
+            (4e8, "limit 400000000.0 is not understood"),
+        ):
+            with pytest.raises(ValueError, match=said):
+                search.evolve_for(store, problem, predictor, [wrong])  # type: ignore[list-item]
+        with pytest.raises(ValueError, match="expected a list of limits"):
+            search.evolve_for(store, problem, predictor, "macs<=4e8")
+
+
+def test_labels_in_columns_of_other_names_are_told_how_to_be_named(tmp_path: Path) -> None:
+    path = tmp_path / "frame.csv"
+    path.write_text("number,value,params_width,params_act,params_lr\n0,80,64,relu,0.001\n")
+    with pytest.raises(ValueError, match="names of the genes, such as 'width', and 'label', as"):
+        read_labels(SPACE, path)
+
+
 def test_finish_says_what_a_search_without_networks_has(tmp_path: Path) -> None:
     run(tmp_path / "s")
     done = CliRunner().invoke(app, ["finish", str(tmp_path / "s")])
