@@ -54,7 +54,8 @@ class Limit:
         total = np.zeros(len(next(iter(costs.values()), ())))
         for name, (low, high) in self.bounds.items():
             if name not in costs:
-                raise ValueError(f"limit on {name!r}; the known costs are {', '.join(costs)}")
+                known = ", ".join(costs) or "none"
+                raise ValueError(f"limit on {name!r}; the known costs are {known}")
             value = np.asarray(costs[name], np.float64)
             for bound, over in ((high, value - high), (low, low - value)):
                 if np.isfinite(bound):

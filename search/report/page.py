@@ -33,8 +33,11 @@ def write_report(store: Store, path: str | Path) -> None:
 
     Raises:
         OSError: the file cannot be written.
+        ValueError: its name is of another kind of file.
     """
     path = Path(path)
+    if path.suffix.lower() not in ("", ".html", ".htm"):
+        raise ValueError(f"cannot write {path}: the report is HTML; give a name that ends in .html")
     write_atomically(path, render(store))
 
 

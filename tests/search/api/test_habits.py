@@ -384,6 +384,36 @@ def test_a_kind_of_candidates_that_always_fails_is_avoided_by_nan(tmp_path: Path
     assert 128 <= found.best[""].params["width"] <= 160
 
 
+def test_a_candidate_that_fails_does_not_end_a_search_by_time(tmp_path: Path) -> None:
+    made: list[int] = []
+
+    def first_fails(params: dict[str, Any], *, seed: int, fidelity: float) -> float:
+        if fidelity == 1:
+            made.append(params["width"])
+            if params["width"] == made[0]:
+                raise MemoryError
+        return accuracy(params, seed)
+
+    found = run(tmp_path / "s", first_fails, trainings=None, time=3, limits=None)
+    assert made[1] < made[0]
+    assert found.finished
+
+
+def test_a_search_by_time_goes_on_once_its_function_is_mended(tmp_path: Path) -> None:
+    def broken(params: dict[str, Any], *, seed: int, fidelity: float) -> float:
+        if fidelity == 1:
+            raise RuntimeError("not yet")
+        return accuracy(params, seed)
+
+    def mended(params: dict[str, Any], *, seed: int, fidelity: float) -> float:
+        return accuracy(params, seed)
+
+    call = {"trainings": None, "time": 3, "limits": None}
+    with pytest.raises(TrialError, match="not yet"):
+        run(tmp_path / "s", broken, **call)
+    assert run(tmp_path / "s", mended, **call).finished
+
+
 def test_paths_may_be_texts(tmp_path: Path) -> None:
     run(tmp_path / "s")
     folder, out = str(tmp_path / "s"), str(tmp_path / "out")
@@ -393,6 +423,8 @@ def test_paths_may_be_texts(tmp_path: Path) -> None:
     with search.Store.read(folder) as store:
         assert search.write_csv(store, SPACE, f"{out}.csv") == store.counts()["done"]
         search.write_report(store, f"{out}.html")
+        with pytest.raises(ValueError, match=r"out\.pdf: the report is HTML; give a name that"):
+            search.write_report(store, f"{out}.pdf")
         assert all(path.is_file() for path in search.copy_answers(store, SPACE, out))
     made = FunctionObjective(SPACE, train, cost)
     predictor = search.load_predictor(f"{folder}/predictor.safetensors", costs=made.costs)
@@ -423,6 +455,7 @@ def test_a_finished_search_is_asked_for_limits_in_any_form(tmp_path: Path) -> No
             ({"macs": (None, 4e8)}, r"limit on 'macs' is \(None, 400000000.0\); expected"),
             ({"macs": 4e8}, "limit on 'macs' is 400000000.0; expected"),
             (4e8, "limit 400000000.0 is not understood"),
+            ("flops<=4e8", "limit on 'flops'; the known costs are macs, params"),
         ):
             with pytest.raises(ValueError, match=said):
                 search.evolve_for(store, problem, predictor, [wrong])  # type: ignore[list-item]
