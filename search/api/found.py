@@ -113,7 +113,7 @@ class Found:
                 "epochs": trial.epochs,
                 "fidelity": trial.fidelity,
                 "predicted": np.nan if trial.predicted is None else trial.predicted,
-                "seconds": trial.ended - trial.started if trial.ended and trial.started else np.nan,
+                "seconds": np.nan if trial.seconds is None else trial.seconds,
                 **{f"params_{k}": v for k, v in self._params(trial).items()},
                 **{f"costs_{k}": v for k, v in trial.costs.items()},
             }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, NoReturn
 
 from fbnetv3.search.execution.peer_names import no_attribute
+from fbnetv3.search.nars.limit import SHORT, same_limits
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,9 @@ class Asked:
     params: Mapping[str, Any]
     seed: int
     fidelity: float = 1.0
+
+    def __hash__(self) -> int:
+        return hash(self.number)
 
     def __getattr__(self, name: str) -> NoReturn:
         no_attribute("Asked", name)
@@ -98,9 +103,17 @@ class Best:
 
 
 class BestWithin(dict[str, Best]):
-    """Limit -> the best candidate within it; a dict that says which limits it has."""
+    """Limit -> the best candidate within it; a dict that says which limits it has.
 
-    def __missing__(self, limit: object) -> NoReturn:
+    A limit is also found by another spelling of it, such as "macs<=400e6" for "macs<=4e8".
+    """
+
+    def __missing__(self, limit: object) -> Best:
+        if isinstance(limit, str):
+            for text, best in self.items():
+                with contextlib.suppress(ValueError):
+                    if same_limits([text], [limit], SHORT):
+                        return best
         known = ", ".join(map(repr, self)) or "none, nothing was trained within a limit yet"
         raise KeyError(f"no best for limit {limit!r}; the limits are {known}")
 

@@ -24,7 +24,7 @@ from fbnetv3.search.space.space import Space
 from fbnetv3.search.storage.store import Store
 
 from .found import Found
-from .setup import POLICY, Priors, prepare
+from .setup import POLICY, Priors, folder_of, prepare
 from .watching import OnRound, OnTrial, Watcher
 
 
@@ -112,8 +112,7 @@ def run(
     for name, function in (("on_trial", on_trial), ("on_round", on_round)):
         if function is not None and not callable(function):
             raise ValueError(f"{name} is {shown(function)}; expected a function of one record")
-    # `train` may change the working directory.
-    path = Path(folder).expanduser().absolute()
+    path = folder_of(folder)
     problem = prepare(
         objective,
         path,

@@ -18,7 +18,7 @@ from fbnetv3.search.execution.spec import check_not_imported
 from fbnetv3.search.nars.budget import divide, parse_time
 from fbnetv3.search.nars.config import SearchConfig
 from fbnetv3.search.nars.growing import CALLED, Kind, grow
-from fbnetv3.search.nars.limit import cost_names, parse_limits
+from fbnetv3.search.nars.limit import SHORT, cost_names, parse_limits, same_limits
 from fbnetv3.search.nars.prior import Prior, make_prior
 from fbnetv3.search.nars.problem import Problem, problem_of
 from fbnetv3.search.nars.run import create_search
@@ -34,6 +34,17 @@ Priors = Mapping[str, Any] | Sequence[Mapping[str, Any]]
 POLICY = Policy(max_attempts=1)
 # Candidates whose costs are asked for before the start, to see that the function works.
 _TRIED = 64
+
+
+def folder_of(folder: str | Path) -> Path:
+    """Returns the absolute path of a search's folder; a program may change the working directory.
+
+    Raises:
+        ValueError: it names no folder.
+    """
+    if not isinstance(folder, str | Path) or not str(folder).strip():
+        raise ValueError(f"folder is {shown(folder)}; expected a folder, such as 'runs/s'")
+    return Path(folder).expanduser().absolute()
 
 
 def prepare(
@@ -68,6 +79,9 @@ def prepare(
     texts = _texts(limits)
     rungs = _shares(rungs)
     priors = _priors(space, prior)
+    # NumPy's numbers are no JSON.
+    budget = budget.item() if isinstance(budget, np.generic) else budget
+    time = time.item() if isinstance(time, np.generic) else time
     given = {"trainings": trainings, "budget": budget, "time": time}
     chosen = [name for name, value in given.items() if value is not None]
     if len(chosen) != 1:
@@ -173,10 +187,11 @@ def _texts(limits: str | Sequence[str] | None) -> list[str]:
     """Returns limits as a list, of which none is empty."""
     if limits is None:
         return []
-    texts = [limits] if isinstance(limits, str | Mapping) else limits
-    if not isinstance(texts, Iterable) or not all(isinstance(t, str) and t for t in texts):
+    several = isinstance(limits, Iterable) and not isinstance(limits, str | Mapping)
+    texts: list[Any] = list(limits) if several else [limits]
+    if not all(isinstance(text, str) and text for text in texts):
         raise ValueError(f"limits is {shown(limits)}; expected texts such as 'macs<=4e8'")
-    return list(texts)
+    return texts
 
 
 def _shares(rungs: Sequence[float] | None) -> list[float] | None:
@@ -204,7 +219,7 @@ def _check_same(folder: Path, call: dict[str, Any]) -> tuple[Kind, Any] | None:
     kinds = {name: kind for kind, name in CALLED.items()}
     for name in {**before, **call}:
         value = call.get(name)
-        if before.get(name) != value:
+        if not _equal(name, before.get(name), value):
             if name in kinds and _is_more(name, value, before.get(name)):
                 grows = kinds[name], value
                 continue
@@ -215,6 +230,15 @@ def _check_same(folder: Path, call: dict[str, Any]) -> tuple[Kind, Any] | None:
                 "budget that may be larger, or give another folder"
             )
     return grows
+
+
+def _equal(name: str, before: Any, value: Any) -> bool:
+    """Returns whether two values of an argument mean the same, however they are spelled."""
+    if before == value or None in (before, value):
+        return bool(before == value)
+    if name == "limits":
+        return same_limits(before, value, SHORT)
+    return name == "time" and parse_time(before) == parse_time(value)
 
 
 def _is_more(name: str, value: Any, before: Any) -> bool:

@@ -6,6 +6,7 @@ The search itself runs in a thread, as it does for `run`; its engine hands trial
 from __future__ import annotations
 
 import operator
+import os
 import threading
 import weakref
 from collections.abc import Callable, Sequence
@@ -29,7 +30,7 @@ from fbnetv3.search.storage.store import Store
 
 from .found import Found
 from .records import Asked, Best, Finished
-from .setup import POLICY, Priors, prepare
+from .setup import POLICY, Priors, folder_of, prepare
 
 # A round is handed out at once, unless its trainings are timed.
 _ALL = 1_000_000
@@ -50,7 +51,7 @@ class _Desk:
     heartbeats = False
 
     def __init__(self, most: int) -> None:
-        self._most = most
+        self._most, self._pid = most, os.getpid()
         self._changed = threading.Condition()
         self._open: dict[int, Task] = {}
         self._unasked: list[int] = []
@@ -110,7 +111,16 @@ class _Desk:
         return self._ended
 
     def settle(self) -> None:
-        """Waits until the search needs to be told more, or has ended in any way."""
+        """Waits until the search needs to be told more, or has ended in any way.
+
+        Raises:
+            RuntimeError: this process is a fork of the one that has the search.
+        """
+        if os.getpid() != self._pid:
+            raise RuntimeError(
+                f"this is a forked process, and the study is in process {self._pid}; return the "
+                "value from here, and ask and tell there"
+            )
         with self._changed:
             self._changed.wait_for(lambda: self._settled or self._ended)
 
@@ -200,8 +210,7 @@ class Study:
     ) -> None:
         self._objective = FunctionObjective(space, None, cost, target=target)
         workers = None if workers is None else whole_number("workers", workers, 1)
-        # The program may change the working directory.
-        path = Path(folder).expanduser().absolute()
+        path = folder_of(folder)
         problem = prepare(
             self._objective,
             path,
@@ -302,6 +311,12 @@ class Study:
         if not isinstance(reason, str):
             raise ValueError(f"reason is {shown(reason)}; expected a text, or an exception")
         self._desk.tell(number, lambda task: Outcome(task.trial, task.attempt, reason))
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a study stays in its process; send the trials that it was asked for to others, and "
+            "tell it their values here"
+        )
 
     def close(self) -> None:
         """Stops the search; the same call resumes it."""

@@ -75,7 +75,13 @@ def finish(
     """
     from fbnetv3.search.data.datasets import open_train_val
     from fbnetv3.search.finish.deliver import Delivery, is_delivered
-    from fbnetv3.search.finish.plan import check_settings, finals_of, largest, searched_images
+    from fbnetv3.search.finish.plan import (
+        check_settings,
+        finals_of,
+        largest,
+        need_networks,
+        searched_images,
+    )
     from fbnetv3.search.finish.retrain import Setup, train_finals, train_teacher
     from fbnetv3.search.storage.store import Store
     from fbnetv3.search.training.config import Hardware
@@ -85,6 +91,7 @@ def finish(
     hardware, out = Hardware.of(device), out or folder / "finals"
     fields = dict(map(parse_setting, set_ or ()))
     with Store.read(folder) as store, joined(hardware.device) as world:
+        need_networks(store)
         objective = store.settings.get("objective", {})
         known = objective.get("data")
         if data is None and known is None:

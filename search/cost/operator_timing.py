@@ -24,7 +24,7 @@ Notify = Callable[[int, int], None]
 def measure_operators(
     operators: Sequence[Operator],
     *,
-    path: Path | None = None,
+    path: str | Path | None = None,
     device: str = "cpu",
     batch: int = 1,
     min_runs: int = 30,
@@ -45,6 +45,7 @@ def measure_operators(
     Raises:
         ValueError: the file's timings are of another device, batch or version.
     """
+    path = None if path is None else Path(path)
     about = _device(device, batch)
     table = LatencyTable({}, device=about)
     if path is not None and path.is_file():
@@ -71,7 +72,7 @@ def calibrate(
     table: LatencyTable,
     archs: Sequence[Arch],
     *,
-    path: Path | None = None,
+    path: str | Path | None = None,
     num_classes: int = 1000,
     min_runs: int = 30,
     seconds_each: float = 1.0,
@@ -89,6 +90,7 @@ def calibrate(
     Raises:
         ValueError: fewer than four networks.
     """
+    path = None if path is None else Path(path)
     if len(archs) < 4:
         raise ValueError(f"{len(archs)} networks; expected at least 4 for fitting and evaluation")
     device, batch = str(table.device.get("device", "cpu")), int(table.device.get("batch", 1))

@@ -98,7 +98,7 @@ class LocalEngine:
     def __init__(
         self,
         objective: Mapping[str, Any],
-        folder: Path,
+        folder: str | Path,
         *,
         workers: int = 1,
         gpus: Sequence[str] = (),
@@ -108,7 +108,7 @@ class LocalEngine:
             raise ValueError(f"workers is {workers}; expected 1 or more")
         if gpus and len(gpus) != workers:
             raise ValueError(f"{len(gpus)} GPUs for {workers} workers; expected one for each")
-        self._objective, self._folder, self._gpus = dict(objective), folder, tuple(gpus)
+        self._objective, self._folder, self._gpus = dict(objective), Path(folder), tuple(gpus)
         self._threads = threads or _threads_of_each(workers)
         self._workers: list[Worker | None] = [None] * workers
 

@@ -12,7 +12,7 @@ import importlib.util
 import inspect
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,6 +25,8 @@ from .peer_names import Params
 
 # Costs of so many candidates are remembered: evolution meets the same ones again and again.
 _REMEMBERED = 2**18
+# Percent that are a mean of float32 may be so far outside 0 to 100.
+_ROUNDED = 1e-3
 
 CostFunction = Callable[[dict[str, Any]], Mapping[str, float]]
 
@@ -34,6 +36,8 @@ class TrainFunction(Protocol):
 
     def __call__(self, params: dict[str, Any], /, *, seed: int, fidelity: float) -> Any:
         """Returns the objective value, higher is better, or yields it after every epoch.
+
+        Of a function that does both, the value that it returns counts.
 
         Args:
             params: gene -> value, without genes that have no meaning for the candidate.
@@ -119,7 +123,7 @@ class FunctionObjective:
                 f"train({params}) returned {shown(found)}; expected one number, higher is better, "
                 "or one after every epoch as a list or by yield"
             )
-        for value in found if isinstance(found, Iterator | list) else [found]:
+        for value in _values(found):
             last = self.checked(value, f"train({params})")
             if not math.isfinite(last):
                 break
@@ -151,9 +155,11 @@ class FunctionObjective:
             ) from None
         if number == -math.inf:
             return math.nan
+        if self.target == "log_error" and -_ROUNDED <= number <= 100 + _ROUNDED:
+            number = min(max(number, 0.0), 100.0)
         if self.target == "log_error" and (number < 0 or number > 100):
             raise ObjectiveError(
-                f"{what} gave {number:g}; expected an accuracy in percent, 0 to 100; for any other "
+                f"{what} gave {number}; expected an accuracy in percent, 0 to 100; for any other "
                 "number, higher is better, give target='raw'"
             )
         return number
@@ -188,6 +194,19 @@ class FunctionObjective:
                 "{'macs': 4e8}"
             )
         return costs
+
+
+def _values(found: Any) -> Iterator[Any]:
+    """Yields the values that a training gave, of which the last counts."""
+    if isinstance(found, Generator):
+        # What it returns comes after what it yields.
+        returned = yield from found
+        if returned is not None:
+            yield returned
+    elif isinstance(found, Iterator | list):
+        yield from found
+    else:
+        yield found
 
 
 def address(function: Callable[..., Any]) -> str:

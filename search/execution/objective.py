@@ -245,7 +245,9 @@ def _repeats(back: npt.NDArray[np.int64], first: npt.NDArray[np.int64], labels: 
     return out
 
 
-def load_table(space: Path, table: Path, where: Mapping[str, str] | None = None) -> TableObjective:
+def load_table(
+    space: str | Path, table: str | Path, where: Mapping[str, str] | None = None
+) -> TableObjective:
     """Returns the objective of a space's JSON file and a table (format: see the module).
 
     Args:
@@ -259,6 +261,8 @@ def load_table(space: Path, table: Path, where: Mapping[str, str] | None = None)
             the chosen rows are trainings of several lengths.
         ImportError: the table is a Parquet file, and pyarrow is not installed.
     """
+    space = Path(space)
+    table = Path(table)
     for path in (space, table):
         if not path.is_file():
             raise FileNotFoundError(f"no file {path}")

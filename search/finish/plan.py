@@ -11,6 +11,7 @@ from fbnetv3._internal.json_record import read_object
 from fbnetv3.arch.arch import Arch
 from fbnetv3.arch.counts import count
 from fbnetv3.search.data.image_set import ImageSet
+from fbnetv3.search.execution.spec import space_of
 from fbnetv3.search.execution.train_objective import default_num_val
 from fbnetv3.search.nars.limit import limit_text
 from fbnetv3.search.storage.results import write_json
@@ -59,9 +60,10 @@ def finals_of(
         fields: recipe fields that replace those found.
 
     Raises:
-        ValueError: the search has not finished, found nothing within its limits, or describes no
-            network; or a recipe is incomplete.
+        ValueError: the search has not finished, found nothing within its limits, or has no
+            networks; or a recipe is incomplete.
     """
+    need_networks(store)
     folders = sorted((store.folder / "answers").glob("*"), key=lambda path: int(path.name))
     if not folders:
         raise ValueError(f"{store.folder} has no results yet; resume the search first")
@@ -74,11 +76,7 @@ def finals_of(
         path = folder / "architecture.json"
         arch = Arch.from_json(path.read_bytes()) if path.is_file() else None
         network = str(path) if arch else objective.get("model")
-        if network is None:
-            raise ValueError(
-                f"the space of {store.folder} describes no network; expected a search of "
-                "architectures or, with --model, of recipes"
-            )
+        assert network is not None
         recipe = _recipe(folder, epochs, data_times, fields)
         key = (arch.sha256 if arch else network, recipe.to_json())
         limit = limit_text(candidate["limit"]) or "no limit"
@@ -96,6 +94,23 @@ def finals_of(
     if not found:
         raise ValueError(f"{store.folder} found no candidate within its limits; nothing to finish")
     return list(found.values())
+
+
+def need_networks(store: Store) -> None:
+    """Checks that a search has networks to train.
+
+    Raises:
+        ValueError: it has none; the message says what it has instead.
+    """
+    space = space_of(store.settings)
+    if space.layout.arch is not None or store.settings.get("objective", {}).get("model"):
+        return
+    genes = ", ".join(gene.name for gene in space.genes[:6]) + (", ..." * (len(space.genes) > 6))
+    raise ValueError(
+        f"the search in {store.folder} has no networks of its own to train, only values of {genes} "
+        f"for a program of yours: train with the best, in {store.folder / 'answers'}, which "
+        f"fbnetv3-search export {store.folder} --out DIR copies"
+    )
 
 
 def largest(finals: list[Final]) -> Final:

@@ -25,6 +25,7 @@ from fbnetv3.search.training.recipe import Recipe
 from .labels import FINAL
 
 WEIGHTS = "model.safetensors"
+_CANDIDATE = "candidate.json"
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ def restore_answers(store: Store) -> bool:
         Whether the search has finished: there is a result for every limit, and no trial is open.
     """
     num = len(store.settings.get("plan", {}).get("limits", ()))
-    paths = [store.folder / "answers" / str(number) / "candidate.json" for number in range(num)]
+    paths = [store.folder / "answers" / str(number) / _CANDIDATE for number in range(num)]
     counts = store.counts()
     ended = any(batch.kind == FINAL for batch in store.batches())
     if not paths or not ended or counts["queued"] + counts["leased"]:
@@ -145,26 +146,35 @@ def describe(space: Space, answer: Answer) -> dict[str, Any]:
     }
 
 
-def copy_answers(store: Store, space: Space, out: Path) -> list[Path]:
+def copy_answers(store: Store, space: Space, out: str | Path) -> list[Path]:
     """Copies the result files to another folder; returns the copies.
 
     If the search trained networks and kept their weights, those of each winner's best seed are
     copied to `<number>/network`, which `fbnetv3.create("local-dir:...", pretrained=True)` loads.
 
     Raises:
-        ValueError: the search has not finished.
+        ValueError: the search has not finished, or the folder has other results, which would then
+            be mixed with these.
     """
+    out = Path(out)
     source = store.folder / "answers"
     files = sorted(source.glob("*/*.json"))
     if not files:
         raise ValueError(f"{store.folder} has no results yet; resume the search first")
+    for other in sorted(out.glob(f"*/{_CANDIDATE}")):
+        same = source / other.relative_to(out)
+        if not same.is_file() or same.read_bytes() != other.read_bytes():
+            raise ValueError(
+                f"{other.parent} has a result of another search, or of this one before it went on; "
+                f"remove the results in {out}, or name another folder"
+            )
     copies = []
     for file in files:
         copy = out / file.relative_to(source)
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(file.read_bytes())
         copies.append(copy)
-        if file.name == "candidate.json" and (network := _network(store, space, file)):
+        if file.name == _CANDIDATE and (network := _network(store, space, file)):
             copied = shutil.copytree(network, copy.parent / "network", dirs_exist_ok=True)
             copies.append(Path(copied) / WEIGHTS)
     return copies

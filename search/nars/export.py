@@ -47,7 +47,7 @@ class Imported:
 
 
 def import_labels(
-    store: Store, space: Space, costs: CostsOf, path: Path, *, epochs: int
+    store: Store, space: Space, costs: CostsOf, path: str | Path, *, epochs: int
 ) -> Imported:
     """Imports labels from a CSV into the store as a finished round.
 
@@ -68,6 +68,7 @@ def import_labels(
             given although the search has stopped trainings early.
         FileNotFoundError: the file does not exist.
     """
+    path = Path(path)
     lines = read_labels(space, path)
     full = store.settings["plan"]["epochs"]
     unknown = any(one.epochs is None for one in lines)
@@ -156,13 +157,14 @@ def read_candidates(space: Space, path: Path) -> Matrix:
     return np.stack(rows)
 
 
-def write_csv(store: Store, space: Space, path: Path) -> int:
+def write_csv(store: Store, space: Space, path: str | Path) -> int:
     """Writes every finished trial as CSV: genes, epochs, seed, fidelity, last label.
 
     Returns how many. Labels of different fidelities are not comparable.
 
     A training that diverged has no label and is left out. An imported label has no seed.
     """
+    path = Path(path)
     own = (EPOCHS, SEED, FIDELITY, LABEL)
     names = {g.name: f"{GENE}{g.name}" if g.name in own else g.name for g in space.genes}
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -227,7 +229,10 @@ def read_labels(space: Space, path: Path) -> list[LabelLine]:
     for line, fields in lines:
         where = f"{path}, line {line}"
         if LABEL not in fields:
-            raise ValueError(f"{path} has no column {LABEL!r}; it has {list(fields)}")
+            raise ValueError(
+                f"{path} has no column {LABEL!r}; it has {list(fields)}; expected the names of the "
+                f"genes, such as {space.genes[0].name!r}, and {LABEL!r}, as `export --csv` writes"
+            )
         genes = tuple(_row(space, fields, where).tolist())
         try:
             value = float(fields[LABEL])

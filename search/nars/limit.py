@@ -14,7 +14,11 @@ import numpy.typing as npt
 from fbnetv3._internal.messages import shown
 from fbnetv3.search.space.space import Floats
 
-_LIMIT = re.compile(r"^\s*([^<>=]*[^<>=\s])\s*(<=|>=)\s*([0-9.eE+-]+)\s*$")
+# Short name -> cost.
+SHORT = {"macs": "macs_paper"}
+# As in macs<=5e8, or as limits are shown: 4e8<=macs<=5e8.
+_NUMBER = r"\s*([0-9.eE+-]+)\s*"
+_LIMIT = re.compile(rf"^(?:{_NUMBER}<=)?\s*([^<>=]*[^<>=\s])\s*(<=|>=){_NUMBER}$")
 
 
 @dataclass(frozen=True)
@@ -22,13 +26,24 @@ class Limit:
     """Bounds on known costs: name of the cost -> (lowest, highest), either may be infinite.
 
     Raises:
-        ValueError: a bound is NaN, or the lowest exceeds the highest.
+        ValueError: it is of another form, a bound is NaN, or the lowest exceeds the highest.
     """
 
     bounds: Mapping[str, tuple[float, float]]
 
     def __post_init__(self) -> None:
-        for name, (low, high) in self.bounds.items():
+        if not isinstance(self.bounds, Mapping):
+            raise ValueError(
+                f"limit {shown(self.bounds)} is not understood; expected cost -> (lowest, highest)"
+            )
+        for name, ends in self.bounds.items():
+            try:
+                low, high = map(float, ends)
+            except (TypeError, ValueError):
+                raise ValueError(
+                    f"limit on {name!r} is {shown(ends)}; expected (lowest, highest), either may "
+                    "be infinite"
+                ) from None
             if not low <= high:
                 raise ValueError(
                     f"limit {low:g}<={name}<={high:g} leaves nothing; expected lowest <= highest"
@@ -39,12 +54,26 @@ class Limit:
         total = np.zeros(len(next(iter(costs.values()), ())))
         for name, (low, high) in self.bounds.items():
             if name not in costs:
-                raise ValueError(f"limit on {name!r}; the known costs are {', '.join(costs)}")
+                known = ", ".join(costs) or "none"
+                raise ValueError(f"limit on {name!r}; the known costs are {known}")
             value = np.asarray(costs[name], np.float64)
             for bound, over in ((high, value - high), (low, low - value)):
                 if np.isfinite(bound):
                     total += np.maximum(over, 0) / max(abs(bound), 1e-12)
         return total
+
+
+def bounds_of(
+    limit: str | Limit | Mapping[str, tuple[float, float]], names: Mapping[str, str]
+) -> Mapping[str, tuple[float, float]]:
+    """Returns cost -> (lowest, highest) of a limit in any form.
+
+    Raises:
+        ValueError: it has no such form.
+    """
+    if isinstance(limit, str):
+        return parse_limit(limit, names)
+    return (limit if isinstance(limit, Limit) else Limit(limit)).bounds
 
 
 def intersection(
@@ -79,28 +108,32 @@ def parse_limit(
 ) -> dict[str, tuple[float, float]]:
     """Returns cost -> (lowest, highest) of a text such as "macs>=4e8,macs<=6e8".
 
+    Of several bounds at the same end of a cost the tightest counts.
+
     Raises:
         ValueError: the text has another form.
     """
     if not isinstance(text, str):
         raise _not_understood(text)
     bounds: dict[str, tuple[float, float]] = {}
-    for part in filter(None, text.split(",")):
+    for part in filter(None, map(str.strip, text.split(","))):
         match = _LIMIT.match(part)
         try:
-            name, sign, number = match.groups() if match else ("", "", "")
-            value = float(number)
+            first, name, sign, number = match.groups() if match else ("", "", "", "")
+            low, high = -math.inf if first is None else float(first), float(number)
         except ValueError:
             raise _not_understood(part) from None
-        name = (names or {}).get(name, name)
-        low, high = bounds.get(name, (-float("inf"), float("inf")))
-        bounds[name] = (low, value) if sign == "<=" else (value, high)
+        if sign == ">=":
+            if first is not None:
+                raise _not_understood(part)
+            low, high = high, math.inf
+        bounds = intersection(bounds, {(names or {}).get(name, name): (low, high)})
     return bounds
 
 
 def _not_understood(text: object) -> ValueError:
     return ValueError(
-        f"limit {shown(text)} is not understood; expected macs<=500e6, or macs>=4e8,macs<=5e8"
+        f"limit {shown(text)} is not understood; expected macs<=500e6, or 4e8<=macs<=5e8"
     )
 
 
@@ -121,7 +154,18 @@ def parse_limits(
     return tuple(found) or ({},)
 
 
+def same_limits(
+    first: Sequence[str], second: Sequence[str], names: Mapping[str, str] | None = None
+) -> bool:
+    """Returns whether two lists of limits, see `parse_limits`, have the same bounds."""
+
+    def bounds(texts: Sequence[str]) -> list[list[tuple[str, tuple[float, float]]]]:
+        return sorted(sorted(bounds.items()) for bounds in parse_limits(texts, names))
+
+    return bounds(first) == bounds(second)
+
+
 def cost_names(problem: Any) -> dict[str, str]:
     """Returns short name -> cost: `macs` is the paper's convention where there are two."""
     known = problem.costs(problem.space.sample(1, np.random.default_rng(0)))
-    return {"macs": "macs_paper"} if "macs_paper" in known and "macs" not in known else {}
+    return {s: name for s, name in SHORT.items() if name in known and s not in known}

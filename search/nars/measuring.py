@@ -13,7 +13,7 @@ import numpy as np
 
 from fbnetv3._internal.errors import TrialError
 from fbnetv3.search.space.space import Floats
-from fbnetv3.search.storage.trials import Batch, Proposal
+from fbnetv3.search.storage.trials import Batch, Proposal, Trial
 
 from .budget import FEWEST_ON_A_RUNG
 from .labels import MEASURED
@@ -41,13 +41,27 @@ def measure(optimizer: Optimizer, spending: Spending, *, parallel: int) -> dict[
         numbers = [batch.number for batch in store.batches()]
         batch = Batch(max(numbers, default=-1) + 1, MEASURED, {}, "")
         store.add_batch(batch, _proposals(optimizer, parallel))
-    with spending.measuring():
-        optimizer.coordinator.complete(lambda _trial: None, optimizer.report)
     number = min(one.number for one in store.batches() if one.kind == MEASURED)
+    whole = [trial for trial in store.trials(batch=number) if trial.fidelity == 1]
+    if all(trial.state == "failed" for trial in whole):
+        # An earlier process has seen all of them fail; what made them may have been mended.
+        proposal = _in_place_of(optimizer, whole[-1])
+        if proposal is not None:
+            store.add_replacement(whole[-1], proposal)
+    with spending.measuring():
+        optimizer.coordinator.complete(
+            lambda trial: _in_place_of(optimizer, trial) if trial.fidelity == 1 else None,
+            optimizer.report,
+        )
     took: dict[float, list[float]] = {}
-    for trial in store.trials("done", batch=number):
-        if trial.started is not None and trial.ended is not None:
-            took.setdefault(trial.fidelity, []).append(trial.ended - trial.started)
+    done = store.trials("done", batch=number)
+    for trial in done:
+        seconds = spending.took(trial)
+        if seconds is not None:
+            took.setdefault(trial.fidelity, []).append(seconds)
+    if 1.0 not in took and any(trial.fidelity == 1 for trial in done):
+        # Too much, which the next full trainings correct.
+        took[1.0] = [spending.spent_s()]
     if 1.0 not in took:
         raise TrialError(
             "the full training that should show how long one takes failed; give --cost or "
@@ -114,11 +128,24 @@ def _proposals(optimizer: Optimizer, num: int) -> list[Proposal]:
     ]
 
 
-def _usual(optimizer: Optimizer, number: int) -> tuple[int, int]:
+def _in_place_of(optimizer: Optimizer, failed: Trial) -> Proposal | None:
+    """Returns a full training of another candidate, of less cost: the failed may be too large."""
+    trials = optimizer.store.trials(batch=failed.batch)
+    known = {trial.genes for trial in trials if trial.fidelity == 1}
+    num = sum(trial.state == "failed" and trial.fidelity == 1 for trial in trials)
+    length = len(optimizer.config.rungs)
+    for number in range(len(known), len(known) + len(optimizer.pool)):
+        row, limit = _usual(optimizer, number, _QUANTILE / 2**num)
+        if tuple(optimizer.pool.rows[row].tolist()) not in known:
+            return optimizer.proposal(row, limit, length)
+    return None
+
+
+def _usual(optimizer: Optimizer, number: int, quantile: float = _QUANTILE) -> tuple[int, int]:
     """Returns a candidate of usual cost as its index in the pool, and the limit that it is for."""
     limit = number % len(optimizer.config.limits)
     pool = optimizer.pool
     inside = np.flatnonzero(pool.inside[limit])
     costs = pool.costs.get(pool.bin_by, np.arange(len(pool), dtype=float))
     order = inside[np.argsort(costs[inside], kind="stable")]
-    return int(order[min(int(_QUANTILE * len(order)) + number, len(order) - 1)]), limit
+    return int(order[min(int(quantile * len(order)) + number, len(order) - 1)]), limit

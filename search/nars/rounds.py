@@ -117,8 +117,12 @@ class Optimizer:
             if index >= len(self._rounds()):
                 if any(batch.kind == FINAL for batch in self.store.batches()):
                     return
-                size = schedule.size(index, free=int((~self._taken(index)).sum()))
+                free = int((~self._taken(index)).sum())
+                size = schedule.size(index, free=free)
                 if size is None:
+                    if self.config.time_s and not free:
+                        whole = len(self.pool) >= self.space.cardinality()
+                        self.notify("exhausted", {"candidates": len(self.pool), "whole": whole})
                     return
                 self.propose(index, size)
             batch = self._rounds()[index]

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 import fbnetv3
+from fbnetv3._internal.messages import shown
 from fbnetv3.search.cost.latency_table import LatencyTable
 from fbnetv3.search.execution.coordinator import Coordinator, Policy
 from fbnetv3.search.execution.engine import Engine
@@ -39,7 +40,7 @@ from .gene_effects import unresolved
 from .held import evolve_held, held_genes
 from .labels import nothing_learnt
 from .latency_margin import with_margins
-from .limit import intersection
+from .limit import Limit, bounds_of, cost_names, intersection
 from .measuring import measure, shows_nothing
 from .pool import TooFewError, check, draw, pool_of
 from .prior_pool import draw_around, share_of
@@ -57,7 +58,7 @@ def _silent(_name: str, _fields: Mapping[str, Any]) -> None:
 
 
 def create_search(
-    folder: Path,
+    folder: str | Path,
     *,
     space: Space,
     objective: Mapping[str, Any],
@@ -80,6 +81,7 @@ def create_search(
             place of percent, or too few candidates are feasible.
         FileNotFoundError: a file of the objective does not exist.
     """
+    folder = Path(folder)
     made = load_objective(objective) if made is None else made
     if on_objective is not None:
         on_objective(made)
@@ -258,9 +260,11 @@ def evolve_for(
     store: Store,
     problem: Problem,
     predictor: Predictor,
-    limits: Sequence[Mapping[str, tuple[float, float]]],
+    limits: Sequence[str | Limit | Mapping[str, tuple[float, float]]],
 ) -> list[Evolved]:
     """Stage 3: returns the best predicted candidates within each limit.
+
+    A limit is cost -> (lowest, highest), or a text such as "macs<=4e8".
 
     With priors, genes whose effect the labels do not show have the priors' values, and part of the
     start is drawn around the priors: the share that a round would have at so many labels.
@@ -275,7 +279,10 @@ def evolve_for(
         num = max(1, int(share * config.pool))
         near = draw_around(problem, config, start, num, seed=(config.seed, 6))
         start = np.concatenate([start, near])
-    bounds = [intersection(config.within, limit) for limit in limits]
+    if isinstance(limits, str | Limit | Mapping):
+        raise ValueError(f"limits is {shown(limits)}; expected a list of limits")
+    names = cost_names(problem)
+    bounds = [intersection(config.within, bounds_of(limit, names)) for limit in limits]
     held = held_genes(config.priors, unresolved(store))
     found = evolve_held(problem, predictor, bounds, held, config=config, start=start)
     if held and not all(one.reachable for one in found):

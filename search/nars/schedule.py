@@ -179,9 +179,6 @@ class TimedSchedule(Schedule):
 
     def _full_s(self) -> float:
         """Returns how long full trainings have taken of late."""
-        took = [
-            trial.ended - trial.started
-            for trial in self._store.trials("done")
-            if trial.fidelity == 1 and trial.ended and trial.started
-        ]
+        full = (trial for trial in self._store.trials("done") if trial.fidelity == 1)
+        took = [seconds for trial in full if (seconds := self._spending.took(trial)) is not None]
         return statistics.mean(took[-_LATEST:]) if took else self._seconds[1.0]

@@ -16,6 +16,7 @@ from typing import Any
 
 from fbnetv3._internal.json_record import read_json
 from fbnetv3.search.storage.results import write_json
+from fbnetv3.search.storage.trials import Trial
 
 BUDGET = "budget.json"
 # Of `keep`: rungs that show nothing, as pairs of share and reason.
@@ -46,6 +47,15 @@ class Spending:
     def spent_s(self) -> float:
         """Returns the seconds that the search has taken so far."""
         return self._spent_s + self._clock() - self._since
+
+    def took(self, trial: Trial) -> float | None:
+        """Returns the seconds that a trial of the search took, None if they are not known.
+
+        Where no process saw its end, clocks tell that may have been set, or differ; but no trial
+        takes longer than its search.
+        """
+        seconds = trial.seconds
+        return seconds if seconds is None or seconds <= self.spent_s() + SAVED_S else None
 
     def overhead_s(self, most: float = math.inf) -> float:
         """Returns the seconds between the trainings of two rounds, as they have taken of late.

@@ -89,8 +89,9 @@ def make_predictor(
     return PREDICTORS[known_predictor(kind)](space, target=target, seed=seed, costs=costs)
 
 
-def save_predictor(predictor: Predictor, path: Path) -> None:
+def save_predictor(predictor: Predictor, path: str | Path) -> None:
     """Writes a fitted predictor and its space as one safetensors file."""
+    path = Path(path)
     from safetensors.numpy import save
 
     chosen = predictor.chosen
@@ -105,7 +106,7 @@ def save_predictor(predictor: Predictor, path: Path) -> None:
     write_atomically(path, save(contiguous, metadata))
 
 
-def load_predictor(path: Path, *, costs: CostsOf | None = None) -> Predictor:
+def load_predictor(path: str | Path, *, costs: CostsOf | None = None) -> Predictor:
     """Returns the predictor of a file that `save_predictor` wrote.
 
     Args:
@@ -116,6 +117,7 @@ def load_predictor(path: Path, *, costs: CostsOf | None = None) -> Predictor:
         FileNotFoundError: the file does not exist.
         ValueError: the file is not a predictor of this version.
     """
+    path = Path(path)
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():

@@ -163,6 +163,14 @@ def _plan(fields: Mapping[str, Any]) -> str:
     return f"plan for {budget}: " + "; ".join(parts)
 
 
+def _exhausted(fields: Mapping[str, Any]) -> str:
+    text = (
+        f"all {counted(fields['candidates'], 'candidate')} are trained before the time is up: what "
+        "is left retrains the best, and more time has no more to choose from"
+    )
+    return text if fields["whole"] else f"{text}; a search with a larger pool has"
+
+
 def _sizes(sizes: Sequence[int]) -> str:
     """Returns sizes of rounds: "5", or "12 and then 2" where the first differs."""
     first, *others = sizes
@@ -178,6 +186,7 @@ _TEXTS: dict[str, Any] = {
     "plan": _plan,
     "early_stop": _early_stop,
     "closed": _closed,
+    "exhausted": _exhausted,
     "evolved": lambda _fields: "stage 3: found the best candidates for each limit",
 }
 

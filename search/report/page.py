@@ -28,12 +28,16 @@ NUM_TINTS = 7
 MOST_GENES = 16
 
 
-def write_report(store: Store, path: Path) -> None:
+def write_report(store: Store, path: str | Path) -> None:
     """Writes the page.
 
     Raises:
         OSError: the file cannot be written.
+        ValueError: its name is of another kind of file.
     """
+    path = Path(path)
+    if path.suffix.lower() not in ("", ".html", ".htm"):
+        raise ValueError(f"cannot write {path}: the report is HTML; give a name that ends in .html")
     write_atomically(path, render(store))
 
 
@@ -90,7 +94,7 @@ class _Report:
     def tiles(self) -> list[tuple[str, str]]:
         counts = self.store.counts()
         finite = [v for v in self.label.values() if np.isfinite(v)]
-        spent = sum((t.ended - t.started) for t in self.trials if t.ended and t.started)
+        spent = sum(trial.seconds or 0.0 for trial in self.trials)
         return [
             ("trials with a label", f"{counts['done']}"),
             ("failed", f"{counts['failed']}"),
@@ -296,7 +300,6 @@ class _Report:
         costs = dict.fromkeys(name for t in self.trials for name in t.costs)
         for trial in self.trials:
             label = self.label.get(trial.seq)
-            ended = trial.ended - trial.started if trial.ended and trial.started else None
             genes = self.space.values(np.array(trial.genes))
             yield [
                 str(trial.seq),
@@ -309,7 +312,7 @@ class _Report:
                 *(_number(trial.costs.get(name)) for name in costs),
                 str(trial.seed),
                 str(trial.epochs),
-                _number(ended, 1),
+                _number(trial.seconds, 1),
                 str(trial.failures),
                 " ".join(f"{name}={value}" for name, value in genes.items()),
             ]

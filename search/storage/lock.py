@@ -21,6 +21,7 @@ from .results import is_disk_full, write_json
 OWNER = "coordinator.json"
 # A coordinator on another host counts as dead after this silence; on this host the kernel knows.
 REMOTE_SILENCE_S = 60.0
+_PROCESS = "process {} on host {}"
 
 
 def take_lock(folder: Path) -> FileLock:
@@ -34,6 +35,11 @@ def take_lock(folder: Path) -> FileLock:
     try:
         lock.acquire(timeout=0)
     except Timeout:
+        if coordinator_of(folder) == _PROCESS.format(os.getpid(), socket.gethostname()):
+            raise StoreError(
+                f"{folder} is in use by this process itself, such as by an earlier cell of a "
+                "notebook; close the study that has it open, or wait for its run"
+            ) from None
         raise StoreError(
             f"{folder} is in use by {_owner(owner_file)}; wait for it or stop it"
         ) from None
@@ -97,7 +103,7 @@ def _runs(pid: int) -> bool:
 def _owner(path: Path) -> str:
     try:
         owner = read_object(path)
-        return f"process {owner['pid']} on host {owner['host']}"
+        return _PROCESS.format(owner["pid"], owner["host"])
     except (OSError, ValueError, KeyError):
         return "another process"
 

@@ -78,6 +78,12 @@ def read_epochs(folder: Path, trial: str, messages: list[str]) -> Iterator[Epoch
             yield from _read_attempt(top / str(attempt), trial, attempt, messages)
 
 
+def last_written(folder: Path, trial: str) -> float:
+    """Returns when the latest result file of a trial was written, in seconds since 1970."""
+    files = (folder / "trials" / trial).glob(f"*/{EPOCH_PREFIX}*{EPOCH_SUFFIX}")
+    return max((path.stat().st_mtime for path in files), default=0.0)
+
+
 def _read_attempt(place: Path, trial: str, attempt: int, messages: list[str]) -> Iterator[Epoch]:
     for name in sorted(os.listdir(place)):
         number = name.removeprefix(EPOCH_PREFIX).removesuffix(EPOCH_SUFFIX)

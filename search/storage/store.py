@@ -19,7 +19,9 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import sqlite3
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -41,7 +43,7 @@ from .files import (
 )
 from .lock import beat, give_lock, reported, take_lock
 from .queries import Queries
-from .results import read_epochs
+from .results import last_written, read_epochs
 from .trials import Batch, Proposal, Trial
 
 DATABASE = "search.sqlite"
@@ -84,14 +86,18 @@ class Store(Queries):
     _database: sqlite3.Connection = field(init=False, repr=False)
     _lock: FileLock | None = field(init=False, default=None, repr=False)
     _depth: int = field(init=False, default=0, repr=False)
+    _copy: tempfile.TemporaryDirectory[str] | None = field(init=False, default=None, repr=False)
+    # Number of a trial -> when this process leased it, by a clock that nobody sets.
+    _leased: dict[int, float] = field(init=False, default_factory=dict, repr=False)
 
     @staticmethod
-    def create(folder: Path, settings: Mapping[str, Any]) -> Store:
+    def create(folder: str | Path, settings: Mapping[str, Any]) -> Store:
         """Returns a new, empty store in a folder that has none.
 
         Raises:
             ValueError: the folder already holds a search, or is a file.
         """
+        folder = Path(folder)
         if (folder / SETTINGS).exists():
             raise ValueError(f"{folder} already holds a search; resume it or name another folder")
         if folder.exists() and not folder.is_dir():
@@ -102,13 +108,14 @@ class Store(Queries):
         return Store.open(folder)
 
     @staticmethod
-    def open(folder: Path) -> Store:
+    def open(folder: str | Path) -> Store:
         """Returns the store as its only coordinator; trials that were running are queued again.
 
         Raises:
             FileNotFoundError: there is no search in the folder.
             StoreError: another coordinator is at work, or the database is damaged or full.
         """
+        folder = Path(folder)
         store = Store(folder, read_settings(folder))
         store._lock = take_lock(folder)
         try:
@@ -121,22 +128,30 @@ class Store(Queries):
         return store
 
     @staticmethod
-    def read(folder: Path) -> Store:
+    def read(folder: str | Path) -> Store:
         """Returns the store for reading only; a coordinator may be at work meanwhile.
 
         Raises:
             FileNotFoundError: there is no search in the folder, or it has no database.
             StoreError: the database is damaged.
         """
+        folder = Path(folder)
         store = Store(folder, read_settings(folder))
         path = folder / DATABASE
         if not path.exists():
             raise _unmade(folder)
         with reported(folder):
-            store._database = sqlite3.connect(
-                f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=30
-            )
-            if not store._has_tables():
+            store._database = _reading(path)
+            try:
+                made = store._has_tables()
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorname.split("_")[1] not in ("READONLY", "CANTOPEN"):
+                    raise
+                store._database.close()
+                store._copy = _copied(path)
+                store._database = _reading(Path(store._copy.name) / DATABASE)
+                made = store._has_tables()
+            if not made:
                 store.close()
                 raise _unmade(folder)
             store._database.execute("SELECT COUNT(*) FROM batch").fetchone()
@@ -148,11 +163,12 @@ class Store(Queries):
         return store
 
     @staticmethod
-    def rebuild(folder: Path) -> Store:
+    def rebuild(folder: str | Path) -> Store:
         """Returns the store with its database made again from the folder's other files.
 
         An existing database is kept as `search.sqlite.old`, and untouched if a file is damaged.
         """
+        folder = Path(folder)
         settings = read_settings(folder)
         lock = take_lock(folder)
         try:
@@ -223,6 +239,8 @@ class Store(Queries):
         """Closes the database and gives up the coordinator's lock."""
         if hasattr(self, "_database"):
             self._database.close()
+        if self._copy is not None:
+            self._copy.cleanup()
         if self._lock is not None:
             give_lock(self.folder, self._lock)
 
@@ -351,6 +369,7 @@ class Store(Queries):
                 "started=? WHERE seq=?",
                 (owner, now + seconds, now, trial.seq),
             )
+        self._leased[trial.seq] = time.monotonic()
         return trial.attempt + 1
 
     def extend_leases(self, owner: str, seconds: float) -> None:
@@ -391,10 +410,15 @@ class Store(Queries):
                 ((trial.seq, e.epoch, e.attempt, e.value) for e in found),
             )
             if complete:
+                ended, took = None, 0.0
+                if trial.seq in self._leased:
+                    took = time.monotonic() - self._leased.pop(trial.seq)
+                else:  # no process saw its end
+                    ended = last_written(self.folder, trial.id)
                 self._database.execute(
-                    "UPDATE trial SET state='done', ended=?, owner=NULL, lease_until=NULL "
-                    "WHERE seq=? AND state<>'done'",
-                    (time.time(), trial.seq),
+                    "UPDATE trial SET state='done', ended=COALESCE(?, started + ?), owner=NULL, "
+                    "lease_until=NULL WHERE seq=? AND state<>'done'",
+                    (ended, took, trial.seq),
                 )
         return complete
 
@@ -425,6 +449,21 @@ class Store(Queries):
                 "INSERT OR REPLACE INTO stage VALUES (?,?,?)",
                 (name, json.dumps(content), time.time()),
             )
+
+
+def _reading(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(
+        f"{path.resolve().as_uri()}?mode=ro", uri=True, isolation_level=None, timeout=30
+    )
+
+
+def _copied(path: Path) -> tempfile.TemporaryDirectory[str]:
+    """Returns a folder with a copy of a database, which SQLite only reads where it may write."""
+    copy = tempfile.TemporaryDirectory(prefix="fbnetv3-search-")
+    for source in (path, path.with_name(f"{path.name}-wal")):
+        if source.is_file():
+            shutil.copyfile(source, Path(copy.name) / source.name)
+    return copy
 
 
 def _unmade(folder: Path) -> FileNotFoundError:

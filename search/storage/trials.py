@@ -59,7 +59,8 @@ class Trial:
         attempt: number of the attempt that is running or was the last.
         failures: attempts that failed.
         started: seconds since 1970, None before.
-        ended: seconds since 1970, None before.
+        ended: seconds since 1970, None before; after `started` by what the training took, whatever
+            was done to this machine's clock meanwhile.
         reason: of the last failure.
         fidelity: share of the final training's steps, see `Proposal`.
     """
@@ -81,6 +82,13 @@ class Trial:
     ended: float | None
     reason: str | None
     fidelity: float = 1.0
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it took; None if it has not ended, or nothing useful is known."""
+        if self.started is None or self.ended is None or self.ended <= self.started:
+            return None
+        return self.ended - self.started
 
 
 @dataclass(frozen=True, slots=True)

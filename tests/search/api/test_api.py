@@ -284,7 +284,10 @@ def test_a_study_plans_its_time_from_what_told_trainings_took(
     monkeypatch.setattr(
         "fbnetv3.search.nars.run.Spending", functools.partial(Spending, clock=lambda: now)
     )
-    monkeypatch.setattr("fbnetv3.search.storage.store.time", SimpleNamespace(time=lambda: now))
+    monkeypatch.setattr(
+        "fbnetv3.search.storage.store.time",
+        SimpleNamespace(time=lambda: 0.0, monotonic=lambda: now),
+    )
     call = {name: value for name, value in STUDY.items() if name != "trainings"}
     call |= {"folder": tmp_path / "s", "cost": cost, "time": "20m", "rungs": [0.1]}
     told = 0

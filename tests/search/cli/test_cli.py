@@ -293,6 +293,8 @@ def test_recipes_are_searched_for_a_network_by_name(seen: list[dict[str, Any]]) 
         ("", {}),
         ("macs<=5e8", {"macs": (-np.inf, 5e8)}),
         ("macs>=4e8, macs<=6e8,params<=7e6", {"macs": (4e8, 6e8), "params": (-np.inf, 7e6)}),
+        (" 4e8 <= macs <= 6e8,", {"macs": (4e8, 6e8)}),
+        ("macs<=5e8,macs<=6e8,macs>=1e8,macs>=2e8", {"macs": (2e8, 5e8)}),
     ],
 )
 def test_limits_are_read(text: str, bounds: dict[str, Any]) -> None:

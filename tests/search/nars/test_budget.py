@@ -23,7 +23,9 @@ from fbnetv3.search.nars.rounds import Optimizer
 from fbnetv3.search.nars.schedule import Schedule, TimedSchedule, describe_plan, plan_for
 from fbnetv3.search.nars.spending import BUDGET, Spending
 from fbnetv3.search.nars.status import status_of
+from fbnetv3.search.storage.results import write_epoch
 from fbnetv3.search.storage.store import Store
+from fbnetv3.search.storage.trials import Batch, Proposal
 from tests.search.killable import SPACE
 
 # Labels of networks that have learnt nothing of ten classes.
@@ -228,6 +230,24 @@ def test_only_waits_between_rounds_count_as_their_overhead(tmp_path: Path) -> No
     assert again.overhead_s() == 6.0
 
 
+@pytest.mark.parametrize("took", [-5.0, 86400.0])
+def test_a_length_that_cannot_be_is_not_planned_with(tmp_path: Path, took: float) -> None:
+    clock = Clock()
+    store, spending, schedule = timed(tmp_path, clock, 600.0)
+    with store:
+        rounds = schedule.size(2, free=1000)
+        store.add_batch(
+            Batch(0, "random", {}, ""), [Proposal((0,), {}, 1, seed) for seed in (0, 1)]
+        )
+        for trial in store.trials():
+            write_epoch(store.folder, trial.id, store.lease(trial, "me", 60), 1, 70.0)
+            store.ingest(trial)
+        # Of a process that saw no end of it, on a clock that was set.
+        store._database.execute("UPDATE trial SET ended = started + ?", (took,))
+        assert [spending.took(trial) for trial in store.trials()] == [None, None]
+        assert schedule.size(2, free=1000) == rounds
+
+
 class WarmingUp:
     """Trains for seconds of a clock that are its share; the first training takes 50 s more."""
 
@@ -248,7 +268,9 @@ def test_what_a_worker_takes_to_start_is_not_taken_for_the_length_of_a_rung(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
-    monkeypatch.setattr("fbnetv3.search.storage.store.time", SimpleNamespace(time=clock))
+    monkeypatch.setattr(
+        "fbnetv3.search.storage.store.time", SimpleNamespace(time=clock, monotonic=clock)
+    )
     config = SearchConfig(
         time_s=1e4, rungs=(0.01, 0.1), rung_epochs=(1, 1), pool=50, target="raw", predictor="gp"
     )
@@ -288,7 +310,9 @@ def test_a_rung_that_shows_nothing_is_left_out_after_a_dozen_trainings(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spread: float, used: bool
 ) -> None:
     clock = Clock()
-    monkeypatch.setattr("fbnetv3.search.storage.store.time", SimpleNamespace(time=clock))
+    monkeypatch.setattr(
+        "fbnetv3.search.storage.store.time", SimpleNamespace(time=clock, monotonic=clock)
+    )
     config = SearchConfig(
         time_s=1e4, rungs=(0.03,), rung_epochs=(1,), pool=50, epochs=1, target="log_error"
     )

@@ -127,7 +127,7 @@ def test_limits_name_any_cost_and_differ() -> None:
     assert parse_limits([]) == ({},)
     with pytest.raises(ValueError, match="limits has one twice: 'macs<=400e6'"):
         parse_limits(["macs<=4e8", "macs<=400e6"])
-    for text in ("<=4", "macs<4", "macs<=4<=5", "macs<=4M"):
+    for text in ("<=4", "macs<4", "macs<=4<=5", "3<=macs>=2", "macs<=4M"):
         with pytest.raises(ValueError, match="is not understood; expected macs<=500e6"):
             parse_limits([text])
 

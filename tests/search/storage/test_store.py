@@ -10,9 +10,11 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -89,6 +91,64 @@ def test_diverged_training_is_a_label_and_ends_the_trial(store: Store) -> None:
     assert store.trials()[0].state == "done"
     assert store.curve(1) == [30.0, None]
     assert np.isnan(store.labels(4).values).tolist() == [True]
+
+
+@pytest.mark.parametrize("set_s", [-3600.0, 86400.0])
+def test_a_clock_that_is_set_does_not_change_what_a_training_took(
+    store: Store, monkeypatch: pytest.MonkeyPatch, set_s: float
+) -> None:
+    clocks = SimpleNamespace(time=lambda: 1e9, monotonic=lambda: 5.0)
+    monkeypatch.setattr("fbnetv3.search.storage.store.time", clocks)
+    store.add_batch(batch(0), [proposal(1)])
+    store.lease(store.trials()[0], "me", 60)
+    clocks.time, clocks.monotonic = lambda: 1e9 + set_s, lambda: 12.0
+    for epoch in (1, 2):
+        write_epoch(store.folder, store.trials()[0].id, 1, epoch, 30.0)
+    assert store.ingest(store.trials()[0])
+    assert store.trials()[0].seconds == pytest.approx(7.0)
+
+
+@pytest.mark.parametrize(("written_s", "seconds"), [(6.0, 6.0), (-3600.0, None)])
+def test_a_training_whose_end_nobody_saw_took_until_its_last_result(
+    store: Store, written_s: float, seconds: float | None
+) -> None:
+    store.add_batch(batch(0), [proposal(1, epochs=1)])
+    store.lease(store.trials()[0], "me", 60)
+    trial = store.trials()[0]
+    write_epoch(store.folder, trial.id, 1, 1, 30.0)
+    assert trial.started is not None
+    os.utime(attempt_folder(store.folder, trial.id, 1) / "epoch_1.json",
+             (0.0, trial.started + written_s))  # fmt: skip
+    store.close()
+    with Store.open(store.folder) as again:
+        (found,) = again.trials("done")
+        assert found.seconds == (None if seconds is None else pytest.approx(seconds))
+
+
+def test_a_folder_that_cannot_be_written_is_read() -> None:
+    # The parents of `tmp_path` are for their owner only.
+    with tempfile.TemporaryDirectory() as top, Store.create(Path(top) / "s", SETTINGS) as store:
+        store.add_batch(batch(0), [proposal(1)])
+        finish(store, 0, 30.0, 31.0)
+        wal = (store.folder / "search.sqlite-wal").read_bytes()
+        store.close()
+        # With the log that a kill leaves.
+        (store.folder / "search.sqlite-wal").write_bytes(wal)
+        for path in (Path(top), *Path(top).rglob("*")):
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        user = os.geteuid()
+        os.seteuid(65534 if user == 0 else user)
+        try:
+            with Store.read(store.folder) as found:
+                assert found.curve(1) == [30.0, 31.0]
+                assert found._copy is not None
+                copy = Path(found._copy.name)
+                assert copy.is_dir()
+        finally:
+            os.seteuid(user)
+            for path in (Path(top), store.folder):
+                path.chmod(0o755)
+        assert not copy.exists()
 
 
 def test_results_are_read_in_any_number_of_times(store: Store) -> None:
@@ -303,6 +363,7 @@ def test_full_database_is_one_clear_error_and_nothing_is_lost(store: Store) -> N
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from fbnetv3._internal.errors import StoreError
 from fbnetv3.search.storage.store import Store
