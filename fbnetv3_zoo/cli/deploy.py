@@ -167,6 +167,9 @@ def export(
         _state_license(made, license, model)
     if name is not None:
         made.pretrained_cfg = made.default_cfg = {**made.pretrained_cfg, "name": name}
+    if not made.num_classes:
+        count = made.head_hidden_size
+        note(f"{model} has no classifier: the file gives {count} features of an image, no classes")
     preprocess = preprocess_for(made, image_size)
     if runtime.written_from == "model":
         parity = runtime.file.export(made, target, preprocess=preprocess, batch_size=batch_size)

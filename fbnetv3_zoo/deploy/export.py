@@ -246,9 +246,8 @@ def _set_metadata(proto: Any, artefact: Artefact) -> None:
     proto.producer_version = __version__
     proto.domain = "fbnetv3"
     proto.model_version = 1
-    proto.doc_string = (
-        f"{artefact.name}: image classification, {len(artefact.class_names)} named classes"
-    )
+    classes = f", {len(artefact.class_names)} named classes" if artefact.num_classes else ""
+    proto.doc_string = f"{artefact.name}: {artefact.task.replace('-', ' ')}{classes}"
     onnx.helper.set_model_props(proto, artefact.to_metadata())
 
 
