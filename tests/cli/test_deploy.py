@@ -533,3 +533,18 @@ def test_answers_for_a_folder_go_to_a_file_that_a_stopped_run_goes_on_with(
     code, _, err = run(*line, path, "--json")
     assert code == 2
     assert "--output and --json exclude each other" in err
+
+
+def test_an_export_for_huge_images_says_what_it_takes_before_it_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ValueError("stopped before the work")
+
+    monkeypatch.setattr("fbnetv3.deploy.export.to_onnx", refuse)
+    line = ("export", "fbnetv3_nano.cifar10", "-o", tmp_path / "x.onnx", "--image-size")
+    _, _, err = run(*line, 5000)
+    assert "images of 5000 x 5000 pixels is checked with such images, which takes gigabytes" in err
+    assert "--dynamic batch+size" in err
+    _, _, err = run(*line, 512)
+    assert "gigabytes" not in err
