@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from fbnetv3._internal.files import replacing
 from fbnetv3._version import __version__
 from fbnetv3.images.preprocess import Preprocess
-from fbnetv3.models.model import FBNetV3
+from fbnetv3.models.model import FBNetV3, unwrapped
 
 from .artefact import INPUT, OUTPUT, Artefact
 from .describe import describe
@@ -103,6 +103,7 @@ def to_onnx(
     import onnx
 
     path = Path(path)
+    model = unwrapped(model)
     _check_arguments(model, dynamic, precision, opset, include_preprocess)
     if dynamic and batch_size is not None:
         raise ValueError(
@@ -279,10 +280,6 @@ def _check_arguments(
     opset: int,
     include_preprocess: bool,
 ) -> None:
-    if not isinstance(model, FBNetV3):
-        raise ValueError(
-            f"model is a {type(model).__name__}; expected an FBNetV3, see fbnetv3.create()"
-        )
     if model.pool_type == "":
         raise ValueError(
             "the model has no pooling (global_pool=''); its output is not (N, classes)"

@@ -405,6 +405,22 @@ def build(
     return model.to(dtype=dtype) if dtype is not None else model
 
 
+def unwrapped(model: object) -> FBNetV3:
+    """Returns the FBNetV3 in what `torch.compile`, DataParallel or an average of weights made.
+
+    Raises:
+        ValueError: there is none.
+    """
+    inner = model
+    while not isinstance(inner, FBNetV3):
+        inner = getattr(inner, "_orig_mod", getattr(inner, "module", None))
+        if not isinstance(inner, nn.Module):
+            raise ValueError(
+                f"model is a {type(model).__name__}; expected an FBNetV3, see fbnetv3.create()"
+            )
+    return inner
+
+
 def _make_block(
     block: Block,
     *,
