@@ -374,6 +374,12 @@ def _check_layers(model: FBNetV3, model_args: Mapping[str, Any]) -> None:
     """Refuses models with replaced, pruned or dilated layers, which cannot be saved."""
     plain = build(model.arch, device="meta", num_classes=model.num_classes, **model_args)
     for (name, own), expected in zip(model.named_children(), plain.children(), strict=True):
+        if _shape(own) != _shape(expected) and name == "classifier":
+            raise ValueError(
+                f"the classifier is not the linear one for {model.num_classes} classes; expected "
+                "that of model.reset_classifier(NUM_CLASSES), which also counts them. Set its "
+                "weight and bias, or save the model's state_dict with safetensors instead"
+            )
         if _shape(own) != _shape(expected):
             raise ValueError(
                 f"the layers of {name!r} are not those of its architecture; expected a model "

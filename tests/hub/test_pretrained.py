@@ -188,6 +188,13 @@ def test_what_wraps_a_model_is_no_hindrance(wrap: Any, tmp_path: Path) -> None:
         save_pretrained(nn.DataParallel(nn.Linear(2, 2)), tmp_path)  # type: ignore[arg-type]
 
 
+def test_a_classifier_put_in_by_hand_is_refused_with_the_way_to_do_it(tmp_path: Path) -> None:
+    model = build(TINY, num_classes=10)
+    model.classifier = nn.Linear(model.head_hidden_size, 4)
+    with pytest.raises(ValueError, match=r"linear one for 10 classes; .*reset_classifier"):
+        save_pretrained(model, tmp_path)
+
+
 def test_stochastic_depth_is_no_hindrance(tmp_path: Path) -> None:
     model = shaken(build(NANO, drop_path_rate=0.2, drop_rate=0.1))
     save_pretrained(model, tmp_path)
