@@ -32,7 +32,7 @@ ACTS: dict[str, ActFactory] = {
 
 
 def _timm_pool(kind: str) -> nn.Module:
-    from timm.layers import SelectAdaptivePool2d
+    from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
 
     made: nn.Module = SelectAdaptivePool2d(pool_type=kind)
     return made
@@ -456,7 +456,7 @@ def _activation(act_layer: ActFactory | str) -> ActFactory:
         return act_layer
     if act_layer in ACTS:
         return ACTS[act_layer]
-    from timm.layers import get_act_layer
+    from timm.layers.create_act import get_act_layer
 
     try:
         found: ActFactory | None = get_act_layer(act_layer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -52,7 +53,7 @@ def test_a_fine_tuned_model_that_timm_loads_is_not_taken_for_its_ancestor(tmp_pa
     own = Preprocess(resize=128, crop=128, interpolation="bicubic", mean=mean, std=mean)
     labels = [f"thing {n}" for n in range(1000)]
     save_pretrained(model, tmp_path, preprocess=own, labels=labels)
-    loaded = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+    loaded: Any = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
     assert weights_of(loaded) is None
     assert preprocess_of(loaded) == own
     assert class_names_of(loaded) == tuple(labels)

@@ -14,7 +14,8 @@ import pytest
 import timm.models
 import torch
 import torch.nn.functional as F
-from timm.layers import SelectAdaptivePool2d, get_act_layer
+from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
+from timm.layers.create_act import get_act_layer
 from timm.models.mobilenetv3 import MobileNetV3
 from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]  # timm re-exports
 from torch import Tensor, nn
