@@ -42,6 +42,10 @@ def classify(
     embedded: Annotated[
         bool, typer.Option(help=f"Use {EMBEDDED}, which ships with the package.")
     ] = False,
+    image_size: Annotated[
+        int | None,
+        typer.Option(help="Input height and width in pixels; default: the model's."),
+    ] = None,
     top_k: Annotated[int, typer.Option(help="Number of classes to show per image.")] = 5,
     threshold: Annotated[
         float | None,
@@ -104,10 +108,12 @@ def classify(
         else:
             answering, instead, made = _made(asked, require, source)
             if engine == "ray":
-                made = stack.enter_context(_sent(made))
+                made = stack.enter_context(_sent(made, image_size))
             else:
                 options["device"] = device
         classifier = Classifier(made, license=license, **options)
+        if image_size is not None:
+            classifier.set_image_size(image_size)
         if threshold is not None:
             classifier.set_threshold(threshold)
         num_classes = len(classifier.class_names)
@@ -118,7 +124,7 @@ def classify(
             failed = _print(classifier, photos, answering, instead, json)
         else:
             cluster = (Path(made), address, threads) if engine == "ray" else None
-            failed = _write(output, classifier, photos, answering, cluster)
+            failed = _write(output, classifier, photos, answering, image_size, cluster)
     if failed:
         note(f"{failed} of the images could not be classified")
         raise typer.Exit(FAILED)
@@ -191,6 +197,7 @@ def _write(
     classifier: Classifier,
     photos: list[Path],
     asked: str,
+    image_size: int | None,
     cluster: tuple[Path, str | None, int] | None,
 ) -> int:
     """Writes the predictions to a file or folder.
@@ -200,6 +207,7 @@ def _write(
         classifier: the model.
         photos: paths of the photos.
         asked: name of the model.
+        image_size: the input's, if it is not the model's own.
         cluster: the exported model, the address of the Ray cluster, and cores of each of its
             workers; None: this machine.
 
@@ -213,6 +221,8 @@ def _write(
     stamp = saved.stat().st_mtime_ns if saved.is_file() else ""
     metadata = exported.to_metadata() if exported else ""
     identity = f"{asked} {classifier.top_k} {stamp} {metadata} {classifier.confidence}"
+    if image_size is not None:
+        identity += f" {image_size} pixels"
     names = [str(photo) for photo in photos]
     if output.suffix.lower() != SUFFIX and output.suffix and not output.is_dir():
         failed = _write_lines(output, classifier, names, identity)
@@ -337,13 +347,15 @@ def _made(asked: str | None, require: bool, source: dict[str, Any]) -> tuple[str
 
 
 @contextlib.contextmanager
-def _sent(made: Any) -> Iterator[Path]:
+def _sent(made: Any, image_size: int | None) -> Iterator[Path]:
     """Yields the model as a file that can be sent to other machines."""
+    from fbnetv3.deploy.describe import preprocess_for
     from fbnetv3.deploy.export import to_onnx
 
     with tempfile.TemporaryDirectory() as folder:
         note("the model is exported to ONNX, for the nodes of the cluster")
-        yield to_onnx(made, Path(folder, "model.onnx")).path
+        preprocess = preprocess_for(made, image_size)
+        yield to_onnx(made, Path(folder, "model.onnx"), preprocess=preprocess).path
 
 
 def _photos(images: list[Path]) -> list[Path]:

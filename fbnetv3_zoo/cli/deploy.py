@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 # A classifier of so many has several gigabytes.
 _MAX_CLASSES = 1_000_000
+# Larger images are told of: 800 pixels take fbnetv3_nano 2.4 GB, 5000 took it 9 GB.
+_LARGE_SIDE = 1024
 # Said where the comparison of logits does not depend on all weights.
 _EVIDENCE = {
     "scaled copy": "the logits do not depend on all weights, so that the export was also checked "
@@ -167,7 +169,16 @@ def export(
         _state_license(made, license, model)
     if name is not None:
         made.pretrained_cfg = made.default_cfg = {**made.pretrained_cfg, "name": name}
+    if not made.num_classes:
+        count = made.head_hidden_size
+        note(f"{model} has no classifier: the file gives {count} features of an image, no classes")
     preprocess = preprocess_for(made, image_size)
+    if preprocess.crop > _LARGE_SIDE:
+        note(
+            f"a file for images of {preprocess.crop} x {preprocess.crop} pixels is checked with "
+            "such images, which takes gigabytes of memory; an ONNX file with --dynamic batch+size "
+            "takes any size and is checked at the usual one"
+        )
     if runtime.written_from == "model":
         parity = runtime.file.export(made, target, preprocess=preprocess, batch_size=batch_size)
         _print_export(target, runtime.parts(target), parity.to_dict(), json=json)

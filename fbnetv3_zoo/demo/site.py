@@ -129,9 +129,7 @@ def _opened(model: str, cache_dir: str | Path | None, offline: bool | None) -> A
         from fbnetv3.hub.create import create
 
         return create(model, pretrained=True, cache_dir=cache_dir, offline=offline)
-    backend = ONNX.load(model, threads=1)
-    _check_takes_rgb(backend)
-    return backend
+    return _checked(ONNX.load(model, threads=1))
 
 
 def _write_model(opened: Any, path: Path) -> ExportedBackend:
@@ -142,15 +140,16 @@ def _write_model(opened: Any, path: Path) -> ExportedBackend:
         from fbnetv3.deploy.export import to_onnx
 
         to_onnx(opened, path)
-    backend = ONNX.load(path, threads=1)
-    _check_takes_rgb(backend)
-    return backend
+    return _checked(ONNX.load(path, threads=1))
 
 
-def _check_takes_rgb(backend: ExportedBackend) -> None:
+def _checked(backend: ExportedBackend) -> ExportedBackend:
+    """Returns a backend that classifies RGB images, as the page needs."""
+    backend.artefact.need_classes(str(backend.path))
     channels = backend.input_shape[3 if backend.artefact.in_graph else 1]
     if channels != 3:
         raise ValueError(f"{backend.path} takes images with {channels} channels; expected 3, RGB")
+    return backend
 
 
 def _page_data(backend: ExportedBackend, runtime: WebRuntime, root: Path) -> dict[str, Any]:

@@ -26,6 +26,8 @@ DETECTOR_SCHEMA = "fbnetv3-detector-file"
 PREFIX = "fbnetv3."
 INPUT, OUTPUT = "input", "logits"
 SINGLE_LABEL, MULTI_LABEL = "image-classification", "multi-label-classification"
+# Of a model without a classifier.
+FEATURES = "image-feature-extraction"
 _JSON_NAMES = {bool: "true or false", dict: "a JSON object", list: "a list"}
 
 
@@ -43,16 +45,16 @@ class Artefact:
         weights_tag: tag of the published weights; empty for the user's own.
         weights_sha256: SHA-256 of the weights' file, or of the tensors if there was none.
         license: SPDX name of the weights' licence; empty if unknown.
-        source_url: page that published the weights.
+        source_url: page that published the weights; of your own, the ones they were trained from.
         macs_paper: MACs (multiply-adds) of one image in the paper's convention.
         params: number of parameters before batch-norm was folded.
         precision: "fp32", "fp16", "bf16" or "int8".
         exported_with: tool -> version.
         parity: figures of the comparison with the original model.
         quantization: settings of the quantization; empty if the file is not quantized.
-        num_classes: number of logits; 0 if the file does not state it.
+        num_classes: number of logits; 0 for `FEATURES`, or if the file does not state it.
         batch_size: the only batch size that the file takes; None for any.
-        task: `SINGLE_LABEL`, or `MULTI_LABEL` with a score of its own for each class.
+        task: `SINGLE_LABEL`, `MULTI_LABEL` with a score of its own for each class, or `FEATURES`.
         thresholds: score from which an image has each class, for `MULTI_LABEL`; else empty.
         confidence: temperature and threshold of the answers; None if they were not fitted.
     """
@@ -82,6 +84,18 @@ class Artefact:
     def multi_label(self) -> bool:
         """Whether an image may have several classes, or none."""
         return self.task == MULTI_LABEL
+
+    def need_classes(self, source: str) -> None:
+        """Refuses the model of a file, `source`, that has no classifier.
+
+        Raises:
+            ValueError: the file gives features.
+        """
+        if self.task == FEATURES:
+            raise ValueError(
+                f"{source} gives features of an image and no classes, as its model has no "
+                "classifier; fbnetv3.deploy.runtimes.load(FILE).run_batch() returns them"
+            )
 
     def to_metadata(self) -> dict[str, str]:
         """Returns the record as string pairs, sorted by key."""

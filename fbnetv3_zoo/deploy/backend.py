@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fbnetv3._internal.messages import one_line
 
-from .artefact import INPUT, OUTPUT, Artefact
+from .artefact import FEATURES, INPUT, OUTPUT, Artefact
 from .parity import as_pixels
 from .runtimes.session import Session
 
@@ -37,7 +37,8 @@ class ExportedBackend:
         session: the file in its runtime.
         artefact: the metadata of the file.
         preprocess: the preprocessing of images.
-        class_names: class names in the order of the logits; numbers if the file has no names.
+        class_names: class names in the order of the logits; numbers if the file has no names, ()
+            if it gives features.
         input_shape: input shape of the graph; dynamic axes are names.
 
     Args:
@@ -54,7 +55,8 @@ class ExportedBackend:
         self.artefact = Artefact.from_metadata(session.metadata, source=str(path))
         self.preprocess = self.artefact.preprocess
         num_classes = self._check_graph()
-        self.class_names = self.artefact.class_names or tuple(map(str, range(num_classes)))
+        numbers = () if self.artefact.task == FEATURES else tuple(map(str, range(num_classes)))
+        self.class_names = self.artefact.class_names or numbers
         self.input_shape = session.inputs[0].shape
 
     def _check_graph(self) -> int:
@@ -90,6 +92,19 @@ class ExportedBackend:
                 "one each; export it again with `fbnetv3 export`"
             )
         return num_classes
+
+    def check_image_size(self, size: int) -> None:
+        """Refuses an image size that the file does not take.
+
+        Raises:
+            ValueError: it takes another one only.
+        """
+        sides = self.input_shape[1:3] if self.artefact.in_graph else self.input_shape[2:4]
+        if any(isinstance(side, int) and side != size for side in sides):
+            raise ValueError(
+                f"image_size is {size}, and {self.path} is a file for {sides[0]} pixels; export "
+                "the model with --image-size, or an ONNX file with --dynamic batch+size"
+            )
 
     def run_batch(self, batch: NDArray[Any]) -> NDArray[np.float32]:
         """Returns float32 logits (N, num_classes).

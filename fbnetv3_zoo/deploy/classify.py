@@ -33,6 +33,7 @@ from fbnetv3.hub.pretrained_cfg import (
 )
 from fbnetv3.images import labels
 from fbnetv3.images.folders import list_images
+from fbnetv3.images.preprocess import Preprocess
 from fbnetv3.images.reader import ImageSource, describe, open_image
 
 from . import runtimes
@@ -174,15 +175,14 @@ class Classifier:
                 model = _pretrained(model, license, offline, cache_dir)
         _check_license(model, license)
         if isinstance(model, ExportedBackend):
+            model.artefact.need_classes(str(model.path))
             preprocess = preprocess or model.preprocess
             class_names = class_names or model.class_names
             self.artefact = model.artefact
         preprocess = preprocess or preprocess_of(model)
         if preprocess is None:
             raise ValueError("the model does not define its preprocessing; give preprocess=")
-        names = class_names_of(model) if class_names is None else _listed(class_names)
-        if not names:
-            raise ValueError("the model does not define its class names; give class_names=")
+        names = _class_names(model) if class_names is None else _listed(class_names)
         self.preprocess = preprocess
         self.class_names = names
         self.confidence = (
@@ -295,6 +295,25 @@ class Classifier:
             if known is None or known.threshold is None or self.thresholds is not None
             else bool(energy(logits) < known.threshold),
         )
+
+    def set_image_size(self, size: int) -> None:
+        """Prepares images at another size than the model's own, as a network takes any.
+
+        Args:
+            size: height and width of the input, in pixels.
+
+        Raises:
+            ValueError: the size is out of range, the model is a file for its own size, or its
+                preprocessing is a function of yours.
+        """
+        if not isinstance(self.preprocess, Preprocess):
+            raise ValueError(
+                f"image_size is {size}, but preprocess is a function of yours, which has the size"
+            )
+        resized = self.preprocess.at(size)
+        if isinstance(self.backend, ExportedBackend | TorchBackend):
+            self.backend.check_image_size(size)
+        self.preprocess = resized
 
     def set_threshold(self, threshold: float) -> None:
         """Sets the score from which an image has a class, for all classes of a multi-label model.
@@ -430,6 +449,23 @@ def _several(inputs: Any) -> Iterable[ImageSource]:
             "image, array, tensor), a folder, or several images"
         )
     return inputs
+
+
+def _class_names(model: object) -> tuple[str, ...]:
+    """Returns the class names of a model that has classes.
+
+    Raises:
+        ValueError: it has none, or does not say how they are called.
+    """
+    names = class_names_of(model)
+    if not names and getattr(model, "num_classes", None) == 0:
+        raise ValueError(
+            "the model has no classifier (num_classes=0): call it with preprocessed images for "
+            "their features, or give it classes"
+        )
+    if not names:
+        raise ValueError("the model does not define its class names; give class_names=")
+    return names
 
 
 def _listed(class_names: str | Sequence[str]) -> tuple[str, ...]:

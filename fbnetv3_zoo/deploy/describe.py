@@ -24,7 +24,7 @@ from fbnetv3.hub.pretrained_cfg import (
 from fbnetv3.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from fbnetv3.models.model import FBNetV3
 
-from .artefact import MULTI_LABEL, SINGLE_LABEL, Artefact
+from .artefact import FEATURES, MULTI_LABEL, SINGLE_LABEL, Artefact
 
 # Of a file that takes one size only; many more need more memory than machines have.
 _MAX_BATCH_SIZE = 4096
@@ -101,7 +101,7 @@ def describe(
             **{tool: version(tool) for tool in tools},
             **({"opset": str(opset)} if opset else {}),
         },
-        task=SINGLE_LABEL if thresholds is None else MULTI_LABEL,
+        task=MULTI_LABEL if thresholds else SINGLE_LABEL if model.num_classes else FEATURES,
         thresholds=thresholds or (),
         confidence=confidence_of(model),
     )

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from fbnetv3._internal.files import replacing
 from fbnetv3._version import __version__
 from fbnetv3.images.preprocess import Preprocess
-from fbnetv3.models.model import FBNetV3
+from fbnetv3.models.model import FBNetV3, unwrapped
 
 from .artefact import INPUT, OUTPUT, Artefact
 from .describe import describe
@@ -103,6 +103,7 @@ def to_onnx(
     import onnx
 
     path = Path(path)
+    model = unwrapped(model)
     _check_arguments(model, dynamic, precision, opset, include_preprocess)
     if dynamic and batch_size is not None:
         raise ValueError(
@@ -246,9 +247,8 @@ def _set_metadata(proto: Any, artefact: Artefact) -> None:
     proto.producer_version = __version__
     proto.domain = "fbnetv3"
     proto.model_version = 1
-    proto.doc_string = (
-        f"{artefact.name}: image classification, {len(artefact.class_names)} named classes"
-    )
+    classes = f", {len(artefact.class_names)} named classes" if artefact.num_classes else ""
+    proto.doc_string = f"{artefact.name}: {artefact.task.replace('-', ' ')}{classes}"
     onnx.helper.set_model_props(proto, artefact.to_metadata())
 
 
@@ -280,10 +280,6 @@ def _check_arguments(
     opset: int,
     include_preprocess: bool,
 ) -> None:
-    if not isinstance(model, FBNetV3):
-        raise ValueError(
-            f"model is a {type(model).__name__}; expected an FBNetV3, see fbnetv3.create()"
-        )
     if model.pool_type == "":
         raise ValueError(
             "the model has no pooling (global_pool=''); its output is not (N, classes)"

@@ -22,6 +22,7 @@ MAX_BATCH_SIZE = 32
 QUEUE_DELAY_US = 2000
 # What a client needs for its answers, and another training of the network changes: the file has
 # that of the newest version, which is the one that Triton serves.
+_LABELS = "labels.txt"
 _OF_VERSION = ("confidence", "thresholds")
 _TYPES = {"float32": "TYPE_FP32", "uint8": "TYPE_UINT8"}
 
@@ -72,7 +73,7 @@ def write_repository(
     name = re.sub(r"[^\w.-]", "_", exported.artefact.name)
     place, config = Path(folder) / name, _config(exported, name, max_batch_size)
     labels = "".join(f"{label}\n" for label in map(_one_line, exported.class_names))
-    before = {"config.pbtxt": config, "labels.txt": labels}
+    before = {"config.pbtxt": config} | ({_LABELS: labels} if labels else {})
     for file, text in before.items():
         if (place / file).exists() and _kept(text) != _kept((place / file).read_text("utf-8")):
             raise ValueError(
@@ -108,7 +109,7 @@ def _config(exported: ExportedBackend, name: str, max_batch_size: int) -> str:
         f"max_batch_size: {max_batch_size}",
         f"input {{ name: {_quoted(INPUT)} data_type: {_TYPES[fed.dtype]} dims: [ {dims} ] }}",
         f"output {{ name: {_quoted(OUTPUT)} data_type: {_TYPES[found.dtype]} dims: [ {logits} ] "
-        'label_filename: "labels.txt" }',
+        + (f"label_filename: {_quoted(_LABELS)} }}" if exported.class_names else "}"),
     ]
     if max_batch_size:
         lines.append(

@@ -97,6 +97,7 @@ def classify_on_ray(
                 "top_k": like.top_k,
                 "batch_size": like.batch_size,
                 "thresholds": like.thresholds,
+                "preprocess": like.preprocess,
                 "num_threads": threads,
                 "num_workers": threads,
             },

@@ -61,6 +61,17 @@ class TorchBackend:
             raise ValueError(f"device is {device!r}: {error}") from error
         self.num_threads = num_threads
 
+    def check_image_size(self, size: int) -> None:
+        """Refuses an image size of which an FBNetV3 leaves nothing.
+
+        Raises:
+            ValueError: it is too small for the model.
+        """
+        from fbnetv3.models.model import FBNetV3
+
+        if isinstance(self.model, FBNetV3):
+            self.model.arch.check_side(size, "image_size")
+
     def run_batch(self, images: NDArray[Any]) -> NDArray[np.floating[Any]]:
         """Returns logits (N, K) float32 of images (N, 3, H, W)."""
         return with_own_threads(self._run, images)

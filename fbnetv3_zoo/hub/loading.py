@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fbnetv3.arch.arch import Arch
 from fbnetv3.checkpoints.checkpoint import load_strict
 from fbnetv3.checkpoints.convert import Dialect, to_fbnetv3
-from fbnetv3.models.model import FBNetV3, build
+from fbnetv3.models.model import ACTS, FBNetV3, build
 
 logger = logging.getLogger("fbnetv3")
 
@@ -56,7 +56,7 @@ def build_from_state(
     # A custom norm or activation may have values that are not in `state`, so the model is allocated
     # and initialised. Otherwise it stays on the meta device until the tensors are assigned.
     norm, act = kwargs.get("norm_layer"), kwargs.get("act_layer")
-    custom = norm is not None or not (act is None or isinstance(act, str))
+    custom = norm is not None or not (act is None or (isinstance(act, str) and act in ACTS))
     model = build(
         arch,
         device=target if custom else "meta",

@@ -33,7 +33,7 @@ from fbnetv3.arch.tables import ARCHS
 from fbnetv3.checkpoints.checkpoint import read_tensors, stated_license, write_tensors
 from fbnetv3.checkpoints.convert import Dialect, detect_dialect, from_fbnetv3, to_fbnetv3
 from fbnetv3.images.preprocess import Preprocess
-from fbnetv3.models.model import FBNetV3, build
+from fbnetv3.models.model import FBNetV3, build, unwrapped
 
 from .cache import is_offline
 from .confidence import Confidence
@@ -95,7 +95,7 @@ def save_pretrained(
     """Saves a model in a folder for `from_pretrained`, and for timm if it can build the model.
 
     Args:
-        model: the model to save.
+        model: the model to save, also as `torch.compile` or DataParallel wraps it.
         folder: created if missing; files of the same names are replaced.
         license: SPDX name; None keeps that of the loaded weights.
         labels: class names in the order of the logits.
@@ -112,6 +112,7 @@ def save_pretrained(
             thresholds from its classes, or the license allows what that of the loaded weights
             forbids.
     """
+    model = unwrapped(model)
     if thresholds is None:
         thresholds = thresholds_of(model) or ()
     if len(thresholds) not in (0, model.num_classes):
@@ -373,6 +374,12 @@ def _check_layers(model: FBNetV3, model_args: Mapping[str, Any]) -> None:
     """Refuses models with replaced, pruned or dilated layers, which cannot be saved."""
     plain = build(model.arch, device="meta", num_classes=model.num_classes, **model_args)
     for (name, own), expected in zip(model.named_children(), plain.children(), strict=True):
+        if _shape(own) != _shape(expected) and name == "classifier":
+            raise ValueError(
+                f"the classifier is not the linear one for {model.num_classes} classes; expected "
+                "that of model.reset_classifier(NUM_CLASSES), which also counts them. Set its "
+                "weight and bias, or save the model's state_dict with safetensors instead"
+            )
         if _shape(own) != _shape(expected):
             raise ValueError(
                 f"the layers of {name!r} are not those of its architecture; expected a model "

@@ -97,9 +97,18 @@ def name_of(model: object) -> str:
 
 
 def weights_of(model: object) -> Weights | None:
-    """Returns the record of the weights that a model, ours or timm's, was loaded with, or None."""
+    """Returns the record of the weights that a model, ours or timm's, was loaded with, or None.
+
+    A saved model keeps the tag of the weights that it was trained from, and timm puts the
+    architecture beside it again; a folder or repository of its own tells it from them.
+    """
     cfg = _cfg_of(model)
-    return WEIGHTS.get(f"{cfg.get('architecture')}.{cfg.get('tag')}")
+    known = WEIGHTS.get(f"{cfg.get('architecture')}.{cfg.get('tag')}")
+    if known is None or cfg.get("source") == "local-dir":
+        return None
+    repo = str(cfg.get("hf_hub_id") or "timm/")
+    own = isinstance(known.source, HubFile) and repo == known.source.repo
+    return known if own or repo.startswith("timm/") else None
 
 
 def license_of(model: object) -> str:

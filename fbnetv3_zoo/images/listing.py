@@ -33,7 +33,7 @@ _COLUMNS: Mapping[str, tuple[str, ...]] = {
         *("file", "path", "image", "filename", "file_name", "filepath", "image_path", "fname"),
         *("image_name", "image index", "image_id", "id"),
     ),
-    "label": ("label", "class", "category", "target", "class_name"),
+    "label": ("label", "class", "category", "target", "class_name", "dx"),
     "labels": ("labels", "tags", "classes", "categories", "class_names", "finding labels"),
     "split": ("split", "part", "set", "subset", "is_valid"),
 }
@@ -96,6 +96,16 @@ def listed_parts(path: Path, task: Task = "auto") -> frozenset[Part]:
         ValueError: see `read_list`.
     """
     return frozenset(row.part for row in _read(path, task).rows if row.part)
+
+
+def listed_folders(path: Path) -> list[Path]:
+    """Returns the folders that the images of a list were found in, or its own.
+
+    Raises:
+        ValueError: the file is no list.
+    """
+    names = [_here(path, file) for file in _files_of(_sheet(path))]
+    return image_folders(path, names, ListedFiles())
 
 
 def read_list(path: Path, part: Part | None = None, task: Task = "auto") -> LabelledImages:

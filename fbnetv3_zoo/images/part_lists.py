@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .folders import visible
-from .listing import Task, is_list, read_list
+from .listing import Task, is_list, listed_folders, read_list
 from .parts import Part, left_out, part_of, part_of_word, part_word
 
 
@@ -54,6 +54,37 @@ def list_inside(folder: Path) -> Path | None:
     lists = [path for path in visible(folder, "*") if is_list(path)]
     named = any(part_word(path.name) for path in visible(folder, "*") if path.is_dir())
     return lists[0] if len(lists) == 1 and not named else None
+
+
+def remarks_on_lists(folder: Path, classes: Sequence[str]) -> tuple[str, ...]:
+    """Says which lists in a folder name images of several class folders, with other classes.
+
+    Such folders may be those of a large download, `images_part_1` and so on, and no classes.
+
+    Args:
+        folder: the folder.
+        classes: its class folders.
+    """
+    own = [folder / name for name in classes]
+    remarks = []
+    for path in sorted(visible(folder, "*.csv")):
+        try:
+            homes = [home for home in listed_folders(path) if home in own]
+        except ValueError:
+            continue  # a table of something else
+        if len(homes) > 1 and _classes_of(path) != set(classes):
+            remarks.append(
+                f"the folders of {folder} were taken for the classes, but {path.name} lists images "
+                f"of {homes[0].name} and {homes[1].name}; if it has the classes, give --data {path}"
+            )
+    return tuple(remarks)
+
+
+def _classes_of(path: Path) -> set[str] | None:
+    try:
+        return set(read_list(path).classes)
+    except ValueError:
+        return None
 
 
 def _has_class_folders(folder: Path) -> bool:

@@ -29,10 +29,22 @@ ACTS: dict[str, ActFactory] = {
     "silu": partial(nn.SiLU, inplace=True),
     "gelu": nn.GELU,
 }
+
+
+def _timm_pool(kind: str) -> nn.Module:
+    from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
+
+    made: nn.Module = SelectAdaptivePool2d(pool_type=kind)
+    return made
+
+
+# timm's "catavgmax" doubles the channels, for which the head has no weights.
 POOLS: dict[str, Callable[[], nn.Module]] = {
     "avg": partial(nn.AdaptiveAvgPool2d, 1),
     "max": partial(nn.AdaptiveMaxPool2d, 1),
     "": nn.Identity,
+    "avgmax": partial(_timm_pool, "fastavgmax"),  # timm's "avgmax" cannot be scripted
+    **{kind: partial(_timm_pool, kind) for kind in ("fast", "fastavg", "fastmax", "fastavgmax")},
 }
 OUTPUT_STRIDES = (8, 16, 32)
 
@@ -60,11 +72,13 @@ class FBNetV3(nn.Module):
         drop_rate: dropout before the classifier.
         drop_path_rate: stochastic depth rate. The rate of block n of N is n / N of it, counted from
             0, as in timm. Only residual blocks can be dropped.
-        global_pool: "avg", "max", or "" for none, which needs `num_classes=0`.
+        global_pool: "avg", "max", another of timm's that keeps the channels, such as "avgmax", or
+            "" for none, which needs `num_classes=0`.
         output_stride: 8, 16 or 32; strides beyond it are replaced by dilation. Dilated rows use the
             padding of kernel // 2, also where the published padding differs.
         norm_layer: called with the number of channels; default `nn.BatchNorm2d`.
-        act_layer: replaces all activations of the architecture; a factory or a name in `ACTS`.
+        act_layer: replaces all activations of the architecture; a factory, or a name in `ACTS` or
+            of timm's, such as "mish".
         bn_eps: epsilon of the default batch-norm.
         bn_momentum: momentum of the default batch-norm.
 
@@ -391,6 +405,22 @@ def build(
     return model.to(dtype=dtype) if dtype is not None else model
 
 
+def unwrapped(model: object) -> FBNetV3:
+    """Returns the FBNetV3 in what `torch.compile`, DataParallel or an average of weights made.
+
+    Raises:
+        ValueError: there is none.
+    """
+    inner = model
+    while not isinstance(inner, FBNetV3):
+        inner = getattr(inner, "_orig_mod", getattr(inner, "module", None))
+        if not isinstance(inner, nn.Module):
+            raise ValueError(
+                f"model is a {type(model).__name__}; expected an FBNetV3, see fbnetv3.create()"
+            )
+    return inner
+
+
 def _make_block(
     block: Block,
     *,
@@ -424,9 +454,20 @@ def _make_block(
 def _activation(act_layer: ActFactory | str) -> ActFactory:
     if not isinstance(act_layer, str):
         return act_layer
-    if act_layer not in ACTS:
-        raise ValueError(f"act_layer is {act_layer!r}; expected a factory or one of {list(ACTS)}")
-    return ACTS[act_layer]
+    if act_layer in ACTS:
+        return ACTS[act_layer]
+    from timm.layers.create_act import get_act_layer
+
+    try:
+        found: ActFactory | None = get_act_layer(act_layer)
+    except KeyError:
+        found = None
+    if found is None:
+        raise ValueError(
+            f"act_layer is {act_layer!r}; expected a factory, one of {list(ACTS)}, or a name that "
+            "timm knows"
+        )
+    return found
 
 
 def _check_sizes(**sizes: int) -> None:

@@ -227,10 +227,13 @@ def _judged(
 
 def _at(network: Network, images: ImageSet, size: int | None) -> Network:
     """Returns a network that takes its images at another size, if one is given."""
+    from fbnetv3.models.model import FBNetV3
     from fbnetv3.search.training.batches import default_preprocess
 
     if size is None:
         return network
+    if isinstance(network.model, FBNetV3):
+        network.model.arch.check_side(size, "--image-size")
     usual = network.preprocess or default_preprocess(images, size)
     return network._replace(preprocess=usual.at(size))
 

@@ -29,7 +29,7 @@ from fbnetv3.images.folders import (
     read_class_folders,
 )
 from fbnetv3.images.listing import TASKS, Task, is_list, listed_parts, read_list
-from fbnetv3.images.part_lists import list_inside, part_lists
+from fbnetv3.images.part_lists import list_inside, part_lists, remarks_on_lists
 from fbnetv3.images.parts import PART_NAMES, Part
 
 from .arrays import Arrays
@@ -110,7 +110,8 @@ def _open_folder(
         if data.parts:
             raise FileNotFoundError(_no_part(data, part))
         found = read_class_folders(data.root)
-        return _with_notes(read_labelled(found, on_check, any_damaged=any_damaged), data.notes)
+        notes = (*data.notes, *remarks_on_lists(data.root, found.classes))
+        return _with_notes(read_labelled(found, on_check, any_damaged=any_damaged), notes)
     return _read_part(data, part, on_check, any_damaged=any_damaged)
 
 

@@ -120,12 +120,13 @@ def open_exported(path: str | Path) -> Network:
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: see `fbnetv3.deploy.runtimes.load`.
+        ValueError: see `fbnetv3.deploy.runtimes.load`, or the file gives features.
         ImportError: the file's runtime is not installed.
     """
     from fbnetv3.deploy.runtimes import load
 
     backend = load(path)
+    backend.artefact.need_classes(str(path))
     names = backend.artefact.class_names
     labels = tuple(known_names(names)) if names else None
     artefact = backend.artefact

@@ -41,6 +41,9 @@ def run(*arguments: object) -> tuple[int, str, str]:
     return result.exit_code, result.stdout, result.stderr
 
 
+SIZE_48 = ("--image-size", 48)
+
+
 def run_json(*arguments: object) -> Any:
     code, out, err = run(*arguments, "--json")
     assert code == 0, err
@@ -178,6 +181,26 @@ def test_classify_answers_for_a_folder(saved: str, photos: Path) -> None:
 def test_classify_by_an_exported_file(small_export: Exported, photos: Path) -> None:
     found = run_json("classify", photos / "chelsea.jpg", "--model", small_export.path)
     assert found["predictions"][0]["labels"][0].startswith("thing ")
+
+
+def test_classify_at_another_image_size_is_as_the_model_exported_for_it(
+    saved: str, small_export: Exported, photos: Path, tmp_path: Path
+) -> None:
+    any_size = tmp_path / "any.onnx"
+    assert run("export", saved, "-o", any_size, "--dynamic", "batch+size")[0] == 0
+    own, here, there = (
+        run_json("classify", photos, "--model", model, *size)["predictions"]
+        for model, size in ((saved, ()), (saved, SIZE_48), (any_size, SIZE_48))
+    )
+    for usual, one, other in zip(own, here, there, strict=True):
+        assert one["labels"] == other["labels"]
+        np.testing.assert_allclose(one["probabilities"], other["probabilities"], atol=1e-5)
+        assert usual["probabilities"] != one["probabilities"]
+    code, _, err = run("classify", photos, "--model", small_export.path, *SIZE_48)
+    assert code == 2
+    assert "small.onnx is a file for 32 pixels; export the model with --image-size" in err
+    code, _, err = run("classify", photos, "--model", saved, "--image-size", 0)
+    assert (code, err.count("image_size is 0; expected a whole number of pixels")) == (2, 1)
 
 
 def test_a_broken_photo_is_named_and_the_others_go_on(

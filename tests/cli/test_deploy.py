@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import re
@@ -23,12 +24,13 @@ from fbnetv3.cli.deploy import export
 from fbnetv3.cli.group import CommandGroup
 from fbnetv3.cli.latency import _best_line, latency
 from fbnetv3.cli.quantize import quantize
+from fbnetv3.demo.site import build_demo
 from fbnetv3.deploy.answer_file import AnswerFile
 from fbnetv3.deploy.backend import ExportedBackend
 from fbnetv3.deploy.classify import Classifier, Prediction
 from fbnetv3.deploy.export import Exported
 from fbnetv3.deploy.onnx_model import OnnxClassifier
-from fbnetv3.deploy.runtimes import RUNTIMES, read_artefact
+from fbnetv3.deploy.runtimes import RUNTIMES, load, read_artefact
 from fbnetv3.hub.pretrained import save_pretrained
 from fbnetv3.images.classes import labelled_images
 from fbnetv3.images.preprocess import Preprocess
@@ -36,6 +38,7 @@ from fbnetv3.measure.bench import Row, contenders
 from fbnetv3.measure.int8_speed import compare_speed, operator_times
 from fbnetv3.measure.latency import Latency
 from fbnetv3.models.model import FBNetV3
+from fbnetv3.search.training.networks import open_exported
 
 APP = typer.Typer(cls=CommandGroup)
 for command in (export, quantize, latency, classify):
@@ -100,6 +103,33 @@ def test_a_folder_is_exported_with_its_weights(
     assert code == 0, err
     assert [found.name for found in models.iterdir()] == ["b"]
     assert read_artefact(models / "b" / "1" / "model.onnx").name == "b"
+
+
+def test_a_model_without_a_classifier_gives_features_and_no_classes(
+    small_model: FBNetV3, small_preprocess: Preprocess, photos: Path, tmp_path: Path
+) -> None:
+    model = copy.deepcopy(small_model)
+    model.reset_classifier(0)
+    save_pretrained(model, tmp_path / "mine", preprocess=small_preprocess)
+    path, mine = tmp_path / "mine.onnx", f"local-dir:{tmp_path / 'mine'}"
+    code, _, err = run("export", mine, "-o", path)
+    assert code == 0, err
+    assert "has no classifier: the file gives 512 features of an image, no classes" in err
+    images = np.random.default_rng(0).normal(size=(2, 3, 32, 32)).astype(np.float32)
+    backend = load(path)
+    with torch.no_grad():
+        expected = model(torch.from_numpy(images)).numpy()
+    np.testing.assert_allclose(backend.run_batch(images), expected, atol=1e-4)
+    assert backend.artefact.task == "image-feature-extraction"
+    for opened in (open_exported, Classifier, lambda path: build_demo(str(path), tmp_path / "x")):
+        with pytest.raises(ValueError, match="gives features of an image and no classes"):
+            opened(path)
+    code, _, err = run("classify", photos, "--model", mine)
+    assert (code, err.count("the model has no classifier")) == (2, 1)
+    assert run("export", path, "--triton", tmp_path / "models")[0] == 0
+    served = sorted(found.name for found in (tmp_path / "models" / "mine").iterdir())
+    assert served == ["1", "config.pbtxt"]
+    assert "labels" not in (tmp_path / "models" / "mine" / "config.pbtxt").read_text()
 
 
 @pytest.mark.slow
@@ -503,3 +533,18 @@ def test_answers_for_a_folder_go_to_a_file_that_a_stopped_run_goes_on_with(
     code, _, err = run(*line, path, "--json")
     assert code == 2
     assert "--output and --json exclude each other" in err
+
+
+def test_an_export_for_huge_images_says_what_it_takes_before_it_works(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ValueError("stopped before the work")
+
+    monkeypatch.setattr("fbnetv3.deploy.export.to_onnx", refuse)
+    line = ("export", "fbnetv3_nano.cifar10", "-o", tmp_path / "x.onnx", "--image-size")
+    _, _, err = run(*line, 5000)
+    assert "images of 5000 x 5000 pixels is checked with such images, which takes gigabytes" in err
+    assert "--dynamic batch+size" in err
+    _, _, err = run(*line, 512)
+    assert "gigabytes" not in err

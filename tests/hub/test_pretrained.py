@@ -21,6 +21,7 @@ import timm.models
 import torch
 from huggingface_hub import hf_hub_download
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 import fbnetv3
 from fbnetv3._internal.errors import FetchError
@@ -33,6 +34,7 @@ from fbnetv3.hub.pretrained import from_pretrained, push_to_hub, read_pretrained
 from fbnetv3.hub.weights import WEIGHTS, HubFile, Weights
 from fbnetv3.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from fbnetv3.models.model import FBNetV3, build
+from tests.archs import TINY
 
 NANO = ARCHS["fbnetv3_nano"]
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -169,6 +171,28 @@ def test_a_model_that_is_not_its_table_is_not_saved(tmp_path: Path, make: Any) -
     with pytest.raises(ValueError, match="not those of its architecture"):
         save_pretrained(make(), tmp_path / "m")
     assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [nn.DataParallel, AveragedModel, lambda model: torch.compile(nn.DataParallel(model))],
+    ids=["parallel", "averaged", "compiled"],
+)
+def test_what_wraps_a_model_is_no_hindrance(wrap: Any, tmp_path: Path) -> None:
+    model = build(TINY, num_classes=4).eval()
+    save_pretrained(wrap(model), tmp_path)
+    saved = from_pretrained(tmp_path).state_dict()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(saved[name], tensor), name
+    with pytest.raises(ValueError, match=r"model is a DataParallel; expected an FBNetV3"):
+        save_pretrained(nn.DataParallel(nn.Linear(2, 2)), tmp_path)  # type: ignore[arg-type]
+
+
+def test_a_classifier_put_in_by_hand_is_refused_with_the_way_to_do_it(tmp_path: Path) -> None:
+    model = build(TINY, num_classes=10)
+    model.classifier = nn.Linear(model.head_hidden_size, 4)
+    with pytest.raises(ValueError, match=r"linear one for 10 classes; .*reset_classifier"):
+        save_pretrained(model, tmp_path)
 
 
 def test_stochastic_depth_is_no_hindrance(tmp_path: Path) -> None:

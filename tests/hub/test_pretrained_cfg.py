@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import timm
 
 from fbnetv3.arch.tables import ARCHS
 from fbnetv3.hub.create import create
 from fbnetv3.hub.pretrained import from_pretrained, save_pretrained
-from fbnetv3.hub.pretrained_cfg import given_name, name_of
+from fbnetv3.hub.pretrained_cfg import (
+    class_names_of,
+    given_name,
+    name_of,
+    preprocess_of,
+    pretrained_cfg,
+    weights_of,
+)
+from fbnetv3.hub.weights import WEIGHTS
+from fbnetv3.images.preprocess import Preprocess
 from fbnetv3.models.model import build
 
 
@@ -32,6 +43,26 @@ from fbnetv3.models.model import build
 )
 def test_a_saved_model_is_called_as_its_folder_is(location: str, name: str) -> None:
     assert given_name(location) == name
+
+
+def test_a_fine_tuned_model_that_timm_loads_is_not_taken_for_its_ancestor(tmp_path: Path) -> None:
+    model = build(ARCHS["fbnetv3_b"].same_padding(), num_classes=1000)
+    model.pretrained_cfg = pretrained_cfg("fbnetv3_b", model.arch, WEIGHTS["fbnetv3_b.ra2_in1k"])
+    assert weights_of(model) is WEIGHTS["fbnetv3_b.ra2_in1k"]
+    mean = (0.5, 0.5, 0.5)
+    own = Preprocess(resize=128, crop=128, interpolation="bicubic", mean=mean, std=mean)
+    labels = [f"thing {n}" for n in range(1000)]
+    save_pretrained(model, tmp_path, preprocess=own, labels=labels)
+    loaded: Any = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+    assert weights_of(loaded) is None
+    assert preprocess_of(loaded) == own
+    assert class_names_of(loaded) == tuple(labels)
+    cfg = loaded.pretrained_cfg
+    hub = {"hf_hub_id": "me/mine", "source": "hf-hub", "file": None}
+    loaded.pretrained_cfg = {**cfg, **hub}
+    assert weights_of(loaded) is None
+    loaded.pretrained_cfg = {**cfg, **hub, "hf_hub_id": "timm/"}
+    assert weights_of(loaded) is WEIGHTS["fbnetv3_b.ra2_in1k"]
 
 
 def test_models_are_called_by_owner_weights_or_architecture(tmp_path: Path) -> None:

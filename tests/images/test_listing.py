@@ -385,6 +385,20 @@ def test_class_folders_come_before_lists_beside_them(photos: Path) -> None:
     assert open_images(photos).classes == ("cat", "dog")
 
 
+def test_folders_that_only_divide_a_list_s_images_are_remarked_on(photos: Path) -> None:
+    moved(photos, "images_part_1", "images_part_2")
+    path = photos / "metadata.csv"
+    rows = [f"lesion{n},{n},{'nv' if n % 2 else 'mel'},60.0" for n in range(4)]
+    path.write_text("\n".join(["lesion_id,image_id,dx,age", *rows]) + "\n")
+    [note] = [note for note in open_images(photos).notes if "taken for the classes" in note]
+    assert note.endswith(f"if it has the classes, give --data {path}")
+    assert open_images(path).classes == ("mel", "nv")
+    # Where the list has the folders' classes, or is about something else, there is no remark.
+    for text in ("file,label\n0.png,images_part_1\n1.png,images_part_2\n", "author,year\nx,1\n"):
+        path.write_text(text)
+        assert not any("taken for the classes" in note for note in open_images(photos).notes)
+
+
 def test_tiny_imagenets_layout_is_read(photos: Path) -> None:
     moved(photos, "train/n1/images", "train/n2/images", "train/n3/images", "val/images")
     for name in ("n1", "n2", "n3"):

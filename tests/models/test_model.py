@@ -14,6 +14,8 @@ import pytest
 import timm.models
 import torch
 import torch.nn.functional as F
+from timm.layers.adaptive_avgmax_pool import SelectAdaptivePool2d
+from timm.layers.create_act import get_act_layer
 from timm.models.mobilenetv3 import MobileNetV3
 from timm.optim import create_optimizer_v2  # type: ignore[attr-defined]  # timm re-exports
 from torch import Tensor, nn
@@ -118,6 +120,24 @@ def test_the_steps_are_the_whole(tiny: FBNetV3) -> None:
     assert torch.equal(tiny(x), tiny.forward_head(features))
     assert torch.equal(tiny(x), tiny.get_classifier()(pre_logits))
     assert torch.equal(tiny(x), tiny.as_sequential()(x))
+
+
+@pytest.mark.parametrize("kind", ["avgmax", "fast", "fastavg", "fastmax", "fastavgmax"])
+def test_timms_pooling_is_that_of_timm(kind: str, tiny: FBNetV3) -> None:
+    model = copy.deepcopy(tiny)
+    model.reset_classifier(10, kind)
+    last = model.forward_features(images())
+    expected = model.forward_head(SelectAdaptivePool2d(pool_type=kind)(last))
+    torch.testing.assert_close(model.forward_head(last), expected)
+    torch.testing.assert_close(torch.jit.script(model)(images()), expected)
+    assert (model.pool_type, model.head.pool_type) == (kind, kind)
+
+
+def test_activations_of_timm_are_taken_by_name() -> None:
+    model = build(TINY, act_layer="mish")
+    assert isinstance(model.stem.act, get_act_layer("mish"))
+    prelu = create("fbnetv3_nano", act_layer="prelu")
+    assert isinstance(prelu.stem.act, nn.PReLU)
 
 
 def test_maximum_pooling_takes_the_maximum(tiny: FBNetV3) -> None:
@@ -559,8 +579,9 @@ def test_the_first_loss_is_that_of_guessing(name: str) -> None:
         ({"drop_path_rate": -0.1}, "drop_path_rate is -0.1"),
         ({"output_stride": 4}, r"output_stride is 4; expected one of \(8, 16, 32\)"),
         ({"global_pool": "median"}, "global_pool is 'median'; expected one of"),
+        ({"global_pool": "catavgmax"}, "global_pool is 'catavgmax'; expected one of"),
         ({"global_pool": ""}, "global_pool is '' with 1000 classes; give num_classes=0"),
-        ({"act_layer": "tanh"}, "act_layer is 'tanh'; expected a factory or one of"),
+        ({"act_layer": "no_act"}, "act_layer is 'no_act'; expected a factory, one of"),
         ({"norm_layer": "bn"}, "norm_layer is 'bn'; expected what makes a layer"),
     ],
 )
