@@ -232,10 +232,11 @@ def _at(network: Network, images: ImageSet, size: int | None) -> Network:
 
     if size is None:
         return network
+    usual = network.preprocess or default_preprocess(images, size)
+    resized = usual.at(size)
     if isinstance(network.model, FBNetV3):
         network.model.arch.check_side(size, "--image-size")
-    usual = network.preprocess or default_preprocess(images, size)
-    return network._replace(preprocess=usual.at(size))
+    return network._replace(preprocess=resized)
 
 
 def _trust(network: Network, answers: Answers) -> dict[str, Any]:

@@ -110,7 +110,8 @@ def _open_folder(
         if data.parts:
             raise FileNotFoundError(_no_part(data, part))
         found = read_class_folders(data.root)
-        notes = (*data.notes, *remarks_on_lists(data.root, found.classes))
+        remarks = remarks_on_lists(data.root, found.classes, len(found.labels))
+        notes = (*data.notes, *remarks)
         return _with_notes(read_labelled(found, on_check, any_damaged=any_damaged), notes)
     return _read_part(data, part, on_check, any_damaged=any_damaged)
 

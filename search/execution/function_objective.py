@@ -159,8 +159,8 @@ class FunctionObjective:
             number = min(max(number, 0.0), 100.0)
         if self.target == "log_error" and (number < 0 or number > 100):
             raise ObjectiveError(
-                f"{what} gave {number}; expected an accuracy in percent, 0 to 100; for any other "
-                "number, higher is better, give target='raw'"
+                f"{what} gave {number:.9g}; expected an accuracy in percent, 0 to 100; for any "
+                "other number, higher is better, give target='raw'"
             )
         return number
 

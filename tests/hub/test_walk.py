@@ -19,8 +19,11 @@ from fbnetv3.hub.weights import WEIGHTS, Url
 from fbnetv3.models.model import build
 
 PACKAGE = Path(fbnetv3.__file__).parent
-# Frozen records, and reading one of JSON: whoever asks them for a value goes nowhere.
-RECORDS = ("arch/", "hub/weights.py", "images/preprocess.py", "_internal/json_record.py")
+# Frozen records, and what reads and checks them: whoever asks them for a value goes nowhere.
+RECORDS = (
+    *("arch/", "hub/weights.py", "images/preprocess.py"),
+    *("_internal/json_record.py", "_internal/checks.py"),
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*non-commercial use only")
 

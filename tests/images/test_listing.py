@@ -394,9 +394,16 @@ def test_folders_that_only_divide_a_list_s_images_are_remarked_on(photos: Path) 
     assert note.endswith(f"if it has the classes, give --data {path}")
     assert open_images(path).classes == ("mel", "nv")
     # Where the list has the folders' classes, or is about something else, there is no remark.
-    for text in ("file,label\n0.png,images_part_1\n1.png,images_part_2\n", "author,year\nx,1\n"):
+    for text in (
+        "file,label\n0.png,images_part_1\n1.png,images_part_2\n",
+        "author,year\nx,1\n",
+        "x,y,z\n" + "1,2,3\n" * 9,  # numbers that happen to be names of images
+    ):
         path.write_text(text)
         assert not any("taken for the classes" in note for note in open_images(photos).notes)
+    path.unlink()
+    path.symlink_to("elsewhere.csv")
+    assert not any("taken for the classes" in note for note in open_images(photos).notes)
 
 
 def test_tiny_imagenets_layout_is_read(photos: Path) -> None:

@@ -326,7 +326,7 @@ def test_a_study_hands_out_a_round_then_waits_and_shows_the_best_so_far(tmp_path
         assert inside
         best = max(inside, key=lambda t: accuracy(dict(t.params)))
         assert study.best["macs<=8e8"].params == best.params
-        with pytest.raises(StoreError, match="is in use by process"):
+        with pytest.raises(StoreError, match="is in use by this process itself"):
             run(tmp_path / "s")
     with pytest.raises(ValueError, match="the study is closed"):
         study.ask()

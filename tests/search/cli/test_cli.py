@@ -234,7 +234,7 @@ def test_running_search_is_not_run_twice(finished: Path) -> None:
         done = call("resume", finished)
         assert call("status", finished).exit_code == 0
     assert done.exit_code == 1
-    assert "is in use by process" in done.stderr
+    assert "is in use by this process itself" in done.stderr
 
 
 @pytest.fixture

@@ -11,14 +11,13 @@ import pytest
 import torch
 from PIL import Image
 
-from fbnetv3.arch.tables import ARCHS
 from fbnetv3.deploy.classify import Classifier
 from fbnetv3.deploy.describe import preprocess_for
 from fbnetv3.deploy.export import to_onnx
 from fbnetv3.hub.create import create
 from fbnetv3.hub.pretrained import save_pretrained
 from fbnetv3.images.labels import class_names, example_photos
-from fbnetv3.models.model import FBNetV3, build
+from fbnetv3.models.model import FBNetV3
 from fbnetv3.search.training.scoring import default_batch_size
 from tests.search.cli.test_train import called
 
@@ -224,7 +223,7 @@ def test_another_image_size_is_that_of_a_model_exported_for_it(
     assert refused.exit_code == 2
     assert "is a file for its own size; export the model with --image-size" in refused.output
     wide = tmp_path / "wide"
-    save_pretrained(build(ARCHS["fbnetv3_a"], num_classes=2), wide, labels=["0", "1"])
+    save_pretrained(create("fbnetv3_a", num_classes=2), wide, labels=["0", "1"])
     small = called("eval", f"local-dir:{wide}", "--data", photos, "--image-size", 20)
     assert small.exit_code == 2
     assert "--image-size is 20; expected 49 pixels or more" in small.output
