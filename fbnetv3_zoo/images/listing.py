@@ -98,14 +98,19 @@ def listed_parts(path: Path, task: Task = "auto") -> frozenset[Part]:
     return frozenset(row.part for row in _read(path, task).rows if row.part)
 
 
-def listed_folders(path: Path) -> list[Path]:
+def listed_folders(path: Path, fewest: int) -> list[Path]:
     """Returns the folders that the images of a list were found in, or its own.
 
+    Args:
+        path: the list.
+        fewest: none are returned for a list of fewer images.
+
     Raises:
-        ValueError: the file is no list.
+        OSError: the file cannot be read.
+        ValueError: it is no list.
     """
-    names = [_here(path, file) for file in _files_of(_sheet(path))]
-    return image_folders(path, names, ListedFiles())
+    names = list({_here(path, file): None for file in _files_of(_sheet(path))})
+    return image_folders(path, names, ListedFiles()) if len(names) >= fewest else []
 
 
 def read_list(path: Path, part: Part | None = None, task: Task = "auto") -> LabelledImages:

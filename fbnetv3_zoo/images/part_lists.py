@@ -56,21 +56,22 @@ def list_inside(folder: Path) -> Path | None:
     return lists[0] if len(lists) == 1 and not named else None
 
 
-def remarks_on_lists(folder: Path, classes: Sequence[str]) -> tuple[str, ...]:
-    """Says which lists in a folder name images of several class folders, with other classes.
+def remarks_on_lists(folder: Path, classes: Sequence[str], num_images: int) -> tuple[str, ...]:
+    """Says which lists in a folder name most images of its class folders, with other classes.
 
     Such folders may be those of a large download, `images_part_1` and so on, and no classes.
 
     Args:
         folder: the folder.
         classes: its class folders.
+        num_images: number of images in them.
     """
     own = [folder / name for name in classes]
     remarks = []
     for path in sorted(visible(folder, "*.csv")):
         try:
-            homes = [home for home in listed_folders(path) if home in own]
-        except ValueError:
+            homes = [home for home in listed_folders(path, num_images // 2) if home in own]
+        except (OSError, ValueError):
             continue  # a table of something else
         if len(homes) > 1 and _classes_of(path) != set(classes):
             remarks.append(
