@@ -17,6 +17,7 @@ import numpy as np
 
 from benchmarks.records import RESULTS, read_lines
 from benchmarks.studies.nars_cifar_tested import by_candidate
+from benchmarks.studies.paper_trainings import SEARCHED, USUAL
 from benchmarks.studies.resnet_rank import DEEP, WIDE
 from benchmarks.studies.training_ablation import spread
 
@@ -30,6 +31,8 @@ COMMANDS = {
     "nars_cifar/resnet_rank.jsonl": "python -m benchmarks.studies.resnet_rank",
     "nars_cifar/retrained.jsonl": "python -m benchmarks.studies.nars_cifar_retrain",
     "nars_cifar/search.json": "python -m benchmarks.studies.nars_cifar_findings",
+    "paper/recipes.jsonl": "python -m benchmarks.studies.paper_trainings recipes",
+    "paper/resnet_recipe.json": "python -m benchmarks.studies.resnet_recipe",
     "search/costs.json": "python -m benchmarks.search.speed",
     "search/stage3.json": "python -m benchmarks.search.speed",
     "search/summary.json": "python -m benchmarks.search.compare",
@@ -314,6 +317,26 @@ def averaged_at(epoch: int) -> Callable[[Any], str]:
     return value
 
 
+def recipe_gained(network: str) -> Callable[[Any], str]:
+    """Returns what a network gains with the found recipe over a person's, paired by seed."""
+
+    def value(lines: Any) -> str:
+        found = {
+            (line["recipe"], line["seed"]): line["top1_pct"]
+            for line in lines
+            if line["network"] == network and line["top1_pct"] is not None
+        }
+        seeds = sorted(seed for recipe, seed in found if recipe == SEARCHED)
+        return mean_of([found[SEARCHED, seed] - found[USUAL, seed] for seed in seeds])
+
+    return value
+
+
+def genes_of(search: Any) -> str:
+    """Returns the recipe that a search found, as words."""
+    return ", ".join(f"{name} {value}" for name, value in search["genes"].items())
+
+
 def saved(number: int, cost: str) -> Callable[[Any], str]:
     """Returns what a detector saves beside its counterpart, in percent."""
     return lambda found: f"{found['comparisons'][number]['saved_pct'][cost]:.1f} %"
@@ -328,6 +351,7 @@ _RETRAINED = "nars_cifar/retrained.jsonl"
 _EXCHANGE = "nars_cifar/exchange.json"
 _ABLATION = "training/ablation.jsonl"
 _COST = "detection_cost.json"
+_RECIPES = "paper/recipes.jsonl"
 _PRETRAINING, _LARGE, _SMALL = "pretraining helps the search", "large, ", "small, "
 
 FIGURES: Mapping[str, Figure] = {
@@ -391,6 +415,10 @@ FIGURES: Mapping[str, Figure] = {
     ),
     "swap_small": Figure(_ABLATION, ablation(f"{_SMALL}large rates", f"{_SMALL}small rates")),
     "swap_large": Figure(_ABLATION, ablation(f"{_LARGE}small rates", f"{_LARGE}large rates")),
+    "recipe_resnet18": Figure(_RECIPES, recipe_gained("resnet18")),
+    "recipe_resnet50": Figure(_RECIPES, recipe_gained("resnet50")),
+    "recipe_alexnet": Figure(_RECIPES, recipe_gained("alexnet")),
+    "recipe_found": Figure("paper/resnet_recipe.json", genes_of),
     "children": Figure("search/stage3.json", lambda f: f"{f['children_per_s']:,}"),
     "stage3_seconds": Figure(
         "search/stage3.json", lambda f: f"{f['until_saturated']['cpu_s']:.1f} s"
