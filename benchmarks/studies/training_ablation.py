@@ -52,6 +52,10 @@ RATES = {
 }
 
 
+# Networks that teach.
+FAMILY, OUTSIDE = "large", "ResNet-18"
+
+
 class Arm(NamedTuple):
     """One kind of training."""
 
@@ -66,7 +70,6 @@ class Arm(NamedTuple):
         return f"{self.network}, {self.rates}{taught[self.teacher]}"
 
 
-FAMILY, OUTSIDE = "large", "ResNet-18"
 TEACHERS = {FAMILY: Arm(FAMILY, "large rates"), OUTSIDE: Arm(OUTSIDE, "large rates")}
 ARMS = (
     TEACHERS[FAMILY],

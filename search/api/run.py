@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
@@ -33,7 +34,7 @@ def run(
     space: Space,
     train: TrainFunction,
     *,
-    folder: str | Path,
+    folder: str | os.PathLike[str],
     trainings: int | None = None,
     budget: float | None = None,
     time: str | float | timedelta | None = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
@@ -36,13 +37,13 @@ POLICY = Policy(max_attempts=1)
 _TRIED = 64
 
 
-def folder_of(folder: str | Path) -> Path:
+def folder_of(folder: str | os.PathLike[str]) -> Path:
     """Returns the absolute path of a search's folder; a program may change the working directory.
 
     Raises:
         ValueError: it names no folder.
     """
-    if not isinstance(folder, str | Path) or not str(folder).strip():
+    if not isinstance(folder, str | os.PathLike) or not str(folder).strip():
         raise ValueError(f"folder is {shown(folder)}; expected a folder, such as 'runs/s'")
     return Path(folder).expanduser().absolute()
 

@@ -194,7 +194,7 @@ class Study:
         self,
         space: Space,
         *,
-        folder: str | Path,
+        folder: str | os.PathLike[str],
         trainings: int | None = None,
         budget: float | None = None,
         time: str | float | timedelta | None = None,

@@ -126,6 +126,14 @@ def test_a_folder_has_a_name(folder: Any) -> None:
         search.Study(SPACE, folder=folder, **{**STUDY, "limits": None})
 
 
+def test_a_folder_is_whatever_names_a_path(tmp_path: Path) -> None:
+    (tmp_path / "s").mkdir()
+    with os.scandir(tmp_path) as entries:
+        [entry] = entries
+    with search.Study(SPACE, folder=entry, **{**STUDY, "limits": None}):
+        assert (tmp_path / "s" / "search.json").is_file()
+
+
 def test_a_limit_is_the_same_however_it_is_spelled(tmp_path: Path) -> None:
     found = run(tmp_path / "s", limits=["macs<=4e8", "macs>=1e8,params<=2e4"])
     for again in (
